@@ -1,0 +1,333 @@
+"""From hooks to one plain function for each feed: the only room that knows in which order plugins run.
+
+The hooks of the plugins that a stack names are called here, once. What comes back runs.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from attrs import define, evolve
+
+from ._config import FeedSpec, SinkSpec, Stack, StageSpec, structure
+from ._pipeline import Pipeline, guarded
+from ._plugins import Registry
+from .errors import ConfigError, Mistake, PluginBroken, PluginError, SymbolError
+from .events import Event
+from .feeds import (
+    Clock,
+    Codec,
+    Dial,
+    Endpoint,
+    Feed,
+    Frames,
+    History,
+    Parse,
+    Sink,
+    Source,
+    Stage,
+    Subscription,
+    Want,
+    channel_parts,
+)
+
+__all__ = ["Composed", "Plan", "Wants", "compose"]
+
+
+Ask = Callable[..., Any]
+
+
+class Wants:
+    """What stages ask of the venue's history. Kept until somebody listens."""
+
+    def __init__(self) -> None:
+        self._waiting: list[Want] = []
+        self._listener: Callable[[Want], None] = self._waiting.append
+
+    def __call__(self, want: Want) -> None:
+        self._listener(want)
+
+    def listen(self, listener: Callable[[Want], None]) -> None:
+        """Hand everything asked, so far and from now on, to *listener*."""
+        self._listener = listener
+        for want in self._waiting:
+            listener(want)
+        self._waiting.clear()
+
+
+@define
+class Plan:
+    """One feed, composed: everything that runs it, and nothing that has been started."""
+
+    spec: FeedSpec
+    feed: Feed
+    wants: Wants
+    parse: Parse
+    pipeline: Pipeline
+    endpoints: tuple[Endpoint, ...] = ()
+    source: Source | None = None
+    codec: Codec | None = None
+    history: History | None = None
+    dial: Dial | None = None
+
+    def subscriptions(self, symbols: Sequence[str]) -> dict[int, list[Subscription]]:
+        """Return what to subscribe for *symbols*, by the place of the endpoint that serves it.
+
+        Raises ConfigError where no endpoint serves a channel.
+        """
+        wanted: dict[int, list[Subscription]] = {}
+        for channel in self.feed.channels:
+            some = wanted.setdefault(self._serving(channel), [])
+            some += [Subscription(symbol, channel) for symbol in symbols]
+        return wanted
+
+    def _serving(self, channel: str) -> int:
+        """Return the place of the first endpoint that serves *channel*."""
+        name, _ = channel_parts(channel)
+        for place, endpoint in enumerate(self.endpoints):
+            if not endpoint.channels or name in endpoint.channels:
+                return place
+        served = sorted(frozenset[str]().union(*(one.channels for one in self.endpoints)))
+        problem = f"{self.feed.venue} has no channel {name!r} here; it has {', '.join(served)}"
+        raise ConfigError([Mistake("channels", problem)])
+
+    def connections(self, symbols: Sequence[str]) -> list[tuple[Endpoint, list[Subscription]]]:
+        """Return the connections for *symbols*: endpoints split by how much one may carry."""
+        return [
+            (endpoint := self.endpoints[place], some[start : start + endpoint.max_subscriptions])
+            for place, some in sorted(self.subscriptions(symbols).items())
+            for start in range(0, len(some), self.endpoints[place].max_subscriptions)
+        ]
+
+    def name(self, symbols: Sequence[str]) -> None:
+        """Enter *symbols* into the listing, under the names that the venue's rule gives them.
+
+        Raises SymbolError where the market can have no such symbol.
+        """
+        if self.codec is None:
+            return
+        for symbol in symbols:
+            if symbol not in self.feed.listing.native:
+                self.feed.listing.add(symbol, self.codec.native(symbol))
+
+
+@define
+class Composed:
+    """A whole stack, composed."""
+
+    plans: list[Plan]
+    sinks: list[tuple[SinkSpec, Sink]]
+
+
+def compose(
+    stack: Stack,
+    registry: Registry,
+    clock: Clock,
+    seed: int | None = None,
+    mistakes: Sequence[Mistake] = (),
+) -> Composed:
+    """Call the hooks of every plugin that *stack* names; return its feeds and sinks, ready to run.
+
+    *mistakes* are those already found in it: they are raised together with what is found here.
+
+    Raises ConfigError with all mistakes of all plugin tables, or the PluginError where one plugin
+    is all that is wrong.
+    """
+    composer = _Composer(stack, registry, clock, seed, mistakes)
+    plans = [composer.feed(place, spec) for place, spec in enumerate(stack.feeds)]
+    sinks = [(spec, composer.sink(place, spec)) for place, spec in enumerate(stack.sinks)]
+    composer.finish()
+    return Composed([plan for plan in plans if plan is not None], sinks)
+
+
+class _Composer:
+    """Composes the feeds of one stack, and collects what is wrong instead of stopping at it."""
+
+    def __init__(
+        self,
+        stack: Stack,
+        registry: Registry,
+        clock: Clock,
+        seed: int | None,
+        mistakes: Sequence[Mistake],
+    ) -> None:
+        self._stack = stack
+        self._registry = registry
+        self._clock = clock
+        self._seed = seed
+        self._mistakes = list(mistakes)
+        self._broken: dict[str, PluginError] = {}
+
+    def finish(self) -> None:
+        """Raise what was found to be wrong, all at once."""
+        broken = list(self._broken.values())
+        if len(broken) == 1 and not self._mistakes:
+            raise broken[0]
+        mistakes = [*self._mistakes, *(Mistake("", str(error)) for error in broken)]
+        if mistakes:
+            raise self._stack.error(mistakes)
+
+    def feed(self, place: int, spec: FeedSpec) -> Plan | None:
+        """Compose one feed; None where something about it is wrong."""
+        stages = [self._stack.stages.get(name) or StageSpec(name, name) for name in spec.stages]
+        names = [spec.venue, *(stage.use for stage in stages)]
+        loaded = [self._load(name) for name in dict.fromkeys(names)]
+        if not all(loaded):
+            return None
+        wants = Wants()
+        feed = Feed(
+            spec.name,
+            spec.venue,
+            spec.market,
+            list(spec.symbols),
+            spec.channels,
+            spec.stages,
+            clock=self._clock,
+            random=random.Random(self._seed),
+            want=wants,
+        )
+        # Every plugin of the feed may wrap what another one answers.
+        ask = partial(self._registry.call, wrappers=tuple(dict.fromkeys(names)))
+        try:
+            return self._plan(ask, feed, spec, wants, stages)
+        except PluginError as error:
+            self._broken[error.plugin] = error
+        except ConfigError as error:
+            self._mistakes += [
+                Mistake(f"feed[{place}].{mistake.place}", mistake.problem)
+                if mistake.place in _FEED_KEYS
+                else mistake
+                for mistake in error.mistakes
+            ]
+        except SymbolError as error:
+            self._mistakes.append(Mistake(f"feed[{place}].symbols", str(error)))
+        return None
+
+    def sink(self, place: int, spec: SinkSpec) -> Any:
+        """Compose one sink; None where something about it is wrong."""
+        if not self._load(spec.use):
+            return None
+        before = len(self._mistakes)
+        settings = self.settings(spec.use, spec.table, f"sink[{place}]")
+        if len(self._mistakes) > before:
+            return None
+        sink = self._registry.call(spec.use, "sink", settings=settings)
+        if sink is None:
+            self._mistakes.append(
+                Mistake(f"sink[{place}].use", f"the plugin {spec.use!r} is no sink")
+            )
+        return sink
+
+    def _plan(
+        self, ask: Ask, feed: Feed, spec: FeedSpec, wants: Wants, stages: list[StageSpec]
+    ) -> Plan | None:
+        before = len(self._mistakes)
+        table = self._stack.venues.get(spec.venue, {})
+        feed.settings = self.settings(spec.venue, table, f"venue.{spec.venue}")
+        composed = [(stage.name, run) for stage in stages for run in self._stage(ask, feed, stage)]
+        if len(self._mistakes) > before:
+            return None
+        source = ask(spec.venue, "connect", feed=feed)
+        if source is None:
+            problem = (
+                f"the plugin {spec.venue!r} is no venue: it does not say where data comes from"
+            )
+            raise ConfigError([Mistake("venue", problem)])
+        plan = Plan(
+            spec,
+            feed,
+            wants,
+            guarded(ask(spec.venue, "parse", feed=feed) or _no_frames, spec.venue),
+            Pipeline(spec.name, composed),
+            history=ask(spec.venue, "history", feed=feed),
+            dial=self._dial(ask, feed),
+        )
+        if isinstance(source, Source):
+            plan.source = source
+            return plan
+        plan.endpoints = _endpoints(spec.venue, source)
+        plan.codec = ask(spec.venue, "subscribe", feed=feed)
+        if plan.codec is None:
+            problem = f"plugin {spec.venue!r} returns endpoints from `connect` and no `subscribe`."
+            raise PluginBroken(spec.venue, f"{problem} This is a defect of the plugin.")
+        plan.name(feed.symbols)
+        plan.subscriptions(feed.symbols)
+        return plan
+
+    def _stage(self, ask: Ask, feed: Feed, spec: StageSpec) -> list[Stage]:
+        before = len(self._mistakes)
+        settings = self.settings(spec.use, spec.table, f"stage.{spec.name}")
+        if len(self._mistakes) > before:
+            return []
+        own = evolve(feed, settings=settings)
+        found = [
+            stage
+            for hook in ("validate", "aggregate")
+            if (stage := ask(spec.use, hook, feed=own)) is not None
+        ]
+        if not found and not self._registry.wraps(spec.use):
+            problem = (
+                f"the plugin {spec.use!r} is no stage: it validates, aggregates and wraps nothing"
+            )
+            self._mistakes.append(Mistake(f"stage.{spec.name}", problem))
+        return found
+
+    def _dial(self, ask: Ask, feed: Feed) -> Dial | None:
+        """Return another way to dial, where the stack names one."""
+        name = self._stack.network.transport
+        if not name:
+            return None
+        self._registry.load(name)
+        dial: Dial | None = ask(name, "transport", feed=feed)
+        if dial is None:
+            self._mistakes.append(
+                Mistake("network.transport", f"the plugin {name!r} offers no transport")
+            )
+        return dial
+
+    def settings(self, plugin: str, table: Any, place: str) -> Any:
+        """Return a plugin's table as that plugin's own class; None where it has none."""
+        cls = self._registry.call(plugin, "settings")
+        if cls is None:
+            self._mistakes += [
+                Mistake(f"{place}.{key}", f"the plugin {plugin!r} has no settings") for key in table
+            ]
+            return None
+        folder = Path(self._stack.source).parent
+        settings, mistakes = structure(cls, table, place, folder=folder)
+        self._mistakes += mistakes
+        if settings is None:
+            return None if mistakes else cls()
+        return settings
+
+    def _load(self, name: str) -> bool:
+        if name in self._broken:
+            return False
+        try:
+            self._registry.load(name)
+        except PluginError as error:
+            self._broken[name] = error
+            return False
+        return True
+
+
+_FEED_KEYS = frozenset({"channels", "symbols", "market", "venue"})
+
+
+def _endpoints(venue: str, answer: Any) -> tuple[Endpoint, ...]:
+    """Return the endpoints that `connect` answered with."""
+    if isinstance(answer, list | tuple) and all(isinstance(one, Endpoint) for one in answer):
+        return tuple(answer)
+    raise PluginBroken(
+        venue,
+        f"plugin {venue!r}: `connect` returned {answer!r}, expected a list of Endpoint or a Source."
+        " This is a defect of the plugin.",
+    )
+
+
+def _no_frames(frames: Frames) -> list[Event]:
+    return []

@@ -1,0 +1,150 @@
+"""The stack as objects: what stack.toml says, and what Python code may say instead.
+
+Every class checks what it is given, from a file or from code, and raises ConfigError with all that is
+wrong with one of its fields. The places in it are relative to the object.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal
+
+import attrs
+
+from tapeloom.errors import ConfigError, Mistake
+
+from . import checks
+from .masking import masked_table, masked_url
+from .places import Places
+
+__all__ = [
+    "Backend",
+    "FeedSpec",
+    "Network",
+    "Policy",
+    "QueueSpec",
+    "SinkSpec",
+    "Stack",
+    "StageSpec",
+]
+
+Policy = Literal["block", "drop_oldest", "conflate", "error"]
+Backend = Literal["asyncio", "trio"]
+
+
+@attrs.frozen
+class QueueSpec:
+    """A queue: at most `size` events, and what happens when it is full.
+
+    ``block`` makes the reader wait · ``drop_oldest`` loses the oldest, in a `Gap` · ``conflate``
+    keeps the latest of each symbol · ``error`` ends the consumer with QueueOverflow.
+    """
+
+    size: int = attrs.field(default=10_000, validator=checks.at_least_one)
+    policy: Policy = attrs.field(
+        default="block", validator=checks.one_of("block", "drop_oldest", "conflate", "error")
+    )
+
+
+@attrs.frozen
+class FeedSpec:
+    """One venue, its symbols, channels and stages, as ``[[feed]]`` says.
+
+    Symbols are unified; an alias such as ``BTC-PERP`` is resolved. A channel is one of `CHANNELS`, or
+    a word of the venue's own that begins with ``x-``, each with an optional parameter: ``klines:1m``.
+    `name` is empty until the feed stands in a `Stack`.
+    """
+
+    venue: str = attrs.field(validator=checks.filled)
+    symbols: tuple[str, ...] = attrs.field(converter=checks.symbols)
+    channels: tuple[str, ...] = attrs.field(converter=checks.channels)
+    name: str = ""
+    market: str = ""
+    stages: tuple[str, ...] = attrs.field(default=(), converter=checks.stages)
+
+
+@attrs.frozen
+class StageSpec:
+    """A stage: its name in the stack, the plugin it uses, and that plugin's settings."""
+
+    name: str = attrs.field(validator=checks.filled)
+    use: str = attrs.field(
+        default=attrs.Factory(lambda self: self.name, takes_self=True), validator=checks.filled
+    )
+    table: Mapping[str, Any] = attrs.field(factory=dict, repr=masked_table)
+
+
+@attrs.frozen
+class SinkSpec:
+    """A sink: the plugin it uses, the types of event it takes (none: all), its queue, its settings."""
+
+    use: str = attrs.field(validator=checks.filled)
+    name: str = ""
+    types: tuple[str, ...] = attrs.field(default=(), converter=checks.types)
+    queue: QueueSpec = attrs.field(factory=QueueSpec)
+    table: Mapping[str, Any] = attrs.field(factory=dict, repr=masked_table)
+
+
+@attrs.frozen
+class Network:
+    """How every connection is made: `proxy` is an address, `ca` a PEM file with trusted roots.
+
+    A proxy's address that holds a password is read from a secret: ``proxy = { env = "PROXY" }``.
+    `transport` names a plugin that dials in place of core.
+    """
+
+    proxy: str | None = attrs.field(default=None, converter=checks.proxy, repr=masked_url)
+    ca: str | None = None
+    transport: str = ""
+
+
+def _feeds(value: Iterable[FeedSpec]) -> tuple[FeedSpec, ...]:
+    def wishes(feed: FeedSpec) -> list[str]:
+        return [feed.venue, f"{feed.venue}-{feed.market}"] if feed.market else [feed.venue]
+
+    return checks.named(value, "feed", wishes)
+
+
+def _sinks(value: Iterable[SinkSpec]) -> tuple[SinkSpec, ...]:
+    return checks.named(value, "sink", lambda sink: [sink.use])
+
+
+def _stage_specs(value: Mapping[str, StageSpec | Mapping[str, Any]]) -> dict[str, StageSpec]:
+    """Read tables too, as they stand under ``[stage.<name>]``."""
+    return {
+        name: spec
+        if isinstance(spec, StageSpec)
+        else StageSpec(
+            name, spec.get("use", name), {key: one for key, one in spec.items() if key != "use"}
+        )
+        for name, spec in value.items()
+    }
+
+
+@attrs.frozen
+class Stack:
+    """A whole stack. `source` is where it was read, as messages name it.
+
+    Every stage that a feed names stands in `stages`, and every venue in `venues`, with an empty table
+    where nothing was said about it.
+    """
+
+    feeds: tuple[FeedSpec, ...] = attrs.field(default=(), converter=_feeds)
+    stages: Mapping[str, StageSpec] = attrs.field(factory=dict, converter=_stage_specs)
+    venues: Mapping[str, Mapping[str, Any]] = attrs.field(factory=dict, repr=masked_table)
+    sinks: tuple[SinkSpec, ...] = attrs.field(default=(), converter=_sinks)
+    queue: QueueSpec = attrs.field(factory=QueueSpec)
+    network: Network = attrs.field(factory=Network)
+    backend: Backend = attrs.field(default="asyncio", validator=checks.one_of("asyncio", "trio"))
+    source: str = "stack"
+    places: Places = attrs.field(factory=Places, eq=False, repr=False, kw_only=True)
+
+    def __attrs_post_init__(self) -> None:
+        stages = {name: StageSpec(name) for feed in self.feeds for name in feed.stages}
+        venues: dict[str, Mapping[str, Any]] = {feed.venue: {} for feed in self.feeds}
+        object.__setattr__(self, "stages", {**stages, **self.stages})
+        object.__setattr__(self, "venues", {**venues, **self.venues})
+
+    def error(self, mistakes: Iterable[Mistake]) -> ConfigError:
+        """Return all *mistakes* as one error: in the order of the file, with lines, each once."""
+        return ConfigError(self.places.locate(dict.fromkeys(mistakes)), self.source)

@@ -1,0 +1,230 @@
+"""The task tree: feeds and their connections; starting, stopping, draining."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from typing import TYPE_CHECKING, Any
+
+import anyio
+import structlog
+
+from ._history import HistoryDesk, check_symbols
+from ._session import Session
+from .errors import (
+    BackendUnsupported,
+    FeedError,
+    StageFailed,
+    SymbolError,
+    TapeloomError,
+    alone,
+    nearest,
+)
+from .events import Event
+from .feeds import Endpoint, Subscription
+from .symbols import resolve
+
+if TYPE_CHECKING:
+    import httpx
+
+    from ._compose import Plan
+    from ._limits import Budgets
+    from ._tape import Replay
+
+__all__ = ["RunningFeed", "running_backend"]
+
+log = structlog.get_logger()
+
+#: How often stages that act on time are asked whether they want to, in seconds.
+TICK = 0.1
+
+Deliver = Callable[[list[Event]], Awaitable[None]]
+
+
+def running_backend() -> str:
+    """Return the name of the event loop that runs us."""
+    trio = sys.modules.get("trio")
+    return "trio" if trio is not None and trio.lowlevel.in_trio_run() else "asyncio"
+
+
+class RunningFeed:
+    """One feed in operation: its connections, its history, its timer."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        deliver: Deliver,
+        client: httpx.AsyncClient,
+        budgets: Budgets,
+        replay: Replay | None = None,
+    ) -> None:
+        self.plan = plan
+        self.sessions: list[Session] = []
+        self.error: Exception | None = None
+        self._deliver = deliver
+        self._budgets = budgets
+        self._desk = HistoryDesk(plan, client, budgets, deliver)
+        self._replay = replay
+        self._tasks: anyio.abc.TaskGroup | None = None
+        self._stopped = anyio.Event()
+
+    async def run(self) -> None:
+        """Run until stopped, until the source has no more, or until nothing can go on.
+
+        What went wrong is in `error`; only programming errors are raised.
+        """
+        feed = self.plan.feed
+        if self._stopped.is_set():
+            return
+        try:
+            self._check_backend()
+            if self._replay is not None:
+                await self._until_stopped(self._replay.run)
+            elif self.plan.source is not None:
+                await self._run_source()
+            else:
+                await self._run_sessions()
+        except TapeloomError as error:
+            self.error = error
+        except BaseExceptionGroup as group:
+            single = alone(group)
+            if not isinstance(single, TapeloomError):
+                raise single from None
+            self.error = single
+        if self.error is not None:
+            log.error("feed_failed", feed=feed.name, reason=str(self.error))
+        await self._flush()
+
+    def stop(self) -> None:
+        """Read no more; what has been read is still delivered."""
+        self._stopped.set()
+
+    async def _flush(self) -> None:
+        try:
+            events = self.plan.pipeline.flush()
+        except TapeloomError as error:
+            self.error = self.error or error
+            return
+        if events:
+            await self._deliver(events)
+
+    def _check_backend(self) -> None:
+        source = self.plan.source
+        running = running_backend()
+        if source is not None and running not in source.backends:
+            raise BackendUnsupported(self.plan.feed.venue, running, source.backends)
+
+    async def _run_source(self) -> None:
+        pipeline, deliver = self.plan.pipeline, self._deliver
+
+        async def staged(events: list[Event]) -> None:
+            events = pipeline(events)
+            if events:
+                await deliver(events)
+
+        async def run() -> None:
+            assert self.plan.source is not None
+            await self.plan.source.run(staged)
+
+        await self._until_stopped(run, self._timer, self._desk.run)
+
+    async def _until_stopped(
+        self, run: Callable[[], Awaitable[None]], *others: Callable[[], Coroutine[Any, Any, None]]
+    ) -> None:
+        async with anyio.create_task_group() as tasks:
+            for other in others:
+                tasks.start_soon(other)
+            tasks.start_soon(self._cancel_when_stopped, tasks.cancel_scope)
+            await run()
+            tasks.cancel_scope.cancel()
+
+    async def _run_sessions(self) -> None:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(self._cancel_when_stopped, tasks.cancel_scope)
+            await check_symbols(self._desk, self.plan)
+            self._tasks = tasks
+            tasks.start_soon(self._desk.run)
+            tasks.start_soon(self._timer)
+            for endpoint, subscriptions in self.plan.connections(self.plan.feed.symbols):
+                self._connect(endpoint, subscriptions)
+
+    def _connect(self, endpoint: Endpoint, subscriptions: Sequence[Subscription]) -> None:
+        assert self._tasks is not None
+        label = f"{endpoint.name or self.plan.feed.name}#{len(self.sessions) + 1}"
+        session = Session(
+            self.plan, endpoint, subscriptions, self._deliver, self._budgets, label=label
+        )
+        self.sessions.append(session)
+        self._tasks.start_soon(self._keep, session)
+
+    async def _keep(self, session: Session) -> None:
+        """Run a connection; when the last one has given up, so has the feed."""
+        assert self._tasks is not None
+        try:
+            await session.run()
+        except StageFailed as error:
+            self.error = error
+            self._tasks.cancel_scope.cancel()
+        except FeedError as error:
+            self.sessions.remove(session)
+            log.error("connection_given_up", connection=session.label, reason=str(error))
+            if not self.sessions:
+                self.error = error
+                self._tasks.cancel_scope.cancel()
+
+    async def _cancel_when_stopped(self, scope: anyio.CancelScope) -> None:
+        await self._stopped.wait()
+        scope.cancel()
+
+    async def _timer(self) -> None:
+        """Let stages act when nothing comes."""
+        clock, pipeline = self.plan.feed.clock, self.plan.pipeline
+        while True:
+            await clock.sleep(TICK)
+            due = pipeline.due
+            if due is not None and due <= (now := clock.time_ns()):
+                events = pipeline.tick(now)
+                if events:
+                    await self._deliver(events)
+
+    # ----------------------------------------------------------------------------- while it runs
+
+    async def add(self, symbols: Sequence[str]) -> None:
+        """Stream more symbols.
+
+        Raises SymbolError for one that the venue cannot have or does not list.
+        """
+        plan, feed = self.plan, self.plan.feed
+        new = [one for one in dict.fromkeys(map(resolve, symbols)) if one not in feed.symbols]
+        known = feed.listing.instruments
+        for symbol in new:
+            if known and symbol not in known:
+                raise SymbolError(f"{feed.venue} does not list {symbol!r}.{nearest(symbol, known)}")
+        plan.subscriptions(new)  # raises before anything has changed
+        plan.name(new)
+        feed.symbols += new
+        if self._tasks is None:
+            return  # the connections that are about to be made include them
+        for place, subscriptions in plan.subscriptions(new).items():
+            await self._spread(plan.endpoints[place], subscriptions)
+
+    async def _spread(self, endpoint: Endpoint, subscriptions: list[Subscription]) -> None:
+        """Put subscriptions on the connections that have room, and on new ones."""
+        for session in self.sessions:
+            room = endpoint.max_subscriptions - len(session.wanted)
+            if session.endpoint == endpoint and room > 0 and subscriptions:
+                await session.add(subscriptions[:room])
+                subscriptions = subscriptions[room:]
+        while subscriptions:
+            self._connect(endpoint, subscriptions[: endpoint.max_subscriptions])
+            subscriptions = subscriptions[endpoint.max_subscriptions :]
+
+    async def drop(self, symbols: Sequence[str]) -> None:
+        """Stream these symbols no more."""
+        gone = {resolve(symbol) for symbol in symbols}
+        feed = self.plan.feed
+        feed.symbols[:] = [symbol for symbol in feed.symbols if symbol not in gone]
+        for session in self.sessions:
+            await session.drop([one for one in session.wanted if one.symbol in gone])
+        for symbol in gone:
+            feed.listing.remove(symbol)

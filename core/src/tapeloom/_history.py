@@ -1,0 +1,179 @@
+"""What is asked over REST: listings, snapshots, trades and bars, one after another within the budget.
+
+Whoever wants something does not wait for it. The answer comes as events, through the stages, in the
+same stream; where it cannot be had, a `Status` with the state "request_failed" comes instead.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Awaitable, Callable
+
+import anyio
+import httpx
+import structlog
+
+from ._compose import Plan
+from ._limits import Budgets
+from ._session import Backoff
+from ._transport import THROTTLING, explain, throttled
+from .errors import ConnectionFailed, FeedError, RequestFailed, SymbolError, Throttled, nearest
+from .events import Event, Status
+from .feeds import Instrument, Request, Want
+
+__all__ = ["HistoryDesk", "check_symbols"]
+
+log = structlog.get_logger()
+
+_ATTEMPTS = 5
+#: How many seconds a stream waits for the venue's list of symbols before it starts without.
+_PATIENCE = 10.0
+
+
+class HistoryDesk:
+    """Answers the wants of one feed, one at a time, in the order of asking."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        client: httpx.AsyncClient,
+        budgets: Budgets,
+        deliver: Callable[[list[Event]], Awaitable[None]],
+    ) -> None:
+        self._plan = plan
+        self._client = client
+        self._budgets = budgets
+        self._deliver = deliver
+        self._wanted: dict[Want, None] = {}
+        self._more = anyio.Event()
+        plan.wants.listen(self._ask)
+
+    def _ask(self, want: Want) -> None:
+        self._wanted[want] = None
+        self._more.set()
+
+    async def run(self) -> None:
+        """Answer until cancelled."""
+        while True:
+            while self._wanted:
+                want = next(iter(self._wanted))
+                events = await self._answer(want)
+                del self._wanted[want]
+                events = self._plan.pipeline(events)
+                if events:
+                    await self._deliver(events)
+            self._more = anyio.Event()
+            await self._more.wait()
+
+    async def _answer(self, want: Want) -> list[Event]:
+        history = self._plan.history
+        try:
+            request = history.request(want) if history is not None else None
+            if history is None or request is None:
+                return [self._failed(want, f"{self._plan.feed.venue} has no history of that kind")]
+            body = await self.fetch(request)
+            return history.answer(request.url, body, self._plan.feed.clock.time_ns())
+        except (FeedError, SymbolError, ValueError) as error:
+            return [self._failed(want, str(error))]
+        except Exception as error:  # an answer in a shape that its adapter did not foresee
+            return [self._failed(want, f"{type(error).__name__}: {error}")]
+
+    async def fetch(self, request: Request, *, patience: float = math.inf) -> bytes:
+        """Return the answer to *request*, trying again where that may help.
+
+        Nothing is tried again that would begin more than *patience* seconds from now.
+
+        Raises RequestFailed, Throttled or ConnectionFailed.
+        """
+        clock = self._plan.feed.clock
+        last = clock.monotonic() + patience
+        backoff = Backoff(self._plan.feed.random)
+        budget = self._budgets.of(request.url, "rest", request.rate)
+        for attempt in range(1, _ATTEMPTS + 1):
+            if budget is not None:
+                await budget.take(request.weight)
+            try:
+                return await self._get(request)
+            except FeedError as error:
+                pause = backoff.next()
+                if isinstance(error, Throttled):
+                    pause = max(pause, error.retry_after or 1.0)
+                    if budget is not None:
+                        budget.pause(pause)
+                late = clock.monotonic() + pause > last
+                if attempt == _ATTEMPTS or late or not error.retryable:
+                    raise
+                log.warning("request_failed", feed=self._plan.feed.name, reason=str(error))
+                await clock.sleep(pause)
+        raise AssertionError("unreachable")
+
+    async def _get(self, request: Request) -> bytes:
+        name = self._plan.feed.name
+        try:
+            response = await self._client.get(request.url, headers=dict(request.headers))
+        except (httpx.HTTPError, OSError) as error:
+            raise explain(name, request.url, error) from error
+        except httpx.InvalidURL as error:
+            failed = ConnectionFailed(name, f"{request.url!r} is no address: {error}")
+            failed.retryable = False
+            raise failed from error
+        self._plan.feed.counters["requests"] += 1
+        if response.status_code != 200:
+            raise self._refused(request.url, response)
+        return response.content
+
+    def _refused(self, url: str, response: httpx.Response) -> RequestFailed:
+        """Return the error for an answer that is none, in the venue's own words where it has some."""
+        name, status, history = self._plan.feed.name, response.status_code, self._plan.history
+        words = history.refusal(status, response.content) if history is not None else ""
+        if status in THROTTLING:
+            return throttled(name, url, response, words)
+        path = httpx.URL(url).path
+        return RequestFailed(
+            name, f"{path} answered HTTP {status}{': ' + words if words else ''}", status
+        )
+
+    def _failed(self, want: Want, reason: str) -> Status:
+        feed = self._plan.feed
+        now = feed.clock.time_ns()
+        log.warning("request_given_up", feed=feed.name, symbol=want.symbol, reason=reason)
+        return Status(feed.venue, want.symbol, now, now, "request_failed", reason, want.channel)
+
+
+async def check_symbols(desk: HistoryDesk, plan: Plan) -> None:
+    """Hold the feed's symbols against what the venue lists.
+
+    A venue that cannot be asked is no reason not to stream: the names made by rule then stand.
+
+    Raises SymbolError for a symbol that the venue does not list, with the nearest that it does.
+    """
+    request = plan.history.listing() if plan.history is not None else None
+    if plan.history is None or request is None:
+        return
+    try:
+        listed = plan.history.instruments(await desk.fetch(request, patience=_PATIENCE))
+    except Exception as error:
+        if isinstance(error, ConnectionFailed) and not error.retryable:
+            raise
+        log.warning("symbols_unchecked", feed=plan.feed.name, reason=str(error))
+        return
+    enter(plan, listed)
+    known = plan.feed.listing.instruments
+    where = f"{plan.feed.venue} {plan.feed.market}".rstrip()
+    unknown = [symbol for symbol in plan.feed.symbols if symbol not in known]
+    if unknown:
+        raise SymbolError(
+            f"feed {plan.feed.name!r}: "
+            + " ".join(
+                f"{where} does not list {symbol!r}.{nearest(symbol, known)}" for symbol in unknown
+            )
+        )
+
+
+def enter(plan: Plan, listed: list[Instrument]) -> None:
+    """Enter what the venue lists; its own names replace those made by rule."""
+    listing = plan.feed.listing
+    for instrument in listed:
+        listing.instruments[instrument.symbol] = instrument
+        if instrument.symbol in listing.native:
+            listing.add(instrument.symbol, instrument.native)

@@ -1,0 +1,92 @@
+"""Opening a stream: from a stack, or from a recording."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from ._clock import SystemClock
+from ._compose import Composed, compose
+from ._config import Draft, FeedSpec, Stack, parse, read
+from ._plugins import Registry
+from ._stream import Recording, Stream
+from ._tape import Tape, TapeClock
+from .errors import Mistake
+from .feeds import Clock, Dial
+
+__all__ = ["Given", "load", "open_replay", "open_stream"]
+
+
+#: Whatever says what to stream: a stack as a file, as objects or as a mapping.
+Given: TypeAlias = Path | str | Draft | Stack | FeedSpec | Iterable[FeedSpec] | Mapping[str, Any]
+
+
+def load(given: Given) -> Draft:
+    """Return the stack that was given, with what is wrong with it.
+
+    Raises ConfigError where a file cannot be read at all.
+    """
+    if isinstance(given, Draft):
+        return given
+    if isinstance(given, Stack):
+        return Draft(given)
+    if isinstance(given, FeedSpec):
+        return Draft(Stack(feeds=(given,)))
+    if isinstance(given, str | Path):
+        return read(Path(given))
+    if isinstance(given, Mapping):
+        return parse(given, "stack")
+    return Draft(Stack(feeds=tuple(given)))
+
+
+def open_stream(
+    stack: Given,
+    *,
+    registry: Registry | None = None,
+    clock: Clock | None = None,
+    dial: Dial | None = None,
+    seed: int | None = None,
+) -> Stream:
+    """Open a stream: ``async with tapeloom.open("stack.toml") as stream: …``.
+
+    *stack* is the path of a TOML file, a `Stack`, or one or more `FeedSpec`. Plugins are loaded and
+    the feeds composed here; nothing is dialled before the first consumer is attached.
+    *clock*, *dial* and *seed* replace the machine's time, the network and chance, for tests.
+
+    Raises ConfigError with every mistake at once, or PluginError.
+    """
+    draft = load(stack)
+    clock = clock or SystemClock()
+    return Stream(draft.stack, _composed(draft, registry, clock, seed), clock, dial)
+
+
+def open_replay(
+    path: Path | str,
+    stack: Given,
+    *,
+    registry: Registry | None = None,
+    batch: int = 256,
+    speed: float | None = None,
+) -> Stream:
+    """Open a stream over a recording: ``async with tapeloom.replay("day.ws.jsonl", feed) as stream: …``.
+
+    It is a stream like any other, run by the same code, with the recording where the network was.
+    *stack* has the one feed that the recording is of. *speed* is how much faster than the recording
+    it runs, None: as fast as it can. *batch* is how many frames the stages get at once, at most;
+    the events are the same for any number.
+
+    Raises TapeError, ConfigError or PluginError.
+    """
+    draft = load(stack)
+    composed = _composed(draft, registry, TapeClock(), 0)
+    if len(composed.plans) > 1:
+        raise draft.stack.error([Mistake("feed", "a recording is of one feed, the stack has more")])
+    return Stream(draft.stack, composed, SystemClock(), None, Recording(Tape(path), batch, speed))
+
+
+def _composed(draft: Draft, registry: Registry | None, clock: Clock, seed: int | None) -> Composed:
+    composed = compose(draft.stack, registry or Registry(), clock, seed, draft.mistakes)
+    if not composed.plans:
+        raise draft.stack.error([Mistake("feed", "there is no [[feed]]: nothing to stream")])
+    return composed

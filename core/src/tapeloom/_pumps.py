@@ -1,0 +1,96 @@
+"""Callbacks and sinks: the consumers whose queues we empty ourselves.
+
+What one of them raises is logged, counted, and harms nobody else.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import anyio
+import structlog
+
+from ._queues import Queue
+from .errors import QueueOverflow, TapeloomError
+from .events import Event
+from .feeds import Sink
+
+__all__ = ["Callback", "Pumps"]
+
+log = structlog.get_logger()
+
+Callback = Callable[[Any], Awaitable[None] | None]
+#: How long a sink may take to let go.
+CLOSE_WITHIN = 5.0
+
+
+class Pumps:
+    """The callbacks and sinks of one stream."""
+
+    def __init__(self, counters: Counter[str]) -> None:
+        self._counters = counters
+        self._running = 0
+        self._idle = anyio.Event()
+
+    def add(self) -> None:
+        """Count one that is about to run."""
+        self._running += 1
+
+    async def wait(self) -> None:
+        """Wait until each has emptied its queue and ended."""
+        if self._running:
+            await self._idle.wait()
+
+    async def call(self, callback: Callback, queue: Queue) -> None:
+        """Call *callback* with every event, until the queue ends."""
+        while events := await self._next(queue):
+            for event in events:
+                try:
+                    answer = callback(event)
+                    if inspect.isawaitable(answer):
+                        await answer
+                except Exception:
+                    self._counters["callback_errors"] += 1
+                    log.exception("callback_failed", callback=queue.name, failed_at=repr(event))
+        self._ended()
+
+    async def write(self, sink: Sink, queue: Queue) -> None:
+        """Have *sink* write every batch, until the queue ends; then close it."""
+        try:
+            while events := await self._next(queue):
+                try:
+                    await sink.write(events)
+                except Exception:
+                    self._counters["sink_errors"] += 1
+                    log.exception("sink_failed", sink=queue.name, events_lost=len(events))
+        finally:
+            with anyio.move_on_after(CLOSE_WITHIN, shield=True):
+                await self._close(sink, queue)
+        self._ended()
+
+    async def _close(self, sink: Sink, queue: Queue) -> None:
+        try:
+            await sink.aclose()
+        except Exception:
+            self._counters["sink_errors"] += 1
+            log.exception("sink_failed", sink=queue.name, events_lost=0)
+
+    async def _next(self, queue: Queue) -> list[Event]:
+        """Return the next batch; an empty one at the end, whatever ended the stream."""
+        try:
+            return await queue.get()
+        except QueueOverflow as error:
+            # Its policy is to end; nobody iterates over it whom the error could reach.
+            self._counters["overflows"] += 1
+            log.error("consumer_overflowed", consumer=queue.name, reason=str(error))
+        except TapeloomError:
+            pass  # what ended the stream is told by whoever runs it
+        return []
+
+    def _ended(self) -> None:
+        self._running -= 1
+        if not self._running:
+            self._idle.set()

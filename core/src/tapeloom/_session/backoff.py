@@ -1,0 +1,35 @@
+"""How long to wait before trying again."""
+
+from __future__ import annotations
+
+import random
+
+__all__ = ["Backoff"]
+
+
+class Backoff:
+    """How long to wait before the next attempt: doubling, capped, with full jitter.
+
+    Full jitter (a random share of the delay) keeps many clients that lost the same venue from
+    coming back at the same moment.
+    """
+
+    def __init__(
+        self, chance: random.Random, *, first: float = 0.5, cap: float = 60.0, healthy: float = 60.0
+    ) -> None:
+        self._chance = chance
+        self._first = first
+        self._cap = cap
+        self._healthy = healthy
+        self.attempt = 0
+
+    def next(self) -> float:
+        """Return the seconds to wait, and count the attempt."""
+        ceiling = min(self._cap, self._first * 2**self.attempt)
+        self.attempt = min(self.attempt + 1, 32)
+        return self._chance.uniform(0, ceiling)
+
+    def lived(self, seconds: float) -> None:
+        """Begin anew after a connection that was healthy for long enough."""
+        if seconds >= self._healthy:
+            self.attempt = 0

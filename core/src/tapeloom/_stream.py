@@ -1,0 +1,327 @@
+"""What `tapeloom.open` returns: a stream of checked events, and everything that can be done with it."""
+
+from __future__ import annotations
+
+import ssl
+from collections import Counter
+from collections.abc import Callable, Collection
+from contextlib import AsyncExitStack
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+import anyio
+import httpx
+import structlog
+from attrs import frozen
+
+from ._compose import Composed, Plan
+from ._config import Policy, QueueSpec, Stack
+from ._consume import Batches, Consumer
+from ._engine import RunningFeed, running_backend
+from ._limits import Budgets
+from ._pumps import Callback, Pumps
+from ._queues import Queue
+from ._tape import Replay, Tape
+from ._transport import dialer
+from .errors import BackendUnsupported, ConfigError, Mistake, alone
+from .events import BY_TYPE, Event, Status
+from .feeds import Clock, Dial
+
+__all__ = ["Recording", "Stream"]
+
+log = structlog.get_logger()
+
+E = TypeVar("E", bound=Event)
+
+_CONNECT_WITHIN = 10.0
+_DRAIN_WITHIN = 5.0
+
+
+@frozen
+class Recording:
+    """The tape that a stream is replayed from, and how."""
+
+    tape: Tape
+    batch: int
+    speed: float | None
+
+
+class Stream:
+    """Events of all feeds of a stack. An async context manager, and an async iterable.
+
+    Every iteration, every `of`, `batches` and `on` attaches a consumer with a queue of its own. The
+    feeds start when the first consumer is attached, so that nothing comes before anyone listens.
+    Leaving the context stops everything that belongs to the stream.
+    """
+
+    def __init__(
+        self,
+        stack: Stack,
+        composed: Composed,
+        clock: Clock,
+        dial: Dial | None,
+        recording: Recording | None = None,
+    ) -> None:
+        self.stack = stack
+        self.plans = tuple(composed.plans)
+        self._sinks = tuple(composed.sinks)
+        self._clock = clock
+        self._dial = dial
+        self._recording = recording
+        self._queues: tuple[Queue, ...] = ()
+        self._feeds: dict[str, RunningFeed] = {}
+        self._own: Counter[str] = Counter()
+        self._pumps = Pumps(self._own)
+        self._started = False
+        self._ended = anyio.Event()
+        self._exits = AsyncExitStack()
+        self._tasks: anyio.abc.TaskGroup | None = None
+
+    async def __aenter__(self) -> Self:
+        for spec, sink in self._sinks:
+            if (running := running_backend()) not in sink.backends:
+                raise BackendUnsupported(spec.use, running, sink.backends)
+        client = await self._exits.enter_async_context(_client(self.stack))
+        budgets = Budgets(self._clock)
+        for plan in self.plans:
+            name = plan.feed.name
+            plan.dial = self._dial or plan.dial or dialer(client, name)
+            self._feeds[name] = RunningFeed(
+                plan, self._deliver, client, budgets, self._replay(plan)
+            )
+        self._tasks = await self._exits.enter_async_context(anyio.create_task_group())
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        assert self._tasks is not None
+        self.stop()
+        for queue in self._queues:
+            if not queue.pumped or error is not None:
+                queue.close()
+        if error is None and self._started:
+            await self._drain()
+        self._tasks.cancel_scope.cancel()
+        try:
+            # The body's own exception goes its way untouched, not wrapped in a group of ours.
+            await self._exits.__aexit__(None, None, None)
+        except BaseExceptionGroup as group:
+            raise alone(group) from None
+
+    def _replay(self, plan: Plan) -> Replay | None:
+        if self._recording is None:
+            return None
+        return Replay(
+            self._recording.tape,
+            plan,
+            self._deliver,
+            batch=self._recording.batch,
+            speed=self._recording.speed,
+            wall=self._clock,
+        )
+
+    async def _drain(self) -> None:
+        """Let callbacks and sinks take what is queued, within a deadline."""
+        with anyio.move_on_after(_DRAIN_WITHIN) as scope:
+            await self._ended.wait()
+            await self._pumps.wait()
+        if scope.cancelled_caught:
+            left = sum(queue.count for queue in self._queues if queue.pumped)
+            log.error("drain_incomplete", seconds=_DRAIN_WITHIN, events_lost=left)
+
+    # ------------------------------------------------------------------------------------ consuming
+
+    def consume(
+        self,
+        *types: type[E],
+        size: int | None = None,
+        policy: Policy | None = None,
+        name: str = "",
+    ) -> Consumer[E]:
+        """Attach a consumer of events of these types, or of all.
+
+        *size* and *policy* are those of its queue, by default the stack's.
+        """
+        default = self.stack.queue
+        spec = QueueSpec(
+            size=default.size if size is None else size, policy=policy or default.policy
+        )
+        return Consumer(self._attach(types or None, spec, name))
+
+    def _attach(
+        self,
+        types: Collection[type[Any]] | None,
+        spec: QueueSpec,
+        name: str = "",
+        *,
+        pumped: bool = False,
+    ) -> Queue:
+        queue = Queue(spec, types, name or f"consumer {len(self._queues) + 1}", pumped=pumped)
+        if pumped:
+            self._pumps.add()
+        if self._ended.is_set():
+            queue.close(self.error)
+        self._queues = (*(one for one in self._queues if not one.closed), queue)
+        self._start()
+        return queue
+
+    def of(self, *types: type[E]) -> Consumer[E]:
+        """Attach a consumer of events of these types: ``async for bar in stream.of(Bar)``."""
+        return self.consume(*types)
+
+    def __aiter__(self) -> Consumer[Event]:
+        return self.consume()
+
+    def batches(
+        self, *types: type[E], size: int | None = None, within: float | None = None
+    ) -> Batches[E]:
+        """Attach a consumer that gets lists: of *size* events, or fewer *within* seconds.
+
+        Without *size*, each list is what arrived together.
+        """
+        return self.consume(*types).batches(size, within)
+
+    def on(self, *types: type[E]) -> Callable[[Callback], Callback]:
+        """Decorate a function that is called with every event of these types, or of all.
+
+        The function may be async. What it raises is logged and counted, and harms nobody else.
+        """
+
+        def register(callback: Callback) -> Callback:
+            assert self._tasks is not None, "callbacks are attached inside `async with`"
+            name = getattr(callback, "__name__", "callback")
+            queue = self._attach(types or None, self.stack.queue, name, pumped=True)
+            self._tasks.start_soon(self._pumps.call, callback, queue)
+            return callback
+
+        return register
+
+    async def run(self) -> None:
+        """Wait until every feed has ended; for streams that only have callbacks and sinks.
+
+        Raises what ended the last one.
+        """
+        self._start()
+        await self._ended.wait()
+        if self.error is not None:
+            raise self.error
+
+    # -------------------------------------------------------------------------------------- running
+
+    def _start(self) -> None:
+        """Start the feeds, once."""
+        if self._started:
+            return
+        assert self._tasks is not None, "a stream is used inside `async with tapeloom.open(…)`"
+        self._started = True
+        for spec, sink in self._sinks:
+            types = [BY_TYPE[name] for name in spec.types] or None
+            queue = self._attach(types, spec.queue, spec.name, pumped=True)
+            self._tasks.start_soon(self._pumps.write, sink, queue)
+        self._tasks.start_soon(self._run_feeds)
+
+    async def _run_feeds(self) -> None:
+        async with anyio.create_task_group() as feeds:
+            for feed in self._feeds.values():
+                feeds.start_soon(self._run_feed, feed)
+        self._ended.set()
+        for queue in self._queues:
+            queue.close(self.error)
+
+    async def _run_feed(self, feed: RunningFeed) -> None:
+        await feed.run()
+        name, now = feed.plan.feed.name, feed.plan.feed.clock.time_ns()
+        state, detail = ("failed", str(feed.error)) if feed.error else ("ended", f"feed {name}")
+        await self._deliver([Status(feed.plan.feed.venue, "", now, now, state, detail)])
+
+    async def _deliver(self, events: list[Event]) -> None:
+        for queue in self._queues:
+            if not queue.offer(events):
+                # What was read is delivered even while we are being stopped: whoever stops us
+                # closes the queues in the end.
+                with anyio.CancelScope(shield=True):
+                    await queue.put(events)
+
+    # ------------------------------------------------------------------------------------- steering
+
+    async def add(self, *symbols: str, feed: str = "") -> None:
+        """Stream more symbols, in the feed named *feed* or in the only one there is.
+
+        Raises SymbolError for one that the venue does not list, ConfigError for an unknown feed.
+        """
+        await self._feed(feed).add(symbols)
+
+    async def drop(self, *symbols: str, feed: str = "") -> None:
+        """Stream these symbols no more. Raises ConfigError for an unknown feed."""
+        await self._feed(feed).drop(symbols)
+
+    def stop(self) -> None:
+        """Read no more. What was read is still delivered; then the consumers come to their end."""
+        for feed in self._feeds.values():
+            feed.stop()
+
+    def _feed(self, name: str) -> RunningFeed:
+        if not name and len(self._feeds) == 1:
+            return next(iter(self._feeds.values()))
+        if name not in self._feeds:
+            known = ", ".join(map(repr, self._feeds))
+            raise ConfigError(
+                [
+                    Mistake(
+                        "feed",
+                        f"{f'there is no feed {name!r}' if name else 'say which feed'}: {known}",
+                    )
+                ]
+            )
+        return self._feeds[name]
+
+    def stage(self, name: str, feed: str = "") -> Any:
+        """Return the stage object called *name*, such as the one that keeps the books."""
+        stages = self._feed(feed).plan.pipeline.stages
+        if name not in stages:
+            raise ConfigError(
+                [Mistake("stages", f"there is no stage {name!r}, only {list(stages)}")]
+            )
+        return stages[name]
+
+    @property
+    def counters(self) -> Counter[str]:
+        """What has been counted, over all feeds. `plans` has each feed's own."""
+        total: Counter[str] = Counter(self._own)
+        for plan in self.plans:
+            total.update(plan.feed.counters)
+        return total
+
+    @property
+    def error(self) -> Exception | None:
+        """What ended a feed, None where none failed."""
+        return next((feed.error for feed in self._feeds.values() if feed.error), None)
+
+
+def _client(stack: Stack) -> httpx.AsyncClient:
+    """Return the HTTP client of a stream: its trust, its proxy, its deadlines."""
+    network = stack.network
+    verify: ssl.SSLContext | bool = True
+    if network.ca:
+        try:
+            verify = ssl.create_default_context(cafile=network.ca)
+        except OSError as error:
+            raise ConfigError(
+                [
+                    Mistake(
+                        "network.ca", f"{network.ca!r} cannot be read as PEM certificates: {error}"
+                    )
+                ],
+                stack.source,
+            ) from error
+    return httpx.AsyncClient(
+        verify=verify,
+        proxy=network.proxy,
+        timeout=httpx.Timeout(_CONNECT_WITHIN),
+        limits=httpx.Limits(max_connections=None),
+        headers={"user-agent": "tapeloom"},
+    )

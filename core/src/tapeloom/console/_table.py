@@ -1,0 +1,177 @@
+"""A live table in a terminal; plain lines elsewhere."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Mapping
+from decimal import Decimal
+from typing import IO
+
+from attrs import define
+
+from tapeloom.events import Bar, Event, Gap, Quote, Reject, Status, Trade
+
+__all__ = ["Table"]
+
+_HEAD = (
+    f"{'VENUE':<10} {'SYMBOL':<16} {'PRICE':>14} {'BID':>14} {'ASK':>14} {'TRADES':>9} {'/s':>7}"
+    f" {'GAPS':>5} {'REJECTS':>7}  LAST BAR"
+)
+_RISEN, _FALLEN, _DIM, _BOLD, _PLAIN = "\x1b[32m", "\x1b[31m", "\x1b[2m", "\x1b[1m", "\x1b[0m"
+
+
+@define
+class _Row:
+    price: Decimal | None = None
+    before: Decimal | None = None
+    bid: Decimal | None = None
+    ask: Decimal | None = None
+    trades: int = 0
+    trades_before: int = 0
+    rate: float = 0.0
+    bar: Bar | None = None
+    gaps: int = 0
+    rejects: int = 0
+
+
+def _short(value: Decimal | None) -> str:
+    """Return the digits that matter: venues write trailing zeros."""
+    if value is None:
+        return ""
+    text = format(value, "f")
+    return text.rstrip("0").rstrip(".") if "." in text else text
+
+
+def _bar(bar: Bar | None) -> str:
+    if bar is None:
+        return ""
+    values = " ".join(
+        f"{name}{_short(value)}"
+        for name, value in zip(
+            "OHLCV", (bar.open, bar.high, bar.low, bar.close, bar.volume), strict=True
+        )
+    )
+    partial = "" if bar.complete else " (partial)"
+    return f"{bar.timestamp:%H:%M:%S} {bar.interval} {values}{partial}"
+
+
+class Table:
+    """Prices, bars, rates, gaps: one row for each symbol of each venue."""
+
+    def __init__(self, out: IO[str]) -> None:
+        self._out = out
+        #: it draws over itself, and nothing else may be written to the terminal meanwhile
+        self.live = out.isatty() and os.environ.get("TERM", "dumb") != "dumb"
+        self._rows: dict[tuple[str, str], _Row] = {}
+        self._notes: list[str] = []
+        self._drawn = 0
+        self._began = self._at = time.monotonic()
+        self._printed = 0.0
+
+    def write(self, events: list[Event]) -> None:
+        """Take a batch in."""
+        for event in events:
+            key = event.venue, event.symbol
+            if not event.symbol:
+                self._note(event)
+                continue
+            row = self._rows.get(key)
+            if row is None:
+                row = self._rows[key] = _Row()
+            kind = type(event)
+            if kind is Trade:
+                row.price = event.price  # type: ignore[union-attr]
+                row.trades += 1
+            elif kind is Quote:
+                row.bid, row.ask = event.bid, event.ask  # type: ignore[union-attr]
+            elif isinstance(event, Bar):
+                row.bar = event
+                if not self.live and event.closed:
+                    self._line(f"{event.venue} {event.symbol} {_bar(event)}")
+            elif isinstance(event, Gap):
+                row.gaps += 1
+                self._note(event)
+            elif isinstance(event, Reject):
+                row.rejects += 1
+            elif isinstance(event, Status):
+                self._note(event)
+
+    def refresh(self, counters: Mapping[str, int]) -> None:
+        """Draw the table, or print how things stand every few seconds."""
+        now = time.monotonic()
+        passed, self._at = max(now - self._at, 1e-9), now
+        for row in self._rows.values():
+            rate = (row.trades - row.trades_before) / passed
+            row.rate += (rate - row.rate) * min(1.0, passed / 2)
+            row.trades_before = row.trades
+        if self.live:
+            self._draw(counters)
+        elif now - self._printed >= 5:
+            self._printed = now
+            for (venue, symbol), row in sorted(self._rows.items()):
+                self._line(
+                    f"{venue} {symbol} price {_short(row.price)} bid {_short(row.bid)} ask {_short(row.ask)}"
+                    f" trades {row.trades} ({row.rate:.0f}/s) gaps {row.gaps} rejects {row.rejects}"
+                )
+
+    def close(self) -> None:
+        """Leave the table as it stands."""
+        if self.live:
+            self._out.write("\x1b[?25h")
+            self._out.flush()
+
+    def _note(self, event: Event) -> None:
+        if isinstance(event, Gap):
+            text = f"gap: {event.channel} {event.cause}, missing {event.missing if event.missing is not None else '?'}"
+        elif isinstance(event, Reject):
+            text = f"rejected: {event.rule}: {event.evidence[:60]}"
+        elif isinstance(event, Status):
+            text = f"{event.state} {event.detail}".rstrip()
+        else:
+            return
+        note = f"{event.received:%H:%M:%S} {event.venue} {event.symbol} {text}".replace("  ", " ")
+        if self.live:
+            self._notes = [*self._notes[-4:], note]
+        else:
+            self._line(note)
+
+    def _line(self, text: str) -> None:
+        self._out.write(f"{text}\n")
+        self._out.flush()
+
+    def _draw(self, counters: Mapping[str, int]) -> None:
+        size = shutil.get_terminal_size((120, 40))
+        room = max(1, size.lines - len(self._notes) - 5)
+        rows = [self._row(key, row) for key, row in sorted(self._rows.items())]
+        hidden = len(rows) - room
+        if hidden > 0:
+            rows = [*rows[: room - 1], f"… and {hidden + 1} more"]
+        seconds = time.monotonic() - self._began
+        frames, size_mb = counters.get("frames", 0), counters.get("bytes", 0) / 1e6
+        head = f"{_BOLD}tapeloom{_PLAIN}  {seconds:5.0f} s  {frames} frames  {size_mb:.1f} MB"
+        lines = [
+            f"{head}  reconnects {counters.get('reconnects', 0)}",
+            f"{_DIM}{_HEAD[: size.columns - 1]}{_PLAIN}",
+            *rows,
+            "",
+            *(f"{_DIM}{note[: size.columns - 1]}{_PLAIN}" for note in self._notes),
+        ]
+        up = f"\x1b[{self._drawn}A" if self._drawn else "\x1b[?25l"
+        self._out.write(up + "".join(f"\r{line}\x1b[K\n" for line in lines) + "\x1b[J")
+        self._out.flush()
+        self._drawn = len(lines)
+
+    def _row(self, key: tuple[str, str], row: _Row) -> str:
+        columns = shutil.get_terminal_size((120, 40)).columns - 1
+        price = f"{_short(row.price):>14}"
+        text = (
+            f"{key[0]:<10} {key[1]:<16} {price} {_short(row.bid):>14} {_short(row.ask):>14}"
+            f" {row.trades:>9} {row.rate:>7.0f} {row.gaps:>5} {row.rejects:>7}  {_bar(row.bar)}"
+        )[:columns]
+        colour = ""
+        if row.price is not None and row.before is not None and row.price != row.before:
+            colour = _RISEN if row.price > row.before else _FALLEN
+        row.before = row.price
+        return text.replace(price, f"{colour}{price}{_PLAIN}", 1) if colour else text

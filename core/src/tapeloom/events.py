@@ -1,0 +1,293 @@
+"""What flows through tapeloom: trades, quotes, books, bars, and everything that went wrong.
+
+Times are whole nanoseconds since 1970 UTC: `ts` is the venue's time, `recv` is ours, one stamp for
+each read of a socket. Prices and sizes are `Decimal`, made from the venue's own text.
+
+Events are frozen for the reader and for the type checker. At run time they are plain classes with
+slots, because a frozen one costs four times as much to make. Positional arguments are part of the
+promise: a parser that makes a million events a second does not pay for keywords.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import TYPE_CHECKING, ClassVar, Literal, TypeAlias
+
+if TYPE_CHECKING:
+    from attrs import frozen
+else:
+    from functools import partial
+
+    import attrs
+
+    frozen = partial(attrs.define, weakref_slot=False)
+
+__all__ = [
+    "BY_TYPE",
+    "Bar",
+    "Book",
+    "Event",
+    "Gap",
+    "Levels",
+    "Origin",
+    "Quote",
+    "Reject",
+    "Side",
+    "Status",
+    "Ticker",
+    "Trade",
+    "Verdict",
+    "utc",
+]
+
+Side = Literal["buy", "sell"]
+Origin = Literal["live", "history", "backfill", "book", "trades", "fill"]
+Verdict = Literal["open", "filled", "partial", "unrecoverable"]
+Levels: TypeAlias = Sequence[Sequence[str] | Sequence[Decimal]]
+
+
+def utc(ts: int) -> datetime:
+    """Return *ts* as an aware UTC datetime; digits below the microsecond are cut off."""
+    seconds, nanoseconds = divmod(ts, 1_000_000_000)
+    return datetime.fromtimestamp(seconds, UTC).replace(microsecond=nanoseconds // 1000)
+
+
+class _Timed:
+    """What every event can tell of its times."""
+
+    __slots__ = ()
+
+    if TYPE_CHECKING:
+        ts: int
+        recv: int
+
+    @property
+    def time(self) -> datetime:
+        """The venue's time, aware, UTC."""
+        return utc(self.ts)
+
+    @property
+    def received(self) -> datetime:
+        """The time of our read, aware, UTC."""
+        return utc(self.recv)
+
+
+@frozen
+class Trade(_Timed):
+    """A fill. `side` is the taker's side, None where the venue does not tell.
+
+    An `id` that is an `int` is one of a series in which the venue numbers the trades of one symbol
+    and channel without a hole, so that a hole means a lost trade. A `str` names the trade and says
+    nothing of its neighbours.
+    """
+
+    type: ClassVar[str] = "trade"
+
+    venue: str
+    symbol: str
+    ts: int
+    recv: int
+    price: Decimal
+    size: Decimal
+    side: Side | None = None
+    id: int | str = ""
+    channel: str = "trades"
+    origin: Origin = "live"
+
+
+@frozen
+class Quote(_Timed):
+    """The best bid and ask, with their sizes.
+
+    `sequence` orders the quotes of a symbol where the venue numbers them, and is None elsewhere.
+    `origin` is "book" for a quote that was read off a book we keep.
+    """
+
+    type: ClassVar[str] = "quote"
+
+    venue: str
+    symbol: str
+    ts: int
+    recv: int
+    bid: Decimal
+    bid_size: Decimal
+    ask: Decimal
+    ask_size: Decimal
+    sequence: int | None = None
+    channel: str = "quotes"
+    origin: Origin = "live"
+
+
+@frozen
+class Book(_Timed):
+    """Levels of an order book: all of them (`snapshot`) or those that changed (`delta`).
+
+    `raw_bids` and `raw_asks` are pairs of price and size as the venue wrote them, `bids` and `asks`
+    the same in `Decimal`, made when they are read. A size is absolute; a delta's size of zero
+    takes the level away. `first` and `last` are the update ids that the event spans; `previous` is
+    the `last` of the event before it where the venue tells, else None. `depth` is how many levels
+    a side the snapshot was asked for, 0 for all.
+    """
+
+    type: ClassVar[str] = "book"
+
+    venue: str
+    symbol: str
+    ts: int
+    recv: int
+    kind: Literal["snapshot", "delta"]
+    raw_bids: Levels
+    raw_asks: Levels
+    first: int | None = None
+    last: int | None = None
+    previous: int | None = None
+    depth: int = 0
+    channel: str = "book"
+    origin: Origin = "live"
+
+    @property
+    def bids(self) -> list[tuple[Decimal, Decimal]]:
+        """Bids as pairs of price and size, in the order of the venue (snapshots: best first)."""
+        return [(Decimal(price), Decimal(size)) for price, size in self.raw_bids]
+
+    @property
+    def asks(self) -> list[tuple[Decimal, Decimal]]:
+        """Asks as pairs of price and size, in the order of the venue (snapshots: best first)."""
+        return [(Decimal(price), Decimal(size)) for price, size in self.raw_asks]
+
+
+@frozen
+class Bar(_Timed):
+    """An OHLCV bar. `ts` is its start; `interval` is spelled like "1s", "1m", "4h", "1d".
+
+    `closed` is false for a bar that is still forming. `complete` is false for a bar of which we
+    know that trades are missing: it began before we listened, ended after, or had a gap within.
+    `revision` counts how often the bar was sent again after it had closed.
+    `quote_volume` is the sum of price times size; `buy_volume` and `buy_quote_volume` are the
+    parts where the taker bought. `origin` is "trades" for bars that we built, "live" for the
+    venue's own, "fill" for one that stands for an interval without a trade.
+    """
+
+    type: ClassVar[str] = "bar"
+
+    venue: str
+    symbol: str
+    ts: int
+    recv: int
+    interval: str
+    open: Decimal
+    high: Decimal
+    low: Decimal
+    close: Decimal
+    volume: Decimal
+    quote_volume: Decimal
+    buy_volume: Decimal
+    buy_quote_volume: Decimal
+    trades: int
+    closed: bool = True
+    complete: bool = True
+    revision: int = 0
+    channel: str = "bars"
+    origin: Origin = "trades"
+
+    @property
+    def timestamp(self) -> datetime:
+        """The start of the bar, aware, UTC."""
+        return utc(self.ts)
+
+    @property
+    def vwap(self) -> Decimal | None:
+        """The volume-weighted average price, None for a bar without a trade."""
+        return self.quote_volume / self.volume if self.volume else None
+
+
+@frozen
+class Ticker(_Timed):
+    """A venue's rolling statistics of the last 24 hours."""
+
+    type: ClassVar[str] = "ticker"
+
+    venue: str
+    symbol: str
+    ts: int
+    recv: int
+    last: Decimal
+    open: Decimal
+    high: Decimal
+    low: Decimal
+    volume: Decimal
+    quote_volume: Decimal
+    trades: int | None = None
+    channel: str = "ticker"
+    origin: Origin = "live"
+
+
+@frozen
+class Gap(_Timed):
+    """Data known to be missing: one symbol, one channel, from `since` to `until`.
+
+    It stands before the first event after the hole. `ts` is `until`. `missing` is the number of
+    lost events where that is known. `cause` is one word: "disconnect", "sequence", "overflow", …
+    """
+
+    type: ClassVar[str] = "gap"
+
+    venue: str
+    symbol: str
+    ts: int
+    recv: int
+    since: int
+    until: int
+    cause: str
+    missing: int | None = None
+    verdict: Verdict = "open"
+    channel: str = ""
+
+
+@frozen
+class Reject(_Timed):
+    """Something that came and was not passed on.
+
+    `rule` is the name of the rule it broke, `evidence` what shows it. `event` is the rejected
+    event; it is None where the frame could not be read, and `evidence` then holds the frame.
+    """
+
+    type: ClassVar[str] = "reject"
+
+    venue: str
+    symbol: str
+    ts: int
+    recv: int
+    rule: str
+    evidence: str
+    event: Event | None = None
+    channel: str = ""
+
+
+@frozen
+class Status(_Timed):
+    """A change of state, of a feed or of one symbol's channel in it.
+
+    `state` is one word: "live", "connected", "reconnecting", "refused", "stale", "synced",
+    "notice", …; `detail` says the rest.
+    """
+
+    type: ClassVar[str] = "status"
+
+    venue: str
+    symbol: str
+    ts: int
+    recv: int
+    state: str
+    detail: str = ""
+    channel: str = ""
+
+
+Event: TypeAlias = Trade | Quote | Book | Bar | Ticker | Gap | Reject | Status
+
+#: Every kind of event by its `type`, the word that TOML, JSON and summaries use.
+BY_TYPE: dict[str, type[Event]] = {
+    cls.type: cls for cls in (Trade, Quote, Book, Bar, Ticker, Gap, Reject, Status)
+}

@@ -1,0 +1,440 @@
+"""What a plugin is handed, and what it hands back.
+
+A hook gets one `Feed`, which can grow without breaking a plugin. It returns one of the small things
+below: an `Endpoint` says where data comes from, a `Codec` speaks the venue's subscription language, a
+`History` its REST language, a `Parse` turns frames into events and a `Stage` events into events.
+None of them does any I/O: they say what is to be sent and read what came. Core does the rest.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from decimal import Decimal
+from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
+
+from attrs import Factory, define, field, frozen
+
+from .events import Event, Reject
+from .symbols import Kind
+
+__all__ = [
+    "Ack",
+    "Clock",
+    "Codec",
+    "Dial",
+    "Endpoint",
+    "Feed",
+    "Frames",
+    "Heartbeat",
+    "History",
+    "Instrument",
+    "Link",
+    "Listing",
+    "LiveTrades",
+    "Message",
+    "Notice",
+    "Parse",
+    "Pong",
+    "Rate",
+    "Refusal",
+    "Reply",
+    "Request",
+    "Sink",
+    "Source",
+    "Stage",
+    "Subscription",
+    "TimedStage",
+    "Want",
+    "channel_parts",
+]
+
+Aside: TypeAlias = "Callable[[bytes], Sequence[Event]]"
+
+
+def _unreadable(frame: bytes) -> Sequence[Event]:
+    return [Reject("", "", 0, 0, "unreadable_frame", frame[:200].decode(errors="replace"))]
+
+
+class Frames(list[bytes]):
+    """The frames that one read of a socket brought, stamped once with `recv`.
+
+    `aside` takes what is not market data (an acknowledgement, a notice, garbage) and returns the
+    events to put in its place.
+    """
+
+    __slots__ = ("aside", "recv")
+
+    def __init__(
+        self, frames: Iterable[bytes] = (), recv: int = 0, aside: Aside = _unreadable
+    ) -> None:
+        super().__init__(frames)
+        self.recv = recv
+        self.aside = aside
+
+
+class LiveTrades(list[Any]):
+    """A batch of live trades and nothing else, as most batches are.
+
+    `lines` has for each of them a small number that stands for its symbol and channel, the same for
+    the life of the feed: a stage that remembers something of each finds it by that number, without a
+    look at type, symbol, channel and origin. `sound` is set by a stage that has seen every price and
+    size to be a finite number above zero. All are of one read: they share their `recv`.
+
+    To a stage that does not care it is a list. A parser need not make any.
+    """
+
+    __slots__ = ("lines", "sound")
+
+    def __init__(self, trades: Iterable[Event] = (), lines: Iterable[int] = ()) -> None:
+        super().__init__(trades)
+        self.lines = list(lines)
+        self.sound = False
+
+
+Parse: TypeAlias = Callable[[Frames], list[Event]]
+Stage: TypeAlias = Callable[[list[Event]], list[Event]]
+
+
+@runtime_checkable
+class TimedStage(Protocol):
+    """A stage that also acts when time passes and nothing comes.
+
+    `due` is the time, on the clock that stamps `recv`, at which `tick` wants to be called; None
+    while it is waiting for nothing. `tick(now)` returns the events that time has brought about,
+    and leaves `due` later than `now`, or None.
+    """
+
+    @property
+    def due(self) -> int | None:
+        """The time at which `tick` wants to be called."""
+        ...
+
+    def __call__(self, events: list[Event], /) -> list[Event]:
+        """Take a batch, return a batch."""
+        ...
+
+    def tick(self, now: int, /) -> list[Event]:
+        """Return what the passing of time has brought about."""
+        ...
+
+
+class Clock(Protocol):
+    """The time, injected. Everything that waits, waits on this."""
+
+    def time_ns(self) -> int:
+        """Nanoseconds since 1970 UTC; may be set back by whoever keeps the machine."""
+        ...
+
+    def monotonic(self) -> float:
+        """Seconds since some moment; never goes back."""
+        ...
+
+    async def sleep(self, seconds: float) -> None:
+        """Wait."""
+        ...
+
+
+def channel_parts(channel: str) -> tuple[str, str]:
+    """Split ``klines:1m`` into ``("klines", "1m")`` and ``trades`` into ``("trades", "")``."""
+    name, _, parameter = channel.partition(":")
+    return name, parameter
+
+
+@frozen
+class Subscription:
+    """One channel of one symbol. The channel may carry a parameter, as in ``klines:1m``."""
+
+    symbol: str
+    channel: str
+
+    def __str__(self) -> str:
+        return f"{self.symbol} {self.channel}"
+
+
+@frozen
+class Instrument:
+    """What a venue lists under one symbol."""
+
+    symbol: str  #: unified
+    native: str  #: the venue's own name
+    kind: Kind
+    base: str
+    quote: str
+    settle: str = ""
+    tick: Decimal | None = None  #: smallest step of the price
+    lot: Decimal | None = None  #: smallest step of the size
+    active: bool = True  #: can be traded now
+
+
+@define
+class Listing:
+    """The names of a feed's symbols, both ways.
+
+    It holds the feed's symbols from the start, named by `Codec.native`. What the venue itself
+    lists, where core has asked for it, stands in `instruments`, by unified symbol.
+    The two dicts are never replaced, so a parser may keep a reference to them.
+    """
+
+    native: dict[str, str] = Factory(dict)  #: unified → the venue's name
+    unified: dict[str, str] = Factory(dict)  #: the venue's name → unified
+    instruments: dict[str, Instrument] = Factory(dict)
+
+    def add(self, symbol: str, native: str) -> None:
+        """Enter a symbol under the venue's name for it."""
+        self.native[symbol] = native
+        self.unified[native] = symbol
+
+    def remove(self, symbol: str) -> None:
+        """Forget a symbol: what still comes of it was not asked for."""
+        native = self.native.pop(symbol, None)
+        if native is not None:
+            self.unified.pop(native, None)
+
+
+@frozen
+class Want:
+    """What a stage asks of a venue's history: a book, trades or bars of one symbol.
+
+    The answer comes as events, through the stages, like anything else. `since` and `until` are
+    times in ns; `after` is the id of the last trade that is known.
+    """
+
+    kind: Literal["book", "trades", "bars"]
+    symbol: str
+    channel: str = ""
+    interval: str = ""
+    since: int | None = None
+    until: int | None = None
+    after: int | str | None = None
+
+
+def _ignore(want: Want) -> None:
+    pass
+
+
+@define
+class Feed:
+    """One venue, its symbols, channels and stages: what every hook is told.
+
+    `settings` is the TOML table of the plugin that is being asked, as that plugin's own class.
+    `symbols` and `listing` change while the feed runs, in place.
+    `want` asks the venue's history for something; it returns at once.
+    """
+
+    name: str
+    venue: str
+    market: str = ""
+    symbols: list[str] = Factory(list)
+    channels: tuple[str, ...] = ()
+    stages: tuple[str, ...] = ()
+    settings: Any = None
+    clock: Clock = field(kw_only=True)
+    random: random.Random = field(kw_only=True, factory=random.Random)
+    listing: Listing = field(kw_only=True, factory=Listing)
+    counters: Counter[str] = field(kw_only=True, factory=Counter)
+    want: Callable[[Want], None] = field(kw_only=True, default=_ignore)
+
+
+# --------------------------------------------------------------------------- where data comes from
+
+
+@frozen
+class Rate:
+    """At most `count` in any `seconds`."""
+
+    count: int
+    seconds: float
+
+
+@frozen
+class Heartbeat:
+    """What the client must send by itself, every `seconds`. None: a WebSocket ping frame."""
+
+    seconds: float
+    message: str | None = None
+
+
+@frozen(kw_only=True)
+class Endpoint:
+    """A WebSocket address, and the venue's rules for it. Core obeys them.
+
+    `channels` names those it serves (without parameter); empty means all. Where a venue has several
+    endpoints, each channel goes to the first one that serves it. `silence` is how long a connection
+    may bring no byte at all before it counts as dead. `max_age` is the age at which it is replaced,
+    before the venue would end it.
+    """
+
+    url: str
+    name: str = ""
+    channels: frozenset[str] = frozenset()
+    headers: Mapping[str, str] = field(factory=dict, repr=False)
+    max_subscriptions: int = 1024
+    messages: Rate | None = None  #: what a client may send on one connection
+    dials: Rate | None = None  #: how often a client may dial; shared by all feeds on one host
+    heartbeat: Heartbeat | None = None
+    silence: float = 60.0
+    max_age: float | None = None
+    ack_within: float = 10.0  #: seconds in which the venue answers a message
+
+
+class Link(Protocol):
+    """One open connection."""
+
+    async def receive(self) -> list[bytes]:
+        """Return the payloads that the next read brings; none where it held only control frames.
+
+        Raises ConnectionLost when the connection has ended.
+        """
+        ...
+
+    async def send(self, text: str) -> None:
+        """Send one text message."""
+        ...
+
+    async def ping(self) -> None:
+        """Send a WebSocket ping."""
+        ...
+
+
+Dial: TypeAlias = Callable[[Endpoint], AbstractAsyncContextManager[Link]]
+
+
+@runtime_checkable
+class Source(Protocol):
+    """Data that comes over no WebSocket. `backends` are the event loops it works on."""
+
+    backends: frozenset[str]
+
+    async def run(self, deliver: Callable[[list[Event]], Awaitable[None]]) -> None:
+        """Deliver batches until cancelled, or until there is no more."""
+        ...
+
+
+# ------------------------------------------------------------------------- the subscription codec
+
+
+@frozen
+class Message:
+    """A text to send, and the subscriptions it is about. `id` is what a reply will repeat."""
+
+    text: str
+    subscriptions: tuple[Subscription, ...]
+    id: int | str | None = None
+
+
+@frozen
+class Ack:
+    """The venue agrees: to the message `id`, or to these `subscriptions`."""
+
+    id: int | str | None = None
+    subscriptions: tuple[Subscription, ...] = ()
+
+
+@frozen
+class Refusal:
+    """The venue refuses the message `id`, or these `subscriptions`."""
+
+    reason: str
+    id: int | str | None = None
+    subscriptions: tuple[Subscription, ...] = ()
+    permanent: bool = True  #: asking again would not help
+
+
+@frozen
+class Notice:
+    """The venue says something. `ends`: it is about to close this connection."""
+
+    kind: str
+    detail: str = ""
+    ends: bool = False
+
+
+@frozen
+class Pong:
+    """The answer to a heartbeat."""
+
+
+Reply: TypeAlias = Ack | Refusal | Notice | Pong
+
+
+class Codec(Protocol):
+    """The venue's subscription language: pure, no I/O, no state."""
+
+    def native(self, symbol: str) -> str:
+        """Return the venue's name for a unified symbol, as it is formed by rule.
+
+        Raises SymbolError where the venue's market can have no such symbol.
+        """
+        ...
+
+    def add(self, subscriptions: Sequence[Subscription], first_id: int) -> list[Message]:
+        """Return the messages that start these, numbered from *first_id*."""
+        ...
+
+    def drop(self, subscriptions: Sequence[Subscription], first_id: int) -> list[Message]:
+        """Return the messages that end these, numbered from *first_id*."""
+        ...
+
+    def accept(self, frame: bytes) -> Reply | None:
+        """Read a frame that the parser set aside; None where it makes no sense."""
+        ...
+
+
+# ----------------------------------------------------------------------------------------- history
+
+
+@frozen(kw_only=True)
+class Request:
+    """A GET over REST. `weight` is what it costs of the budget `rate`, shared on one host."""
+
+    url: str
+    weight: int = 1
+    rate: Rate | None = None
+    headers: Mapping[str, str] = field(factory=dict, repr=False)
+
+
+class History(Protocol):
+    """The venue's REST language: pure, no I/O."""
+
+    def listing(self) -> Request | None:
+        """Ask what the venue lists; None where it has no such list."""
+        ...
+
+    def request(self, want: Want) -> Request | None:
+        """Ask for *want*; None where the venue cannot give it."""
+        ...
+
+    def instruments(self, body: bytes) -> list[Instrument]:
+        """Read the answer to `listing`.
+
+        Raises ValueError where it cannot be read.
+        """
+        ...
+
+    def answer(self, url: str, body: bytes, recv: int) -> list[Event]:
+        """Read the answer to `request`, from its address alone, so that a tape can be answered too.
+
+        Raises ValueError where it cannot be read. Returns nothing for an address it does not know.
+        """
+        ...
+
+    def refusal(self, status: int, body: bytes) -> str:
+        """Return the venue's own words for a failed request, or nothing."""
+        ...
+
+
+class Sink(Protocol):
+    """Takes batches out of the process, in a task and with a queue of its own."""
+
+    backends: frozenset[str]
+
+    async def write(self, events: Sequence[Event]) -> None:
+        """Write a batch."""
+        ...
+
+    async def aclose(self) -> None:
+        """Write what is left and let go."""
+        ...

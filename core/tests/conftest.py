@@ -1,0 +1,263 @@
+"""What the tests of core share: both event loops, and Acme, a venue that exists on no network."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from decimal import Decimal
+from types import SimpleNamespace
+from typing import Any
+
+import attrs
+import pytest
+from tapeloom import Registry, Trade
+from tapeloom.events import Book, Event, Status
+from tapeloom.feeds import (
+    Ack,
+    Endpoint,
+    Feed,
+    Frames,
+    Instrument,
+    Message,
+    Notice,
+    Parse,
+    Rate,
+    Refusal,
+    Reply,
+    Request,
+    Subscription,
+    Want,
+)
+from tapeloom.hooks import hookimpl
+
+
+@pytest.fixture(params=["asyncio", "trio"])
+def anyio_backend(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@attrs.frozen(kw_only=True)
+class AcmeSettings:
+    url: str = "ws://acme.invalid/ws"
+    rest: str = ""
+    silence: float = 60.0
+    max_age: float | None = None
+    per_connection: int = 100
+    poisonous: bool = False
+
+
+class AcmeCodec:
+    """``{"op": "sub", "id": 1, "args": ["BTCUSD@trades"]}``, answered by ``{"ok": 1}``."""
+
+    def native(self, symbol: str) -> str:
+        return symbol.replace("/", "")
+
+    def _messages(self, op: str, some: Sequence[Subscription], first: int) -> list[Message]:
+        return [
+            Message(
+                json.dumps(
+                    {
+                        "op": op,
+                        "id": first + n,
+                        "args": [
+                            f"{self.native(s.symbol)}@{s.channel}" for s in some[n * 10 :][:10]
+                        ],
+                    }
+                ),
+                tuple(some[n * 10 :][:10]),
+                first + n,
+            )
+            for n in range((len(some) + 9) // 10)
+        ]
+
+    def add(self, subscriptions: Sequence[Subscription], first_id: int) -> list[Message]:
+        return self._messages("sub", subscriptions, first_id)
+
+    def drop(self, subscriptions: Sequence[Subscription], first_id: int) -> list[Message]:
+        return self._messages("unsub", subscriptions, first_id)
+
+    def accept(self, frame: bytes) -> Reply | None:
+        try:
+            reply = json.loads(frame)
+        except ValueError:
+            return None
+        match reply:
+            case {"ok": id}:
+                return Ack(id)
+            case {"error": reason, "id": id}:
+                return Refusal(reason, id, permanent=not reply.get("busy"))
+            case {"notice": kind, **rest}:
+                return Notice(kind, ends=bool(rest.get("ends")))
+        return None
+
+
+class AcmeHistory:
+    def __init__(self, rest: str) -> None:
+        self.rest = rest
+
+    def listing(self) -> Request | None:
+        return Request(url=f"{self.rest}/symbols", weight=1, rate=Rate(10, 1.0))
+
+    def request(self, want: Want) -> Request | None:
+        if want.kind != "book":
+            return None
+        return Request(url=f"{self.rest}/book?s={want.symbol}", rate=Rate(10, 1.0))
+
+    def instruments(self, body: bytes) -> list[Instrument]:
+        return [Instrument(s, s.replace("/", ""), "spot", *s.split("/")) for s in json.loads(body)]
+
+    def answer(self, url: str, body: bytes, recv: int) -> list[Event]:
+        symbol = url.partition("?s=")[2]
+        fields = json.loads(body)
+        return [
+            Book(
+                "acme",
+                symbol,
+                recv,
+                recv,
+                "snapshot",
+                fields["b"],
+                fields["a"],
+                last=fields["u"],
+                origin="history",
+            )
+        ]
+
+    def refusal(self, status: int, body: bytes) -> str:
+        return body.decode(errors="replace")
+
+
+class Acme:
+    """One trade a frame: ``{"s": "BTCUSD", "t": 5, "p": "1.50", "q": "2", "i": 7}``."""
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+        self.endpoint: dict[str, Any] = {}  #: what a test wants otherwise in the endpoint
+
+    @hookimpl
+    def settings(self) -> type[Any]:
+        return AcmeSettings
+
+    @hookimpl
+    def connect(self, feed: Feed) -> list[Endpoint]:
+        self.calls.append("connect")
+        own = feed.settings
+        endpoint = Endpoint(
+            url=own.url,
+            name="main",
+            channels=frozenset({"trades", "book"}),
+            max_subscriptions=own.per_connection,
+            messages=Rate(50, 1.0),
+            dials=Rate(300, 300.0),
+            silence=own.silence,
+            max_age=own.max_age,
+        )
+        return [attrs.evolve(endpoint, **self.endpoint)]
+
+    @hookimpl
+    def subscribe(self, feed: Feed) -> AcmeCodec:
+        self.calls.append("subscribe")
+        return AcmeCodec()
+
+    @hookimpl
+    def history(self, feed: Feed) -> AcmeHistory | None:
+        self.calls.append("history")
+        return AcmeHistory(feed.settings.rest) if feed.settings.rest else None
+
+    @hookimpl
+    def parse(self, feed: Feed) -> Parse:
+        self.calls.append("parse")
+        names = feed.listing.unified
+        poisonous = feed.settings.poisonous
+
+        def trades(frames: Frames) -> list[Event]:
+            out: list[Event] = []
+            for frame in frames:
+                if not frame.startswith(b'{"s"'):
+                    out.extend(frames.aside(frame))
+                    continue
+                if poisonous and b"poison" in frame:
+                    raise RuntimeError("the parser did not expect this")
+                push = json.loads(frame)
+                symbol = names.get(push["s"])
+                if symbol is None:
+                    feed.counters["unasked"] += 1
+                    continue
+                out.append(
+                    Trade(
+                        "acme",
+                        symbol,
+                        push["t"],
+                        frames.recv,
+                        Decimal(push["p"]),
+                        Decimal(push["q"]),
+                        "buy",
+                        push["i"],
+                    )
+                )
+            return out
+
+        return trades
+
+
+class Marker:
+    """A stage that adds a Status after each trade, and wants to be woken when told to."""
+
+    def __init__(self) -> None:
+        self.stages: list[Any] = []
+
+    @hookimpl
+    def validate(self, feed: Feed) -> Any:
+        stage = SimpleNamespace()
+
+        class Stage:
+            due: int | None = None
+            fail = False
+
+            def __call__(self, events: list[Event]) -> list[Event]:
+                if self.fail:
+                    raise RuntimeError("the stage broke")
+                out: list[Event] = []
+                for event in events:
+                    out.append(event)
+                    if isinstance(event, Trade):
+                        out.append(
+                            Status(event.venue, event.symbol, event.ts, event.recv, "marked")
+                        )
+                return out
+
+            def tick(self, now: int) -> list[Event]:
+                self.due = None
+                return [Status("acme", "", now, now, "ticked")]
+
+            def flush(self) -> list[Event]:
+                return [Status("acme", "", 0, 0, "flushed")]
+
+        stage = Stage()
+        self.stages.append(stage)
+        return stage
+
+
+@pytest.fixture(scope="session")
+def acme_class() -> type[Acme]:
+    """For tests that need a new one for each of their examples."""
+    return Acme
+
+
+@pytest.fixture
+def acme() -> Acme:
+    return Acme()
+
+
+@pytest.fixture
+def marker() -> Marker:
+    return Marker()
+
+
+@pytest.fixture
+def registry(acme: Acme, marker: Marker) -> Registry:
+    """A registry in which nothing is installed but Acme and its stage."""
+    registry = Registry({})
+    registry.register(acme, "acme")
+    registry.register(marker, "marker")
+    return registry

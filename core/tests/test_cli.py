@@ -1,0 +1,602 @@
+"""The command line: exit codes, what is written where, signals; and never a traceback for a user."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from textwrap import dedent
+from typing import Any
+
+import anyio
+import pytest
+import structlog
+from anyio.from_thread import start_blocking_portal
+from tapeloom import Trade, decode
+from tapeloom._cli import main
+from tapeloom.testing import FakeClient, FakeVenue
+
+ACME = f"""\
+import importlib.util
+
+spec = importlib.util.spec_from_file_location("acme_of_the_tests", {str(Path(__file__).with_name("conftest.py"))!r})
+module = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(module)
+acme, marker = module.Acme(), module.Marker()
+"""
+VERB = """\
+from tapeloom.hooks import hookimpl
+
+@hookimpl
+def commands(verbs):
+    parser = verbs.add_parser("hello")
+    parser.add_argument("--code", type=int, default=0)
+    parser.set_defaults(run=lambda args: print("hello") or args.code)
+"""
+STUCK = """\
+import anyio
+from tapeloom.hooks import hookimpl
+
+class Sink:
+    backends = frozenset({"asyncio", "trio"})
+
+    async def write(self, events):
+        await anyio.sleep_forever()
+
+    async def aclose(self):
+        pass
+
+@hookimpl
+def sink(settings):
+    return Sink()
+"""
+
+
+@pytest.fixture
+def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder to install into; nothing but what it holds is seen, here and in child processes."""
+    folder = tmp_path / "site"
+    folder.mkdir()
+    monkeypatch.syspath_prepend(folder)
+    monkeypatch.setenv("PYTHONPATH", str(folder))
+    monkeypatch.setenv("PYTHONWARNINGS", "error")
+    monkeypatch.delenv("TERM", raising=False)
+    install(folder, "acme", ACME, {"acme": "acme", "marker": "marker"})
+    monkeypatch.setenv("TAPELOOM_PLUGINS", "acme,marker,hello,broken,stuck")
+    monkeypatch.chdir(tmp_path)
+    yield folder
+    for name in [name for name in sys.modules if name.startswith("made_")]:
+        del sys.modules[name]
+    structlog.reset_defaults()
+
+
+def install(site: Path, name: str, source: str, entries: dict[str, str] | None = None) -> None:
+    (site / f"made_{name}.py").write_text(source)
+    info = site / f"tapeloom_{name}-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: tapeloom-{name}\nVersion: 1.0\n")
+    points = [
+        f"{entry} = made_{name}{':' + what if what else ''}"
+        for entry, what in (entries or {name: ""}).items()
+    ]
+    (info / "entry_points.txt").write_text("\n".join(["[tapeloom.plugins]", *points, ""]))
+
+
+def trade(n: int) -> str:
+    return json.dumps({"s": "BTCUSD", "t": n, "p": f"{n}.50", "q": "2", "i": n})
+
+
+async def busy(client: FakeClient) -> None:
+    """Acknowledge, then send trades for as long as somebody listens."""
+    await client.send(json.dumps({"ok": json.loads(await client.receive_text())["id"]}))
+    n = 0
+    while True:
+        await client.send(*(trade(n + k) for k in range(5)))
+        n += 5
+        await anyio.sleep(0.005)
+
+
+@pytest.fixture
+def serving() -> Iterator[Callable[[FakeVenue], FakeVenue]]:
+    """Serve a venue in a thread of its own, so that the command line may block this one."""
+    with start_blocking_portal() as portal:
+        contexts: list[Any] = []
+
+        def serve(venue: FakeVenue) -> FakeVenue:
+            context = portal.wrap_async_context_manager(venue.serve())
+            context.__enter__()
+            contexts.append(context)
+            return venue
+
+        yield serve
+        for context in contexts:
+            context.__exit__(None, None, None)
+
+
+Stacked = Callable[..., str]
+
+
+@pytest.fixture
+def stack(site: Path, tmp_path: Path) -> Stacked:
+    def write(url: str = "ws://127.0.0.1:9", more: str = "", top: str = "", **feed: Any) -> str:
+        fields = {
+            "venue": "acme",
+            "symbols": ["BTC/USD"],
+            "channels": ["trades"],
+            "stages": ["marker"],
+            **feed,
+        }
+        lines = [f"{key} = {json.dumps(value)}" for key, value in fields.items()]
+        text = "\n".join([top, "[[feed]]", *lines, "[venue.acme]", f'url = "{url}"', dedent(more)])
+        (tmp_path / "stack.toml").write_text(text)
+        return "stack.toml"
+
+    return write
+
+
+@pytest.fixture
+def running(stack: Stacked, serving: Any) -> str:
+    """The stack of a venue that is busy."""
+    return stack(serving(FakeVenue(busy)).url())
+
+
+@pytest.fixture
+def tape(tmp_path: Path, site: Path) -> str:
+    lines = [json.dumps({"ts": n / 10, "frame": trade(n)}) for n in range(1, 41)]
+    (tmp_path / "day.ws.jsonl").write_text("\n".join([*lines, "corrupt", ""]))
+    return "day.ws.jsonl"
+
+
+REPLAY = ["--venue", "acme", "--symbols", "BTC/USD", "--channels", "trades"]
+
+
+def summary(err: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(err.rstrip("\n").rpartition("\n")[2])
+    return found
+
+
+def child(*words: str, **options: Any) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "tapeloom", *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        **options,
+    )
+
+
+# -------------------------------------------------------------------------------------------- check
+
+
+def test_check_says_what_a_stack_will_do_and_dials_nobody(
+    stack: Stacked, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code = main(["check", stack(symbols=["BTC/USD", "ETH/USD"])])
+    out, err = capsys.readouterr()
+
+    assert (code, err) == (0, "")
+    for part in (
+        "plugin acme: tapeloom-acme 1.0",
+        "plugin marker: tapeloom-acme 1.0",
+        "BTC/USD, ETH/USD",
+        "parse → marker",
+        "ws://127.0.0.1:9: 2 subscriptions in 1 message(s)",
+        "nothing is wrong",
+    ):
+        assert part in out
+
+
+def test_check_tells_every_mistake_with_its_line(
+    stack: Stacked, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code = main(["check", stack(more='silence = "long"\nper_conection = 3')])
+    out, err = capsys.readouterr()
+
+    assert (code, out) == (2, "")
+    assert "silence" in err
+    assert "Did you mean 'per_connection'?" in err
+
+
+def test_check_finds_wrong_what_run_finds_wrong(
+    site: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "empty.toml").write_text('backend = "asyncio"\n')
+    codes = [main(["check", "empty.toml"]), main(["run", "empty.toml"])]
+
+    assert codes == [2, 2]
+    assert "nothing is wrong" not in capsys.readouterr().out
+
+
+# ---------------------------------------------------------------------------------------------- run
+
+
+def test_run_writes_events_as_lines_and_ends_with_its_summary(
+    running: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code = main(["run", running, "--for", "0.4", "--out", "jsonl"])
+    out, err = capsys.readouterr()
+    events = [decode(line) for line in out.splitlines()]
+    trades = [event.id for event in events if isinstance(event, Trade)]
+    told = summary(err)
+
+    assert code == 0
+    assert trades == list(range(len(trades)))
+    assert told["events"]["trade"] == len(trades) > 10
+    assert told["events"]["status"] == len(events) - len(trades)
+    assert (told["rejects"], told["gaps"], told["errors"]) == ({}, 0, [])
+    assert told["frames"] > len(trades)
+    assert 0.4 <= told["seconds"] < 5
+    assert events[-1].state == "ended"  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(("format", "shows"), [("none", ""), ("table", "BTC/USD")])
+def test_run_writes_a_table_or_nothing(
+    running: str,
+    capsys: pytest.CaptureFixture[str],
+    format: str,
+    shows: str,
+) -> None:
+    code = main(["run", running, "--for", "0.4", "--out", format])
+    out, err = capsys.readouterr()
+
+    assert code == 0
+    assert shows in out
+    assert bool(out) is bool(shows)
+    assert "\x1b" not in out
+    assert summary(err)["events"]["trade"] > 10
+
+
+def test_run_goes_on_the_event_loop_that_the_stack_names(
+    stack: Stacked, serving: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = stack(serving(FakeVenue(busy)).url(), top='backend = "trio"')
+    code = main(["run", path, "--for", "0.3", "--out", "none"])
+
+    assert code == 0
+    assert summary(capsys.readouterr().err)["events"]["trade"] > 5
+
+
+def test_a_feed_that_fails_for_good_is_exit_code_1_with_the_reason(
+    stack: Stacked, serving: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = stack(serving(FakeVenue(busy, upgrade=(404, {}, b""))).url())
+    code = main(["run", path, "--out", "none", "--for", "20"])
+    err = capsys.readouterr().err
+
+    assert code == 1
+    assert "HTTP 404" in summary(err)["errors"][0]
+    assert "Traceback" not in err
+
+
+def test_a_symbol_that_the_venue_does_not_list_is_exit_code_2(
+    stack: Stacked, serving: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    venue = serving(FakeVenue(busy, http={"/symbols": (200, {}, b'["BTC/USDC"]')}))
+    path = stack(venue.url(), more=f'rest = "{venue.url("http")}"')
+    code = main(["run", path, "--out", "none", "--for", "20"])
+    err = capsys.readouterr().err
+
+    assert code == 2
+    assert "Did you mean 'BTC/USDC'?" in summary(err)["errors"][0]
+
+
+# ------------------------------------------------------------------------------------------- replay
+
+
+def test_replay_runs_the_pipeline_over_a_recording(
+    tape: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code = main(["replay", tape, *REPLAY, "--stages", "marker", "--out", "jsonl", "--batch", "7"])
+    out, err = capsys.readouterr()
+    types = [json.loads(line)["type"] for line in out.splitlines()]
+    told = summary(err)
+
+    assert code == 0
+    assert types.count("trade") == 40
+    assert told["rejects"] == {"corrupt_record": 1}
+    assert (told["frames"], told["errors"]) == (40, [])
+
+
+def test_replay_gives_the_same_lines_every_time(
+    tape: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    outs = []
+    for batch in ("1", "256", "256"):
+        main(["replay", tape, *REPLAY, "--stages", "marker", "--out", "jsonl", "--batch", batch])
+        outs.append(capsys.readouterr().out)
+
+    assert outs[0] == outs[1] == outs[2] != ""
+
+
+def test_replay_keeps_the_pace_that_is_asked_for(
+    tape: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(["replay", tape, *REPLAY, "--out", "none", "--speed", "10x"])
+
+    assert summary(capsys.readouterr().err)["seconds"] >= 0.39
+
+
+def test_settings_reach_the_venue_from_the_command_line(
+    tape: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    good = main(["replay", tape, *REPLAY, "--out", "none", "--set", "acme.silence=5"])
+    bad = main(["replay", tape, *REPLAY, "--out", "none", "--set", "acme.silense=5"])
+
+    assert (good, bad) == (0, 2)
+    assert "Did you mean 'silence'?" in capsys.readouterr().err
+
+
+def test_a_recording_that_breaks_off_is_exit_code_1_after_what_could_be_read(
+    tape: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import gzip
+
+    whole = gzip.compress((tmp_path / tape).read_bytes())
+    (tmp_path / "cut.ws.jsonl.gz").write_bytes(whole[: len(whole) * 2 // 3])
+    code = main(["replay", "cut.ws.jsonl.gz", *REPLAY, "--out", "none"])
+    err = capsys.readouterr().err
+
+    assert code == 1
+    assert 0 < summary(err)["events"]["trade"] < 40
+    assert "cut.ws.jsonl.gz" in summary(err)["errors"][0]
+
+
+# -------------------------------------------------------------------------------- mistakes of users
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "says"),
+    [
+        (["run", "nothing.toml"], 2, "no such file"),
+        (["check", "nothing.toml"], 2, "no such file"),
+        (["check", "."], 2, "folder"),
+        (["check", "bad.toml"], 2, "bad.toml"),
+        (["check", "latin.toml"], 2, "UTF-8"),
+        (["check", "key.toml"], 2, "Did you mean 'symbols'?"),
+        (["check", "plugin.toml"], 2, "Did you mean 'acme'?"),
+        (["run", "plugin.toml"], 2, "Did you mean 'acme'?"),
+        (["run", "ca.toml", "--for", "1"], 2, "ca.toml"),
+        (["replay", "nothing.jsonl", *REPLAY], 1, "no such file"),
+        (["replay", "bad.toml", *REPLAY], 1, "Is this a recording?"),
+        (["replay", "day.ws.jsonl", *REPLAY, "--set", "acme"], 2, "NAME.KEY=VALUE"),
+        (["replay", "day.ws.jsonl", *REPLAY, "--speed", "fast"], 2, "--speed"),
+        (["replay", "day.ws.jsonl", *REPLAY, "--speed", "nan"], 2, "--speed"),
+        (["replay", "day.ws.jsonl", *REPLAY, "--batch", "0"], 2, "--batch"),
+        (["replay", "day.ws.jsonl", *REPLAY, "--stages", "acme"], 2, "is no stage"),
+        (["replay", "day.ws.jsonl", *REPLAY[:2], "--symbols", "B", "--channels", "trades"], 2,
+         "unified symbol"),
+    ],
+)  # fmt: skip
+def test_a_mistake_of_the_user_is_one_message_and_no_traceback(
+    tape: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    words: list[str],
+    code: int,
+    says: str,
+) -> None:
+    feed = '[[feed]]\nvenue = "{}"\n{} = ["BTC/USD"]\nchannels = ["trades"]\n'
+    (tmp_path / "bad.toml").write_text("[[feed\n")
+    (tmp_path / "latin.toml").write_bytes(b'# caf\xe9\n[[feed]]\nvenue = "acme"\n')
+    (tmp_path / "key.toml").write_text(feed.format("acme", "symbol"))
+    (tmp_path / "plugin.toml").write_text(feed.format("akme", "symbols"))
+    (tmp_path / "ca.toml").write_text(
+        feed.format("acme", "symbols") + '[network]\nca = "bad.toml"\n'
+    )
+    found = main(words)
+    err = capsys.readouterr().err
+
+    assert found == code
+    assert says in err
+    assert err.startswith("tapeloom: ") or summary(err)["errors"]
+    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        [],
+        ["rum"],
+        ["run"],
+        ["run", "stack.toml", "--out", "xml"],
+        ["run", "stack.toml", "--for", "soon"],
+        ["run", "stack.toml", "--for", "nan"],
+        ["run", "stack.toml", "--for", "-1"],
+        ["replay", "x"],
+    ],
+)
+def test_a_command_that_is_none_is_exit_code_2(
+    stack: Stacked, capsys: pytest.CaptureFixture[str], words: list[str]
+) -> None:
+    stack()
+    with pytest.raises(SystemExit) as caught:
+        main(words)
+
+    assert caught.value.code == 2
+    assert "usage: tapeloom" in capsys.readouterr().err
+
+
+def test_an_event_loop_that_is_not_installed_is_a_mistake_of_the_stack(
+    stack: Stacked, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = stack(top='backend = "trio"')
+    program = (
+        "import sys; sys.modules['trio'] = None; from tapeloom._cli import main;"
+        f"sys.exit(main(['run', {path!r}, '--for', '1']))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=30, check=False
+    )
+
+    assert done.returncode == 2
+    assert "pip install trio" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+# ------------------------------------------------------------------------------------------ plugins
+
+
+def test_a_broken_plugin_costs_only_itself(
+    site: Path, stack: Stacked, capsys: pytest.CaptureFixture[str]
+) -> None:
+    install(site, "broken", "import nothing_of_that_name")
+    install(site, "hello", VERB)
+    listed = main(["plugins"])
+    out = capsys.readouterr().out
+    greeted = main(["hello", "--code", "7"])
+    hello = capsys.readouterr()
+    checked = main(["check", stack()])
+    quiet = capsys.readouterr()
+
+    assert listed == 1
+    assert "broken, see below" in out
+    assert "acme " in out
+    assert "needs 'nothing_of_that_name'" in out
+    assert greeted == 7
+    assert hello.out == "hello\n"
+    assert "'broken'" in hello.err
+    assert "Traceback" not in hello.err
+    assert (checked, quiet.err) == (0, "")
+
+
+def test_the_plugins_are_listed_with_what_they_provide(
+    site: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code = main(["plugins"])
+    rows = {line.split()[0]: line for line in capsys.readouterr().out.splitlines()}
+
+    assert code == 0
+    assert set(rows) == {"NAME", "acme", "marker"}
+    for part in ("1.0", "connect", "subscribe", "parse", "history", "asyncio trio"):
+        assert part in rows["acme"]
+
+
+def test_verbs_of_core_import_no_plugin(
+    site: Path, tape: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    install(site, "broken", "raise SystemExit('this was imported')")
+    code = main(["replay", tape, *REPLAY, "--out", "none"])
+
+    assert code == 0
+    assert "imported" not in capsys.readouterr().err
+
+
+# ----------------------------------------------------------------------- in a process of its own
+
+
+def test_ctrl_c_once_drains_and_ends_well(running: str) -> None:
+    process = child("run", running, "--out", "jsonl")
+    assert process.stdout is not None
+    first = [process.stdout.readline() for _ in range(20)]
+    process.send_signal(signal.SIGINT)
+    lines = [*first, *process.stdout]
+    _, err = process.communicate(timeout=15)
+    trades = [json.loads(line)["id"] for line in lines if '"trade"' in line]
+
+    assert process.returncode == 0
+    assert trades == list(range(len(trades)))
+    assert json.loads(lines[-1])["state"] == "ended"
+    assert summary(err)["events"]["trade"] == len(trades)
+    assert "Traceback" not in err
+
+
+def test_a_request_to_terminate_is_a_stop_like_any(running: str) -> None:
+    process = child("run", running, "--out", "jsonl")
+    assert process.stdout is not None
+    process.stdout.readline()
+    process.terminate()
+    _, err = process.communicate(timeout=15)
+
+    assert process.returncode == 0
+    assert summary(err)["errors"] == []
+
+
+def test_ctrl_c_twice_waits_for_nobody(site: Path, stack: Stacked, serving: Any) -> None:
+    install(site, "stuck", STUCK)
+    path = stack(serving(FakeVenue(busy)).url(), more='[[sink]]\nuse = "stuck"\n')
+    process = child("run", path, "--out", "jsonl")
+    assert process.stdout is not None
+    for _ in range(20):
+        process.stdout.readline()
+    process.send_signal(signal.SIGINT)
+    for line in process.stdout:
+        if '"ended"' in line:
+            break
+    time.sleep(0.3)
+    process.send_signal(signal.SIGINT)
+    began = time.monotonic()
+    _, err = process.communicate(timeout=15)
+
+    assert process.returncode == 130
+    assert time.monotonic() - began < 3
+    assert "Traceback" not in err
+
+
+def test_a_reader_that_has_had_enough_ends_it_quietly(running: str) -> None:
+    process = child("run", running, "--out", "jsonl", "--for", "20")
+    assert process.stdout is not None
+    line = process.stdout.readline()
+    process.stdout.close()
+    assert process.stderr is not None
+    err = process.stderr.read()
+    code = process.wait(timeout=15)
+    process.stderr.close()
+
+    assert json.loads(line)["type"] == "status"
+    assert code == 0
+    assert "Traceback" not in err
+    assert "Exception" not in err
+    assert "BrokenPipe" not in err
+
+
+def test_a_reader_that_was_never_there_is_no_error(site: Path) -> None:
+    process = child("plugins")
+    assert process.stdout is not None
+    process.stdout.close()
+    assert process.stderr is not None
+    err = process.stderr.read()
+    process.stderr.close()
+
+    assert process.wait(timeout=15) == 0
+    assert err == ""
+
+
+def test_a_terminal_that_knows_no_such_letter_is_no_reason_to_fail(stack: Stacked) -> None:
+    process = child("check", stack(), env={**os.environ, "PYTHONIOENCODING": "ascii"})
+    out, err = process.communicate(timeout=15)
+
+    assert process.returncode == 0
+    assert "Traceback" not in err
+    assert "marker" in out
+
+
+def test_the_lines_are_utf_8_whatever_the_terminal_is(site: Path, tmp_path: Path) -> None:
+    frame = json.dumps("café")
+    (tmp_path / "odd.ws.jsonl").write_text(f'{{"ts": 1, "frame": {frame}}}\n', "utf-8")
+    process = subprocess.run(
+        [sys.executable, "-m", "tapeloom", "replay", "odd.ws.jsonl", *REPLAY, "--out", "jsonl"],
+        capture_output=True,
+        timeout=30,
+        check=False,
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+    )
+
+    assert process.returncode == 0
+    assert "café" in json.loads(process.stdout.splitlines()[0].decode())["evidence"]
+
+
+def test_a_replay_can_be_interrupted(site: Path, tmp_path: Path) -> None:
+    lines = [json.dumps({"ts": n / 100, "frame": '{"s": "NONE"}'}) for n in range(300_000)]
+    (tmp_path / "long.ws.jsonl").write_text("\n".join(lines))
+    process = child("replay", "long.ws.jsonl", *REPLAY, "--out", "none")
+    time.sleep(1.5)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=15)
+
+    assert process.returncode == 0
+    assert summary(err)["frames"] < 300_000

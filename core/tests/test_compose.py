@@ -1,0 +1,633 @@
+"""From hooks to functions: order, names, settings, wrappers, and every mistake at once."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable, Callable, Generator
+from typing import Any
+
+import anyio
+import attrs
+import pytest
+import tapeloom
+from tapeloom import Event, FeedSpec, Registry, Reject, SinkSpec, Stack, StageSpec, Status, Trade
+from tapeloom._compose import Composed, compose
+from tapeloom._pipeline import guarded
+from tapeloom.errors import (
+    BackendUnsupported,
+    ConfigError,
+    ConnectionFailed,
+    FeedError,
+    PluginBroken,
+    PluginNotFound,
+    StageFailed,
+    TapeloomError,
+)
+from tapeloom.feeds import Endpoint, Frames, Want
+from tapeloom.hooks import hookimpl
+from tapeloom.testing import FakeWire, VirtualClock, WireEnd
+
+
+@attrs.frozen(kw_only=True)
+class TagSettings:
+    tag: str = "tag"
+    loud: bool = False
+
+
+class Tagger:
+    """Its stage adds a Status with its tag to every batch that has an event."""
+
+    @hookimpl
+    def settings(self) -> type[Any]:
+        return TagSettings
+
+    @hookimpl
+    def validate(self, feed: Any) -> Any:
+        tag = feed.settings.tag
+
+        def stage(events: list[Event]) -> list[Event]:
+            return [*events, Status("acme", "", 0, 0, tag)] if events else events
+
+        return stage
+
+
+class Plain:
+    """A stage without settings."""
+
+    @hookimpl
+    def aggregate(self, feed: Any) -> Any:
+        return lambda events: [*events, Status("acme", "", 0, 0, "plain")]
+
+
+class Spy:
+    """Wraps whatever another plugin of the feed answers, and is no stage itself."""
+
+    def __init__(self) -> None:
+        self.seen: list[str] = []
+
+    @hookimpl(wrapper=True)
+    def parse(self, feed: Any) -> Generator[None, Any, Any]:
+        inner = yield
+
+        def parse(frames: Frames) -> list[Event]:
+            self.seen.append("parse")
+            return list(inner(frames))
+
+        return parse
+
+    @hookimpl(wrapper=True)
+    def validate(self, feed: Any) -> Generator[None, Any, Any]:
+        inner = yield
+        if inner is None:
+            return None
+
+        def stage(events: list[Event]) -> list[Event]:
+            self.seen.append("validate")
+            return list(inner(events))
+
+        return stage
+
+
+class SpyStage(Spy):
+    """The same, and a stage besides."""
+
+    @hookimpl
+    def aggregate(self, feed: Any) -> Any:
+        return lambda events: events
+
+
+class Store:
+    @hookimpl
+    def settings(self) -> type[Any]:
+        return TagSettings
+
+    @hookimpl
+    def sink(self, settings: TagSettings) -> Any:
+        return ("sink", settings.tag)
+
+
+@pytest.fixture
+def stocked(registry: Registry) -> Registry:
+    registry.register(Tagger(), "tagger")
+    registry.register(Plain(), "plain")
+    registry.register(Store(), "store")
+    return registry
+
+
+def stack(*stages: str, tables: dict[str, StageSpec] | None = None, **more: Any) -> Stack:
+    spec = FeedSpec("acme", ["BTC/USD"], ["trades"], stages=stages)
+    return Stack(feeds=(spec,), stages=tables or {}, **more)
+
+
+def composed(registry: Registry, given: Stack) -> Composed:
+    return compose(given, registry, VirtualClock(), 1)
+
+
+def mistakes(registry: Registry, given: Stack) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        composed(registry, given)
+    return [str(mistake) for mistake in caught.value.mistakes]
+
+
+def states(events: list[Event]) -> list[str]:
+    return [event.state for event in events if isinstance(event, Status)]
+
+
+TRADE = b'{"s": "BTCUSD", "t": 1, "p": "1.5", "q": "2", "i": 1}'
+
+
+# ------------------------------------------------------------------------------------------- order
+
+
+@pytest.mark.parametrize("order", [("a", "plain", "b"), ("b", "a", "plain"), ("plain", "b", "a")])
+def test_stages_run_in_the_order_of_the_stack_each_with_its_own_settings(
+    stocked: Registry, order: tuple[str, ...]
+) -> None:
+    tables = {
+        "a": StageSpec("a", "tagger", {"tag": "A"}),
+        "b": StageSpec("b", "tagger", {"tag": "B"}),
+    }
+    plan = composed(stocked, stack(*order, tables=tables)).plans[0]
+    said = {"a": "A", "b": "B", "plain": "plain"}
+
+    assert states(plan.pipeline([Status("acme", "", 0, 0, "in")])) == [
+        "in",
+        *(said[name] for name in order),
+    ]
+    assert list(plan.pipeline.stages) == list(order)
+
+
+def test_a_toml_file_says_the_same(stocked: Registry, tmp_path: Any) -> None:
+    file = tmp_path / "stack.toml"
+    file.write_text(
+        """
+        [[feed]]
+        venue = "acme"
+        symbols = ["BTC/USD"]
+        channels = ["trades"]
+        stages = ["late", "tagger", "early"]
+
+        [stage.early]
+        use = "tagger"
+        tag = "E"
+
+        [stage.late]
+        use = "tagger"
+        tag = "L"
+        """
+    )
+    stream = tapeloom.open(file, registry=stocked)
+
+    assert states(stream.plans[0].pipeline([Status("acme", "", 0, 0, "in")])) == [
+        "in",
+        "L",
+        "tag",
+        "E",
+    ]
+
+
+def test_each_feed_has_stages_of_its_own(registry: Registry, marker: Any) -> None:
+    feeds = [FeedSpec("acme", ["BTC/USD"], ["trades"], stages=("marker",)) for _ in range(2)]
+    plans = composed(registry, Stack(feeds=tuple(feeds))).plans
+    one, two = (plan.pipeline.stages["marker"] for plan in plans)
+
+    assert one is not two
+    assert marker.stages == [one, two]
+
+
+def test_only_the_plugins_that_the_stack_names_are_asked(stocked: Registry) -> None:
+    class Jealous:
+        @hookimpl
+        def connect(self, feed: Any) -> Any:
+            raise AssertionError("nobody asked for this venue")
+
+        @hookimpl(wrapper=True)
+        def parse(self, feed: Any) -> Generator[None, Any, Any]:
+            yield
+            raise AssertionError("nobody asked to be wrapped")
+
+    stocked.register(Jealous(), "jealous")
+
+    assert composed(stocked, stack("tagger")).plans
+
+
+# ---------------------------------------------------------------------------------------- wrappers
+
+
+@pytest.mark.parametrize("kind", [Spy, SpyStage])
+def test_a_plugin_in_the_stack_may_wrap_the_parser_and_the_stages_of_others(
+    stocked: Registry, kind: type[Spy]
+) -> None:
+    spy = kind()
+    stocked.register(spy, "spy")
+    plan = composed(stocked, stack("tagger", "spy")).plans[0]
+    events = plan.pipeline(plan.parse(Frames([TRADE], 5)))
+
+    assert spy.seen == ["parse", "validate"]
+    assert [type(event) for event in events] == [Trade, Status]
+
+
+def test_what_a_wrapper_breaks_costs_no_more_than_what_a_parser_breaks(stocked: Registry) -> None:
+    class Clumsy(SpyStage):
+        @hookimpl(wrapper=True)
+        def parse(self, feed: Any) -> Generator[None, Any, Any]:
+            inner = yield
+
+            def parse(frames: Frames) -> list[Event]:
+                if any(b'"t": 2' in frame for frame in frames):
+                    raise ZeroDivisionError("clumsy")
+                return list(inner(frames))
+
+            return parse
+
+    stocked.register(Clumsy(), "clumsy")
+    plan = composed(stocked, stack("clumsy")).plans[0]
+    frames = [TRADE, TRADE.replace(b'"t": 1', b'"t": 2'), TRADE.replace(b'"i": 1', b'"i": 3')]
+    events = plan.parse(Frames(frames, 5))
+
+    assert [e.rule if isinstance(e, Reject) else e.id for e in events] == [1, "parser_error", 3]  # type: ignore[union-attr]
+
+
+# ---------------------------------------------------------------------------------------- mistakes
+
+
+def test_a_plugin_without_a_stage_is_no_stage(stocked: Registry) -> None:
+    assert mistakes(stocked, stack("store", "tagger")) == [
+        "stage.store: the plugin 'store' is no stage: it validates, aggregates and wraps nothing"
+    ]
+
+
+def test_a_plugin_without_settings_takes_none(stocked: Registry) -> None:
+    given = stack("plain", tables={"plain": StageSpec("plain", "plain", {"speed": 1, "depth": 2})})
+
+    assert mistakes(stocked, given) == [
+        "stage.plain.speed: the plugin 'plain' has no settings",
+        "stage.plain.depth: the plugin 'plain' has no settings",
+    ]
+
+
+def test_a_plugin_that_is_no_venue_is_named_at_its_place(stocked: Registry) -> None:
+    spec = FeedSpec("tagger", ["BTC/USD"], ["trades"])
+    (mistake,) = mistakes(stocked, Stack(feeds=(spec,)))
+
+    assert mistake.startswith("feed[0].venue: the plugin 'tagger' is no venue")
+
+
+def test_a_plugin_that_is_no_sink_is_named_at_its_place(stocked: Registry) -> None:
+    given = stack(sinks=(SinkSpec("tagger"),))
+
+    assert mistakes(stocked, given) == ["sink[0].use: the plugin 'tagger' is no sink"]
+
+
+def test_a_channel_that_the_venue_has_not_is_named_with_those_it_has(registry: Registry) -> None:
+    spec = FeedSpec("acme", ["BTC/USD"], ["trades", "ticker"])
+
+    assert mistakes(registry, Stack(feeds=(spec,))) == [
+        "feed[0].channels: acme has no channel 'ticker' here; it has book, trades"
+    ]
+
+
+def test_a_symbol_that_the_market_cannot_have_is_a_mistake_at_its_feed(
+    registry: Registry, acme: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def native(self: Any, symbol: str) -> str:
+        raise tapeloom.errors.SymbolError(f"acme has no {symbol}")
+
+    monkeypatch.setattr(type(acme.subscribe(None)), "native", native)
+
+    assert mistakes(registry, stack()) == ["feed[0].symbols: acme has no BTC/USD"]
+
+
+def test_every_mistake_of_every_part_comes_at_once(stocked: Registry) -> None:
+    feeds = (
+        FeedSpec("acme", ["BTC/USD"], ["trades"], stages=("a", "plain")),
+        FeedSpec("acme", ["BTC/USD"], ["ticker"], name="other"),
+        FeedSpec("nowhere", ["BTC/USD"], ["trades"]),
+    )
+    given = Stack(
+        feeds=feeds,
+        stages={
+            "a": StageSpec("a", "tagger", {"tag": 7, "laud": True}),
+            "plain": StageSpec("plain", "plain", {"speed": 1}),
+        },
+        sinks=(SinkSpec("plain"),),
+    )
+    found = mistakes(stocked, given)
+
+    assert len(found) == 6
+    for part in (
+        "stage.a.tag: ",
+        "stage.a.laud: unknown key. Did you mean 'loud'?",
+        "stage.plain.speed: ",
+        "feed[1].channels: ",
+        "sink[0].use: ",
+        "no plugin named 'nowhere' is installed",
+    ):
+        assert any(part in one for one in found), part
+
+
+def test_a_plugin_that_is_missing_is_told_as_that_where_it_is_all_that_is_wrong(
+    registry: Registry,
+) -> None:
+    with pytest.raises(PluginNotFound, match="Did you mean 'marker'"):
+        composed(registry, stack("markre"))
+
+
+def test_a_wrong_setting_of_a_sink_is_a_mistake_of_the_stack_and_no_defect_of_the_plugin(
+    stocked: Registry,
+) -> None:
+    (mistake,) = mistakes(stocked, stack(sinks=(SinkSpec("store", table={"tag": 5}),)))
+
+    assert mistake.startswith("sink[0].tag: ")
+
+
+def test_a_sink_gets_its_settings(stocked: Registry) -> None:
+    given = stack(sinks=(SinkSpec("store", table={"tag": "S"}), SinkSpec("store")))
+
+    assert [sink for _, sink in composed(stocked, given).sinks] == [("sink", "S"), ("sink", "tag")]
+
+
+class Odd:
+    """A venue whose `connect` answers what a test wants it to."""
+
+    def __init__(self, answer: Any) -> None:
+        self.answer = answer
+
+    @hookimpl
+    def connect(self, feed: Any) -> Any:
+        return self.answer
+
+
+@pytest.mark.parametrize(
+    "answer", [Endpoint(url="ws://x"), "ws://x", 7, [7]], ids=["endpoint", "text", "number", "list"]
+)
+def test_a_connect_that_answers_something_else_is_a_broken_plugin(
+    registry: Registry, answer: Any
+) -> None:
+    registry.register(Odd(answer), "odd")
+    with pytest.raises(PluginBroken, match="'odd'"):
+        composed(registry, Stack(feeds=(FeedSpec("odd", ["BTC/USD"], ["trades"]),)))
+
+
+def test_a_venue_with_endpoints_and_no_subscription_language_is_a_broken_plugin(
+    registry: Registry,
+) -> None:
+    registry.register(Odd([Endpoint(url="ws://x")]), "odd")
+    with pytest.raises(TapeloomError, match=r"'odd'.*subscribe"):
+        composed(registry, Stack(feeds=(FeedSpec("odd", ["BTC/USD"], ["trades"]),)))
+
+
+def test_a_hook_that_raises_is_a_broken_plugin_that_is_named(registry: Registry) -> None:
+    class Broken:
+        @hookimpl
+        def validate(self, feed: Any) -> Any:
+            raise ZeroDivisionError("oops")
+
+    registry.register(Broken(), "broken")
+    with pytest.raises(PluginBroken, match=r"'broken'.*ZeroDivisionError: oops"):
+        composed(registry, stack("broken"))
+
+
+# ----------------------------------------------------------------------------- parsers and stages
+
+
+def test_a_guarded_parser_costs_no_frame_but_the_one_at_fault_and_keeps_the_order() -> None:
+    def parse(frames: Frames) -> list[Event]:
+        return [Status("v", "", int(frame), frames.recv, "x") for frame in frames]
+
+    events = guarded(parse, "acme")(Frames([b"1", b"x\xff", b"3", b""], 9))
+
+    assert [e.rule if isinstance(e, Reject) else e.ts for e in events] == [
+        1,
+        "parser_error",
+        3,
+        "parser_error",
+    ]
+    assert all(event.recv == 9 for event in events)
+    assert "ValueError" in events[1].evidence  # type: ignore[union-attr]
+
+
+class Breaking:
+    """A stage that raises where a test wants it to."""
+
+    def __init__(self, where: str) -> None:
+        self.where = where
+
+    @hookimpl
+    def validate(self, feed: Any) -> Any:
+        where = self.where
+
+        class Stage:
+            due = 0
+
+            def __call__(self, events: list[Event]) -> list[Event]:
+                return self._at("call", events)
+
+            def tick(self, now: int) -> list[Event]:
+                return self._at("tick", [])
+
+            def flush(self) -> list[Event]:
+                return self._at("flush", [])
+
+            def _at(self, place: str, events: list[Event]) -> list[Event]:
+                if where == place:
+                    raise ZeroDivisionError("oops")
+                return events
+
+        return Stage()
+
+
+@pytest.mark.parametrize("where", ["call", "tick", "flush"])
+def test_a_stage_that_raises_is_named_wherever_it_does(stocked: Registry, where: str) -> None:
+    stocked.register(Breaking(where), "breaking")
+    tables = {"mine": StageSpec("mine", "breaking")}
+    pipeline = composed(stocked, stack("tagger", "mine", "plain", tables=tables)).plans[0].pipeline
+    run: dict[str, Callable[[], Any]] = {
+        "call": lambda: pipeline([Status("acme", "", 0, 0, "x")]),
+        "tick": lambda: pipeline.tick(5),
+        "flush": pipeline.flush,
+    }
+    with pytest.raises(StageFailed, match="stage 'mine' raised ZeroDivisionError: oops") as caught:
+        run[where]()
+
+    assert caught.value.stage == "mine"
+    assert isinstance(caught.value.__cause__, ZeroDivisionError)
+
+
+def test_what_a_tick_gives_goes_through_the_later_stages_only(
+    stocked: Registry, marker: Any
+) -> None:
+    pipeline = composed(stocked, stack("tagger", "marker", "plain")).plans[0].pipeline
+    marker.stages[0].due = 5
+
+    assert pipeline.due == 5
+    assert states(pipeline.tick(4)) == []
+    assert states(pipeline.tick(5)) == ["ticked", "plain"]
+    assert pipeline.due is None
+    assert states(pipeline.flush()) == ["flushed", "plain"]
+
+
+def test_what_a_stage_wants_is_kept_until_somebody_listens(registry: Registry) -> None:
+    plan = composed(registry, stack()).plans[0]
+    heard: list[Want] = []
+    plan.feed.want(Want("book", "BTC/USD"))
+    plan.wants.listen(heard.append)
+    plan.feed.want(Want("book", "ETH/USD"))
+
+    assert [want.symbol for want in heard] == ["BTC/USD", "ETH/USD"]
+
+
+# ----------------------------------------------------------------------------------------- sources
+
+
+class Pump:
+    """A source that runs what a test gives it."""
+
+    def __init__(self, play: Any, backends: Any = ("asyncio", "trio")) -> None:
+        self.backends = frozenset(backends)
+        self.play = play
+
+    async def run(self, deliver: Callable[[list[Event]], Awaitable[None]]) -> None:
+        await self.play(deliver)
+
+
+def pumping(registry: Registry, play: Any, backends: Any = ("asyncio", "trio")) -> Stack:
+    registry.register(Odd(Pump(play, backends)), "pump")
+    return Stack(feeds=(FeedSpec("pump", ["BTC/USD"], ["trades"], stages=("tagger",)),))
+
+
+async def test_a_source_delivers_through_the_stages_until_it_has_no_more(stocked: Registry) -> None:
+    async def play(deliver: Any) -> None:
+        for n in range(3):
+            await deliver([Status("pump", "", n, n, f"n{n}")])
+            await deliver([])
+
+    async with tapeloom.open(pumping(stocked, play), registry=stocked) as stream:
+        with anyio.fail_after(5):
+            events = [event async for event in stream]
+
+    assert states(events) == ["n0", "tag", "n1", "tag", "n2", "tag", "ended"]
+
+
+async def test_a_source_is_stopped_like_any_feed(stocked: Registry) -> None:
+    async def play(deliver: Any) -> None:
+        await deliver([Status("pump", "", 0, 0, "first")])
+        await anyio.sleep_forever()
+
+    async with tapeloom.open(pumping(stocked, play), registry=stocked) as stream:
+        with anyio.fail_after(5):
+            events = []
+            async for event in stream:
+                events.append(event)
+                stream.stop()
+
+    assert states(events) == ["first", "tag", "ended"]
+
+
+async def test_a_source_that_fails_ends_its_feed_with_its_own_error(stocked: Registry) -> None:
+    failed = ConnectionFailed("pump", "no route")
+
+    async def play(deliver: Any) -> None:
+        await deliver([Status("pump", "", 0, 0, "first")])
+        raise failed
+
+    events: list[Event] = []
+    with pytest.raises(ConnectionFailed, match="no route") as caught, anyio.fail_after(5):
+        async with tapeloom.open(pumping(stocked, play), registry=stocked) as stream:
+            async for event in stream:
+                events.append(event)  # noqa: PERF401
+
+    assert caught.value is failed
+    assert states(events) == ["first", "tag", "failed"]
+
+
+async def test_a_source_for_one_event_loop_is_refused_on_the_other(
+    stocked: Registry, anyio_backend: str
+) -> None:
+    async def play(deliver: Any) -> None:
+        await deliver([Status("pump", "", 0, 0, "first")])
+
+    given = pumping(stocked, play, ["asyncio"])
+    async with tapeloom.open(given, registry=stocked) as stream:
+        error: Exception | None = None
+        try:
+            with anyio.fail_after(5):
+                events = [event async for event in stream]
+        except BackendUnsupported as refused:
+            error = refused
+
+    if anyio_backend == "asyncio":
+        assert states(events)[0] == "first"
+    else:
+        assert 'Set backend = "asyncio"' in str(error)
+
+
+async def test_what_a_source_feed_wants_and_cannot_have_is_told(stocked: Registry) -> None:
+    async def play(deliver: Any) -> None:
+        stream.plans[0].feed.want(Want("book", "BTC/USD"))
+        await anyio.sleep_forever()
+
+    async with tapeloom.open(pumping(stocked, play), registry=stocked) as stream:
+        with anyio.move_on_after(1):
+            async for event in stream.of(Status):
+                if event.state == "request_failed":
+                    break
+            return
+    pytest.fail("the want was neither answered nor refused")
+
+
+async def test_one_feed_that_fails_does_not_end_the_other(stocked: Registry) -> None:
+    async def play(deliver: Any) -> None:
+        raise ConnectionFailed("pump", "no route")
+
+    async def answer(end: WireEnd, endpoint: Endpoint) -> None:
+        end.push(json.dumps({"ok": json.loads(await end.take())["id"]}), TRADE)
+        await anyio.sleep_forever()
+
+    feeds = (*pumping(stocked, play).feeds, FeedSpec("acme", ["BTC/USD"], ["trades"]))
+    async with tapeloom.open(feeds, registry=stocked, dial=FakeWire(answer).dial) as stream:
+        failed: FeedError | None = None
+        seen: list[str] = []
+        with anyio.fail_after(5):
+            try:
+                async for event in stream:
+                    seen.append(event.state if isinstance(event, Status) else event.type)
+                    if {"failed", "trade"} <= set(seen):
+                        stream.stop()
+            except FeedError as error:
+                failed = error
+
+    assert "trade" in seen
+    assert seen[-1] == "ended"
+    assert isinstance(failed, ConnectionFailed)
+
+
+async def test_symbols_may_be_added_before_the_first_connection_stands(registry: Registry) -> None:
+    asked: list[str] = []
+
+    async def answer(end: WireEnd, endpoint: Endpoint) -> None:
+        while True:
+            message = json.loads(await end.take())
+            asked.extend(message["args"])
+            end.push(json.dumps({"ok": message["id"]}))
+
+    async with tapeloom.open(stack(), registry=registry, dial=FakeWire(answer).dial) as stream:
+        await stream.add("ETH/USD")
+        stream.consume()
+        with anyio.fail_after(5):
+            while len(asked) < 2:  # noqa: ASYNC110 - it is the outside that changes
+                await anyio.sleep(0.001)
+
+    assert asked == ["BTCUSD@trades", "ETHUSD@trades"]
+
+
+async def test_what_is_asked_of_an_unknown_feed_or_stage_names_those_there_are(
+    registry: Registry,
+) -> None:
+    async with tapeloom.open(stack("marker"), registry=registry) as stream:
+        with pytest.raises(ConfigError, match="there is no feed 'other': 'acme'"):
+            await stream.add("ETH/USD", feed="other")
+        with pytest.raises(ConfigError, match=r"there is no stage 'bars', only \['marker'\]"):
+            stream.stage("bars")
+
+        assert stream.stage("marker").due is None

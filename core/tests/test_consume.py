@@ -1,0 +1,555 @@
+"""The receiving ends: iterators, batches, callbacks, sinks; slow ones, failing ones, abandoned ones."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import anyio
+import anyio.lowlevel
+import pytest
+import tapeloom
+from attrs import define, field
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tapeloom import Event, FeedSpec, Gap, QueueSpec, Registry, SinkSpec, Stack, Status, Trade
+from tapeloom._consume import Consumer
+from tapeloom._queues import Queue
+from tapeloom.errors import (
+    BackendUnsupported,
+    ConnectionFailed,
+    FeedError,
+    QueueOverflow,
+    SubscriptionRefused,
+)
+from tapeloom.feeds import Endpoint
+from tapeloom.hooks import hookimpl
+from tapeloom.testing import FakeWire, WireEnd
+
+SPEC = FeedSpec("acme", ["BTC/USD"], ["trades"])
+
+
+def frame(n: int, symbol: str = "BTCUSD") -> str:
+    return json.dumps({"s": symbol, "t": n, "p": f"{n}.50", "q": "2", "i": n})
+
+
+def sending(*reads: Sequence[int]) -> FakeWire:
+    """Return a venue that acknowledges, then sends these trades, a read for each list."""
+
+    async def answer(end: WireEnd, endpoint: Endpoint) -> None:
+        end.push(json.dumps({"ok": json.loads(await end.take())["id"]}))
+        for numbers in reads:
+            end.push(*map(frame, numbers))
+        await anyio.sleep_forever()
+
+    return FakeWire(answer)
+
+
+def each(count: int) -> FakeWire:
+    return sending(*([n] for n in range(count)))
+
+
+def opened(
+    registry: Registry, wire: FakeWire, *, sinks: Sequence[SinkSpec] = (), size: int = 10_000
+) -> tapeloom.Stream:
+    stack = Stack(feeds=(SPEC,), sinks=tuple(sinks), queue=QueueSpec(size=size))
+    return tapeloom.open(stack, registry=registry, dial=wire.dial, seed=1)
+
+
+async def until(condition: Any) -> None:
+    with anyio.fail_after(10):
+        while not condition():  # noqa: ASYNC110 - it is the outside that changes
+            await anyio.sleep(0.001)
+
+
+async def upto(consumer: Any, last: int) -> list[Any]:
+    out: list[Any] = []
+    with anyio.fail_after(10):
+        async for event in consumer:
+            out.append(event)
+            if isinstance(event, Trade) and event.id == last:
+                break
+    return out
+
+
+# ---------------------------------------------------------------------------------------- iterating
+
+
+async def test_of_gives_only_the_types_asked_for(registry: Registry) -> None:
+    async with opened(registry, each(5)) as stream:
+        statuses = stream.of(Status)
+        both = stream.of(Trade, Status)
+        trades = await upto(stream.of(Trade), 4)
+        mixed = await upto(both, 4)
+        status = await anext(statuses)
+
+    assert [t.id for t in trades] == [0, 1, 2, 3, 4]
+    assert {type(event) for event in mixed} == {Trade, Status}
+    assert status.state == "connected"
+
+
+async def test_without_a_size_a_batch_is_what_arrived_together(registry: Registry) -> None:
+    wire = sending([0, 1, 2], [3], [4, 5])
+    async with opened(registry, wire) as stream:
+        batches = stream.batches(Trade)
+        got = [[t.id for t in await anext(batches)] for _ in range(3)]
+
+    assert got == [[0, 1, 2], [3], [4, 5]]
+
+
+async def test_a_batch_waits_no_longer_than_asked_after_its_first(registry: Registry) -> None:
+    async with opened(registry, sending([0, 1, 2])) as stream:
+        with anyio.fail_after(5):
+            batch = await anext(stream.batches(Trade, size=1000, within=0.05))
+
+    assert [t.id for t in batch] == [0, 1, 2]
+
+
+@pytest.mark.parametrize("size", [0, -1])
+async def test_a_batch_of_no_events_is_a_mistake(registry: Registry, size: int) -> None:
+    async with opened(registry, each(1)) as stream:
+        with pytest.raises(ValueError, match="at least 1"):
+            stream.batches(Trade, size=size)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.integers(1, 9), max_size=12), st.integers(1, 10))
+def test_batches_of_a_size_lose_and_double_nothing(lengths: list[int], size: int) -> None:
+    queue = Queue(QueueSpec(size=10_000))
+    number = 0
+    for length in lengths:
+        queue.offer([Status("acme", "", n, n, "x") for n in range(number, number + length)])
+        number += length
+    queue.close()
+
+    async def collect() -> list[list[int]]:
+        return [[e.ts for e in batch] async for batch in Consumer[Event](queue).batches(size)]
+
+    got = anyio.run(collect)
+
+    assert [n for batch in got for n in batch] == list(range(number))
+    assert all(len(batch) == size for batch in got[:-1])
+    assert all(0 < len(batch) <= size for batch in got)
+
+
+async def test_what_is_pushed_back_comes_again_before_the_rest(registry: Registry) -> None:
+    async with opened(registry, sending([0, 1, 2, 3], [4])) as stream:
+        consumer = stream.of(Trade)
+        first = await anext(consumer)
+        second = await anext(consumer)
+        consumer.push_back([first, second])
+        trades = await upto(consumer, 4)
+
+    assert [t.id for t in trades] == [0, 1, 2, 3, 4]
+
+
+async def test_batch_gives_the_rest_of_what_iteration_began(registry: Registry) -> None:
+    async with opened(registry, sending([0, 1, 2], [3])) as stream:
+        consumer = stream.of(Trade)
+        await anext(consumer)
+        rest = await consumer.batch()
+        more = await consumer.batch()
+
+    assert [[t.id for t in batch] for batch in (rest, more)] == [[1, 2], [3]]
+
+
+async def test_a_batch_that_is_given_up_on_loses_nothing(registry: Registry) -> None:
+    async with opened(registry, sending([0, 1])) as stream:
+        consumer = stream.of(Trade)
+        with anyio.move_on_after(0.05):
+            await anext(consumer.batches(size=10))
+        batch = await consumer.batch()
+
+    assert [t.id for t in batch] == [0, 1]
+
+
+async def test_a_half_filled_batch_comes_before_the_error_that_ended_the_stream(
+    registry: Registry,
+) -> None:
+    async def answer(end: WireEnd, endpoint: Endpoint) -> None:
+        asked = json.loads(await end.take())["id"]
+        end.push(frame(1), frame(2), json.dumps({"error": "delisted", "id": asked}))
+        await anyio.sleep_forever()
+
+    wire = FakeWire(answer)
+    got: list[int] = []
+    caught: list[Exception] = []
+    async with opened(registry, wire) as stream:
+        with anyio.fail_after(10):
+            try:
+                async for batch in stream.batches(Trade, size=10):
+                    got += [t.id for t in batch]
+            except FeedError as error:
+                caught.append(error)
+
+    assert got == [1, 2]
+    assert [type(error) for error in caught] == [SubscriptionRefused]
+
+
+async def test_the_error_comes_after_everything_that_came_before_it(registry: Registry) -> None:
+    async def answer(end: WireEnd, endpoint: Endpoint) -> None:
+        asked = json.loads(await end.take())["id"]
+        for n in range(50):
+            end.push(frame(n))
+        end.push(json.dumps({"error": "delisted", "id": asked}))
+        await anyio.sleep_forever()
+
+    wire = FakeWire(answer)
+    async with opened(registry, wire) as stream:
+        late, consumer = stream.of(Trade, Status), stream.of(Trade)
+        got: list[int] = []
+        with pytest.raises(SubscriptionRefused, match="delisted"), anyio.fail_after(10):
+            async for trade in consumer:
+                got.append(trade.id)  # type: ignore[arg-type]  # noqa: PERF401
+        with pytest.raises(SubscriptionRefused, match="delisted"):
+            await stream.run()
+        told = [event async for event in _until_error(late)]
+        error = stream.error
+
+    assert got == list(range(50))
+    assert isinstance(error, SubscriptionRefused)
+    assert [e.state for e in told if isinstance(e, Status)][-1] == "failed"
+    assert len([e for e in told if isinstance(e, Trade)]) == 50
+
+
+async def _until_error(consumer: Any) -> Any:
+    while True:
+        try:
+            yield await anext(consumer)
+        except FeedError:
+            return
+
+
+# ------------------------------------------------------------------------------------ slow and gone
+
+
+async def test_two_consumers_at_different_speed_both_get_everything(registry: Registry) -> None:
+    got: dict[str, list[int]] = {"fast": [], "slow": []}
+
+    async def read(name: str, consumer: Any, pause: int) -> None:
+        async for trade in consumer:
+            got[name].append(trade.id)
+            for _ in range(pause):
+                await anyio.lowlevel.checkpoint()
+            if trade.id == 199:
+                return
+
+    async with opened(registry, each(200), size=10) as stream:
+        fast, slow = stream.of(Trade), stream.of(Trade)
+        with anyio.fail_after(10):
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(read, "fast", fast, 0)
+                tasks.start_soon(read, "slow", slow, 9)
+
+    assert got["fast"] == got["slow"] == list(range(200))
+
+
+async def test_what_a_closed_consumer_had_queued_is_forgotten(registry: Registry) -> None:
+    async with opened(registry, each(20), size=5) as stream:
+        with stream.of(Trade) as consumer:
+            await anext(consumer)
+        rest = [trade async for trade in consumer]
+        others = await upto(stream.of(Trade), 19)
+
+    assert rest == []
+    assert others[-1].id == 19
+
+
+async def test_an_abandoned_consumer_holds_up_nobody_even_while_the_feed_waits_for_it(
+    registry: Registry,
+) -> None:
+    wire = each(300)
+    async with opened(registry, wire, size=5) as stream:
+        consumer = stream.of(Trade)
+        other = stream.consume(Trade, policy="drop_oldest")
+        queue = consumer.queue
+        await until(lambda: queue.count == 5)
+        del consumer
+        got = await upto(other, 299)
+
+    assert got[-1].id == 299
+
+
+async def test_drop_oldest_tells_a_slow_consumer_what_it_missed(registry: Registry) -> None:
+    async with opened(registry, each(200)) as stream:
+        slow = stream.consume(Trade, size=10, policy="drop_oldest")
+        await upto(stream.of(Trade), 199)
+        events = await upto(slow, 199)
+    (gap,) = [event for event in events if isinstance(event, Gap)]
+    trades = [event.id for event in events if isinstance(event, Trade)]
+
+    assert events[0] is gap
+    assert (gap.cause, gap.missing, gap.symbol, gap.channel) == (
+        "overflow",
+        190,
+        "BTC/USD",
+        "trades",
+    )
+    assert trades == list(range(190, 200))
+
+
+async def test_conflate_keeps_the_latest_for_a_slow_consumer(registry: Registry) -> None:
+    async with opened(registry, each(200)) as stream:
+        slow = stream.consume(Trade, size=10, policy="conflate")
+        await upto(stream.of(Trade), 199)
+        events = await upto(slow, 199)
+    trades = [event.id for event in events if isinstance(event, Trade)]
+    missing = sum(event.missing for event in events if isinstance(event, Gap))
+
+    assert trades[-1] == 199
+    assert len(trades) <= 10
+    assert missing + len(trades) == 200
+
+
+async def test_error_ends_the_slow_consumer_and_no_other(registry: Registry) -> None:
+    async with opened(registry, each(200)) as stream:
+        slow = stream.consume(Trade, size=10, policy="error", name="strategy")
+        fast = await upto(stream.of(Trade), 199)
+        got = []
+        with pytest.raises(QueueOverflow, match="'strategy'"):
+            async for trade in slow:
+                got.append(trade.id)  # noqa: PERF401
+
+    assert len(fast) == 200
+    assert got == list(range(10))
+    assert stream.error is None
+
+
+async def test_a_consumer_attached_late_gets_what_comes_from_then_on(registry: Registry) -> None:
+    wire = each(3)
+    async with opened(registry, wire) as stream:
+        await upto(stream.of(Trade), 2)
+        late = stream.of(Trade)
+        wire.ends[0].push(frame(3))
+        got = await upto(late, 3)
+
+    assert [t.id for t in got] == [3]
+
+
+async def test_a_consumer_attached_after_the_end_ends_at_once(registry: Registry) -> None:
+    async with opened(registry, each(1)) as stream:
+        async for event in stream:
+            if isinstance(event, Trade):
+                stream.stop()
+        with anyio.fail_after(5):
+            late = [event async for event in stream.of(Trade)]
+
+    assert late == []
+
+
+# ---------------------------------------------------------------------------------- callbacks, run
+
+
+async def test_callbacks_plain_and_async_get_every_event_in_order(registry: Registry) -> None:
+    plain: list[int] = []
+    waited: list[int] = []
+    async with opened(registry, each(50), size=5) as stream:
+
+        @stream.on(Trade)
+        def quick(trade: Trade) -> None:
+            plain.append(trade.id)  # type: ignore[arg-type]
+
+        @stream.on(Trade)
+        async def slow(trade: Trade) -> None:
+            await anyio.lowlevel.checkpoint()
+            waited.append(trade.id)  # type: ignore[arg-type]
+            if trade.id == 49:
+                stream.stop()
+
+        with anyio.fail_after(10):
+            await stream.run()
+
+    assert plain == waited == list(range(50))
+
+
+async def test_leaving_drains_what_callbacks_have_queued(registry: Registry) -> None:
+    got: list[int] = []
+    async with opened(registry, each(30)) as stream:
+
+        @stream.on(Trade)
+        async def slow(trade: Trade) -> None:
+            await anyio.sleep(0.002)
+            got.append(trade.id)  # type: ignore[arg-type]
+
+        await upto(stream.of(Trade), 29)
+        before = len(got)
+
+    assert before < 30
+    assert got == list(range(30))
+
+
+async def test_leaving_by_an_exception_waits_for_nobody(registry: Registry) -> None:
+    with anyio.fail_after(3), pytest.raises(KeyError):
+        async with opened(registry, each(30)) as stream:
+
+            @stream.on(Trade)
+            async def stuck(trade: Trade) -> None:
+                await anyio.sleep_forever()
+
+            await upto(stream.of(Trade), 29)
+            raise KeyError("mine")
+
+
+async def test_run_ends_when_the_stream_is_stopped(registry: Registry) -> None:
+    async with opened(registry, each(1)) as stream:
+        stream.on(Trade)(lambda trade: stream.stop())
+        with anyio.fail_after(5):
+            await stream.run()
+
+    assert stream.error is None
+
+
+async def test_run_raises_what_ended_the_stream(registry: Registry) -> None:
+    failed = ConnectionFailed("acme", "for good")
+    failed.retryable = False
+    wire = each(1)
+    wire.refusals = [failed]
+    with anyio.fail_after(5), pytest.raises(ConnectionFailed, match="for good"):
+        async with opened(registry, wire) as stream:
+            await stream.run()
+
+
+async def test_stopping_before_anybody_listens_ends_at_once(registry: Registry) -> None:
+    wire = each(1)
+    async with opened(registry, wire) as stream:
+        stream.stop()
+        with anyio.fail_after(5):
+            events = [event async for event in stream]
+
+    assert [type(event) for event in events].count(Trade) == 0
+    assert events[-1].state == "ended"  # type: ignore[union-attr]
+
+
+# -------------------------------------------------------------------------------------------- sinks
+
+
+@define
+class Store:
+    """A sink that keeps what it is given, and fails when told to."""
+
+    batches: list[list[Event]] = field(factory=list)
+    backends: frozenset[str] = frozenset({"asyncio", "trio"})
+    closed: int = 0
+    fails_on: frozenset[int] = frozenset()
+    fails_to_close: bool = False
+
+    async def write(self, events: Sequence[Event]) -> None:
+        await anyio.lowlevel.checkpoint()
+        if any(isinstance(e, Trade) and e.id in self.fails_on for e in events):
+            raise OSError("the disk is full")
+        self.batches.append(list(events))
+
+    async def aclose(self) -> None:
+        await anyio.lowlevel.checkpoint()
+        self.closed += 1
+        if self.fails_to_close:
+            raise OSError("the disk is still full")
+
+    @property
+    def events(self) -> list[Event]:
+        return [event for batch in self.batches for event in batch]
+
+
+@pytest.fixture
+def store(registry: Registry) -> Store:
+    store = Store()
+
+    class Plugin:
+        @hookimpl
+        def sink(self, settings: Any) -> Store:
+            return store
+
+    registry.register(Plugin(), "store")
+    return store
+
+
+async def test_a_sink_gets_batches_of_the_types_asked_for_and_is_closed(
+    registry: Registry, store: Store
+) -> None:
+    wire = sending([0, 1, 2], [3, 4])
+    async with opened(registry, wire, sinks=[SinkSpec("store", types=("trade",))]) as stream:
+        await upto(stream.of(Trade), 4)
+
+    assert [[t.id for t in batch] for batch in store.batches] == [[0, 1, 2], [3, 4]]  # type: ignore[union-attr]
+    assert store.closed == 1
+
+
+async def test_a_sink_without_types_gets_everything_and_needs_no_consumer(
+    registry: Registry, store: Store
+) -> None:
+    wire = each(3)
+    async with (
+        opened(registry, wire, sinks=[SinkSpec("store")]) as stream,
+        anyio.create_task_group() as tasks,
+    ):
+        tasks.start_soon(stream.run)
+        await until(lambda: len([e for e in store.events if isinstance(e, Trade)]) == 3)
+        stream.stop()
+
+    assert [e.state for e in store.events if isinstance(e, Status)] == [
+        "connected",
+        "subscribed",
+        "ended",
+    ]
+    assert store.closed == 1
+
+
+async def test_a_sink_that_fails_harms_nobody_and_is_counted(
+    registry: Registry, store: Store
+) -> None:
+    store.fails_on = frozenset({3, 7})
+    sinks = [SinkSpec("store", types=("trade",))]
+    async with opened(registry, each(20), sinks=sinks) as stream:
+        trades = await upto(stream.of(Trade), 19)
+    written = [t.id for t in store.events]  # type: ignore[union-attr]
+
+    assert len(trades) == 20
+    assert stream.counters["sink_errors"] == 2
+    assert written == [n for n in range(20) if n not in {3, 7}]
+    assert store.closed == 1
+
+
+async def test_a_sink_that_fails_to_close_harms_nobody_and_is_counted(
+    registry: Registry, store: Store
+) -> None:
+    store.fails_to_close = True
+    async with opened(registry, each(2), sinks=[SinkSpec("store")]) as stream:
+        trades = await upto(stream.of(Trade), 1)
+
+    assert len(trades) == 2
+    assert stream.counters["sink_errors"] == 1
+
+
+async def test_what_a_sink_has_queued_is_written_before_it_is_closed(
+    registry: Registry, store: Store
+) -> None:
+    sinks = [SinkSpec("store", types=("trade",), queue=QueueSpec(size=1000))]
+    async with opened(registry, each(100), sinks=sinks) as stream:
+        await upto(stream.of(Trade), 99)
+
+    assert [t.id for t in store.events] == list(range(100))  # type: ignore[union-attr]
+
+
+async def test_a_sink_that_falls_behind_under_the_policy_error_is_counted(
+    registry: Registry, store: Store
+) -> None:
+    sinks = [SinkSpec("store", types=("trade",), queue=QueueSpec(size=1, policy="error"))]
+    async with opened(
+        registry, sending(*([n, n + 1000] for n in range(30))), sinks=sinks
+    ) as stream:
+        await upto(stream.of(Trade), 1029)
+        await until(lambda: store.closed)
+        errors = stream.counters["overflows"]
+
+    assert len(store.events) < 60
+    assert errors == 1
+
+
+async def test_a_sink_that_needs_another_event_loop_is_refused(
+    registry: Registry, store: Store, anyio_backend: str
+) -> None:
+    store.backends = frozenset({"asyncio", "trio"} - {anyio_backend})
+    with pytest.raises(BackendUnsupported, match="'store' needs"), anyio.fail_after(5):
+        async with opened(registry, each(1), sinks=[SinkSpec("store")]) as stream:
+            await upto(stream.of(Trade), 0)

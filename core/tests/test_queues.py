@@ -1,0 +1,139 @@
+"""Queues: bounded, and honest about what did not fit."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+
+import anyio
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tapeloom._config import QueueSpec
+from tapeloom._queues import Queue
+from tapeloom.errors import QueueOverflow
+from tapeloom.events import Event, Gap, Quote, Trade
+
+
+def trade(n: int, symbol: str = "BTC/USDT") -> Trade:
+    return Trade("acme", symbol, n, n, Decimal(n + 1), Decimal(1), "buy", n)
+
+
+def quote(n: int) -> Quote:
+    return Quote("acme", "BTC/USDT", n, n, Decimal(1), Decimal(1), Decimal(2), Decimal(1), n)
+
+
+def drained(queue: Queue) -> list[Event]:
+    out: list[Event] = []
+    while events := queue.get_nowait():
+        out += events
+    return out
+
+
+batches = st.lists(st.lists(st.integers(0, 99), min_size=1, max_size=9), max_size=30)
+
+
+@given(batches, st.integers(1, 20))
+def test_drop_oldest_delivers_or_announces_every_event(numbers: list[list[int]], size: int) -> None:
+    queue = Queue(QueueSpec(size=size, policy="drop_oldest"))
+    for some in numbers:
+        assert queue.offer([trade(n) for n in some])
+    out = drained(queue)
+    missing = sum(event.missing or 0 for event in out if isinstance(event, Gap))
+    delivered = sum(1 for event in out if isinstance(event, Trade))
+
+    assert delivered + missing == sum(map(len, numbers))
+    assert delivered <= max(size, max(map(len, numbers), default=0))
+    assert missing == queue.dropped
+
+
+@given(batches, st.integers(1, 20))
+def test_conflate_keeps_the_latest_of_each_kind_and_counts_the_rest(
+    numbers: list[list[int]], size: int
+) -> None:
+    queue = Queue(QueueSpec(size=size, policy="conflate"))
+    for some in numbers:
+        assert queue.offer([trade(n, f"S{n % 3}/USDT") for n in some])
+    out = drained(queue)
+    trades = [event for event in out if isinstance(event, Trade)]
+    missing = sum(event.missing or 0 for event in out if isinstance(event, Gap))
+    everything = [n for some in numbers for n in some]
+    latest = {n % 3: n for n in everything}
+
+    assert len(trades) + missing == len(everything)
+    for key, n in latest.items():
+        assert [t for t in trades if t.symbol == f"S{key}/USDT"][-1].ts == n
+
+
+def test_the_announcement_stands_before_the_events_that_were_kept_and_names_the_channel() -> None:
+    queue = Queue(QueueSpec(size=2, policy="drop_oldest"))
+    for n in range(5):
+        queue.offer([trade(n)])
+    gap, first = queue.get_nowait()
+
+    assert isinstance(gap, Gap)
+    assert (gap.cause, gap.missing, gap.since, gap.until) == ("overflow", 3, 0, 2)
+    assert (gap.symbol, gap.channel, gap.verdict) == ("BTC/USDT", "trades", "unrecoverable")
+    assert first == trade(3)
+
+
+def test_block_takes_nothing_more_until_there_is_room() -> None:
+    queue = Queue(QueueSpec(size=2, policy="block"))
+
+    assert queue.offer([trade(1), trade(2)])
+    assert not queue.offer([trade(3)])
+    assert queue.get_nowait() == [trade(1), trade(2)]
+    assert queue.offer([trade(3)])
+
+
+def test_a_batch_larger_than_the_queue_is_taken_when_the_queue_is_empty() -> None:
+    queue = Queue(QueueSpec(size=2, policy="block"))
+
+    assert queue.offer([trade(n) for n in range(5)])
+    assert len(queue.get_nowait()) == 5
+
+
+async def test_put_waits_for_room_and_then_delivers_in_order() -> None:
+    queue = Queue(QueueSpec(size=1, policy="block"))
+    got: list[Event] = []
+
+    async def produce() -> None:
+        for n in range(20):
+            await queue.put([trade(n)])
+        queue.close()
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(produce)
+        while events := await queue.get():
+            got += events
+
+    assert got == [trade(n) for n in range(20)]
+
+
+async def test_error_tells_the_consumer_after_what_was_queued() -> None:
+    queue = Queue(QueueSpec(size=1, policy="error"), name="strategy")
+    queue.offer([trade(1)])
+    queue.offer([trade(2)])
+
+    assert await queue.get() == [trade(1)]
+    with pytest.raises(QueueOverflow, match="'strategy' fell 1 events behind"):
+        await queue.get()
+
+
+async def test_closing_frees_whoever_waits_for_room() -> None:
+    queue = Queue(QueueSpec(size=1, policy="block"))
+    queue.offer([trade(1)])
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(queue.put, [trade(2)])
+        await anyio.wait_all_tasks_blocked()
+        queue.close()
+
+    assert queue.closed
+
+
+def test_only_the_types_asked_for_come_in() -> None:
+    queue = Queue(QueueSpec(size=9), [Quote])
+    queue.offer([trade(1), quote(2), trade(3)])
+    queue.offer([trade(4)])
+
+    assert drained(queue) == [quote(2)]
+    assert queue.taken == 1

@@ -1,0 +1,917 @@
+"""One connection's life, in virtual time: pace, heartbeat, gaps, refusals, and when to come back."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import anyio
+import pytest
+import tapeloom
+from attrs import define, field
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tapeloom import Event, FeedSpec, Gap, Registry, Stack, Status, Trade
+from tapeloom._compose import compose
+from tapeloom._limits import Budgets
+from tapeloom._session import Backoff, Session
+from tapeloom.errors import ConnectionFailed, ConnectionLost, FeedError, Throttled
+from tapeloom.feeds import Endpoint, Heartbeat, Message, Rate, Subscription
+from tapeloom.testing import FakeWire, VirtualClock, WireEnd
+
+SECOND = 1_000_000_000
+
+
+class Ceiling(random.Random):
+    """Chance at its worst: the whole delay, always."""
+
+    def uniform(self, a: float, b: float) -> float:
+        return b
+
+
+# ---------------------------------------------------------------------------------------- backoff
+
+
+def test_the_delay_doubles_up_to_its_cap() -> None:
+    backoff = Backoff(Ceiling(), first=0.5, cap=60.0)
+
+    assert [backoff.next() for _ in range(9)] == [0.5, 1, 2, 4, 8, 16, 32, 60, 60]
+
+
+@settings(max_examples=50)
+@given(st.integers(), st.floats(0.01, 10), st.floats(0.01, 600), st.integers(1, 60))
+def test_jitter_is_a_share_of_the_delay_and_never_more(
+    seed: int, first: float, cap: float, attempts: int
+) -> None:
+    backoff = Backoff(random.Random(seed), first=first, cap=cap)
+    for attempt in range(attempts):
+        assert 0 <= backoff.next() <= min(cap, first * 2 ** min(attempt, 32))
+
+
+def test_clients_that_lost_the_same_venue_do_not_come_back_together() -> None:
+    delays = []
+    for seed in range(200):
+        backoff = Backoff(random.Random(seed))
+        for _ in range(6):
+            backoff.next()
+        delays.append(backoff.next())
+
+    assert min(delays) < 3 < 29 < max(delays)
+    assert len(set(delays)) == 200
+
+
+def test_a_healthy_connection_makes_it_begin_anew_and_a_short_one_does_not() -> None:
+    backoff = Backoff(Ceiling(), healthy=60.0)
+    for _ in range(5):
+        backoff.next()
+    backoff.lived(59.9)
+    after_short = backoff.next()
+    backoff.lived(60.0)
+
+    assert after_short == 16
+    assert backoff.next() == 0.5
+
+
+# --------------------------------------------------------------------------------------- the rig
+
+
+@define
+class Rig:
+    """A session under test, and what it delivered, with the time of it."""
+
+    clock: VirtualClock
+    wire: FakeWire
+    session: Session
+    got: list[tuple[float, Event]] = field(factory=list)
+    dials: list[float] = field(factory=list)
+    error: FeedError | None = None
+
+    @property
+    def events(self) -> list[Event]:
+        return [event for _, event in self.got]
+
+    def of(self, kind: type[Any]) -> list[Any]:
+        return [event for event in self.events if isinstance(event, kind)]
+
+    def states(self) -> list[str]:
+        return [event.state for event in self.of(Status)]
+
+    def story(self) -> list[Any]:
+        """Trades by id and gaps by symbol and channel, in order."""
+        return [
+            e.id if isinstance(e, Trade) else f"gap {e.symbol} {e.channel}"
+            for e in self.events
+            if isinstance(e, Trade | Gap)
+        ]
+
+
+Answer = Callable[[WireEnd, Endpoint], Awaitable[None]]
+BTC = ("BTC/USD",)
+
+
+@asynccontextmanager
+async def living(
+    registry: Registry,
+    answer: Any,
+    *,
+    symbols: Sequence[str] = BTC,
+    channels: Sequence[str] = ("trades",),
+    chance: random.Random | None = None,
+    blocks: Callable[[Rig, list[Event]], Awaitable[None]] | None = None,
+) -> AsyncIterator[Rig]:
+    clock = VirtualClock()
+    stack = Stack(feeds=(FeedSpec("acme", tuple(symbols), tuple(channels)),))
+    plan = compose(stack, registry, clock, 1).plans[0]
+    plan.feed.random = chance or Ceiling()
+    dials: list[float] = []
+
+    async def played(end: WireEnd, endpoint: Endpoint) -> None:
+        await answer(end, endpoint, len(dials), clock)
+
+    wire = FakeWire(played)
+
+    def dial(endpoint: Endpoint) -> Any:
+        dials.append(clock.monotonic())
+        return wire.dial(endpoint)
+
+    plan.dial = dial
+
+    async def deliver(events: list[Event]) -> None:
+        rig.got += [(clock.monotonic(), event) for event in events]
+        if blocks is not None:
+            await blocks(rig, events)
+
+    endpoint, subscriptions = plan.connections(plan.feed.symbols)[0]
+    session = Session(plan, endpoint, subscriptions, deliver, Budgets(clock))
+    rig = Rig(clock, wire, session, dials=dials)
+
+    async def run() -> None:
+        try:
+            await session.run()
+        except FeedError as error:
+            rig.error = error
+
+    with anyio.fail_after(10):
+        async with clock.running(), anyio.create_task_group() as tasks:
+            tasks.start_soon(run)
+            yield rig
+            tasks.cancel_scope.cancel()
+
+
+def ok(text: str) -> str:
+    return json.dumps({"ok": json.loads(text)["id"]})
+
+
+def frame(n: int, symbol: str = "BTCUSD", at: int | None = None) -> str:
+    return json.dumps({"s": symbol, "t": n if at is None else at, "p": f"{n}.50", "q": "2", "i": n})
+
+
+async def ack_all(end: WireEnd) -> None:
+    while True:
+        text = await end.take()
+        if text.startswith("{"):
+            end.push(ok(text))
+
+
+# ------------------------------------------------------------------------------------ the pacing
+
+
+def windows(times: Sequence[float], seconds: float) -> int:
+    """Return the largest number of *times* in any window of so many seconds."""
+    return max(sum(start <= t < start + seconds - 1e-9 for t in times) for start in times)
+
+
+@pytest.mark.parametrize("beat", [None, Heartbeat(0.7, "beat"), Heartbeat(0.7)])
+async def test_no_window_holds_more_messages_than_the_venue_allows_heartbeats_included(
+    registry: Registry, acme: Any, beat: Heartbeat | None
+) -> None:
+    acme.endpoint = {"messages": Rate(5, 1.0), "heartbeat": beat, "max_subscriptions": 1000}
+    times: list[float] = []
+
+    async def answer(end: WireEnd, endpoint: Endpoint, turn: int, clock: VirtualClock) -> None:
+        while True:
+            text = await end.take()
+            times.append(rig.clock.monotonic())
+            if text.startswith("{"):
+                end.push(ok(text))
+
+    symbols = [f"S{n}/USD" for n in range(300)]
+    async with living(registry, answer, symbols=symbols) as rig:
+        await rig.clock.sleep(2)
+        await rig.session.add([Subscription("ETH/USD", "trades")])
+        await rig.session.drop([Subscription("S1/USD", "trades")])
+        await rig.clock.sleep(10)
+
+    assert len([t for t in rig.wire.ends[0].sent if t.startswith("{")]) == 32
+    assert windows(times, 1.0) <= 5
+
+
+async def test_a_limit_over_minutes_holds_over_minutes(registry: Registry, acme: Any) -> None:
+    acme.endpoint = {"messages": Rate(20, 60.0), "ack_within": 1e6, "silence": 1e6}
+    acme.endpoint["max_subscriptions"] = 1000
+    times: list[float] = []
+
+    async def answer(end: WireEnd, endpoint: Endpoint, turn: int, clock: VirtualClock) -> None:
+        while True:
+            end.push(ok(await end.take()))
+            times.append(rig.clock.monotonic())
+
+    async with living(registry, answer, symbols=[f"S{n}/USD" for n in range(450)]) as rig:
+        await rig.clock.sleep(300)
+
+    assert len(times) == 45
+    assert windows(times, 60.0) <= 20
+
+
+@pytest.mark.parametrize("message", ["still here", None])
+async def test_the_heartbeat_is_sent_in_time_even_while_subscribing(
+    registry: Registry, acme: Any, message: str | None
+) -> None:
+    acme.endpoint = {
+        "messages": Rate(1, 1.0),
+        "heartbeat": Heartbeat(5.0, message),
+        "max_subscriptions": 1000,
+        "ack_within": 60.0,
+    }
+    beats: list[float] = []
+
+    async def answer(end: WireEnd, endpoint: Endpoint, turn: int, clock: VirtualClock) -> None:
+        while True:
+            text = await end.take()
+            if text.startswith("{"):
+                end.push(ok(text))
+            else:
+                assert text == (message or "<ping>")
+                beats.append(rig.clock.monotonic())
+
+    async with living(registry, answer, symbols=[f"S{n}/USD" for n in range(300)]) as rig:
+        await rig.clock.sleep(51.5)
+
+    assert len(beats) == 10
+    assert all(abs(beat - 5 * (n + 1)) <= 1.0 for n, beat in enumerate(beats))
+
+
+# --------------------------------------------------------------------------------- when to return
+
+
+async def test_a_venue_that_asks_for_a_pause_is_not_dialled_within_it(registry: Registry) -> None:
+    async def answer(end: WireEnd, endpoint: Endpoint, turn: int, clock: VirtualClock) -> None:
+        await ack_all(end)
+
+    async with living(registry, answer) as rig:
+        rig.wire.refusals = [Throttled("acme", "too many", retry_after=90.0)]
+        await rig.clock.sleep(140)
+
+    assert len(rig.dials) == 2
+    assert 90 <= rig.dials[1] - rig.dials[0] < 91
+
+
+async def test_a_pause_without_a_time_counts_as_one_attempt(registry: Registry) -> None:
+    async def answer(end: WireEnd, endpoint: Endpoint, turn: int, clock: VirtualClock) -> None:
+        await ack_all(end)
+
+    async with living(registry, answer) as rig:
+        rig.wire.refusals = [Throttled("acme", "too many") for _ in range(3)]
+        await rig.clock.sleep(10)
+
+    assert rig.dials == pytest.approx([0, 0.5, 1.5, 3.5])
+
+
+async def test_delays_grow_while_it_fails_and_begin_anew_after_a_healthy_life(
+    registry: Registry,
+) -> None:
+    async def answer(end: WireEnd, endpoint: Endpoint, turn: int, clock: VirtualClock) -> None:
+        if turn == 4:
+            end.push(ok(await end.take()))
+            for n in range(7):
+                end.push(frame(n))
+                await rig.clock.sleep(10)
+        end.close(1006)
+        await anyio.sleep_forever()
+
+    async with living(registry, answer) as rig:
+        await rig.clock.sleep(81)
+
+    assert rig.dials == pytest.approx([0, 0.5, 1.5, 3.5, 73.5 + 0.5, 75, 77, 81])
+
+
+async def test_waiting_to_dial_is_not_health(registry: Registry, acme: Any) -> None:
+    acme.endpoint = {"dials": Rate(1, 100.0)}
+
+    async def answer(end: WireEnd, endpoint: Endpoint, turn: int, clock: VirtualClock) -> None:
+        end.close(1006)
+        await anyio.sleep_forever()
+
+    async with living(registry, answer) as rig:
+        await rig.clock.sleep(450)
+    tries = [s.detail.rpartition("next try in ")[2] for s in rig.of(Status) if s.state[0] == "r"]
+
+    assert tries[:4] == ["0.5 s", "1.0 s", "2.0 s", "4.0 s"]
+
+
+async def test_the_dial_budget_is_shared_by_all_feeds_on_one_host(
+    registry: Registry, acme: Any
+) -> None:
+    acme.endpoint = {"dials": Rate(3, 10.0), "max_subscriptions": 1}
+    clock = VirtualClock()
+    times: list[float] = []
+
+    async def answer(end: WireEnd, endpoint: Endpoint) -> None:
+        times.append(clock.monotonic())
+        await ack_all(end)
+
+    feeds = [
+        FeedSpec("acme", [f"S{n}/USD" for n in range(4)], ["trades"], name=name)
+        for name in ("one", "two")
+    ]
+    wire = FakeWire(answer)
+    async with (
+        clock.running(),
+        tapeloom.open(feeds, registry=registry, dial=wire.dial, clock=clock, seed=1) as stream,
+    ):
+        stream.consume()
+        await clock.sleep(31)
+
+    assert len(times) == 8
+    assert windows(times, 10.0) == 3
+
+
+async def test_a_pause_asked_of_one_feed_holds_for_the_other_on_that_host(
+    registry: Registry, acme: Any
+) -> None:
+    acme.endpoint = {"dials": Rate(10, 10.0)}
+    clock = VirtualClock()
+    times: list[float] = []
+
+    async def answer(end: WireEnd, endpoint: Endpoint) -> None:
+        times.append(clock.monotonic())
+        await ack_all(end)
+
+    feeds = [FeedSpec("acme", BTC, ["trades"], name=name) for name in ("one", "two")]
+    wire = FakeWire(answer, refusals=[Throttled("acme", "enough", retry_after=60.0)])
+    async with (
+        clock.running(),
+        tapeloom.open(feeds, registry=registry, dial=wire.dial, clock=clock, seed=1) as stream,
+    ):
+        stream.consume()
+        await clock.sleep(100)
+
+    assert times == [60, 60]
+
+
+@pytest.mark.parametrize("closes", [False, True])
+async def test_a_venue_that_says_it_is_about_to_end_is_left_and_dialled_at_once(
+    registry: Registry, closes: bool
+) -> None:
+    async def answer(end: WireEnd, endpoint: Endpoint, turn: int, clock: VirtualClock) -> None:
+        end.push(ok(await end.take()))
+        if turn == 1:
+            await rig.clock.sleep(30)
+            end.push(frame(1), '{"notice": "maintenance", "ends": true}')
+            if closes:
+                end.close(1001)
+        await anyio.sleep_forever()
+
+    async with living(registry, answer) as rig:
+        await rig.clock.sleep(40)
+
+    assert rig.dials == [0, 30]
+    assert "notice" in rig.states()
+    assert rig.story() == [1, "gap BTC/USD trades"]
+
+
+async def test_a_venue_that_sends_everybody_away_is_not_dialled_without_a_pause(
+    registry: Registry, acme: Any
+) -> None:
+    acme.endpoint = {"dials": None}
+
+    async def answer(end: WireEnd, endpoint: Endpoint, turn: int, clock: VirtualClock) -> None:
+        end.push('{"notice": "maintenance", "ends": true}')
+        await anyio.sleep_forever()
+
+    async with living(registry, answer) as rig:
+        await rig.clock.sleep(100)
+
+    assert len(rig.dials) < 12
+
+
+async def test_a_notice_that_ends_nothing_ends_nothing(registry: Registry) -> None:
+    async def answer(end: WireEnd, endpoint: Endpoint, turn: int, clock: VirtualClock) -> None:
+        end.push('{"notice": "hello"}')
+        await ack_all(end)
+
+    async with living(registry, answer) as rig:
+        await rig.clock.sleep(20)
+
+    assert len(rig.dials) == 1
+    assert [s.detail for s in rig.of(Status) if s.state == "notice"] == ["hello"]
+
+
+async def test_only_a_permanent_error_ends_the_session(registry: Registry) -> None:
+    async def answer(end: WireEnd, endpoint: Endpoint, turn: int, clock: VirtualClock) -> None:
+        await ack_all(end)
+
+    final = ConnectionFailed("acme", "HTTP 403")
+    final.retryable = False
+    async with living(registry, answer) as rig:
+        rig.wire.refusals = [ConnectionFailed("acme", "refused"), ConnectionLost("", "cut"), final]
+        await rig.clock.sleep(60)
+
+    assert rig.error is final
+    assert len(rig.dials) == 3
+
+
+# --------------------------------------------------------------------------------------- the gaps
+
+
+def script(*turns: Sequence[str]) -> Any:
+    """Play one list of frames per connection, in reads of their own; "ACK" acknowledges.
+
+    Each connection but the last is cut after its frames. Virtual seconds pass between.
+    """
+
+    async def answer(end: WireEnd, endpoint: Endpoint, turn: int, clock: VirtualClock) -> None:
+        acks = ok(await end.take())
+        for one in turns[min(turn, len(turns)) - 1]:
+            frames = [acks if part == "ACK" else part for part in one.split("\n")]
+            end.push(*frames)
+            await clock.sleep(0)
+        if turn < len(turns):
+            end.close(1006)
+        await ack_all(end)
+
+    return answer
+
+
+TWO = ("BTC/USD", "ETH/USD")
+
+
+async def test_each_symbol_and_channel_has_one_gap_and_none_at_the_first_connect(
+    registry: Registry,
+) -> None:
+    turns = (["ACK", frame(1), frame(2, "ETHUSD")], ["ACK", frame(3), frame(4), frame(5, "ETHUSD")])
+    channels = ("trades", "book")
+    async with living(registry, script(*turns), symbols=TWO, channels=channels) as rig:
+        await rig.clock.sleep(5)
+    gaps = rig.of(Gap)
+
+    assert rig.story()[:2] == [1, 2]
+    assert rig.story()[-3:] == [3, 4, 5]
+    assert sorted((g.symbol, g.channel) for g in gaps) == [
+        ("BTC/USD", "book"),
+        ("BTC/USD", "trades"),
+        ("ETH/USD", "book"),
+        ("ETH/USD", "trades"),
+    ]
+    assert {g.cause for g in gaps} == {"disconnect"}
+    assert rig.session._counters["gaps"] == 4
+
+
+async def test_data_that_precedes_the_acknowledgement_stands_after_its_gap(
+    registry: Registry,
+) -> None:
+    turns = (["ACK", frame(1)], [frame(2), "ACK", frame(3)])
+    async with living(registry, script(*turns)) as rig:
+        await rig.clock.sleep(5)
+
+    assert rig.story() == [1, "gap BTC/USD trades", 2, 3]
+
+
+async def test_data_and_acknowledgement_in_one_read_stand_after_the_gap(registry: Registry) -> None:
+    turns = (["ACK", frame(1)], [f"{frame(2)}\nACK\n{frame(3)}"])
+    async with living(registry, script(*turns)) as rig:
+        await rig.clock.sleep(5)
+
+    assert rig.story() == [1, "gap BTC/USD trades", 2, 3]
+
+
+async def test_a_symbol_that_stays_quiet_has_its_gap_with_the_acknowledgement(
+    registry: Registry,
+) -> None:
+    turns = (["ACK", frame(1), frame(2, "ETHUSD")], ["ACK", frame(3)])
+    async with living(registry, script(*turns), symbols=TWO) as rig:
+        await rig.clock.sleep(5)
+
+    assert sorted(rig.story()[2:4]) == ["gap BTC/USD trades", "gap ETH/USD trades"]
+    assert rig.story()[4:] == [3]
+
+
+async def test_a_frame_that_cannot_be_parsed_costs_no_gap(registry: Registry) -> None:
+    turns = (["ACK", frame(1)], ['ACK\n{"s": "poison"}', frame(2)])
+    async with living(registry, script(*turns)) as rig:
+        await rig.clock.sleep(5)
+
+    assert rig.story() == [1, "gap BTC/USD trades", 2]
+
+
+async def test_what_was_live_but_never_acknowledged_has_a_gap_too(registry: Registry) -> None:
+    turns = ([frame(1)], ["ACK", frame(2)])
+    async with living(registry, script(*turns)) as rig:
+        await rig.clock.sleep(5)
+
+    assert rig.story() == [1, "gap BTC/USD trades", 2]
+
+
+async def test_a_venue_that_acknowledges_nothing_has_gaps_all_the_same(
+    registry: Registry, acme: Any
+) -> None:
+    class Mute(type(acme.subscribe(None))):  # type: ignore[misc]
+        def add(self, subscriptions: Sequence[Subscription], first_id: int) -> list[Message]:
+            return [Message(m.text, m.subscriptions) for m in super().add(subscriptions, first_id)]
+
+    turns = ([frame(1)], [frame(2)])
+    registry = Registry({})
+    registry.register(acme, "acme")
+    async with living(registry, script(*turns)) as rig:
+        rig.session._codec = Mute()
+        await rig.clock.sleep(30)
+
+    assert rig.story() == [1, "gap BTC/USD trades", 2]
+
+
+async def test_failed_attempts_in_between_leave_one_gap_from_the_first_cut_on(
+    registry: Registry,
+) -> None:
+    turns = (["ACK", frame(1), frame(7)], [], [], ["ACK", frame(20)])
+    async with living(registry, script(*turns)) as rig:
+        await rig.clock.sleep(30)
+    gaps = rig.of(Gap)
+
+    assert rig.story() == [1, 7, "gap BTC/USD trades", 20]
+    assert gaps[0].since == 7
+
+
+async def test_what_did_not_come_back_in_between_is_missing_since_the_first_cut(
+    registry: Registry,
+) -> None:
+    cuts: list[int] = []
+
+    async def answer(end: WireEnd, endpoint: Endpoint, turn: int, clock: VirtualClock) -> None:
+        first, second = ok(await end.take()), ok(await end.take())
+        end.push(first)
+        if turn != 2:
+            end.push(second)
+        cuts.append(clock.time_ns())
+        end.push(frame(turn, "S0USD", at=cuts[-1]))
+        await clock.sleep(0)
+        if turn < 3:
+            end.close(1006)
+        await anyio.sleep_forever()
+
+    async with living(registry, answer, symbols=[f"S{n}/USD" for n in range(11)]) as rig:
+        await rig.clock.sleep(9)
+    since = {s: [g.since for g in rig.of(Gap) if g.symbol == s] for s in ("S0/USD", "S10/USD")}
+
+    assert since == {"S0/USD": cuts[:2], "S10/USD": cuts[:1]}
+
+
+async def test_two_cuts_make_two_gaps_that_do_not_overlap(registry: Registry) -> None:
+    turns = (["ACK", frame(10)], ["ACK"], ["ACK", frame(10**19)])
+    async with living(registry, script(*turns)) as rig:
+        await rig.clock.sleep(30)
+    first, second = rig.of(Gap)
+
+    assert first.since == 10
+    assert first.until <= second.since <= second.until
+
+
+async def test_a_symbol_dropped_between_two_connections_has_no_gap(registry: Registry) -> None:
+    async def answer(end: WireEnd, endpoint: Endpoint, turn: int, clock: VirtualClock) -> None:
+        end.push(ok(await end.take()))
+        if turn == 1:
+            end.push(frame(1), frame(2, "ETHUSD"))
+            await clock.sleep(0)
+            end.close(1006)
+        await ack_all(end)
+
+    async with living(registry, answer, symbols=TWO) as rig:
+        await rig.clock.sleep(0.25)
+        await rig.session.drop([Subscription("ETH/USD", "trades")])
+        await rig.clock.sleep(10)
+
+    assert len(rig.dials) == 2
+    assert rig.story() == [1, 2, "gap BTC/USD trades"]
+
+
+async def test_what_was_dropped_while_connected_has_no_gap(registry: Registry) -> None:
+    async def answer(end: WireEnd, endpoint: Endpoint, turn: int, clock: VirtualClock) -> None:
+        end.push(ok(await end.take()))
+        if turn == 1:
+            end.push(frame(1), frame(2, "ETHUSD"))
+            end.push(ok(await end.take()))
+            await clock.sleep(0)
+            end.close(1006)
+        await ack_all(end)
+
+    async with living(registry, answer, symbols=TWO) as rig:
+        await rig.clock.sleep(1)
+        await rig.session.drop([Subscription("ETH/USD", "trades")])
+        await rig.clock.sleep(10)
+
+    assert rig.story() == [1, 2, "gap BTC/USD trades"]
+    assert json.loads(rig.wire.ends[-1].sent[0])["args"] == ["BTCUSD@trades"]
+
+
+@pytest.mark.parametrize("skew", [-5 * SECOND, 0, 5 * SECOND])
+async def test_since_and_until_are_on_the_clock_of_the_venue(registry: Registry, skew: int) -> None:
+    clock_of: dict[str, VirtualClock] = {}
+
+    async def answer(end: WireEnd, endpoint: Endpoint, turn: int, clock: VirtualClock) -> None:
+        end.push(ok(await end.take()))
+        if turn == 1:
+            for n in range(3):
+                await clock.sleep(1)
+                end.push(frame(n, at=clock.time_ns() + skew))
+            sent.append(clock.time_ns() + skew)
+            await clock.sleep(1)
+            end.push('{"notice": "goodbye"}')
+            await clock.sleep(0)
+            end.close(1006)
+        elif turn == 2:
+            await clock.sleep(10)
+            end.push(frame(9, "BTCUSD", at=clock.time_ns() + skew))
+        await anyio.sleep_forever()
+
+    sent: list[int] = []
+    async with living(registry, answer, symbols=TWO) as rig:
+        await rig.clock.sleep(30)
+        clock_of["venue"] = rig.clock
+    gaps = rig.of(Gap)
+    connected = [event.ts for event in rig.of(Status) if event.state == "connected"][1]
+
+    assert [gap.symbol for gap in gaps] == ["BTC/USD", "ETH/USD"]
+    for gap in gaps:
+        assert gap.since == sent[0]
+        assert gap.until == gap.ts == connected + skew
+
+
+async def test_a_gap_ends_no_earlier_than_it_begins(registry: Registry) -> None:
+    turns = (["ACK", frame(1, at=10 * SECOND)], [frame(2, at=4 * SECOND), "ACK"])
+    async with living(registry, script(*turns)) as rig:
+        await rig.clock.sleep(5)
+    (gap,) = rig.of(Gap)
+
+    assert gap.since == gap.until == gap.ts == 10 * SECOND
+
+
+async def test_a_bar_of_a_stage_does_not_move_the_time_of_the_last_event(
+    registry: Registry,
+) -> None:
+    class Late:
+        stages: Any = None
+
+        @tapeloom.hooks.hookimpl
+        def aggregate(self, feed: Any) -> Any:
+            def stage(events: list[Event]) -> list[Event]:
+                added = [Status("acme", "", 1, 1, "bar") for e in events if isinstance(e, Trade)]
+                return [*events, *added]
+
+            return stage
+
+    registry.register(Late(), "late")
+    clock = VirtualClock()
+    spec = FeedSpec("acme", BTC, ["trades"], stages=("late",))
+    turn = iter([["ACK", frame(1, at=10 * SECOND)], ["ACK", frame(2, at=20 * SECOND)]])
+
+    async def answer(end: WireEnd, endpoint: Endpoint) -> None:
+        end.push(ok(await end.take()))
+        end.push(next(turn)[1])
+        await clock.sleep(0)
+        end.close(1006)
+        await anyio.sleep_forever()
+
+    wire = FakeWire(answer)
+    gaps: list[Gap] = []
+    async with (
+        clock.running(),
+        tapeloom.open(spec, registry=registry, dial=wire.dial, clock=clock, seed=1) as stream,
+    ):
+        async for gap in stream.of(Gap):
+            gaps.append(gap)
+            break
+
+    assert gaps[0].since == 10 * SECOND
+
+
+# ------------------------------------------------------------------------------------- refusals
+
+
+async def test_a_refusal_for_good_is_not_asked_for_again_and_ends_its_gap(
+    registry: Registry, acme: Any
+) -> None:
+    async def answer(end: WireEnd, endpoint: Endpoint, turn: int, clock: VirtualClock) -> None:
+        asked = [json.loads(await end.take()) for _ in range(2 if turn < 3 else 1)]
+        if turn == 1:
+            end.push('{"ok": 1}', '{"ok": 2}', frame(1, "S10USD"))
+            await clock.sleep(0)
+            end.close(1006)
+        elif turn == 2:
+            first, second = (one["id"] for one in asked)
+            end.push(json.dumps({"ok": first}), json.dumps({"error": "delisted", "id": second}))
+            await clock.sleep(0)
+            end.close(1006)
+        else:
+            end.push(json.dumps({"ok": asked[0]["id"]}))
+        await anyio.sleep_forever()
+
+    symbols = [f"S{n}/USD" for n in range(11)]
+    async with living(registry, answer, symbols=symbols) as rig:
+        await rig.clock.sleep(20)
+    refused = [e for e in rig.of(Status) if e.state == "refused"]
+
+    assert [(e.symbol, e.channel, e.detail) for e in refused] == [("S10/USD", "trades", "delisted")]
+    assert len(rig.dials) == 3
+    assert [g.symbol for g in rig.of(Gap)].count("S10/USD") == 1
+    assert [g.symbol for g in rig.of(Gap)].count("S3/USD") == 2
+
+
+async def test_a_refusal_for_now_is_asked_for_again(registry: Registry) -> None:
+    times: list[float] = []
+
+    async def answer(end: WireEnd, endpoint: Endpoint, turn: int, clock: VirtualClock) -> None:
+        while True:
+            asked = json.loads(await end.take())
+            times.append(rig.clock.monotonic())
+            if len(times) < 4:
+                end.push(json.dumps({"error": "busy", "id": asked["id"], "busy": True}))
+            else:
+                end.push(json.dumps({"ok": asked["id"]}), frame(1))
+
+    async with living(registry, answer) as rig:
+        await rig.clock.sleep(40)
+
+    assert times == pytest.approx([0, 2, 6, 14])
+    assert rig.story() == [1]
+    assert len(rig.dials) == 1
+    assert rig.states().count("refused") == 3
+
+
+async def test_a_subscription_dropped_while_refused_is_not_asked_for_again(
+    registry: Registry,
+) -> None:
+    async def answer(end: WireEnd, endpoint: Endpoint, turn: int, clock: VirtualClock) -> None:
+        asked = json.loads(await end.take())
+        end.push(json.dumps({"error": "busy", "id": asked["id"], "busy": True}))
+        await ack_all(end)
+
+    async with living(registry, answer) as rig:
+        await rig.clock.sleep(1)
+        await rig.session.drop([Subscription("BTC/USD", "trades")])
+        await rig.clock.sleep(20)
+
+    assert [json.loads(t)["op"] for t in rig.wire.ends[0].sent] == ["sub", "unsub"]
+
+
+# ---------------------------------------------------------------------------------- slow consumers
+
+
+async def test_a_consumer_that_blocks_does_not_make_the_line_silent(registry: Registry) -> None:
+    async def blocks(rig: Rig, events: list[Event]) -> None:
+        if any(isinstance(event, Trade) and event.id == 1 for event in events):
+            await rig.clock.sleep(500)
+
+    async def answer(end: WireEnd, endpoint: Endpoint, turn: int, clock: VirtualClock) -> None:
+        end.push(ok(await end.take()))
+        end.push(frame(1))
+        await rig.clock.sleep(530)
+        end.push(frame(2))
+        await anyio.sleep_forever()
+
+    async with living(registry, answer, blocks=blocks) as rig:
+        await rig.clock.sleep(560)
+
+    assert len(rig.dials) == 1
+    assert rig.story() == [1, 2]
+
+
+async def test_a_consumer_that_blocks_does_not_make_the_venue_late_with_its_answer(
+    registry: Registry,
+) -> None:
+    async def blocks(rig: Rig, events: list[Event]) -> None:
+        if any(isinstance(event, Trade) and event.id == 1 for event in events):
+            await rig.clock.sleep(100)
+
+    async def answer(end: WireEnd, endpoint: Endpoint, turn: int, clock: VirtualClock) -> None:
+        text = await end.take()
+        end.push(frame(1))
+        await rig.clock.sleep(105)
+        end.push(ok(text))
+        await anyio.sleep_forever()
+
+    async with living(registry, answer, blocks=blocks) as rig:
+        await rig.clock.sleep(140)
+
+    assert len(rig.dials) == 1
+    assert "subscribed" in rig.states()
+
+
+async def test_a_consumer_that_blocks_at_the_start_does_not_make_the_line_silent(
+    registry: Registry,
+) -> None:
+    async def blocks(rig: Rig, events: list[Event]) -> None:
+        if any(isinstance(event, Status) and event.state == "connected" for event in events):
+            await rig.clock.sleep(500)
+
+    async def answer(end: WireEnd, endpoint: Endpoint, turn: int, clock: VirtualClock) -> None:
+        text = await end.take()
+        await rig.clock.sleep(5)
+        end.push(ok(text))
+        await anyio.sleep_forever()
+
+    async with living(registry, answer, blocks=blocks) as rig:
+        await rig.clock.sleep(540)
+
+    assert len(rig.dials) == 1
+
+
+async def test_a_line_that_is_silent_is_noticed_after_a_consumer_has_blocked(
+    registry: Registry,
+) -> None:
+    async def blocks(rig: Rig, events: list[Event]) -> None:
+        if any(isinstance(event, Trade) for event in events):
+            await rig.clock.sleep(500)
+
+    async def answer(end: WireEnd, endpoint: Endpoint, turn: int, clock: VirtualClock) -> None:
+        end.push(ok(await end.take()))
+        if turn == 1:
+            end.push(frame(1))
+        await anyio.sleep_forever()
+
+    async with living(registry, answer, blocks=blocks) as rig:
+        await rig.clock.sleep(565)
+
+    assert len(rig.dials) == 2
+    assert rig.dials[1] == pytest.approx(562, abs=2)
+
+
+# -------------------------------------------------------------------------------- while it breaks
+
+
+async def test_adding_on_a_connection_that_breaks_raises_nothing_and_is_made_good(
+    registry: Registry,
+) -> None:
+    async def answer(end: WireEnd, endpoint: Endpoint, turn: int, clock: VirtualClock) -> None:
+        await ack_all(end)
+
+    async with living(registry, answer) as rig:
+        await rig.clock.sleep(1)
+        rig.wire.ends[0].close(1006)
+        await rig.session.add([Subscription("ETH/USD", "trades")])
+        await rig.clock.sleep(10)
+
+    assert len(rig.dials) == 2
+    assert json.loads(rig.wire.ends[1].sent[0])["args"] == ["BTCUSD@trades", "ETHUSD@trades"]
+
+
+async def test_a_long_series_of_messages_ends_with_its_connection(
+    registry: Registry, acme: Any
+) -> None:
+    acme.endpoint = {"messages": Rate(1, 1.0), "max_subscriptions": 1000}
+
+    async def answer(end: WireEnd, endpoint: Endpoint, turn: int, clock: VirtualClock) -> None:
+        await ack_all(end)
+
+    async with living(registry, answer) as rig:
+        async with anyio.create_task_group() as tasks:
+            await rig.clock.sleep(2)
+            some = [Subscription(f"S{n}/USD", "trades") for n in range(100)]
+            tasks.start_soon(rig.session.add, some)
+            await rig.clock.sleep(3)
+            rig.wire.ends[0].close(1006)
+        await rig.clock.sleep(60)
+    asked = [one for text in rig.wire.ends[1].sent for one in json.loads(text)["args"]]
+
+    assert len(rig.dials) == 2
+    assert len(asked) == len(set(asked)) == 101
+
+
+async def test_what_is_permanent_at_first_is_tried_again_where_it_had_worked(
+    registry: Registry,
+) -> None:
+    """A proxy that answers 404 for a minute must not end a feed that was live for days."""
+    refused = ConnectionFailed("acme", "HTTP 404")
+    refused.retryable = False
+
+    async def answer(end: WireEnd, endpoint: Endpoint) -> None:
+        end.push(json.dumps({"ok": json.loads(await end.take())["id"]}), frame(len(wire.ends)))
+        if len(wire.ends) == 1:
+            wire.refusals += [refused, refused]
+            end.close(1006)
+        await anyio.sleep_forever()
+
+    wire = FakeWire(answer)
+    clock = VirtualClock()
+    ids = []
+    with anyio.fail_after(10):
+        given = Stack(feeds=(FeedSpec("acme", ["BTC/USD"], ["trades"]),))
+        stream = tapeloom.open(given, registry=registry, dial=wire.dial, clock=clock, seed=1)
+        async with clock.running(), stream:
+            async for trade in stream.of(Trade):
+                ids.append(trade.id)
+                if len(ids) == 2:
+                    break
+
+    assert ids == [1, 2]

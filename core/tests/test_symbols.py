@@ -1,0 +1,82 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tapeloom.errors import SymbolError
+from tapeloom.symbols import Kind, Symbol, resolve
+
+PARTS = st.text("ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789", min_size=1, max_size=10)
+EXPIRY = st.text("0123456789", min_size=6, max_size=6)
+
+
+@pytest.mark.parametrize(
+    ("text", "parts", "kind"),
+    [
+        ("BTC/USDT", Symbol("BTC", "USDT"), "spot"),
+        ("btc/usdt", Symbol("BTC", "USDT"), "spot"),
+        ("AAPL/USD", Symbol("AAPL", "USD"), "spot"),
+        ("1000PEPE/USDT:USDT", Symbol("1000PEPE", "USDT", "USDT"), "swap"),
+        ("BTC/USD:BTC", Symbol("BTC", "USD", "BTC"), "swap"),
+        ("BTC/USDT:USDT-261225", Symbol("BTC", "USDT", "USDT", "261225"), "future"),
+    ],
+)
+def test_unified_symbol_is_taken_apart(text: str, parts: Symbol, kind: Kind) -> None:
+    symbol = Symbol.parse(text)
+
+    assert symbol == parts
+    assert symbol.kind == kind
+
+
+@given(
+    st.one_of(
+        st.builds(Symbol, PARTS, PARTS),
+        st.builds(Symbol, PARTS, PARTS, PARTS),
+        st.builds(Symbol, PARTS, PARTS, PARTS, EXPIRY),
+    )
+)
+def test_symbol_survives_being_written_and_read(symbol: Symbol) -> None:
+    assert Symbol.parse(str(symbol)) == symbol
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "BTCUSDT",
+        "BTC/",
+        "/USDT",
+        "BTC/USDT:",
+        "BTC/USDT-261225",
+        "BTC/USDT:USDT-2612",
+        "A B/C",
+        "A/B/C",
+    ],
+)
+def test_what_is_no_symbol_is_refused_with_examples(text: str) -> None:
+    with pytest.raises(SymbolError) as caught:
+        Symbol.parse(text)
+
+    assert str(caught.value) == (
+        f"{text!r} is no unified symbol."
+        " Write 'BTC/USDT' for spot, 'BTC/USDT:USDT' for a perpetual swap."
+    )
+
+
+@pytest.mark.parametrize("alias", ["BTC-PERP", "btc-perp", "BTC-SWAP", "BTC/USDT:USDT"])
+def test_alias_of_a_perpetual_swap_is_resolved(alias: str) -> None:
+    assert resolve(alias) == "BTC/USDT:USDT"
+
+
+def test_alias_is_settled_in_the_stablecoin_of_the_venue() -> None:
+    assert resolve("BTC-PERP", stablecoin="USDC") == "BTC/USDC:USDC"
+
+
+@given(st.text(max_size=30))
+def test_any_text_is_a_symbol_or_a_symbol_error(text: str) -> None:
+    try:
+        symbol = resolve(text)
+    except SymbolError:
+        return
+
+    assert resolve(symbol) == symbol

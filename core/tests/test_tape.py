@@ -1,0 +1,559 @@
+"""Recordings: read exactly, and replayed the same whatever the batches are."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import anyio
+import pytest
+import tapeloom
+from attrs import define, field
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tapeloom import Book, Event, FeedSpec, Registry, Reject, Stack, Status, Trade, encode
+from tapeloom._compose import compose
+from tapeloom._tape import Answer, Corrupt, Recorded, Replay, Tape, TapeClock
+from tapeloom.errors import StageFailed, TapeError
+from tapeloom.hooks import hookimpl
+from tapeloom.testing import VirtualClock
+
+SECOND = 1_000_000_000
+BOOK = '{"b": [["1.5", "2"]], "a": [], "u": 7}'
+
+
+def frame(n: int, at: int = 0) -> str:
+    return json.dumps({"s": "BTCUSD", "t": at or n, "p": f"{n}.50", "q": "2", "i": n})
+
+
+def line(ts: object, text: str) -> str:
+    return f'{{"ts": {"null" if ts is None else ts}, "frame": {json.dumps(text)}}}\n'
+
+
+def write(folder: Path, text: str | bytes, name: str = "day.ws.jsonl") -> Path:
+    path = folder / name
+    raw = text.encode() if isinstance(text, str) else text
+    path.write_bytes(gzip.compress(raw) if name.endswith(".gz") else raw)
+    return path
+
+
+def index(folder: Path, *entries: Any, bodies: dict[str, str] | None = None) -> None:
+    (folder / "day.rest.index.json").write_text(json.dumps(entries))
+    for name, body in (bodies or {}).items():
+        (folder / name).write_text(body)
+
+
+def read(path: Path) -> tuple[list[Any], TapeError | None]:
+    """Return what could be read, and what ended it."""
+    out: list[Any] = []
+    try:
+        for record in Tape(path):
+            out.append(record)  # noqa: PERF402 - what came before an error counts
+    except TapeError as error:
+        return out, error
+    return out, None
+
+
+# ----------------------------------------------------------------------------------------- reading
+
+
+@pytest.mark.parametrize("name", ["day.ws.jsonl", "day.ws.jsonl.gz"])
+def test_frames_are_read_as_they_were_received(tmp_path: Path, name: str) -> None:
+    texts = [frame(1), "naïve — ünïcode \u2028", "", '{"a": "\\n"}']
+    path = write(tmp_path, "".join(line(n, text) for n, text in enumerate(texts)), name)
+    tape = Tape(path)
+
+    assert [r.frame.decode() for r in tape if isinstance(r, Recorded)] == texts
+    assert list(tape) == list(tape)
+
+
+@pytest.mark.parametrize(
+    ("text", "ns"),
+    [
+        ("1722470400.123456789", 1_722_470_400_123_456_789),
+        ("1722470400.1", 1_722_470_400_100_000_000),
+        ("1722470400", 1_722_470_400_000_000_000),
+        ("0.000000001", 1),
+        ("1.7224704e9", 1_722_470_400_000_000_000),
+        ("9007199254.740993", 9_007_199_254_740_993_000),
+    ],
+)
+def test_times_are_exact_to_the_nanosecond(tmp_path: Path, text: str, ns: int) -> None:
+    (record,), _ = read(write(tmp_path, line(text, "x")))
+
+    assert record == Recorded(ns, b"x")
+
+
+@settings(max_examples=50)
+@given(st.integers(0, 2**63 - 10**9))
+def test_no_time_loses_a_digit(ns: int) -> None:
+    with TemporaryDirectory() as folder:
+        text = f"{ns // SECOND}.{ns % SECOND:09}"
+        (record,), _ = read(write(Path(folder), line(text, "x")))
+
+    assert record.recv == ns
+
+
+def test_a_record_without_a_time_has_that_of_the_one_before_it(tmp_path: Path) -> None:
+    text = line(None, "a") + line(5, "b") + line(None, "c")
+    records, _ = read(write(tmp_path, text))
+
+    assert [r.recv for r in records] == [0, 5 * SECOND, 5 * SECOND]
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        "garbage",
+        "{",
+        "[]",
+        "7",
+        "null",
+        '"text"',
+        '{"ts": 1}',
+        '{"frame": "x"}',
+        '{"ts": 1, "frame": 5}',
+        '{"ts": "soon", "frame": "x"}',
+        '{"ts": [], "frame": "x"}',
+        '{"ts": NaN, "frame": "x"}',
+        '{"ts": Infinity, "frame": "x"}',
+        '{"ts": 1e400, "frame": "x"}',
+        '{"ts": 1e999999, "frame": "x"}',
+        '{"ts": 1722470400123, "frame": "x"}',
+        '{"ts": 1, "frame": "\\ud800"}',
+        "[" * 100_000,
+        "\xff",
+    ],
+)
+def test_a_corrupt_line_costs_no_neighbour(tmp_path: Path, bad: str) -> None:
+    text = line(1, "a").encode() + bad.encode("latin-1") + b"\n\n" + line(2, "b").encode()
+    records, error = read(write(tmp_path, text))
+
+    assert error is None
+    assert [type(r) for r in records] == [Recorded, Corrupt, Recorded]
+    assert (records[1].line, records[1].recv) == (2, SECOND)
+    assert len(records[1].text) <= 200
+
+
+@pytest.mark.parametrize("name", ["day.ws.jsonl", "day.ws.jsonl.gz"])
+@pytest.mark.parametrize("text", ["time,price\n1,2\n", "\x1f\x8b\x08 not json", "[1, 2]\n"])
+def test_a_file_that_is_no_recording_says_so(tmp_path: Path, name: str, text: str) -> None:
+    records, error = read(write(tmp_path, text, name))
+
+    assert records == []
+    assert error is not None
+    assert "Is this a recording?" in str(error)
+    assert error.line == 1
+    assert error.path.endswith(name)
+
+
+def test_a_missing_file_says_so(tmp_path: Path) -> None:
+    with pytest.raises(TapeError, match=r"nothing\.ws\.jsonl: there is no such file"):
+        Tape(tmp_path / "nothing.ws.jsonl")
+    with pytest.raises(TapeError, match="there is no such file"):
+        Tape(tmp_path)
+
+
+@pytest.mark.parametrize("keep", [0.3, 0.6, 0.99])
+def test_of_a_truncated_file_all_that_is_whole_is_read(tmp_path: Path, keep: float) -> None:
+    texts = [f"{n * 7919 % 10007} frame {n}" for n in range(3000)]
+    path = write(tmp_path, "".join(line(n, t) for n, t in enumerate(texts)), "day.ws.jsonl.gz")
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(len(whole) * keep)])
+    records, error = read(path)
+
+    assert [r.frame.decode() for r in records] == texts[: len(records)]
+    assert len(records) > 3000 * keep * 0.8
+    assert error is not None
+    assert "middle of its compressed data" in str(error)
+    assert error.path == str(path)
+    assert error.line == len(records)
+
+
+@pytest.mark.parametrize("where", [0.0, 0.001, 0.1, 0.5])
+def test_compressed_data_that_is_damaged_is_told_and_not_raised_raw(
+    tmp_path: Path, where: float
+) -> None:
+    path = write(tmp_path, "".join(line(n, f"{n * 7919}") for n in range(3000)), "day.ws.jsonl.gz")
+    raw = bytearray(path.read_bytes())
+    middle = int(len(raw) * where)
+    raw[middle : middle + 40] = bytes(255 - byte for byte in raw[middle : middle + 40])
+    path.write_bytes(raw)
+    _, error = read(path)
+
+    assert error is not None
+    assert "day.ws.jsonl.gz" in str(error)
+
+
+# ------------------------------------------------------------------------------------- REST answers
+
+
+def entry(position: int | None, ts: float | None, file: str = "book.json") -> dict[str, Any]:
+    placed = {} if position is None else {"position": f"after {position} ws frames"}
+    return {"ts": ts, "url": f"http://x/{file}", "file": file, **placed}
+
+
+FRAMES = line(10, "a") + line(20, "b") + line(30, "c")
+
+
+def order(path: Path) -> list[str]:
+    return [
+        r.frame.decode() if isinstance(r, Recorded) else f"{r.body.decode()}@{r.recv / SECOND:g}"
+        for r in Tape(path)
+        if isinstance(r, Recorded | Answer)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("entries", "expected"),
+    [
+        ([entry(None, 15)], ["a", "B@15", "b", "c"]),
+        ([entry(None, 20)], ["a", "B@20", "b", "c"]),
+        ([entry(None, 5)], ["B@5", "a", "b", "c"]),
+        ([entry(None, 99)], ["a", "b", "c", "B@99"]),
+        ([entry(2, 25)], ["a", "b", "B@25", "c"]),
+        ([entry(2, 99)], ["a", "b", "B@30", "c"]),
+        ([entry(0, 1)], ["B@1", "a", "b", "c"]),
+        ([entry(2, None)], ["a", "b", "B@30", "c"]),
+        ([entry(3, None)], ["a", "b", "c", "B@30"]),
+        ([entry(1, 12, "c.json"), entry(2, None)], ["a", "C@12", "b", "B@30", "c"]),
+        ([entry(None, 25), entry(None, 15, "c.json")], ["a", "C@15", "b", "B@25", "c"]),
+    ],
+)
+def test_answers_stand_where_they_came(
+    tmp_path: Path, entries: list[Any], expected: list[str]
+) -> None:
+    index(tmp_path, *entries, bodies={"book.json": "B", "c.json": "C"})
+
+    assert order(write(tmp_path, FRAMES)) == expected
+
+
+def test_the_index_is_found_beside_a_compressed_recording_too(tmp_path: Path) -> None:
+    index(tmp_path, entry(None, 15, "book.json.gz"))
+    (tmp_path / "book.json.gz").write_bytes(gzip.compress(b"B"))
+
+    assert order(write(tmp_path, FRAMES, "day.ws.jsonl.gz")) == ["a", "B@15", "b", "c"]
+
+
+@pytest.mark.parametrize("body", [None, b"\x1f\x8b\x08\x00 damaged", gzip.compress(b"B" * 99)[:20]])
+def test_an_answer_that_cannot_be_read_is_told_after_what_stood_before_it(
+    tmp_path: Path, body: bytes | None
+) -> None:
+    index(tmp_path, entry(None, 15, "book.json.gz"))
+    if body is not None:
+        (tmp_path / "book.json.gz").write_bytes(body)
+    records, error = read(write(tmp_path, FRAMES))
+
+    assert [r.frame for r in records] == [b"a"]
+    assert error is not None
+    assert error.path.endswith("book.json.gz")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{",
+        '{"ts": 1}',
+        "[7]",
+        '["x"]',
+        "[{}]",
+        '[{"ts": "x", "url": "", "file": ""}]',
+        "\xff",
+        '[{"ts": 1, "url": "", "file": "", "position": 7}]',
+        "null",
+        "[" * 100_000,
+    ],
+)
+def test_an_index_that_cannot_be_read_is_named(tmp_path: Path, text: str) -> None:
+    (tmp_path / "day.rest.index.json").write_bytes(text.encode("latin-1"))
+
+    with pytest.raises(TapeError, match=r"day\.rest\.index\.json: expected a list"):
+        Tape(write(tmp_path, FRAMES))
+
+
+# ------------------------------------------------------------------------------------------- replay
+
+
+@define
+class Pulse:
+    """A stage that counts trades, and tells the count some time after the first."""
+
+    after: int
+    due: int | None = None
+    count: int = 0
+    ticks: list[int] = field(factory=list)
+
+    def __call__(self, events: list[Event]) -> list[Event]:
+        out: list[Event] = []
+        for event in events:
+            if isinstance(event, Trade):
+                self.count += 1
+                if self.due is None:
+                    self.due = event.recv + self.after
+            out.append(event)
+        return out
+
+    def tick(self, now: int) -> list[Event]:
+        self.ticks.append(now)
+        self.due, count = None, self.count
+        if count % 3 == 0:
+            self.due = now + self.after
+        return [Status("acme", "", now, now, "counted", str(count))]
+
+    def flush(self) -> list[Event]:
+        return [Status("acme", "", 0, 0, "flushed", str(self.count))]
+
+
+@define
+class PulsePlugin:
+    after: int
+    made: list[Pulse] = field(factory=list)
+
+    def __hash__(self) -> int:
+        return id(self)
+
+    @hookimpl
+    def validate(self, feed: Any) -> Pulse:
+        self.made.append(Pulse(self.after))
+        return self.made[-1]
+
+
+SPEC = FeedSpec("acme", ["BTC/USD"], ["trades"])
+
+
+async def replayed(
+    path: Path, registry: Registry, spec: FeedSpec = SPEC, venue: Any = None, **options: Any
+) -> tuple[list[Event], Exception | None]:
+    stack = Stack(feeds=(spec,), venues={"acme": venue or {}})
+    out: list[Event] = []
+    failure: Exception | None = None
+    async with tapeloom.replay(path, stack, registry=registry, **options) as stream:
+        try:
+            async for event in stream:
+                out.append(event)  # noqa: PERF401 - what came before an error counts
+        except tapeloom.errors.TapeloomError as error:
+            failure = error
+    return out, failure
+
+
+tapes = st.lists(
+    st.tuples(st.sampled_from([0, 1, 7, 40, 99, 100, 101, 250, 1000]), st.sampled_from("ttttgc")),
+    max_size=40,
+)
+
+
+def taped(steps: Sequence[tuple[int, str]]) -> str:
+    """Return a recording: milliseconds and what came then (trade, garbage, corrupt record)."""
+    now, text = 1_700_000_000_000, line("1700000000.0", frame(999))
+    for n, (step, kind) in enumerate(steps, 1):
+        now += step
+        frames = {"t": frame(n), "g": "garbage", "c": ""}
+        text += line(f"{now // 1000}.{now % 1000:03}", frames[kind]) if kind != "c" else "corrupt\n"
+    return text
+
+
+@settings(max_examples=25, deadline=None)
+@given(tapes, st.sampled_from([0, 1, 30, 100, 350]))
+def test_the_events_are_the_same_for_any_batch(
+    acme_class: Any, steps: list[tuple[int, str]], after: int
+) -> None:
+    def lines(path: Path, batch: int) -> list[str]:
+        registry = Registry({})
+        registry.register(acme_class(), "acme")
+        registry.register(PulsePlugin(after * 1_000_000), "pulse")
+        spec = FeedSpec("acme", ["BTC/USD"], ["trades"], stages=("pulse",))
+        events, error = anyio.run(lambda: replayed(path, registry, spec, batch=batch))
+        assert error is None
+        return [encode(event) for event in events]
+
+    with TemporaryDirectory() as folder:
+        path = write(Path(folder), taped(steps))
+        first, *others = [lines(path, batch) for batch in (1, 7, 64, 4096)]
+
+    assert all(other == first for other in others)
+    assert sum('"type":"trade"' in one for one in first) == 1 + sum(k == "t" for _, k in steps)
+    assert sum("corrupt_record" in one for one in first) == sum(k == "c" for _, k in steps)
+
+
+async def test_two_replays_are_the_same_to_the_byte(tmp_path: Path, registry: Registry) -> None:
+    index(tmp_path, {"ts": 1.5, "url": "http://h/book?s=BTC/USD", "file": "b"}, bodies={"b": BOOK})
+    text = "".join(line(n / 10, frame(n)) for n in range(1, 60)) + "corrupt\n"
+    path = write(tmp_path, text)
+    spec = FeedSpec("acme", ["BTC/USD"], ["trades"], stages=("marker",))
+    runs = [
+        "\n".join(map(encode, (await replayed(path, registry, spec, {"rest": "http://h"}))[0]))
+        for _ in range(2)
+    ]
+
+    assert runs[0] == runs[1]
+    assert '"book"' in runs[0]
+
+
+@pytest.mark.parametrize(
+    ("after", "times", "expected"),
+    [
+        (30, ["1.000", "1.095", "1.5"], [1, 2, 1.1, 3]),
+        (10, ["1.000", "1.15", "1.25"], [1, 1.1, 2, 1.2, 3]),
+        (350, ["1.000", "2.0"], [1, 1.4, 2]),
+        (100, ["1.000", "1.1", "1.2"], [1, 1.1, 2, 1.2, 3]),
+    ],
+)
+async def test_ticks_come_on_the_grid_before_what_was_received_after_them(
+    tmp_path: Path, registry: Registry, after: int, times: list[str], expected: list[float]
+) -> None:
+    registry.register(PulsePlugin(after * 1_000_000), "pulse")
+    path = write(tmp_path, "".join(line(at, frame(n)) for n, at in enumerate(times, 1)))
+    spec = FeedSpec("acme", ["BTC/USD"], ["trades"], stages=("pulse",))
+    events, _ = await replayed(path, registry, spec)
+    told = [
+        event.id if isinstance(event, Trade) else event.ts / SECOND
+        for event in events
+        if isinstance(event, Trade) or (isinstance(event, Status) and event.state == "counted")
+    ]
+
+    assert told == expected
+
+
+async def test_a_recording_that_begins_without_a_time_does_not_tick_through_the_ages(
+    tmp_path: Path, registry: Registry
+) -> None:
+    plugin = PulsePlugin(SECOND)
+    registry.register(plugin, "pulse")
+    text = "".join(line(None, frame(n)) for n in (1, 2, 3)) + line("1700000000", frame(4))
+    spec = FeedSpec("acme", ["BTC/USD"], ["trades"], stages=("pulse",))
+    with anyio.fail_after(10):
+        events, _ = await replayed(write(tmp_path, text), registry, spec)
+
+    assert [e.id for e in events if isinstance(e, Trade)] == [1, 2, 3, 4]
+    assert len(plugin.made[0].ticks) < 5
+
+
+async def test_answers_of_other_symbols_and_unreadable_ones_stay_out(
+    tmp_path: Path, registry: Registry
+) -> None:
+    def book(symbol: str, file: str) -> dict[str, Any]:
+        return {"ts": 1.5, "url": f"http://h/book?s={symbol}", "file": file}
+
+    index(
+        tmp_path,
+        book("BTC/USD", "good"),
+        book("ETH/USD", "good"),
+        book("BTC/USD", "bad"),
+        book("BTC/USD", "odd"),
+        bodies={"good": BOOK, "bad": "<html>", "odd": "[1]"},
+    )
+    path = write(tmp_path, line(1, frame(1)) + line(2, frame(2)))
+    events, error = await replayed(path, registry, venue={"rest": "http://h"})
+    kinds = [e.rule if isinstance(e, Reject) else type(e).__name__ for e in events]
+
+    assert error is None
+    assert kinds == ["Trade", "Book", "unreadable_answer", "unreadable_answer", "Trade", "Status"]
+    assert [e.symbol for e in events if isinstance(e, Book)] == ["BTC/USD"]
+
+
+async def test_listed_names_are_taken_from_the_recording(
+    tmp_path: Path, registry: Registry
+) -> None:
+    listed = {"ts": 0.5, "url": "http://h/symbols", "file": "s"}
+    index(tmp_path, listed, bodies={"s": '["BTC/USD", "ETH/USD"]'})
+    path = write(tmp_path, line(1, frame(1)))
+    stack = Stack(feeds=(SPEC,), venues={"acme": {"rest": "http://h"}})
+    async with tapeloom.replay(path, stack, registry=registry) as stream:
+        events = [event async for event in stream]
+
+    assert sorted(stream.plans[0].feed.listing.instruments) == ["BTC/USD", "ETH/USD"]
+    assert [type(e) for e in events] == [Trade, Status]
+
+
+async def test_a_corrupt_line_is_a_reject_in_its_place(tmp_path: Path, registry: Registry) -> None:
+    text = line(1, frame(1)) + "corrupt\n" + line(2, frame(2))
+    events, _ = await replayed(write(tmp_path, text), registry)
+    told = [e.id if isinstance(e, Trade) else e.rule for e in events[:-1]]  # type: ignore[union-attr]
+
+    assert told == [1, "corrupt_record", 2]
+    assert "line 2: corrupt" in events[1].evidence  # type: ignore[union-attr]
+
+
+async def test_replies_to_the_recorder_concern_nobody_and_garbage_is_told(
+    tmp_path: Path, registry: Registry
+) -> None:
+    texts = ['{"ok": 1}', '{"notice": "bye", "ends": true}', '{"error": "x", "id": 1}', "junk"]
+    path = write(tmp_path, "".join(line(n, text) for n, text in enumerate(texts, 1)))
+    events, _ = await replayed(path, registry)
+
+    assert [getattr(e, "rule", "") for e in events[:-1]] == ["unreadable_frame"]
+    assert events[0].recv == 4 * SECOND
+
+
+async def test_of_a_truncated_recording_everything_before_the_end_is_delivered_first(
+    tmp_path: Path, registry: Registry
+) -> None:
+    text = "".join(line(n, frame(n)) for n in range(1, 3001))
+    path = write(tmp_path, text, "day.ws.jsonl.gz")
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    events, error = await replayed(path, registry)
+    ids = [e.id for e in events if isinstance(e, Trade)]
+
+    assert ids == list(range(1, len(ids) + 1))
+    assert len(ids) > 1000
+    assert isinstance(error, TapeError)
+    assert "day.ws.jsonl.gz" in str(error)
+
+
+async def test_a_stage_that_breaks_ends_the_replay_by_name(
+    tmp_path: Path, registry: Registry
+) -> None:
+    class Broken:
+        @hookimpl
+        def validate(self, feed: Any) -> Any:
+            def stage(events: list[Event]) -> list[Event]:
+                raise RuntimeError("no")
+
+            return stage
+
+    registry.register(Broken(), "broken")
+    spec = FeedSpec("acme", ["BTC/USD"], ["trades"], stages=("broken",))
+    _, error = await replayed(write(tmp_path, line(1, frame(1))), registry, spec)
+
+    assert isinstance(error, StageFailed)
+
+
+async def test_speed_is_kept_on_the_wall(tmp_path: Path, registry: Registry) -> None:
+    wall = VirtualClock()
+    path = write(tmp_path, "".join(line(n, frame(n)) for n in (10, 11, 12, 20)))
+    plan = compose(Stack(feeds=(SPEC,)), registry, TapeClock(), 0).plans[0]
+    came: list[tuple[float, Any]] = []
+
+    async def deliver(events: list[Event]) -> None:
+        came.extend((wall.monotonic(), event.id) for event in events if isinstance(event, Trade))
+
+    replay = Replay(Tape(path), plan, deliver, speed=2.0, wall=wall)
+    async with wall.running():
+        await replay.run()
+
+    assert came == [(0, 10), (0.5, 11), (1.0, 12), (5.0, 20)]
+
+
+async def test_a_replay_that_gives_no_events_can_be_stopped(
+    tmp_path: Path, registry: Registry
+) -> None:
+    text = line(1, frame(1)) + line(1, '{"s": "OTHER"}') * 200_000
+    path = write(tmp_path, text)
+    async with tapeloom.replay(path, SPEC, registry=registry) as stream:
+        with anyio.fail_after(20):
+            async for event in stream:
+                if isinstance(event, Trade):
+                    stream.stop()
+
+    assert 0 < stream.counters["frames"] < 100_000
+
+
+async def test_a_recording_is_of_one_feed(tmp_path: Path, registry: Registry) -> None:
+    path = write(tmp_path, line(1, frame(1)))
+    with pytest.raises(tapeloom.errors.ConfigError, match="a recording is of one feed"):
+        tapeloom.replay(path, [SPEC, SPEC], registry=registry)

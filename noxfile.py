@@ -1,0 +1,93 @@
+#!/usr/bin/env -S uv run --script
+# /// script
+# dependencies = ["nox>=2026.10.20"]
+# ///
+"""One door to every check: `nox` for all that gates a change, `nox -l` for the list."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import nox
+
+nox.options.default_venv_backend = "uv|virtualenv"
+nox.options.reuse_existing_virtualenvs = True
+nox.options.download_python = "never"
+nox.options.error_on_missing_interpreters = False
+nox.options.sessions = ["lint", "types", "package", "together"]
+
+ROOT = Path(__file__).parent
+PROJECT = nox.project.load_toml("pyproject.toml")
+PYTHONS = nox.project.python_versions(PROJECT)
+
+
+def members() -> dict[str, Path]:
+    """Return every installable package here, by the name of its folder."""
+    return {
+        file.parent.name: file.parent.relative_to(ROOT)
+        for pattern in ("core", "plugins/*", "contrib/*")
+        for file in sorted(ROOT.glob(f"{pattern}/pyproject.toml"))
+    }
+
+
+def install(session: nox.Session, group: str, *packages: Path) -> None:
+    """Install packages as wheels, with the versions that the workspace pins."""
+    pins = Path(session.create_tmp()) / "constraints.txt"
+    pins.write_text("\n".join(PROJECT["tool"]["uv"]["constraint-dependencies"]))
+    # An installed wheel of the same version would be kept although the code has changed.
+    again = [f"--reinstall-package={name(path)}" for path in packages]
+    session.install(
+        "--constraint", str(pins), "--group", group, *again, *(f"./{path}" for path in packages)
+    )
+
+
+def name(path: Path) -> str:
+    """Return the distribution name of a package."""
+    return str(nox.project.load_toml(path / "pyproject.toml")["project"]["name"])
+
+
+@nox.session(python="3.11")
+def lint(session: nox.Session) -> None:
+    """Check style and format."""
+    session.install(*PROJECT["dependency-groups"]["lint"])
+    session.run("ruff", "check", ".")
+    session.run("ruff", "format", "--check", ".")
+
+
+@nox.session(python="3.11")
+def types(session: nox.Session) -> None:
+    """Check types, strictly, package by package."""
+    install(session, "types", *members().values())
+    for path in members().values():
+        session.run("mypy", f"{path}/src", silent=True)
+
+
+@nox.session(python=PYTHONS)
+@nox.parametrize("package", [*members()])
+def package(session: nox.Session, package: str) -> None:
+    """Test one package in an environment that holds only core and itself."""
+    path = members()[package]
+    install(session, "tests", *dict.fromkeys([Path("core"), path]))
+    session.run("pytest", f"{path}/tests", *session.posargs)
+
+
+@nox.session(python=PYTHONS)
+def together(session: nox.Session) -> None:
+    """Test what crosses packages, with every package installed.
+
+    The tests marked slow are about our own code and not about Python: one version is enough.
+    """
+    install(session, "tests", *members().values())
+    quick = [] if session.python == PYTHONS[0] else ["-m", "not slow"]
+    session.run("pytest", "tests", *quick, *session.posargs)
+
+
+@nox.session(python="3.11", default=False)
+def bench(session: nox.Session) -> None:
+    """Measure; prints ratios, gates nothing."""
+    install(session, "tests", *members().values())
+    session.run("python", "tests/bench/pipeline.py", *session.posargs)
+
+
+if __name__ == "__main__":
+    nox.main()
