@@ -1,0 +1,270 @@
+"""The bars of one symbol, of every interval.
+
+Trades in order are only added up (`running`): the hot loop in `_stage` does that by itself as long
+as `low` <= ts < `until`. Whatever else can happen, a bar that ends, a trade out of order or late,
+comes to `turn`, which puts the sum where it belongs and then looks at every interval.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tapeloom.events import Bar, Event, Gap, Origin, Reject, Trade
+
+from ._lane import NEVER, Lane
+from ._tally import NOTHING, Sum, Tally, unusable
+
+if TYPE_CHECKING:
+    from ._settings import Settings
+
+__all__ = ["Closing", "Series"]
+
+AUTOMATIC = ("trades", "agg_trades")
+_MOST_GAPS = 256
+
+#: end, length of the interval, symbol, and the bar: sorts as bars are to be sent
+Closing = tuple[int, int, str, Bar]
+
+
+class Series:
+    """One symbol's bars. `low`, `until` and `running` belong to the hot loop as well."""
+
+    __slots__ = (
+        "_bad",
+        "_first",
+        "_gaps",
+        "_lanes",
+        "_mark",
+        "_settings",
+        "channel",
+        "low",
+        "queued",
+        "running",
+        "symbol",
+        "until",
+        "venue",
+        "wake",
+    )
+
+    def __init__(self, venue: str, symbol: str, settings: Settings) -> None:
+        self.venue = venue
+        self.symbol = symbol
+        self.channel: str | None = None  #: whose trades count; None until one has come
+        self.running = NOTHING  #: trades in order, all in the newest bars, in none yet
+        self.low = 0  #: a trade before this time is out of order
+        self.until = 0  #: a trade at this time or later ends a bar
+        self.wake = NEVER  #: the venue's time at which the next bar closes
+        self.queued: int | None = None  #: the wake that the stage has in its queue
+        self._settings = settings
+        self._lanes: tuple[Lane, ...] = ()
+        self._first = 0  # when we began to listen
+        self._mark = 0  # the latest time of any trade
+        self._gaps: list[tuple[int, int]] = []
+        self._bad: list[Event] = []
+
+    def admits(self, trade: Trade) -> bool:
+        """Whether *trade* counts. The first one that may count decides for its channel."""
+        if trade.origin == "history" and not self._settings.history:
+            return False
+        if self.channel is None:
+            wanted = self._settings.channel
+            if trade.channel == wanted or (not wanted and trade.channel in AUTOMATIC):
+                self.channel = trade.channel
+        return trade.channel == self.channel
+
+    def settle(self) -> None:
+        """Put the running sum into the newest bar of every interval."""
+        running, self.running = self.running, NOTHING
+        if running is not NOTHING:
+            for lane in self._lanes:
+                if lane.newest is not None:
+                    lane.newest.add(running)
+            self._mark = max(self._mark, self.low)
+
+    def take(self, trade: Trade) -> bool:
+        """Add a trade that is in order to the running sum; False where it is not that plain."""
+        if not self.low <= trade.ts < self.until or unusable(trade):
+            return False
+        self.running.add(trade)
+        self.low = trade.ts
+        return True
+
+    def turn(self, trade: Trade) -> tuple[list[Event], list[Event]]:
+        """Take a trade that is no plain next one; return what goes before it and what after."""
+        ts = trade.ts
+        if not self._lanes:
+            self._begin(ts)
+        self.settle()
+        self._mark = max(self._mark, self.low, ts)
+        before = self._shut(self._mark - self._settings.lateness, trade.recv, by_time=False)
+        bars: list[Event] = [closing[3] for closing in before]
+        after = self._place(trade)
+        self._look_ahead()
+        return self._announced(bars), after
+
+    def gap(self, gap: Gap) -> list[Closing]:
+        """Note what is missing, or that it is missing no longer; return the bars that this changes."""
+        if gap.channel not in ("", self.channel) or not self._lanes:
+            return []
+        hole = (gap.since, gap.until)
+        if gap.verdict == "filled":
+            if hole not in self._gaps:
+                return []
+            self._gaps.remove(hole)
+        elif hole not in self._gaps:
+            self._gaps.append(hole)
+            if len(self._gaps) > _MOST_GAPS:  # the two oldest become one, with what is between
+                one, two, *rest = sorted(self._gaps)
+                self._gaps = [(one[0], max(one[1], two[1])), *rest]
+        return [
+            self._revision(lane, tally, gap.recv)
+            for lane in self._lanes
+            for tally in lane.kept()
+            if tally.complete != self._complete(tally)
+        ]
+
+    def tick(self, projected: int, now: int) -> tuple[list[Event], list[Closing]]:
+        """Close what has ended by the venue's time *projected*; return rejects and bars."""
+        self.settle()
+        closings = self._shut(projected - self._settings.lateness, now, by_time=True)
+        self._look_ahead()
+        return self._announced([]), closings
+
+    def flush(self, recv: int) -> tuple[list[Event], list[Closing]]:
+        """Return the bars that are still forming, and what was wrong with their trades."""
+        self.settle()
+        self._look_ahead()
+        bars = [
+            self._closing(lane, tally, recv, closed=False)
+            for lane in self._lanes
+            for tally in lane.opened()
+            if tally.trades
+        ]
+        return self._announced([]), bars
+
+    # ------------------------------------------------------------------------------------ inside
+
+    def _begin(self, ts: int) -> None:
+        settings = self._settings
+        floor = ts - settings.lateness
+        self._first = ts
+        self._lanes = tuple(Lane(interval, settings, floor) for interval in settings.intervals)
+
+    def _set_aside(self, trade: Trade) -> None:
+        evidence = f"price {trade.price}, size {trade.size}: no finite number, so in no bar"
+        self._bad.append(self._reject(trade, "not_finite", evidence))
+
+    def _announced(self, bars: list[Event]) -> list[Event]:
+        """Return *bars* with the rejects before them that their trades have earned."""
+        if not self._bad:
+            return bars
+        bad, self._bad = self._bad, []
+        return bad + bars
+
+    def _shut(self, until: int, recv: int, *, by_time: bool) -> list[Closing]:
+        closings = [
+            self._closing(lane, tally, recv)
+            for lane in self._lanes
+            for tally in lane.close(until, by_time=by_time)
+        ]
+        if len(closings) > 1:
+            closings.sort(key=_order)
+        return closings
+
+    def _place(self, trade: Trade) -> list[Event]:
+        """Put a trade where it belongs; return the revisions and the reject that follow it."""
+        ts = trade.ts
+        places = [(lane, lane.start(ts)) for lane in self._lanes]
+        if all(start >= lane.floor for lane, start in places) and not unusable(trade):
+            tallies = [lane.open(start) for lane, start in places]
+            if all(tally is lane.newest for (lane, _), tally in zip(places, tallies, strict=True)):
+                self.running = Sum(trade)
+                self.low = ts
+                return []
+        return self._place_apart(trade, places)
+
+    def _place_apart(self, trade: Trade, places: list[tuple[Lane, int]]) -> list[Event]:
+        """Put a trade into bars that are not the newest, or not open any more."""
+        added = None if unusable(trade) else Sum(trade)
+        if added is None:
+            self._set_aside(trade)
+        revised: list[Closing] = []
+        lost: list[str] = []
+        for lane, start in places:
+            late = start < lane.floor
+            tally = lane.late(start) if late else lane.open(start)
+            if tally is None:
+                lost.append(f"{lane.interval.name} closed up to {lane.floor}")
+            elif added is None:
+                tally.flawed = True
+                if late and tally.complete:
+                    revised.append(self._revision(lane, tally, trade.recv))
+            elif late:
+                lane.revise(tally, added)
+                revised.append(self._revision(lane, tally, trade.recv))
+            else:
+                tally.add(added)
+        out: list[Event] = [closing[3] for closing in sorted(revised, key=_order)]
+        if lost and added is not None:
+            evidence = f"the bar of {trade.ts} is closed: {', '.join(lost)}"
+            out.append(self._reject(trade, "late_trade", evidence))
+        return out
+
+    def _look_ahead(self) -> None:
+        """Work out up to when the hot loop can do without us, and when time will need us."""
+        lateness = self._settings.lateness
+        self.wake = min((lane.ends for lane in self._lanes), default=NEVER)
+        if self.wake != NEVER:
+            self.wake += lateness
+        self.until = 0  # without a running sum there is nothing to add to
+        if self.running is not NOTHING:
+            ends = [lane.newest.end for lane in self._lanes if lane.newest is not None]
+            self.until = min(self.wake, *ends)
+
+    def _complete(self, tally: Tally) -> bool:
+        start, end = tally.start, tally.end
+        return (
+            start > self._first
+            and not tally.flawed
+            and not any(since < end and until >= start for since, until in self._gaps)
+        )
+
+    def _revision(self, lane: Lane, tally: Tally, recv: int) -> Closing:
+        tally.revision += 1
+        return self._closing(lane, tally, recv)
+
+    def _closing(self, lane: Lane, tally: Tally, recv: int, *, closed: bool = True) -> Closing:
+        if closed:
+            tally.complete = self._complete(tally)
+        origin: Origin = "trades" if tally.trades else "fill"
+        bar = Bar(
+            self.venue,
+            self.symbol,
+            tally.start,
+            recv,
+            lane.interval.name,
+            tally.open,
+            tally.high,
+            tally.low,
+            tally.close,
+            tally.volume,
+            tally.quote_volume,
+            tally.buy_volume,
+            tally.buy_quote_volume,
+            tally.trades,
+            closed,
+            closed and bool(tally.complete),
+            tally.revision,
+            "bars",
+            origin,
+        )
+        return tally.end, lane.length, self.symbol, bar
+
+    def _reject(self, trade: Trade, rule: str, evidence: str) -> Reject:
+        return Reject(
+            self.venue, self.symbol, trade.ts, trade.recv, rule, evidence, trade, trade.channel
+        )
+
+
+def _order(closing: Closing) -> tuple[int, int, str]:
+    return closing[:3]

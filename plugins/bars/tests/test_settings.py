@@ -1,0 +1,70 @@
+"""What may stand under ``[stage.bars]``, and how the plugin is found."""
+
+from __future__ import annotations
+
+from importlib.metadata import entry_points
+
+import pytest
+import tapeloom_bars
+from tapeloom.feeds import Feed, TimedStage
+from tapeloom_bars import Settings
+
+
+class StoppedClock:
+    def time_ns(self):
+        return 0
+
+    def monotonic(self):
+        return 0.0
+
+    async def sleep(self, seconds):
+        raise AssertionError("a stage does not wait")
+
+
+def test_the_entry_point_names_this_plugin():
+    (found,) = entry_points(group="tapeloom.plugins", name="bars")
+
+    assert found.load() is tapeloom_bars
+
+
+@pytest.mark.parametrize("settings", [None, Settings(every="1s")])
+def test_aggregate_returns_a_timed_stage(settings):
+    feed = Feed("f", "acme", settings=settings, clock=StoppedClock())
+
+    assert isinstance(tapeloom_bars.aggregate(feed), TimedStage)
+    assert tapeloom_bars.settings() is Settings
+
+
+@pytest.mark.parametrize(
+    ("written", "name"),
+    [
+        ("60s", "1m"),
+        ("90s", "90s"),
+        ("1m", "1m"),
+        ("24h", "1d"),
+        ("7d", "1w"),
+        ("1500ms", "1500ms"),
+    ],
+)
+def test_intervals_are_spelled_in_their_largest_unit(written, name):
+    assert Settings(every=written).every == (name,)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"every": ()}, "Name one or more"),
+        ({"every": ("1m", "60s")}, "stands here twice"),
+        ({"every": "1x"}, "no duration"),
+        ({"every": "0s"}, "no length of a bar"),
+        ({"every": "1500us"}, "whole milliseconds"),
+        ({"lateness": "soon"}, "no duration"),
+        ({"lateness": -1}, "Write 0 or more"),
+        ({"keep": -1}, "Write 0 or more"),
+        ({"fill_limit": 0}, "Write 1 or more"),
+        ({"empty": "zero"}, "must be in"),
+    ],
+)
+def test_a_wrong_setting_says_what_is_allowed(settings, message):
+    with pytest.raises(ValueError, match=message):
+        Settings(**settings)

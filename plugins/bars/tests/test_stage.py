@@ -1,0 +1,427 @@
+"""What the stage promises, one claim at a time. Times are in ms after a full minute."""
+
+from __future__ import annotations
+
+from decimal import Context, Decimal, getcontext
+
+import pytest
+from tapeloom.events import Bar, Gap, Quote, Reject, Trade
+from tapeloom.feeds import TimedStage
+from tapeloom_bars import Bars, Settings
+
+MS = 1_000_000
+BEGIN = 28_333_334 * 60_000 * MS
+
+
+def trade(ms, price="1", size="1", *, recv=None, id="", symbol="A/B", side=None, **more):
+    at = BEGIN + ms * MS
+    recv = at if recv is None else BEGIN + recv * MS
+    return Trade("v", symbol, at, recv, Decimal(price), Decimal(size), side, id, **more)
+
+
+def gap(since, until, *, channel="trades", symbol="A/B", verdict="open"):
+    since, until = BEGIN + since * MS, BEGIN + until * MS
+    return Gap("v", symbol, until, until, since, until, "disconnect", None, verdict, channel)
+
+
+def stage(every="1s", **settings):
+    return Bars(Settings(every=every, **settings))
+
+
+def bars(events):
+    return [event for event in events if type(event) is Bar]
+
+
+def starts(events):
+    return [(bar.ts - BEGIN) // MS for bar in bars(events)]
+
+
+def at(ms):
+    return BEGIN + ms * MS
+
+
+# ------------------------------------------------------------------------------- where trades go
+
+
+def test_a_trade_on_the_boundary_belongs_to_the_new_bar():
+    out = stage(lateness=0)([trade(999, "5"), trade(1000, "6"), trade(2000, "7")])
+
+    assert [(bar.ts, bar.close) for bar in bars(out)] == [(at(0), 5), (at(1000), 6)]
+
+
+def test_a_bar_stands_before_the_trade_that_closed_it():
+    first, second = trade(100), trade(1000)
+
+    out = stage(lateness=0)([first, second])
+
+    assert [type(event) for event in out] == [Trade, Bar, Trade]
+    assert out[1].recv == second.recv
+
+
+def test_weeks_begin_on_monday():
+    friday = trade(0, id=1)
+    later = trade(8 * 86_400_000, id=2)
+
+    (bar,) = bars(stage("1w", lateness=0)([friday, later]))
+
+    assert bar.time.isoweekday() == 1
+    assert bar.ts <= friday.ts < bar.ts + 7 * 86_400_000 * MS
+
+
+def test_days_begin_at_midnight_utc():
+    (bar,) = bars(stage("1d", lateness=0)([trade(0), trade(86_400_000)]))
+
+    assert (bar.time.hour, bar.time.minute, bar.time.second) == (0, 0, 0)
+
+
+def test_bars_closed_by_one_trade_are_ordered_by_end_and_then_by_length():
+    out = stage(("1m", "1s", "3s"), lateness="1s")([trade(58_500), trade(59_500), trade(61_000)])
+
+    assert [(bar.interval, bar.ts) for bar in bars(out)] == [
+        ("1s", at(58_000)),
+        ("1s", at(59_000)),
+        ("3s", at(57_000)),
+        ("1m", at(0)),
+    ]
+
+
+def test_symbols_are_kept_apart():
+    run = stage(lateness=0)
+
+    out = run([trade(100), trade(5000, symbol="C/D")])
+
+    assert bars(out) == []
+    assert [bar.symbol for bar in bars(run.flush())] == ["A/B", "C/D"]
+
+
+def test_the_same_list_comes_back_where_nothing_was_added():
+    events = [trade(1), Quote("v", "A/B", at(2), at(2), *[Decimal(1)] * 4), trade(3)]
+
+    assert stage()(events) is events
+
+
+def test_rejected_trades_do_not_count():
+    bad = trade(1)
+    run = stage()
+
+    run([Reject("v", "A/B", bad.ts, bad.recv, "rule", "", bad, "trades")])
+
+    assert run.flush() == []
+
+
+# ---------------------------------------------------------------------------- open, close and sums
+
+
+def test_open_and_close_go_by_time_and_not_by_arrival():
+    out = stage()([trade(500, "2"), trade(900, "3"), trade(100, "1"), trade(1600)])
+
+    (bar,) = bars(out)
+    assert (bar.open, bar.high, bar.low, bar.close) == (1, 3, 1, 3)
+
+
+def test_open_and_close_go_by_id_where_times_are_equal():
+    out = stage()([trade(5, "2", id=2), trade(5, "3", id=3), trade(5, "1", id=1), trade(1600)])
+
+    (bar,) = bars(out)
+    assert (bar.open, bar.close) == (1, 3)
+
+
+def test_open_and_close_go_by_arrival_where_ids_are_names():
+    out = stage()(
+        [trade(5, "2", id="b"), trade(5, "3", id="c"), trade(5, "1", id="a"), trade(1600)]
+    )
+
+    (bar,) = bars(out)
+    assert (bar.open, bar.close) == (2, 1)
+
+
+def test_sums_keep_every_digit_and_leave_the_context_alone():
+    before = getcontext().prec
+    tiny, huge = "0.000000000000000001", "123456789012345678901234567890"
+    run = stage()
+
+    run([trade(1, tiny, huge, side="buy"), trade(2, huge, tiny), trade(3, huge, huge)])
+
+    (bar,) = run.flush()
+    assert str(bar.volume) == "246913578024691357802469135780.000000000000000001"
+    exact = 2 * int(huge) * 10**18 + int(huge) ** 2 * 10**36
+    assert int(bar.quote_volume.scaleb(36, Context(prec=200))) == exact
+    assert getcontext().prec == before
+
+
+def test_long_runs_of_trades_are_added_up_whole():
+    run = stage(("1s", "1m"))
+    run([trade(n // 2, str(1 + n % 7), id=n) for n in range(1000)])
+
+    assert {(bar.trades, bar.volume, bar.quote_volume) for bar in run.flush()} == {
+        (1000, 1000, sum(1 + n % 7 for n in range(1000)))
+    }
+
+
+def test_only_the_side_buy_counts_as_bought():
+    run = stage()
+    run([trade(1, "2", "3", side="buy"), trade(2, "5", "7", side="sell"), trade(3, "11", "13")])
+
+    (bar,) = run.flush()
+    assert (bar.volume, bar.quote_volume) == (23, 6 + 35 + 143)
+    assert (bar.buy_volume, bar.buy_quote_volume, bar.trades) == (3, 6, 3)
+
+
+@pytest.mark.parametrize("text", ["NaN", "-NaN", "sNaN", "Infinity", "-Infinity"])
+@pytest.mark.parametrize("field", ["price", "size"])
+def test_what_is_no_number_is_in_no_bar_and_is_told(text, field):
+    bad = trade(1500, **{field: text})
+    run = stage(lateness=0)
+
+    out = run([trade(1200, "2"), bad, trade(1700, "3"), trade(2000), trade(3000)])
+
+    reject, bar, complete = [e for e in out if type(e) is not Trade]
+    assert (type(reject), reject.rule) == (Reject, "not_finite")
+    assert reject.event is bad
+    assert (bar.trades, bar.open, bar.close, bar.complete) == (2, 2, 3, False)
+    assert complete.complete
+
+
+# -------------------------------------------------------------------------------------- late trades
+
+
+def test_a_bar_waits_for_late_trades_and_later_bars_stay_as_they_are():
+    out = stage(lateness="500ms")([trade(900, "1"), trade(1400, "2"), trade(950, "3"), trade(1500)])
+
+    assert starts(out) == [0]
+    assert bars(out)[0].close == 3
+
+
+def test_a_late_trade_sends_its_bar_again_after_itself():
+    late = trade(800, "9")
+
+    out = stage(lateness=0)([trade(900, "1"), trade(1400, "2"), late, trade(2000)])
+
+    place = next(index for index, event in enumerate(out) if event is late)
+    again = out[place + 1]
+    assert (again.ts, again.revision, again.open, again.close) == (at(0), 1, 9, 1)
+    assert again.recv == late.recv
+    assert (bars(out)[-1].trades, bars(out)[-1].open) == (1, 2)
+
+
+def test_a_late_trade_of_an_interval_that_closed_empty_sends_it_as_a_revision():
+    out = stage(lateness=0)([trade(900), trade(2100), trade(1500, "7")])
+
+    assert [(bar.revision, bar.close) for bar in bars(out)] == [(0, 1), (1, 7)]
+
+
+def test_without_revisions_a_late_trade_is_reported_and_passed_on():
+    late = trade(800)
+
+    out = stage(lateness=0, revise=False)([trade(900), trade(1400), late])
+
+    assert out[-2] is late
+    assert (out[-1].rule, out[-1].event) == ("late_trade", late)
+    assert "1s" in out[-1].evidence
+
+
+def test_a_trade_older_than_what_is_kept_is_reported():
+    out = stage(lateness=0, keep=2)([trade(900), trade(3000), trade(1000), trade(999)])
+
+    assert [type(event) for event in out[-4:]] == [Trade, Bar, Trade, Reject]
+
+
+def test_a_late_trade_counts_where_its_bar_is_still_open():
+    run = stage(("1s", "1m"), lateness=0, revise=False)
+
+    run([trade(900), trade(1400), trade(800)])
+
+    assert [(bar.interval, bar.trades) for bar in run.flush()] == [("1s", 1), ("1m", 3)]
+
+
+# ------------------------------------------------------------------------------------ passing time
+
+
+def test_it_is_a_timed_stage_that_waits_for_nothing_at_first():
+    run = stage()
+
+    assert isinstance(run, TimedStage)
+    assert run.due is None
+    assert run.tick(at(0)) == []
+
+
+@pytest.mark.parametrize("offset", [-1500, 0, 1500])
+def test_a_bar_ends_on_the_clock_of_the_venue(offset):
+    run = stage(lateness="500ms")
+
+    run([trade(100, recv=100 + offset + 40)])
+
+    assert run.due == at(1500 + offset + 40)
+    assert run.tick(run.due - 1) == []
+    (bar,) = run.tick(run.due)
+    assert (bar.ts, bar.recv) == (at(0), at(1500 + offset + 40))
+    assert run.due is None
+
+
+def test_delayed_trades_never_make_a_bar_end_earlier():
+    run = stage(lateness=0)
+    run([trade(100, recv=120)])
+    before = run.due
+
+    run([trade(200, recv=800)])
+
+    assert run.due == before == at(1020)
+
+
+def test_the_estimate_forgets_what_is_older_than_two_minutes():
+    run = stage(lateness=0)
+    run([trade(0, recv=0), trade(30_000, recv=60_000), trade(90_000, recv=120_000)])
+
+    assert run.due == at(91_000 + 30_000)
+
+
+def test_bars_closed_by_time_are_ordered_by_end_interval_and_symbol():
+    run = stage(("1s", "2s"), lateness=0)
+    run([trade(500, symbol="C/D"), trade(600, symbol="A/B"), trade(1500, symbol="C/D")])
+
+    out = run.tick(at(10_000))
+
+    assert [(bar.symbol, bar.interval, bar.ts) for bar in out] == [
+        ("A/B", "1s", at(0)),
+        ("C/D", "1s", at(1000)),
+        ("A/B", "2s", at(0)),
+        ("C/D", "2s", at(0)),
+    ]
+
+
+def test_the_first_trade_after_a_silence_is_not_late_however_slow_it_was():
+    run = stage(lateness=0)
+    run([trade(100)])
+    run.tick(at(5000))
+
+    out = run([trade(2500, recv=9000)])
+
+    assert bars(out) == []
+    assert starts(run.tick(at(9000))) == [2000]
+
+
+def test_flush_returns_what_is_forming_and_says_so():
+    run = stage(("1s", "1m"), lateness=0)
+    run([trade(100), trade(1100), trade(2100)])
+
+    out = run.flush()
+
+    assert [(bar.interval, bar.ts) for bar in out] == [("1s", at(2000)), ("1m", at(0))]
+    assert not any(bar.closed or bar.complete for bar in out)
+
+
+# ----------------------------------------------------------------------------------- empty and gaps
+
+
+def test_empty_intervals_are_filled_with_the_close_before():
+    out = stage(lateness=0, empty="fill")([trade(100, "1"), trade(200, "3"), trade(3100)])
+
+    _, one, two = bars(out)
+    assert (one.ts, two.ts) == (at(1000), at(2000))
+    assert (one.open, one.high, one.low, one.close) == (3, 3, 3, 3)
+    assert (one.volume, one.trades, one.origin, one.complete) == (0, 0, "fill", True)
+
+
+def test_filling_goes_on_while_nothing_trades_and_stops_at_its_limit():
+    run = stage(lateness=0, empty="fill", fill_limit=3)
+    run([trade(100)])
+
+    assert starts(run.tick(at(2000))) == [0, 1000]
+    assert run.due == at(3000)
+    assert starts(run.tick(at(60_000))) == [2000, 3000]
+    assert run.due is None
+    assert starts(run([trade(70_000), trade(71_000)])) == [70_000]
+
+
+def test_the_first_bar_is_not_complete_and_the_next_one_is():
+    out = stage(lateness=0)([trade(0), trade(1000), trade(2000)])
+
+    assert [bar.complete for bar in bars(out)] == [False, True]
+
+
+@pytest.mark.parametrize(("channel", "symbol"), [("trades", "A/B"), ("", "A/B"), ("", "")])
+def test_a_gap_marks_open_and_later_bars(channel, symbol):
+    hole = gap(1500, 3000, channel=channel, symbol=symbol)
+    run = stage(lateness=0)
+
+    out = run([trade(0), trade(1100), hole, *[trade(ms) for ms in (2100, 3100, 4100, 5100)]])
+
+    assert {bar.ts: bar.complete for bar in bars(out)} == {
+        at(0): False,
+        at(1000): False,
+        at(2000): False,
+        at(3000): False,
+        at(4000): True,
+    }
+
+
+def test_a_gap_of_another_channel_or_symbol_marks_nothing():
+    run = stage(lateness=0)
+
+    out = run(
+        [
+            trade(0),
+            trade(1100),
+            gap(1100, 1200, channel="book"),
+            gap(1100, 1200, symbol="C/D"),
+            trade(2000),
+        ]
+    )
+
+    assert bars(out)[-1].complete
+
+
+def test_a_gap_sends_closed_bars_again_and_so_does_its_end():
+    run = stage(lateness=0)
+    run([trade(0), trade(1100), trade(2100)])
+
+    opened = bars(run([gap(1500, 1600)]))
+    filled = bars(run([gap(1500, 1600, verdict="filled")]))
+
+    assert [(bar.ts, bar.revision, bar.complete) for bar in opened] == [(at(1000), 1, False)]
+    assert [(bar.ts, bar.revision, bar.complete) for bar in filled] == [(at(1000), 2, True)]
+
+
+def test_many_gaps_are_remembered_as_fewer_and_wider_ones():
+    run = stage("1h", lateness=0)
+    run([trade(0), trade(3_600_000)])
+
+    run([gap(3_600_000 + n, 3_600_000 + n, channel="") for n in range(0, 3000, 2)])
+
+    assert [bar.complete for bar in bars(run([trade(7_200_000)]))] == [False]
+
+
+# --------------------------------------------------------------------------- which trades are counted
+
+
+def test_a_feed_with_two_channels_of_trades_counts_one():
+    run = stage()
+    run([trade(1, channel="agg_trades"), trade(1), trade(2, channel="agg_trades"), trade(2)])
+
+    assert [bar.trades for bar in run.flush()] == [2]
+
+
+def test_the_channel_can_be_chosen():
+    run = stage(channel="trades")
+    run([trade(1, channel="agg_trades"), trade(1), trade(1, channel="agg_trades")])
+
+    assert [bar.trades for bar in run.flush()] == [1]
+
+
+def test_history_is_passed_on_and_counted_only_if_asked_for():
+    old, new = trade(1, origin="history"), trade(500)
+    events = [old, new]
+    run, asked = stage(), stage(history=True)
+
+    assert run(events) is events
+    asked(events)
+    assert [bar.trades for bar in run.flush()] == [1]
+    assert [bar.trades for bar in asked.flush()] == [2]
+
+
+def test_backfilled_trades_revise_their_bars():
+    run = stage(lateness=0)
+
+    out = run([trade(0), trade(1100), trade(2100), trade(1500, "8", origin="backfill")])
+
+    assert (bars(out)[-1].ts, bars(out)[-1].revision, bars(out)[-1].close) == (at(1000), 1, 8)
