@@ -1,0 +1,132 @@
+"""Bars and tickers: prices, sizes, the range of high and low, time and jumps."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tapeloom.units import duration_ns
+
+from ._line import Line
+from ._rules import PAST, ZERO, Rules, amount
+
+if TYPE_CHECKING:
+    from decimal import Decimal
+
+    from tapeloom.events import Bar, Event, Ticker
+
+__all__ = ["Bars", "Tickers"]
+
+_ANY = 1 << 62
+
+
+def _outside(low: Decimal, high: Decimal, named: tuple[tuple[str, Decimal], ...]) -> str:
+    """Return evidence that these do not lie between low and high, or nothing."""
+    if not amount(low) or not amount(high):
+        return ""
+    if high < low:
+        return f"high {high} is below low {low}"
+    for name, price in named:
+        if amount(price) and not low <= price <= high:
+            return f"{name} {price} is outside {low} to {high}"
+    return ""
+
+
+def _untimely(
+    rules: Rules, line: Line, event: Bar | Ticker, price: Decimal, slack: int = 0
+) -> tuple[str, str]:
+    """Return the rule that an event breaks in its place in the stream, and the evidence."""
+    if evidence := rules.early(event.ts, event.recv):
+        return "ahead", evidence
+    if evidence := line.turned(event.ts, slack):
+        return "backwards", evidence
+    if event.ts >= line.ts:
+        if evidence := line.jumped(price, event.ts):
+            return "jump", evidence
+        line.good(event.ts, price)
+    return "", ""
+
+
+def _slack(interval: str) -> int:
+    """Return by how much the start of a bar may lie before the newest.
+
+    The last of a bar may come after the first of the next one. An interval that is no fixed time,
+    such as a month, has no limit.
+    """
+    try:
+        return duration_ns(interval)
+    except ValueError:
+        return _ANY
+
+
+class Bars:
+    """Judges bars. An interval is a line of its own."""
+
+    def __init__(self, rules: Rules) -> None:
+        self._rules = rules
+        self._lines: dict[tuple[str, str, str], Line] = {}
+        self._slack: dict[str, int] = {}
+
+    def judge(self, bar: Bar) -> list[Event] | None:
+        """Return None for a bar that passes, else what stands in its place."""
+        rule, evidence = self._broken(bar)
+        # A revision is an older bar once more, and history is older altogether.
+        if not rule and not bar.revision and bar.origin not in PAST:
+            key = bar.symbol, bar.channel, bar.interval
+            line = self._lines.get(key)
+            if line is None:
+                line = self._lines[key] = Line(self._rules)
+                self._slack[bar.interval] = _slack(bar.interval)
+            slack = self._slack[bar.interval]
+            rule, evidence = _untimely(self._rules, line, bar, bar.close, slack)
+        return self._rules.reject(bar, rule, evidence) if rule else None
+
+    def _broken(self, bar: Bar) -> tuple[str, str]:
+        rules, low, high = self._rules, bar.low, bar.high
+        prices = (("open", bar.open), ("high", high), ("low", low), ("close", bar.close))
+        if evidence := rules.prices(prices):
+            return "price", evidence
+        sizes = (
+            ("volume", bar.volume),
+            ("quote_volume", bar.quote_volume),
+            ("buy_volume", bar.buy_volume),
+            ("buy_quote_volume", bar.buy_quote_volume),
+        )
+        if evidence := rules.sizes(sizes):
+            return "size", evidence
+        if "range" in rules.on and (evidence := _outside(low, high, (prices[0], prices[3]))):
+            return "range", evidence
+        return "", ""
+
+
+class Tickers:
+    """Judges tickers: `last` must be a price; where nothing was traded, the rest may be zero."""
+
+    def __init__(self, rules: Rules) -> None:
+        self._rules = rules
+        self._lines: dict[tuple[str, str], Line] = {}
+
+    def judge(self, ticker: Ticker) -> list[Event] | None:
+        """Return None for a ticker that passes, else what stands in its place."""
+        rule, evidence = self._broken(ticker)
+        if not rule and ticker.origin not in PAST:
+            key = ticker.symbol, ticker.channel
+            line = self._lines.get(key)
+            if line is None:
+                line = self._lines[key] = Line(self._rules)
+            rule, evidence = _untimely(self._rules, line, ticker, ticker.last)
+        return self._rules.reject(ticker, rule, evidence) if rule else None
+
+    def _broken(self, ticker: Ticker) -> tuple[str, str]:
+        rules, low, high = self._rules, ticker.low, ticker.high
+        sizes = (("volume", ticker.volume), ("quote_volume", ticker.quote_volume))
+        traded = not (amount(ticker.volume) and ticker.volume == ZERO)
+        prices: tuple[tuple[str, Decimal], ...] = (("last", ticker.last),)
+        if traded:
+            prices += (("open", ticker.open), ("high", high), ("low", low))
+        if evidence := rules.prices(prices):
+            return "price", evidence
+        if evidence := rules.sizes(sizes):
+            return "size", evidence
+        if traded and "range" in rules.on and (evidence := _outside(low, high, prices[:1])):
+            return "range", evidence
+        return "", ""

@@ -1,0 +1,56 @@
+"""The table of the plugin: what it takes, and what it says about a mistake."""
+
+from decimal import Decimal
+
+import pytest
+import tapeloom_quality
+from tapeloom_quality import RULES, TYPES, Settings
+
+
+def test_the_hook_names_the_settings():
+    assert tapeloom_quality._settings() is Settings
+
+
+def test_text_is_read_as_people_write_it():
+    settings = Settings(max_jump="12.5%", hold="1m", backwards="500ms", ahead="2s")
+
+    assert settings.max_jump == Decimal("0.125")
+    assert (settings.hold, settings.backwards, settings.ahead) == (60 * 10**9, 5 * 10**8, 2 * 10**9)
+
+
+def test_the_defaults_are_what_the_readme_says():
+    settings = Settings()
+
+    assert settings == Settings(max_jump="10%", confirm=3, hold="5s", backwards="1s", ahead=None)
+    assert (settings.off, settings.types) == ((), TYPES)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"max_jump": "0%"}, "max_jump is a fraction above 0, such as '10%'"),
+        ({"max_jump": "ten"}, "is no fraction"),
+        ({"confirm": 0}, "confirm is a number of events, 1 or more, and was 0"),
+        ({"hold": "soon"}, "is no duration"),
+        ({"off": ("jumps",)}, "off knows no 'jumps'.*Did you mean 'jump'?"),
+        ({"off": "jump"}, r"off is a list of words. Write \['jump'\]"),
+        ({"types": ("trades",)}, "types knows no 'trades'.*Did you mean 'trade'?"),
+    ],
+)
+def test_a_mistake_is_told_with_what_is_allowed(wrong, message):
+    with pytest.raises(ValueError, match=message):
+        Settings(**wrong)
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_every_rule_can_be_off(quality, make, rule):
+    batch = [make.trade(1), make.quote(), make.book(), make.bar(), make.ticker()]
+
+    assert quality(off=(rule,))(batch) is batch
+
+
+def test_every_rule_and_setting_stands_in_the_readme(request):
+    readme = (request.path.parent.parent / "README.md").read_text()
+    words = [*RULES, "max_jump", "confirm", "hold", "backwards", "ahead", "off", "types"]
+
+    assert [word for word in words if f"`{word}`" not in readme] == []
