@@ -1,0 +1,32 @@
+"""Local order books for tapeloom: from snapshots and deltas to a book that can be relied on.
+
+`Books` is the stage; its `books` are the live `LocalBook` objects by symbol and channel.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tapeloom.hooks import hookimpl
+
+from .ladder import Ladder
+from .local import LocalBook
+from .settings import Settings
+from .stage import Books
+
+if TYPE_CHECKING:
+    from tapeloom.feeds import Feed
+
+__all__ = ["Books", "Ladder", "LocalBook", "Settings", "aggregate", "settings"]
+
+
+@hookimpl
+def settings() -> type[Settings]:
+    """Return the class of the table `[stage.books]`."""
+    return Settings
+
+
+@hookimpl
+def aggregate(feed: Feed) -> Books:
+    """Return the stage that keeps the books of *feed*."""
+    return Books(feed, feed.settings or Settings())
