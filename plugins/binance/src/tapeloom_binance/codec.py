@@ -1,0 +1,100 @@
+"""Binance's subscription language."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from tapeloom.feeds import Ack, Feed, Message, Notice, Refusal, Reply, Subscription
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from .symbols import Names
+
+__all__ = ["PASSING", "BinanceCodec"]
+
+#: Streams in one message: a few kB of text.
+_BATCH = 100
+#: Error codes of a venue that is overloaded, throttling or restarting: asking again may help.
+PASSING = frozenset({-1000, -1001, -1003, -1006, -1007, -1008, -1015, -1016, -1034})
+
+
+class _Error(msgspec.Struct):
+    code: int
+    msg: str = ""
+
+
+class _Notice(msgspec.Struct):
+    e: str = ""
+
+
+class _Answer(msgspec.Struct):
+    id: int | str | None = None
+    result: Any = msgspec.UNSET
+    error: _Error | None = None
+    code: int | None = None
+    msg: str = ""
+    e: str = ""
+    data: _Notice | None = None
+
+
+_decode = msgspec.json.Decoder(_Answer).decode
+
+
+class BinanceCodec:
+    """SUBSCRIBE and UNSUBSCRIBE on a combined stream, and what is said in return."""
+
+    def __init__(self, feed: Feed, names: Names) -> None:
+        self._names = names
+        self._listed = feed.listing.native
+
+    def native(self, symbol: str) -> str:
+        """Return the venue's name for a unified symbol.
+
+        Raises SymbolError where this market can have no such symbol.
+        """
+        return self._names.native(symbol)
+
+    def add(self, subscriptions: Sequence[Subscription], first_id: int) -> list[Message]:
+        """Return the messages that start these, 100 streams a message."""
+        return self._ask("SUBSCRIBE", subscriptions, first_id)
+
+    def drop(self, subscriptions: Sequence[Subscription], first_id: int) -> list[Message]:
+        """Return the messages that end these."""
+        return self._ask("UNSUBSCRIBE", subscriptions, first_id)
+
+    def _ask(self, method: str, some: Sequence[Subscription], first: int) -> list[Message]:
+        messages = []
+        for number, start in enumerate(range(0, len(some), _BATCH), first):
+            part = tuple(some[start : start + _BATCH])
+            streams = [self._stream(one) for one in part]
+            text = msgspec.json.encode({"method": method, "params": streams, "id": number})
+            messages.append(Message(text.decode(), part, number))
+        return messages
+
+    def _stream(self, one: Subscription) -> str:
+        native = self._listed.get(one.symbol) or self._names.native(one.symbol)
+        return self._names.stream(native, one.channel)
+
+    def accept(self, frame: bytes) -> Reply | None:
+        """Read an answer or a notice; None where it is neither.
+
+        An error comes flat or nested; the documents have one, the official connector expects both.
+        """
+        try:
+            answer = _decode(frame)
+        except (msgspec.DecodeError, RecursionError):
+            return None
+        error = answer.error
+        if error is None and answer.code is not None:
+            error = _Error(answer.code, answer.msg)
+        if error is not None:
+            reason = f"{error.msg or 'refused'} (code {error.code})"
+            return Refusal(reason, answer.id, permanent=error.code not in PASSING)
+        if answer.result is None and answer.id is not None:
+            return Ack(answer.id)
+        if answer.result is not msgspec.UNSET:
+            return Notice("answer", f"{answer.result} to message {answer.id}")
+        event = answer.data.e if answer.data else answer.e
+        return Notice(event, ends=True) if event == "serverShutdown" else None

@@ -1,0 +1,145 @@
+"""What is sent to subscribe, and how the answers are read."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import tapeloom_binance
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tapeloom.feeds import Ack, Notice, Refusal, Subscription
+
+PERP = "BTC/USDT:USDT"
+
+
+def streams(codec, *subscriptions: tuple[str, str]) -> list[str]:
+    messages = codec.add([Subscription(*each) for each in subscriptions], 1)
+    return [name for message in messages for name in json.loads(message.text)["params"]]
+
+
+def test_every_channel_has_its_stream(make) -> None:
+    spot = tapeloom_binance.subscribe(make())
+    channels = ("trades", "agg_trades", "book", "book:5", "quotes", "klines:1M", "ticker")
+
+    assert streams(spot, *(("BTC/USDT", channel) for channel in channels)) == [
+        "btcusdt@trade",
+        "btcusdt@aggTrade",
+        "btcusdt@depth@100ms",
+        "btcusdt@depth5@100ms",
+        "btcusdt@bookTicker",
+        "btcusdt@kline_1M",
+        "btcusdt@ticker",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("market", "speed", "wanted"),
+    [
+        ("spot", "1000ms", ["x@depth", "x@depth20"]),
+        ("usdm", "250ms", ["x@depth", "x@depth20"]),
+        ("usdm", "500ms", ["x@depth@500ms", "x@depth20@500ms"]),
+    ],
+)
+def test_a_book_comes_at_the_speed_that_is_set(make, market, speed, wanted) -> None:
+    symbol = {"spot": "BTC/USDT", "usdm": PERP}[market]
+    codec = tapeloom_binance.subscribe(make(market, (symbol,), depth_speed=speed))
+    named = streams(codec, (symbol, "book"), (symbol, "book:20"))
+
+    assert named == [each.replace("x@", "btcusdt@") for each in wanted]
+
+
+def test_trades_of_futures_are_aggregates_unless_raw_ones_are_asked_for(make) -> None:
+    usual = tapeloom_binance.subscribe(make("usdm", (PERP,)))
+    raw = tapeloom_binance.subscribe(make("usdm", (PERP,), futures_trades="raw"))
+
+    assert streams(usual, (PERP, "trades")) == ["btcusdt@aggTrade"]
+    assert streams(raw, (PERP, "trades"), (PERP, "agg_trades")) == [
+        "btcusdt@trade",
+        "btcusdt@aggTrade",
+    ]
+
+
+def test_the_name_that_the_venue_lists_is_used(make) -> None:
+    feed = make(symbols=("LUNA/USDT",))
+    feed.listing.add("LUNA/USDT", "LUNA2USDT")
+
+    assert streams(tapeloom_binance.subscribe(feed), ("LUNA/USDT", "trades")) == ["luna2usdt@trade"]
+
+
+@settings(max_examples=30, deadline=None)
+@given(count=st.integers(0, 450), first=st.integers(1, 1_000_000))
+def test_many_subscriptions_take_few_messages_and_none_is_lost(make, count, first) -> None:
+    codec = tapeloom_binance.subscribe(make())
+    wanted = [Subscription(f"C{n}/USDT", "book:20") for n in range(count)]
+    messages = codec.add(wanted, first)
+    sent = [json.loads(message.text) for message in messages]
+
+    assert [one for message in messages for one in message.subscriptions] == wanted
+    assert [name for each in sent for name in each["params"]] == [
+        f"c{n}usdt@depth20@100ms" for n in range(count)
+    ]
+    assert (
+        [each["id"] for each in sent]
+        == [m.id for m in messages]
+        == [*range(first, first + len(sent))]
+    )
+    assert len(messages) == -(-count // 100)
+    assert all(len(message.text.encode()) < 4096 for message in messages)
+
+
+def test_dropping_is_unsubscribing(make) -> None:
+    codec = tapeloom_binance.subscribe(make())
+    (message,) = codec.drop([Subscription("BTC/USDT", "quotes")], 3)
+
+    assert json.loads(message.text) == {
+        "method": "UNSUBSCRIBE",
+        "params": ["btcusdt@bookTicker"],
+        "id": 3,
+    }
+
+
+@pytest.mark.parametrize(
+    ("frame", "reply"),
+    [
+        ('{"result":null,"id":1}', Ack(1)),
+        ('{"id":"a7","result":null}', Ack("a7")),
+        (
+            '{"code":2,"msg":"Invalid request: unknown variant SUBSCRIB"}',
+            Refusal("Invalid request: unknown variant SUBSCRIB (code 2)"),
+        ),
+        ('{"code":0,"msg":"Unknown property","id":4}', Refusal("Unknown property (code 0)", 4)),
+        (
+            '{"error":{"code":3,"msg":"Invalid JSON"},"id":null}',
+            Refusal("Invalid JSON (code 3)"),
+        ),
+        (
+            '{"error":{"code":-1003,"msg":"Too many requests"},"id":2}',
+            Refusal("Too many requests (code -1003)", 2, permanent=False),
+        ),
+        ('{"result":["btcusdt@trade"],"id":3}', Notice("answer", "['btcusdt@trade'] to message 3")),
+        ('{"result":true,"id":6}', Notice("answer", "True to message 6")),
+        ('{"e":"serverShutdown","E":1770123456789}', Notice("serverShutdown", ends=True)),
+        (
+            '{"stream":"!serverShutdown","data":{"e":"serverShutdown","E":1770123456789}}',
+            Notice("serverShutdown", ends=True),
+        ),
+        ('{"e":"newEvent","E":1}', None),
+        ('{"result":null,"id":', None),
+        ("[]", None),
+        ("", None),
+        ("{}", None),
+    ],
+)
+def test_each_answer_is_read(make, frame, reply) -> None:
+    assert tapeloom_binance.subscribe(make()).accept(frame.encode()) == reply
+
+
+@settings(max_examples=100, deadline=None)
+@given(frame=st.binary(max_size=80))
+def test_garbage_is_no_answer(make, frame) -> None:
+    assert tapeloom_binance.subscribe(make()).accept(frame) is None
+
+
+def test_nonsense_without_end_is_no_answer(make) -> None:
+    assert tapeloom_binance.subscribe(make()).accept(b'{"result":' + b"[" * 100_000) is None

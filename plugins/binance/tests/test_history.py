@@ -1,0 +1,283 @@
+"""What is asked over REST, what it costs, and how the answers are read."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from decimal import Decimal
+from urllib.parse import parse_qsl, urlsplit
+
+import pytest
+import tapeloom_binance
+from tapeloom import Secret
+from tapeloom.feeds import Rate, Want
+
+PERP = "BTC/USDT:USDT"
+SPOT = "https://api.binance.com/api/v3"
+USDM = "https://fapi.binance.com/fapi/v1"
+SECOND = 1_000_000_000
+PAST = (
+    b'[{"id":28457,"price":"4.00000100","qty":"12.00000000","quoteQty":"48.000012",'
+    b'"time":1499865549590,"isBuyerMaker":true,"isBestMatch":true}]'
+)
+AGGREGATES = (
+    b'[{"a":26129,"p":"0.01633102","q":"4.70443515","f":27781,"l":27781,'
+    b'"T":1498793709153,"m":false,"M":true}]'
+)
+CANDLE = (
+    '[1499040000000,"0.01634790","0.80000000","0.01575800","0.01577100","148976.11427815",'
+    '1499644799999,"2434.19055334",308,"1756.87402397","28.46694368","0"]'
+)
+
+
+def asked(request) -> tuple[str, dict[str, str], int]:
+    parts = urlsplit(request.url)
+    return (
+        f"{parts.scheme}://{parts.netloc}{parts.path}",
+        dict(parse_qsl(parts.query)),
+        request.weight,
+    )
+
+
+def spot(make, *channels: str, **settings):
+    return tapeloom_binance.history(make(channels=channels or ("trades",), **settings))
+
+
+def usdm(make, *channels: str, **settings):
+    return tapeloom_binance.history(make("usdm", (PERP,), channels or ("trades",), **settings))
+
+
+def test_the_listing_costs_what_the_venue_says(make) -> None:
+    assert asked(spot(make).listing()) == (f"{SPOT}/exchangeInfo", {}, 20)
+    assert asked(usdm(make).listing()) == (f"{USDM}/exchangeInfo", {}, 1)
+    assert spot(make).listing().rate == Rate(6000, 60)
+    assert usdm(make).listing().rate == Rate(2400, 60)
+
+
+@pytest.mark.parametrize(
+    ("limit", "in_spot", "in_usdm"),
+    [
+        (1000, ("1000", 50), ("1000", 20)),
+        (5000, ("5000", 250), ("1000", 20)),
+        (9000, ("5000", 250), ("1000", 20)),
+        (300, ("500", 25), ("500", 10)),
+        (1, ("100", 5), ("5", 2)),
+    ],
+)
+def test_a_snapshot_has_at_least_the_levels_that_are_set(make, limit, in_spot, in_usdm) -> None:
+    book = spot(make, snapshot_limit=limit).request(Want("book", "BTC/USDT"))
+    perp = usdm(make, snapshot_limit=limit).request(Want("book", PERP))
+
+    assert asked(book) == (f"{SPOT}/depth", {"symbol": "BTCUSDT", "limit": in_spot[0]}, in_spot[1])
+    assert asked(perp) == (f"{USDM}/depth", {"symbol": "BTCUSDT", "limit": in_usdm[0]}, in_usdm[1])
+
+
+def test_trades_are_asked_for_from_the_one_after_the_last_known(make) -> None:
+    query = {"symbol": "BTCUSDT", "fromId": "43", "limit": "1000"}
+    raw = spot(make).request(Want("trades", "BTC/USDT", "trades", after=42))
+    aggregate = spot(make).request(Want("trades", "BTC/USDT", "agg_trades", after=42))
+    perp = usdm(make).request(Want("trades", PERP, "trades", after=42))
+
+    assert asked(raw) == (f"{SPOT}/historicalTrades", query, 25)
+    assert asked(aggregate) == (f"{SPOT}/aggTrades", query, 4)
+    assert asked(perp) == (f"{USDM}/aggTrades", query, 20)
+
+
+def test_aggregate_trades_can_be_asked_for_by_time_within_an_hour(make) -> None:
+    def span(since: int | None, until: int | None) -> tuple[str | None, str | None]:
+        want = Want("trades", PERP, "trades", since=since, until=until)
+        _, query, _ = asked(usdm(make).request(want))
+        return query.get("startTime"), query.get("endTime")
+
+    assert span(10 * SECOND, 20 * SECOND) == ("10000", "20000")
+    assert span(0, 7200 * SECOND) == ("0", "3599999")
+    assert span(0, None) == ("0", "3599999")
+    assert span(None, None) == (None, None)
+
+
+def test_raw_trades_of_futures_need_a_key(make) -> None:
+    want = Want("trades", PERP, "trades", after=42)
+    request = usdm(make, futures_trades="raw", api_key=Secret("k")).request(want)
+
+    assert usdm(make, futures_trades="raw").request(want) is None
+    assert asked(request)[0::2] == (f"{USDM}/historicalTrades", 200)
+    assert request.headers == {"X-MBX-APIKEY": "k"}
+    assert "X-MBX" not in repr(request)
+
+
+def test_no_request_is_made_for_what_the_venue_cannot_give(make) -> None:
+    history = spot(make)
+
+    assert history.request(Want("trades", "BTC/USDT", "trades", since=1)) is None
+    assert history.request(Want("trades", "BTC/USDT", "trades", after="abc")) is None
+    assert history.request(Want("trades", "BTC/USDT", "quotes", after=1)) is None
+    assert history.request(Want("bars", "BTC/USDT", interval="7m")) is None
+    assert usdm(make).request(Want("bars", PERP, interval="1s")) is None
+
+
+def test_bars_are_asked_for_by_the_time_at_which_they_begin(make) -> None:
+    minute = 60 * SECOND
+    want = Want("bars", "BTC/USDT", interval="1m", since=minute, until=3 * minute)
+    query = {"symbol": "BTCUSDT", "interval": "1m", "startTime": "60000", "endTime": "179999"}
+
+    assert asked(spot(make).request(want)) == (f"{SPOT}/klines", query | {"limit": "1000"}, 2)
+    by_channel = usdm(make).request(Want("bars", PERP, "klines:4h"))
+    assert asked(by_channel)[1:] == ({"symbol": "BTCUSDT", "interval": "4h", "limit": "1000"}, 5)
+
+
+def test_microseconds_are_asked_for_where_the_venue_has_them(make) -> None:
+    header = {"X-MBX-TIME-UNIT": "MICROSECOND"}
+
+    assert spot(make, microseconds=True).listing().headers == header
+    assert usdm(make, microseconds=True).listing().headers == {}
+
+
+def test_past_trades_are_read(make) -> None:
+    history = spot(make, "trades", "agg_trades")
+    (raw,) = history.answer(f"{SPOT}/historicalTrades?symbol=BTCUSDT&fromId=1", PAST, 7)
+    (aggregate,) = history.answer(f"{SPOT}/aggTrades?symbol=BTCUSDT", AGGREGATES, 7)
+
+    assert (raw.id, raw.side, raw.ts, raw.recv) == (28457, "sell", 1499865549590 * 10**6, 7)
+    assert (str(raw.price), str(raw.size)) == ("4.00000100", "12.00000000")
+    assert (raw.channel, raw.origin) == ("trades", "backfill")
+    assert (aggregate.id, aggregate.side, aggregate.channel) == (26129, "buy", "agg_trades")
+
+
+def test_past_trades_of_another_series_are_not_mixed_in(make) -> None:
+    history = usdm(make, "trades")
+    (trade,) = history.answer(f"{USDM}/aggTrades?symbol=BTCUSDT", AGGREGATES, 7)
+
+    assert trade.channel == "trades"
+    assert history.answer(f"{USDM}/historicalTrades?symbol=BTCUSDT", PAST, 7) == []
+    assert spot(make).answer(f"{SPOT}/aggTrades?symbol=BTCUSDT", AGGREGATES, 7) == []
+
+
+def test_past_bars_are_closed_but_for_the_last_while_it_forms(make) -> None:
+    body = f"[{CANDLE},{CANDLE}]".encode()
+    url = f"{SPOT}/klines?symbol=BTCUSDT&interval=1w&limit=2"
+    end = 1499644799999 * 10**6
+    bars = spot(make).answer(url, body, end)
+    later = spot(make).answer(url, body, end + 1)
+    bar = bars[0]
+
+    assert [bar.closed for bar in bars] == [True, False]
+    assert [bar.closed for bar in later] == [True, True]
+    assert (bar.ts, bar.interval, bar.channel) == (1499040000000 * 10**6, "1w", "klines:1w")
+    assert [str(x) for x in (bar.open, bar.high, bar.low, bar.close, bar.volume)] == [
+        "0.01634790", "0.80000000", "0.01575800", "0.01577100", "148976.11427815",
+    ]  # fmt: skip
+    assert (bar.trades, str(bar.quote_volume), bar.origin) == (308, "2434.19055334", "backfill")
+    assert (str(bar.buy_volume), str(bar.buy_quote_volume)) == ("1756.87402397", "28.46694368")
+
+
+def test_columns_that_the_venue_adds_are_borne(make) -> None:
+    body = f'[{CANDLE[:-1]},"new"]]'.encode()
+
+    assert len(spot(make).answer(f"{SPOT}/klines?symbol=BTCUSDT&interval=1w", body, 7)) == 1
+
+
+def test_a_simulator_behind_any_address_is_understood(make) -> None:
+    history = spot(make, base_url="ws://127.0.0.1:8080/sim")
+    url = history.request(Want("book", "BTC/USDT")).url
+    body = b'{"lastUpdateId":3,"bids":[],"asks":[["1.0","2"]]}'
+    (book,) = history.answer(url, body, 7)
+
+    assert url.startswith("http://127.0.0.1:8080/sim/api/v3/depth?")
+    assert (book.last, book.bids, book.asks) == (3, [], [(Decimal("1.0"), Decimal(2))])
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        f"{SPOT}/depth?symbol=ETHUSDT",
+        f"{SPOT}/depth",
+        f"{SPOT}/time?symbol=BTCUSDT",
+        f"{USDM}/depth?symbol=BTCUSDT",
+        "https://example.org/",
+    ],
+)
+def test_an_address_that_is_not_ours_gives_nothing(make, url) -> None:
+    assert spot(make).answer(url, b"{}", 7) == []
+
+
+@pytest.mark.parametrize("body", [b"", b"<html>", b"{}", b"\xff", b'{"bids":' + b"[" * 100_000])
+def test_a_body_that_cannot_be_read_says_which_and_how_it_begins(make, body) -> None:
+    with pytest.raises(ValueError, match=r"the answer to depth cannot be read: .* It begins: "):
+        spot(make).answer(f"{SPOT}/depth?symbol=BTCUSDT", body, 7)
+    with pytest.raises(ValueError, match="the answer to exchangeInfo cannot be read"):
+        spot(make).instruments(body)
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "words"),
+    [
+        (
+            400,
+            b'{"code":-1121,"msg":"Invalid symbol."}',
+            "Invalid symbol. (code -1121) This market",
+        ),
+        (
+            429,
+            b'{"code":-1003,"msg":"Too much."}',
+            "Too much. (code -1003) Too many requests: wait",
+        ),
+        (
+            401,
+            b'{"code":-2014,"msg":"API-key"}',
+            "API-key (code -2014) Check api_key in [venue.bin",
+        ),
+        (400, b'{"code":-1100,"msg":"Illegal."}', "Illegal. (code -1100)"),
+        (418, b"", "This address is banned"),
+        (451, b"<html>", "The venue does not serve the place"),
+        (500, b"oops", ""),
+    ],
+)
+def test_a_refusal_has_the_venues_words_and_a_remedy(make, status, body, words) -> None:
+    said = spot(make).refusal(status, body)
+
+    assert said.startswith(words)
+    assert bool(said) == bool(words)
+
+
+def test_the_recorded_spot_listing_is_read(make, captures) -> None:
+    packed = captures / "binance_spot" / "cf_20211012.rest.api_v3_exchangeInfo.json.gz"
+    body = gzip.decompress(packed.read_bytes())
+    listed = {each.symbol: each for each in spot(make).instruments(body)}
+    lrc = listed["LRC/BTC"]
+
+    assert len(listed) == len(json.loads(body)["symbols"])
+    assert (lrc.native, lrc.kind, lrc.base, lrc.quote) == ("LRCBTC", "spot", "LRC", "BTC")
+    assert (lrc.tick, lrc.lot, lrc.active) == (Decimal("0.00000001"), Decimal(1), True)
+
+
+def test_a_perpetual_that_is_being_delisted_is_still_a_perpetual(make) -> None:
+    listed = {
+        "symbol": "BLZUSDT", "pair": "BLZUSDT", "contractType": "PERPETUAL", "status": "SETTLING",
+        "deliveryDate": 1_790_000_000_000, "onboardDate": 1598252400000, "baseAsset": "BLZ",
+        "quoteAsset": "USDT", "marginAsset": "USDT", "pricePrecision": 5, "filters": [
+            {"filterType": "PRICE_FILTER", "minPrice": "0", "maxPrice": "0", "tickSize": "0"},
+            {"filterType": "LOT_SIZE", "minQty": "1", "maxQty": "10000000", "stepSize": "1"},
+            {"filterType": "MIN_NOTIONAL", "notional": "5.0"},
+        ],
+    }  # fmt: skip
+    (blz,) = usdm(make).instruments(json.dumps({"symbols": [listed]}).encode())
+    dated = listed | {"contractType": "CURRENT_QUARTER", "symbol": "BLZUSDT_260921"}
+    (future,) = usdm(make).instruments(json.dumps({"symbols": [dated]}).encode())
+
+    assert (blz.symbol, blz.kind, blz.active) == ("BLZ/USDT:USDT", "swap", False)
+    assert (blz.tick, blz.lot) == (None, Decimal(1))
+    assert (future.symbol, future.kind) == ("BLZ/USDT:USDT-260921", "future")
+
+
+def test_the_recorded_futures_listing_is_read(make, captures) -> None:
+    path = captures / "binance_usdm" / "cf_20210722.rest.fapi_v1_exchangeInfo.json"
+    history = usdm(make)
+    listed = {each.symbol: each for each in history.instruments(path.read_bytes())}
+    perp, future = listed[PERP], listed["BTC/USDT:USDT-210924"]
+
+    assert len(listed) == len(json.loads(path.read_bytes())["symbols"])
+    assert (perp.native, perp.kind, perp.settle) == ("BTCUSDT", "swap", "USDT")
+    assert (perp.tick, perp.lot) == (Decimal("0.01"), Decimal("0.001"))
+    assert (future.native, future.kind) == ("BTCUSDT_210924", "future")
+    names = make("usdm", tuple(listed), ("trades",)).listing.native
+    assert {s: i.native for s, i in listed.items()} == names

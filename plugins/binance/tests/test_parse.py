@@ -1,0 +1,329 @@
+"""Frames become events: each kind, in every form, with whatever stands between them."""
+
+from __future__ import annotations
+
+import json
+from decimal import Decimal
+from typing import Any
+
+import pytest
+import tapeloom_binance
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tapeloom.events import Bar, Book, Quote, Reject, Ticker, Trade
+from tapeloom.feeds import Frames
+
+PERP = "BTC/USDT:USDT"
+TRADE = {"e": "trade", "E": 9, "s": "BTCUSDT", "t": 12, "p": "0.10", "q": "100", "T": 8, "m": True}
+BEST = {"u": 40, "s": "BTCUSDT", "b": "25.30", "B": "31.2", "a": "25.36", "A": "40.0"}
+DELTA = {
+    "e": "depthUpdate", "E": 9, "s": "BTCUSDT", "U": 157, "u": 160,
+    "b": [["0.0024", "10"]], "a": [["0.0026", "0.000"]],
+}  # fmt: skip
+KLINE: dict[str, Any] = {
+    "e": "kline", "E": 9, "s": "BTCUSDT",
+    "k": {
+        "t": 60_000, "T": 119_999, "s": "BTCUSDT", "i": "1m", "f": 100, "L": 200, "o": "0.0010",
+        "c": "0.0020", "h": "0.0025", "l": "0.0015", "v": "1000", "n": 100, "x": True,
+        "q": "1.0000", "V": "500", "Q": "0.500", "B": "123456",
+    },
+}  # fmt: skip
+DAY = {
+    "e": "24hrTicker", "E": 9, "s": "BTCUSDT", "p": "1", "P": "2", "w": "3", "c": "4.0", "Q": "5",
+    "o": "3.5", "h": "6", "l": "3", "v": "77", "q": "300", "O": 1, "C": 9, "F": 1, "L": 5, "n": 5,
+}  # fmt: skip
+
+
+def combined(stream: str, event: Any, **form: Any) -> bytes:
+    return json.dumps(
+        {"stream": stream, "data": event}, **({"separators": (",", ":")} | form)
+    ).encode()
+
+
+def parsed(feed, *frames: bytes, recv: int = 7) -> list[Any]:
+    return tapeloom_binance.parse(feed)(Frames(frames, recv))
+
+
+def test_a_trade_whose_buyer_was_the_maker_was_sold(make) -> None:
+    (trade,) = parsed(make(), combined("btcusdt@trade", TRADE))
+    (other,) = parsed(make(), combined("btcusdt@trade", TRADE | {"m": False}))
+
+    assert trade == Trade(
+        "binance", "BTC/USDT", 8_000_000, 7, Decimal("0.10"), Decimal(100), "sell", 12, "trades"
+    )
+    assert (str(trade.price), other.side) == ("0.10", "buy")
+
+
+def test_a_quote_has_our_time_where_the_venue_sends_none(make) -> None:
+    (spot,) = parsed(make(channels=("quotes",)), combined("btcusdt@bookTicker", BEST))
+    timed = BEST | {"e": "bookTicker", "T": 8, "E": 9}
+    (perp,) = parsed(make("usdm", (PERP,), ("quotes",)), combined("btcusdt@bookTicker", timed))
+
+    prices = [Decimal(BEST[key]) for key in "bBaA"]
+    assert spot == Quote("binance", "BTC/USDT", 7, 7, *prices, 40, "quotes")
+    assert perp == Quote("binance", PERP, 8_000_000, 7, *prices, 40, "quotes")
+
+
+def test_a_depth_update_is_a_change_of_the_book(make) -> None:
+    (spot,) = parsed(make(channels=("book",)), combined("btcusdt@depth@100ms", DELTA))
+    timed = DELTA | {"T": 8, "pu": 149}
+    (perp,) = parsed(make("usdm", (PERP,), ("book",)), combined("btcusdt@depth@100ms", timed))
+
+    assert (spot.kind, spot.first, spot.last, spot.previous) == ("delta", 157, 160, None)
+    assert (spot.ts, perp.ts, perp.previous) == (9_000_000, 8_000_000, 149)
+    assert spot.bids == [(Decimal("0.0024"), Decimal(10))]
+    assert [[*level] for level in spot.raw_asks] == [["0.0026", "0.000"]]
+
+
+def test_a_partial_book_is_a_snapshot_of_its_channel(make) -> None:
+    top = {"lastUpdateId": 160, "bids": [["0.0024", "10"]], "asks": [["0.0026", "100"]]}
+    (spot,) = parsed(make(channels=("book:5",)), combined("btcusdt@depth5@100ms", top))
+    timed = DELTA | {"T": 8, "pu": 149}
+    usdm = make("usdm", (PERP,), ("book:20", "book"))
+    (perp,) = parsed(usdm, combined("btcusdt@depth20@100ms", timed))
+
+    assert isinstance(spot, Book)
+    assert (spot.kind, spot.depth, spot.channel, spot.last) == ("snapshot", 5, "book:5", 160)
+    assert (spot.ts, spot.first) == (7, None)
+    assert (perp.kind, perp.depth, perp.channel, perp.last) == ("snapshot", 20, "book:20", 160)
+    assert (perp.ts, perp.previous) == (8_000_000, None)
+
+
+def test_a_raw_depth_update_is_what_the_feed_asked_for(make) -> None:
+    raw = json.dumps(DELTA | {"T": 8, "pu": 149}).encode()
+
+    def heard(*channels: str) -> list[tuple[str, str]]:
+        return [(b.kind, b.channel) for b in parsed(make("usdm", (PERP,), channels), raw)]
+
+    assert heard("book:5") == [("snapshot", "book:5")]
+    assert heard("book:5", "book") == [("delta", "book")]
+    assert heard("quotes") == []
+
+
+def test_a_kline_is_a_bar_that_is_closed_once(make) -> None:
+    (bar,) = parsed(make(channels=("klines:1m",)), combined("btcusdt@kline_1m", KLINE))
+    k = KLINE["k"]
+
+    assert bar == Bar(
+        "binance", "BTC/USDT", 60_000_000_000, 7, "1m", *(Decimal(k[key]) for key in "ohlcvqVQ"),
+        100, True, True, 0, "klines:1m", "live",
+    )  # fmt: skip
+
+
+def test_a_month_is_no_minute(make) -> None:
+    month = {**KLINE, "k": KLINE["k"] | {"i": "1M"}}
+    feed = make(channels=("klines:1m", "klines:1M"))
+    bars = parsed(feed, combined("btcusdt@kline_1M", month), json.dumps(month).encode())
+
+    assert [bar.interval for bar in bars] == ["1M", "1M"]
+
+
+def test_a_ticker_has_the_figures_of_the_day(make) -> None:
+    (day,) = parsed(make(channels=("ticker",)), combined("btcusdt@ticker", DAY))
+
+    figures = [Decimal(DAY[key]) for key in "cohlvq"]
+    assert day == Ticker("binance", "BTC/USDT", 9_000_000, 7, *figures, 5, "ticker")
+
+
+def test_a_fill_that_was_not_in_the_book_is_rejected_in_its_place(make) -> None:
+    feed = make("usdm", (PERP,), ("trades",), futures_trades="raw")
+    market, fund = TRADE | {"X": "MARKET"}, TRADE | {"t": 13, "X": "INSURANCE_FUND"}
+    events = parsed(feed, *(combined("btcusdt@trade", each) for each in (market, fund, market)))
+
+    assert [type(event) for event in events] == [Trade, Reject, Trade]
+    assert events[1].rule == "not_market_trade"
+    assert events[1].evidence == "X=INSURANCE_FUND"
+    assert events[1].event.id == 13
+
+
+AGGREGATE = {"e": "aggTrade", "a": 5, **{key: TRADE[key] for key in "EspqTm"}, "f": 1, "l": 2}
+
+
+@pytest.mark.parametrize(
+    ("market", "symbol", "channels", "wanted"),
+    [
+        ("usdm", PERP, ("trades",), "trades"),
+        ("usdm", PERP, ("agg_trades",), "agg_trades"),
+        ("spot", "BTC/USDT", ("agg_trades", "trades"), "agg_trades"),
+        ("spot", "BTC/USDT", ("trades",), None),
+    ],
+)
+def test_an_aggregate_trade_goes_to_the_channel_that_asked_for_it(
+    make, market, symbol, channels, wanted
+) -> None:
+    feed = make(market, (symbol,), channels)
+    events = parsed(feed, combined("btcusdt@aggTrade", AGGREGATE))
+
+    assert [(event.channel, event.id) for event in events] == ([(wanted, 5)] if wanted else [])
+
+
+def test_a_tape_with_both_kinds_of_trades_gives_one_of_them(make) -> None:
+    raw, aggregate = combined("btcusdt@trade", TRADE), combined("btcusdt@aggTrade", AGGREGATE)
+
+    def ids(*frames: bytes, **settings: str) -> list[int]:
+        feed = make("usdm", (PERP,), ("trades",), **settings)
+        found = [event.id for event in parsed(feed, *frames)]
+        assert feed.counters["unasked"] == len(frames) - len(found)
+        return found
+
+    assert ids(raw, aggregate, raw) == [12, 12]
+    assert ids(aggregate, raw, aggregate) == [5, 5]
+    assert ids(aggregate, raw, aggregate, futures_trades="raw") == [12]
+
+
+def test_a_tape_with_a_book_at_two_speeds_gives_one_of_them(make) -> None:
+    feed = make(channels=("book",))
+    fast, slow = combined("btcusdt@depth@100ms", DELTA), combined("btcusdt@depth", DELTA)
+
+    assert len(parsed(feed, slow, fast, slow)) == 2
+    assert feed.counters["unasked"] == 1
+
+
+def test_what_nobody_asked_for_is_counted(make) -> None:
+    feed = make(channels=("trades",))
+    frames = [
+        combined("ethusdt@trade", TRADE | {"s": "ETHUSDT"}),
+        combined("btcusdt@bookTicker", BEST),
+        combined("btcusdt@miniTicker", {"e": "24hrMiniTicker", "s": "BTCUSDT"}),
+        combined("!ticker@arr", [DAY]),
+        json.dumps(BEST).encode(),
+    ]
+
+    assert parsed(feed, *frames) == []
+    assert feed.counters["unasked"] == 5
+
+
+def test_a_symbol_that_is_added_later_is_heard(make) -> None:
+    feed = make()
+    parse = tapeloom_binance.parse(feed)
+    frame = combined("ethusdt@trade", TRADE | {"s": "ETHUSDT"})
+    before = parse(Frames([frame] * 20))
+    feed.listing.add("ETH/USDT", "ETHUSDT")
+
+    assert before == []
+    assert [trade.symbol for trade in parse(Frames([frame] * 20))] == ["ETH/USDT"] * 20
+
+
+def test_symbols_need_not_be_latin(make) -> None:
+    symbol = "币安/USDT"
+    frames = [
+        combined("币安usdt@trade", TRADE | {"s": "币安USDT"}, ensure_ascii=ascii_only)
+        for ascii_only in (True, False)
+    ]
+
+    assert [trade.symbol for trade in parsed(make(symbols=(symbol,)), *frames)] == [symbol] * 2
+
+
+def test_microseconds_are_read_where_they_were_asked_for(make) -> None:
+    frame = combined("btcusdt@trade", TRADE | {"T": 1_672_515_782_136_001})
+    (spot,) = parsed(make(microseconds=True), frame)
+    usdm = make("usdm", (PERP,), ("trades",), futures_trades="raw", microseconds=True)
+    (perp,) = parsed(usdm, combined("btcusdt@trade", TRADE))
+
+    assert spot.ts == 1_672_515_782_136_001_000
+    assert perp.ts == 8_000_000
+
+
+def test_control_frames_go_aside_and_what_they_give_stands_in_their_place(make) -> None:
+    seen: list[bytes] = []
+
+    def aside(frame: bytes) -> list[Any]:
+        seen.append(frame)
+        return [Reject("binance", "", 7, 7, "aside", str(len(seen)))]
+
+    good = combined("btcusdt@trade", TRADE)
+    control = [
+        b'{"result":null,"id":1}',
+        b'{"stream":"!serverShutdown","data":{"e":"serverShutdown","E":1}}',
+        b'{"e":"serverShutdown","E":1}',
+        b'{"code":2,"msg":"Invalid request"}',
+        b'{"stream":"btcusdt@trade"}',
+        b'{"lastUpdateId":1,"bids":[],"asks":[]}',
+        combined("btcusdt@trade", TRADE | {"p": "much"}),
+        good[:-9],
+        b'{"x":' + b"[" * 100_000,
+        b"\xff\xfe",
+        b"",
+    ]
+    frames = [each for frame in control for each in (good, frame)]
+    events = tapeloom_binance.parse(make())(Frames(frames, 7, aside))
+
+    assert seen == control
+    assert [type(event) for event in events] == [Trade, Reject] * len(control)
+    assert [event.evidence for event in events[1::2]] == [str(n + 1) for n in range(len(control))]
+
+
+def test_a_bad_frame_in_a_stream_that_runs_costs_no_other(make) -> None:
+    parse = tapeloom_binance.parse(make())
+    good, bad = combined("btcusdt@trade", TRADE), combined("btcusdt@trade", TRADE | {"p": "much"})
+    deep = combined("btcusdt@trade", TRADE | {"new": 1}).replace(b"1}}", b"[" * 100_000)
+    parse(Frames([good] * 20))
+
+    for frame in (bad, deep, good[:-1]):
+        events = parse(Frames([good] * 10 + [frame] + [good] * 10))
+        assert [type(event) for event in events] == [Trade] * 10 + [Reject] + [Trade] * 10
+
+
+# ------------------------------------------------------------------------ whatever the venue writes
+
+digits = st.from_regex(r"(0|[1-9][0-9]{0,12})(\.[0-9]{1,12})?", fullmatch=True)
+fills = st.fixed_dictionaries(
+    {
+        "p": digits,
+        "q": digits,
+        "t": st.integers(0, 2**53),
+        "T": st.integers(0, 2**42),
+        "m": st.booleans(),
+    }
+)
+forms = st.sampled_from(["combined", "spaced", "turned", "mixed", "raw", "escaped"])
+garbage = st.one_of(
+    st.binary(max_size=60),
+    st.sampled_from(
+        [b"{}", b"[]", b"null", b'{"stream":"btcusdt@trade","data":{}}', b'"@"', b"\x00"]
+    ),
+)
+
+
+def written(fill: dict[str, Any], form: str) -> bytes:
+    """The same fill, as six venues with different tastes would write it."""
+    event = {"e": "trade", "E": 1, "s": "BTCUSDT", **fill, "M": True}
+    match form:
+        case "raw":
+            return json.dumps(event).encode()
+        case "spaced":
+            return combined("btcusdt@trade", event, indent=2, separators=(" , ", " : "))
+        case "turned":
+            return json.dumps({"data": event, "stream": "btcusdt@trade"}).encode()
+        case "mixed":
+            return combined("btcusdt@trade", dict(reversed(event.items())) | {"new": {"t": [1]}})
+        case "escaped":
+            return combined("btcusdt@trade", event).replace(b"usdt@", b"\\u0075sdt@")
+        case _:
+            return combined("btcusdt@trade", event)
+
+
+@settings(max_examples=120, deadline=None)
+@given(
+    items=st.lists(st.one_of(st.tuples(fills, forms), garbage), max_size=40),
+    cut=st.integers(1, 40),
+)
+def test_no_form_and_no_garbage_costs_a_trade_and_numbers_stay_as_written(make, items, cut) -> None:
+    frames = [item if isinstance(item, bytes) else written(*item) for item in items]
+    wanted = [
+        (Decimal(fill["p"]).as_tuple(), Decimal(fill["q"]).as_tuple(), fill["t"], fill["T"] * 10**6)
+        for fill, _ in (item for item in items if not isinstance(item, bytes))
+    ]
+    together = tapeloom_binance.parse(make())(Frames(frames, 7))
+    parse = tapeloom_binance.parse(make())
+    parse(Frames([combined("btcusdt@trade", TRADE)]))
+    pieces = [
+        event
+        for start in range(0, len(frames), cut)
+        for event in parse(Frames(frames[start : start + cut], 7))
+    ]
+    trades = [event for event in together if type(event) is Trade]
+
+    assert [(t.price.as_tuple(), t.size.as_tuple(), t.id, t.ts) for t in trades] == wanted
+    assert len(together) == len(frames)
+    assert pieces == together

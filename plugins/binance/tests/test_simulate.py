@@ -1,0 +1,624 @@
+"""Binance's server side says what protocols say that Binance says.
+
+These tests need the simulator, which is a package of its own.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+from collections import defaultdict
+from contextlib import asynccontextmanager
+
+import anyio
+import httpx
+import pytest
+from httpx_ws import WebSocketDisconnect, WebSocketUpgradeError, aconnect_ws
+
+simulator = pytest.importorskip("tapeloom_simulator", reason="tapeloom-simulator is not installed")
+
+SPOT, SWAP = "BTC/USDT", "BTC/USDT:USDT"
+SYMBOLS = (SPOT, "ETH/USDT", SWAP)
+MS = 1_000_000
+
+
+class Client:
+    def __init__(self, sim, ws):
+        self.sim, self.ws, self.texts, self.code = sim, ws, [], None
+
+    async def ask(self, method, *params, id=1):
+        await self.ws.send_text(json.dumps({"method": method, "params": list(params), "id": id}))
+
+    async def read(self):
+        try:
+            while True:
+                self.texts.append(await self.ws.receive_text())
+        except WebSocketDisconnect as end:
+            self.code = end.code
+
+    async def reply(self, text):
+        """Send a text, and return the answer to it."""
+        await self.ws.send_text(text)
+        return json.loads(await self.ws.receive_text())
+
+    @property
+    def streams(self):
+        """What came on each stream of a combined connection."""
+        found = defaultdict(list)
+        for text in self.texts:
+            message = json.loads(text)
+            if message.get("stream", "!serverShutdown") != "!serverShutdown":
+                found[message["stream"]].append(message["data"])
+        return found
+
+
+@asynccontextmanager
+async def dial(sim, path="/stream"):
+    async with (
+        httpx.AsyncClient(trust_env=False) as http,
+        aconnect_ws(
+            sim.url.replace("http", "ws", 1) + path, http, keepalive_ping_interval_seconds=None
+        ) as ws,
+    ):
+        yield Client(sim, ws)
+
+
+def serve(**options):
+    options = {
+        "symbols": SYMBOLS,
+        "speed": math.inf,
+        "start": "first_subscription",
+        "rate": 200.0,
+        "seed": 2,
+        **options,
+    }
+    return simulator.serve("binance", **options)
+
+
+async def run(sim, *clients):
+    """Read until the market has made its last trade, and stop it."""
+    async with anyio.create_task_group() as tasks:
+        for client in clients:
+            tasks.start_soon(client.read)
+        await sim.finished()
+        await sim.stop()
+
+
+async def get(sim, path, **more):
+    async with httpx.AsyncClient(trust_env=False) as http:
+        return await http.get(sim.url + path, **more)
+
+
+@pytest.fixture
+def anyio_backend():
+    """Return one event loop: the server itself is tested on both, where it is."""
+    return "asyncio"
+
+
+# ----------------------------------------------------------------------------------------- streams
+
+
+async def test_every_spot_stream_has_the_fields_of_the_documentation():
+    async with serve(trades=2000) as sim, dial(sim) as client:
+        kinds = (
+            "trade",
+            "aggTrade",
+            "depth@100ms",
+            "depth5@100ms",
+            "bookTicker",
+            "kline_1s",
+            "ticker",
+            "miniTicker",
+        )
+        await client.ask("SUBSCRIBE", *[f"btcusdt@{kind}" for kind in kinds])
+        await run(sim, client)
+    fields = {name.partition("@")[2]: " ".join(data[-1]) for name, data in client.streams.items()}
+    kline = client.streams["btcusdt@kline_1s"][-1]["k"]
+
+    assert fields == {
+        "trade": "e E s t p q T m M",
+        "aggTrade": "e E s a p q f l T m M",
+        "depth@100ms": "e E s U u b a",
+        "depth5@100ms": "lastUpdateId bids asks",
+        "bookTicker": "u s b B a A",
+        "kline_1s": "e E s k",
+        "ticker": "e E s p P w x b B a A Q c o h l v q O C F L n",
+        "miniTicker": "e E s c o h l v q",
+    }
+    assert " ".join(kline) == "t T s i f L o c h l v n x q V Q B"
+    assert json.loads(client.texts[0]) == {"result": None, "id": 1}
+
+
+async def test_every_futures_stream_has_the_fields_of_the_documentation():
+    async with (
+        serve(trades=2000, start=9) as sim,
+        dial(sim, "/public/stream") as public,
+        dial(sim, "/market/stream") as market,
+    ):
+        await public.ask(
+            "SUBSCRIBE",
+            *[f"btcusdt@{k}" for k in ("trade", "depth@100ms", "depth10", "bookTicker")],
+        )
+        await market.ask(
+            "SUBSCRIBE",
+            *[f"btcusdt@{k}" for k in ("aggTrade", "kline_1m", "ticker", "miniTicker")],
+            "!ticker@arr",
+        )
+        await run(sim, public, market)
+    data = {**public.streams, **market.streams}
+    fields = {
+        name.partition("@")[2]: " ".join(rows[-1]) for name, rows in data.items() if name[0] != "!"
+    }
+
+    assert fields == {
+        "trade": "e E T s t p q X m",
+        "depth@100ms": "e E T s U u pu b a ps st",
+        "depth10": "e E T s U u pu b a ps st",
+        "bookTicker": "e u E T s ps b B a A st",
+        "aggTrade": "e E s a p q nq f l T m st",
+        "kline_1m": "e E s k",
+        "ticker": "e E s p P w Q c o h l v q O C F L n ps st",
+        "miniTicker": "e E s c o h l v q ps st",
+    }
+    assert [row["s"] for row in data["!ticker@arr"][0]] == ["BTCUSDT"]
+    assert len(data["btcusdt@depth10"][-1]["b"]) == 10
+
+
+async def test_trades_and_aggregates_tell_the_truth_and_agree():
+    async with serve(trades=1500) as sim, dial(sim) as client:
+        await client.ask("SUBSCRIBE", "btcusdt@trade", "btcusdt@aggTrade")
+        await run(sim, client)
+    truth = sim.truth.trades(SPOT)
+    trades, aggregates = client.streams["btcusdt@trade"], client.streams["btcusdt@aggTrade"]
+
+    assert [(t["t"], t["p"], t["q"], t["m"], t["T"]) for t in trades] == [
+        (t.id, f"{t.price:.8f}", f"{t.size:.8f}", t.side == "sell", t.ts // MS) for t in truth
+    ]
+    assert [a["a"] for a in aggregates] == list(range(1, len(aggregates) + 1))
+    by_id = {t.id: t for t in truth}
+    for aggregate in aggregates:
+        parts = [by_id[i] for i in range(aggregate["f"], aggregate["l"] + 1)]
+        assert aggregate["q"] == f"{sum(part.size for part in parts):.8f}"
+        assert {f"{part.price:.8f}" for part in parts} == {aggregate["p"]}
+    assert aggregates[-1]["l"] == truth[-1].id
+
+
+async def test_the_sequence_of_a_spot_book_follows_the_venues_rule():
+    async with serve(trades=3000, speed=30) as sim, dial(sim) as client:
+        await client.ask("SUBSCRIBE", "btcusdt@depth@100ms")
+        while sim.truth.count < 400:  # noqa: ASYNC110
+            await anyio.sleep(0.001)
+        snapshot = (await get(sim, "/api/v3/depth?symbol=BTCUSDT&limit=5000")).json()
+        await run(sim, client)
+        final = (await get(sim, "/api/v3/depth?symbol=BTCUSDT&limit=5000")).json()
+    diffs = client.streams["btcusdt@depth@100ms"]
+    last = snapshot["lastUpdateId"]
+    bids, asks = dict(snapshot["bids"]), dict(snapshot["asks"])
+    kept = [diff for diff in diffs if diff["u"] > last]
+    for diff in kept:
+        for book, changes in ((bids, diff["b"]), (asks, diff["a"])):
+            book.update(changes)
+            for price in [price for price, size in changes if size == "0.00000000"]:
+                del book[price]
+
+    assert all(after["U"] == before["u"] + 1 for before, after in itertools.pairwise(diffs))
+    assert diffs[0]["U"] <= last + 1
+    assert kept[0]["U"] <= last + 1 <= kept[0]["u"]
+    assert kept[-1]["u"] == final["lastUpdateId"]
+    assert bids == dict(final["bids"])
+    assert asks == dict(final["asks"])
+
+
+async def test_a_futures_diff_names_the_one_before_it():
+    async with serve(trades=1500, start=2) as sim, dial(sim, "/public/stream") as client:
+        await client.ask("SUBSCRIBE", "btcusdt@depth@100ms", "btcusdt@depth@500ms")
+        await run(sim, client)
+    fast, slow = client.streams["btcusdt@depth@100ms"], client.streams["btcusdt@depth@500ms"]
+
+    for diffs in (fast, slow):
+        assert all(b["pu"] == a["u"] for a, b in itertools.pairwise(diffs))
+    assert {diff["u"] for diff in slow} <= {diff["u"] for diff in fast}
+    assert all(diff["E"] % 100 == 0 for diff in fast)
+    assert len(fast) > 3 * len(slow)
+
+
+async def test_klines_equal_the_trades_and_are_final_once():
+    async with (
+        serve(trades=3000, start=3) as sim,
+        dial(sim) as spot,
+        dial(sim, "/market/stream") as swap,
+    ):
+        await spot.ask("SUBSCRIBE", "btcusdt@kline_1s", "btcusdt@trade")
+        await swap.ask("SUBSCRIBE", "btcusdt@kline_1m")
+        await run(sim, spot, swap)
+        rest = (await get(sim, "/api/v3/klines?symbol=BTCUSDT&interval=1s&limit=1000")).json()
+    final = {k["k"]["t"]: k["k"] for k in spot.streams["btcusdt@kline_1s"] if k["k"]["x"]}
+    trades = defaultdict(list)
+    for trade in spot.streams["btcusdt@trade"]:
+        trades[trade["T"] // 1000 * 1000].append(trade)
+    seen = [k["k"]["t"] for k in spot.streams["btcusdt@kline_1s"] if k["k"]["x"]]
+
+    assert len(seen) == len(set(seen)) == len(final) >= 10
+    for start, some in trades.items():
+        if start in final:
+            kline = final[start]
+            assert (kline["o"], kline["c"]) == (some[0]["p"], some[-1]["p"])
+            assert (kline["f"], kline["L"], kline["n"]) == (some[0]["t"], some[-1]["t"], len(some))
+            assert kline["T"] == start + 999
+    for row in rest:
+        if row[0] in final:
+            kline = final[row[0]]
+            assert row == [kline[key] for key in "tohlcvTqnVQ"] + ["0"]
+    assert all(kline["E"] % 250 == 0 for kline in swap.streams["btcusdt@kline_1m"])
+
+
+async def test_times_are_in_microseconds_where_that_is_asked_for():
+    async with serve(trades=100) as sim, dial(sim, "/stream?timeUnit=MICROSECOND") as client:
+        await client.ask("SUBSCRIBE", "btcusdt@trade")
+        await run(sim, client)
+    truth = sim.truth.trades(SPOT)
+
+    assert [t["T"] for t in client.streams["btcusdt@trade"]] == [t.ts // 1000 for t in truth]
+
+
+# -------------------------------------------------------------------------- addresses and requests
+
+
+@pytest.mark.parametrize(
+    ("path", "combined"),
+    [
+        ("/ws/btcusdt@trade/ethusdt@trade", False),
+        ("/stream?streams=btcusdt@trade/ethusdt@trade", True),
+        ("/stream?streams=btcusdt%40trade%2Fethusdt%40trade&timeUnit=microsecond", True),
+        ("/stream.sim/ws/btcusdt@trade/ethusdt@trade", False),
+    ],
+)
+async def test_streams_may_stand_in_the_address(path, combined):
+    async with serve(trades=100) as sim, dial(sim, path) as client:
+        await run(sim, client)
+    first = json.loads(client.texts[0])
+
+    assert ("stream" in first) is combined
+    assert len({sent.stream for sent in sim.truth.sent}) == 2
+
+
+@pytest.mark.parametrize("path", ["/ws/3", "/some/prefix/ws/12", "/ws"])
+async def test_a_number_after_ws_is_no_stream(path):
+    async with serve(start="manual") as sim, dial(sim, path) as client:
+        listed = await client.reply('{"method":"LIST_SUBSCRIPTIONS","id":3}')
+
+    assert listed == {"result": [], "id": 3}
+
+
+async def test_requests_are_answered_to_the_letter():
+    async with serve(start="manual") as sim, dial(sim, "/ws") as client:
+        assert await client.reply(
+            '{"method":"SUBSCRIBE","params":["btcusdt@aggTrade"],"id":"a1"}'
+        ) == {"result": None, "id": "a1"}
+        assert await client.reply('{"method":"LIST_SUBSCRIPTIONS","id":3}') == {
+            "result": ["btcusdt@aggTrade"],
+            "id": 3,
+        }
+        assert await client.reply('{"method":"GET_PROPERTY","params":["combined"],"id":6}') == {
+            "result": False,
+            "id": 6,
+        }
+        assert await client.reply(
+            '{"method":"SET_PROPERTY","params":["combined",true],"id":5}'
+        ) == {"result": None, "id": 5}
+        assert await client.reply('{"method":"GET_PROPERTY","params":["combined"],"id":null}') == {
+            "result": True,
+            "id": None,
+        }
+    async with serve(start="manual") as sim, dial(sim, "/ws") as client:
+        await client.reply('{"method":"SUBSCRIBE","params":["btcusdt@aggTrade","x@y"],"id":1}')
+        assert await client.reply(
+            '{"method":"UNSUBSCRIBE","params":["btcusdt@aggTrade"],"id":2}'
+        ) == {"result": None, "id": 2}
+        assert await client.reply('{"method":"LIST_SUBSCRIPTIONS","id":3}') == {
+            "result": ["x@y"],
+            "id": 3,
+        }
+
+
+@pytest.mark.parametrize(
+    ("text", "code"),
+    [
+        ('{"method":"GET_PROPERTY","params":["colour"],"id":1}', 0),
+        ('{"method":"SET_PROPERTY","params":["combined",1],"id":1}', 1),
+        ('{"method":"SUBSCRIB","params":["a"],"id":1}', 2),
+        ('{"params":["a"],"id":1}', 2),
+        ('{"method":"SUBSCRIBE","params":["a"],"id":1.5}', 2),
+        ('{"method":"SUBSCRIBE","params":[1],"id":1}', 2),
+        ('{"method":"SET_PROPERTY","params":[true],"id":1}', 2),
+        ("[]", 2),
+        ('{"method":', 3),
+    ],
+)
+async def test_bad_requests_are_refused_in_the_form_of_their_market(text, code):
+    async with (
+        serve(start="manual") as sim,
+        dial(sim, "/ws") as spot,
+        dial(sim, "/public/ws") as swap,
+    ):
+        flat, nested = await spot.reply(text), await swap.reply(text)
+
+    assert (flat["code"], nested["error"]["code"]) == (code, code)
+    assert nested["error"]["msg"] == flat["msg"]
+
+
+async def test_the_envelope_is_put_on_and_taken_off():
+    async with serve(trades=400, speed=2, start=2) as sim, dial(sim, "/ws") as client:
+        await client.ask("SUBSCRIBE", "btcusdt@trade")
+        await client.reply('{"method":"SET_PROPERTY","params":["combined",true],"id":5}')
+        await client.ask("SUBSCRIBE", "ethusdt@trade")
+        await run(sim, client)
+
+    assert set(client.streams) == {"btcusdt@trade", "ethusdt@trade"}
+    assert all("stream" in text or "result" in text for text in client.texts)
+
+
+@pytest.mark.parametrize(
+    ("path", "heard"),
+    [
+        ("/public/stream", {"btcusdt@trade", "btcusdt@bookTicker"}),
+        ("/market/stream", {"btcusdt@aggTrade", "btcusdt@ticker"}),
+        ("/private/stream", set()),
+        ("/fstream/stream", {"btcusdt@trade", "btcusdt@bookTicker"}),
+    ],
+)
+async def test_a_futures_stream_on_the_wrong_route_is_acknowledged_and_never_comes(path, heard):
+    names = (
+        "btcusdt@trade",
+        "btcusdt@bookTicker",
+        "btcusdt@aggTrade",
+        "btcusdt@ticker",
+        "nosuch@trade",
+    )
+    async with serve(trades=600, start="manual") as sim, dial(sim, path) as client:
+        assert await client.reply(
+            json.dumps({"method": "SUBSCRIBE", "params": names, "id": 1})
+        ) == {"result": None, "id": 1}
+        assert (await client.reply('{"method":"LIST_SUBSCRIPTIONS","id":2}'))["result"] == list(
+            names
+        )
+        sim.begin()
+        await run(sim, client)
+
+    assert set(client.streams) == heard
+
+
+async def test_a_shutdown_is_announced_raw_and_combined():
+    async with serve(start="manual") as sim, dial(sim, "/ws") as plain, dial(sim) as combined:
+        await sim.stop()
+        await plain.read()
+        await combined.read()
+    notice = json.loads(plain.texts[-1])
+
+    assert notice["e"] == "serverShutdown"
+    assert json.loads(combined.texts[-1]) == {"stream": "!serverShutdown", "data": notice}
+
+
+# ------------------------------------------------------------------------------------------ limits
+
+
+async def test_a_client_that_sends_too_much_is_closed_sooner_on_spot():
+    async with serve(start="manual") as sim, dial(sim) as spot, dial(sim, "/public/stream") as swap:
+        for client in (spot, swap):
+            for _ in range(6):
+                await client.ask("LIST_SUBSCRIPTIONS")
+        await spot.read()
+        answers = [json.loads(await swap.ws.receive_text()) for _ in range(6)]
+
+    assert spot.code == 1008
+    assert len(answers) == 6
+
+
+async def test_a_bad_time_unit_or_path_is_refused_at_the_door():
+    async with serve(start="manual") as sim:
+        statuses = []
+        for path in ("/stream?timeUnit=DAY", "/api/v3/ws4"):
+            with pytest.raises(WebSocketUpgradeError) as refused:
+                async with dial(sim, path):
+                    pass
+            statuses.append(refused.value.response.status_code)
+
+    assert statuses == [400, 404]
+
+
+async def test_rest_calls_have_their_weights():
+    calls = [
+        ("/api/v3/ping", 1), ("/api/v3/exchangeInfo", 20), ("/api/v3/depth?symbol=BTCUSDT", 5),
+        ("/api/v3/depth?symbol=BTCUSDT&limit=1000", 50), ("/api/v3/depth?symbol=BTCUSDT&limit=5000", 250),
+        ("/api/v3/klines?symbol=BTCUSDT&interval=1m", 2), ("/api/v3/aggTrades?symbol=BTCUSDT", 4),
+        ("/fapi/v1/exchangeInfo", 1), ("/fapi/v1/depth?symbol=BTCUSDT&limit=1000", 20),
+        ("/fapi/v1/klines?symbol=BTCUSDT&interval=1m&limit=99", 1),
+        ("/fapi/v1/klines?symbol=BTCUSDT&interval=1m&limit=1500", 10),
+    ]  # fmt: skip
+    async with serve(start="manual") as sim:
+        used = {"api": 0, "fapi": 0}
+        for path, weight in calls:
+            answer = await get(sim, path)
+            used[path.split("/")[1]] += weight
+            assert (path, answer.status_code) == (path, 200)
+            assert (path, answer.headers["X-MBX-USED-WEIGHT-1M"]) == (
+                path,
+                str(used[path.split("/")[1]]),
+            )
+
+
+async def test_too_much_weight_is_429_and_then_a_ban():
+    async with serve(start="manual") as sim:
+        answers = [await get(sim, "/fapi/v1/historicalTrades?symbol=BTCUSDT") for _ in range(25)]
+    statuses = [answer.status_code for answer in answers]
+
+    assert statuses == [401] * 12 + [429] * 10 + [418] * 3
+    assert answers[12].json()["code"] == answers[-1].json()["code"] == -1003
+    assert "banned until" in answers[-1].json()["msg"]
+    assert int(answers[-1].headers["Retry-After"]) > 100
+
+
+# -------------------------------------------------------------------------------------------- REST
+
+
+async def test_what_is_listed_has_the_steps_that_prices_and_sizes_have():
+    async with serve(start="manual") as sim:
+        spot = (await get(sim, "/api/v3/exchangeInfo")).json()
+        one = (await get(sim, '/api/v3/exchangeInfo?symbols=["ETHUSDT"]')).json()
+        swap = (await get(sim, "/fapi/v1/exchangeInfo")).json()
+    (contract,) = swap["symbols"]
+    filters = {row["filterType"]: row for row in spot["symbols"][0]["filters"]}
+
+    assert [row["symbol"] for row in spot["symbols"]] == ["BTCUSDT", "ETHUSDT"]
+    assert [row["symbol"] for row in one["symbols"]] == ["ETHUSDT"]
+    assert filters["PRICE_FILTER"]["tickSize"] == "0.01000000"
+    assert filters["LOT_SIZE"]["stepSize"] == "0.00001000"
+    assert contract["contractType"] == "PERPETUAL"
+    assert [contract[key] for key in ("baseAsset", "quoteAsset", "marginAsset")] == [
+        "BTC",
+        "USDT",
+        "USDT",
+    ]
+    assert {r["filterType"]: r.get("tickSize", r.get("stepSize")) for r in contract["filters"][:2]} == {
+        "PRICE_FILTER": "0.1", "LOT_SIZE": "0.001",
+    }  # fmt: skip
+    assert swap["rateLimits"][0]["limit"] == 2400
+
+
+async def test_rest_answers_agree_with_the_streams():
+    async with serve(trades=1200, start=3) as sim, dial(sim) as client:
+        await client.ask("SUBSCRIBE", "btcusdt@trade", "btcusdt@aggTrade", "btcusdt@bookTicker")
+        await run(sim, client)
+        trades = client.streams["btcusdt@trade"]
+        aggregates = client.streams["btcusdt@aggTrade"]
+        quote = client.streams["btcusdt@bookTicker"][-1]
+        latest = (await get(sim, "/api/v3/trades?symbol=BTCUSDT&limit=3")).json()
+        past = (await get(sim, "/api/v3/historicalTrades?symbol=BTCUSDT&fromId=5&limit=2")).json()
+        numbered = (await get(sim, "/api/v3/aggTrades?symbol=BTCUSDT&fromId=7&limit=2")).json()
+        since = trades[100]["T"]
+        timed = (
+            await get(
+                sim, f"/api/v3/aggTrades?symbol=BTCUSDT&startTime={since}&endTime={since + 2000}"
+            )
+        ).json()
+        best = (await get(sim, "/api/v3/ticker/bookTicker?symbol=BTCUSDT")).json()
+        day = (await get(sim, "/api/v3/ticker/24hr?symbol=BTCUSDT")).json()
+        prices = (await get(sim, "/api/v3/ticker/price")).json()
+
+    assert [row["id"] for row in latest] == [t["t"] for t in trades[-3:]]
+    assert [(row["id"], row["price"], row["isBuyerMaker"]) for row in past] == [
+        (t["t"], t["p"], t["m"]) for t in trades[4:6]
+    ]
+    keys = ("a", "p", "q", "f", "l", "T", "m", "M")
+    assert [[row[k] for k in keys] for row in numbered] == [
+        [a[k] for k in keys] for a in aggregates[6:8]
+    ]
+    assert [row["a"] for row in timed] == [
+        a["a"] for a in aggregates if since <= a["T"] <= since + 2000
+    ]
+    assert (best["bidPrice"], best["askQty"]) == (quote["b"], quote["A"])
+    assert (day["count"], day["lastPrice"], day["firstId"]) == (len(trades), trades[-1]["p"], 1)
+    assert prices[0] == {"symbol": "BTCUSDT", "price": trades[-1]["p"]}
+
+
+async def test_klines_are_paged_by_time():
+    async with serve(trades=4000, start="now") as sim:
+        await sim.finished()
+        path = "/fapi/v1/klines?symbol=BTCUSDT&interval=1m"
+        rows = (await get(sim, path)).json()
+        first = (await get(sim, f"{path}&startTime={rows[0][0]}&limit=1")).json()
+        micro = (
+            await get(
+                sim,
+                "/api/v3/klines?symbol=BTCUSDT&interval=1m&limit=1",
+                headers={"X-MBX-TIME-UNIT": "MICROSECOND"},
+            )
+        ).json()
+        futures_second = await get(sim, "/fapi/v1/klines?symbol=BTCUSDT&interval=1s")
+
+    assert first == rows[:1]
+    assert sum(row[8] for row in rows) == len(sim.truth.trades(SWAP))
+    assert all(b[0] - a[0] == 60_000 for a, b in itertools.pairwise(rows))
+    assert micro[0][0] == rows[-1][0] * 1000
+    assert micro[0][6] == micro[0][0] + 60_000_000 - 1
+    assert futures_second.json()["code"] == -1120
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "code"),
+    [
+        ("/api/v3/depth", 400, -1102),
+        ("/api/v3/depth?symbol=NOPE", 400, -1121),
+        ("/api/v3/depth?symbol=BTCUSDT&limit=x", 400, -1100),
+        ("/fapi/v1/depth?symbol=BTCUSDT&limit=7", 400, -4021),
+        ("/api/v3/klines?symbol=BTCUSDT&interval=7m", 400, -1120),
+        ("/fapi/v1/historicalTrades?symbol=BTCUSDT&fromId=1", 401, -2014),
+        ("/api/v3/exchangeInfo?symbols=BTCUSDT", 400, -1100),
+        ("/api/v1/depth", 404, None),
+        ("/api/v3/nothing", 404, None),
+    ],
+)
+async def test_a_wrong_call_is_refused_with_the_venues_code(path, status, code):
+    async with serve(start="manual") as sim:
+        answer = await get(sim, path)
+
+    assert answer.status_code == status
+    assert code is None or answer.json()["code"] == code
+
+
+async def test_a_futures_call_with_a_key_is_given_past_trades():
+    async with serve(trades=300, start="now") as sim:
+        await sim.finished()
+        answer = await get(
+            sim,
+            "/fapi/v1/historicalTrades?symbol=BTCUSDT&fromId=3&limit=1",
+            headers={"X-MBX-APIKEY": "k"},
+        )
+
+    assert [row["id"] for row in answer.json()] == [3]
+
+
+# ------------------------------------------------------------------------------------------ faults
+
+
+async def test_faults_are_spoken_in_binances_language():
+    faults = [
+        simulator.Fault(kind="crossed_book", channel="book", after=2),
+        simulator.Fault(kind="crossed_book", channel="quotes", after=20),
+        simulator.Fault(kind="huge_batch", after=4),
+        simulator.Fault(kind="missing_final_kline"),
+    ]
+    async with serve(trades=2500, faults=faults, start=3) as sim, dial(sim) as client:
+        await client.ask(
+            "SUBSCRIBE", "btcusdt@depth@100ms", "btcusdt@kline_1s", "btcusdt@bookTicker"
+        )
+        await run(sim, client)
+    diffs, quotes = client.streams["btcusdt@depth@100ms"], client.streams["btcusdt@bookTicker"]
+    ended = [k["k"]["t"] for k in client.streams["btcusdt@kline_1s"] if k["k"]["x"]]
+    started = {k["k"]["t"] for k in client.streams["btcusdt@kline_1s"]}
+
+    assert [float(q["b"]) > float(q["a"]) for q in quotes].count(True) == 1
+    assert max(len(diff["a"]) for diff in diffs) >= 1024
+    assert all(b["U"] == a["u"] + 1 for a, b in itertools.pairwise(diffs))
+    assert ended[0] != min(started | {ended[0] - 1000})
+    assert sim.truth.injected() == {"crossed_book": 2, "huge_batch": 1, "missing_final_kline": 1}
+
+
+async def test_a_huge_diff_changes_nothing():
+    fault = simulator.Fault(kind="huge_batch", after=3, every=2, count=0)
+    async with serve(trades=2500, faults=[fault]) as sim, dial(sim) as client:
+        snapshot = (await get(sim, "/api/v3/depth?symbol=BTCUSDT&limit=5000")).json()
+        await client.ask("SUBSCRIBE", "btcusdt@depth@100ms")
+        await run(sim, client)
+        final = (await get(sim, "/api/v3/depth?symbol=BTCUSDT&limit=5000")).json()
+    bids, asks = dict(snapshot["bids"]), dict(snapshot["asks"])
+    for diff in client.streams["btcusdt@depth@100ms"]:
+        for book, changes in ((bids, diff["b"]), (asks, diff["a"])):
+            for price, size in changes:
+                book[price] = size
+                if size == "0.00000000":
+                    del book[price]
+
+    assert bids == dict(final["bids"])
+    assert asks == dict(final["asks"])
