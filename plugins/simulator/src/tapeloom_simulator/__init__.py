@@ -1,0 +1,69 @@
+"""Simulated venues for tapeloom: a seeded market, the venue's own wire, faults, and the truth.
+
+    async with serve("binance", symbols=["BTC/USDT"], seed=7) as sim:
+        print(sim.url, sim.settings)
+
+`market` and `pit` are what is traded; `server`, `connection` and `hub` bring it to the clients,
+`clockwork` at the right time; `faults` and `injector` spoil it; `truth` writes down what was so.
+The venue's language comes from the venue's plugin, through the hook `simulate`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from tapeloom.hooks import hookimpl
+
+if TYPE_CHECKING:
+    import argparse
+
+    from .faults import Fault, load
+    from .listings import MAJORS, Listed, listed
+    from .market import EPOCH, SimulatedMarket
+    from .simulation import Simulation, serve
+    from .truth import Injected, Opened, Quoted, Sent, Traded, Truth
+
+__all__ = [
+    "EPOCH",
+    "MAJORS",
+    "Fault",
+    "Injected",
+    "Listed",
+    "Opened",
+    "Quoted",
+    "Sent",
+    "SimulatedMarket",
+    "Simulation",
+    "Traded",
+    "Truth",
+    "listed",
+    "load",
+    "serve",
+]
+
+_HOMES = {
+    "faults": ("Fault", "load"),
+    "listings": ("MAJORS", "Listed", "listed"),
+    "market": ("EPOCH", "SimulatedMarket"),
+    "simulation": ("Simulation", "serve"),
+    "truth": ("Injected", "Opened", "Quoted", "Sent", "Traded", "Truth"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    # This module is imported whenever the command line is; the server is not needed then.
+    for home, names in _HOMES.items():
+        if name in names:
+            import importlib
+
+            return getattr(importlib.import_module(f".{home}", __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+@hookimpl
+def commands(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the verbs ``simulate`` and ``demo``."""
+    from . import command, demo
+
+    command.add(verbs)
+    demo.add(verbs)

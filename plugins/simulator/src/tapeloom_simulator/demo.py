@@ -1,0 +1,113 @@
+"""The verb ``demo``: a simulated venue, and a stream of it, in one process."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from tapeloom import Stack, Stream
+    from tapeloom.simulation import Counterpart
+
+__all__ = ["add"]
+
+_BASES = ("BTC", "ETH", "SOL")
+_STAGES = ("quality", "books", "bars")
+_EXAMPLE = """\
+example:
+  tapeloom demo --for 10
+
+Nothing is configured and nothing leaves this machine: a simulated venue runs inside, and its spot and
+futures markets are streamed by the code that streams the real one.
+"""
+
+
+def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the verb."""
+    verb = verbs.add_parser(
+        "demo",
+        help="watch simulated markets become checked events and bars",
+        description="Stream simulated spot and futures markets: a live table in a terminal, plain"
+        " lines elsewhere, a summary at the end.",
+        epilog=_EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    verb.add_argument("--for", type=float, dest="seconds", metavar="SECONDS", help="stop after")
+    verb.add_argument(
+        "--venue", default="", help="the venue to simulate (default: the first found)"
+    )
+    verb.add_argument("--rate", type=float, default=200.0, metavar="N", help="trades a second")
+    verb.add_argument("--seed", type=int, default=7, help="the same seed makes the same market")
+    verb.add_argument(
+        "--out", choices=("table", "jsonl", "none"), default="table", help="default: table"
+    )
+    verb.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the verb; return the exit code."""
+    from tapeloom.console import drive, output
+
+    venue, stages = _installed(args.venue)
+    return drive(lambda: _demo(args, venue, stages), output(args.out), seconds=args.seconds)
+
+
+def _installed(venue: str) -> tuple[str, tuple[str, ...]]:
+    """Return a venue that can be simulated, and those of the demo's stages that are there.
+
+    Raises PluginNotFound where no installed venue can be simulated.
+    """
+    from tapeloom import Registry
+    from tapeloom.errors import PluginNotFound
+
+    shown = {plugin.name: plugin.hooks for plugin in Registry().describe()}
+    venues = [name for name, hooks in shown.items() if "simulate" in hooks]
+    if (venue and venue not in venues) or not venues:
+        raise PluginNotFound(venue or "binance", venues)
+    return venue or venues[0], tuple(stage for stage in _STAGES if stage in shown)
+
+
+@asynccontextmanager
+async def _demo(
+    args: argparse.Namespace, venue: str, stages: tuple[str, ...]
+) -> AsyncIterator[Stream]:
+    import tapeloom
+
+    from .simulation import serve
+
+    symbols = [text for base in _BASES for text in (f"{base}/USDT", f"{base}/USDT:USDT")]
+    async with serve(
+        venue,
+        symbols=symbols,
+        seed=args.seed,
+        rate=args.rate,
+        keep=False,
+        # Clients compare the venue's times with their own.
+        epoch=time.time_ns(),
+    ) as sim:
+        stack = _stack(venue, sim.venue, sim.settings, symbols, stages)
+        async with tapeloom.open(stack) as stream:
+            yield stream
+
+
+def _stack(
+    venue: str,
+    side: Counterpart,
+    settings: dict[str, object],
+    symbols: list[str],
+    stages: tuple[str, ...],
+) -> Stack:
+    from tapeloom import FeedSpec, Stack, Symbol
+
+    feeds = []
+    for kind, market in side.markets.items():
+        own = tuple(text for text in symbols if Symbol.parse(text).kind == kind)
+        feeds.append(
+            FeedSpec(venue, own, ("trades", "quotes", "book"), market=market, stages=stages)
+        )
+    bars = {"bars": {"every": ["1s", "1m"]}} if "bars" in stages else {}
+    return Stack(feeds=feeds, stages=bars, venues={venue: settings})

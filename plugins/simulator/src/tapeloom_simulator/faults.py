@@ -1,0 +1,134 @@
+"""Faults, on purpose: what kinds there are, and how they are asked for."""
+
+from __future__ import annotations
+
+import tomllib
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+import attrs
+from attrs import frozen
+from tapeloom.errors import ConfigError, Mistake, nearest
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+__all__ = ["Fault", "Kind", "load"]
+
+Kind = Literal[
+    "ack_delay",
+    "ack_missing",
+    "clock_skew_ms",
+    "crossed_book",
+    "data_before_ack",
+    "dial_limit",
+    "disconnect",
+    "drop_diff",
+    "dup_trade",
+    "huge_batch",
+    "late_trade",
+    "malformed_json",
+    "max_age",
+    "misroute_silence",
+    "missing_fields",
+    "missing_final_kline",
+    "no_ping",
+    "ping_no_pong",
+    "plain_text_frame",
+    "rate_limit_rest",
+    "rate_limit_ws",
+    "reorder",
+    "server_shutdown",
+    "silent_stall",
+    "stale_snapshot",
+    "sub_error",
+]
+
+#: Which channels a fault is about, where it does not say so itself.
+CHANNELS: dict[str, frozenset[str]] = {
+    "drop_diff": frozenset({"book"}),
+    "crossed_book": frozenset({"book", "quotes"}),
+    "huge_batch": frozenset({"book"}),
+    "dup_trade": frozenset({"trades", "agg_trades"}),
+    "late_trade": frozenset({"trades", "agg_trades"}),
+    "reorder": frozenset({"trades", "agg_trades"}),
+    "missing_final_kline": frozenset({"klines"}),
+}
+
+
+def _known(_: object, __: object, kind: object) -> None:
+    if kind not in get_args(Kind):
+        hint = nearest(str(kind), get_args(Kind)) or f" There are: {', '.join(get_args(Kind))}."
+        raise ValueError(f"there is no fault of the kind {kind!r}.{hint}")
+
+
+def _positive(_: object, attribute: attrs.Attribute[Any], value: float | None) -> None:
+    if value is not None and value < 0:
+        raise ValueError(f"{attribute.name} must be 0 or more, not {value}")
+
+
+@frozen(kw_only=True)
+class Fault:
+    """One fault to inject.
+
+    Each kind has its occasions: a data frame of a stream it is about, a message or a ping of a client,
+    a dial, a REST call. The first `after` of them pass, and all before the market is `at` seconds
+    old; then every `every`-th one is spoiled, with probability `chance`, `count` times at most
+    (0: without end). `symbol`, `channel` and `connection` (1 is the first that was opened) narrow
+    it down. With `each`, every stream of every connection counts for itself.
+    """
+
+    kind: Kind = attrs.field(validator=_known)
+    at: float | None = attrs.field(default=None, validator=_positive)
+    after: int = attrs.field(default=0, validator=_positive)
+    every: int = attrs.field(default=1, validator=attrs.validators.ge(1))
+    count: int = attrs.field(default=1, validator=_positive)
+    chance: float = attrs.field(default=1.0, validator=[_positive, attrs.validators.le(1)])
+    symbol: str = ""
+    channel: str = ""
+    connection: int | None = None
+    each: bool = False
+    how: str = ""  #: disconnect: "clean" or "abrupt"; silent_stall: "stream" or "all"
+    seconds: float | None = attrs.field(default=None, validator=_positive)  #: how long, or how old
+    value: int | None = None  #: ms of skew, updates of lag, frames held back, HTTP status, levels
+
+    def __attrs_post_init__(self) -> None:
+        allowed = {"disconnect": ("", "clean", "abrupt"), "silent_stall": ("", "stream", "all")}
+        if self.how not in allowed.get(self.kind, ("",)):
+            words = " or ".join(repr(word) for word in allowed.get(self.kind, ("",)) if word)
+            raise ValueError(f"how of {self.kind} must be {words or 'left out'}, not {self.how!r}")
+
+
+def load(path: Path) -> list[Fault]:
+    """Read faults from a TOML file of [[fault]] tables.
+
+    Raises ConfigError, with all that is wrong with it, or OSError.
+    """
+    try:
+        tables = tomllib.loads(path.read_text("utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as problem:
+        raise ConfigError([Mistake("", f"is no TOML: {problem}")], str(path)) from problem
+    mistakes = [
+        Mistake(key, f"unknown table.{nearest(key, ['fault'])} Write [[fault]].")
+        for key in tables
+        if key != "fault"
+    ]
+    faults: list[Fault] = []
+    items = tables.get("fault", [])
+    for place, table in enumerate(items if isinstance(items, list) else [items]):
+        try:
+            faults.append(_fault(table))
+        except (TypeError, ValueError) as problem:
+            mistakes.append(Mistake(f"fault[{place}]", str(problem)))
+    if mistakes:
+        raise ConfigError(mistakes, str(path))
+    return faults
+
+
+def _fault(table: dict[str, Any]) -> Fault:
+    fields = attrs.fields_dict(Fault)
+    for key in table:
+        if key not in fields:
+            raise ValueError(f"unknown key {key!r}.{nearest(key, fields)}")
+    if "kind" not in table:
+        raise ValueError(f"kind is missing. There are: {', '.join(get_args(Kind))}.")
+    return Fault(**table)

@@ -1,0 +1,166 @@
+"""Who follows which stream; and the path from the market's steps to the connections' buffers.
+
+A stream speaks once for all its followers: its text is encoded, framed and then shared as bytes.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import TYPE_CHECKING, Protocol
+
+from .frames import frame
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from tapeloom.simulation import Step, Stream
+
+    from .injector import Injector
+    from .truth import Sent, Truth
+
+__all__ = ["Follower", "Hub"]
+
+
+class Follower(Protocol):
+    """What the hub needs of a connection."""
+
+    def __hash__(self) -> int: ...
+
+    @property
+    def number(self) -> int:
+        """Which connection this is."""
+        ...
+
+    def queue(self, frames: Sequence[bytes]) -> None:
+        """Put frames into the buffer."""
+        ...
+
+
+class _Live:
+    """A stream that somebody follows."""
+
+    __slots__ = ("groups", "sent", "stream")
+
+    def __init__(self, stream: Stream) -> None:
+        self.stream = stream
+        self.groups: dict[tuple[str, str], list[Follower]] = {}
+        self.sent: dict[Follower, Sent] = {}
+
+
+class Hub:
+    """All streams that are followed."""
+
+    def __init__(self, truth: Truth, injector: Injector | None = None) -> None:
+        self._truth, self._injector = truth, injector
+        self._live: dict[Stream, _Live] = {}
+        self._stepping: defaultdict[str, list[_Live]] = defaultdict(list)
+        self._ticking: dict[int, list[_Live]] = {}
+        self.subscriptions = 0  #: how many there have been
+
+    # --------------------------------------------------------------------------- who follows what
+
+    def follow(self, stream: Stream, follower: Follower, before: str, after: str) -> None:
+        """Send *stream* to *follower*, each text between *before* and *after*."""
+        live = self._live.get(stream)
+        if live is None:
+            live = self._live[stream] = _Live(stream)
+            stream.begin()
+            self._audience(live).append(live)
+        if follower in live.sent:
+            self._ungroup(live, follower)
+        else:
+            live.sent[follower] = self._truth.followed(
+                follower.number, stream.name, stream.symbol, stream.channel
+            )
+            self.subscriptions += 1
+        live.groups.setdefault((before, after), []).append(follower)
+
+    def leave(self, stream: Stream, follower: Follower) -> None:
+        """Send *stream* to *follower* no longer."""
+        live = self._live[stream]
+        self._truth.left(live.sent.pop(follower))
+        self._ungroup(live, follower)
+        if not live.groups:
+            del self._live[stream]
+            self._audience(live).remove(live)
+            if stream.every and not self._ticking[stream.every]:
+                del self._ticking[stream.every]
+
+    def _audience(self, live: _Live) -> list[_Live]:
+        if live.stream.every:
+            return self._ticking.setdefault(live.stream.every, [])
+        return self._stepping[live.stream.symbol]
+
+    @staticmethod
+    def _ungroup(live: _Live, follower: Follower) -> None:
+        for envelope, followers in live.groups.items():
+            if follower in followers:
+                followers.remove(follower)
+                if not followers:
+                    del live.groups[envelope]
+                return
+
+    # ------------------------------------------------------------------------- what they are sent
+
+    def play(self, steps: Iterable[Step]) -> None:
+        """Say what happened."""
+        stepping = self._stepping
+        everyone = stepping.get("", ())
+        for step in steps:
+            for live in stepping.get(step.symbol, ()):
+                texts = live.stream.step(step)
+                if texts:
+                    self._push(live, texts)
+            for live in everyone:
+                texts = live.stream.step(step)
+                if texts:
+                    self._push(live, texts)
+
+    def next_tick(self, now: int) -> int | None:
+        """Return when the next stream ticks after *now*."""
+        return min((now // every + 1) * every for every in self._ticking) if self._ticking else None
+
+    def tick(self, now: int) -> None:
+        """Let every stream speak whose time it is."""
+        for live in list(self._due(now)):
+            texts = live.stream.tick(now)
+            if texts:
+                self._push(live, texts)
+
+    def _due(self, now: int) -> Iterator[_Live]:
+        for every, lives in self._ticking.items():
+            if now % every == 0:
+                yield from lives
+
+    def _push(self, live: _Live, texts: Sequence[str]) -> None:
+        if self._injector is not None:
+            self._push_spoiled(live, texts, self._injector)
+            return
+        for (before, after), followers in live.groups.items():
+            if before or after:
+                frames = [frame(before + text + after) for text in texts]
+            else:
+                frames = [frame(text) for text in texts]
+            for follower in followers:
+                follower.queue(frames)
+        for sent in live.sent.values():
+            sent.count += len(texts)
+            if sent.texts is not None:
+                sent.texts += texts
+
+    def _push_spoiled(self, live: _Live, texts: Sequence[str], injector: Injector) -> None:
+        """Like `_push`, with faults: each follower may be sent something else."""
+        # A fault may close a connection, which then leaves its streams.
+        groups = [(envelope, list(followers)) for envelope, followers in live.groups.items()]
+        for (before, after), followers in groups:
+            for follower in followers:
+                passed = [
+                    out for text in texts for out in injector.pass_on(follower, live.stream, text)
+                ]
+                follower.queue(
+                    [frame(text if bare else before + text + after) for text, bare in passed]
+                )
+                if sent := live.sent.get(follower):
+                    sent.count += len(passed)
+                    if sent.texts is not None:
+                        sent.texts += [text for text, _ in passed]

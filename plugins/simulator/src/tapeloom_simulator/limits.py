@@ -1,0 +1,65 @@
+"""Limits as venues enforce them: so much in any window, so much weight a minute, then a ban."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING
+
+from attrs import define, field
+
+if TYPE_CHECKING:
+    from tapeloom.feeds import Rate
+    from tapeloom.simulation import Budget
+
+__all__ = ["Purse", "Window"]
+
+
+class Window:
+    """At most `count` in any `seconds`."""
+
+    def __init__(self, rate: Rate, scale: float = 1.0) -> None:
+        self._count, self._seconds = rate.count, rate.seconds / scale
+        self._times: deque[float] = deque()
+
+    def allow(self, now: float) -> bool:
+        """Count one more, and say whether that is within the limit."""
+        times = self._times
+        while times and times[0] <= now - self._seconds:
+            times.popleft()
+        times.append(now)
+        if len(times) <= self._count:
+            return True
+        times.popleft()  # a flood must not fill the memory
+        return False
+
+    def wait(self, now: float) -> int:
+        """Return after how many whole seconds the next one would be allowed; at least 1."""
+        return max(1, int(self._times[0] + self._seconds - now) + 1) if self._times else 1
+
+
+@define
+class Purse:
+    """What has been used of one REST budget."""
+
+    budget: Budget
+    scale: float = 1.0
+    used: int = 0
+    _window: int = field(default=-1, init=False)
+    _ignored: int = field(default=0, init=False)
+    _banned: float = field(default=float("-inf"), init=False)
+
+    def spend(self, weight: int, now: float) -> tuple[int, int]:
+        """Count a call. Return the HTTP status it earns (200, 429, 418) and the seconds to wait."""
+        seconds = self.budget.seconds / self.scale
+        if now < self._banned:
+            return 418, int(self._banned - now) + 1
+        if (window := int(now // seconds)) != self._window:
+            self._window, self.used, self._ignored = window, 0, 0
+        self.used += weight
+        if self.used <= self.budget.limit:
+            return 200, 0
+        self._ignored += 1
+        if self._ignored > self.budget.patience:
+            self._banned = now + self.budget.ban / self.scale
+            return 418, int(self.budget.ban / self.scale) + 1
+        return 429, int((window + 1) * seconds - now) + 1

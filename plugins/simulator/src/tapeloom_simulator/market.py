@@ -1,0 +1,109 @@
+"""The market: seeded, in a time of its own, and the only source of everything that is said of it.
+
+The same seed and the same arguments give the same market to the last byte, however the time is
+cut: ``advance(a); advance(b)`` brings what ``advance(b)`` brings.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from typing import TYPE_CHECKING
+
+from .listings import Listed, listed
+from .pit import Trading
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from tapeloom.simulation import Step
+
+__all__ = ["EPOCH", "SimulatedMarket"]
+
+#: 2026-01-01 00:00 UTC, where markets begin unless told otherwise.
+EPOCH = 1_767_225_600_000_000_000
+_FILLS_PER_ORDER = 2.0  # as it comes out on average; `rate` is in trades
+# Waiting times between orders, exponential, in millionths of their mean.
+_WAITS = [round(-math.log((i + 0.5) / 1024) * 1_000_000) for i in range(1024)]
+
+
+class SimulatedMarket:
+    """One market of many symbols. `rate` is the mean number of trades a second, of all together.
+
+    With `trades`, it falls silent after that many; its time still goes on.
+    Earlier symbols trade more often than later ones.
+    """
+
+    def __init__(
+        self,
+        symbols: Sequence[str | Listed],
+        *,
+        seed: int = 0,
+        rate: float = 100.0,
+        trades: int | None = None,
+        epoch: int = EPOCH,
+        depth: int = 200,
+    ) -> None:
+        found = [item if isinstance(item, Listed) else listed(item) for item in symbols]
+        if not found or not rate > 0 or depth < 50:
+            raise ValueError(
+                "a market needs a symbol, a rate above 0 and a depth of 50 levels or more,"
+                f" and was given {len(found)} symbols, rate {rate} and depth {depth}"
+            )
+        self.epoch = self.now = epoch
+        self.skew = 0  #: what a fault adds to the venue's clock, in ns
+        self.left = trades  #: how many trades are still to come; None: no end
+        self.pits = {
+            item.symbol: Trading(item, depth, memory=int(rate * 8 / len(found))) for item in found
+        }
+        self._mean = int(1_000_000_000 * _FILLS_PER_ORDER / rate)
+        self._chosen = _shares(list(self.pits.values()))
+        self._bits = random.Random(seed).getrandbits
+        self._next, self._dice = epoch, 0
+        self._draw()
+
+    @property
+    def clock(self) -> int:
+        """What the venue's clock shows."""
+        return self.now + self.skew
+
+    @property
+    def due(self) -> int | None:
+        """When something will happen next; None where nothing will."""
+        return None if self.left == 0 else self._next
+
+    def _draw(self) -> None:
+        self._dice = dice = self._bits(80)
+        self._next += max(1, _WAITS[dice & 1023] * self._mean // 1_000_000)
+
+    def advance(self, until: int, most: int = 1_000_000) -> list[Step]:
+        """Let time go on to *until*, or over *most* orders, and return what happened, in order."""
+        steps: list[Step] = []
+        add, bits, chosen, waits, mean = steps.append, self._bits, self._chosen, _WAITS, self._mean
+        at, dice, left = self._next, self._dice, self.left
+        while at <= until and left != 0:
+            if len(steps) == most:
+                until = self.now = steps[-1].ts
+                break
+            pit = chosen[dice >> 10 & 1023]
+            step = pit.step(at, dice >> 20, 1_000_000 if left is None else left)
+            if left is not None:
+                left -= len(step.fills)
+            add(step)
+            dice = bits(80)
+            at += max(1, waits[dice & 1023] * mean // 1_000_000)
+        self._next, self._dice, self.left = at, dice, left
+        self.now = max(self.now, until)
+        return steps
+
+
+def _shares(pits: list[Trading]) -> list[Trading]:
+    """Return a table of 1024 places in which the first pits stand more often than the last."""
+    weights = [1 / (2 + place) for place in range(len(pits))]
+    total = sum(weights)
+    table: list[Trading] = []
+    reached = 0.0
+    for pit, weight in zip(pits, weights, strict=True):
+        reached += weight
+        table += [pit] * (max(len(table) + 1, round(1024 * reached / total)) - len(table))
+    return table[:1024]

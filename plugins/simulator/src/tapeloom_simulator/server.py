@@ -1,0 +1,235 @@
+"""HTTP/1.1 and WebSocket on one port: reads requests, enforces limits, and asks the venue's side."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+import anyio
+import h11
+from anyio.abc import SocketAttribute
+from anyio.streams.tls import TLSListener
+from attrs import evolve
+from tapeloom.simulation import Answer, Call
+from wsproto.connection import ConnectionType
+from wsproto.events import AcceptConnection
+from wsproto.handshake import H11Handshake
+from wsproto.utilities import RemoteProtocolError
+
+from .connection import Connection
+from .limits import Purse, Window
+
+if TYPE_CHECKING:
+    import ssl
+
+    from anyio.abc import AnyByteStream, ByteStream, Listener
+    from tapeloom.simulation import Counterpart
+
+    from .hub import Follower, Hub
+    from .injector import Injector
+    from .truth import Truth
+
+__all__ = ["Server"]
+
+_BODY = 1 << 20  # bytes of a request's body that are read
+_BROKEN = (anyio.BrokenResourceError, anyio.ClosedResourceError, anyio.EndOfStream, OSError)
+
+
+class _QuietTLSListener(TLSListener):
+    @staticmethod
+    async def handle_handshake_error(exc: BaseException, stream: AnyByteStream) -> None:
+        """Drop a client that speaks no TLS, or does not trust us; it knows why."""
+        await anyio.aclose_forcefully(stream)
+
+
+class Server:
+    """A venue's servers, all on one port."""
+
+    def __init__(
+        self,
+        venue: Counterpart,
+        hub: Hub,
+        truth: Truth,
+        injector: Injector | None,
+        *,
+        scale: float,
+        enforce: bool,
+    ) -> None:
+        self.connections: list[Connection] = []
+        self.closed = False  #: no more connections are taken
+        self._venue, self._hub, self._truth, self._injector = venue, hub, truth, injector
+        self._scale, self._enforce = scale, enforce
+        self._opened = 0
+        self._dials = Window(venue.dials, scale) if venue.dials else None
+        self._purses: dict[str, Purse] = {}
+        self._came = anyio.Event()  # a connection, whose rules have times of their own
+
+    async def listen(
+        self, host: str, port: int, tls: ssl.SSLContext | None
+    ) -> tuple[Listener[Any], int]:
+        """Take the port (0: any free one); return the listener and its port."""
+        tcp = await anyio.create_tcp_listener(local_host=host, local_port=port)
+        port = tcp.extra(SocketAttribute.local_port)
+        return (_QuietTLSListener(tcp, tls, standard_compatible=False) if tls else tcp), port
+
+    async def handle(self, stream: ByteStream) -> None:
+        """Serve one TCP connection until it ends."""
+        http = h11.Connection(h11.SERVER)
+        try:
+            while await self._exchange(stream, http):
+                http.start_next_cycle()
+        except (*_BROKEN, h11.ProtocolError):
+            pass
+        finally:
+            with anyio.CancelScope(shield=True):
+                await anyio.aclose_forcefully(stream)
+
+    async def _exchange(self, stream: ByteStream, http: h11.Connection) -> bool:
+        """Serve one request; return whether another may follow."""
+        request = await _next(stream, http)
+        if not isinstance(request, h11.Request):
+            return False
+        call = _call(request)
+        if "websocket" in call.headers.get("upgrade", "").lower():
+            return await self._upgrade(stream, http, request, call)
+        body = b""
+        while isinstance(part := await _next(stream, http), h11.Data):
+            body += part.data
+            if len(body) > _BODY:
+                return False
+        await _reply(stream, http, self._rest(evolve(call, body=body)))
+        return http.our_state is h11.DONE and http.their_state is h11.DONE
+
+    # ----------------------------------------------------------------------------------------- REST
+
+    def _rest(self, call: Call) -> Answer:
+        answer = self._limited(call) or self._lagged(call)
+        self._truth.calls.append((call.path, answer.status))
+        return answer
+
+    def _limited(self, call: Call) -> Answer | None:
+        """Count what the call costs; return a refusal where that is too much."""
+        cost = self._venue.cost(call)
+        budget = cost[0] if cost else None
+        if self._injector and (
+            fault := self._injector.strikes("rate_limit_rest", detail=call.path)
+        ):
+            seconds = int(fault.seconds if fault.seconds is not None else 1)
+            return self._venue.limited(fault.value or 429, seconds, budget)
+        if cost is None:
+            return None
+        purse = self._purses.setdefault(cost[0].name, Purse(cost[0], self._scale))
+        status, seconds = purse.spend(cost[1], anyio.current_time())
+        return (
+            self._venue.limited(status, seconds, budget)
+            if status != 200 and self._enforce
+            else None
+        )
+
+    def _lagged(self, call: Call) -> Answer:
+        answer = self._venue.answer(call)
+        if self._injector is not None:
+            lag = self._injector.lag(lambda n: self._venue.answer(evolve(call, lag=n)) != answer)
+            answer = self._venue.answer(evolve(call, lag=lag)) if lag else answer
+        cost = self._venue.cost(call)
+        if cost and cost[0].header:
+            used = str(self._purses[cost[0].name].used)
+            answer = evolve(answer, headers={**answer.headers, cost[0].header: used})
+        return answer
+
+    # ------------------------------------------------------------------------------------ WebSocket
+
+    async def _upgrade(
+        self, stream: ByteStream, http: h11.Connection, request: h11.Request, call: Call
+    ) -> bool:
+        now = anyio.current_time()
+        strike = bool(self._injector and self._injector.strikes("dial_limit", detail=call.path))
+        if self._dials is not None and not self._dials.allow(now) and self._enforce:
+            strike = True
+        if self.closed:
+            await _reply(stream, http, Answer("", 503))
+            return False
+        if strike:
+            wait = self._dials.wait(now) if self._dials else 1
+            await _reply(stream, http, self._venue.limited(429, wait, None))
+            return False
+        handshake = H11Handshake(ConnectionType.SERVER)
+        try:
+            handshake.initiate_upgrade_connection(list(request.headers), request.target)
+        except RemoteProtocolError as problem:
+            await _reply(stream, http, Answer(f"{problem}\n", 400))
+            return False
+        accepted = handshake.send(AcceptConnection())
+        self._opened += 1
+        connection = Connection(
+            self._opened, stream, self._hub, self._injector, self._scale, enforce=self._enforce
+        )
+        session = self._venue.open(call, connection)
+        if isinstance(session, Answer):
+            await _reply(stream, http, session)
+            return False
+        connection.session = session
+        opened = self._truth.opened(connection.number, call.path)
+        # Before the client knows: it may be told to go as soon as it is here.
+        self.connections.append(connection)
+        self._came.set()
+        try:
+            await stream.send(accepted)
+            await connection.run(http.trailing_data[0], self._truth, opened)
+        finally:
+            self.connections.remove(connection)
+        return False
+
+    def end(self, follower: Follower, how: str) -> None:
+        """End a connection: "clean", "abrupt" or after the venue's "shutdown" notice."""
+        for connection in self.connections:
+            if connection is follower:
+                if how == "abrupt":
+                    connection.abort("abrupt")
+                elif how == "shutdown":
+                    connection.farewell()
+                else:
+                    connection.close(1000, "")
+
+    async def attend(self) -> None:
+        """Keep the rules that are about time, for ever."""
+        while True:
+            now = anyio.current_time()
+            again = min([now + 1.0, *(one.attend(now) for one in list(self.connections))])
+            self._came = anyio.Event()
+            with anyio.move_on_after(max(0.002, again - anyio.current_time())):
+                await self._came.wait()
+
+
+async def _next(stream: ByteStream, http: h11.Connection) -> object:
+    """Return the next event of HTTP/1.1."""
+    while (event := http.next_event()) is h11.NEED_DATA:
+        try:
+            http.receive_data(await stream.receive())
+        except anyio.EndOfStream:
+            http.receive_data(b"")
+    return event
+
+
+def _call(request: h11.Request) -> Call:
+    target = urlsplit(request.target.decode("latin-1"))
+    return Call(
+        method=request.method.decode("latin-1"),
+        path=unquote(target.path),
+        query=dict(parse_qsl(target.query, keep_blank_values=True)),
+        headers={
+            name.decode("latin-1"): value.decode("latin-1") for name, value in request.headers
+        },
+    )
+
+
+async def _reply(stream: ByteStream, http: h11.Connection, answer: Answer) -> None:
+    body = answer.body.encode()
+    headers = {"Content-Type": "application/json;charset=UTF-8", **answer.headers}
+    headers["Content-Length"] = str(len(body))
+    parts = [
+        http.send(h11.Response(status_code=answer.status, headers=list(headers.items()))),
+        http.send(h11.Data(data=body)),
+        http.send(h11.EndOfMessage()),
+    ]
+    await stream.send(b"".join(part or b"" for part in parts))

@@ -1,0 +1,198 @@
+"""A simulated venue, in this very process.
+
+async with serve("binance", symbols=["BTC/USDT"], seed=7, rate=50) as sim:
+    print(sim.url, sim.settings)
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import math
+from contextlib import ExitStack, asynccontextmanager
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, Literal
+
+import anyio
+import pluggy
+from tapeloom import hooks
+from tapeloom.errors import PluginBroken, PluginNotFound
+
+from .clockwork import Clockwork
+from .faults import Fault, load
+from .hub import Hub
+from .injector import Injector
+from .market import EPOCH, SimulatedMarket
+from .server import Server
+from .truth import Truth
+
+if TYPE_CHECKING:
+    import ssl
+    from collections.abc import AsyncIterator, Callable, Sequence
+
+    from tapeloom.simulation import Counterpart, Market
+
+    from .listings import Listed
+
+__all__ = ["Simulation", "counterpart", "serve"]
+
+_GROUP = "tapeloom.plugins"
+_PATIENCE = 5.0  # seconds that clients have to take what waits for them when the simulation stops
+_GOODBYES = 0.2  # and to say goodbye themselves; some do so only when their user closes
+
+
+def counterpart(venue: str, market: Market) -> Counterpart:
+    """Return the server side of *venue*, from the plugin of that name.
+
+    Raises PluginNotFound or PluginBroken.
+    """
+    found = {entry.name: entry for entry in importlib.metadata.entry_points(group=_GROUP)}
+    if venue not in found:
+        raise PluginNotFound(venue, found)
+    plugins = pluggy.PluginManager("tapeloom")
+    plugins.add_hookspecs(hooks)
+    try:
+        plugins.register(found[venue].load(), venue)
+    except Exception as problem:
+        raise PluginBroken(venue, f"plugin {venue!r} cannot be loaded: {problem}") from problem
+    made: Counterpart | None = plugins.hook.simulate(market=market)
+    if made is None:
+        raise PluginBroken(
+            venue, f"plugin {venue!r} has no simulate hook, so it cannot be simulated."
+        )
+    return made
+
+
+def open_text(path: str | Path) -> IO[str]:
+    """Open a file to write text into."""
+    return Path(path).open("w", encoding="utf-8")
+
+
+class Simulation:
+    """A venue that is being simulated.
+
+    `url` is where it listens, `settings` the venue's table in a stack that is to use it. `market`
+    is what is traded, `truth` what has happened, `venue` the venue's server side.
+    """
+
+    def __init__(
+        self, url: str, market: SimulatedMarket, venue: Counterpart, truth: Truth, server: Server,
+        clockwork: Clockwork,
+    ) -> None:  # fmt: skip
+        self.url, self.market, self.truth, self.venue = url, market, truth, venue
+        self.settings: dict[str, Any] = venue.settings(url)
+        self._server, self._clockwork = server, clockwork
+        self._begin = anyio.Event()
+        self._stop = anyio.Event()
+
+    @property
+    def connections(self) -> int:
+        """How many clients are connected over WebSocket."""
+        return len(self._server.connections)
+
+    def begin(self) -> None:
+        """Let the market run."""
+        self._begin.set()
+
+    async def finished(self) -> None:
+        """Wait until the last trade of a market with a limited number of trades was sent."""
+        await self._clockwork.finished.wait()
+
+    async def stop(self) -> None:
+        """Let the market stand still, send what waits, and say goodbye to every client.
+
+        REST is still answered, so that a test can compare.
+        """
+        self._clockwork.halted = self._server.closed = True
+        connections = self._server.connections
+        for connection in list(connections):
+            connection.farewell()
+        with anyio.move_on_after(_PATIENCE):
+            while any(one.backlog for one in connections):  # noqa: ASYNC110
+                await anyio.sleep(0.002)
+        with anyio.move_on_after(_GOODBYES):
+            while connections:  # noqa: ASYNC110
+                await anyio.sleep(0.002)
+        self._stop.set()
+
+    async def stopped(self) -> None:
+        """Wait until somebody has called `stop`."""
+        await self._stop.wait()
+
+
+@asynccontextmanager
+async def serve(
+    venue: str | Callable[[Market], Counterpart],
+    *,
+    symbols: Sequence[str | Listed] = ("BTC/USDT", "ETH/USDT"),
+    seed: int = 0,
+    rate: float = 100.0,
+    trades: int | None = None,
+    speed: float = 1.0,
+    start: Literal["now", "first_subscription", "manual"] | int = "now",
+    slow: Literal["cut", "wait"] = "cut",
+    faults: Sequence[Fault] | str | Path = (),
+    time_scale: float = 1.0,
+    limits: bool = True,
+    epoch: int = EPOCH,
+    depth: int = 200,
+    backlog: int = 16 << 20,
+    host: str = "127.0.0.1",
+    port: int = 0,
+    tls: ssl.SSLContext | None = None,
+    truth: str | Path | None = None,
+    keep: bool = True,
+) -> AsyncIterator[Simulation]:
+    """Simulate *venue* and listen until the block is left.
+
+    *venue* is the name of a plugin, or a function that makes the server side itself.
+
+    The market has *symbols*, makes *rate* trades a second of its own time, *trades* at most, and runs
+    *speed* times as fast as the wall's clock (`math.inf`: as fast as clients can take it). It begins
+    at once, with the first subscription, after that number of subscriptions, or when `begin` is
+    called. A client that is more than *backlog* bytes behind is cut off, or waited for (*slow*).
+    *time_scale* divides the venue's own intervals: pings, ages, windows of its limits. *truth* names
+    a file for the ground truth; with `keep=False` nothing that happened is kept in memory.
+
+    Raises PluginNotFound, PluginBroken, SymbolError, ConfigError (in a file of faults), OSError.
+    """
+    if not speed > 0 or not time_scale > 0 or math.isinf(time_scale):
+        raise ValueError(f"speed and time_scale must be above 0, not {speed} and {time_scale}")
+    market = SimulatedMarket(symbols, seed=seed, rate=rate, trades=trades, epoch=epoch, depth=depth)
+    side = counterpart(venue, market) if isinstance(venue, str) else venue(market)
+    listed = load(Path(faults)) if isinstance(faults, str | Path) else list(faults)
+    with ExitStack() as files:
+        log = files.enter_context(open_text(truth)) if truth else None
+        record = Truth(market, keep=keep, log=log)
+        injector = Injector(listed, market, side, record, seed) if listed else None
+        hub = Hub(record, injector)
+        server = Server(side, hub, record, injector, scale=time_scale, enforce=limits)
+        if injector is not None:
+            injector.end = server.end
+        clockwork = Clockwork(
+            market, hub, server, record, injector, speed=speed, slow=slow, backlog=backlog
+        )
+        listener, port = await server.listen(host, port, tls)
+        url = f"http{'s' if tls else ''}://{f'[{host}]' if ':' in host else host}:{port}"
+        sim = Simulation(url, market, side, record, server, clockwork)
+        wanted = {"now": 0, "first_subscription": 1, "manual": math.inf}.get(str(start), start)
+
+        async def drive() -> None:
+            while hub.subscriptions < wanted and not sim._begin.is_set():  # type: ignore[operator]  # noqa: SLF001
+                with anyio.move_on_after(0.005):
+                    await sim._begin.wait()  # noqa: SLF001
+            await clockwork.run()
+
+        failure: Exception | None = None
+        async with listener, anyio.create_task_group() as tasks:
+            tasks.start_soon(listener.serve, server.handle)
+            tasks.start_soon(server.attend)
+            tasks.start_soon(drive)
+            # One failure in the block leaves as itself, not as a group.
+            try:
+                yield sim
+            except Exception as problem:
+                failure = problem
+            tasks.cancel_scope.cancel()
+        record.finish()
+        if failure is not None:
+            raise failure

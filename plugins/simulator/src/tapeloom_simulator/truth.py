@@ -1,0 +1,239 @@
+"""The ground truth: what happened in the market, what was sent to whom, and what was done to it."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from typing import IO, TYPE_CHECKING, Any, NamedTuple
+
+from attrs import asdict, define, frozen
+
+from .candles import end_of, start_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from decimal import Decimal
+
+    from tapeloom.simulation import Best, Candle, Fill, Step
+
+    from .market import SimulatedMarket
+
+__all__ = ["Injected", "Opened", "Quoted", "Sent", "Traded", "Truth"]
+
+
+class Quoted(NamedTuple):
+    """A best bid and ask in units that people use. `sequence` is the id of the book's update."""
+
+    ts: int
+    sequence: int
+    bid: Decimal
+    bid_size: Decimal
+    ask: Decimal
+    ask_size: Decimal
+
+
+class Traded(NamedTuple):
+    """A trade in units that people use."""
+
+    id: int
+    price: Decimal
+    size: Decimal
+    side: str
+    ts: int
+    aggregate: int
+
+
+@frozen
+class Injected:
+    """A fault that was injected, at the market's time `ts`."""
+
+    kind: str
+    ts: int
+    connection: int = 0
+    stream: str = ""
+    symbol: str = ""
+    detail: str = ""
+
+
+@define
+class Opened:
+    """A WebSocket connection. `ended` says how it ended, and is empty while it is open."""
+
+    connection: int
+    path: str
+    ts: int
+    until: int | None = None
+    ended: str = ""
+
+
+@define
+class Sent:
+    """One stream on one connection: from when to when, and how many texts it brought.
+
+    `first` is the id of the first trade after the start, `last` that of the last before the end.
+    `texts` holds what was sent, without what the venue wraps around it, where that is recorded.
+    """
+
+    connection: int
+    stream: str
+    symbol: str
+    channel: str
+    since: int
+    first: int
+    until: int | None = None
+    last: int | None = None
+    count: int = 0
+    texts: list[str] | None = None
+
+
+class Truth:
+    """What really happened. Lists grow until the simulation ends; `keep=False` keeps no events."""
+
+    def __init__(
+        self, market: SimulatedMarket, *, keep: bool = True, log: IO[str] | None = None
+    ) -> None:
+        self._market, self._keep, self._log = market, keep, log
+        self.fills: dict[str, list[Fill]] = {symbol: [] for symbol in market.pits}
+        self.bests: dict[str, list[tuple[int, int, Best]]] = {symbol: [] for symbol in market.pits}
+        self.count = 0  #: trades made
+        self.faults: list[Injected] = []
+        self.connections: list[Opened] = []
+        self.sent: list[Sent] = []
+        self.calls: list[tuple[str, int]] = []  #: REST calls: address and status
+
+    # ------------------------------------------------------------------------------------ writing
+
+    def take(self, steps: Iterable[Step]) -> None:
+        """Write down what happened."""
+        fills, bests = self.fills, self.bests
+        for step in steps:
+            self.count += len(step.fills)
+            if self._keep:
+                fills[step.symbol] += step.fills
+                if step.best is not None:
+                    bests[step.symbol].append((step.ts, step.last, step.best))
+        if self._log is not None:
+            self._log.writelines(map(self._lines, steps))
+
+    def _lines(self, step: Step) -> str:
+        pit = self._market.pits[step.symbol]
+        rows: list[dict[str, Any]] = [
+            {"type": "trade", "symbol": step.symbol, "ts": fill.ts, "id": fill.id,
+             "price": str(fill.price * pit.tick), "size": str(fill.size * pit.lot),
+             "side": "buy" if fill.buy else "sell", "aggregate": fill.aggregate}
+            for fill in step.fills
+        ]  # fmt: skip
+        if step.best is not None:
+            bid, bid_size, ask, ask_size = step.best
+            rows.append(
+                {"type": "quote", "symbol": step.symbol, "ts": step.ts, "sequence": step.last,
+                 "bid": str(bid * pit.tick), "bid_size": str(bid_size * pit.lot),
+                 "ask": str(ask * pit.tick), "ask_size": str(ask_size * pit.lot)}
+            )  # fmt: skip
+        return "".join(json.dumps(row) + "\n" for row in rows)
+
+    def _write(self, kind: str, item: Any) -> None:
+        if self._log is not None:
+            print(json.dumps({"type": kind} | item), file=self._log)
+
+    def fault(self, injected: Injected) -> None:
+        """Write down a fault."""
+        self.faults.append(injected)
+        self._write("fault", asdict(injected))
+
+    def opened(self, connection: int, path: str) -> Opened:
+        """Write down that a connection was opened."""
+        opened = Opened(connection, path, self._market.now)
+        self.connections.append(opened)
+        self._write("opened", {"connection": connection, "path": path, "ts": opened.ts})
+        return opened
+
+    def ended(self, opened: Opened, how: str) -> None:
+        """Write down that a connection has ended."""
+        opened.until, opened.ended = self._market.now, how
+        self._write("ended", {"connection": opened.connection, "how": how, "ts": opened.until})
+
+    def followed(self, connection: int, stream: str, symbol: str, channel: str) -> Sent:
+        """Write down that a stream is followed from now on."""
+        texts: list[str] | None = [] if self._keep else None
+        sent = Sent(
+            connection,
+            stream,
+            symbol,
+            channel,
+            self._market.now,
+            self._last(symbol) + 1,
+            texts=texts,
+        )
+        self.sent.append(sent)
+        self._write(
+            "followed",
+            {"connection": connection, "stream": stream, "ts": sent.since, "first": sent.first},
+        )
+        return sent
+
+    def left(self, sent: Sent) -> None:
+        """Write down that a stream is followed no longer."""
+        sent.until, sent.last = self._market.now, self._last(sent.symbol)
+        self._write(
+            "left",
+            {"connection": sent.connection, "stream": sent.stream, "ts": sent.until,
+             "last": sent.last, "count": sent.count},
+        )  # fmt: skip
+
+    def _last(self, symbol: str) -> int:
+        pit = self._market.pits.get(symbol)
+        return pit.last.id if pit and pit.last else 0
+
+    def finish(self) -> None:
+        """Write down the final books."""
+        for symbol in self._market.pits if self._log is not None else ():
+            bids, asks = self.book(symbol)
+            levels = {"bids": [[str(p), str(s)] for p, s in bids.items()],
+                      "asks": [[str(p), str(s)] for p, s in asks.items()]}  # fmt: skip
+            self._write("book", {"symbol": symbol, "ts": self._market.now, **levels})
+
+    # ------------------------------------------------------------------------------------ reading
+
+    def trades(self, symbol: str) -> list[Traded]:
+        """Return every trade of *symbol*, in order."""
+        pit = self._market.pits[symbol]
+        tick, lot = pit.tick, pit.lot
+        return [
+            Traded(
+                f.id, f.price * tick, f.size * lot, "buy" if f.buy else "sell", f.ts, f.aggregate
+            )
+            for f in self.fills[symbol]
+        ]
+
+    def quotes(self, symbol: str) -> list[Quoted]:
+        """Return every best bid and ask of *symbol* after the first, in order."""
+        pit = self._market.pits[symbol]
+        tick, lot = pit.tick, pit.lot
+        return [
+            Quoted(ts, last, b.bid * tick, b.bid_size * lot, b.ask * tick, b.ask_size * lot)
+            for ts, last, b in self.bests[symbol]
+        ]
+
+    def book(self, symbol: str) -> tuple[dict[Decimal, Decimal], dict[Decimal, Decimal]]:
+        """Return the bids and asks as they are now, best first."""
+        pit = self._market.pits[symbol]
+        ladder = pit.ladder(1_000_000)
+        return (
+            {price * pit.tick: size * pit.lot for price, size in ladder.bids},
+            {price * pit.tick: size * pit.lot for price, size in ladder.asks},
+        )
+
+    def candles(self, symbol: str, interval: str) -> list[Candle]:
+        """Return the candles of *symbol* that have ended, in ticks and lots."""
+        now = self._market.now
+        last = start_of(interval, now)
+        found = self._market.pits[symbol].candles(interval, self._market.epoch, last, 1_000_000)
+        return [candle for candle in found if end_of(interval, candle.start) <= now]
+
+    def injected(self) -> dict[str, int]:
+        """Return how often each kind of fault was injected."""
+        counts: defaultdict[str, int] = defaultdict(int)
+        for fault in self.faults:
+            counts[fault.kind] += 1
+        return dict(counts)
