@@ -219,7 +219,8 @@ class Session:
 
     async def add(self, subscriptions: Sequence[Subscription]) -> None:
         """Subscribe to more, now or, between two connections, with the next one."""
-        new = [one for one in subscriptions if one not in self.wanted]
+        known = set(self.wanted)
+        new = [one for one in dict.fromkeys(subscriptions) if one not in known]
         self.wanted += new
         if self._link is not None and new:
             messages = self._codec.add(new, self._next_id)
@@ -227,8 +228,8 @@ class Session:
 
     async def drop(self, subscriptions: Sequence[Subscription]) -> None:
         """End subscriptions, and forget them."""
-        gone = [one for one in subscriptions if one in self.wanted]
-        self.wanted = [one for one in self.wanted if one not in gone]
+        gone = self._still(subscriptions)
+        self._forget(gone)
         self._holes.forget(gone)
         self.acknowledged.difference_update(gone)
         if self._link is not None and gone:
@@ -291,7 +292,7 @@ class Session:
         log.warning("subscription_refused", feed=self._feed.name, reason=refusal.reason)
         wanted = self._still(refused)
         if refusal.permanent:
-            self.wanted = [one for one in self.wanted if one not in wanted]
+            self._forget(wanted)
             self._holes.close(wanted)
             self._holes.live.difference_update(wanted)
         else:
@@ -313,7 +314,12 @@ class Session:
         self._again += subscriptions
 
     def _still(self, subscriptions: Sequence[Subscription]) -> list[Subscription]:
-        return [one for one in subscriptions if one in self.wanted]
+        wanted = set(self.wanted)
+        return [one for one in subscriptions if one in wanted]
+
+    def _forget(self, subscriptions: Sequence[Subscription]) -> None:
+        gone = set(subscriptions)
+        self.wanted = [one for one in self.wanted if one not in gone]
 
     def _asked(self) -> list[Subscription]:
         """Return what was asked for and not answered."""
