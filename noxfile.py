@@ -41,6 +41,11 @@ def install(session: nox.Session, group: str, *packages: Path) -> None:
     )
 
 
+def quick(session: nox.Session) -> list[str]:
+    """Leave the slow tests to the oldest Python: they are about our own code, not about Python."""
+    return [] if session.python == PYTHONS[0] else ["-m", "not slow"]
+
+
 def name(path: Path) -> str:
     """Return the distribution name of a package."""
     return str(nox.project.load_toml(path / "pyproject.toml")["project"]["name"])
@@ -68,18 +73,14 @@ def package(session: nox.Session, package: str) -> None:
     """Test one package in an environment that holds only core and itself."""
     path = members()[package]
     install(session, "tests", *dict.fromkeys([Path("core"), path]))
-    session.run("pytest", f"{path}/tests", *session.posargs)
+    session.run("pytest", f"{path}/tests", *quick(session), *session.posargs)
 
 
 @nox.session(python=PYTHONS)
 def together(session: nox.Session) -> None:
-    """Test what crosses packages, with every package installed.
-
-    The tests marked slow are about our own code and not about Python: one version is enough.
-    """
+    """Test what crosses packages, with every package installed."""
     install(session, "tests", *members().values())
-    quick = [] if session.python == PYTHONS[0] else ["-m", "not slow"]
-    session.run("pytest", "tests", *quick, *session.posargs)
+    session.run("pytest", "tests", *quick(session), *session.posargs)
 
 
 @nox.session(python="3.11", default=False)

@@ -489,6 +489,7 @@ def test_verbs_of_core_import_no_plugin(
 # ----------------------------------------------------------------------- in a process of its own
 
 
+@pytest.mark.slow
 def test_ctrl_c_once_drains_and_ends_well(running: str) -> None:
     process = child("run", running, "--out", "jsonl")
     assert process.stdout is not None
@@ -505,6 +506,7 @@ def test_ctrl_c_once_drains_and_ends_well(running: str) -> None:
     assert "Traceback" not in err
 
 
+@pytest.mark.slow
 def test_a_request_to_terminate_is_a_stop_like_any(running: str) -> None:
     process = child("run", running, "--out", "jsonl")
     assert process.stdout is not None
@@ -516,6 +518,7 @@ def test_a_request_to_terminate_is_a_stop_like_any(running: str) -> None:
     assert summary(err)["errors"] == []
 
 
+@pytest.mark.slow
 def test_ctrl_c_twice_waits_for_nobody(site: Path, stack: Stacked, serving: Any) -> None:
     install(site, "stuck", STUCK)
     path = stack(serving(FakeVenue(busy)).url(), more='[[sink]]\nuse = "stuck"\n')
@@ -537,6 +540,7 @@ def test_ctrl_c_twice_waits_for_nobody(site: Path, stack: Stacked, serving: Any)
     assert "Traceback" not in err
 
 
+@pytest.mark.slow
 def test_a_reader_that_has_had_enough_ends_it_quietly(running: str) -> None:
     process = child("run", running, "--out", "jsonl", "--for", "20")
     assert process.stdout is not None
@@ -554,6 +558,7 @@ def test_a_reader_that_has_had_enough_ends_it_quietly(running: str) -> None:
     assert "BrokenPipe" not in err
 
 
+@pytest.mark.slow
 def test_a_reader_that_was_never_there_is_no_error(site: Path) -> None:
     process = child("plugins")
     assert process.stdout is not None
@@ -566,6 +571,7 @@ def test_a_reader_that_was_never_there_is_no_error(site: Path) -> None:
     assert err == ""
 
 
+@pytest.mark.slow
 def test_a_terminal_that_knows_no_such_letter_is_no_reason_to_fail(stack: Stacked) -> None:
     process = child("check", stack(), env={**os.environ, "PYTHONIOENCODING": "ascii"})
     out, err = process.communicate(timeout=15)
@@ -590,6 +596,7 @@ def test_the_lines_are_utf_8_whatever_the_terminal_is(site: Path, tmp_path: Path
     assert "café" in json.loads(process.stdout.splitlines()[0].decode())["evidence"]
 
 
+@pytest.mark.slow
 def test_a_replay_can_be_interrupted(site: Path, tmp_path: Path) -> None:
     lines = [
         json.dumps({"ts": n / 100, "frame": f'{{"s":"BTCUSD","t":{n},"p":"1","q":"1","i":{n}}}'})
