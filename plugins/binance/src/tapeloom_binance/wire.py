@@ -242,9 +242,7 @@ class Parser:
         self._feed = feed
         self._names = names
         self._routes: dict[str, Route] = {}  # by the stream's name
-        self._keyed: dict[
-            bytes, tuple[Callable[[bytes], Any], Route]
-        ] = {}  # by a frame's beginning
+        self._keyed: dict[bytes, tuple[Callable[[bytes], Any], Build]] = {}  # by its beginning
         self._serving: dict[tuple[str, str], str] = {}
         words = [channel_parts(channel) for channel in feed.channels]
         # Futures send the time with everything, and so the event type.
@@ -304,31 +302,27 @@ class Parser:
         events: list[Event] = []
         for frame in frames:
             try:
-                decode, (build, symbol, channel, _) = keyed[frame.partition(b",")[0]]
+                decode, build = keyed[frame.partition(b",")[0]]
                 wire = decode(frame).data
             except (KeyError, ValueError, RecursionError):
                 self._unusual(frame, frames, events)
                 continue
-            events.append((build or self._trade(symbol, channel))(wire, recv))
+            events.append(build(wire, recv))
         return events
 
     def _unusual(self, frame: bytes, frames: Frames, events: list[Event]) -> None:
         """Take a frame that is written differently, that nobody asked for, or that is no data."""
         try:
             stream, text = self._look(frame)
-            found = self._routes.get(stream) or self._open(stream)
-            if found is None:
+            if stream not in self._routes and not self._open(stream):
                 self._feed.counters["unasked"] += 1
                 return
-            build, symbol, channel, _ = found
-            wire = self._keyed[_key(stream)][0](text).data
+            decode, build = self._keyed[_key(stream)]
+            wire = decode(text).data
         except (ValueError, RecursionError):
             events.extend(frames.aside(frame))
             return
-        events.append((build or self._trade(symbol, channel))(wire, frames.recv))
-
-    def _trade(self, symbol: str, channel: str) -> Build:
-        return _fill(self._feed.venue, symbol, channel, self._names.scale)
+        events.append(build(wire, frames.recv))
 
     def _look(self, frame: bytes) -> tuple[str, bytes]:
         """Return the name of a frame's stream, and the frame in the combined form.
@@ -354,26 +348,27 @@ class Parser:
             kind = f"kline_{raw.k.get('i')}"
         return f"{raw.s.lower()}@{'ticker' if kind == '24hrTicker' else kind}" if kind else ""
 
-    def _open(self, stream: str) -> Route | None:
-        """Make the route of a stream that comes for the first time; None if nobody asked for it."""
+    def _open(self, stream: str) -> bool:
+        """Make the route of a stream that comes for the first time; False if nobody asked for it."""
         read = self._names.read(stream)
         if read is None:
-            return None
+            return False
         native, channel, kind = read
         symbol = self._feed.listing.unified.get(native)
         if symbol is None or channel not in self._feed.channels:
-            return None
+            return False
         if self._serving.setdefault((symbol, channel), stream) != stream:
-            return None
+            return False
         if kind == "depth" and channel != "book":
             kind = "timed partial" if self._names.market.timed else "partial"
         if kind == "trade" and self._names.market.timed:
             kind = "fill"
         decode, builder = _READ[kind]
-        build = builder(self._feed.venue, symbol, channel, self._names.scale)
-        route = self._routes[stream] = build, symbol, channel, len(self._routes)
-        self._keyed[_key(stream)] = decode, route
-        return route
+        place = self._feed.venue, symbol, channel, self._names.scale
+        build = builder(*place)
+        self._routes[stream] = build, symbol, channel, len(self._routes)
+        self._keyed[_key(stream)] = decode, build or _fill(*place)
+        return True
 
 
 def _key(stream: str) -> bytes:
