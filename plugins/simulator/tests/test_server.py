@@ -133,7 +133,7 @@ async def test_diffs_replayed_on_the_rest_snapshot_give_the_final_book(simulate,
 async def test_what_is_sent_is_the_same_at_any_speed(simulate, dial):
     texts = []
     for speed in (math.inf, 3.0):
-        async with simulate(trades=1500, seed=3, speed=speed) as sim, dial(sim) as client:
+        async with simulate(trades=1500, seed=3, speed=speed, start=2) as sim, dial(sim) as client:
             await client.ask("trades", "book")
             texts.append([t for t in await client.read_all() if '"t"' in t])
 
