@@ -46,6 +46,11 @@ class AcmeSettings:
     poisonous: bool = False
 
 
+def _subscription(name: str) -> Subscription:
+    native, _, channel = name.partition("@")
+    return Subscription(native.replace("USD", "/USD"), channel)
+
+
 class AcmeCodec:
     """``{"op": "sub", "id": 1, "args": ["BTCUSD@trades"]}``, answered by ``{"ok": 1}``."""
 
@@ -84,6 +89,14 @@ class AcmeCodec:
         match reply:
             case {"ok": id}:
                 return Ack(id)
+            case {"live": names}:
+                return Ack(subscriptions=tuple(map(_subscription, names)))
+            case {"not_live": names, "reason": reason}:
+                return Refusal(reason, subscriptions=tuple(map(_subscription, names)))
+            case {"error": reason, "pause": pause}:
+                return Refusal(reason, permanent=False, oldest=True, pause=pause)
+            case {"error": reason} if "id" not in reply:
+                return Refusal(reason, oldest=True)
             case {"error": reason, "id": id}:
                 return Refusal(reason, id, permanent=not reply.get("busy"))
             case {"notice": kind, **rest}:
@@ -106,8 +119,8 @@ class AcmeHistory:
     def instruments(self, body: bytes) -> list[Instrument]:
         return [Instrument(s, s.replace("/", ""), "spot", *s.split("/")) for s in json.loads(body)]
 
-    def answer(self, url: str, body: bytes, recv: int) -> list[Event]:
-        symbol = url.partition("?s=")[2]
+    def answer(self, request: Request, body: bytes, recv: int) -> list[Event]:
+        symbol = request.url.partition("?s=")[2]
         fields = json.loads(body)
         return [
             Book(

@@ -4,24 +4,39 @@ from __future__ import annotations
 
 import json
 from collections.abc import Awaitable, Callable, Generator
+from decimal import Decimal
 from typing import Any
 
 import anyio
 import attrs
 import pytest
 import tapeloom
-from tapeloom import Event, FeedSpec, Registry, Reject, SinkSpec, Stack, StageSpec, Status, Trade
+from tapeloom import (
+    Event,
+    FeedSpec,
+    Gap,
+    Registry,
+    Reject,
+    SinkSpec,
+    Stack,
+    StageSpec,
+    Status,
+    Trade,
+)
 from tapeloom._compose import Composed, compose
 from tapeloom._pipeline import guarded
 from tapeloom.errors import (
     BackendUnsupported,
     ConfigError,
     ConnectionFailed,
+    ConnectionLost,
     FeedError,
+    LoginRefused,
     PluginBroken,
     PluginNotFound,
     StageFailed,
     TapeloomError,
+    Throttled,
 )
 from tapeloom.feeds import Endpoint, Frames, Want
 from tapeloom.hooks import hookimpl
@@ -485,10 +500,14 @@ class Pump:
 
     def __init__(self, play: Any, backends: Any = ("asyncio", "trio")) -> None:
         self.backends = frozenset(backends)
+        self.channels = frozenset({"trades"})
         self.play = play
 
     async def run(self, deliver: Callable[[list[Event]], Awaitable[None]]) -> None:
         await self.play(deliver)
+
+    def changed(self) -> None:
+        pass
 
 
 def pumping(registry: Registry, play: Any, backends: Any = ("asyncio", "trio")) -> Stack:
@@ -525,20 +544,96 @@ async def test_a_source_is_stopped_like_any_feed(stocked: Registry) -> None:
 
 
 async def test_a_source_that_fails_ends_its_feed_with_its_own_error(stocked: Registry) -> None:
-    failed = ConnectionFailed("pump", "no route")
+    failed = ConnectionFailed("pump", "no such gateway")
+    failed.retryable = False
 
     async def play(deliver: Any) -> None:
         await deliver([Status("pump", "", 0, 0, "first")])
         raise failed
 
     events: list[Event] = []
-    with pytest.raises(ConnectionFailed, match="no route") as caught, anyio.fail_after(5):
+    with pytest.raises(ConnectionFailed, match="no such gateway") as caught, anyio.fail_after(5):
         async with tapeloom.open(pumping(stocked, play), registry=stocked) as stream:
             async for event in stream:
                 events.append(event)  # noqa: PERF401
 
     assert caught.value is failed
     assert states(events) == ["first", "tag", "failed"]
+
+
+async def test_a_source_that_breaks_is_run_again_and_its_hole_is_told(stocked: Registry) -> None:
+    runs: list[int] = []
+
+    async def play(deliver: Any) -> None:
+        n = 100 * len(runs)
+        runs.append(n)
+        price = Decimal(1)
+        await deliver([Trade("pump", "BTC/USD", n + 5, n + 6, price, price, "buy", n)])
+        if n < 200:
+            raise ConnectionLost("pump", "gone") if n else Throttled("pump", "wait", retry_after=9)
+
+    clock = VirtualClock()
+    given = pumping(stocked, play)
+    with anyio.fail_after(5):
+        async with clock.running(), tapeloom.open(given, registry=stocked, clock=clock) as stream:
+            events = [event async for event in stream]
+    gaps = [event for event in events if isinstance(event, Gap)]
+
+    assert runs == [0, 100, 200]
+    assert [(gap.symbol, gap.channel, gap.since, gap.until) for gap in gaps] == [
+        ("BTC/USD", "trades", 5, 105),
+        ("BTC/USD", "trades", 105, 205),
+    ]
+    assert [e.state for e in events if isinstance(e, Status) and e.state == "reconnecting"] == [
+        "reconnecting"
+    ] * 2
+    assert clock.monotonic() >= 9
+    kinds = [type(e) for e in events if isinstance(e, Trade | Gap)]
+    assert kinds == [Trade, Gap, Trade, Gap, Trade]
+
+
+async def test_a_source_hears_of_other_symbols(stocked: Registry) -> None:
+    pump = Pump(lambda _: anyio.sleep_forever())
+    heard: list[list[str]] = []
+    pump.changed = lambda: heard.append(list(stream.plans[0].feed.symbols))  # type: ignore[method-assign]
+    stocked.register(Odd(pump), "pump")
+    feed = FeedSpec("pump", ["BTC/USD"], ["trades"])
+    async with tapeloom.open(feed, registry=stocked) as stream:
+        await stream.add("ETH/USD")
+        await stream.drop("BTC/USD")
+
+    assert heard == [["BTC/USD", "ETH/USD"], ["ETH/USD"]]
+
+
+def test_a_channel_that_a_source_does_not_serve_is_a_mistake_of_the_stack(
+    stocked: Registry,
+) -> None:
+    stocked.register(Odd(Pump(None)), "pump")
+
+    with pytest.raises(ConfigError, match="pump has no channel 'quotes' here; it has trades"):
+        tapeloom.open(FeedSpec("pump", ["BTC/USD"], ["quotes"]), registry=stocked)
+
+
+async def test_a_book_that_no_history_can_give_is_had_by_subscribing_anew(
+    registry: Registry,
+) -> None:
+    asked: list[str] = []
+
+    async def answer(end: WireEnd, endpoint: Endpoint) -> None:
+        while True:
+            message = json.loads(await end.take())
+            asked.extend(f"{message['op']} {name}" for name in message["args"])
+            end.push(json.dumps({"ok": message["id"]}))
+
+    feed = FeedSpec("acme", ["BTC/USD"], ["book"])
+    async with tapeloom.open(feed, registry=registry, dial=FakeWire(answer).dial) as stream:
+        async for event in stream.of(Status):
+            if event.state == "subscribed" and len(asked) == 1:
+                stream.plans[0].feed.want(Want("book", "BTC/USD", "book"))
+            elif event.state == "subscribed":
+                stream.stop()
+
+    assert asked == ["sub BTCUSD@book", "unsub BTCUSD@book", "sub BTCUSD@book"]
 
 
 async def test_a_source_for_one_event_loop_is_refused_on_the_other(
@@ -578,7 +673,7 @@ async def test_what_a_source_feed_wants_and_cannot_have_is_told(stocked: Registr
 
 async def test_one_feed_that_fails_does_not_end_the_other(stocked: Registry) -> None:
     async def play(deliver: Any) -> None:
-        raise ConnectionFailed("pump", "no route")
+        raise LoginRefused("pump", "no such account")
 
     async def answer(end: WireEnd, endpoint: Endpoint) -> None:
         end.push(json.dumps({"ok": json.loads(await end.take())["id"]}), TRADE)
@@ -599,7 +694,7 @@ async def test_one_feed_that_fails_does_not_end_the_other(stocked: Registry) -> 
 
     assert "trade" in seen
     assert seen[-1] == "ended"
-    assert isinstance(failed, ConnectionFailed)
+    assert isinstance(failed, LoginRefused)
 
 
 async def test_symbols_may_be_added_before_the_first_connection_stands(registry: Registry) -> None:

@@ -17,7 +17,7 @@ from tapeloom._compose import Plan, compose
 from tapeloom._history import HistoryDesk, check_symbols
 from tapeloom._limits import Budgets
 from tapeloom.errors import ConnectionFailed, SymbolError
-from tapeloom.feeds import Want
+from tapeloom.feeds import Request, Want
 from tapeloom.hooks import hookimpl
 from tapeloom.testing import FakeVenue, FakeWire, VirtualClock, WireEnd
 
@@ -363,3 +363,37 @@ async def test_in_a_stream_a_venue_without_rest_streams_all_the_same(registry: R
             trade = await anext(stream.of(Trade))
 
     assert trade.id == 1
+
+
+# ---------------------------------------------------------------------------- for those who poll
+
+
+async def test_a_request_with_a_body_is_a_post_of_json(registry: Registry) -> None:
+    seen: list[tuple[str, str, bytes]] = []
+
+    def venue(request: httpx.Request) -> httpx.Response:
+        seen.append((request.method, request.headers.get("content-type", ""), request.content))
+        return httpx.Response(200, content=b"[]")
+
+    clock = VirtualClock()
+    plan = compose(Stack(feeds=(FeedSpec("acme", ["BTC/USD"], ["book"]),)), registry, clock).plans[
+        0
+    ]
+    async with httpx.AsyncClient(transport=httpx.MockTransport(venue)) as client:
+        HistoryDesk(plan, client, Budgets(clock), _nowhere)
+        await plan.feed.fetch(Request(url="http://acme.invalid/info", body=b'{"type":"book"}'))
+        await plan.feed.fetch(Request(url="http://acme.invalid/info"))
+
+    assert seen == [("POST", "application/json", b'{"type":"book"}'), ("GET", "", b"")]
+
+
+async def test_nothing_can_be_fetched_for_a_feed_that_does_not_run(registry: Registry) -> None:
+    stack = Stack(feeds=(FeedSpec("acme", ["BTC/USD"], ["book"]),))
+    feed = compose(stack, registry, VirtualClock()).plans[0].feed
+
+    with pytest.raises(RuntimeError, match="only while it runs"):
+        await feed.fetch(Request(url="http://acme.invalid/"))
+
+
+async def _nowhere(events: list[Event]) -> None:
+    raise AssertionError(events)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -10,6 +11,7 @@ from typing import Any
 
 import anyio
 import pytest
+import structlog
 import tapeloom
 from attrs import define, field
 from hypothesis import given, settings
@@ -18,7 +20,14 @@ from tapeloom import Event, FeedSpec, Gap, Registry, Stack, Status, Trade
 from tapeloom._compose import compose
 from tapeloom._limits import Budgets
 from tapeloom._session import Backoff, Session
-from tapeloom.errors import ConnectionFailed, ConnectionLost, FeedError, Throttled
+from tapeloom.errors import (
+    ConfigError,
+    ConnectionFailed,
+    ConnectionLost,
+    FeedError,
+    LoginRefused,
+    Throttled,
+)
 from tapeloom.feeds import Endpoint, Heartbeat, Message, Rate, Subscription
 from tapeloom.testing import FakeWire, VirtualClock, WireEnd
 
@@ -915,3 +924,261 @@ async def test_what_is_permanent_at_first_is_tried_again_where_it_had_worked(
                     break
 
     assert ids == [1, 2]
+
+
+# ------------------------------------------------------------------------------------- the login
+
+LOGIN = Message('{"login": "open sesame"}', (), "login")
+
+
+async def test_nothing_is_subscribed_before_the_venue_has_let_us_in(
+    registry: Registry, acme: Any
+) -> None:
+    acme.endpoint = {"login": LOGIN}
+
+    async def answer(end: WireEnd, endpoint: Endpoint, turn: int, clock: VirtualClock) -> None:
+        await end.take()
+        await clock.sleep(5)
+        before.extend(end.sent)
+        end.push('{"ok": "login"}')
+        await ack_all(end)
+
+    before: list[str] = []
+    async with living(registry, answer) as rig:
+        await rig.clock.sleep(1)
+        await rig.session.add([Subscription("ETH/USD", "trades")])
+        await rig.clock.sleep(8)
+
+    assert before == [LOGIN.text]
+    assert [json.loads(text)["args"] for text in rig.wire.ends[0].sent[1:]] == [
+        ["BTCUSD@trades", "ETHUSD@trades"]
+    ]
+    assert rig.states() == ["connected", "logged_in", "subscribed"]
+
+
+async def test_wrong_keys_end_the_session_and_are_not_tried_again(
+    registry: Registry, acme: Any
+) -> None:
+    acme.endpoint = {"login": LOGIN}
+
+    async def answer(end: WireEnd, endpoint: Endpoint, turn: int, clock: VirtualClock) -> None:
+        await end.take()
+        end.push('{"error": "no such key"}')
+        await anyio.sleep_forever()
+
+    async with living(registry, answer) as rig:
+        await rig.clock.sleep(500)
+
+    assert isinstance(rig.error, LoginRefused)
+    assert "no such key" in str(rig.error)
+    assert len(rig.dials) == 1
+
+
+async def test_a_venue_that_is_full_is_asked_again_after_the_pause_it_wants(
+    registry: Registry, acme: Any
+) -> None:
+    acme.endpoint = {"login": LOGIN}
+
+    async def answer(end: WireEnd, endpoint: Endpoint, turn: int, clock: VirtualClock) -> None:
+        await end.take()
+        end.push('{"error": "one at a time", "pause": 30}' if turn < 3 else '{"ok": "login"}')
+        await ack_all(end)
+
+    async with living(registry, answer) as rig:
+        await rig.clock.sleep(100)
+
+    assert [b - a for a, b in itertools.pairwise(rig.dials)] == pytest.approx([30, 30], abs=0.5)
+    assert rig.states()[-1] == "subscribed"
+
+
+async def test_a_login_that_is_not_answered_ends_the_connection_and_is_not_shown(
+    registry: Registry, acme: Any
+) -> None:
+    acme.endpoint = {"login": LOGIN, "ack_within": 10.0}
+
+    async def answer(end: WireEnd, endpoint: Endpoint, turn: int, clock: VirtualClock) -> None:
+        await end.take()
+        if turn == 2:
+            end.push('{"ok": "login"}')
+        await ack_all(end)
+
+    with structlog.testing.capture_logs() as logs:
+        async with living(registry, answer) as rig:
+            await rig.clock.sleep(30)
+    written = f"{logs} {rig.events} {rig.session.endpoint}"
+
+    assert "no answer within 10 s to the login" in written
+    assert "sesame" not in written
+    assert rig.states()[-1] == "subscribed"
+
+
+# ------------------------------------------------------------- answers that name no message
+
+
+async def test_an_answer_by_subscription_settles_the_message_it_covers(
+    registry: Registry, acme: Any
+) -> None:
+    acme.endpoint = {"ack_within": 5.0}
+
+    async def answer(end: WireEnd, endpoint: Endpoint, turn: int, clock: VirtualClock) -> None:
+        await end.take()
+        end.push('{"live": ["BTCUSD@trades"]}')
+        await clock.sleep(2)
+        end.push('{"live": ["BTCUSD@trades", "ETHUSD@trades"]}')  # a full set, again and again
+        await anyio.sleep_forever()
+
+    async with living(registry, answer, symbols=["BTC/USD", "ETH/USD"]) as rig:
+        await rig.clock.sleep(50)
+
+    assert len(rig.dials) == 1
+    assert [s.detail for s in rig.of(Status) if s.state == "subscribed"] == [
+        "main: 1 subscriptions"
+    ] * 2
+
+
+async def test_a_message_of_which_a_part_is_never_answered_counts_as_unanswered(
+    registry: Registry, acme: Any
+) -> None:
+    acme.endpoint = {"ack_within": 5.0}
+
+    async def answer(end: WireEnd, endpoint: Endpoint, turn: int, clock: VirtualClock) -> None:
+        await end.take()
+        end.push('{"live": ["BTCUSD@trades"]}')
+        await anyio.sleep_forever()
+
+    async with living(registry, answer, symbols=["BTC/USD", "ETH/USD"]) as rig:
+        await rig.clock.sleep(7)
+
+    assert len(rig.dials) == 2
+
+
+async def test_a_refusal_by_subscription_takes_away_that_one_alone(registry: Registry) -> None:
+    async def answer(end: WireEnd, endpoint: Endpoint, turn: int, clock: VirtualClock) -> None:
+        await end.take()
+        end.push('{"not_live": ["ETHUSD@trades"], "reason": "no such coin"}')
+        end.push('{"live": ["BTCUSD@trades"]}')
+        await anyio.sleep_forever()
+
+    async with living(registry, answer, symbols=["BTC/USD", "ETH/USD"]) as rig:
+        await rig.clock.sleep(50)
+    (refused,) = [s for s in rig.of(Status) if s.state == "refused"]
+
+    assert (refused.symbol, refused.detail) == ("ETH/USD", "no such coin")
+    assert rig.session.subscriptions.wanted == [Subscription("BTC/USD", "trades")]
+    assert len(rig.dials) == 1
+
+
+async def test_a_refusal_without_a_name_is_of_the_message_that_waits_longest(
+    registry: Registry,
+) -> None:
+    async def answer(end: WireEnd, endpoint: Endpoint, turn: int, clock: VirtualClock) -> None:
+        first = await end.take()
+        second = await end.take()
+        end.push('{"error": "symbol limit exceeded"}')
+        end.push(ok(second))
+        assert first != second
+        await anyio.sleep_forever()
+
+    symbols = [f"S{n}/USD" for n in range(12)]
+    async with living(registry, answer, symbols=symbols) as rig:
+        await rig.clock.sleep(50)
+
+    assert [one.symbol for one in rig.session.subscriptions.wanted] == symbols[10:]
+    assert len([s for s in rig.of(Status) if s.state == "refused"]) == 10
+
+
+# ------------------------------------------------------------------------------- subscribing anew
+
+
+async def test_a_subscription_is_renewed_by_ending_and_starting_it(registry: Registry) -> None:
+    async def answer(end: WireEnd, endpoint: Endpoint, turn: int, clock: VirtualClock) -> None:
+        await ack_all(end)
+
+    async with living(registry, answer) as rig:
+        await rig.clock.sleep(1)
+        await rig.session.renew(Subscription("BTC/USD", "trades"))
+        await rig.clock.sleep(1)
+    ops = [json.loads(text)["op"] for text in rig.wire.ends[0].sent]
+
+    assert ops == ["sub", "unsub", "sub"]
+    assert rig.states() == ["connected", "subscribed", "subscribed"]
+    assert rig.session.subscriptions.wanted == [Subscription("BTC/USD", "trades")]
+
+
+async def test_renewals_are_at_least_five_seconds_apart(registry: Registry) -> None:
+    async def answer(end: WireEnd, endpoint: Endpoint, turn: int, clock: VirtualClock) -> None:
+        while True:
+            text = await end.take()
+            if json.loads(text)["op"] == "unsub":
+                times.append(clock.monotonic())
+            end.push(ok(text))
+
+    times: list[float] = []
+    async with living(registry, answer) as rig:
+        await rig.clock.sleep(1)
+        for _ in range(3):
+            await rig.session.renew(Subscription("BTC/USD", "trades"))
+
+    assert times == pytest.approx([1, 6, 11], abs=0.2)
+
+
+async def test_a_venue_that_does_not_let_go_takes_nothing_away(registry: Registry) -> None:
+    async def answer(end: WireEnd, endpoint: Endpoint, turn: int, clock: VirtualClock) -> None:
+        while True:
+            text = await end.take()
+            said = json.loads(text)
+            no = {"error": "not now", "id": said["id"]}
+            end.push(ok(text) if said["op"] == "sub" else json.dumps(no))
+
+    async with living(registry, answer) as rig:
+        await rig.clock.sleep(1)
+        await rig.session.renew(Subscription("BTC/USD", "trades"))
+        await rig.clock.sleep(1)
+
+    assert rig.error is None
+    assert rig.session.subscriptions.wanted == [Subscription("BTC/USD", "trades")]
+
+
+# ------------------------------------------------------------------------- limits of a whole host
+
+
+async def test_the_message_budget_of_a_host_is_shared_by_its_connections(
+    registry: Registry, acme: Any
+) -> None:
+    acme.endpoint = {"host_messages": Rate(5, 10.0), "max_subscriptions": 10, "messages": None}
+    acme.endpoint["ack_within"] = 1e6
+    clock = VirtualClock()
+    times: list[float] = []
+
+    async def answer(end: WireEnd, endpoint: Endpoint) -> None:
+        while True:
+            end.push(ok(await end.take()))
+            times.append(clock.monotonic())
+
+    feed = FeedSpec("acme", [f"S{n}/USD" for n in range(120)], ["trades"])
+    wire = FakeWire(answer)
+    with anyio.fail_after(10):
+        async with (
+            clock.running(),
+            tapeloom.open(feed, registry=registry, clock=clock, dial=wire.dial) as stream,
+        ):
+            async for event in stream:
+                if isinstance(event, Status) and len(times) == 12:
+                    stream.stop()
+
+    assert len(times) == 12
+    assert windows(times, 10.0) <= 5
+
+
+def test_more_connections_than_the_venue_allows_are_refused_before_any_is_made(
+    registry: Registry, acme: Any
+) -> None:
+    acme.endpoint = {"max_connections": 2, "max_subscriptions": 10}
+    feeds = [
+        FeedSpec("acme", [f"S{n}/USD" for n in range(15)], ["trades"], name="one"),
+        FeedSpec("acme", ["BTC/USD"], ["trades"], name="two"),
+    ]
+
+    with pytest.raises(ConfigError, match="allows 2 connections to ws://acme"):
+        tapeloom.open(feeds, registry=registry)
+    tapeloom.open(feeds[:1], registry=registry)

@@ -6,6 +6,7 @@ The hooks of the plugins that a stack names are called here, once. What comes ba
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -35,7 +36,7 @@ from .feeds import (
     channel_parts,
 )
 
-__all__ = ["Composed", "Plan", "Wants", "compose"]
+__all__ = ["Composed", "Plan", "Wants", "compose", "too_many"]
 
 
 Ask = Callable[..., Any]
@@ -83,15 +84,17 @@ class Plan:
         for channel in self.feed.channels:
             some = wanted.setdefault(self._serving(channel), [])
             some += [Subscription(symbol, channel) for symbol in symbols]
-        return wanted
+        return wanted if self.endpoints else {}
 
     def _serving(self, channel: str) -> int:
-        """Return the place of the first endpoint that serves *channel*."""
+        """Return the place of the first endpoint, or source, that serves *channel*."""
         name, _ = channel_parts(channel)
-        for place, endpoint in enumerate(self.endpoints):
-            if not endpoint.channels or name in endpoint.channels:
+        sources = self.endpoints or (self.source,)
+        serving = [frozenset[str]() if one is None else one.channels for one in sources]
+        for place, channels in enumerate(serving):
+            if not channels or name in channels:
                 return place
-        served = sorted(frozenset[str]().union(*(one.channels for one in self.endpoints)))
+        served = sorted(frozenset[str]().union(*serving))
         problem = f"{self.feed.venue} has no channel {name!r} here; it has {', '.join(served)}"
         raise ConfigError([Mistake("channels", problem)])
 
@@ -161,6 +164,7 @@ class _Composer:
         self._seed = seed
         self._mistakes = list(mistakes)
         self._broken: dict[str, PluginError] = {}
+        self._connections: Counter[str] = Counter()  # by address
 
     def finish(self) -> None:
         """Raise what was found to be wrong, all at once."""
@@ -248,6 +252,7 @@ class _Composer:
         )
         if isinstance(source, Source):
             plan.source = source
+            plan.subscriptions(feed.symbols)
             return plan
         plan.endpoints = _endpoints(spec.venue, source)
         plan.codec = ask(spec.venue, "subscribe", feed=feed)
@@ -255,7 +260,11 @@ class _Composer:
             problem = f"plugin {spec.venue!r} returns endpoints from `connect` and no `subscribe`."
             raise PluginBroken(spec.venue, f"{problem} This is a defect of the plugin.")
         plan.name(feed.symbols)
-        plan.subscriptions(feed.symbols)
+        for endpoint, _ in plan.connections(feed.symbols):
+            self._connections[endpoint.url] += 1
+            allowed = endpoint.max_connections
+            if allowed is not None and self._connections[endpoint.url] == allowed + 1:
+                raise too_many(spec.venue, endpoint)
         return plan
 
     def _stage(self, ask: Ask, feed: Feed, spec: StageSpec) -> list[Stage]:
@@ -316,6 +325,17 @@ class _Composer:
 
 
 _FEED_KEYS = frozenset({"channels", "symbols", "market", "venue"})
+
+
+def too_many(venue: str, endpoint: Endpoint) -> ConfigError:
+    """Return the error for needing more connections than the venue allows."""
+    allowed, carries = endpoint.max_connections, endpoint.max_subscriptions
+    problem = (
+        f"{venue} allows {allowed} connection{'s' if allowed != 1 else ''} to {endpoint.url} at a time,"
+        f" all feeds together, with {carries} subscriptions each. Name fewer symbols or channels,"
+        " or put them into one feed."
+    )
+    return ConfigError([Mistake("symbols", problem)])
 
 
 def _endpoints(venue: str, answer: Any) -> tuple[Endpoint, ...]:

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import anyio
 import structlog
 
+from ._compose import too_many
 from ._history import HistoryDesk, check_symbols
-from ._session import Session
+from ._session import Session, SourceSession
 from .errors import (
     BackendUnsupported,
     FeedError,
@@ -63,7 +64,7 @@ class RunningFeed:
         self.error: Exception | None = None
         self._deliver = deliver
         self._budgets = budgets
-        self._desk = HistoryDesk(plan, client, budgets, deliver)
+        self._desk = HistoryDesk(plan, client, budgets, deliver, self._renew)
         self._replay = replay
         self._tasks: anyio.abc.TaskGroup | None = None
         self._stopped = anyio.Event()
@@ -115,18 +116,8 @@ class RunningFeed:
             raise BackendUnsupported(self.plan.feed.venue, running, source.backends)
 
     async def _run_source(self) -> None:
-        pipeline, deliver = self.plan.pipeline, self._deliver
-
-        async def staged(events: list[Event]) -> None:
-            events = pipeline(events)
-            if events:
-                await deliver(events)
-
-        async def run() -> None:
-            assert self.plan.source is not None
-            await self.plan.source.run(staged)
-
-        await self._until_stopped(run, self._timer, self._desk.run)
+        session = SourceSession(self.plan, self._deliver)
+        await self._until_stopped(session.run, self._timer, self._desk.run)
 
     async def _until_stopped(
         self, run: Callable[[], Awaitable[None]], *others: Callable[[], Coroutine[Any, Any, None]]
@@ -156,6 +147,14 @@ class RunningFeed:
         )
         self.sessions.append(session)
         self._tasks.start_soon(self._keep, session)
+
+    def _renew(self, one: Subscription) -> bool:
+        """Subscribe to *one* anew; return False where no connection has it."""
+        for session in self.sessions:
+            if one in session.subscriptions.wanted and self._tasks is not None:
+                self._tasks.start_soon(session.renew, one)
+                return True
+        return False
 
     async def _keep(self, session: Session) -> None:
         """Run a connection; when the last one has given up, so has the feed."""
@@ -201,17 +200,35 @@ class RunningFeed:
             if known and symbol not in known:
                 raise SymbolError(f"{feed.venue} does not list {symbol!r}.{nearest(symbol, known)}")
         plan.subscriptions(new)  # raises before anything has changed
+        self._check_room(new)
         plan.name(new)
         feed.symbols += new
+        if plan.source is not None:
+            plan.source.changed()
         if self._tasks is None:
             return  # the connections that are about to be made include them
         for place, subscriptions in plan.subscriptions(new).items():
             await self._spread(plan.endpoints[place], subscriptions)
 
+    def _check_room(self, symbols: Sequence[str]) -> None:
+        """Raise ConfigError where the venue allows no connection for what these need."""
+        for place, subscriptions in self.plan.subscriptions(symbols).items():
+            endpoint = self.plan.endpoints[place]
+            if endpoint.max_connections is not None and self._tasks is not None:
+                carried = [
+                    len(each.subscriptions.wanted)
+                    for each in self.sessions
+                    if each.endpoint == endpoint
+                ]
+                more = max(endpoint.max_connections - len(carried), 0)
+                room = (len(carried) + more) * endpoint.max_subscriptions - sum(carried)
+                if len(subscriptions) > room:
+                    raise too_many(self.plan.feed.venue, endpoint)
+
     async def _spread(self, endpoint: Endpoint, subscriptions: list[Subscription]) -> None:
         """Put subscriptions on the connections that have room, and on new ones."""
         for session in self.sessions:
-            room = endpoint.max_subscriptions - len(session.wanted)
+            room = endpoint.max_subscriptions - len(session.subscriptions.wanted)
             if session.endpoint == endpoint and room > 0 and subscriptions:
                 await session.add(subscriptions[:room])
                 subscriptions = subscriptions[room:]
@@ -225,6 +242,9 @@ class RunningFeed:
         feed = self.plan.feed
         feed.symbols[:] = [symbol for symbol in feed.symbols if symbol not in gone]
         for session in self.sessions:
-            await session.drop([one for one in session.wanted if one.symbol in gone])
+            wanted = session.subscriptions.wanted
+            await session.drop([one for one in wanted if one.symbol in gone])
+        if self.plan.source is not None:
+            self.plan.source.changed()
         for symbol in gone:
             feed.listing.remove(symbol)

@@ -19,7 +19,7 @@ from ._session import Backoff
 from ._transport import THROTTLING, explain, throttled
 from .errors import ConnectionFailed, FeedError, RequestFailed, SymbolError, Throttled, nearest
 from .events import Event, Status
-from .feeds import Instrument, Request, Want
+from .feeds import Instrument, Request, Subscription, Want
 
 __all__ = ["HistoryDesk", "check_symbols"]
 
@@ -39,14 +39,17 @@ class HistoryDesk:
         client: httpx.AsyncClient,
         budgets: Budgets,
         deliver: Callable[[list[Event]], Awaitable[None]],
+        renew: Callable[[Subscription], bool] = lambda _: False,
     ) -> None:
         self._plan = plan
         self._client = client
         self._budgets = budgets
         self._deliver = deliver
+        self._renew = renew
         self._wanted: dict[Want, None] = {}
         self._more = anyio.Event()
         plan.wants.listen(self._ask)
+        plan.feed.fetch = self.fetch
 
     def _ask(self, want: Want) -> None:
         self._wanted[want] = None
@@ -70,9 +73,12 @@ class HistoryDesk:
         try:
             request = history.request(want) if history is not None else None
             if history is None or request is None:
+                # A venue without snapshots over REST sends one to whoever subscribes anew.
+                if want.kind == "book" and self._renew(Subscription(want.symbol, want.channel)):
+                    return []
                 return [self._failed(want, f"{self._plan.feed.venue} has no history of that kind")]
             body = await self.fetch(request)
-            return history.answer(request.url, body, self._plan.feed.clock.time_ns())
+            return history.answer(request, body, self._plan.feed.clock.time_ns())
         except (FeedError, SymbolError, ValueError) as error:
             return [self._failed(want, str(error))]
         except Exception as error:  # an answer in a shape that its adapter did not foresee
@@ -110,7 +116,13 @@ class HistoryDesk:
     async def _get(self, request: Request) -> bytes:
         name = self._plan.feed.name
         try:
-            response = await self._client.get(request.url, headers=dict(request.headers))
+            response = await self._client.request(
+                "POST" if request.body else "GET",
+                request.url,
+                headers=({"content-type": "application/json"} if request.body else {})
+                | dict(request.headers),
+                content=request.body or None,
+            )
         except (httpx.HTTPError, OSError) as error:
             raise explain(name, request.url, error) from error
         except httpx.InvalidURL as error:

@@ -24,7 +24,7 @@ from attrs import define, frozen
 from ._history import enter
 from .errors import TapeError
 from .events import Event, Reject
-from .feeds import Ack, Clock, Frames, Notice, Pong, Refusal
+from .feeds import Ack, Clock, Frames, Notice, Pong, Refusal, Request
 
 if TYPE_CHECKING:
     from ._compose import Plan
@@ -287,7 +287,7 @@ class Replay:
             if urlsplit(record.url).path == self._listing_path:
                 enter(self._plan, history.instruments(record.body))
                 return []
-            answer = history.answer(record.url, record.body, record.recv)
+            answer = history.answer(Request(url=record.url), record.body, record.recv)
         except Exception as error:  # also a shape that its adapter did not foresee
             evidence = f"{record.url}: {type(error).__name__}: {error}"
             return [self._reject(record.recv, "unreadable_answer", evidence)]

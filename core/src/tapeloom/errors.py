@@ -11,6 +11,7 @@ TapeloomError
 └── FeedError              carries .feed and .retryable
     ├── ConnectionFailed   could not be opened (refused, unknown host, certificate, HTTP status)
     ├── ConnectionLost     was open and ended; carries .code, the WebSocket close code if one came
+    ├── LoginRefused
     ├── SubscriptionRefused
     ├── RequestFailed      a REST request went wrong; carries .status
     │   └── Throttled      the venue asks for a pause; carries .retry_after
@@ -34,6 +35,7 @@ __all__ = [
     "ConnectionFailed",
     "ConnectionLost",
     "FeedError",
+    "LoginRefused",
     "Mistake",
     "PluginBroken",
     "PluginError",
@@ -166,6 +168,15 @@ class ConnectionLost(FeedError):
     def __init__(self, feed: str, message: str, code: int | None = None) -> None:
         super().__init__(feed, message)
         self.code = code
+
+
+class LoginRefused(FeedError):
+    """The venue does not accept the keys. Nothing is tried again until they are others."""
+
+    def __init__(self, feed: str, reason: str) -> None:
+        super().__init__(
+            feed, f"the venue refused the login: {reason}. Check the keys of this feed."
+        )
 
 
 class SubscriptionRefused(FeedError):

@@ -95,6 +95,7 @@ class LiveTrades(list[Any]):
 
 
 Parse: TypeAlias = Callable[[Frames], list[Event]]
+Fetch: TypeAlias = "Callable[[Request], Awaitable[bytes]]"
 Stage: TypeAlias = Callable[[list[Event]], list[Event]]
 
 
@@ -215,13 +216,19 @@ def _ignore(want: Want) -> None:
     pass
 
 
+async def _unreachable(request: Request) -> bytes:
+    raise RuntimeError("a feed can fetch only while it runs")
+
+
 @define
 class Feed:
     """One venue, its symbols, channels and stages: what every hook is told.
 
     `settings` is the TOML table of the plugin that is being asked, as that plugin's own class.
     `symbols` and `listing` change while the feed runs, in place.
-    `want` asks the venue's history for something; it returns at once.
+    `want` asks the venue's history for something; it returns at once. `fetch` brings the answer to a
+    REST request, for a `Source` that polls: at the pace of the request's budget, tried again where
+    that may help, through the stack's proxy. It raises FeedError.
     """
 
     name: str
@@ -236,6 +243,7 @@ class Feed:
     listing: Listing = field(kw_only=True, factory=Listing)
     counters: Counter[str] = field(kw_only=True, factory=Counter)
     want: Callable[[Want], None] = field(kw_only=True, default=_ignore)
+    fetch: Fetch = field(kw_only=True, default=_unreachable)
 
 
 # --------------------------------------------------------------------------- where data comes from
@@ -264,7 +272,8 @@ class Endpoint:
     `channels` names those it serves (without parameter); empty means all. Where a venue has several
     endpoints, each channel goes to the first one that serves it. `silence` is how long a connection
     may bring no byte at all before it counts as dead. `max_age` is the age at which it is replaced,
-    before the venue would end it.
+    before the venue would end it. `login` is said first, and must be agreed to before anything else
+    is; it is never shown.
     """
 
     url: str
@@ -272,12 +281,15 @@ class Endpoint:
     channels: frozenset[str] = frozenset()
     headers: Mapping[str, str] = field(factory=dict, repr=False)
     max_subscriptions: int = 1024
+    max_connections: int | None = None  #: at a time, to this address, over all feeds
     messages: Rate | None = None  #: what a client may send on one connection
+    host_messages: Rate | None = None  #: what it may send over all connections to one host
     dials: Rate | None = None  #: how often a client may dial; shared by all feeds on one host
     heartbeat: Heartbeat | None = None
     silence: float = 60.0
     max_age: float | None = None
     ack_within: float = 10.0  #: seconds in which the venue answers a message
+    login: Message | None = field(default=None, repr=False)
 
 
 class Link(Protocol):
@@ -304,12 +316,25 @@ Dial: TypeAlias = Callable[[Endpoint], AbstractAsyncContextManager[Link]]
 
 @runtime_checkable
 class Source(Protocol):
-    """Data that comes over no WebSocket. `backends` are the event loops it works on."""
+    """Data that comes over no WebSocket of ours.
+
+    `backends` are the event loops it works on, `channels` those it serves (without parameter).
+    """
 
     backends: frozenset[str]
+    channels: frozenset[str]
 
     async def run(self, deliver: Callable[[list[Event]], Awaitable[None]]) -> None:
-        """Deliver batches until cancelled, or until there is no more."""
+        """Deliver batches until cancelled, or until there is no more.
+
+        Raises FeedError where it cannot go on. If that is `retryable` (a lost connection, a pause that
+        the venue wants), core tells of it, waits, and calls again; what was missed in between, core
+        announces. If not, the feed ends with it.
+        """
+        ...
+
+    def changed(self) -> None:
+        """Take note that the feed's symbols are others now; called while it runs."""
         ...
 
 
@@ -318,7 +343,11 @@ class Source(Protocol):
 
 @frozen
 class Message:
-    """A text to send, and the subscriptions it is about. `id` is what a reply will repeat."""
+    """A text to send, and the subscriptions it is about.
+
+    `id` tells the message apart from all others on its connection. Where it is None, no answer is
+    waited for. A reply repeats it, or names the subscriptions, as its venue does.
+    """
 
     text: str
     subscriptions: tuple[Subscription, ...]
@@ -327,7 +356,10 @@ class Message:
 
 @frozen
 class Ack:
-    """The venue agrees: to the message `id`, or to these `subscriptions`."""
+    """The venue agrees: to the message `id`, or to these `subscriptions`.
+
+    A message is answered as well when all its subscriptions have been agreed to.
+    """
 
     id: int | str | None = None
     subscriptions: tuple[Subscription, ...] = ()
@@ -335,12 +367,18 @@ class Ack:
 
 @frozen
 class Refusal:
-    """The venue refuses the message `id`, or these `subscriptions`."""
+    """The venue refuses the message `id`, or these `subscriptions`.
+
+    With `oldest`, it names neither and answers in order: the oldest message that waits is meant,
+    which is the login where that waits.
+    """
 
     reason: str
     id: int | str | None = None
     subscriptions: tuple[Subscription, ...] = ()
     permanent: bool = True  #: asking again would not help
+    oldest: bool = False
+    pause: float = 0.0  #: seconds to wait, at the least, before a login is tried again
 
 
 @frozen
@@ -388,9 +426,13 @@ class Codec(Protocol):
 
 @frozen(kw_only=True)
 class Request:
-    """A GET over REST. `weight` is what it costs of the budget `rate`, shared on one host."""
+    """A call over REST: a GET, or a POST where it has a `body`, which is JSON.
+
+    `weight` is what it costs of the budget `rate`, shared on one host.
+    """
 
     url: str
+    body: bytes = b""
     weight: int = 1
     rate: Rate | None = None
     headers: Mapping[str, str] = field(factory=dict, repr=False)
@@ -414,8 +456,8 @@ class History(Protocol):
         """
         ...
 
-    def answer(self, url: str, body: bytes, recv: int) -> list[Event]:
-        """Read the answer to `request`, from its address alone, so that a tape can be answered too.
+    def answer(self, request: Request, body: bytes, recv: int) -> list[Event]:
+        """Read the answer to a *request*, whoever made it: a tape has its address and body alone.
 
         Raises ValueError where it cannot be read. Returns nothing for an address it does not know.
         """

@@ -9,5 +9,6 @@ from __future__ import annotations
 
 from .backoff import Backoff
 from .life import Session
+from .source import SourceSession
 
-__all__ = ["Backoff", "Session"]
+__all__ = ["Backoff", "Session", "SourceSession"]

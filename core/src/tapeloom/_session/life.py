@@ -13,6 +13,7 @@ from tapeloom.errors import (
     ConnectionFailed,
     ConnectionLost,
     FeedError,
+    LoginRefused,
     SubscriptionRefused,
     Throttled,
 )
@@ -21,6 +22,7 @@ from tapeloom.feeds import Ack, Endpoint, Frames, Link, Message, Notice, Pong, R
 
 from .backoff import Backoff
 from .holes import Holes
+from .subscriptions import Subscriptions
 
 if TYPE_CHECKING:
     from tapeloom._compose import Plan
@@ -50,8 +52,7 @@ class Session:
         assert plan.dial is not None
         self.endpoint = endpoint
         self.label = label or endpoint.name or plan.feed.name
-        self.wanted: list[Subscription] = list(subscriptions)
-        self.acknowledged: set[Subscription] = set()
+        self.subscriptions = Subscriptions(subscriptions)
         self._plan = plan
         self._feed = plan.feed
         self._codec = plan.codec
@@ -60,6 +61,7 @@ class Session:
         self._counters = plan.feed.counters
         self._deliver = deliver
         self._dials = budgets.of(endpoint.url, "dial", endpoint.dials)
+        self._messages = budgets.of(endpoint.url, "message", endpoint.host_messages)
         self._backoff = Backoff(plan.feed.random)
         self._link: Link | None = None
         self._pace: float = (
@@ -67,7 +69,6 @@ class Session:
         )
         self._turn = anyio.Lock()  # to send, which is paced
         self._next_id = 1
-        self._sent: dict[int | str, tuple[Message, float]] = {}
         self._holes = Holes(plan.feed.venue)
         self._heard = 0.0  # when the last byte came
         self._blocked = False  # a consumer makes us wait: then silence is our own
@@ -75,6 +76,9 @@ class Session:
         self._tasks: anyio.abc.TaskGroup | None = None
         self._asking = Backoff(plan.feed.random, first=2.0)
         self._again: list[Subscription] = []  # refused for now, to be asked for once more
+        self._renewed: dict[Subscription, float] = {}  # when each was last subscribed anew
+        self._admitted = anyio.Event()
+        self._asks = False  # the login, where there is one, is behind us
         self._opened: float | None = None
         self._worked = False  # a connection has been open
         self._ending: str | None = None
@@ -151,8 +155,9 @@ class Session:
         self._ending = self._failure = self._opened = None
         self._asking.attempt = 0
         self._again.clear()
-        self._sent.clear()
-        self.acknowledged.clear()
+        self.subscriptions.begin()
+        self._admitted = anyio.Event()
+        self._asks = False
 
     async def _guard(self, task: Callable[[Link], Awaitable[None]], link: Link) -> None:
         """Run one of the session's tasks; its failure ends the connection, as one exception."""
@@ -191,11 +196,11 @@ class Session:
 
     async def _take(self, payloads: list[bytes]) -> None:
         """Parse, stage, deliver: the hot path."""
-        recv, holes = self._last_recv, self._holes
+        recv, holes, subscriptions = self._last_recv, self._holes, self.subscriptions
         events = self._plan.parse(Frames(payloads, recv, self._aside))
         holes.seen(events, recv)
-        if self._sent:
-            holes.prove(events, self._asked(), self.wanted)
+        if subscriptions.waiting:
+            holes.prove(events, subscriptions.asked(), subscriptions.wanted)
         if holes.open:
             events = self._announce(events)
         events = self._plan.pipeline(events)
@@ -204,60 +209,83 @@ class Session:
             await self._deliver(events)
             self._blocked = False
             before, self._heard = self._heard, self._clock.monotonic()
-            if self._sent:
-                self._excuse(self._heard - before)
+            if subscriptions.waiting:
+                subscriptions.excuse(self._heard - before)
 
     # ------------------------------------------------------------------------------- subscriptions
 
     async def _subscribe(self, link: Link) -> None:
-        await self._send(link, self._codec.add(self.wanted, self._next_id))
+        if self.endpoint.login is not None:
+            await self._send(link, [self.endpoint.login])
+            await self._admitted.wait()
+        self._asks = True
+        await self._ask(link, self.subscriptions.wanted)
+
+    async def _ask(self, link: Link, some: Sequence[Subscription]) -> None:
+        await self._send(link, self._codec.add(some, self._next_id))
 
     async def _ask_again(self, link: Link) -> None:
         await self._clock.sleep(self._asking.next())
-        some, self._again = self._still(self._again), []
-        await self._send(link, self._codec.add(some, self._next_id))
+        some, self._again = self.subscriptions.still(self._again), []
+        await self._ask(link, some)
 
     async def add(self, subscriptions: Sequence[Subscription]) -> None:
         """Subscribe to more, now or, between two connections, with the next one."""
-        known = set(self.wanted)
-        new = [one for one in dict.fromkeys(subscriptions) if one not in known]
-        self.wanted += new
-        if self._link is not None and new:
-            messages = self._codec.add(new, self._next_id)
-            await self._guard(partial(self._send, messages=messages), self._link)
+        new = self.subscriptions.add(subscriptions)
+        if self._link is not None and self._asks and new:
+            await self._guard(partial(self._ask, some=new), self._link)
 
     async def drop(self, subscriptions: Sequence[Subscription]) -> None:
         """End subscriptions, and forget them."""
-        gone = self._still(subscriptions)
-        self._forget(gone)
+        gone = self.subscriptions.still(subscriptions)
+        self.subscriptions.forget(gone)
         self._holes.forget(gone)
-        self.acknowledged.difference_update(gone)
-        if self._link is not None and gone:
+        if self._link is not None and self._asks and gone:
             messages = self._codec.drop(gone, self._next_id)
-            await self._guard(partial(self._send, messages=messages), self._link)
+            await self._guard(partial(self._send, messages=messages, drops=True), self._link)
 
-    async def _send(self, link: Link, messages: Sequence[Message]) -> None:
+    async def renew(self, one: Subscription) -> None:
+        """Subscribe anew, so that the venue begins again with the whole."""
+        now = self._clock.monotonic()
+        turn = max(now, self._renewed.get(one, -_RENEWALS) + _RENEWALS)
+        self._renewed[one] = turn
+        link = self._link
+        await self._clock.sleep(turn - now)
+        if link is None or link is not self._link or not self._asks:
+            return  # the connection that is about to be made begins with the whole
+        if one in self.subscriptions.wanted:
+            self._counters["renewals"] += 1
+            self.subscriptions.acknowledged.discard(one)
+            drop = partial(self._send, messages=self._codec.drop([one], self._next_id), drops=True)
+            await self._guard(drop, link)
+            await self._guard(partial(self._ask, some=[one]), link)
+
+    async def _send(self, link: Link, messages: Sequence[Message], *, drops: bool = False) -> None:
         """Send at the pace that the venue allows."""
         self._next_id += len(messages)
         for message in messages:
             async with self._turn:  # for each message anew: a heartbeat may come in between
+                await self._await_turn()
                 if link is not self._link:
                     return  # the next connection asks for all that is wanted
-                if message.id is not None:
-                    due = self._clock.monotonic() + self.endpoint.ack_within
-                    self._sent[message.id] = message, due
-                else:
-                    self._holes.live.update(self._still(message.subscriptions))
+                due = self._clock.monotonic() + self.endpoint.ack_within
+                self.subscriptions.sent(message, due, drops=drops)
+                if message.id is None and not drops:
+                    self._holes.live.update(self.subscriptions.still(message.subscriptions))
                 await link.send(message.text)
                 if self._pace:
                     await self._clock.sleep(self._pace)
+
+    async def _await_turn(self) -> None:
+        if self._messages is not None:
+            await self._messages.take()
 
     def _aside(self, frame: bytes) -> Sequence[Event]:
         """Take a frame that is not market data; return the events that stand in its place."""
         reply = self._codec.accept(frame)
         self._counters["control"] += 1
         if isinstance(reply, Ack):
-            return self._acknowledge(self._settle(reply.id, reply.subscriptions))
+            return self._acknowledge(reply)
         if isinstance(reply, Refusal):
             return self._refuse(reply)
         if isinstance(reply, Notice):
@@ -271,63 +299,60 @@ class Session:
             Reject(self._feed.venue, "", self._last_recv, self._last_recv, "unreadable_frame", text)
         ]
 
-    def _settle(
-        self, id: int | str | None, subscriptions: tuple[Subscription, ...]
-    ) -> tuple[Subscription, ...]:
-        if id is not None and id in self._sent:
-            return self._sent.pop(id)[0].subscriptions
-        return subscriptions
-
-    def _acknowledge(self, subscriptions: Sequence[Subscription]) -> list[Event]:
-        wanted = self._still(subscriptions)
-        self.acknowledged.update(wanted)
-        self._holes.live.update(wanted)
-        self._holes.close(wanted)
-        if not wanted:
+    def _acknowledge(self, ack: Ack) -> list[Event]:
+        login = self.endpoint.login
+        if login is not None and ack.id == login.id:
+            self.subscriptions.answered(login)
+            self._admitted.set()
+            return [self._status("logged_in", self.label)]
+        new = self.subscriptions.agreed(ack)
+        self._holes.live.update(new)
+        self._holes.close(new)
+        if not new:
             return []
-        return [self._status("subscribed", f"{self.label}: {len(wanted)} subscriptions")]
+        return [self._status("subscribed", f"{self.label}: {len(new)} subscriptions")]
 
     def _refuse(self, refusal: Refusal) -> list[Event]:
-        refused = self._settle(refusal.id, refusal.subscriptions)
+        login = self.endpoint.login
+        outside = not self._admitted.is_set()
+        if login is not None and outside and (refusal.id == login.id or refusal.oldest):
+            return self._refuse_login(refusal)
+        refused = self.subscriptions.refused(refusal)
         log.warning("subscription_refused", feed=self._feed.name, reason=refusal.reason)
-        wanted = self._still(refused)
+        wanted = self.subscriptions.still(refused)
         if refusal.permanent:
-            self._forget(wanted)
+            self.subscriptions.forget(wanted)
             self._holes.close(wanted)
             self._holes.live.difference_update(wanted)
         else:
             self._later(wanted)
-        if refused and refusal.permanent and not self.wanted:
-            failure = SubscriptionRefused(
-                self._feed.name, f"the venue refused every subscription: {refusal.reason}"
+        if refused and refusal.permanent and not self.subscriptions.wanted:
+            self._fail(
+                SubscriptionRefused(
+                    self._feed.name, f"the venue refused every subscription: {refusal.reason}"
+                )
             )
-            self._failure = failure
-            self._end(str(failure))
         return [
             self._status("refused", refusal.reason, one.symbol, one.channel) for one in refused
         ] or [self._status("refused", refusal.reason)]
+
+    def _refuse_login(self, refusal: Refusal) -> list[Event]:
+        if refusal.permanent:
+            self._fail(LoginRefused(self._feed.name, refusal.reason))
+        else:
+            reason = f"the venue does not let us in for now: {refusal.reason}"
+            self._fail(Throttled(self._feed.name, reason, 0, refusal.pause))
+        return [self._status("login_refused", refusal.reason)]
+
+    def _fail(self, failure: FeedError) -> None:
+        self._failure = failure
+        self._end(str(failure))
 
     def _later(self, subscriptions: list[Subscription]) -> None:
         """Ask again, in a while, for what was refused for now."""
         if subscriptions and not self._again and self._tasks and self._link:
             self._tasks.start_soon(self._guard, self._ask_again, self._link)
         self._again += subscriptions
-
-    def _still(self, subscriptions: Sequence[Subscription]) -> list[Subscription]:
-        wanted = set(self.wanted)
-        return [one for one in subscriptions if one in wanted]
-
-    def _forget(self, subscriptions: Sequence[Subscription]) -> None:
-        gone = set(subscriptions)
-        self.wanted = [one for one in self.wanted if one not in gone]
-
-    def _asked(self) -> list[Subscription]:
-        """Return what was asked for and not answered."""
-        return [one for message, _ in self._sent.values() for one in message.subscriptions]
-
-    def _excuse(self, seconds: float) -> None:
-        """Give the venue more time to answer: we did not listen for so long."""
-        self._sent = {key: (message, due + seconds) for key, (message, due) in self._sent.items()}
 
     def _announce(self, events: list[Event]) -> list[Event]:
         before = len(self._holes.open)
@@ -347,6 +372,7 @@ class Session:
             due += beat.seconds
             await self._clock.sleep(max(0.0, due - self._clock.monotonic()))
             async with self._turn:
+                await self._await_turn()
                 if beat.message is None:
                     await link.ping()
                 else:
@@ -367,12 +393,11 @@ class Session:
                 continue  # it is we who do not listen
             if now - self._heard > self.endpoint.silence:
                 self._end(f"nothing was heard for {now - self._heard:.0f} s")
-            for message, due in self._sent.values():
-                if now > due:
-                    self._end(
-                        f"no answer within {self.endpoint.ack_within:g} s to {message.text[:120]}"
-                    )
-                    break
+            late = self.subscriptions.overdue(now)
+            if late is not None:
+                # A login holds a secret.
+                what = "the login" if late is self.endpoint.login else late.text[:120]
+                self._end(f"no answer within {self.endpoint.ack_within:g} s to {what}")
 
     # --------------------------------------------------------------------------------------- status
 
@@ -394,3 +419,5 @@ _MOST = 256
 _PLANNED = "planned"
 #: except after a life of less than so many seconds: a venue that sends everybody away is left alone.
 _SETTLED = 1.0
+#: A subscription is renewed every so many seconds at the most.
+_RENEWALS = 5.0

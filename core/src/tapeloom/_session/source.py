@@ -1,0 +1,105 @@
+"""The life of a source: run, tell when it breaks, and run again, after a pause."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING
+
+import structlog
+
+from tapeloom.errors import FeedError, Throttled
+from tapeloom.events import Event, Gap, Reject, Status
+from tapeloom.feeds import Subscription
+
+from .backoff import Backoff
+from .holes import Holes
+
+if TYPE_CHECKING:
+    from tapeloom._compose import Plan
+
+__all__ = ["SourceSession"]
+
+log = structlog.get_logger()
+
+_OURS = frozenset({Gap, Reject, Status})
+
+
+class SourceSession:
+    """Keeps a `Source` running, as a `Session` keeps a connection."""
+
+    def __init__(self, plan: Plan, deliver: Callable[[list[Event]], Awaitable[None]]) -> None:
+        self._plan = plan
+        self._feed = plan.feed
+        self._clock = plan.feed.clock
+        self._deliver = deliver
+        self._backoff = Backoff(plan.feed.random)
+        self._holes = Holes(plan.feed.venue)
+        self._seen: set[tuple[str, str]] = set()
+        self._last_recv = 0
+
+    async def run(self) -> None:
+        """Run the source until it has no more, or until cancelled.
+
+        Raises FeedError where going on is pointless.
+        """
+        source = self._plan.source
+        assert source is not None
+        while True:
+            started, pause = self._clock.monotonic(), 0.0
+            try:
+                return await source.run(self._take)
+            except FeedError as error:
+                if not error.retryable:
+                    raise
+                reason = str(error)
+                if isinstance(error, Throttled):
+                    pause = error.retry_after or 0.0
+            self._holes.cut(self._last_recv or self._clock.time_ns())
+            self._backoff.lived(self._clock.monotonic() - started)
+            pause = max(pause, self._backoff.next())
+            await self._again(reason, pause)
+
+    async def _again(self, reason: str, pause: float) -> None:
+        feed, now = self._feed, self._clock.time_ns()
+        feed.counters["reconnects"] += 1
+        log.warning(
+            "feed_reconnecting",
+            feed=feed.name,
+            connection=feed.name,
+            reason=reason,
+            attempt=self._backoff.attempt,
+            delay=round(pause, 2),
+        )
+        detail = f"{feed.name}: {reason.rstrip('.')}; next try in {pause:.1f} s"
+        status = Status(feed.venue, "", now, now, "reconnecting", detail)
+        await self._hand_on([status])
+        await self._clock.sleep(pause)
+
+    async def _take(self, events: list[Event]) -> None:
+        """Stage and deliver what the source brings."""
+        if not events:
+            return
+        recv = self._last_recv = events[-1].recv
+        self._holes.seen(events, recv)
+        self._note(events)
+        if self._holes.open:
+            wanted = set(self._feed.symbols)
+            self._holes.forget([one for one in self._holes.open if one.symbol not in wanted])
+            before = len(self._holes.open)
+            events = self._holes.announce(events)
+            self._feed.counters["gaps"] += before - len(self._holes.open)
+        await self._hand_on(events)
+
+    def _note(self, events: list[Event]) -> None:
+        """Note what is live: of a source, whatever has brought something."""
+        new = {
+            (event.symbol, event.channel) for event in events if type(event) not in _OURS
+        } - self._seen
+        if new:
+            self._seen |= new
+            self._holes.live.update(Subscription(*one) for one in new)
+
+    async def _hand_on(self, events: list[Event]) -> None:
+        events = self._plan.pipeline(events)
+        if events:
+            await self._deliver(events)
