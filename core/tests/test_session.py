@@ -389,7 +389,7 @@ async def test_a_venue_that_says_it_is_about_to_end_is_left_and_dialled_at_once(
 
     assert rig.dials == [0, 30]
     assert "notice" in rig.states()
-    assert rig.story() == [1, "gap BTC/USD trades"]
+    assert rig.story() == ([1, "gap BTC/USD trades"] if closes else [1])
 
 
 async def test_a_venue_that_sends_everybody_away_is_not_dialled_without_a_pause(
@@ -535,7 +535,7 @@ async def test_a_venue_that_acknowledges_nothing_has_gaps_all_the_same(
     registry = Registry({})
     registry.register(acme, "acme")
     async with living(registry, script(*turns)) as rig:
-        rig.session._codec = Mute()
+        rig.session.plan.codec = Mute()
         await rig.clock.sleep(30)
 
     assert rig.story() == [1, "gap BTC/USD trades", 2]
@@ -1064,7 +1064,7 @@ async def test_a_refusal_by_subscription_takes_away_that_one_alone(registry: Reg
     (refused,) = [s for s in rig.of(Status) if s.state == "refused"]
 
     assert (refused.symbol, refused.detail) == ("ETH/USD", "no such coin")
-    assert rig.session.subscriptions.wanted == [Subscription("BTC/USD", "trades")]
+    assert rig.session.wanted == [Subscription("BTC/USD", "trades")]
     assert len(rig.dials) == 1
 
 
@@ -1083,7 +1083,7 @@ async def test_a_refusal_without_a_name_is_of_the_message_that_waits_longest(
     async with living(registry, answer, symbols=symbols) as rig:
         await rig.clock.sleep(50)
 
-    assert [one.symbol for one in rig.session.subscriptions.wanted] == symbols[10:]
+    assert [one.symbol for one in rig.session.wanted] == symbols[10:]
     assert len([s for s in rig.of(Status) if s.state == "refused"]) == 10
 
 
@@ -1102,7 +1102,7 @@ async def test_a_subscription_is_renewed_by_ending_and_starting_it(registry: Reg
 
     assert ops == ["sub", "unsub", "sub"]
     assert rig.states() == ["connected", "subscribed", "subscribed"]
-    assert rig.session.subscriptions.wanted == [Subscription("BTC/USD", "trades")]
+    assert rig.session.wanted == [Subscription("BTC/USD", "trades")]
 
 
 async def test_renewals_are_at_least_five_seconds_apart(registry: Registry) -> None:
@@ -1136,7 +1136,7 @@ async def test_a_venue_that_does_not_let_go_takes_nothing_away(registry: Registr
         await rig.clock.sleep(1)
 
     assert rig.error is None
-    assert rig.session.subscriptions.wanted == [Subscription("BTC/USD", "trades")]
+    assert rig.session.wanted == [Subscription("BTC/USD", "trades")]
 
 
 # ------------------------------------------------------------------------- limits of a whole host

@@ -151,7 +151,7 @@ class RunningFeed:
     def _renew(self, one: Subscription) -> bool:
         """Subscribe to *one* anew; return False where no connection has it."""
         for session in self.sessions:
-            if one in session.subscriptions.wanted and self._tasks is not None:
+            if one in session.wanted and self._tasks is not None:
                 self._tasks.start_soon(session.renew, one)
                 return True
         return False
@@ -178,7 +178,7 @@ class RunningFeed:
     async def _timer(self) -> None:
         """Let stages act when nothing comes."""
         clock, pipeline = self.plan.feed.clock, self.plan.pipeline
-        while True:
+        while pipeline.timed:
             await clock.sleep(TICK)
             due = pipeline.due
             if due is not None and due <= (now := clock.time_ns()):
@@ -215,11 +215,7 @@ class RunningFeed:
         for place, subscriptions in self.plan.subscriptions(symbols).items():
             endpoint = self.plan.endpoints[place]
             if endpoint.max_connections is not None and self._tasks is not None:
-                carried = [
-                    len(each.subscriptions.wanted)
-                    for each in self.sessions
-                    if each.endpoint == endpoint
-                ]
+                carried = [len(each.wanted) for each in self.sessions if each.endpoint == endpoint]
                 more = max(endpoint.max_connections - len(carried), 0)
                 room = (len(carried) + more) * endpoint.max_subscriptions - sum(carried)
                 if len(subscriptions) > room:
@@ -228,7 +224,7 @@ class RunningFeed:
     async def _spread(self, endpoint: Endpoint, subscriptions: list[Subscription]) -> None:
         """Put subscriptions on the connections that have room, and on new ones."""
         for session in self.sessions:
-            room = endpoint.max_subscriptions - len(session.subscriptions.wanted)
+            room = endpoint.max_subscriptions - len(session.wanted)
             if session.endpoint == endpoint and room > 0 and subscriptions:
                 await session.add(subscriptions[:room])
                 subscriptions = subscriptions[room:]
@@ -242,7 +238,7 @@ class RunningFeed:
         feed = self.plan.feed
         feed.symbols[:] = [symbol for symbol in feed.symbols if symbol not in gone]
         for session in self.sessions:
-            wanted = session.subscriptions.wanted
+            wanted = session.wanted
             await session.drop([one for one in wanted if one.symbol in gone])
         if self.plan.source is not None:
             self.plan.source.changed()

@@ -5,7 +5,7 @@ A venue counts by address, so a budget belongs to a host and is shared by every 
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from urllib.parse import urlsplit
 
 from .feeds import Clock, Rate
@@ -61,6 +61,7 @@ class Budgets:
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._all: dict[tuple[str, str], Budget] = {}
+        self._open: Counter[str] = Counter()  # connections, by address
 
     def of(self, url: str, purpose: str, rate: Rate | None) -> Budget | None:
         """Return the budget for *purpose* on the host of *url*; None where there is no limit."""
@@ -70,3 +71,11 @@ class Budgets:
         if key not in self._all:
             self._all[key] = Budget(rate, self._clock)
         return self._all[key]
+
+    def opened(self, url: str, count: int = 1) -> None:
+        """Count a connection to *url* that has been opened, or, with -1, has ended."""
+        self._open[url] += count
+
+    def room(self, url: str, allowed: int | None) -> bool:
+        """Return whether one more connection to *url* would be within what is allowed."""
+        return allowed is None or self._open[url] < allowed

@@ -41,6 +41,11 @@ class Pipeline:
         return events
 
     @property
+    def timed(self) -> bool:
+        """Whether any stage acts when time passes."""
+        return bool(self._timed)
+
+    @property
     def due(self) -> int | None:
         """The earliest time at which a stage wants `tick`."""
         dues = [due for _, stage in self._timed if (due := stage.due) is not None]

@@ -52,11 +52,11 @@ class Holes:
             came = {Subscription(event.symbol, event.channel) for event in events}
             self.live.update(one for one in silent & came if one in wanted)
 
-    def cut(self, recv: int) -> None:
-        """Open a hole for whatever was live on the connection that ended."""
+    def cut(self, recv: int, but: Collection[Subscription] = ()) -> None:
+        """Open a hole for whatever was live on the connection that ended, *but* for some."""
         self._recv = self._recv or recv
         self._told.clear()
-        for one in self.live:
+        for one in self.live.difference(but):
             self.open.setdefault(one, self._ts or self._now())
 
     def close(self, subscriptions: Iterable[Subscription]) -> None:

@@ -1,4 +1,4 @@
-"""What one session wants of its venue, what it has asked for, and what the venue has said to that."""
+"""What is wanted of a venue, what has been asked for on a connection, and what was said to that."""
 
 from __future__ import annotations
 
@@ -22,10 +22,13 @@ class _Waiting:
 
 
 class Subscriptions:
-    """The subscriptions of one session, as they stand on its connection."""
+    """The subscriptions of one session, as they stand on one of its connections.
 
-    def __init__(self, wanted: Iterable[Subscription]) -> None:
-        self.wanted: list[Subscription] = list(wanted)
+    *wanted* is the session's own list, shared by its connections.
+    """
+
+    def __init__(self, wanted: list[Subscription]) -> None:
+        self.wanted = wanted
         self.acknowledged: set[Subscription] = set()
         self._waiting: dict[int | str, _Waiting] = {}
 
@@ -41,7 +44,7 @@ class Subscriptions:
     def forget(self, some: Iterable[Subscription]) -> None:
         """Want these no longer."""
         gone = set(some)
-        self.wanted = [one for one in self.wanted if one not in gone]
+        self.wanted[:] = [one for one in self.wanted if one not in gone]
         self.acknowledged -= gone
 
     def still(self, some: Iterable[Subscription]) -> list[Subscription]:
@@ -55,11 +58,6 @@ class Subscriptions:
     def waiting(self) -> bool:
         """Whether some message has not been answered."""
         return bool(self._waiting)
-
-    def begin(self) -> None:
-        """Begin anew: another connection knows of nothing."""
-        self._waiting.clear()
-        self.acknowledged.clear()
 
     def sent(self, message: Message, due: float, *, drops: bool = False) -> None:
         """Take note of a message, which is to be answered until *due*."""

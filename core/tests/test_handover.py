@@ -1,0 +1,232 @@
+"""A connection is replaced while it still brings everything: no event is lost, none comes twice."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from decimal import Decimal
+from typing import Any
+
+import anyio
+import attrs
+import pytest
+import tapeloom
+from attrs import define
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tapeloom import FeedSpec, Gap, Registry, Status, Trade
+from tapeloom._session.overlap import Overlap
+from tapeloom.events import Book, Event, Quote
+from tapeloom.feeds import Endpoint, Rate
+from tapeloom.testing import FakeWire, VirtualClock, WireEnd
+
+
+@define
+class Exchange:
+    """Sells one coin every so often, and tells every client, each with a delay of its own."""
+
+    clock: VirtualClock
+    lags: Sequence[float] = (0.0,)
+    lives: Sequence[float] = ()  #: how long each connection is borne; those after them for ever
+    every: float = 0.25
+    count: int = 0
+
+    @property
+    def sold(self) -> int:
+        return int(self.clock.monotonic() / self.every)
+
+    async def serve(self, end: WireEnd, endpoint: Endpoint) -> None:
+        number, self.count = self.count, self.count + 1
+        lag = self.lags[number % len(self.lags)]
+        dies = self.clock.monotonic() + [*self.lives, *[1e9] * self.count][number]
+        end.push(json.dumps({"ok": json.loads(await end.take())["id"]}))
+        at = self.sold
+        while True:
+            at += 1
+            due = at * self.every + lag
+            await self.clock.sleep(min(due, dies) - self.clock.monotonic())
+            if self.clock.monotonic() >= dies:
+                end.close(1006)
+                return
+            end.push(json.dumps({"s": "BTCUSD", "t": at, "p": "1", "q": "1", "i": at}))
+
+
+@asynccontextmanager
+async def streaming(
+    registry: Registry, acme: Any, seconds: float, refusals: Sequence[Exception] = (), **venue: Any
+) -> AsyncIterator[tuple[Exchange, list[Event], FakeWire]]:
+    clock = VirtualClock()
+    exchange = Exchange(clock, **venue)
+    wire = FakeWire(exchange.serve)
+    events: list[Event] = []
+    feed = FeedSpec("acme", ["BTC/USD"], ["trades"])
+    with anyio.fail_after(60):
+        async with (
+            clock.running(),
+            tapeloom.open(feed, registry=registry, clock=clock, dial=wire.dial, seed=1) as stream,
+            anyio.create_task_group() as tasks,
+        ):
+
+            async def collect() -> None:
+                async for event in stream:
+                    events.append(event)  # noqa: PERF401 - they are read meanwhile
+
+            tasks.start_soon(collect)
+            await clock.sleep(0.3)
+            wire.refusals = list(refusals)
+            await clock.sleep(seconds)
+            yield exchange, events, wire
+            stream.stop()
+            tasks.cancel_scope.cancel()
+
+
+def ids(events: list[Event]) -> list[Any]:
+    return [event.id for event in events if isinstance(event, Trade)]
+
+
+@pytest.mark.parametrize("lags", [(0.0,), (0.0, 0.9), (0.9, 0.0), (1.5, 0.0, 1.5)])
+async def test_a_planned_end_costs_no_event_whichever_connection_is_ahead(
+    registry: Registry, acme: Any, lags: Sequence[float]
+) -> None:
+    acme.endpoint = {"max_age": 20.0, "silence": 1e6, "dials": None}
+    async with streaming(registry, acme, 100.0, lags=lags) as (exchange, events, wire):
+        got = ids(events)
+
+    assert len(wire.ends) == 5
+    assert got == [*range(got[0], got[-1] + 1)]
+    assert got[-1] >= exchange.sold - 8
+    assert not [event for event in events if isinstance(event, Gap)]
+
+
+async def test_a_day_of_rotations_loses_nothing_and_repeats_nothing(
+    registry: Registry, acme: Any
+) -> None:
+    acme.endpoint = {"max_age": 3600.0, "silence": 1e6, "dials": Rate(300, 300.0)}
+    venue = {"lags": (0.3, 0.0, 1.0), "every": 5.0}
+    async with streaming(registry, acme, 24 * 3600.0, **venue) as (_, events, wire):
+        got = ids(events)
+
+    assert len(wire.ends) >= 23
+    assert got == [*range(got[0], got[-1] + 1)]
+
+
+async def test_a_successor_that_cannot_be_dialled_is_tried_again_while_the_old_one_goes_on(
+    registry: Registry, acme: Any
+) -> None:
+    acme.endpoint = {"max_age": 20.0, "silence": 1e6, "dials": None}
+    refusals = [tapeloom.errors.ConnectionFailed("acme", "not now") for _ in range(3)]
+    async with streaming(registry, acme, 39.0, refusals) as (_, events, wire):
+        got = ids(events)
+
+    assert len(wire.ends) == 2
+    assert got == [*range(got[0], got[-1] + 1)]
+    assert not [event for event in events if isinstance(event, Gap)]
+
+
+async def test_an_old_connection_that_dies_during_the_hand_over_leaves_no_hole(
+    registry: Registry, acme: Any
+) -> None:
+    acme.endpoint = {"max_age": 20.0, "silence": 1e6, "dials": None}
+    venue = {"lags": (0.5, 0.0), "lives": (22.2,)}
+    async with streaming(registry, acme, 35.0, **venue) as (_, events, wire):
+        got = ids(events)
+
+    assert len(wire.ends) == 2
+    assert got == [*range(got[0], got[-1] + 1)]
+    assert not [event for event in events if isinstance(event, Gap)]
+    assert "reconnecting" not in [e.state for e in events if isinstance(e, Status)]
+
+
+async def test_a_successor_that_dies_is_followed_by_another(registry: Registry, acme: Any) -> None:
+    acme.endpoint = {"max_age": 20.0, "silence": 1e6, "dials": None}
+    async with streaming(registry, acme, 35.0, lives=(1e6, 1.0)) as (_, events, wire):
+        got = ids(events)
+
+    assert len(wire.ends) == 3
+    assert got == [*range(got[0], got[-1] + 1)]
+
+
+async def test_where_the_venue_allows_one_connection_the_hole_is_told(
+    registry: Registry, acme: Any
+) -> None:
+    acme.endpoint = {"max_age": 20.0, "silence": 1e6, "dials": None, "max_connections": 1}
+    async with streaming(registry, acme, 30.0) as (_, events, wire):
+        got = ids(events)
+
+    assert len(wire.ends) == 2
+    assert len([event for event in events if isinstance(event, Gap)]) == 1
+    assert got == sorted(set(got))
+
+
+# ------------------------------------------------------------------------------- what is the same
+
+ONE = Decimal(1)
+
+
+def trade(id: Any, ts: int = 1) -> Trade:
+    return Trade("acme", "BTC/USD", ts, 5, ONE, ONE, "buy", id)
+
+
+def book(last: int | None, kind: Any = "delta", ts: int = 1) -> Book:
+    return Book("acme", "BTC/USD", ts, 5, kind, [("1", "1")], [], last, last)
+
+
+@settings(max_examples=200)
+@given(st.data())
+def test_each_event_of_two_overlapping_streams_is_passed_once(data: st.DataObject) -> None:
+    """The old one brings 1 to m; the new one k to n, with k at most m + 1; it switches anywhere."""
+    m = data.draw(st.integers(1, 20))
+    k = data.draw(st.integers(1, m + 1))
+    n = data.draw(st.integers(max(m, k), 30))
+    held = data.draw(st.integers(k - 1, n))
+    make = data.draw(
+        st.sampled_from(
+            [
+                trade,
+                lambda i: trade("", i),
+                lambda i: trade(f"x{i}"),
+                book,
+                lambda i: book(None, "snapshot", i),
+            ]
+        )
+    )
+    overlap = Overlap()
+    out = overlap.passed([make(i) for i in range(1, m + 1)])
+    overlap.hold([make(i) for i in range(k, held + 1)])
+    out = [*out, *overlap.release(), *overlap.passed([make(i) for i in range(held + 1, n + 1)])]
+
+    assert out == [make(i) for i in range(1, n + 1)]
+
+
+def test_a_snapshot_that_is_behind_the_book_is_not_passed_and_one_ahead_is() -> None:
+    overlap = Overlap()
+    overlap.passed([book(7), book(8)])
+    overlap.hold([book(6, "snapshot"), book(7), book(8), book(9)])
+
+    assert [event.last for event in overlap.release() if isinstance(event, Book)] == [9]
+
+    ahead = Overlap()
+    ahead.passed([book(7)])
+    ahead.hold([book(9, "snapshot"), book(10)])
+
+    assert [event.last for event in ahead.release() if isinstance(event, Book)] == [9, 10]
+
+
+def test_what_we_say_ourselves_is_always_passed() -> None:
+    overlap = Overlap()
+    status = Status("acme", "", 1, 1, "subscribed")
+    overlap.passed([status])
+    overlap.hold([status])
+
+    assert overlap.release() == [status]
+
+
+def test_quotes_without_numbers_are_told_apart_by_what_they_say() -> None:
+    quote = Quote("acme", "BTC/USD", 1, 5, ONE, ONE, ONE + 1, ONE)
+    other = attrs.evolve(quote, bid_size=Decimal(2))
+    overlap = Overlap()
+    overlap.passed([quote])
+    overlap.hold([quote, other])
+
+    assert overlap.release() == [other]
