@@ -1096,7 +1096,7 @@ async def test_a_subscription_is_renewed_by_ending_and_starting_it(registry: Reg
 
     async with living(registry, answer) as rig:
         await rig.clock.sleep(1)
-        await rig.session.renew(Subscription("BTC/USD", "trades"))
+        await rig.session.renew([Subscription("BTC/USD", "trades")])
         await rig.clock.sleep(1)
     ops = [json.loads(text)["op"] for text in rig.wire.ends[0].sent]
 
@@ -1117,7 +1117,7 @@ async def test_renewals_are_at_least_five_seconds_apart(registry: Registry) -> N
     async with living(registry, answer) as rig:
         await rig.clock.sleep(1)
         for _ in range(3):
-            await rig.session.renew(Subscription("BTC/USD", "trades"))
+            await rig.session.renew([Subscription("BTC/USD", "trades")])
 
     assert times == pytest.approx([1, 6, 11], abs=0.2)
 
@@ -1132,7 +1132,7 @@ async def test_a_venue_that_does_not_let_go_takes_nothing_away(registry: Registr
 
     async with living(registry, answer) as rig:
         await rig.clock.sleep(1)
-        await rig.session.renew(Subscription("BTC/USD", "trades"))
+        await rig.session.renew([Subscription("BTC/USD", "trades")])
         await rig.clock.sleep(1)
 
     assert rig.error is None

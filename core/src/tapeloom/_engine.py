@@ -152,7 +152,7 @@ class RunningFeed:
         """Subscribe to *one* anew; return False where no connection has it."""
         for session in self.sessions:
             if one in session.wanted and self._tasks is not None:
-                self._tasks.start_soon(session.renew, one)
+                self._tasks.start_soon(session.renew, [one])
                 return True
         return False
 

@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from tapeloom._compose import Plan
     from tapeloom._limits import Budget
 
-    from .holes import Holes
-
 __all__ = ["PLANNED", "Connection", "Owner"]
 
 log = structlog.get_logger()
@@ -57,13 +55,24 @@ class Owner(Protocol):
         ...
 
     @property
-    def holes(self) -> Holes:
-        """What is live, and what was missed."""
-        ...
-
-    @property
     def messages(self) -> Budget | None:
         """What may be sent to this host."""
+        ...
+
+    def live(self, some: Sequence[Subscription], *, said: bool) -> None:
+        """Take note that these are live; *said*: by the venue's own word."""
+        ...
+
+    def refused(self, some: Sequence[Subscription]) -> None:
+        """Take note that the venue does not give us these."""
+        ...
+
+    def watch(self, connection: Connection) -> None:
+        """Look, from time to time, for what has fallen silent."""
+        ...
+
+    def excuse(self) -> None:
+        """Hold no silence against the venue: it was we who did not listen."""
         ...
 
     async def take(self, connection: Connection, events: list[Event], recv: int) -> None:
@@ -240,8 +249,7 @@ class Connection:
                 due = self._clock.monotonic() + self._endpoint.ack_within
                 self.subscriptions.sent(message, due, drops=drops)
                 if message.id is None and not drops:
-                    live = self.subscriptions.still(message.subscriptions)
-                    self._owner.holes.live.update(live)
+                    self._owner.live(self.subscriptions.still(message.subscriptions), said=False)
                 await link.send(message.text)
                 if self._pace:
                     await self._clock.sleep(self._pace)
@@ -281,8 +289,7 @@ class Connection:
             return [self._status("logged_in", self._owner.label)]
         new = self.subscriptions.agreed(ack)
         self._see_ready()
-        self._owner.holes.live.update(new)
-        self._owner.holes.close(new)
+        self._owner.live(new, said=True)
         if not new:
             return []
         return [self._status("subscribed", f"{self._owner.label}: {len(new)} subscriptions")]
@@ -295,11 +302,10 @@ class Connection:
         refused = self.subscriptions.refused(refusal)
         self._see_ready()
         log.warning("subscription_refused", feed=self._feed.name, reason=refusal.reason)
-        wanted, holes = self.subscriptions.still(refused), self._owner.holes
+        wanted = self.subscriptions.still(refused)
         if refusal.permanent:
             self.subscriptions.forget(wanted)
-            holes.close(wanted)
-            holes.live.difference_update(wanted)
+            self._owner.refused(wanted)
         else:
             self._later(wanted)
         if refused and refusal.permanent and not self.subscriptions.wanted:
@@ -364,7 +370,9 @@ class Connection:
                 if not self._owner.retire(self):
                     self.end(PLANNED)
             if self._blocked:
-                continue  # it is we who do not listen
+                self._owner.excuse()
+                continue
+            self._owner.watch(self)
             if now - self._heard > endpoint.silence:
                 self.end(f"nothing was heard for {now - self._heard:.0f} s")
             late = self.subscriptions.overdue(now)

@@ -22,7 +22,7 @@ class Holes:
 
     def __init__(self, venue: str) -> None:
         self.live: set[Subscription] = set()
-        self.open: dict[Subscription, int] = {}  #: since when nothing is known
+        self.open: dict[Subscription, tuple[int, str]] = {}  #: since when nothing is known, and why
         self._venue = venue
         self._told: list[Subscription] = []  # the venue's word has come
         self._recv = 0
@@ -57,7 +57,11 @@ class Holes:
         self._recv = self._recv or recv
         self._told.clear()
         for one in self.live.difference(but):
-            self.open.setdefault(one, self._ts or self._now())
+            self.open.setdefault(one, (self._ts or self._now(), "disconnect"))
+
+    def suspect(self, one: Subscription, seconds: float) -> None:
+        """Open a hole for what has been silent for so long, on a connection that goes on."""
+        self.open.setdefault(one, (self._now() - round(seconds * 1_000_000_000), "stall"))
 
     def close(self, subscriptions: Iterable[Subscription]) -> None:
         """Tell the holes of these with what is announced next."""
@@ -87,7 +91,7 @@ class Holes:
         return self._recv + (self._lead or 0)
 
     def _gap(self, one: Subscription, until: int) -> Gap:
-        since = self.open.pop(one)
+        since, cause = self.open.pop(one)
         until = max(since, until)
         self._ts = max(self._ts, until)
         return Gap(
@@ -97,7 +101,7 @@ class Holes:
             self._recv,
             since,
             until,
-            "disconnect",
+            cause,
             None,
             "open",
             one.channel,

@@ -16,6 +16,7 @@ from .backoff import Backoff
 from .connection import PLANNED, Connection
 from .holes import Holes
 from .overlap import Overlap
+from .silence import Mute, Silence
 
 if TYPE_CHECKING:
     from tapeloom._compose import Plan
@@ -45,7 +46,6 @@ class Session:
         self.endpoint = endpoint
         self.label = label or endpoint.name or plan.feed.name
         self.wanted: list[Subscription] = list(subscriptions)
-        self.holes = Holes(plan.feed.venue)
         self.messages = budgets.of(endpoint.url, "message", endpoint.host_messages)
         self._feed = plan.feed
         self._clock = plan.feed.clock
@@ -54,6 +54,8 @@ class Session:
         self._budgets = budgets
         self._dials = budgets.of(endpoint.url, "dial", endpoint.dials)
         self._backoff = Backoff(plan.feed.random)
+        self._holes = Holes(plan.feed.venue)
+        self._silence = Silence()
         self._renewed: dict[Subscription, float] = {}  # when each was last subscribed anew
         self._current: Connection | None = None
         self._successor: Connection | None = None
@@ -145,10 +147,10 @@ class Session:
             return
         successor = self._successor
         if successor is not None and successor.opened is not None and not successor.ended:
-            self.holes.cut(connection.last_recv, but=successor.subscriptions.acknowledged)
+            self._holes.cut(connection.last_recv, but=successor.subscriptions.acknowledged)
             await self._switch(connection)
             return
-        self.holes.cut(connection.last_recv)
+        self._holes.cut(connection.last_recv)
         self._outcome = outcome
         assert self._tasks is not None
         self._tasks.cancel_scope.cancel()
@@ -216,8 +218,9 @@ class Session:
                 await self._hand_on(events, recv, connection)
 
     async def _hand_on(self, events: list[Event], recv: int, connection: Connection) -> None:
-        holes, subscriptions = self.holes, connection.subscriptions
+        holes, subscriptions = self._holes, connection.subscriptions
         holes.seen(events, recv)
+        self._silence.note(events)
         if subscriptions.waiting:
             holes.prove(events, subscriptions.asked(), subscriptions.wanted)
         if holes.open:
@@ -228,13 +231,52 @@ class Session:
         if events:
             await self._deliver(events)
 
-    async def tell(self, state: str, detail: str) -> None:
+    async def tell(self, state: str, detail: str, symbol: str = "", channel: str = "") -> None:
         """Put a Status into the stream."""
         now = self._clock.time_ns()
-        status = Status(self._feed.venue, "", now, now, state, detail)
+        status = Status(self._feed.venue, symbol, now, now, state, detail, channel)
         await self._deliver(self.plan.pipeline([status]))
 
     # ------------------------------------------------------------------------------- subscriptions
+
+    def live(self, some: Sequence[Subscription], *, said: bool) -> None:
+        """Take note that these are live; *said*: by the venue's own word."""
+        self._holes.live.update(some)
+        self._silence.begin(some, self._clock.monotonic())
+        if said:
+            self._holes.close(some)
+
+    def refused(self, some: Sequence[Subscription]) -> None:
+        """Take note that the venue does not give us these."""
+        self._holes.close(some)
+        self._holes.live.difference_update(some)
+        self._silence.forget(some)
+
+    def excuse(self) -> None:
+        """Hold no silence against the venue: it was we who did not listen."""
+        self._silence.excuse(self._clock.monotonic())
+
+    def watch(self, connection: Connection) -> None:
+        """Subscribe anew to what has fallen silent; give up a connection where that does not help."""
+        if connection is not self._current or self._overlap is not None or self._tasks is None:
+            return
+        mute = self._silence.judge(self._clock.monotonic())
+        if not mute:
+            return
+        known = [each for each in mute if each.usual is not None]
+        for each in known:
+            self._holes.suspect(each.subscription, each.seconds + 1.0)
+        if self._silence.most(known) or any(each.strikes == 2 for each in known):
+            connection.end(_silent(known))
+            return
+        self._tasks.start_soon(self._wake, mute)
+
+    async def _wake(self, mute: Sequence[Mute]) -> None:
+        for each in mute:
+            one, detail = each.subscription, f"{_silent([each])}; subscribing anew"
+            log.warning("subscription_silent", feed=self._feed.name, reason=detail)
+            await self.tell("silent", detail, one.symbol, one.channel)
+        await self.renew([each.subscription for each in mute])
 
     def _connections(self) -> list[Connection]:
         return [each for each in (self._current, self._successor) if each is not None]
@@ -252,22 +294,32 @@ class Session:
         gone = set(subscriptions) & set(self.wanted)
         ordered = [one for one in subscriptions if one in gone]
         self.wanted[:] = [one for one in self.wanted if one not in gone]
-        self.holes.forget(gone)
+        self._holes.forget(gone)
+        self._silence.forget(gone)
         for connection in self._connections():
             await connection.drop(ordered)
 
-    async def renew(self, one: Subscription) -> None:
+    async def renew(self, some: Sequence[Subscription]) -> None:
         """Subscribe anew, so that the venue begins again with the whole."""
         now = self._clock.monotonic()
-        turn = max(now, self._renewed.get(one, -_RENEWALS) + _RENEWALS)
-        self._renewed[one] = turn
+        turn = max([now, *(self._renewed.get(one, -_RENEWALS) + _RENEWALS for one in some)])
+        self._renewed.update(dict.fromkeys(some, turn))
         connection = self._current
         await self._clock.sleep(turn - now)
         # The connection that is about to be made begins with the whole anyway.
-        if connection is not None and connection is self._current and one in self.wanted:
-            self._counters["renewals"] += 1
-            await connection.drop([one])
-            await connection.add([one])
+        if connection is not None and connection is self._current:
+            some = connection.subscriptions.still(some)
+            self._counters["renewals"] += len(some)
+            await connection.drop(some)
+            await connection.add(some)
+
+
+def _silent(mute: Sequence[Mute]) -> str:
+    """Say what is silent, and for how long."""
+    first, more = mute[0], len(mute) - 1
+    usual = f", usually every {first.usual:.1f} s" if first.usual is not None else ""
+    others = f" (and {more} more)" if more else ""
+    return f"nothing came of {first.subscription}{others} for {first.seconds:.0f} s{usual}"
 
 
 #: A planned end is followed by a new connection at once, except after a life of less than so many

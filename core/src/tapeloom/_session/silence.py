@@ -1,0 +1,154 @@
+"""Which subscriptions have fallen silent, judged by how often each has spoken so far."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from typing import NamedTuple
+
+from attrs import define
+
+from tapeloom.events import Event, Gap, Reject, Status
+from tapeloom.feeds import Subscription, channel_parts
+
+__all__ = ["Mute", "Silence"]
+
+_OURS = frozenset({Gap, Reject, Status})
+
+
+class Mute(NamedTuple):
+    """A subscription of which nothing has come for `seconds`.
+
+    `usual` is how often something used to come, where that is known; `strikes` how often in a row
+    it has been found silent.
+    """
+
+    subscription: Subscription
+    seconds: float
+    usual: float | None
+    strikes: int
+
+
+@define
+class _Voice:
+    """How often one subscription speaks, in seconds."""
+
+    spoke: float
+    waiting: float  #: since when we wait for a word
+    patience: float  #: for how long nothing need come
+    heard: int = 0
+    mean: float = 0.0
+    longest: float = 0.0
+    strikes: int = 0
+
+    def speaks(self, now: float) -> None:
+        """Take note that it spoke."""
+        pause, self.spoke, self.waiting, self.strikes = now - self.spoke, now, now, 0
+        self.heard += 1
+        if self.heard == 1:
+            return  # how long it took to begin says nothing of how often it speaks
+        self.mean += (pause - self.mean) * max(1.0 / (self.heard - 1), _WEIGHT)
+        self.longest = max(pause, self.longest * _FADING)
+        if self.heard > _ENOUGH:
+            self.patience = max(_LEAST, _TIMES_MEAN * self.mean, _TIMES_LONGEST * self.longest)
+
+    def mute(self, one: Subscription, now: float) -> Mute:
+        """Return that it is silent, and wait once more."""
+        self.strikes += 1
+        usual = self.mean if self.heard > _ENOUGH else None
+        if self.strikes > 1 or usual is None:
+            self.patience = min(2 * max(self.patience, _FIRST), _LAST)
+        self.waiting = now
+        return Mute(one, now - self.spoke, usual, self.strikes)
+
+
+class Silence:
+    """Watches the subscriptions of one session.
+
+    Nothing is done for each event: a sample of the batches is kept, and looked at once a second.
+    What the sample misses of a very busy feed, it misses always, so the judgement stays fair.
+    """
+
+    def __init__(self) -> None:
+        self._voices: dict[Subscription, _Voice] = {}
+        self._sample: list[list[Event]] = []
+        self._room = _SAMPLE
+
+    def note(self, events: list[Event]) -> None:
+        """Keep a batch for `judge`."""
+        if self._room > 0:
+            self._sample.append(events)
+            self._room -= len(events)
+
+    def begin(self, some: Iterable[Subscription], now: float) -> None:
+        """Await a word of these, which the venue has agreed to."""
+        for one in some:
+            voice = self._voices.setdefault(one, _Voice(now, now, _FIRST))
+            voice.spoke = voice.waiting = now
+
+    def forget(self, some: Iterable[Subscription]) -> None:
+        """Await nothing of these any more."""
+        for one in some:
+            self._voices.pop(one, None)
+
+    def excuse(self, now: float) -> None:
+        """Begin to wait anew: it was we who did not listen."""
+        for voice in self._voices.values():
+            voice.spoke = voice.waiting = now
+
+    def judge(self, now: float) -> list[Mute]:
+        """Return those that have been silent for longer than is sound.
+
+        What has never spoken may well be quiet: it is asked for anew once, where others do speak.
+        A book or a quote begins with a word, so that is asked for again and again.
+        """
+        self._listen(now)
+        if not any(voice.heard for voice in self._voices.values()):
+            return []  # nobody has spoken yet
+        late = [
+            voice.mute(one, now)
+            for one, voice in self._voices.items()
+            if now - voice.waiting > voice.patience
+        ]
+        return [
+            each
+            for each in late
+            if each.usual is not None or each.strikes == 1 or _begins(each.subscription.channel)
+        ]
+
+    def most(self, mute: Collection[Mute]) -> bool:
+        """Return whether most of all that is watched is silent: then it is the connection."""
+        return len(mute) > 1 and 2 * len(mute) > len(self._voices)
+
+    def _listen(self, now: float) -> None:
+        spoke = {
+            (event.symbol, event.channel)
+            for events in self._sample
+            for event in events
+            if type(event) not in _OURS
+        }
+        self._sample.clear()
+        self._room = _SAMPLE
+        for one in spoke:
+            subscription = Subscription(*one)
+            voice = self._voices.get(subscription)
+            if voice is not None:
+                voice.speaks(now)
+
+
+def _begins(channel: str) -> bool:
+    """Return whether a venue says something as soon as this is subscribed to."""
+    return channel_parts(channel)[0] in {"book", "quotes", "ticker"}
+
+
+#: Events looked at in one second, at most (the last batch is taken whole).
+_SAMPLE = 4096
+#: So many pauses must have been seen before they are judged by.
+_ENOUGH = 20
+#: How much the last pause weighs in the mean, at the least, and what is left of the longest one.
+_WEIGHT, _FADING = 0.02, 0.998
+#: Trades come in bursts. With pauses at random, one of 20 times the mean comes once in 500 million.
+_TIMES_MEAN, _TIMES_LONGEST = 20.0, 3.0
+#: Nothing is judged before so many seconds.
+_LEAST = 5.0
+#: What has not spoken yet is asked for anew after so many seconds, then later and later.
+_FIRST, _LAST = 60.0, 3600.0

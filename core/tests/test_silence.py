@@ -1,0 +1,248 @@
+"""What has fallen silent is found by how often it used to speak; what is quiet is left in peace."""
+
+from __future__ import annotations
+
+import json
+import random
+from decimal import Decimal
+from typing import Any
+
+import anyio
+import pytest
+import tapeloom
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tapeloom import Event, FeedSpec, Gap, Registry, Status, Trade
+from tapeloom._session.silence import Silence
+from tapeloom.feeds import Endpoint, Subscription
+from tapeloom.testing import FakeWire, VirtualClock, WireEnd
+
+ONE = Decimal(1)
+BTC, ETH = Subscription("BTC/USD", "trades"), Subscription("ETH/USD", "trades")
+BOOK = Subscription("BTC/USD", "book")
+
+
+def word(one: Subscription) -> Event:
+    return Trade("acme", one.symbol, 1, 1, ONE, ONE, "buy", 1, one.channel)
+
+
+def first_strike(silence: Silence, start: int, seconds: int) -> int | None:
+    """Return after how many seconds of silence the first one is found to be mute."""
+    for n in range(1, seconds):
+        if silence.judge(start + n):
+            return n
+    return None
+
+
+@pytest.mark.parametrize(("every", "found"), [(1, 21), (5, 101), (30, 601)])
+def test_patience_grows_with_the_pauses_between_words(every: int, found: int) -> None:
+    silence = Silence()
+    silence.begin([BTC], 0)
+    for now in range(0, 60 * every, every):
+        silence.note([word(BTC)])
+        assert not silence.judge(now)
+
+    assert first_strike(silence, 59 * every, 5000) == found
+
+
+def test_what_speaks_many_times_a_second_is_found_mute_in_seconds() -> None:
+    silence = Silence()
+    silence.begin([BTC], 0)
+    for n in range(100):
+        silence.note([word(BTC)])
+        silence.judge(n * 0.25)
+
+    assert first_strike(silence, 25, 100) == 5
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(), st.floats(0.5, 30))
+def test_what_speaks_at_random_is_not_taken_for_mute(seed: int, mean: float) -> None:
+    chance = random.Random(seed)
+    silence = Silence()
+    silence.begin([BTC], 0)
+    words, at = [], 0.0
+    while len(words) < 400:
+        at += chance.expovariate(1 / mean)
+        words.append(at)
+    now = 0
+    for at in words:
+        while now < at:
+            now += 1
+            assert not [each for each in silence.judge(now) if each.usual is not None]
+        silence.note([word(BTC)])
+
+
+def test_what_never_spoke_is_asked_for_once_and_only_where_others_speak() -> None:
+    silence = Silence()
+    silence.begin([BTC, ETH], 0)
+    alone = [silence.judge(now) for now in range(200)]
+    strikes = []
+    for now in range(200, 2000):
+        silence.note([word(BTC)])
+        strikes += [(now, each.subscription) for each in silence.judge(now)]
+
+    assert not any(alone)
+    assert [one for _, one in strikes] == [ETH]
+
+
+def test_a_book_that_never_came_is_asked_for_again_later_and_later() -> None:
+    silence = Silence()
+    silence.begin([BTC, BOOK], 0)
+    strikes = []
+    for now in range(1000):
+        silence.note([word(BTC)])
+        strikes += [(now, each.subscription) for each in silence.judge(now)]
+
+    assert strikes == [(61, BOOK), (182, BOOK), (423, BOOK), (904, BOOK)]
+
+
+def test_silence_of_our_own_making_is_excused() -> None:
+    silence = Silence()
+    silence.begin([BTC], 0)
+    for now in range(60):
+        silence.note([word(BTC)])
+        silence.judge(now)
+    silence.excuse(1000)
+
+    assert not silence.judge(1001)
+
+
+def test_a_busy_feed_is_sampled() -> None:
+    silence = Silence()
+    silence.begin([BTC, ETH], 0)
+    for now in range(60):
+        for _ in range(10):
+            silence.note([word(BTC)] * 4000)
+        silence.note([word(ETH)])  # never in the sample: unknown, but not judged by it either
+        assert len(silence._sample) == 2
+        silence.judge(now)
+
+    assert not [each for each in silence.judge(200) if each.subscription == ETH and each.usual]
+
+
+# --------------------------------------------------------------------------------- in a session
+
+
+class Exchange:
+    """Trades every coin once a second; `mute(coin, now, turn, connection)` is not told of it."""
+
+    def __init__(self, clock: VirtualClock, mute: Any) -> None:
+        self.clock, self.mute = clock, mute
+        self.said: list[str] = []
+        self.count = 0
+
+    async def serve(self, end: WireEnd, endpoint: Endpoint) -> None:
+        self.count += 1
+        wanted: dict[str, int] = {}
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(self.talk, end, wanted, self.count)
+            while True:
+                message = json.loads(await end.take())
+                self.said.append(message["op"])
+                for name in message["args"]:
+                    if message["op"] == "sub":
+                        wanted[name] = wanted.get(name, 0) + 1
+                end.push(json.dumps({"ok": message["id"]}))
+
+    async def talk(self, end: WireEnd, wanted: dict[str, int], connection: int) -> None:
+        while True:
+            await self.clock.sleep(1)
+            now = round(self.clock.monotonic())
+            for name, turn in wanted.items():
+                coin = name.partition("@")[0]
+                if not self.mute(coin, now, turn, connection):
+                    end.push(json.dumps({"s": coin, "t": now, "p": "1", "q": "1", "i": now}))
+
+
+async def story(
+    registry: Registry, mute: Any, seconds: float, symbols: list[str]
+) -> tuple[list[Event], Exchange]:
+    clock = VirtualClock(0)
+    exchange = Exchange(clock, mute)
+    events: list[Event] = []
+    with anyio.fail_after(20):
+        async with (
+            clock.running(),
+            tapeloom.open(
+                FeedSpec("acme", symbols, ["trades"]),
+                registry=registry,
+                clock=clock,
+                dial=FakeWire(exchange.serve).dial,
+                seed=1,
+            ) as stream,
+            anyio.create_task_group() as tasks,
+        ):
+
+            async def collect() -> None:
+                async for event in stream:
+                    events.append(event)  # noqa: PERF401
+
+            tasks.start_soon(collect)
+            await clock.sleep(seconds)
+            tasks.cancel_scope.cancel()
+    return events, exchange
+
+
+def states(events: list[Event]) -> list[tuple[str, str]]:
+    return [
+        (event.state, event.symbol)
+        for event in events
+        if isinstance(event, Status) and event.state in {"silent", "reconnecting"}
+    ]
+
+
+THREE = ["BTC/USD", "ETH/USD", "SOL/USD"]
+
+
+async def test_a_stream_that_falls_silent_is_subscribed_anew_and_its_hole_is_told(
+    registry: Registry,
+) -> None:
+    def mute(coin: str, now: int, turn: int, connection: int) -> bool:
+        return coin == "BTCUSD" and now > 60 and turn == 1
+
+    events, exchange = await story(registry, mute, 120, THREE)
+    (gap,) = [event for event in events if isinstance(event, Gap)]
+
+    assert exchange.said == ["sub", "unsub", "sub"]
+    assert states(events) == [("silent", "BTC/USD")]
+    assert (gap.symbol, gap.channel, gap.cause) == ("BTC/USD", "trades", "stall")
+    assert gap.since <= 61_000_000_000
+    assert gap.until < 85_000_000_000
+
+
+async def test_a_stream_that_stays_silent_costs_the_connection_once(registry: Registry) -> None:
+    def mute(coin: str, now: int, turn: int, connection: int) -> bool:
+        return coin == "BTCUSD" and now > 60
+
+    events, exchange = await story(registry, mute, 1500, THREE)
+
+    assert exchange.count == 2
+    assert states(events)[:3] == [
+        ("silent", "BTC/USD"),
+        ("reconnecting", ""),
+        ("silent", "BTC/USD"),
+    ]
+    assert len(states(events)) < 9
+
+
+async def test_a_connection_on_which_all_fall_silent_is_left_at_once(registry: Registry) -> None:
+    def mute(coin: str, now: int, turn: int, connection: int) -> bool:
+        return now > 60 and connection == 1
+
+    events, exchange = await story(registry, mute, 120, THREE)
+
+    assert exchange.said == ["sub", "sub"]
+    assert states(events) == [("reconnecting", "")]
+    assert {event.symbol for event in events if isinstance(event, Gap)} == set(THREE)
+
+
+async def test_a_quiet_coin_does_not_flap(registry: Registry) -> None:
+    def mute(coin: str, now: int, turn: int, connection: int) -> bool:
+        return coin == "BTCUSD" and now % 45 != 0
+
+    events, exchange = await story(registry, mute, 3600, THREE)
+
+    assert exchange.said == ["sub"]
+    assert states(events) == []
+    assert not [event for event in events if isinstance(event, Gap)]
