@@ -44,6 +44,7 @@ class AcmeSettings:
     max_age: float | None = None
     per_connection: int = 100
     poisonous: bool = False
+    past_trades: bool = False
 
 
 def _subscription(name: str) -> Subscription:
@@ -105,13 +106,17 @@ class AcmeCodec:
 
 
 class AcmeHistory:
-    def __init__(self, rest: str) -> None:
+    def __init__(self, rest: str, past_trades: bool = False) -> None:
         self.rest = rest
+        self.past_trades = past_trades
 
     def listing(self) -> Request | None:
         return Request(url=f"{self.rest}/symbols", weight=1, rate=Rate(10, 1.0))
 
     def request(self, want: Want) -> Request | None:
+        if want.kind == "trades" and self.past_trades:
+            url = f"{self.rest}/trades?s={want.symbol}&after={want.after}"
+            return Request(url=url, rate=Rate(10, 1.0), ranged=True)
         if want.kind != "book":
             return None
         return Request(url=f"{self.rest}/book?s={want.symbol}", rate=Rate(10, 1.0))
@@ -120,8 +125,14 @@ class AcmeHistory:
         return [Instrument(s, s.replace("/", ""), "spot", *s.split("/")) for s in json.loads(body)]
 
     def answer(self, request: Request, body: bytes, recv: int) -> list[Event]:
-        symbol = request.url.partition("?s=")[2]
+        symbol = request.url.partition("?s=")[2].partition("&")[0]
         fields = json.loads(body)
+        if "/trades" in request.url:
+            return [
+                Trade("acme", symbol, each["t"], recv, Decimal(each["p"]), Decimal(each["q"]), "buy",
+                      each["i"], origin="history")
+                for each in fields
+            ]  # fmt: skip
         return [
             Book(
                 "acme",
@@ -175,7 +186,8 @@ class Acme:
     @hookimpl
     def history(self, feed: Feed) -> AcmeHistory | None:
         self.calls.append("history")
-        return AcmeHistory(feed.settings.rest) if feed.settings.rest else None
+        own = feed.settings
+        return AcmeHistory(own.rest, own.past_trades) if own.rest else None
 
     @hookimpl
     def parse(self, feed: Feed) -> Parse:

@@ -464,11 +464,11 @@ async def test_each_symbol_and_channel_has_one_gap_and_none_at_the_first_connect
     turns = (["ACK", frame(1), frame(2, "ETHUSD")], ["ACK", frame(3), frame(4), frame(5, "ETHUSD")])
     channels = ("trades", "book")
     async with living(registry, script(*turns), symbols=TWO, channels=channels) as rig:
-        await rig.clock.sleep(5)
+        await rig.clock.sleep(10)
     gaps = rig.of(Gap)
+    story = rig.story()
 
-    assert rig.story()[:2] == [1, 2]
-    assert rig.story()[-3:] == [3, 4, 5]
+    assert story[:7] == [1, 2, "gap BTC/USD trades", 3, 4, "gap ETH/USD trades", 5]
     assert sorted((g.symbol, g.channel) for g in gaps) == [
         ("BTC/USD", "book"),
         ("BTC/USD", "trades"),
@@ -497,15 +497,14 @@ async def test_data_and_acknowledgement_in_one_read_stand_after_the_gap(registry
     assert rig.story() == [1, "gap BTC/USD trades", 2, 3]
 
 
-async def test_a_symbol_that_stays_quiet_has_its_gap_with_the_acknowledgement(
+async def test_a_symbol_that_stays_quiet_has_its_gap_a_while_after_the_acknowledgement(
     registry: Registry,
 ) -> None:
     turns = (["ACK", frame(1), frame(2, "ETHUSD")], ["ACK", frame(3)])
     async with living(registry, script(*turns), symbols=TWO) as rig:
-        await rig.clock.sleep(5)
+        await rig.clock.sleep(10)
 
-    assert sorted(rig.story()[2:4]) == ["gap BTC/USD trades", "gap ETH/USD trades"]
-    assert rig.story()[4:] == [3]
+    assert rig.story()[2:] == ["gap BTC/USD trades", 3, "gap ETH/USD trades"]
 
 
 async def test_a_frame_that_cannot_be_parsed_costs_no_gap(registry: Registry) -> None:
@@ -578,7 +577,7 @@ async def test_what_did_not_come_back_in_between_is_missing_since_the_first_cut(
 
 
 async def test_two_cuts_make_two_gaps_that_do_not_overlap(registry: Registry) -> None:
-    turns = (["ACK", frame(10)], ["ACK"], ["ACK", frame(10**19)])
+    turns = (["ACK", frame(10)], ["ACK", frame(20)], ["ACK", frame(10**19)])
     async with living(registry, script(*turns)) as rig:
         await rig.clock.sleep(30)
     first, second = rig.of(Gap)
@@ -734,7 +733,7 @@ async def test_a_refusal_for_good_is_not_asked_for_again_and_ends_its_gap(
     assert [(e.symbol, e.channel, e.detail) for e in refused] == [("S10/USD", "trades", "delisted")]
     assert len(rig.dials) == 3
     assert [g.symbol for g in rig.of(Gap)].count("S10/USD") == 1
-    assert [g.symbol for g in rig.of(Gap)].count("S3/USD") == 2
+    assert [g.symbol for g in rig.of(Gap)].count("S3/USD") == 1
 
 
 async def test_a_refusal_for_now_is_asked_for_again(registry: Registry) -> None:

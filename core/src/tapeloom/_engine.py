@@ -64,7 +64,9 @@ class RunningFeed:
         self.error: Exception | None = None
         self._deliver = deliver
         self._budgets = budgets
-        self._desk = HistoryDesk(plan, client, budgets, deliver, self._renew)
+        self._desk = HistoryDesk(
+            plan, client, budgets, deliver, renew=self._renew, activity=self._activity
+        )
         self._replay = replay
         self._tasks: anyio.abc.TaskGroup | None = None
         self._stopped = anyio.Event()
@@ -80,6 +82,7 @@ class RunningFeed:
         try:
             self._check_backend()
             if self._replay is not None:
+                self.plan.wants.listen(lambda want: None)  # a tape has what was answered then
                 await self._until_stopped(self._replay.run)
             elif self.plan.source is not None:
                 await self._run_source()
@@ -116,7 +119,7 @@ class RunningFeed:
             raise BackendUnsupported(self.plan.feed.venue, running, source.backends)
 
     async def _run_source(self) -> None:
-        session = SourceSession(self.plan, self._deliver)
+        session = SourceSession(self.plan, self._deliver, self._desk.missed)
         await self._until_stopped(session.run, self._timer, self._desk.run)
 
     async def _until_stopped(
@@ -143,7 +146,13 @@ class RunningFeed:
         assert self._tasks is not None
         label = f"{endpoint.name or self.plan.feed.name}#{len(self.sessions) + 1}"
         session = Session(
-            self.plan, endpoint, subscriptions, self._deliver, self._budgets, label=label
+            self.plan,
+            endpoint,
+            subscriptions,
+            self._deliver,
+            self._budgets,
+            label=label,
+            missed=self._desk.missed,
         )
         self.sessions.append(session)
         self._tasks.start_soon(self._keep, session)
@@ -155,6 +164,9 @@ class RunningFeed:
                 self._tasks.start_soon(session.renew, [one])
                 return True
         return False
+
+    def _activity(self, one: Subscription) -> float:
+        return max((session.activity(one) for session in self.sessions), default=0.0)
 
     async def _keep(self, session: Session) -> None:
         """Run a connection; when the last one has given up, so has the feed."""

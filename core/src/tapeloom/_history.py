@@ -6,19 +6,23 @@ same stream; where it cannot be had, a `Status` with the state "request_failed" 
 
 from __future__ import annotations
 
+import heapq
 import math
 from collections.abc import Awaitable, Callable
+from itertools import count
 
 import anyio
 import httpx
 import structlog
+from attrs import evolve
 
+from ._backfill import Fill, kind_of
 from ._compose import Plan
 from ._limits import Budgets
-from ._session import Backoff
+from ._session import Backoff, Known
 from ._transport import THROTTLING, explain, throttled
 from .errors import ConnectionFailed, FeedError, RequestFailed, SymbolError, Throttled, nearest
-from .events import Event, Status
+from .events import Event, Gap, Status
 from .feeds import Instrument, Request, Subscription, Want
 
 __all__ = ["HistoryDesk", "check_symbols"]
@@ -31,7 +35,11 @@ _PATIENCE = 10.0
 
 
 class HistoryDesk:
-    """Answers the wants of one feed, one at a time, in the order of asking."""
+    """Answers what is asked of one feed's history, one request after another.
+
+    Books come first, then what concerns the most active symbols: after a lost connection all ask at
+    once, and the venue's budget is for all of them.
+    """
 
     def __init__(
         self,
@@ -39,29 +47,69 @@ class HistoryDesk:
         client: httpx.AsyncClient,
         budgets: Budgets,
         deliver: Callable[[list[Event]], Awaitable[None]],
+        *,
         renew: Callable[[Subscription], bool] = lambda _: False,
+        activity: Callable[[Subscription], float] = lambda _: 0.0,
     ) -> None:
         self._plan = plan
         self._client = client
         self._budgets = budgets
         self._deliver = deliver
         self._renew = renew
-        self._wanted: dict[Want, None] = {}
+        self._activity = activity
+        self._waiting: set[Want] = set()
+        self._turns: list[tuple[int, float, int, Want | Fill]] = []
+        self._count = count()
         self._more = anyio.Event()
         plan.wants.listen(self._ask)
         plan.feed.fetch = self.fetch
 
     def _ask(self, want: Want) -> None:
-        self._wanted[want] = None
+        if want.before is not None:
+            self.fill(self._hole(want))
+        elif want not in self._waiting:
+            self._waiting.add(want)
+            self._enter(want, Subscription(want.symbol, want.channel), first=want.kind == "book")
+
+    def fill(self, fill: Fill) -> None:
+        """Fetch what was missed in a hole, as far as it is to be had, and say how it stands then."""
+        self._enter(fill, Subscription(fill.gap.symbol, fill.gap.channel))
+
+    def missed(self, gap: Gap, before: Event | None, after: Event | None, known: Known) -> Gap:
+        """Take a hole that is about to be announced; return the Gap with what is known of it by now."""
+        fill = Fill(gap, before, after, known) if kind_of(gap.channel) else None
+        if fill is not None and fill.numbered and fill.missing == 0:
+            return fill.verdict(gap.recv)  # nothing was sold meanwhile
+        if fill is None or self._request(fill.wants()) is None:
+            return evolve(gap, missing=fill.missing if fill else None, verdict="unrecoverable")
+        self.fill(fill)
+        return evolve(gap, missing=fill.missing)
+
+    def _hole(self, want: Want) -> Fill:
+        """Return the hole that a stage has found in the ids, and has told already."""
+        feed = self._plan.feed
+        now = feed.clock.time_ns()
+        since, until = want.since or 0, want.until or now
+        gap = Gap(
+            feed.venue, want.symbol, until, now, since, until, "sequence", channel=want.channel
+        )
+        return Fill(gap).between(want.after, want.before)
+
+    def _enter(self, what: Want | Fill, one: Subscription, *, first: bool = False) -> None:
+        turn = (not first, -self._activity(one), next(self._count), what)
+        heapq.heappush(self._turns, turn)
         self._more.set()
 
     async def run(self) -> None:
         """Answer until cancelled."""
         while True:
-            while self._wanted:
-                want = next(iter(self._wanted))
-                events = await self._answer(want)
-                del self._wanted[want]
+            while self._turns:
+                *_, what = heapq.heappop(self._turns)
+                if isinstance(what, Want):
+                    events = await self._answer(what)
+                    self._waiting.discard(what)
+                else:
+                    events = await self._filled(what)
                 events = self._plan.pipeline(events)
                 if events:
                     await self._deliver(events)
@@ -69,17 +117,46 @@ class HistoryDesk:
             await self._more.wait()
 
     async def _answer(self, want: Want) -> list[Event]:
+        request = self._request(want)
+        if request is not None:
+            return await self._events(want, request)
+        # A venue without snapshots over REST sends one to whoever subscribes anew.
+        if want.kind == "book" and self._renew(Subscription(want.symbol, want.channel)):
+            return []
+        return [self._failed(want, f"{self._plan.feed.venue} has no history of that kind")]
+
+    async def _filled(self, fill: Fill) -> list[Event]:
+        """Fetch one page for a hole; return what was missed, or, at the end, the verdict."""
+        want = fill.wants()
+        request = self._request(want)
+        if want is not None and request is not None:
+            events = await self._events(want, request)
+            if not any(isinstance(event, Status) for event in events):
+                fresh = fill.take(events, request)
+                self._plan.feed.counters["backfilled"] += len(fresh)
+                self.fill(fill)
+                return fresh
+            return [*events, fill.verdict(self._plan.feed.clock.time_ns())]
+        return [fill.verdict(self._plan.feed.clock.time_ns())]
+
+    def _request(self, want: Want | None) -> Request | None:
+        """Return what to ask the venue for; None where it cannot be asked."""
         history = self._plan.history
+        if history is None or want is None:
+            return None
         try:
-            request = history.request(want) if history is not None else None
-            if history is None or request is None:
-                # A venue without snapshots over REST sends one to whoever subscribes anew.
-                if want.kind == "book" and self._renew(Subscription(want.symbol, want.channel)):
-                    return []
-                return [self._failed(want, f"{self._plan.feed.venue} has no history of that kind")]
+            return history.request(want)
+        except (SymbolError, ValueError) as error:
+            log.warning("request_impossible", feed=self._plan.feed.name, reason=str(error))
+            return None
+
+    async def _events(self, want: Want, request: Request) -> list[Event]:
+        """Return the answer to *request*, or a Status that says why there is none."""
+        assert self._plan.history is not None
+        try:
             body = await self.fetch(request)
-            return history.answer(request, body, self._plan.feed.clock.time_ns())
-        except (FeedError, SymbolError, ValueError) as error:
+            return self._plan.history.answer(request, body, self._plan.feed.clock.time_ns())
+        except (FeedError, ValueError) as error:
             return [self._failed(want, str(error))]
         except Exception as error:  # an answer in a shape that its adapter did not foresee
             return [self._failed(want, f"{type(error).__name__}: {error}")]

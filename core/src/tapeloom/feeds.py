@@ -200,7 +200,9 @@ class Want:
     """What a stage asks of a venue's history: a book, trades or bars of one symbol.
 
     The answer comes as events, through the stages, like anything else. `since` and `until` are
-    times in ns; `after` is the id of the last trade that is known.
+    times in ns; `after` is the id of the last trade that is known. Where `before` is given as well,
+    the id of the first one after a hole, the hole is filled: what was missed comes with the origin
+    "backfill", and then a Gap with the verdict.
     """
 
     kind: Literal["book", "trades", "bars"]
@@ -210,6 +212,7 @@ class Want:
     since: int | None = None
     until: int | None = None
     after: int | str | None = None
+    before: int | str | None = None
 
 
 def _ignore(want: Want) -> None:
@@ -436,6 +439,7 @@ class Request:
     weight: int = 1
     rate: Rate | None = None
     headers: Mapping[str, str] = field(factory=dict, repr=False)
+    ranged: bool = False  #: all between two times or ids, oldest first: asking on brings the rest
 
 
 class History(Protocol):

@@ -74,7 +74,7 @@ def counters():
 def quality(counters):
     """Builds the stage the way core does, through the hook."""
 
-    def build(**settings):
+    def build(want=lambda _: None, **settings):
         feed = Feed(
             "f",
             "v",
@@ -82,6 +82,7 @@ def quality(counters):
             clock=Clock(),
             random=random.Random(0),
             counters=counters,
+            want=want,
         )
         return tapeloom_quality._validate(feed)
 

@@ -370,3 +370,15 @@ def test_a_hostile_decimal_context_changes_nothing(quality, make):
 
     assert rules(out) == ["trade", "trade", "jump"]
     assert isinstance(out[0].price, Decimal)
+
+
+def test_a_hole_that_the_ids_show_is_asked_for_and_one_that_was_told_is_not(quality, make):
+    asked = []
+    stage = quality(want=asked.append)
+    out = stage([make.trade(id=1, at=1), make.trade(id=5, at=2), make.trade(id=6, at=3)])
+    (gap,) = [event for event in out if type(event) is Gap]
+    stage([Gap("v", "BTC/USDT", 2**62, 0, 0, 2**62, "disconnect", channel="trades")])
+    stage([make.trade(id=9, at=4)])
+
+    assert [(one.kind, one.after, one.before) for one in asked] == [("trades", 1, 5)]
+    assert (asked[0].since, asked[0].until) == (gap.since, gap.until)

@@ -8,7 +8,8 @@ was missed between two connections is announced by a `Gap`, before the first eve
 from __future__ import annotations
 
 from .backoff import Backoff
+from .holes import Known
 from .life import Session
 from .source import SourceSession
 
-__all__ = ["Backoff", "Session", "SourceSession"]
+__all__ = ["Backoff", "Known", "Session", "SourceSession"]

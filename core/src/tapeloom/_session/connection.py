@@ -59,12 +59,12 @@ class Owner(Protocol):
         """What may be sent to this host."""
         ...
 
-    def live(self, some: Sequence[Subscription], *, said: bool) -> None:
-        """Take note that these are live; *said*: by the venue's own word."""
+    def live(self, some: Sequence[Subscription], said: int | None = None) -> None:
+        """Take note that these are live; *said*: when the venue's own word of it came."""
         ...
 
-    def refused(self, some: Sequence[Subscription]) -> None:
-        """Take note that the venue does not give us these."""
+    def refused(self, some: Sequence[Subscription], said: int) -> None:
+        """Take note that the venue does not give us these, by its word of then."""
         ...
 
     def watch(self, connection: Connection) -> None:
@@ -249,7 +249,7 @@ class Connection:
                 due = self._clock.monotonic() + self._endpoint.ack_within
                 self.subscriptions.sent(message, due, drops=drops)
                 if message.id is None and not drops:
-                    self._owner.live(self.subscriptions.still(message.subscriptions), said=False)
+                    self._owner.live(self.subscriptions.still(message.subscriptions))
                 await link.send(message.text)
                 if self._pace:
                     await self._clock.sleep(self._pace)
@@ -289,7 +289,7 @@ class Connection:
             return [self._status("logged_in", self._owner.label)]
         new = self.subscriptions.agreed(ack)
         self._see_ready()
-        self._owner.live(new, said=True)
+        self._owner.live(new, self.last_recv)
         if not new:
             return []
         return [self._status("subscribed", f"{self._owner.label}: {len(new)} subscriptions")]
@@ -305,7 +305,7 @@ class Connection:
         wanted = self.subscriptions.still(refused)
         if refusal.permanent:
             self.subscriptions.forget(wanted)
-            self._owner.refused(wanted)
+            self._owner.refused(wanted, self.last_recv)
         else:
             self._later(wanted)
         if refused and refusal.permanent and not self.subscriptions.wanted:

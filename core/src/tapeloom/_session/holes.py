@@ -2,29 +2,48 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
+from functools import partial
+from typing import TypeAlias
+
+from attrs import evolve
 
 from tapeloom.events import Event, Gap, Reject, Status
 from tapeloom.feeds import Subscription
 
-__all__ = ["Holes"]
+from .memory import Memory
+
+__all__ = ["Holes", "Known", "Missed"]
 
 #: What the venue's clock has not stamped.
 _OURS = frozenset({Gap, Reject, Status})
+
+
+Known: TypeAlias = Callable[[], Collection[int | str]]
+#: Is told of a hole, the last event before it, the first one after it, and the ids of trades around
+#: it; returns the Gap to announce.
+Missed: TypeAlias = Callable[[Gap, Event | None, Event | None, Known], Gap]
+
+
+def _unrecoverable(gap: Gap, before: Event | None, after: Event | None, known: Known) -> Gap:
+    return evolve(gap, verdict="unrecoverable")
 
 
 class Holes:
     """The subscriptions of one session that have been live, and since when nothing is known of them.
 
     A hole opens when the connection ends, and is told once: before the first event of its
-    subscription, or with the venue's word that the subscription lives again, whichever comes first.
+    subscription, or, where nothing comes, some seconds after the venue's word that it lives again.
     """
 
-    def __init__(self, venue: str) -> None:
+    def __init__(self, venue: str, missed: Missed = _unrecoverable) -> None:
         self.live: set[Subscription] = set()
         self.open: dict[Subscription, tuple[int, str]] = {}  #: since when nothing is known, and why
         self._venue = venue
-        self._told: list[Subscription] = []  # the venue's word has come
+        self._memory = Memory()
+        self._missed = missed
+        # Those of which the venue has said that they live again: when, on its clock and on ours.
+        self._word: dict[Subscription, tuple[int, int]] = {}
         self._recv = 0
         self._ts = 0  # up to when all is known, on the venue's clock
         self._lead: int | None = None  # how far the venue's clock runs ahead of ours, at the least
@@ -39,6 +58,10 @@ class Holes:
                 if self._lead is None or lead > self._lead:
                     self._lead = lead
                 return
+
+    def note(self, events: list[Event]) -> None:
+        """Remember a batch, as the parser gave it, once its holes have been told."""
+        self._memory.note(events)
 
     def prove(
         self,
@@ -55,7 +78,8 @@ class Holes:
     def cut(self, recv: int, but: Collection[Subscription] = ()) -> None:
         """Open a hole for whatever was live on the connection that ended, *but* for some."""
         self._recv = self._recv or recv
-        self._told.clear()
+        for one in self.live:
+            self._word.pop(one, None)  # it has been lost again
         for one in self.live.difference(but):
             self.open.setdefault(one, (self._ts or self._now(), "disconnect"))
 
@@ -63,15 +87,20 @@ class Holes:
         """Open a hole for what has been silent for so long, on a connection that goes on."""
         self.open.setdefault(one, (self._now() - round(seconds * 1_000_000_000), "stall"))
 
-    def close(self, subscriptions: Iterable[Subscription]) -> None:
-        """Tell the holes of these with what is announced next."""
-        self._told += [one for one in subscriptions if one in self.open]
+    def close(self, subscriptions: Iterable[Subscription], recv: int) -> None:
+        """Take note that these live again: their holes end here, whether or not something comes."""
+        self._recv = max(self._recv, recv)
+        for one in subscriptions:
+            if one in self.open:
+                self._word.setdefault(one, (self._now(), recv))
 
-    def forget(self, subscriptions: Iterable[Subscription]) -> None:
+    def forget(self, subscriptions: Collection[Subscription]) -> None:
         """Drop what nobody wants any more."""
         for one in subscriptions:
             self.live.discard(one)
             self.open.pop(one, None)
+            self._word.pop(one, None)
+        self._memory.forget(subscriptions)
 
     def announce(self, events: Sequence[Event]) -> list[Event]:
         """Return *events* with a Gap before the first one after each hole."""
@@ -79,22 +108,29 @@ class Holes:
         for event in events:
             one = Subscription(event.symbol, event.channel)
             if one in self.open and type(event) not in _OURS:
-                out.append(self._gap(one, event.ts))
+                out.append(self._gap(one, event.ts, event))
             out.append(event)
-        # Those of which nothing came stand first: what is told of them was so before this read.
-        quiet = [self._gap(one, self._now()) for one in self._told if one in self.open]
-        self._told.clear()
-        return [*quiet, *out]
+        return out
+
+    def quiet(self, now: int) -> list[Event]:
+        """Return a Gap for each hole that has ended a while ago, and after which nothing came yet."""
+        late = [
+            (one, until)
+            for one, (until, said) in self._word.items()
+            if one in self.open and now - said > _PATIENCE
+        ]
+        return [self._gap(one, until) for one, until in late]
 
     def _now(self) -> int:
         """Return the time of the last read on the venue's clock, as far as we can tell."""
         return self._recv + (self._lead or 0)
 
-    def _gap(self, one: Subscription, until: int) -> Gap:
+    def _gap(self, one: Subscription, until: int, after: Event | None = None) -> Gap:
         since, cause = self.open.pop(one)
+        self._word.pop(one, None)
         until = max(since, until)
         self._ts = max(self._ts, until)
-        return Gap(
+        gap = Gap(
             self._venue,
             one.symbol,
             until,
@@ -106,3 +142,10 @@ class Holes:
             "open",
             one.channel,
         )
+        before = self._memory.last(one)
+        known = partial(self._memory.known, one, before.ts if before is not None else since)
+        return self._missed(gap, before, after, known)
+
+
+#: For so many ns after the venue's word, the first event is waited for: it tells more than the time.
+_PATIENCE = 5_000_000_000

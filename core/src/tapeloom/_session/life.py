@@ -14,7 +14,7 @@ from tapeloom.feeds import Endpoint, Subscription
 
 from .backoff import Backoff
 from .connection import PLANNED, Connection
-from .holes import Holes
+from .holes import Holes, Missed
 from .overlap import Overlap
 from .silence import Mute, Silence
 
@@ -41,6 +41,7 @@ class Session:
         budgets: Budgets,
         *,
         label: str = "",
+        missed: Missed | None = None,
     ) -> None:
         self.plan = plan
         self.endpoint = endpoint
@@ -54,7 +55,7 @@ class Session:
         self._budgets = budgets
         self._dials = budgets.of(endpoint.url, "dial", endpoint.dials)
         self._backoff = Backoff(plan.feed.random)
-        self._holes = Holes(plan.feed.venue)
+        self._holes = Holes(plan.feed.venue, missed) if missed else Holes(plan.feed.venue)
         self._silence = Silence()
         self._renewed: dict[Subscription, float] = {}  # when each was last subscribed anew
         self._current: Connection | None = None
@@ -223,10 +224,12 @@ class Session:
         self._silence.note(events)
         if subscriptions.waiting:
             holes.prove(events, subscriptions.asked(), subscriptions.wanted)
+        came = events
         if holes.open:
             before = len(holes.open)
             events = holes.announce(events)
             self._counters["gaps"] += before - len(holes.open)
+        holes.note(came)
         events = self.plan.pipeline(events)
         if events:
             await self._deliver(events)
@@ -234,21 +237,23 @@ class Session:
     async def tell(self, state: str, detail: str, symbol: str = "", channel: str = "") -> None:
         """Put a Status into the stream."""
         now = self._clock.time_ns()
-        status = Status(self._feed.venue, symbol, now, now, state, detail, channel)
-        await self._deliver(self.plan.pipeline([status]))
+        await self._put([Status(self._feed.venue, symbol, now, now, state, detail, channel)])
+
+    async def _put(self, events: list[Event]) -> None:
+        await self._deliver(self.plan.pipeline(events))
 
     # ------------------------------------------------------------------------------- subscriptions
 
-    def live(self, some: Sequence[Subscription], *, said: bool) -> None:
-        """Take note that these are live; *said*: by the venue's own word."""
+    def live(self, some: Sequence[Subscription], said: int | None = None) -> None:
+        """Take note that these are live; *said*: when the venue's own word of it came."""
         self._holes.live.update(some)
         self._silence.begin(some, self._clock.monotonic())
-        if said:
-            self._holes.close(some)
+        if said is not None:
+            self._holes.close(some, said)
 
-    def refused(self, some: Sequence[Subscription]) -> None:
-        """Take note that the venue does not give us these."""
-        self._holes.close(some)
+    def refused(self, some: Sequence[Subscription], said: int) -> None:
+        """Take note that the venue does not give us these, by its word of then."""
+        self._holes.close(some, said)
         self._holes.live.difference_update(some)
         self._silence.forget(some)
 
@@ -258,8 +263,11 @@ class Session:
 
     def watch(self, connection: Connection) -> None:
         """Subscribe anew to what has fallen silent; give up a connection where that does not help."""
-        if connection is not self._current or self._overlap is not None or self._tasks is None:
+        if connection is not self._current or self._successor is not None or self._tasks is None:
             return
+        if self._holes.open and (gaps := self._holes.quiet(self._clock.time_ns())):
+            self._counters["gaps"] += len(gaps)
+            self._tasks.start_soon(self._put, gaps)
         mute = self._silence.judge(self._clock.monotonic())
         if not mute:
             return
@@ -277,6 +285,10 @@ class Session:
             log.warning("subscription_silent", feed=self._feed.name, reason=detail)
             await self.tell("silent", detail, one.symbol, one.channel)
         await self.renew([each.subscription for each in mute])
+
+    def activity(self, one: Subscription) -> float:
+        """Return how often *one* speaks in a second, as far as is known."""
+        return self._silence.activity(one)
 
     def _connections(self) -> list[Connection]:
         return [each for each in (self._current, self._successor) if each is not None]

@@ -115,6 +115,11 @@ class Silence:
             if each.usual is not None or each.strikes == 1 or _begins(each.subscription.channel)
         ]
 
+    def activity(self, one: Subscription) -> float:
+        """Return how often *one* speaks in a second, as far as is known."""
+        voice = self._voices.get(one)
+        return 1.0 / voice.mean if voice is not None and voice.mean else 0.0
+
     def most(self, mute: Collection[Mute]) -> bool:
         """Return whether most of all that is watched is silent: then it is the connection."""
         return len(mute) > 1 and 2 * len(mute) > len(self._voices)

@@ -12,7 +12,7 @@ from tapeloom.events import Event, Gap, Reject, Status
 from tapeloom.feeds import Subscription
 
 from .backoff import Backoff
-from .holes import Holes
+from .holes import Holes, Missed
 
 if TYPE_CHECKING:
     from tapeloom._compose import Plan
@@ -27,13 +27,15 @@ _OURS = frozenset({Gap, Reject, Status})
 class SourceSession:
     """Keeps a `Source` running, as a `Session` keeps a connection."""
 
-    def __init__(self, plan: Plan, deliver: Callable[[list[Event]], Awaitable[None]]) -> None:
+    def __init__(
+        self, plan: Plan, deliver: Callable[[list[Event]], Awaitable[None]], missed: Missed
+    ) -> None:
         self._plan = plan
         self._feed = plan.feed
         self._clock = plan.feed.clock
         self._deliver = deliver
         self._backoff = Backoff(plan.feed.random)
-        self._holes = Holes(plan.feed.venue)
+        self._holes = Holes(plan.feed.venue, missed)
         self._seen: set[tuple[str, str]] = set()
         self._last_recv = 0
 
@@ -82,12 +84,14 @@ class SourceSession:
         recv = self._last_recv = events[-1].recv
         self._holes.seen(events, recv)
         self._note(events)
+        came = events
         if self._holes.open:
             wanted = set(self._feed.symbols)
             self._holes.forget([one for one in self._holes.open if one.symbol not in wanted])
             before = len(self._holes.open)
             events = self._holes.announce(events)
             self._feed.counters["gaps"] += before - len(self._holes.open)
+        self._holes.note(came)
         await self._hand_on(events)
 
     def _note(self, events: list[Event]) -> None:

@@ -23,8 +23,9 @@ from ._trades import Trades
 
 if TYPE_CHECKING:
     from collections import Counter
+    from collections.abc import Callable
 
-    from tapeloom.feeds import Stage
+    from tapeloom.feeds import Stage, Want
 
     from ._settings import Settings
 
@@ -48,14 +49,16 @@ def _judges(rules: Rules, trades: Trades, types: tuple[str, ...]) -> dict[type[E
     return judges
 
 
-def _pass(_: Event) -> None:
-    """Judge nothing."""
+def _pass(_: object) -> None:
+    """Judge nothing, want nothing."""
 
 
-def quality(settings: Settings, counters: Counter[str]) -> Stage:
+def quality(
+    settings: Settings, counters: Counter[str], want: Callable[[Want], None] = _pass
+) -> Stage:
     """Return the stage that these settings describe."""
     rules = Rules(settings, counters)
-    trades = Trades(rules)
+    trades = Trades(rules, want)
     judge_of = _judges(rules, trades, settings.types).get
     judge_trade: _Judge = trades.judge if Trade.type in settings.types else _pass
     lines_of, ahead = trades.lines, rules.ahead

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from collections import defaultdict
 from decimal import InvalidOperation
+from typing import TYPE_CHECKING
 
 from tapeloom.events import Event, Gap, Reject, Trade
+from tapeloom.feeds import Want
 
 from ._rules import INFINITY, PAST, ZERO, Rules, positive
 from ._series import Seen, Series
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 __all__ = ["Trades"]
 
@@ -20,8 +25,9 @@ class Trades:
     passes as it is, else what stands in its place.
     """
 
-    def __init__(self, rules: Rules) -> None:
+    def __init__(self, rules: Rules, want: Callable[[Want], None]) -> None:
         self._rules = rules
+        self._want = want
         self._ids = "duplicate" in rules.on or "order" in rules.on or "sequence" in rules.on
         self.lines: dict[str, dict[str, Series]] = defaultdict(dict)
 
@@ -89,6 +95,13 @@ class Trades:
         gap = Gap(
             trade.venue, trade.symbol, until, trade.recv, since, until,
             "sequence", missing, "open", trade.channel,
+        )  # fmt: skip
+        last = trade.id - missing - 1 if isinstance(trade.id, int) else None
+        self._want(
+            Want(
+                "trades", trade.symbol, trade.channel,
+                since=since, until=until, after=last, before=trade.id,
+            )
         )  # fmt: skip
         return seen, [gap]
 
