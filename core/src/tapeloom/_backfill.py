@@ -96,6 +96,9 @@ class Fill:
         self._got += len(fresh)
         if request.ranged:
             self._reached = True
+        if not fresh and request.ranged and request.until is not None:
+            self._since = request.until  # nothing in this part of the hole: on to the next
+            return fresh
         if not fresh or not (request.ranged or self.numbered):
             self.done = True
             self._whole = True

@@ -440,6 +440,7 @@ class Request:
     rate: Rate | None = None
     headers: Mapping[str, str] = field(factory=dict, repr=False)
     ranged: bool = False  #: all between two times or ids, oldest first: asking on brings the rest
+    until: int | None = None  #: the time at which a ranged answer ends, where that is too early
 
 
 class History(Protocol):

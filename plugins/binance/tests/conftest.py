@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import gzip
-import json
 import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import tapeloom_binance
 from tapeloom.feeds import Feed, Frames
@@ -58,14 +58,21 @@ def captures() -> Path:
     return folder
 
 
+class Line(msgspec.Struct):
+    """A line of a capture."""
+
+    frame: str
+
+
 @pytest.fixture(scope="session")
 def recorded(captures: Path) -> Callable[[str], Frames]:
     """Return a function that reads the frames of a capture."""
+    read = msgspec.json.Decoder(Line).decode
 
     def frames(name: str) -> Frames:
         plain = captures / f"{name}.ws.jsonl"
         packed = captures / f"{name}.ws.jsonl.gz"
         text = gzip.decompress(packed.read_bytes()) if packed.exists() else plain.read_bytes()
-        return Frames((json.loads(line)["frame"].encode() for line in text.splitlines()), recv=7)
+        return Frames((read(line).frame.encode() for line in text.splitlines()), recv=7)
 
     return frames

@@ -10,11 +10,12 @@ from urllib.parse import parse_qsl, urlsplit
 import pytest
 import tapeloom_binance
 from tapeloom import Secret
-from tapeloom.feeds import Rate, Want
+from tapeloom.feeds import Rate, Request, Want
 
 PERP = "BTC/USDT:USDT"
 SPOT = "https://api.binance.com/api/v3"
 USDM = "https://fapi.binance.com/fapi/v1"
+INVERSE, COINM = "ETH/USD:ETH", "https://dapi.binance.com/dapi/v1"
 SECOND = 1_000_000_000
 PAST = (
     b'[{"id":28457,"price":"4.00000100","qty":"12.00000000","quoteQty":"48.000012",'
@@ -47,11 +48,22 @@ def usdm(make, *channels: str, **settings):
     return tapeloom_binance.history(make("usdm", (PERP,), channels or ("trades",), **settings))
 
 
+def coinm(make, *channels: str, **settings):
+    feed = make("coinm", (INVERSE,), channels or ("trades",), **settings)
+    return tapeloom_binance.history(feed)
+
+
 def test_the_listing_costs_what_the_venue_says(make) -> None:
     assert asked(spot(make).listing()) == (f"{SPOT}/exchangeInfo", {}, 20)
     assert asked(usdm(make).listing()) == (f"{USDM}/exchangeInfo", {}, 1)
     assert spot(make).listing().rate == Rate(6000, 60)
-    assert usdm(make).listing().rate == Rate(2400, 60)
+    assert asked(coinm(make).listing()) == (f"{COINM}/exchangeInfo", {}, 1)
+
+
+def test_both_kinds_of_futures_stay_within_the_weight_that_they_share(make) -> None:
+    rates = [history.listing().rate for history in (usdm(make), coinm(make))]
+
+    assert rates == [Rate(2000, 60), Rate(400, 60)]
 
 
 @pytest.mark.parametrize(
@@ -81,6 +93,8 @@ def test_trades_are_asked_for_from_the_one_after_the_last_known(make) -> None:
     assert asked(raw) == (f"{SPOT}/historicalTrades", query, 25)
     assert asked(aggregate) == (f"{SPOT}/aggTrades", query, 4)
     assert asked(perp) == (f"{USDM}/aggTrades", query, 20)
+    inverse = coinm(make).request(Want("trades", INVERSE, "trades", after=42))
+    assert asked(inverse) == (f"{COINM}/aggTrades", query | {"symbol": "ETHUSD_PERP"}, 20)
 
 
 def test_aggregate_trades_can_be_asked_for_by_time_within_an_hour(make) -> None:
@@ -125,6 +139,23 @@ def test_bars_are_asked_for_by_the_time_at_which_they_begin(make) -> None:
     assert asked(by_channel)[1:] == ({"symbol": "BTCUSDT", "interval": "4h", "limit": "1000"}, 5)
 
 
+@pytest.mark.parametrize(
+    ("interval", "spot_days", "coinm_days"),
+    [("1h", 1000 / 24, 1000 / 24), ("1d", 1000, 200), ("1M", 28_000, 200)],
+)
+def test_a_span_holds_no_more_bars_than_one_answer(make, interval, spot_days, coinm_days) -> None:
+    """COIN-M gives the last bars of a span, and no span beyond 200 days; the others the first."""
+    for history, symbol, days in (
+        (spot(make), "BTC/USDT", spot_days),
+        (coinm(make), INVERSE, coinm_days),
+    ):
+        want = Want("bars", symbol, interval=interval, since=0)
+        _, query, _ = asked(history.request(want))
+
+        assert query["startTime"] == "0"
+        assert int(query["endTime"]) == round(days * 86_400_000) - 1
+
+
 def test_microseconds_are_asked_for_where_the_venue_has_them(make) -> None:
     header = {"X-MBX-TIME-UNIT": "MICROSECOND"}
 
@@ -134,8 +165,10 @@ def test_microseconds_are_asked_for_where_the_venue_has_them(make) -> None:
 
 def test_past_trades_are_read(make) -> None:
     history = spot(make, "trades", "agg_trades")
-    (raw,) = history.answer(f"{SPOT}/historicalTrades?symbol=BTCUSDT&fromId=1", PAST, 7)
-    (aggregate,) = history.answer(f"{SPOT}/aggTrades?symbol=BTCUSDT", AGGREGATES, 7)
+    (raw,) = history.answer(
+        Request(url=f"{SPOT}/historicalTrades?symbol=BTCUSDT&fromId=1"), PAST, 7
+    )
+    (aggregate,) = history.answer(Request(url=f"{SPOT}/aggTrades?symbol=BTCUSDT"), AGGREGATES, 7)
 
     assert (raw.id, raw.side, raw.ts, raw.recv) == (28457, "sell", 1499865549590 * 10**6, 7)
     assert (str(raw.price), str(raw.size)) == ("4.00000100", "12.00000000")
@@ -145,19 +178,19 @@ def test_past_trades_are_read(make) -> None:
 
 def test_past_trades_of_another_series_are_not_mixed_in(make) -> None:
     history = usdm(make, "trades")
-    (trade,) = history.answer(f"{USDM}/aggTrades?symbol=BTCUSDT", AGGREGATES, 7)
+    (trade,) = history.answer(Request(url=f"{USDM}/aggTrades?symbol=BTCUSDT"), AGGREGATES, 7)
 
     assert trade.channel == "trades"
-    assert history.answer(f"{USDM}/historicalTrades?symbol=BTCUSDT", PAST, 7) == []
-    assert spot(make).answer(f"{SPOT}/aggTrades?symbol=BTCUSDT", AGGREGATES, 7) == []
+    assert history.answer(Request(url=f"{USDM}/historicalTrades?symbol=BTCUSDT"), PAST, 7) == []
+    assert spot(make).answer(Request(url=f"{SPOT}/aggTrades?symbol=BTCUSDT"), AGGREGATES, 7) == []
 
 
 def test_past_bars_are_closed_but_for_the_last_while_it_forms(make) -> None:
     body = f"[{CANDLE},{CANDLE}]".encode()
     url = f"{SPOT}/klines?symbol=BTCUSDT&interval=1w&limit=2"
     end = 1499644799999 * 10**6
-    bars = spot(make).answer(url, body, end)
-    later = spot(make).answer(url, body, end + 1)
+    bars = spot(make).answer(Request(url=url), body, end)
+    later = spot(make).answer(Request(url=url), body, end + 1)
     bar = bars[0]
 
     assert [bar.closed for bar in bars] == [True, False]
@@ -173,14 +206,17 @@ def test_past_bars_are_closed_but_for_the_last_while_it_forms(make) -> None:
 def test_columns_that_the_venue_adds_are_borne(make) -> None:
     body = f'[{CANDLE[:-1]},"new"]]'.encode()
 
-    assert len(spot(make).answer(f"{SPOT}/klines?symbol=BTCUSDT&interval=1w", body, 7)) == 1
+    assert (
+        len(spot(make).answer(Request(url=f"{SPOT}/klines?symbol=BTCUSDT&interval=1w"), body, 7))
+        == 1
+    )
 
 
 def test_a_simulator_behind_any_address_is_understood(make) -> None:
     history = spot(make, base_url="ws://127.0.0.1:8080/sim")
     url = history.request(Want("book", "BTC/USDT")).url
     body = b'{"lastUpdateId":3,"bids":[],"asks":[["1.0","2"]]}'
-    (book,) = history.answer(url, body, 7)
+    (book,) = history.answer(Request(url=url), body, 7)
 
     assert url.startswith("http://127.0.0.1:8080/sim/api/v3/depth?")
     assert (book.last, book.bids, book.asks) == (3, [], [(Decimal("1.0"), Decimal(2))])
@@ -197,13 +233,13 @@ def test_a_simulator_behind_any_address_is_understood(make) -> None:
     ],
 )
 def test_an_address_that_is_not_ours_gives_nothing(make, url) -> None:
-    assert spot(make).answer(url, b"{}", 7) == []
+    assert spot(make).answer(Request(url=url), b"{}", 7) == []
 
 
 @pytest.mark.parametrize("body", [b"", b"<html>", b"{}", b"\xff", b'{"bids":' + b"[" * 100_000])
 def test_a_body_that_cannot_be_read_says_which_and_how_it_begins(make, body) -> None:
     with pytest.raises(ValueError, match=r"the answer to depth cannot be read: .* It begins: "):
-        spot(make).answer(f"{SPOT}/depth?symbol=BTCUSDT", body, 7)
+        spot(make).answer(Request(url=f"{SPOT}/depth?symbol=BTCUSDT"), body, 7)
     with pytest.raises(ValueError, match="the answer to exchangeInfo cannot be read"):
         spot(make).instruments(body)
 
@@ -216,18 +252,14 @@ def test_a_body_that_cannot_be_read_says_which_and_how_it_begins(make, body) -> 
             b'{"code":-1121,"msg":"Invalid symbol."}',
             "Invalid symbol. (code -1121) This market",
         ),
-        (
-            429,
-            b'{"code":-1003,"msg":"Too much."}',
-            "Too much. (code -1003) Too many requests: wait",
-        ),
+        (429, b'{"code":-1003,"msg":"Too much."}', "Too much. (code -1003)"),
         (
             401,
             b'{"code":-2014,"msg":"API-key"}',
             "API-key (code -2014) Check api_key in [venue.bin",
         ),
         (400, b'{"code":-1100,"msg":"Illegal."}', "Illegal. (code -1100)"),
-        (418, b"", "This address is banned"),
+        (418, b"", ""),
         (451, b"<html>", "The venue does not serve the place"),
         (500, b"oops", ""),
     ],
@@ -281,3 +313,27 @@ def test_the_recorded_futures_listing_is_read(make, captures) -> None:
     assert (future.native, future.kind) == ("BTCUSDT_210924", "future")
     names = make("usdm", tuple(listed), ("trades",)).listing.native
     assert {s: i.native for s, i in listed.items()} == names
+
+
+def test_a_listing_of_coin_margined_futures_is_read(make) -> None:
+    def row(symbol: str, kind: str, delivery: int, status: str) -> dict[str, object]:
+        return {
+            "symbol": symbol, "pair": "BTCUSD", "contractType": kind, "deliveryDate": delivery,
+            "contractStatus": status, "contractSize": 100, "marginAsset": "BTC",
+            "baseAsset": "BTC", "quoteAsset": "USD", "filters": [
+                {"filterType": "PRICE_FILTER", "tickSize": "0.1"},
+                {"filterType": "LOT_SIZE", "stepSize": "1"},
+            ],
+        }  # fmt: skip
+
+    rows = [
+        row("BTCUSD_PERP", "PERPETUAL", 4_133_404_800_000, "TRADING"),
+        row("BTCUSD_260327", "CURRENT_QUARTER", 1_774_598_400_000, "PENDING_TRADING"),
+    ]
+    perp, dated = coinm(make).instruments(json.dumps({"symbols": rows}).encode())
+    feed = make("coinm", (perp.symbol, dated.symbol), ("trades",))
+
+    assert (perp.symbol, perp.kind, perp.settle) == ("BTC/USD:BTC", "swap", "BTC")
+    assert (perp.tick, perp.lot, perp.active) == (Decimal("0.1"), Decimal(1), True)
+    assert (dated.symbol, dated.kind, dated.active) == ("BTC/USD:BTC-260327", "future", False)
+    assert feed.listing.native == {each.symbol: each.native for each in (perp, dated)}

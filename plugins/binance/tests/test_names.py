@@ -81,13 +81,39 @@ def test_futures_on_paper_have_their_addresses(make) -> None:
         assert "demo-fapi" in tapeloom_binance.history(feed).listing().url
 
 
+def test_coin_margined_futures_are_one_stream_that_is_not_split(make) -> None:
+    (endpoint,) = tapeloom_binance.connect(make("coinm", ("BTC/USD:BTC",)))
+    (paper,) = tapeloom_binance.connect(make("coinm", ("BTC/USD:BTC",), testnet=True))
+
+    assert endpoint.url == "wss://dstream.binance.com/stream"
+    assert endpoint.channels == {"trades", "agg_trades", "book", "quotes", "klines", "ticker"}
+    assert (endpoint.max_subscriptions, endpoint.messages) == (200, Rate(8, 1.0))
+    assert paper.url == "wss://dstream.binancefuture.com/stream"
+
+
+def test_one_address_for_all_markets_tells_them_apart_by_path(make) -> None:
+    feeds = [
+        make(market, (symbol,), base_url="ws://h:1/x")
+        for market, symbol in (("spot", "BTC/USDT"), ("usdm", PERP), ("coinm", "BTC/USD:BTC"))
+    ]
+    urls = [end.url for feed in feeds for end in tapeloom_binance.connect(feed)]
+    rest = [tapeloom_binance.history(feed).listing().url for feed in feeds]
+
+    assert urls == [f"ws://h:1/x{path}/stream" for path in ("", "/public", "/market", "/dstream")]
+    assert rest == [
+        f"http://h:1/x/{path}/exchangeInfo" for path in ("api/v3", "fapi/v1", "dapi/v1")
+    ]
+
+
 def test_symbols_are_named_by_rule(make) -> None:
-    spot, usdm = (tapeloom_binance.subscribe(make(m, ())) for m in ("spot", "usdm"))
+    spot, usdm, coinm = (tapeloom_binance.subscribe(make(m, ())) for m in ("spot", "usdm", "coinm"))
 
     assert spot.native("BTC/USDT") == "BTCUSDT"
     assert usdm.native(PERP) == "BTCUSDT"
     assert usdm.native("BTC/USDT:USDT-261225") == "BTCUSDT_261225"
     assert usdm.native("1000PEPE/USDC:USDC") == "1000PEPEUSDC"
+    assert coinm.native("BTC/USD:BTC") == "BTCUSD_PERP"
+    assert coinm.native("BTC/USD:BTC-260327") == "BTCUSD_260327"
 
 
 @pytest.mark.parametrize(
@@ -95,7 +121,10 @@ def test_symbols_are_named_by_rule(make) -> None:
     [
         ("spot", PERP, 'Set market = "usdm".'),
         ("usdm", "BTC/USDT", 'Set market = "spot".'),
-        ("usdm", "BTC/USD:BTC", "Markets are: spot, usdm."),
+        ("usdm", "BTC/USD:BTC", 'Set market = "coinm".'),
+        ("coinm", "BTC/USD:BTC-26", "Write 'BTC/USDT'"),
+        ("coinm", PERP, 'Set market = "usdm".'),
+        ("usdm", "BTC/USD:ETH", "Markets are: spot, usdm, coinm."),
         ("spot", "BTCUSDT", "Write 'BTC/USDT'"),
     ],
 )

@@ -11,9 +11,9 @@ import tapeloom_binance
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tapeloom.events import Bar, Book, Quote, Reject, Ticker, Trade
-from tapeloom.feeds import Frames
+from tapeloom.feeds import Frames, LiveTrades
 
-PERP = "BTC/USDT:USDT"
+PERP, INVERSE = "BTC/USDT:USDT", "BTC/USD:BTC"
 TRADE = {"e": "trade", "E": 9, "s": "BTCUSDT", "t": 12, "p": "0.10", "q": "100", "T": 8, "m": True}
 BEST = {"u": 40, "s": "BTCUSDT", "b": "25.30", "B": "31.2", "a": "25.36", "A": "40.0"}
 DELTA = {
@@ -89,17 +89,6 @@ def test_a_partial_book_is_a_snapshot_of_its_channel(make) -> None:
     assert (perp.ts, perp.previous) == (8_000_000, None)
 
 
-def test_a_raw_depth_update_is_what_the_feed_asked_for(make) -> None:
-    raw = json.dumps(DELTA | {"T": 8, "pu": 149}).encode()
-
-    def heard(*channels: str) -> list[tuple[str, str]]:
-        return [(b.kind, b.channel) for b in parsed(make("usdm", (PERP,), channels), raw)]
-
-    assert heard("book:5") == [("snapshot", "book:5")]
-    assert heard("book:5", "book") == [("delta", "book")]
-    assert heard("quotes") == []
-
-
 def test_a_kline_is_a_bar_that_is_closed_once(make) -> None:
     (bar,) = parsed(make(channels=("klines:1m",)), combined("btcusdt@kline_1m", KLINE))
     k = KLINE["k"]
@@ -113,9 +102,9 @@ def test_a_kline_is_a_bar_that_is_closed_once(make) -> None:
 def test_a_month_is_no_minute(make) -> None:
     month = {**KLINE, "k": KLINE["k"] | {"i": "1M"}}
     feed = make(channels=("klines:1m", "klines:1M"))
-    bars = parsed(feed, combined("btcusdt@kline_1M", month), json.dumps(month).encode())
+    bars = parsed(feed, combined("btcusdt@kline_1M", month), combined("btcusdt@kline_1m", KLINE))
 
-    assert [bar.interval for bar in bars] == ["1M", "1M"]
+    assert [bar.interval for bar in bars] == ["1M", "1m"]
 
 
 def test_a_ticker_has_the_figures_of_the_day(make) -> None:
@@ -140,8 +129,39 @@ AGGREGATE = {"e": "aggTrade", "a": 5, **{key: TRADE[key] for key in "EspqTm"}, "
 
 
 @pytest.mark.parametrize(
+    ("market", "symbol", "kind", "settings"),
+    [
+        ("spot", "BTC/USDT", "trade", {}),
+        ("usdm", PERP, "aggTrade", {}),
+        ("usdm", PERP, "trade", {"futures_trades": "raw"}),
+        ("coinm", INVERSE, "aggTrade", {}),
+    ],
+)
+def test_many_frames_at_a_time_give_what_each_gives_alone(
+    make, market, symbol, kind, settings
+) -> None:
+    """Once a stream is known, many frames are decoded in one go."""
+    feed = make(market, (symbol,), ("trades",), **settings)
+    parse = tapeloom_binance.parse(feed)
+    stream = f"{feed.listing.native[symbol].lower()}@{kind}"
+    base = AGGREGATE if kind == "aggTrade" else TRADE
+    fills = [base | {"m": n % 3 == 0, "t": n, "a": n} for n in range(20)]
+    if settings:
+        fills = [fill | {"X": "ADL" if fill["t"] == 7 else "MARKET"} for fill in fills]
+    frames = [combined(stream, fill) for fill in fills]
+    alone = [event for frame in frames for event in parse(Frames([frame], 7))]
+    together = parse(Frames(frames, 7))
+
+    assert together == alone
+    assert isinstance(together, LiveTrades) is not bool(settings)
+    assert {event.side for event in together if type(event) is Trade} == {"buy", "sell"}
+    assert [type(event) for event in together].count(Reject) == len(settings)
+
+
+@pytest.mark.parametrize(
     ("market", "symbol", "channels", "wanted"),
     [
+        ("coinm", INVERSE, ("trades",), "trades"),
         ("usdm", PERP, ("trades",), "trades"),
         ("usdm", PERP, ("agg_trades",), "agg_trades"),
         ("spot", "BTC/USDT", ("agg_trades", "trades"), "agg_trades"),
@@ -152,7 +172,8 @@ def test_an_aggregate_trade_goes_to_the_channel_that_asked_for_it(
     make, market, symbol, channels, wanted
 ) -> None:
     feed = make(market, (symbol,), channels)
-    events = parsed(feed, combined("btcusdt@aggTrade", AGGREGATE))
+    native = feed.listing.native[symbol].lower()
+    events = parsed(feed, combined(f"{native}@aggTrade", AGGREGATE))
 
     assert [(event.channel, event.id) for event in events] == ([(wanted, 5)] if wanted else [])
 
@@ -186,11 +207,44 @@ def test_what_nobody_asked_for_is_counted(make) -> None:
         combined("btcusdt@bookTicker", BEST),
         combined("btcusdt@miniTicker", {"e": "24hrMiniTicker", "s": "BTCUSDT"}),
         combined("!ticker@arr", [DAY]),
-        json.dumps(BEST).encode(),
+        combined("btcusdt@kline_1d@+08:00", KLINE),
     ]
 
     assert parsed(feed, *frames) == []
     assert feed.counters["unasked"] == 5
+
+
+@pytest.mark.parametrize(
+    ("market", "symbol", "own", "other"),
+    [("usdm", PERP, 1, 2), ("coinm", INVERSE, 2, 1)],
+)
+def test_a_stream_of_the_other_kind_of_futures_was_not_asked_for(
+    make, market, symbol, own, other
+) -> None:
+    """Since the merge, the hosts of either kind may send both; `st` tells them apart."""
+    for extra, heard in (({}, 20), ({"st": own}, 20), ({"st": other}, 0)):
+        feed = make(market, (symbol,), ("trades",))
+        stream = f"{feed.listing.native[symbol].lower()}@aggTrade"
+        frames = [combined(stream, AGGREGATE | {"nq": "90"} | extra)] * 20
+
+        assert len(parsed(feed, *frames)) == heard
+        assert feed.counters["unasked"] == 20 - heard
+
+
+def test_sizes_of_coin_margined_futures_are_contracts(make) -> None:
+    feed = make("coinm", (INVERSE,), ("trades", "klines:1m", "book", "quotes"))
+    timed = {"T": 8, "ps": "BTCUSD", "st": 2}
+    trade, bar, book, quote = parsed(
+        feed,
+        combined("btcusd_perp@aggTrade", AGGREGATE | {"s": "BTCUSD_PERP", "q": "15"}),
+        combined("btcusd_perp@kline_1m", KLINE),
+        combined("btcusd_perp@depth@100ms", DELTA | timed | {"pu": 149}),
+        combined("btcusd_perp@bookTicker", BEST | timed | {"e": "bookTicker"}),
+    )
+
+    assert (trade.symbol, trade.size) == (INVERSE, Decimal(15))
+    assert (bar.volume, bar.quote_volume) == (Decimal(1000), Decimal("1.0000"))
+    assert (book.previous, book.last, quote.ts) == (149, 160, 8_000_000)
 
 
 def test_a_symbol_that_is_added_later_is_heard(make) -> None:
@@ -244,6 +298,7 @@ def test_control_frames_go_aside_and_what_they_give_stands_in_their_place(make) 
         b'{"x":' + b"[" * 100_000,
         b"\xff\xfe",
         b"",
+        json.dumps(BEST).encode(),
     ]
     frames = [each for frame in control for each in (good, frame)]
     events = tapeloom_binance.parse(make())(Frames(frames, 7, aside))
@@ -276,7 +331,7 @@ fills = st.fixed_dictionaries(
         "m": st.booleans(),
     }
 )
-forms = st.sampled_from(["combined", "spaced", "turned", "mixed", "raw", "escaped"])
+forms = st.sampled_from(["combined", "spaced", "turned", "mixed", "escaped"])
 garbage = st.one_of(
     st.binary(max_size=60),
     st.sampled_from(
@@ -286,11 +341,9 @@ garbage = st.one_of(
 
 
 def written(fill: dict[str, Any], form: str) -> bytes:
-    """The same fill, as six venues with different tastes would write it."""
+    """The same fill, as five venues with different tastes would write it."""
     event = {"e": "trade", "E": 1, "s": "BTCUSDT", **fill, "M": True}
     match form:
-        case "raw":
-            return json.dumps(event).encode()
         case "spaced":
             return combined("btcusdt@trade", event, indent=2, separators=(" , ", " : "))
         case "turned":

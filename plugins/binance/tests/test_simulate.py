@@ -10,15 +10,29 @@ import json
 import math
 from collections import defaultdict
 from contextlib import asynccontextmanager
+from decimal import Decimal
 
 import anyio
+import attrs
 import httpx
 import pytest
+import tapeloom
+import tapeloom_binance
 from httpx_ws import WebSocketDisconnect, WebSocketUpgradeError, aconnect_ws
+from tapeloom import FeedSpec, Stack, Trade
+from tapeloom.feeds import Feed, Want
+from tapeloom.units import duration_ns
 
 simulator = pytest.importorskip("tapeloom_simulator", reason="tapeloom-simulator is not installed")
 
 SPOT, SWAP = "BTC/USDT", "BTC/USDT:USDT"
+
+
+def contracts(symbol="BTC/USD:BTC"):
+    """A symbol of COIN-M, where sizes are whole contracts."""
+    return simulator.listed(symbol, lot=Decimal(1))
+
+
 SYMBOLS = (SPOT, "ETH/USDT", SWAP)
 MS = 1_000_000
 
@@ -163,6 +177,102 @@ async def test_every_futures_stream_has_the_fields_of_the_documentation():
     }
     assert [row["s"] for row in data["!ticker@arr"][0]] == ["BTCUSDT"]
     assert len(data["btcusdt@depth10"][-1]["b"]) == 10
+
+
+async def test_coin_margined_futures_are_told_on_one_path_with_their_own_kind():
+    kinds = ("trade", "aggTrade", "depth@100ms", "bookTicker", "kline_1m", "ticker")
+    async with (
+        serve(trades=2000, rate=20.0, start=8, symbols=(SWAP, contracts())) as sim,
+        dial(sim, "/dstream/stream") as client,
+        dial(sim, "/market/stream") as market,
+    ):
+        await client.ask("SUBSCRIBE", *[f"btcusd_perp@{kind}" for kind in kinds], "!ticker@arr")
+        await market.ask("SUBSCRIBE", "!ticker@arr")
+        await run(sim, client, market)
+        snapshot = (await get(sim, "/dapi/v1/depth?symbol=BTCUSD_PERP&limit=5")).json()
+        rows = (await get(sim, "/dapi/v1/klines?symbol=BTCUSD_PERP&interval=1m")).json()
+        since = rows[0][0]
+        (last,) = (
+            await get(
+                sim,
+                f"/dapi/v1/klines?symbol=BTCUSD_PERP&interval=1m&limit=1&startTime={since}",
+            )
+        ).json()
+        (day,) = (await get(sim, "/dapi/v1/ticker/24hr?symbol=BTCUSD_PERP")).json()
+        past = (await get(sim, "/dapi/v1/trades?symbol=BTCUSD_PERP&limit=1")).json()
+    data = {name.partition("@")[2]: rows for name, rows in client.streams.items() if name[0] != "!"}
+    trades, deltas = data["trade"], data["depth@100ms"]
+    bar = max((row["k"] for row in data["kline_1m"]), key=lambda k: (k["t"] == since, k["n"]))
+    inside = [t for t in trades if since <= t["T"] < since + 60_000]
+    base = sum(100 * int(t["q"]) / float(t["p"]) for t in inside)
+
+    assert set(data) == set(kinds)
+    assert all(b["pu"] == a["u"] for a, b in itertools.pairwise(deltas))
+    assert {(row["ps"], row["st"]) for row in [*deltas, *data["bookTicker"]]} == {("BTCUSD", 2)}
+    assert {row["st"] for row in data["aggTrade"]} == {2}
+    assert {"symbol": "BTCUSD_PERP", "pair": "BTCUSD"}.items() <= snapshot.items()
+    assert [(t["t"], int(t["q"])) for t in trades] == [
+        (t.id, t.size) for t in sim.truth.trades("BTC/USD:BTC")
+    ]
+    assert int(bar["v"]) == sum(int(t["q"]) for t in inside)
+    assert float(bar["q"]) == pytest.approx(base, rel=1e-4)
+    assert last == rows[-1]  # the last of a span, where the others give the first
+    assert len(rows) > 1
+    assert int(day["volume"]) == sum(int(t["q"]) for t in trades)
+    assert float(past[0]["baseQty"]) == pytest.approx(
+        100 * int(past[0]["qty"]) / float(past[0]["price"])
+    )
+    for either in (client, market):
+        assert {row["s"]: row["st"] for row in either.streams["!ticker@arr"][-1]} == {
+            "BTCUSDT": 1,
+            "BTCUSD_PERP": 2,
+        }
+
+
+async def test_the_listing_of_coin_margined_futures_has_the_size_of_a_contract():
+    dated = "ETH/USD:ETH-260327"
+    async with serve(start="manual", symbols=(contracts(), contracts(dated))) as sim:
+        body = (await get(sim, "/dapi/v1/exchangeInfo")).json()
+        price = (await get(sim, "/dapi/v1/ticker/bookTicker?symbol=ETHUSD_260327")).json()
+    perp, future = body["symbols"]
+
+    assert (perp["symbol"], perp["contractStatus"], perp["contractSize"]) == (
+        "BTCUSD_PERP", "TRADING", 100,
+    )  # fmt: skip
+    assert (future["symbol"], future["contractType"], future["contractSize"]) == (
+        "ETHUSD_260327", "CURRENT_QUARTER", 10,
+    )  # fmt: skip
+    assert "status" not in perp
+    assert [row["symbol"] for row in price] == ["ETHUSD_260327"]
+
+
+async def test_both_kinds_of_futures_spend_one_budget():
+    async with serve(start="manual", symbols=(SWAP, contracts())) as sim:
+        first = await get(sim, "/fapi/v1/depth?symbol=BTCUSDT&limit=1000")
+        second = await get(sim, "/dapi/v1/depth?symbol=BTCUSD_PERP&limit=1000")
+
+    assert [answer.headers["X-MBX-USED-WEIGHT-1M"] for answer in (first, second)] == ["20", "40"]
+
+
+async def test_a_feed_of_coin_margined_futures_gets_all_of_the_truth():
+    symbols = ("BTC/USD:BTC", "ETH/USD:ETH", "ETH/USD:ETH-260327")
+    listings = [contracts(symbol) for symbol in symbols]
+    async with serve(symbols=listings, trades=1500, start=9, slow="wait") as sim:
+        spec = FeedSpec("binance", symbols, ("trades", "quotes", "klines:1m"), market="coinm")
+        venue = {**sim.settings, "futures_trades": "raw"}
+        ids = defaultdict(list)
+        async with tapeloom.open(Stack(feeds=(spec,), venues={"binance": venue})) as stream:
+            with anyio.fail_after(20):
+                async for trade in stream.of(Trade):
+                    ids[trade.symbol].append((trade.id, trade.price, trade.size, trade.side))
+                    if sum(map(len, ids.values())) == 1500:
+                        break
+        truth = {
+            symbol: [(t.id, t.price, t.size, t.side) for t in sim.truth.trades(symbol)]
+            for symbol in symbols
+        }
+
+    assert dict(ids) == truth
 
 
 async def test_trades_and_aggregates_tell_the_truth_and_agree():
@@ -349,7 +459,7 @@ async def test_bad_requests_are_refused_in_the_form_of_their_market(text, code):
 
 
 async def test_the_envelope_is_put_on_and_taken_off():
-    async with serve(trades=400, speed=2, start=2) as sim, dial(sim, "/ws") as client:
+    async with serve(trades=400, speed=8, start=2) as sim, dial(sim, "/ws") as client:
         await client.ask("SUBSCRIBE", "btcusdt@trade")
         await client.reply('{"method":"SET_PROPERTY","params":["combined",true],"id":5}')
         await client.ask("SUBSCRIBE", "ethusdt@trade")
@@ -520,6 +630,81 @@ async def test_rest_answers_agree_with_the_streams():
     assert (best["bidPrice"], best["askQty"]) == (quote["b"], quote["A"])
     assert (day["count"], day["lastPrice"], day["firstId"]) == (len(trades), trades[-1]["p"], 1)
     assert prices[0] == {"symbol": "BTCUSDT", "price": trades[-1]["p"]}
+
+
+async def pages(sim, market, symbol, want, **settings):
+    """Ask for *want*, and again from where each answer ended, until nothing more comes."""
+    own = tapeloom_binance.Settings(base_url=sim.url, **settings)
+    channels = (want.channel,)
+    feed = Feed("f", "binance", market, [symbol], channels, settings=own, clock=None)
+    feed.listing.add(symbol, tapeloom_binance.subscribe(feed).native(symbol))
+    history = tapeloom_binance.history(feed)
+    answers = []
+    while True:
+        request = history.request(want)
+        async with httpx.AsyncClient(trust_env=False) as http:
+            body = (await http.get(request.url, headers=request.headers)).content
+        events = history.answer(request, body, sim.market.now)
+        if not events:
+            return answers
+        answers.append(events)
+        last = events[-1]
+        if want.kind == "trades":
+            want = attrs.evolve(want, after=last.id, since=None, until=None)
+        else:
+            want = attrs.evolve(want, since=last.ts + duration_ns(last.interval))
+
+
+@pytest.mark.parametrize(
+    ("market", "symbol", "channel", "settings"),
+    [
+        ("spot", SPOT, "trades", {}),
+        ("spot", SPOT, "agg_trades", {}),
+        ("usdm", SWAP, "trades", {}),
+        ("usdm", SWAP, "trades", {"futures_trades": "raw", "api_key": tapeloom.Secret("k")}),
+        ("coinm", "BTC/USD:BTC", "trades", {}),
+    ],
+)
+async def test_trades_after_an_id_come_page_by_page_each_once(market, symbol, channel, settings):
+    listed = (contracts(symbol) if market == "coinm" else symbol,)
+    async with serve(symbols=listed, trades=3000, start="now") as sim:
+        await sim.finished()
+        want = Want("trades", symbol, channel, after=7)
+        answers = await pages(sim, market, symbol, want, **settings)
+        truth = sim.truth.trades(symbol)
+    ids = [trade.id for answer in answers for trade in answer]
+    sizes = sum(trade.size for answer in answers for trade in answer)
+
+    assert [len(answer) for answer in answers[:-1]] == [1000] * (len(answers) - 1)
+    assert len(answers) > 1
+    assert ids == [*range(8, ids[-1] + 1)]
+    assert {trade.origin for answer in answers for trade in answer} == {"backfill"}
+    if channel == "trades" and (market == "spot" or settings):
+        assert ids[-1] == truth[-1].id
+        assert sizes == sum(t.size for t in truth if t.id > 7)
+
+
+@pytest.mark.parametrize(
+    ("market", "symbol", "interval"), [("spot", SPOT, "1s"), ("coinm", "BTC/USD:BTC", "1m")]
+)
+async def test_bars_between_two_times_come_page_by_page_each_once(market, symbol, interval):
+    """Though the one gives the first bars of a span and the other the last."""
+    listed = (contracts(symbol) if market == "coinm" else symbol,)
+    length = duration_ns(interval)
+    rate = 1.2e9 / length
+    async with serve(symbols=listed, trades=1600, rate=rate, start="now") as sim:
+        await sim.finished()
+        first = sim.truth.trades(symbol)[0].ts // length * length
+        since, until = first + 5 * length, first + 1105 * length
+        want = Want("bars", symbol, f"klines:{interval}", since=since, until=until)
+        answers = await pages(sim, market, symbol, want)
+        truth = [t for t in sim.truth.trades(symbol) if since <= t.ts < until]
+    bars = [bar for answer in answers for bar in answer]
+
+    assert [len(answer) for answer in answers] == [1000, 100]
+    assert [bar.ts for bar in bars] == [*range(since, until, length)]
+    assert sum(bar.volume for bar in bars) == sum(t.size for t in truth)
+    assert sum(bar.trades for bar in bars) == len(truth)
 
 
 async def test_klines_are_paged_by_time():

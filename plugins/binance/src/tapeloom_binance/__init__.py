@@ -1,4 +1,4 @@
-"""Binance market data for tapeloom: spot and USD-M futures.
+"""Binance market data for tapeloom: spot, USD-M and COIN-M futures.
 
 The hooks stand here. `symbols` has the venue's facts and names, `wire` its frames, `codec` its
 subscription language, `history` its REST interface, `simulate` its server side.
@@ -55,11 +55,6 @@ class Settings:
     snapshot_limit: int = field(default=1000, validator=ge(1))  #: levels a side
     microseconds: bool = False  #: spot only
 
-    @property
-    def environment(self) -> str:
-        """The word under which a market has its hosts."""
-        return "testnet" if self.testnet else "demo" if self.demo else "live"
-
 
 def _names(feed: Feed) -> Names:
     return names_of(feed, feed.settings or Settings())
@@ -73,7 +68,7 @@ def settings() -> type[Any]:
 
 @hookimpl
 def connect(feed: Feed) -> Sequence[Endpoint]:
-    """Return one endpoint for spot, two for USD-M futures."""
+    """Return one endpoint for spot or COIN-M futures, two for USD-M futures."""
     return _names(feed).endpoints()
 
 

@@ -12,31 +12,24 @@ if TYPE_CHECKING:
 
     from .symbols import Names
 
-__all__ = ["PASSING", "BinanceCodec"]
+__all__ = ["BinanceCodec"]
 
 #: Streams in one message: a few kB of text.
 _BATCH = 100
 #: Error codes of a venue that is overloaded, throttling or restarting: asking again may help.
-PASSING = frozenset({-1000, -1001, -1003, -1006, -1007, -1008, -1015, -1016, -1034})
-
-
-class _Error(msgspec.Struct):
-    code: int
-    msg: str = ""
-
-
-class _Notice(msgspec.Struct):
-    e: str = ""
+_PASSING = frozenset({-1000, -1001, -1003, -1006, -1007, -1008, -1015, -1016, -1034})
 
 
 class _Answer(msgspec.Struct):
+    """What is said in return; an error comes flat or nested, a notice with or without `data`."""
+
     id: int | str | None = None
     result: Any = msgspec.UNSET
-    error: _Error | None = None
     code: int | None = None
     msg: str = ""
     e: str = ""
-    data: _Notice | None = None
+    error: _Answer | None = None
+    data: _Answer | None = None
 
 
 _decode = msgspec.json.Decoder(_Answer).decode
@@ -68,33 +61,29 @@ class BinanceCodec:
         messages = []
         for number, start in enumerate(range(0, len(some), _BATCH), first):
             part = tuple(some[start : start + _BATCH])
-            streams = [self._stream(one) for one in part]
+            streams = [
+                self._names.stream(
+                    self._listed.get(one.symbol) or self.native(one.symbol), one.channel
+                )
+                for one in part
+            ]
             text = msgspec.json.encode({"method": method, "params": streams, "id": number})
             messages.append(Message(text.decode(), part, number))
         return messages
 
-    def _stream(self, one: Subscription) -> str:
-        native = self._listed.get(one.symbol) or self._names.native(one.symbol)
-        return self._names.stream(native, one.channel)
-
     def accept(self, frame: bytes) -> Reply | None:
-        """Read an answer or a notice; None where it is neither.
-
-        An error comes flat or nested; the documents have one, the official connector expects both.
-        """
+        """Read an answer or a notice; None where it is neither."""
         try:
             answer = _decode(frame)
         except (msgspec.DecodeError, RecursionError):
             return None
-        error = answer.error
-        if error is None and answer.code is not None:
-            error = _Error(answer.code, answer.msg)
-        if error is not None:
+        error = answer.error or answer
+        if error.code is not None:
             reason = f"{error.msg or 'refused'} (code {error.code})"
-            return Refusal(reason, answer.id, permanent=error.code not in PASSING)
+            return Refusal(reason, answer.id, permanent=error.code not in _PASSING)
         if answer.result is None and answer.id is not None:
             return Ack(answer.id)
         if answer.result is not msgspec.UNSET:
             return Notice("answer", f"{answer.result} to message {answer.id}")
-        event = answer.data.e if answer.data else answer.e
+        event = (answer.data or answer).e
         return Notice(event, ends=True) if event == "serverShutdown" else None

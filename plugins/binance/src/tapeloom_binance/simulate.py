@@ -1,9 +1,9 @@
-"""Binance's server side: spot and USD-M futures on one port, told apart by the path.
+"""Binance's server side: spot and futures on one port, told apart by the path.
 
-Spot is ``/ws``, ``/stream`` and ``/api/v3``; futures are ``/public|/market/ws|stream``,
-``/fstream/ws`` without a route, and ``/fapi/v1``. Anything may stand before these, and a number
-after ``ws``. `simulate_streams` has the streams, `simulate_rest` the REST
-answers, `simulate_text` how numbers are written.
+Spot is ``/ws``, ``/stream`` and ``/api/v3``; USD-M is ``/public|/market/ws|stream``, ``/fstream/ws``
+without a route, and ``/fapi/v1``; COIN-M is ``/dstream/ws|stream`` and ``/dapi/v1``. Anything may
+stand before these, and a number after ``ws``. `simulate_streams` has the streams, `simulate_rest`
+the REST answers, `simulate_text` how numbers are written.
 """
 
 from __future__ import annotations
@@ -36,10 +36,13 @@ _FUTURES = Rules(
     ping_every=180.0, pong_within=600.0, max_age=_DAY, messages=Rate(10, 1.0), max_streams=1024
 )
 _WEIGHT = "X-MBX-USED-WEIGHT-1M"
+_SHARED = Budget(name="futures", limit=2400, seconds=60.0, header=_WEIGHT)
 _BUDGETS = {
-    True: Budget(name="spot", limit=6000, seconds=60.0, header=_WEIGHT),
-    False: Budget(name="usdm", limit=2400, seconds=60.0, header=_WEIGHT),
+    "spot": Budget(name="spot", limit=6000, seconds=60.0, header=_WEIGHT),
+    "usdm": _SHARED,
+    "coinm": _SHARED,
 }
+_PREFIXES = {"/api/v3/": "spot", "/fapi/v1/": "usdm", "/dapi/v1/": "coinm"}
 _ROUTES = {"public", "market", "private"}
 #: The streams that a futures route carries; another one is acknowledged and never comes.
 _PUBLIC = ("bookTicker", "depth", "trade")
@@ -53,31 +56,33 @@ def simulate(market: Market) -> Counterpart:
 
 
 class BinanceSide:
-    """Spot and USD-M futures."""
+    """Spot, USD-M and COIN-M futures."""
 
     dials = Rate(300, 300.0)
+    faults: Mapping[str, frozenset[str]] = MappingProxyType({})
     markets: Mapping[Kind, str] = MappingProxyType({"spot": "spot", "swap": "usdm"})
 
     def __init__(self, market: Market) -> None:
         self.market = market
-        self._spellings: dict[bool, dict[str, Spelling]] = {True: {}, False: {}}
+        self._spellings: dict[str, dict[str, Spelling]] = {name: {} for name in _BUDGETS}
         for pit in market.pits.values():
             spelling = Spelling.of(pit, market)
-            self._spellings[spelling.spot][spelling.native] = spelling
-        self._rest = {
-            spot: Rest(market, self._spellings[spot], spot=spot) for spot in (True, False)
-        }
-        self._streams: dict[tuple[bool, int, str], Stream | None] = {}
+            self._spellings[spelling.name][spelling.native] = spelling
+        self._rest = {name: Rest(market, some, name) for name, some in self._spellings.items()}
+        self._streams: dict[tuple[str, int, str], Stream | None] = {}
 
     def settings(self, url: str) -> dict[str, Any]:
         """Return ``[venue.binance]`` of a stack that uses the simulator at *url*."""
         return {"base_url": url}
 
-    def stream(self, name: str, per: int, *, spot: bool) -> Stream | None:
+    def stream(self, name: str, per: int, market: str) -> Stream | None:
         """Return the stream of this name, the same one for all clients."""
-        key = (spot, per, name)
+        key = (market, per, name)
         if key not in self._streams:
-            made = stream_of(name, self._spellings[spot], per)
+            spellings = self._spellings[market]
+            if name.startswith("!") and market != "spot":
+                spellings = self._spellings["usdm"] | self._spellings["coinm"]
+            made = stream_of(name, spellings, per)
             if made is None:
                 return None
             self._streams[key] = made
@@ -95,31 +100,36 @@ class BinanceSide:
             door = "ws"
         place = parts.index(door)
         route = next((part for part in parts[:place] if part in _ROUTES), "")
-        spot = not route and not {"fstream", "futures"} & set(parts[:place])
+        market = "usdm" if route or {"fstream", "futures"} & set(parts[:place]) else "spot"
+        if {"dstream", "delivery"} & set(parts[:place]):
+            market = "coinm"
         names = parts[place + 1 :]
         if len(names) == 1 and names[0].isdigit():
             names = []
         query = {key.lower(): value for key, value in call.query.items()}
         names += [name for name in query.get("streams", "").split("/") if name]
         unit = query.get("timeunit", "MILLISECOND").upper()
-        if spot and unit not in ("MILLISECOND", "MICROSECOND"):
+        if market == "spot" and unit not in ("MILLISECOND", "MICROSECOND"):
             return error(
                 -1194, "Invalid value for time unit; expected either MICROSECOND or MILLISECOND."
             )
-        per = 1_000 if spot and unit == "MICROSECOND" else 1_000_000
-        return _Session(self, line, names, spot=spot, route=route, per=per, combined=door != "ws")
+        per = 1_000 if market == "spot" and unit == "MICROSECOND" else 1_000_000
+        combined = door != "ws"
+        return _Session(self, line, names, market=market, route=route, per=per, combined=combined)
 
     def answer(self, call: Call) -> Answer:
-        """Answer a call of ``/api/v3`` or ``/fapi/v1``."""
-        spot, path = _rest_path(call.path)
-        if spot is None:
+        """Answer a call of ``/api/v3``, ``/fapi/v1`` or ``/dapi/v1``."""
+        market, path = _rest_path(call.path)
+        if not market:
             return Answer("<html><body><h2>404 Not found</h2></body></html>", 404)
-        return self._rest[spot].answer(path, call)
+        return self._rest[market].answer(path, call)
 
     def cost(self, call: Call) -> tuple[Budget, int] | None:
         """Return the weight of a call."""
-        spot, path = _rest_path(call.path)
-        return None if spot is None else (_BUDGETS[spot], weight(spot, path, call.query))
+        market, path = _rest_path(call.path)
+        if not market:
+            return None
+        return _BUDGETS[market], weight(market == "spot", path, call.query)
 
     def limited(self, status: int, retry_after: int, budget: Budget | None) -> Answer:
         """Word a refusal for too many calls."""
@@ -147,12 +157,12 @@ class BinanceSide:
         )
 
 
-def _rest_path(path: str) -> tuple[bool | None, str]:
-    for prefix, spot in (("/api/v3/", True), ("/fapi/v1/", False)):
+def _rest_path(path: str) -> tuple[str, str]:
+    for prefix, market in _PREFIXES.items():
         before, found, after = path.partition(prefix)
         if found and "/" not in before.strip("/"):
-            return spot, after
-    return None, ""
+            return market, after
+    return "", ""
 
 
 def _crossed(spelling: Spelling, text: str) -> list[str]:
@@ -195,14 +205,14 @@ class _Session:
         line: Line,
         names: Sequence[str],
         *,
-        spot: bool,
+        market: str,
         route: str,
         per: int,
         combined: bool,
     ) -> None:
-        self.rules = _SPOT if spot else _FUTURES
+        self.rules = _SPOT if market == "spot" else _FUTURES
         self._side, self._line, self._first = side, line, names
-        self._spot, self._route, self._per, self._combined = spot, route, per, combined
+        self._market, self._route, self._per, self._combined = market, route, per, combined
         self._names: dict[str, Stream | None] = {}
 
     def opened(self) -> Sequence[str]:
@@ -265,7 +275,7 @@ class _Session:
         flat = {"code": code, "msg": text}
         both = (
             ({**flat, "id": number} if number is not None else flat)
-            if self._spot
+            if self._market == "spot"
             else {"error": flat, "id": number}
         )
         return (json.dumps(both, separators=(",", ":")),)
@@ -273,7 +283,8 @@ class _Session:
     def _follow(self, name: str) -> None:
         if name in self._names:
             return
-        stream = self._side.stream(name, self._per, spot=self._spot) if self._routed(name) else None
+        routed = self._routed(name)
+        stream = self._side.stream(name, self._per, self._market) if routed else None
         self._names[name] = stream  # an unknown name is acknowledged, and listed
         if stream is not None:
             self._line.follow(stream, *self._envelope(name))
@@ -287,7 +298,7 @@ class _Session:
         return (f'{{"stream":"{name}","data":', "}") if self._combined else ("", "")
 
     def _routed(self, name: str) -> bool:
-        if self._spot:
+        if self._market != "usdm":
             return True
         kind = name.partition("@")[2] or name.lstrip("!")
         public = kind.startswith(_PUBLIC)

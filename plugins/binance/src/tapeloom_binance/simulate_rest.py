@@ -59,8 +59,9 @@ def weight(spot: bool, path: str, query: Mapping[str, str]) -> int:
 class Rest:
     """The REST interface of one market."""
 
-    def __init__(self, market: Market, spellings: dict[str, Spelling], *, spot: bool) -> None:
-        self._market, self._spellings, self._spot = market, spellings, spot
+    def __init__(self, market: Market, spellings: dict[str, Spelling], name: str) -> None:
+        self._market, self._spellings = market, spellings
+        self._spot, self._inverse = name == "spot", name == "coinm"
         self._paths: dict[str, Callable[[Call, int], str]] = {
             "ping": lambda _, __: "{}",
             "time": self._time,
@@ -153,6 +154,8 @@ class Rest:
         times = (
             "" if self._spot else f'"E":{self._market.clock // per},"T":{self._market.now // per},'
         )
+        if self._inverse:
+            times += f'"symbol":"{one.native}","pair":"{one.pair}",'
         return f'{{"lastUpdateId":{last},{times}"bids":[{one.levels(bids)}],"asks":[{one.levels(asks)}]}}'
 
     def _trades(self, call: Call, per: int) -> str:
@@ -170,11 +173,12 @@ class Rest:
         return self._list(one, one.pit.fills(max(1, first), self._limit(call, 500, 1000)), per)
 
     def _list(self, one: Spelling, fills: list[Fill], per: int) -> str:
-        extra = '"isBestMatch":true' if self._spot else '"isRPITrade":false'
+        extra = ',"isBestMatch":true' if self._spot else ',"isRPITrade":false'
+        worth, extra = ("baseQty", "") if self._inverse else ("quoteQty", extra)
         rows = [
             f'{{"id":{f.id},"price":"{one.price[f.price]}","qty":"{one.size[f.size]}",'
-            f'"quoteQty":"{one.quote.write(f.price * f.size)}","time":{f.ts // per},'
-            f'"isBuyerMaker":{"false" if f.buy else "true"},{extra}}}'
+            f'"{worth}":"{one.turnover(f.size, f.price * f.size)}","time":{f.ts // per},'
+            f'"isBuyerMaker":{"false" if f.buy else "true"}{extra}}}'
             for f in fills
         ]
         return f"[{','.join(rows)}]"
@@ -210,7 +214,9 @@ class Rest:
         since, until = self._moment(call, "startTime"), self._moment(call, "endTime")
         until = self._market.now if until is None else min(until, self._market.now)
         if since is not None:
-            candles = one.pit.candles(interval, since, until, limit)
+            # COIN-M gives the last ones of a span, the others the first.
+            candles = one.pit.candles(interval, since, until, 1_000_000 if self._inverse else limit)
+            candles = candles[-limit:]
         else:
             length = duration_ns(LENGTHS.get(interval, interval))
             candles = one.pit.candles(interval, until - limit * length, until, limit + 1)[-limit:]
@@ -218,15 +224,19 @@ class Rest:
 
     @staticmethod
     def _row(one: Spelling, c: Candle, per: int) -> str:
-        price, size, quote = one.price, one.size.write, one.quote.write
+        price, size, turnover = one.price, one.size.write, one.turnover
         return (
             f'[{c.start // per},"{price[c.open]}","{price[c.high]}","{price[c.low]}","{price[c.close]}",'
-            f'"{size(c.volume)}",{c.end // per - 1},"{quote(c.quote)}",{c.trades},"{size(c.bought)}",'
-            f'"{quote(c.bought_quote)}","0"]'
+            f'"{size(c.volume)}",{c.end // per - 1},"{turnover(c.volume, c.quote)}",{c.trades},"{size(c.bought)}",'
+            f'"{turnover(c.bought, c.bought_quote)}","0"]'
         )
 
+    def _pair(self, one: Spelling) -> str:
+        return f'"pair":"{one.pair}",' if self._inverse else ""
+
     def _many(self, call: Call, rows: list[str]) -> str:
-        return rows[0] if "symbol" in call.query else f"[{','.join(rows)}]"
+        one = "symbol" in call.query and not self._inverse  # which always answers with a list
+        return rows[0] if one else f"[{','.join(rows)}]"
 
     def _day(self, call: Call, per: int) -> str:
         rows = []
@@ -236,13 +246,14 @@ class Rest:
             if day is None or last is None:
                 continue
             change, percent, mean = statistics(day, one)
-            best = _named(bests_of(one)) + "," if self._spot else ""
+            best = _named(bests_of(one)) + "," if self._spot else self._pair(one)
+            worth = "baseVolume" if self._inverse else "quoteVolume"
             rows.append(
                 f'{{"symbol":"{one.native}","priceChange":"{change}","priceChangePercent":"{percent}",'
                 f'"weightedAvgPrice":"{mean}","lastPrice":"{one.price[day.close]}","lastQty":"{one.size[last.size]}",'
                 f'{best}"openPrice":"{one.price[day.open]}","highPrice":"{one.price[day.high]}",'
                 f'"lowPrice":"{one.price[day.low]}","volume":"{one.size.write(day.volume)}",'
-                f'"quoteVolume":"{one.quote.write(day.quote)}","openTime":{day.start // per},'
+                f'"{worth}":"{one.turnover(day.volume, day.quote)}","openTime":{day.start // per},'
                 f'"closeTime":{now // per},"firstId":{day.first},"lastId":{day.last},"count":{day.trades}}}'
             )
         return self._many(call, rows) if rows else "[]"
@@ -250,7 +261,7 @@ class Rest:
     def _quotes(self, call: Call, per: int) -> str:
         times = "" if self._spot else f',"time":{self._market.now // per}'
         rows = [
-            f'{{"symbol":"{one.native}",{_named(bests_of(one))}{times}}}'
+            f'{{"symbol":"{one.native}",{self._pair(one)}{_named(bests_of(one))}{times}}}'
             for one in self._some(call)
         ]
         return self._many(call, rows)
@@ -321,10 +332,14 @@ class Rest:
                 "stepSize": lot,
             }
         )
-        filters.append({"filterType": "MIN_NOTIONAL", "notional": "5.0"})
+        if self._inverse:
+            listing["contractStatus"] = listing.pop("status")
+            listing["contractSize"] = one.contract
+        else:
+            filters.append({"filterType": "MIN_NOTIONAL", "notional": "5.0"})
         dated = bool(parts.expiry)
         return listing | {
-            "pair": parts.base + parts.quote, "contractType": "CURRENT_QUARTER" if dated else "PERPETUAL",
+            "pair": one.pair, "contractType": "CURRENT_QUARTER" if dated else "PERPETUAL",
             "deliveryDate": _delivery(parts.expiry) if dated else 4_133_404_800_000,
             "onboardDate": 1_569_398_400_000, "quoteAsset": parts.quote, "marginAsset": parts.settle,
             "pricePrecision": one.price.decimals, "quantityPrecision": one.size.decimals,

@@ -103,7 +103,7 @@ class _Aggregates(_Spoken):
                 total += last.size
                 start += 1
             amount = size[total]
-            extra = ',"M":true}' if self._.spot else ',"st":1}'
+            extra = ',"M":true}' if self._.spot else f",{self._.told}}}"
             less = "" if self._.spot else f'"nq":"{amount}",'
             maker = "false" if first.buy else "true"
             texts.append(
@@ -128,7 +128,7 @@ class _Quotes(_Spoken):
             return (f'{{"u":{step.last},"s":"{_.native}",{tail}}}',)
         ts, event = step.ts // self._per, self._clock(step.ts)
         return (
-            f'{{"e":"bookTicker","u":{step.last},"E":{event},"T":{ts},"s":"{_.native}","ps":"{_.native}",{tail},"st":1}}',
+            f'{{"e":"bookTicker","u":{step.last},"E":{event},"T":{ts},"s":"{_.native}","ps":"{_.pair}",{tail},{_.told}}}',
         )
 
 
@@ -155,7 +155,7 @@ class _Diffs(_Spoken):
             )
         text = (
             f'{{"e":"depthUpdate","E":{event},"T":{now // self._per},"s":"{_.native}","U":{told + 1},"u":{last},'
-            f'"pu":{told},"b":[{b}],"a":[{a}],"ps":"{_.native}","st":1}}'
+            f'"pu":{told},"b":[{b}],"a":[{a}],"ps":"{_.pair}",{_.told}}}'
         )
         return (text,)
 
@@ -183,7 +183,7 @@ class _Tops(_Diffs):
             return (f'{{"lastUpdateId":{last},"bids":[{b}],"asks":[{a}]}}',)
         text = (
             f'{{"e":"depthUpdate","E":{self._clock(now)},"T":{now // self._per},"s":"{_.native}","U":{told + 1},'
-            f'"u":{last},"pu":{told},"b":[{b}],"a":[{a}],"ps":"{_.native}","st":1}}'
+            f'"u":{last},"pu":{told},"b":[{b}],"a":[{a}],"ps":"{_.pair}",{_.told}}}'
         )
         return (text,)
 
@@ -224,14 +224,14 @@ class _Klines(_Spoken):
 
     def _write(self, candle: Candle, now: int, *, closed: bool) -> str:
         _, per = self._, self._per
-        price, size, quote = _.price, _.size.write, _.quote.write
+        price, size, turnover = _.price, _.size.write, _.turnover
         c = candle
         return (
             f'{{"e":"kline","E":{self._clock(now)},"s":"{_.native}","k":{{"t":{c.start // per},"T":{c.end // per - 1},'
             f'"s":"{_.native}","i":"{self._interval}","f":{c.first},"L":{c.last},"o":"{price[c.open]}",'
             f'"c":"{price[c.close]}","h":"{price[c.high]}","l":"{price[c.low]}","v":"{size(c.volume)}",'
-            f'"n":{c.trades},"x":{"true" if closed else "false"},"q":"{quote(c.quote)}",'
-            f'"V":"{size(c.bought)}","Q":"{quote(c.bought_quote)}","B":"0"}}}}'
+            f'"n":{c.trades},"x":{"true" if closed else "false"},"q":"{turnover(c.volume, c.quote)}",'
+            f'"V":"{size(c.bought)}","Q":"{turnover(c.bought, c.bought_quote)}","B":"0"}}}}'
         )
 
 
@@ -257,9 +257,9 @@ class _Statistics(_Spoken):
         head = f'{{"e":"{kind}","E":{self._clock(now)},"s":"{_.native}",'
         body = (
             f'"c":"{price[day.close]}","o":"{price[day.open]}","h":"{price[day.high]}","l":"{price[day.low]}",'
-            f'"v":"{_.size.write(day.volume)}","q":"{_.quote.write(day.quote)}"'
+            f'"v":"{_.size.write(day.volume)}","q":"{_.turnover(day.volume, day.quote)}"'
         )
-        tail = "" if _.spot else f',"ps":"{_.native}","st":1'
+        tail = "" if _.spot else f',"ps":"{_.pair}",{_.told}'
         if self._mini:
             return (f"{head}{body}{tail}}}",)
         change, percent, mean = statistics(day, _)
@@ -300,7 +300,10 @@ _STEADY = {
 
 
 def stream_of(name: str, spellings: dict[str, Spelling], per: int) -> Stream | None:
-    """Return the stream of this name in one market; None where there is none."""
+    """Return the stream of this name; None where there is none.
+
+    A stream of all symbols is of all that are given: futures of both kinds come together.
+    """
     native, at, kind = name.partition("@")
     if name.startswith("!"):
         return _all(name, spellings, per)

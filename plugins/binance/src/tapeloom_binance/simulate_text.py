@@ -52,8 +52,8 @@ class Spelling:
 
     pit: Pit
     market: Market
+    name: str  #: of the venue's market
     native: str
-    spot: bool
     price: Texts
     size: Texts
     quote: Texts  #: of prices times sizes
@@ -61,13 +61,45 @@ class Spelling:
     @classmethod
     def of(cls, pit: Pit, market: Market) -> Spelling:
         """Return how *pit* is written."""
-        parts, spot = pit.parts, pit.parts.kind == "spot"
-        digits = _SPOT_DIGITS if spot else 0
-        native = parts.base + parts.quote + (f"_{parts.expiry}" if parts.expiry else "")
+        parts = pit.parts
+        inverse = parts.settle == parts.base
+        name = "spot" if not parts.settle else "coinm" if inverse else "usdm"
+        digits = _SPOT_DIGITS if name == "spot" else 0
+        end = f"_{parts.expiry}" if parts.expiry else "_PERP" if inverse else ""
         return cls(
-            pit, market, native, spot,
+            pit, market, name, parts.base + parts.quote + end,
             Texts(pit.tick, digits), Texts(pit.lot, digits), Texts(pit.tick * pit.lot, digits),
         )  # fmt: skip
+
+    @property
+    def spot(self) -> bool:
+        """Say whether it is of the spot market."""
+        return self.name == "spot"
+
+    @property
+    def pair(self) -> str:
+        """The name without what a contract adds to it."""
+        return self.pit.parts.base + self.pit.parts.quote
+
+    @property
+    def contract(self) -> int:
+        """What a contract of COIN-M is worth in quote currency; 0 elsewhere."""
+        return 0 if self.name != "coinm" else 100 if self.pit.parts.base == "BTC" else 10
+
+    @property
+    def told(self) -> str:
+        """The last members of most frames of futures: the kind of futures."""
+        return f'"st":{2 if self.contract else 1}'
+
+    def turnover(self, size: int, quote: int) -> str:
+        """Return what trades of *size* came to, whose sum of price times size is *quote*.
+
+        On COIN-M that is an amount of the base currency. The market has no such sum, so their mean
+        price stands for the price of each.
+        """
+        if not self.contract or not size:
+            return self.quote.write(quote)
+        return f"{self.contract * size * size * self.pit.lot / (quote * self.pit.tick):.8f}"
 
     def levels(self, levels: Sequence[tuple[int, int]]) -> str:
         """Return levels as JSON."""

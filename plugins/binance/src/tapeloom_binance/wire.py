@@ -1,46 +1,44 @@
 """Binance's frames, and the parser that turns them into events.
 
-The name of a combined stream decides which event is built, of which symbol. Which struct a frame is
-decoded into, its event type `e` tells, and msgspec reads that for nothing. Two kinds of spot have no
-`e`; a feed that has one of them looks up the text before the first comma instead, which names the
-stream as well. A frame that is written differently is brought into the combined form first.
+Each struct is a message of the venue and makes the event of it. The name of a stream tells which one
+comes, and of which symbol. Many frames at a time are decoded in one go, told apart by their event
+type `e`; a lone one by the name of its stream, and so are all where spot's two kinds without `e` come.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeAlias, TypeVar
 
-import msgspec
-from msgspec import Struct
-from tapeloom.events import Bar, Book, Event, Quote, Reject, Side, Ticker, Trade
+from msgspec import Raw, Struct, field
+from msgspec.json import Decoder, encode
+from tapeloom.events import Bar, Book, Event, Origin, Quote, Reject, Side, Ticker, Trade
 from tapeloom.feeds import Feed, Frames, LiveTrades, channel_parts
 
 if TYPE_CHECKING:
     from .symbols import Names
 
-__all__ = ["Aggregate", "Parser"]
+__all__ = ["Aggregate", "Parser", "Past", "Place", "Row", "Top"]
 
 T = TypeVar("T")
 Level: TypeAlias = tuple[str, str]
-Build: TypeAlias = Callable[[Any, int], Event]
-#: The builder of a stream's events (None: a trade, built by the parser itself), symbol, channel,
-#: and the number of its line.
-Route: TypeAlias = tuple[Build | None, str, str, int]
-
-_new: Callable[[type[Trade]], Any] = Trade.__new__
+Decode: TypeAlias = Callable[[bytes], Any]
 
 
-class Combined(Struct, Generic[T], gc=False):
-    """What is around every event of a combined stream."""
+class Place(NamedTuple):
+    """What the events of one stream, or of one answer, have in common."""
 
-    stream: str
-    data: T
+    venue: str
+    symbol: str
+    channel: str
+    scale: int  #: ns in the unit of the venue's times
+    parameter: str = ""  #: the interval of bars, the number of levels of a book
+    origin: Origin = "live"
 
 
-class Fill(Struct, gc=False, tag_field="e", tag="trade"):
-    """``trade``. Only futures have `X`, which tells what the fill comes from."""
+class _Deal(Struct, gc=False, kw_only=True):
+    """What all trades tell. Only raw ones of futures have `X`: what they come from."""
 
     t: int
     p: Decimal
@@ -49,16 +47,36 @@ class Fill(Struct, gc=False, tag_field="e", tag="trade"):
     m: bool  #: the buyer was the maker, so the taker sold
     X: str = "MARKET"
 
+    def event(self, at: Place, recv: int) -> Event:
+        venue, symbol, channel, scale, _, origin = at
+        ts = self.T * scale
+        side: Side = "sell" if self.m else "buy"
+        trade = Trade(venue, symbol, ts, recv, self.p, self.q, side, self.t, channel, origin)
+        if self.X == "MARKET":
+            return trade
+        # A fill of the insurance fund, or a deleveraging: in no book, and in no kline.
+        why = f"X={self.X}"
+        return Reject(venue, symbol, ts, recv, "not_market_trade", why, trade, channel)
 
-class Aggregate(Struct, gc=False, rename={"t": "a"}, tag_field="e", tag="aggTrade"):
+
+class Fill(_Deal, gc=False, kw_only=True, tag_field="e", tag="trade"):
+    """``trade``."""
+
+
+class Aggregate(_Deal, gc=False, kw_only=True, tag_field="e", tag="aggTrade"):
     """``aggTrade``: the fills of one order at one price. REST has the same."""
 
-    t: int
-    p: Decimal
-    q: Decimal
-    T: int
-    m: bool
-    X: str = "MARKET"
+    t: int = field(name="a")
+
+
+class Past(_Deal, gc=False, kw_only=True):
+    """A row of ``historicalTrades``."""
+
+    p: Decimal = field(name="price")
+    q: Decimal = field(name="qty")
+    T: int = field(name="time")
+    m: bool = field(name="isBuyerMaker")
+    t: int = field(name="id")
 
 
 class Best(Struct, gc=False, tag_field="e", tag="bookTicker"):
@@ -71,9 +89,14 @@ class Best(Struct, gc=False, tag_field="e", tag="bookTicker"):
     A: Decimal
     T: int = 0
 
+    def event(self, at: Place, recv: int) -> Event:
+        ts = self.T * at.scale or recv
+        best = self.b, self.B, self.a, self.A, self.u
+        return Quote(at.venue, at.symbol, ts, recv, *best, at.channel)
+
 
 class Depth(Struct, gc=False, tag_field="e", tag="depthUpdate"):
-    """``depthUpdate``. Only futures have `T`, the time of the matching engine, and `pu`."""
+    """``depthUpdate``: changes, or the best levels. `T` and `pu` are of futures; `T` is exact."""
 
     E: int
     U: int
@@ -83,37 +106,65 @@ class Depth(Struct, gc=False, tag_field="e", tag="depthUpdate"):
     T: int = 0
     pu: int | None = None
 
+    def event(self, at: Place, recv: int) -> Event:
+        if at.parameter:
+            return Top(self.u, self.b, self.a, self.T).event(at, recv)
+        place = at.venue, at.symbol, (self.T or self.E) * at.scale, recv
+        return Book(*place, "delta", self.b, self.a, self.U, self.u, self.pu, 0, at.channel)
 
-class Top(Struct, gc=False, rename={"u": "lastUpdateId", "b": "bids", "a": "asks"}):
+
+class Top(Struct, gc=False):
     """A partial book of spot, with neither symbol nor time; and a snapshot over REST."""
 
-    u: int
-    b: list[Level]
-    a: list[Level]
-    E: int = 0
+    u: int = field(name="lastUpdateId")
+    b: list[Level] = field(name="bids")
+    a: list[Level] = field(name="asks")
     T: int = 0
 
+    def event(self, at: Place, recv: int) -> Event:
+        """Return the book."""
+        depth = int(at.parameter) or max(len(self.b), len(self.a))
+        place = at.venue, at.symbol, self.T * at.scale or recv, recv
+        ids = None, self.u, None
+        return Book(*place, "snapshot", self.b, self.a, *ids, depth, at.channel, at.origin)
 
-class Candle(Struct, gc=False):
-    """The ``k`` of a ``kline``."""
+
+class Row(Struct, array_like=True, gc=False):
+    """A row of ``klines``; `T` is the last moment that belongs to it."""
 
     t: int
     o: Decimal
-    c: Decimal
     h: Decimal
     l: Decimal  # noqa: E741
+    c: Decimal
     v: Decimal
-    n: int
-    x: bool
+    T: int
     q: Decimal
+    n: int
     V: Decimal
     Q: Decimal
+
+    def bar(self, at: Place, recv: int, *, closed: bool) -> Event:
+        """Return the bar."""
+        place = at.venue, at.symbol, self.t * at.scale, recv, at.parameter
+        prices, sums = (self.o, self.h, self.l, self.c), (self.v, self.q, self.V, self.Q)
+        more = True, 0, at.channel, at.origin
+        return Bar(*place, *prices, *sums, self.n, closed, *more)
+
+
+class Candle(Row, array_like=False, gc=False):
+    """The ``k`` of a ``kline``; `x`: it is closed."""
+
+    x: bool
 
 
 class Kline(Struct, gc=False, tag_field="e", tag="kline"):
     """``kline``."""
 
     k: Candle
+
+    def event(self, at: Place, recv: int) -> Event:
+        return self.k.bar(at, recv, closed=self.k.x)
 
 
 class Day(Struct, gc=False, tag_field="e", tag="24hrTicker"):
@@ -128,105 +179,36 @@ class Day(Struct, gc=False, tag_field="e", tag="24hrTicker"):
     q: Decimal
     n: int | None = None
 
-
-class Envelope(Struct):
-    """As much of any frame as tells what it is."""
-
-    stream: str = ""
-    data: msgspec.Raw = msgspec.Raw()
-    e: str = ""
-    s: str = ""
-    B: str = ""  #: a raw bookTicker of spot has this and no `e`
-    k: dict[str, Any] | None = None
+    def event(self, at: Place, recv: int) -> Event:
+        figures = self.c, self.o, self.h, self.l, self.v, self.q, self.n
+        return Ticker(at.venue, at.symbol, self.E * at.scale, recv, *figures, at.channel)
 
 
-_envelope = msgspec.json.Decoder(Envelope).decode
+class _Push(Struct, Generic[T], gc=False):
+    """What is around every event of a combined stream."""
+
+    stream: str
+    data: T
 
 
-def _fill(venue: str, symbol: str, channel: str, scale: int) -> Build:
-    def build(fill: Fill | Aggregate, recv: int) -> Event:
-        side: Side = "sell" if fill.m else "buy"
-        ts = fill.T * scale
-        trade = Trade(venue, symbol, ts, recv, fill.p, fill.q, side, fill.t, channel)
-        if fill.X == "MARKET":
-            return trade
-        # A fill of the insurance fund, or a deleveraging: in no book, and in no kline.
-        why = f"X={fill.X}"
-        return Reject(venue, symbol, ts, recv, "not_market_trade", why, trade, channel)
+class _Type(Struct):
+    """1 is USD-M and 2 COIN-M: since June 2026 the hosts of either may send both."""
 
-    return build
+    st: Any = None
 
 
-def _trade(venue: str, symbol: str, channel: str, scale: int) -> None:
-    """Leave it to the parser."""
-
-
-def _quote(venue: str, symbol: str, channel: str, scale: int) -> Build:
-    def build(best: Best, recv: int) -> Event:
-        ts = best.T * scale or recv
-        return Quote(venue, symbol, ts, recv, best.b, best.B, best.a, best.A, best.u, channel)
-
-    return build
-
-
-def _delta(venue: str, symbol: str, channel: str, scale: int) -> Build:
-    def build(new: Depth, recv: int) -> Event:
-        ids = new.U, new.u, new.pu
-        ts = (new.T or new.E) * scale
-        return Book(venue, symbol, ts, recv, "delta", new.b, new.a, *ids, 0, channel)
-
-    return build
-
-
-def _top(venue: str, symbol: str, channel: str, scale: int) -> Build:
-    size = int(channel_parts(channel)[1])
-
-    def build(top: Top | Depth, recv: int) -> Event:
-        ids = None, top.u, None
-        ts = (top.T or top.E) * scale or recv
-        return Book(venue, symbol, ts, recv, "snapshot", top.b, top.a, *ids, size, channel)
-
-    return build
-
-
-def _bar(venue: str, symbol: str, channel: str, scale: int) -> Build:
-    interval = channel_parts(channel)[1]
-
-    def build(kline: Kline, recv: int) -> Event:
-        k = kline.k
-        place = venue, symbol, k.t * scale, recv, interval
-        sums = k.v, k.q, k.V, k.Q
-        return Bar(*place, k.o, k.h, k.l, k.c, *sums, k.n, k.x, True, 0, channel, "live")
-
-    return build
-
-
-def _ticker(venue: str, symbol: str, channel: str, scale: int) -> Build:
-    def build(day: Day, recv: int) -> Event:
-        prices = day.c, day.o, day.h, day.l
-        volumes = day.v, day.q, day.n
-        return Ticker(venue, symbol, day.E * scale, recv, *prices, *volumes, channel)
-
-    return build
-
-
-def _decoder(cls: Any) -> Callable[[bytes], Any]:
-    return msgspec.json.Decoder(Combined[cls]).decode
-
-
-#: By kind of stream. A book of some levels is no change of one; only futures have other fills.
-_READ: dict[str, tuple[Callable[[bytes], Any], Callable[[str, str, str, int], Build | None]]] = {
-    "trade": (_decoder(Fill), _trade),
-    "fill": (_decoder(Fill), _fill),
-    "aggTrade": (_decoder(Aggregate), _trade),
-    "bookTicker": (_decoder(Best), _quote),
-    "depth": (_decoder(Depth), _delta),
-    "partial": (_decoder(Top), _top),
-    "timed partial": (_decoder(Depth), _top),
-    "kline": (_decoder(Kline), _bar),
-    "ticker": (_decoder(Day), _ticker),
+_envelope, _type = Decoder(_Push[Raw]).decode, Decoder(_Type).decode
+_all = Decoder(list[_Push[Fill | Aggregate | Best | Depth | Kline | Day]]).decode
+_DECODE: dict[str, Decode] = {
+    "trade": Decoder(_Push[Fill]).decode,
+    "aggTrade": Decoder(_Push[Aggregate]).decode,
+    "bookTicker": Decoder(_Push[Best]).decode,
+    "depth": Decoder(_Push[Depth]).decode,
+    "partial": Decoder(_Push[Top]).decode,
+    "kline": Decoder(_Push[Kline]).decode,
+    "ticker": Decoder(_Push[Day]).decode,
 }
-_all = msgspec.json.Decoder(list[Combined[Fill | Aggregate | Best | Depth | Kline | Day]]).decode
+_new: Callable[[type[Trade]], Any] = Trade.__new__
 #: From so many frames on, decoding them together pays.
 _MANY = 4
 
@@ -239,19 +221,14 @@ class Parser:
     """
 
     def __init__(self, feed: Feed, names: Names) -> None:
-        self._feed = feed
-        self._names = names
-        self._routes: dict[str, Route] = {}  # by the stream's name
-        self._keyed: dict[bytes, tuple[Callable[[bytes], Any], Build]] = {}  # by its beginning
+        self._feed, self._names = feed, names
+        #: By the stream's name: the number of its line (None: no plain trades), and its place.
+        self._routes: dict[str, tuple[int | None, str, str, Place]] = {}
+        self._keyed: dict[bytes, tuple[Decode, Place]] = {}  # by how its frames begin
         self._serving: dict[tuple[str, str], str] = {}
-        words = [channel_parts(channel) for channel in feed.channels]
         # Futures send the time with everything, and so the event type.
-        bare = any(word == "quotes" or (word == "book" and level) for word, level in words)
-        self._told_apart = names.market.timed or not bare
-        # A raw frame tells what it is, but not how often it comes nor how many levels it has.
-        book = next((each for each in feed.channels if channel_parts(each)[0] == "book"), "book")
-        book = "book" if "book" in feed.channels else book
-        self._raw_depth = names.stream("", book)
+        bare = any(name == "quotes" or name.startswith("book:") for name in feed.channels)
+        self._told_apart = bool(names.market.settled) or not bare
 
     def __call__(self, frames: Frames) -> list[Event]:
         """Return the events of *frames*, in their order."""
@@ -275,10 +252,10 @@ class Parser:
         events = LiveTrades()
         add, number = events.append, events.lines.append
         for push in pushes:
-            build, symbol, channel, line = routes[push.stream]
+            line, symbol, channel, at = routes[push.stream]
             wire = push.data
-            if build is not None:
-                add(build(wire, recv))
+            if line is None:
+                add(wire.event(at, recv))
                 continue
             # Trades come by the thousand: filling one in by hand takes half the time of calling it.
             trade = new(trade_class)
@@ -302,75 +279,53 @@ class Parser:
         events: list[Event] = []
         for frame in frames:
             try:
-                decode, build = keyed[frame.partition(b",")[0]]
+                decode, at = keyed[frame.partition(b",")[0]]
                 wire = decode(frame).data
             except (KeyError, ValueError, RecursionError):
-                self._unusual(frame, frames, events)
+                events += self._unusual(frame, frames)
                 continue
-            events.append(build(wire, recv))
+            events.append(wire.event(at, recv))
         return events
 
-    def _unusual(self, frame: bytes, frames: Frames, events: list[Event]) -> None:
+    def _unusual(self, frame: bytes, frames: Frames) -> Sequence[Event]:
         """Take a frame that is written differently, that nobody asked for, or that is no data."""
         try:
-            stream, text = self._look(frame)
-            if stream not in self._routes and not self._open(stream):
+            push = _envelope(frame)
+            if push.stream not in self._routes and not self._open(push):
                 self._feed.counters["unasked"] += 1
-                return
-            decode, build = self._keyed[_key(stream)]
-            wire = decode(text).data
+                return ()
+            key = _key(push.stream)
+            decode, at = self._keyed[key]
+            wire = decode(key + b',"data":' + bytes(push.data) + b"}").data
         except (ValueError, RecursionError):
-            events.extend(frames.aside(frame))
-            return
-        events.append(build(wire, frames.recv))
+            return frames.aside(frame)
+        return (wire.event(at, frames.recv),)
 
-    def _look(self, frame: bytes) -> tuple[str, bytes]:
-        """Return the name of a frame's stream, and the frame in the combined form.
+    def _open(self, push: _Push[Raw]) -> bool:
+        """Make the route of a stream that comes for the first time; False if nobody asked for it.
 
-        Raises ValueError where it is no market data.
+        Raises ValueError where this is no market data.
         """
-        envelope = _envelope(frame)
-        stream, content = envelope.stream, bytes(envelope.data)
-        if not stream:
-            stream, content = self._stream_of(envelope), frame
-        if "@" not in stream or not content:
+        stream, market = push.stream, self._names.market
+        if "@" not in stream:
             raise ValueError("no market data")
-        return stream, _key(stream) + b',"data":' + content + b"}"
-
-    def _stream_of(self, raw: Envelope) -> str:
-        """Return the name of the stream that a raw event belongs to."""
-        if not raw.s:
-            return ""
-        kind = raw.e or ("bookTicker" if raw.B else "")
-        if kind == "depthUpdate":
-            return raw.s.lower() + self._raw_depth
-        if kind == "kline" and raw.k is not None:
-            kind = f"kline_{raw.k.get('i')}"
-        return f"{raw.s.lower()}@{'ticker' if kind == '24hrTicker' else kind}" if kind else ""
-
-    def _open(self, stream: str) -> bool:
-        """Make the route of a stream that comes for the first time; False if nobody asked for it."""
-        read = self._names.read(stream)
-        if read is None:
-            return False
-        native, channel, kind = read
+        native, kind, channel = self._names.read(stream)
         symbol = self._feed.listing.unified.get(native)
-        if symbol is None or channel not in self._feed.channels:
+        if symbol is None or not channel or _type(push.data).st not in (None, market.type):
             return False
         if self._serving.setdefault((symbol, channel), stream) != stream:
             return False
-        if kind == "depth" and channel != "book":
-            kind = "timed partial" if self._names.market.timed else "partial"
-        if kind == "trade" and self._names.market.timed:
-            kind = "fill"
-        decode, builder = _READ[kind]
-        place = self._feed.venue, symbol, channel, self._names.scale
-        build = builder(*place)
-        self._routes[stream] = build, symbol, channel, len(self._routes)
-        self._keyed[_key(stream)] = decode, build or _fill(*place)
+        parameter = channel_parts(channel)[1]
+        if kind == "depth" and parameter and not market.settled:
+            kind = "partial"
+        # Of futures, raw trades have fills among them that stood in no book.
+        plain = kind == "aggTrade" or (kind == "trade" and not market.settled)
+        at = Place(self._feed.venue, symbol, channel, self._names.scale, parameter)
+        self._routes[stream] = len(self._routes) if plain else None, symbol, channel, at
+        self._keyed[_key(stream)] = _DECODE[kind], at
         return True
 
 
 def _key(stream: str) -> bytes:
     """Return how a frame of this stream begins."""
-    return b'{"stream":' + msgspec.json.encode(stream)
+    return b'{"stream":' + encode(stream)
