@@ -21,6 +21,7 @@ from tapeloom.feeds import (
     Message,
     Notice,
     Parse,
+    Pong,
     Rate,
     Refusal,
     Reply,
@@ -90,6 +91,8 @@ class AcmeCodec:
         match reply:
             case {"ok": id}:
                 return Ack(id)
+            case {"pong": _}:
+                return Pong()
             case {"live": names}:
                 return Ack(subscriptions=tuple(map(_subscription, names)))
             case {"not_live": names, "reason": reason}:

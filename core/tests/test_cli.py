@@ -476,6 +476,36 @@ def test_the_plugins_are_listed_with_what_they_provide(
         assert part in rows["acme"]
 
 
+def test_the_plugins_are_listed_with_what_is_proven_of_them(
+    site: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    home = site / "made_proven"
+    home.mkdir()
+    (home / "__init__.py").write_text("raise AssertionError('imported')")
+    (home / "contract.json").write_text(
+        '{"kind": "venue", "name": "hello", "proven": {"spot": {"channels": ["trades"],'
+        ' "history": [], "guarantees": ["truth", "times"], "without": {"sides": "not told"}}}}'
+    )
+    info = site / "tapeloom_hello-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: tapeloom-hello\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[tapeloom.plugins]\nhello = made_proven\n")
+    code = main(["plugins", "--proven"])
+    proven = capsys.readouterr().out
+    main(["plugins"])
+    rows = {line.split()[0]: line for line in capsys.readouterr().out.splitlines()}
+
+    assert code == 0
+    assert proven.splitlines() == [
+        "venue hello spot",
+        "  channels: trades",
+        "  guarantees: truth times",
+        "  not sides: not told",
+    ]
+    assert "2 guarantees, channels: 1, markets: 1" in rows["hello"]
+    assert "guarantees" not in rows["acme"]
+
+
 def test_verbs_of_core_import_no_plugin(
     site: Path, tape: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

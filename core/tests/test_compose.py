@@ -501,6 +501,7 @@ class Pump:
     def __init__(self, play: Any, backends: Any = ("asyncio", "trio")) -> None:
         self.backends = frozenset(backends)
         self.channels = frozenset({"trades"})
+        self.resumes = False
         self.play = play
 
     async def run(self, deliver: Callable[[list[Event]], Awaitable[None]]) -> None:
@@ -590,6 +591,28 @@ async def test_a_source_that_breaks_is_run_again_and_its_hole_is_told(stocked: R
     assert clock.monotonic() >= 9
     kinds = [type(e) for e in events if isinstance(e, Trade | Gap)]
     assert kinds == [Trade, Gap, Trade, Gap, Trade]
+
+
+async def test_a_source_that_goes_on_where_it_ended_has_no_hole(stocked: Registry) -> None:
+    runs: list[int] = []
+
+    async def play(deliver: Any) -> None:
+        runs.append(1)
+        await deliver([Trade("pump", "BTC/USD", 5, 6, Decimal(1), Decimal(1), "buy", "x")])
+        if len(runs) == 1:
+            raise ConnectionLost("pump", "gone")
+
+    pump = Pump(play)
+    pump.resumes = True
+    stocked.register(Odd(pump), "pump")
+    clock = VirtualClock()
+    feed = FeedSpec("pump", ["BTC/USD"], ["trades"])
+    with anyio.fail_after(5):
+        async with clock.running(), tapeloom.open(feed, registry=stocked, clock=clock) as stream:
+            events = [event async for event in stream]
+
+    assert len(runs) == 2
+    assert not [event for event in events if isinstance(event, Gap)]
 
 
 async def test_a_source_hears_of_other_symbols(stocked: Registry) -> None:

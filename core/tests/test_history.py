@@ -17,7 +17,7 @@ from tapeloom._compose import Plan, compose
 from tapeloom._history import HistoryDesk, check_symbols
 from tapeloom._limits import Budgets
 from tapeloom.errors import ConnectionFailed, SymbolError
-from tapeloom.feeds import Request, Want
+from tapeloom.feeds import Denied, Request, Want
 from tapeloom.hooks import hookimpl
 from tapeloom.testing import FakeVenue, FakeWire, VirtualClock, WireEnd
 
@@ -385,6 +385,32 @@ async def test_a_request_with_a_body_is_a_post_of_json(registry: Registry) -> No
         await plan.feed.fetch(Request(url="http://acme.invalid/info"))
 
     assert seen == [("POST", "application/json", b'{"type":"book"}'), ("GET", "", b"")]
+
+
+@pytest.mark.parametrize("pause", [30.0, None])
+async def test_a_refusal_in_an_answer_is_asked_again_if_the_venue_says_that_it_helps(
+    registry: Registry, pause: float | None
+) -> None:
+    async with desk(registry, b"busy", BOOK) as rig:
+        history: Any = rig.plan.history
+
+        class Moody(type(history)):  # type: ignore[misc]
+            def answer(self, request: Request, body: bytes, recv: int) -> list[Event]:
+                if body == b"busy":
+                    raise Denied("too many visits", pause)
+                return list(super().answer(request, body, recv))
+
+        rig.plan.history = Moody(history.rest)
+        rig.ask()
+        await rig.until(1)
+        passed = rig.clock.monotonic()
+
+    if pause is None:
+        assert [event.state for event in rig.got if isinstance(event, Status)] == ["request_failed"]
+        assert len(rig.http.asked) == 1
+    else:
+        assert [type(event) for event in rig.got] == [Book]
+        assert passed >= 30
 
 
 async def test_nothing_can_be_fetched_for_a_feed_that_does_not_run(registry: Registry) -> None:

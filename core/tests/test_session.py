@@ -623,7 +623,7 @@ async def test_what_was_dropped_while_connected_has_no_gap(registry: Registry) -
     assert json.loads(rig.wire.ends[-1].sent[0])["args"] == ["BTCUSD@trades"]
 
 
-@pytest.mark.parametrize("skew", [-5 * SECOND, 0, 5 * SECOND])
+@pytest.mark.parametrize("skew", [-5 * SECOND, 1, 5 * SECOND])
 async def test_since_and_until_are_on_the_clock_of_the_venue(registry: Registry, skew: int) -> None:
     clock_of: dict[str, VirtualClock] = {}
 
@@ -1181,3 +1181,25 @@ def test_more_connections_than_the_venue_allows_are_refused_before_any_is_made(
     with pytest.raises(ConfigError, match="allows 2 connections to ws://acme"):
         tapeloom.open(feeds, registry=registry)
     tapeloom.open(feeds[:1], registry=registry)
+
+
+@pytest.mark.parametrize("message", ["still here", None])
+async def test_a_heartbeat_that_is_not_answered_ends_the_connection_where_the_venue_says_so(
+    registry: Registry, acme: Any, message: str | None
+) -> None:
+    acme.endpoint = {"heartbeat": Heartbeat(20.0, message, 10.0), "silence": 1e6}
+
+    async def answer(end: WireEnd, endpoint: Endpoint, turn: int, clock: VirtualClock) -> None:
+        while True:
+            text = await end.take()
+            if text.startswith("{"):
+                end.push(ok(text))
+            elif turn == 2:
+                end.push(*(['{"pong": 1}'] if message else []))
+
+    async with living(registry, answer) as rig:
+        await rig.clock.sleep(300)
+    (reconnecting,) = [s for s in rig.of(Status) if s.state == "reconnecting"]
+
+    assert "does not answer heartbeats" in reconnecting.detail
+    assert rig.dials == pytest.approx([0, 31], abs=1.6)

@@ -72,6 +72,7 @@ class Plan:
     endpoints: tuple[Endpoint, ...] = ()
     source: Source | None = None
     codec: Codec | None = None
+    native: Callable[[str], str] | None = None  #: the names by the venue's rule
     history: History | None = None
     dial: Dial | None = None
 
@@ -111,11 +112,11 @@ class Plan:
 
         Raises SymbolError where the market can have no such symbol.
         """
-        if self.codec is None:
+        if self.native is None:
             return
         for symbol in symbols:
             if symbol not in self.feed.listing.native:
-                self.feed.listing.add(symbol, self.codec.native(symbol))
+                self.feed.listing.add(symbol, self.native(symbol))
 
 
 @define
@@ -252,6 +253,9 @@ class _Composer:
         )
         if isinstance(source, Source):
             plan.source = source
+            codec: Codec | None = ask(spec.venue, "subscribe", feed=feed)
+            plan.native = codec.native if codec is not None else None
+            plan.name(feed.symbols)
             plan.subscriptions(feed.symbols)
             return plan
         plan.endpoints = _endpoints(spec.venue, source)
@@ -259,6 +263,7 @@ class _Composer:
         if plan.codec is None:
             problem = f"plugin {spec.venue!r} returns endpoints from `connect` and no `subscribe`."
             raise PluginBroken(spec.venue, f"{problem} This is a defect of the plugin.")
+        plan.native = plan.codec.native
         plan.name(feed.symbols)
         for endpoint, _ in plan.connections(feed.symbols):
             self._connections[endpoint.url] += 1

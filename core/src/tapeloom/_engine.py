@@ -119,6 +119,7 @@ class RunningFeed:
             raise BackendUnsupported(self.plan.feed.venue, running, source.backends)
 
     async def _run_source(self) -> None:
+        await check_symbols(self._desk, self.plan)
         session = SourceSession(self.plan, self._deliver, self._desk.missed)
         await self._until_stopped(session.run, self._timer, self._desk.run)
 

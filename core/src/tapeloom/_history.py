@@ -10,6 +10,7 @@ import heapq
 import math
 from collections.abc import Awaitable, Callable
 from itertools import count
+from typing import TypeVar
 
 import anyio
 import httpx
@@ -18,16 +19,18 @@ from attrs import evolve
 
 from ._backfill import Fill, kind_of
 from ._compose import Plan
-from ._limits import Budgets
+from ._limits import Budget, Budgets
 from ._session import Backoff, Known
 from ._transport import THROTTLING, explain, throttled
 from .errors import ConnectionFailed, FeedError, RequestFailed, SymbolError, Throttled, nearest
 from .events import Event, Gap, Status
-from .feeds import Instrument, Request, Subscription, Want
+from .feeds import Denied, Instrument, Request, Subscription, Want
 
 __all__ = ["HistoryDesk", "check_symbols"]
 
 log = structlog.get_logger()
+
+T = TypeVar("T")
 
 _ATTEMPTS = 5
 #: How many seconds a stream waits for the venue's list of symbols before it starts without.
@@ -152,14 +155,54 @@ class HistoryDesk:
 
     async def _events(self, want: Want, request: Request) -> list[Event]:
         """Return the answer to *request*, or a Status that says why there is none."""
-        assert self._plan.history is not None
+        history, clock = self._plan.history, self._plan.feed.clock
+        assert history is not None
         try:
-            body = await self.fetch(request)
-            return self._plan.history.answer(request, body, self._plan.feed.clock.time_ns())
+            return await self._read(
+                request, lambda body: history.answer(request, body, clock.time_ns())
+            )
         except (FeedError, ValueError) as error:
             return [self._failed(want, str(error))]
         except Exception as error:  # an answer in a shape that its adapter did not foresee
             return [self._failed(want, f"{type(error).__name__}: {error}")]
+
+    async def _read(
+        self, request: Request, read: Callable[[bytes], list[T]], patience: float = math.inf
+    ) -> list[T]:
+        """Return what *read* makes of the answer, asking again where the venue says that it may help.
+
+        Raises Denied, another ValueError, or what `fetch` raises.
+        """
+        clock, budget = self._plan.feed.clock, self._budget(request)
+        last = clock.monotonic() + patience
+        for attempt in range(1, _ATTEMPTS + 1):
+            body = await self.fetch(request, patience=last - clock.monotonic())
+            try:
+                return read(body)
+            except Denied as denied:
+                pause = denied.pause
+                if attempt == _ATTEMPTS or pause is None or clock.monotonic() + pause > last:
+                    raise
+                log.warning("request_failed", feed=self._plan.feed.name, reason=denied.reason)
+                if budget is not None:
+                    budget.pause(pause)
+                else:
+                    await clock.sleep(pause)
+        raise AssertionError("unreachable")
+
+    async def listing(self, patience: float) -> list[Instrument]:
+        """Return what the venue lists; nothing where it has no such list.
+
+        Raises FeedError or ValueError where it cannot be had within *patience* seconds.
+        """
+        history = self._plan.history
+        request = history.listing() if history is not None else None
+        if history is None or request is None:
+            return []
+        return await self._read(request, history.instruments, patience)
+
+    def _budget(self, request: Request) -> Budget | None:
+        return self._budgets.of(request.url, "rest", request.rate)
 
     async def fetch(self, request: Request, *, patience: float = math.inf) -> bytes:
         """Return the answer to *request*, trying again where that may help.
@@ -171,7 +214,7 @@ class HistoryDesk:
         clock = self._plan.feed.clock
         last = clock.monotonic() + patience
         backoff = Backoff(self._plan.feed.random)
-        budget = self._budgets.of(request.url, "rest", request.rate)
+        budget = self._budget(request)
         for attempt in range(1, _ATTEMPTS + 1):
             if budget is not None:
                 await budget.take(request.weight)
@@ -215,6 +258,10 @@ class HistoryDesk:
         """Return the error for an answer that is none, in the venue's own words where it has some."""
         name, status, history = self._plan.feed.name, response.status_code, self._plan.history
         words = history.refusal(status, response.content) if history is not None else ""
+        if isinstance(words, Denied):
+            if words.pause is not None:
+                return Throttled(name, f"{url}: {words.reason}", status, words.pause)
+            words = words.reason
         if status in THROTTLING:
             return throttled(name, url, response, words)
         path = httpx.URL(url).path
@@ -236,15 +283,14 @@ async def check_symbols(desk: HistoryDesk, plan: Plan) -> None:
 
     Raises SymbolError for a symbol that the venue does not list, with the nearest that it does.
     """
-    request = plan.history.listing() if plan.history is not None else None
-    if plan.history is None or request is None:
-        return
     try:
-        listed = plan.history.instruments(await desk.fetch(request, patience=_PATIENCE))
+        listed = await desk.listing(_PATIENCE)
     except Exception as error:
         if isinstance(error, ConnectionFailed) and not error.retryable:
             raise
         log.warning("symbols_unchecked", feed=plan.feed.name, reason=str(error))
+        return
+    if not listed:
         return
     enter(plan, listed)
     known = plan.feed.listing.instruments

@@ -165,8 +165,9 @@ class Bar(_Timed):
     `closed` is false for a bar that is still forming. `complete` is false for a bar of which we
     know that trades are missing: it began before we listened, ended after, or had a gap within.
     `revision` counts how often the bar was sent again after it had closed.
-    `quote_volume` is the sum of price times size; `buy_volume` and `buy_quote_volume` are the
-    parts where the taker bought. `origin` is "trades" for bars that we built, "live" for the
+    `quote_volume` is the sum of price times size (on an inverse market, which counts in contracts,
+    what the venue says: an amount of base); `buy_volume` and `buy_quote_volume` are the parts where
+    the taker bought. These three and `trades` are None where the venue does not tell. `origin` is "trades" for bars that we built, "live" for the
     venue's own, "fill" for one that stands for an interval without a trade.
     """
 
@@ -182,10 +183,10 @@ class Bar(_Timed):
     low: Decimal
     close: Decimal
     volume: Decimal
-    quote_volume: Decimal
-    buy_volume: Decimal
-    buy_quote_volume: Decimal
-    trades: int
+    quote_volume: Decimal | None
+    buy_volume: Decimal | None
+    buy_quote_volume: Decimal | None
+    trades: int | None
     closed: bool = True
     complete: bool = True
     revision: int = 0
@@ -199,13 +200,13 @@ class Bar(_Timed):
 
     @property
     def vwap(self) -> Decimal | None:
-        """The volume-weighted average price, None for a bar without a trade."""
-        return self.quote_volume / self.volume if self.volume else None
+        """The volume-weighted average price, None for a bar without a trade, or where nobody tells."""
+        return self.quote_volume / self.volume if self.volume and self.quote_volume else None
 
 
 @frozen
 class Ticker(_Timed):
-    """A venue's rolling statistics of the last 24 hours."""
+    """A venue's rolling statistics of the last 24 hours. What it does not tell is None."""
 
     type: ClassVar[str] = "ticker"
 
@@ -214,11 +215,11 @@ class Ticker(_Timed):
     ts: int
     recv: int
     last: Decimal
-    open: Decimal
-    high: Decimal
-    low: Decimal
-    volume: Decimal
-    quote_volume: Decimal
+    open: Decimal | None
+    high: Decimal | None
+    low: Decimal | None
+    volume: Decimal | None
+    quote_volume: Decimal | None
     trades: int | None = None
     channel: str = "ticker"
     origin: Origin = "live"

@@ -24,6 +24,7 @@ __all__ = [
     "Ack",
     "Clock",
     "Codec",
+    "Denied",
     "Dial",
     "Endpoint",
     "Feed",
@@ -168,6 +169,7 @@ class Instrument:
     tick: Decimal | None = None  #: smallest step of the price
     lot: Decimal | None = None  #: smallest step of the size
     active: bool = True  #: can be traded now
+    contract_size: Decimal | None = None  #: what one contract is worth, where sizes are contracts
 
 
 @define
@@ -262,10 +264,14 @@ class Rate:
 
 @frozen
 class Heartbeat:
-    """What the client must send by itself, every `seconds`. None: a WebSocket ping frame."""
+    """What the client must send by itself, every `seconds`. None: a WebSocket ping frame.
+
+    `answer_within` is the time in which the venue must be heard after it; None: that is not watched.
+    """
 
     seconds: float
     message: str | None = None
+    answer_within: float | None = None
 
 
 @frozen(kw_only=True)
@@ -322,10 +328,12 @@ class Source(Protocol):
     """Data that comes over no WebSocket of ours.
 
     `backends` are the event loops it works on, `channels` those it serves (without parameter).
+    `resumes`: when it is run again, it goes on where it ended, so that nothing was missed.
     """
 
     backends: frozenset[str]
     channels: frozenset[str]
+    resumes: bool
 
     async def run(self, deliver: Callable[[list[Event]], Awaitable[None]]) -> None:
         """Deliver batches until cancelled, or until there is no more.
@@ -443,6 +451,18 @@ class Request:
     until: int | None = None  #: the time at which a ranged answer ends, where that is too early
 
 
+class Denied(ValueError):
+    """The venue has answered a request with a refusal, in `reason`'s words.
+
+    `pause` is how many seconds to wait, at the least, before it is worth asking again; None: it is not.
+    """
+
+    def __init__(self, reason: str, pause: float | None = None) -> None:
+        self.reason = reason
+        self.pause = pause
+        super().__init__(reason)
+
+
 class History(Protocol):
     """The venue's REST language: pure, no I/O."""
 
@@ -457,19 +477,23 @@ class History(Protocol):
     def instruments(self, body: bytes) -> list[Instrument]:
         """Read the answer to `listing`.
 
-        Raises ValueError where it cannot be read.
+        Raises Denied where it is a refusal, ValueError where it cannot be read.
         """
         ...
 
     def answer(self, request: Request, body: bytes, recv: int) -> list[Event]:
         """Read the answer to a *request*, whoever made it: a tape has its address and body alone.
 
-        Raises ValueError where it cannot be read. Returns nothing for an address it does not know.
+        Raises Denied where it is a refusal, though the HTTP status was 200, ValueError where it cannot
+        be read. Returns nothing for an address it does not know.
         """
         ...
 
-    def refusal(self, status: int, body: bytes) -> str:
-        """Return the venue's own words for a failed request, or nothing."""
+    def refusal(self, status: int, body: bytes) -> str | Denied:
+        """Return the venue's own words for an HTTP status that is not 200, or nothing.
+
+        A `Denied` says more: whether to ask again, and when.
+        """
         ...
 
 

@@ -4,7 +4,8 @@ A simulator keeps one market, listens, enforces limits, injects faults and write
 venue adds its language: the hook `simulate(market)` returns a `Counterpart`, which answers REST
 calls, opens a `Session` for each WebSocket connection, and makes `Stream`s that turn what happened
 in the market into text. It does no I/O, and it holds no prices of its own: whatever it says is read
-off the market, so that streams and REST agree.
+off the market, so that streams and REST agree. A venue that speaks neither HTTP nor WebSocket says
+with `Framing` how its texts travel over TCP; all else is the same.
 
 Inside, prices are whole numbers of ticks and sizes whole numbers of lots; `Pit.tick` and `Pit.lot`
 say what one is worth. Times are ns since 1970 UTC, in the market's own time.
@@ -12,12 +13,12 @@ say what one is worth. Times are ns since 1970 UTC, in the market's own time.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
 from attrs import define, field, frozen
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
     from decimal import Decimal
 
     from .feeds import Rate
@@ -31,6 +32,7 @@ __all__ = [
     "Candle",
     "Counterpart",
     "Fill",
+    "Framing",
     "Ladder",
     "Line",
     "Market",
@@ -307,7 +309,15 @@ class Stream(Protocol):
 
 
 class Line(Protocol):
-    """The simulator's end of one WebSocket connection."""
+    """The simulator's end of one connection that streams are sent on."""
+
+    @property
+    def counts(self) -> bool:
+        """Whether the venue counts this connection as one of its client's.
+
+        It does while it is open, and for some seconds more under the fault "lingering_session".
+        """
+        ...
 
     @property
     def following(self) -> Collection[Stream]:
@@ -326,9 +336,16 @@ class Line(Protocol):
         """Close the connection once all that waits has been sent."""
         ...
 
+    def later(self, seconds: float, act: Callable[[], Sequence[str]]) -> None:
+        """Call *act* after so many of the venue's seconds, and send what it returns.
+
+        The seconds are divided by the time scale. A connection that has ended calls nothing.
+        """
+        ...
+
 
 class Session(Protocol):
-    """The venue's side of one WebSocket connection."""
+    """The venue's side of one connection that streams are sent on."""
 
     @property
     def rules(self) -> Rules:
@@ -357,7 +374,7 @@ class Counterpart(Protocol):
 
     @property
     def dials(self) -> Rate | None:
-        """How often a client may open a WebSocket."""
+        """How often a client may open such a connection."""
         ...
 
     @property
@@ -370,7 +387,11 @@ class Counterpart(Protocol):
         ...
 
     def open(self, call: Call, line: Line) -> Session | Answer:
-        """Take a WebSocket connection, or answer its handshake with a refusal."""
+        """Take a WebSocket connection, or answer its handshake with a refusal.
+
+        A venue with a `Framing` has no handshake: *call* has no path, and a refusal closes the
+        connection without a word.
+        """
         ...
 
     def answer(self, call: Call) -> Answer:
@@ -388,7 +409,40 @@ class Counterpart(Protocol):
     def spoil(self, fault: str, stream: Stream, text: str) -> list[str] | None:
         """Return what a fault makes of *text*; None where it does not apply to it.
 
-        The faults are those that need the venue's language: "crossed_book", "huge_batch" and
-        "missing_final_kline".
+        The faults are those that need the venue's language: "crossed_book", "huge_batch",
+        "missing_final_kline", the venue's own `faults`, and, where there is a `Framing`,
+        "missing_fields". The frames that are returned are sent instead, and the truth is told.
+
+        A common fault may be asked about and then not be done, so nothing may change but the text.
+        One of the venue's own is asked about only when it is due on a frame of its channels, and
+        may do more, such as ending a stream with `Line.later`; after None the next frame is tried.
+        """
+        ...
+
+    @property
+    def faults(self) -> Mapping[str, frozenset[str]]:
+        """The faults that only this venue has, and the channels each is about (none: all)."""
+        ...
+
+
+@runtime_checkable
+class Framing(Protocol):
+    """What a counterpart has besides if its venue speaks neither HTTP nor WebSocket, but over TCP.
+
+    A message is a text here too, and `Session`, `Stream` and `Line` are what they are elsewhere, so
+    limits and faults are as well: "malformed_json" cuts a text short and frames it soundly,
+    "plain_text_frame" puts a text of no sense in a frame of its own, "disconnect" closes (or resets)
+    the connection, and a limit that is exceeded ends it. Pings and REST there are none, and
+    "no_ping", "ping_no_pong", "rate_limit_rest" and "stale_snapshot" find no occasion.
+    """
+
+    def frame(self, text: str) -> bytes:
+        """Return the bytes of one message; the same for every client."""
+        ...
+
+    def unframe(self) -> Callable[[bytes], Sequence[str]]:
+        """Return, for a new connection, what takes its bytes and returns the messages now complete.
+
+        It raises ValueError at bytes that make no sense; the connection is then ended.
         """
         ...

@@ -210,6 +210,7 @@ class Naive:
             buy_volume = sum((t.size for t in buys), Decimal(0))
             buy_quote = sum((t.size * t.price for t in buys), Decimal(0))
         prices = [t.price for t in trades] or [price]
+        sided = not trades or first(trades).side is not None
         return Bar(
             "acme",
             lane[0],
@@ -222,8 +223,8 @@ class Naive:
             last(trades).price if trades else price,
             volume,
             quote,
-            buy_volume,
-            buy_quote,
+            buy_volume if sided else None,
+            buy_quote if sided else None,
             len(trades),
             closed,
             closed and self.complete(lane, start, came),

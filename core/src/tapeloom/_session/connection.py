@@ -115,6 +115,7 @@ class Connection:
         self._turn = anyio.Lock()  # to send, which is paced
         self._next_id = 1
         self._heard = 0.0  # when the last byte came
+        self._answer_due: float | None = None  # when a heartbeat must have been answered
         self._blocked = False  # a consumer makes us wait: then silence is our own
         self._tasks: anyio.abc.TaskGroup | None = None
         self._asking = Backoff(plan.feed.random, first=2.0)
@@ -182,10 +183,14 @@ class Connection:
     async def _read(self, link: Link) -> None:
         """Read, and hand on in batches of a bounded size, for as long as the connection lives."""
         monotonic, receive, counters = self._clock.monotonic, link.receive, self._counters
+        beat = self._endpoint.heartbeat
+        pings = beat is not None and beat.message is None
         while True:
             payloads = await receive()
             self._heard = monotonic()
             if not payloads:
+                if pings:
+                    self._answer_due = None  # a control frame: most likely the pong
                 continue
             self.last_recv = self._clock.time_ns()
             counters["frames"] += len(payloads)
@@ -277,6 +282,7 @@ class Connection:
                 self.end(PLANNED)
             return [self._status("notice", f"{reply.kind} {reply.detail}".rstrip())]
         if isinstance(reply, Pong):
+            self._answer_due = None
             return []
         recv, text = self.last_recv, frame[:500].decode(errors="replace")
         return [Reject(self._feed.venue, "", recv, recv, "unreadable_frame", text)]
@@ -354,6 +360,8 @@ class Connection:
                     await link.ping()
                 else:
                     await link.send(beat.message)
+                if beat.answer_within is not None and self._answer_due is None:
+                    self._answer_due = self._clock.monotonic() + beat.answer_within
                 if self._pace:
                     await self._clock.sleep(self._pace)
 
@@ -375,6 +383,8 @@ class Connection:
             self._owner.watch(self)
             if now - self._heard > endpoint.silence:
                 self.end(f"nothing was heard for {now - self._heard:.0f} s")
+            if self._answer_due is not None and now > self._answer_due:
+                self.end("the venue does not answer heartbeats")
             late = self.subscriptions.overdue(now)
             if late is not None:
                 # A login holds a secret.

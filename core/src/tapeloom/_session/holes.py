@@ -34,12 +34,15 @@ class Holes:
 
     A hole opens when the connection ends, and is told once: before the first event of its
     subscription, or, where nothing comes, some seconds after the venue's word that it lives again.
+    With *apart*, the subscriptions do not share a connection: that one has spoken says nothing of
+    what is known of another.
     """
 
-    def __init__(self, venue: str, missed: Missed = _unrecoverable) -> None:
+    def __init__(self, venue: str, missed: Missed = _unrecoverable, *, apart: bool = False) -> None:
         self.live: set[Subscription] = set()
         self.open: dict[Subscription, tuple[int, str]] = {}  #: since when nothing is known, and why
         self._venue = venue
+        self._apart = apart
         self._memory = Memory()
         self._missed = missed
         # Those of which the venue has said that they live again: when, on its clock and on ours.
@@ -51,8 +54,9 @@ class Holes:
     def seen(self, events: Sequence[Event], recv: int) -> None:
         """Take note of what a read brought, before anybody changes it."""
         self._recv = recv
-        for event in reversed(events):
-            if type(event) not in _OURS:
+        for event in events[: -_LOOK - 1 : -1]:
+            # What a venue sends without a time bears ours.
+            if event.ts != event.recv and type(event) not in _OURS:
                 self._ts = event.ts
                 lead = event.ts - recv
                 if self._lead is None or lead > self._lead:
@@ -81,7 +85,12 @@ class Holes:
         for one in self.live:
             self._word.pop(one, None)  # it has been lost again
         for one in self.live.difference(but):
-            self.open.setdefault(one, (self._ts or self._now(), "disconnect"))
+            self.open.setdefault(one, (self._known_until(one), "disconnect"))
+
+    def _known_until(self, one: Subscription) -> int:
+        """Return up to when all is known of *one*, on the venue's clock."""
+        last = self._memory.last(one) if self._apart else None
+        return last.ts if last is not None else self._ts or self._now()
 
     def suspect(self, one: Subscription, seconds: float) -> None:
         """Open a hole for what has been silent for so long, on a connection that goes on."""
@@ -147,5 +156,7 @@ class Holes:
         return self._missed(gap, before, after, known)
 
 
+#: So many of the last events of a batch are looked at for the venue's time.
+_LOOK = 16
 #: For so many ns after the venue's word, the first event is waited for: it tells more than the time.
 _PATIENCE = 5_000_000_000

@@ -35,7 +35,7 @@ class SourceSession:
         self._clock = plan.feed.clock
         self._deliver = deliver
         self._backoff = Backoff(plan.feed.random)
-        self._holes = Holes(plan.feed.venue, missed)
+        self._holes = Holes(plan.feed.venue, missed, apart=True)
         self._seen: set[tuple[str, str]] = set()
         self._last_recv = 0
 
@@ -56,7 +56,8 @@ class SourceSession:
                 reason = str(error)
                 if isinstance(error, Throttled):
                     pause = error.retry_after or 0.0
-            self._holes.cut(self._last_recv or self._clock.time_ns())
+            if not source.resumes:
+                self._holes.cut(self._last_recv or self._clock.time_ns())
             self._backoff.lived(self._clock.monotonic() - started)
             pause = max(pause, self._backoff.next())
             await self._again(reason, pause)

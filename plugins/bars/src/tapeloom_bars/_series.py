@@ -237,6 +237,8 @@ class Series:
         if closed:
             tally.complete = self._complete(tally)
         origin: Origin = "trades" if tally.trades else "fill"
+        # Venues tell the taker of every trade, or of none.
+        sided = tally.first is None or tally.first.side is not None
         bar = Bar(
             self.venue,
             self.symbol,
@@ -249,8 +251,8 @@ class Series:
             tally.close,
             tally.volume,
             tally.quote_volume,
-            tally.buy_volume,
-            tally.buy_quote_volume,
+            tally.buy_volume if sided else None,
+            tally.buy_quote_volume if sided else None,
             tally.trades,
             closed,
             closed and bool(tally.complete),

@@ -10,6 +10,7 @@ from ._line import Line
 from ._rules import PAST, ZERO, Rules, amount
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from decimal import Decimal
 
     from tapeloom.events import Bar, Event, Ticker
@@ -19,14 +20,14 @@ __all__ = ["Bars", "Tickers"]
 _ANY = 1 << 62
 
 
-def _outside(low: Decimal, high: Decimal, named: tuple[tuple[str, Decimal], ...]) -> str:
+def _outside(low: Decimal, high: Decimal, named: Iterable[tuple[str, Decimal | None]]) -> str:
     """Return evidence that these do not lie between low and high, or nothing."""
     if not amount(low) or not amount(high):
         return ""
     if high < low:
         return f"high {high} is below low {low}"
     for name, price in named:
-        if amount(price) and not low <= price <= high:
+        if price is not None and amount(price) and not low <= price <= high:
             return f"{name} {price} is outside {low} to {high}"
     return ""
 
@@ -119,14 +120,17 @@ class Tickers:
     def _broken(self, ticker: Ticker) -> tuple[str, str]:
         rules, low, high = self._rules, ticker.low, ticker.high
         sizes = (("volume", ticker.volume), ("quote_volume", ticker.quote_volume))
-        traded = not (amount(ticker.volume) and ticker.volume == ZERO)
-        prices: tuple[tuple[str, Decimal], ...] = (("last", ticker.last),)
+        volume = ticker.volume
+        traded = not (volume is not None and amount(volume) and volume == ZERO)
+        prices: tuple[tuple[str, Decimal | None], ...] = (("last", ticker.last),)
         if traded:
             prices += (("open", ticker.open), ("high", high), ("low", low))
         if evidence := rules.prices(prices):
             return "price", evidence
         if evidence := rules.sizes(sizes):
             return "size", evidence
-        if traded and "range" in rules.on and (evidence := _outside(low, high, prices[:1])):
+        if low is None or high is None or not traded or "range" not in rules.on:
+            return "", ""
+        if evidence := _outside(low, high, prices[:1]):
             return "range", evidence
         return "", ""

@@ -86,19 +86,19 @@ class Rules:
             )
         ]  # fmt: skip
 
-    def prices(self, named: Iterable[tuple[str, Decimal]]) -> str:
-        """Return evidence against the first of these that is no price, or nothing."""
+    def prices(self, named: Iterable[tuple[str, Decimal | None]]) -> str:
+        """Return evidence against the first of these that is no price, or nothing. None is no word."""
         if "price" in self.on:
             for name, price in named:
-                if not positive(price):
+                if price is not None and not positive(price):
                     return f"{name} {price} is no number above 0"
         return ""
 
-    def sizes(self, named: Iterable[tuple[str, Decimal]]) -> str:
-        """Return evidence against the first of these that is no size, or nothing."""
+    def sizes(self, named: Iterable[tuple[str, Decimal | None]]) -> str:
+        """Return evidence against the first of these that is no size, or nothing. None is no word."""
         if "size" in self.on:
             for name, size in named:
-                if not amount(size):
+                if size is not None and not amount(size):
                     return f"{name} {size} is no number of 0 or more"
         return ""
 

@@ -23,7 +23,6 @@ from ._trades import Trades
 
 if TYPE_CHECKING:
     from collections import Counter
-    from collections.abc import Callable
 
     from tapeloom.feeds import Stage, Want
 

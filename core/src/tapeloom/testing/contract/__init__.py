@@ -1,0 +1,38 @@
+"""Contracts: a test file of ten lines gives a plugin the whole battery. They need pytest.
+
+    class TestAcme(VenueContract):
+        venue = "acme"
+        markets = {"spot": ("BTC/USDT",)}
+        channels = ("trades", "book")
+
+Each test is a claim; what does not apply is skipped, and says why. What was proven is written into
+the plugin's package with ``pytest --write-contract``, and held against it ever after.
+
+`declared` has the words, `proving` remembers and writes down. `composed` is a venue's client side without
+a network and `still` a market for it to talk about, as `dialogue`, `signs`, `naming`, `deafness` and
+`past` do. `recording` is a run against the simulator, which `truth`, `frames` and `endings` look at.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from .declared import Broken, Capture, Lacking
+
+if TYPE_CHECKING:
+    from .sink import SinkContract
+    from .stage import StageContract
+    from .venue import VenueContract
+
+__all__ = ["Broken", "Capture", "Lacking", "SinkContract", "StageContract", "VenueContract"]
+
+_HOMES = {"SinkContract": "sink", "StageContract": "stage", "VenueContract": "venue"}
+
+
+def __getattr__(name: str) -> Any:
+    # A stage's contract needs Hypothesis, a venue's does not.
+    if name in _HOMES:
+        import importlib
+
+        return getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,77 @@
+"""What a contract class declares, and how a part of the contract ends that is not proven."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from attrs import field, frozen
+
+__all__ = ["SINK", "STAGE", "VENUE", "Broken", "Capture", "Lacking"]
+
+#: The guarantees of a venue: the word that a level uses, and what it says.
+VENUE: dict[str, str] = {
+    "symbols": "symbols are spelled there and back; one that cannot be is refused",
+    "acknowledge": "every subscription is asked for, and its acknowledgement understood",
+    "refuse": "a refusal is understood, and names what was refused",
+    "silence": "a message without an answer is told, and asked again on a new connection",
+    "unsubscribe": "what is dropped is not sent any longer",
+    "events": "every channel gives events of its type, with venue, symbol, channel and recv",
+    "batches": "frames cut into batches in any way give the same events",
+    "poison": "garbage between good frames costs none of them and is accounted for",
+    "unknown": "messages of an unknown kind or symbol are counted, and become no event",
+    "exact": "numbers are kept as the venue wrote them",
+    "times": "times are UTC in ns, and the venue's own",
+    "sides": "`side` is the taker's",
+    "limits": "the venue's limits are declared, and kept",
+    "heartbeat": "the heartbeat is what the venue expects, and its answer is understood",
+    "farewell": "a planned end is understood, and nothing is lost over it in silence",
+    "book": "snapshot and updates give the venue's book",
+    "history": "REST answers what it is said to answer",
+    "truth": "what is delivered is what the venue sent: once each, in order",
+    "backends": "it runs on each event loop it names, and is refused on the others",
+    "deterministic": "the same frames give the same events",
+    "captures": "every recorded frame is understood",
+    "secrets": "keys are in no repr, event or log line",
+}
+STAGE: dict[str, str] = {
+    "batches": "events cut into batches in any way give the same output",
+    "passes": "what it does not understand is passed on, in place",
+    "unchanged": "its input is not changed",
+    "hostile": "NaN and infinity raise nothing",
+    "accounted": "what goes in comes out, or stands in a Reject",
+    "timed": "a stage that acts on time keeps the rules of one",
+    "deterministic": "the same events give the same output",
+}
+SINK: dict[str, str] = {
+    "once": "everything written arrives, once, in order",
+    "flushed": "closing writes what is left",
+    "failure": "a write that fails is told",
+    "backends": "it runs on each event loop it names",
+}
+
+
+class Broken(AssertionError):
+    """A part of the contract that does not hold: what was expected, what came, what to do."""
+
+
+class Lacking(Exception):
+    """A part that is not proven. `here`: only because something is not installed here."""
+
+    def __init__(self, reason: str, *, here: bool = False) -> None:
+        super().__init__(reason)
+        self.here = here
+
+
+@frozen(kw_only=True)
+class Capture:
+    """A recording of the venue's frames, as ``<name>.ws.jsonl`` in the folder of captures.
+
+    `garbage` are parts of the texts of frames that are known to be unreadable.
+    """
+
+    symbols: Sequence[str]
+    channels: Sequence[str]
+    market: str = ""
+    settings: Mapping[str, Any] = field(factory=dict)
+    garbage: Sequence[str] = ()

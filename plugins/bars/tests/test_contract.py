@@ -1,0 +1,10 @@
+"""The stage through the contract of a stage."""
+
+from __future__ import annotations
+
+from tapeloom.testing.contract import StageContract
+
+
+class TestBars(StageContract):
+    stage = "bars"
+    settings = {"every": ["1s", "1m"]}

@@ -1,0 +1,9 @@
+"""The stage through the contract of a stage."""
+
+from __future__ import annotations
+
+from tapeloom.testing.contract import StageContract
+
+
+class TestQuality(StageContract):
+    stage = "quality"
