@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from types import MappingProxyType
 from typing import Any
@@ -93,11 +93,15 @@ class Acme:
 
     dials: Rate | None = None
     markets = MappingProxyType({"spot": "spot"})
+    faults: Mapping[str, frozenset[str]] = MappingProxyType(
+        {"acme_echo": frozenset({"trades"}), "acme_hiccup": frozenset()}
+    )
     rules = Rules(ping_every=20.0, pong_within=60.0)
     budget = Budget(name="acme", limit=100, seconds=60.0, header="X-Used", patience=2, ban=120.0)
 
     def __init__(self, market: Market) -> None:
         self.market = market
+        self.lines: list[Line] = []
         self.streams: dict[tuple[str, str], Stream] = {}
         for symbol in market.pits:
             self.streams |= {
@@ -110,7 +114,12 @@ class Acme:
         return {"url": url}
 
     def open(self, call: Call, line: Line) -> Any:
-        return _Session(self, line) if call.path == "/ws" else Answer("no such door", 404)
+        if call.path == "/alone" and any(one.counts for one in self.lines):
+            return Answer("one is enough", 409)
+        self.lines.append(line)
+        return (
+            _Session(self, line) if call.path in ("/ws", "/alone") else Answer("no such door", 404)
+        )
 
     def answer(self, call: Call) -> Answer:
         if call.path == "/time":
@@ -129,6 +138,10 @@ class Acme:
 
     def spoil(self, fault: str, stream: Stream, text: str) -> list[str] | None:
         message = json.loads(text)
+        if fault == "acme_echo":
+            return [text, json.dumps({"t": "echo", "id": message["id"]})]
+        if fault == "acme_hiccup":
+            return ['"hic"']
         if fault == "missing_final_kline":
             return [] if message["x"] else None
         if fault == "huge_batch":
@@ -145,6 +158,9 @@ class _Session:
 
     def receive(self, text: str) -> Sequence[str]:
         message = json.loads(text)
+        if "later" in message:
+            self.line.later(message["later"], lambda: ['"now"'])
+            return []
         stream = self.venue.streams[message["s"], message["ch"]]
         if message["op"] == "drop":
             self.line.leave(stream)

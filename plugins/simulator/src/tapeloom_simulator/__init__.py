@@ -3,8 +3,8 @@
     async with serve("binance", symbols=["BTC/USDT"], seed=7) as sim:
         print(sim.url, sim.settings)
 
-`market` and `pit` are what is traded; `server`, `connection` and `hub` bring it to the clients,
-`clockwork` at the right time; `faults` and `injector` spoil it; `truth` writes down what was so.
+`market` and `pit` are what is traded; `server`, `connection` (`websocket`, `plain`) and `hub` bring it
+to the clients, `clockwork` at the right time; `faults` and `injector` spoil it; `truth` writes down what was so.
 The venue's language comes from the venue's plugin, through the hook `simulate`.
 """
 

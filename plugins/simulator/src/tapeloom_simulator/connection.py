@@ -1,4 +1,7 @@
-"""The server's end of one WebSocket connection: what waits to be sent, what comes, and the rules."""
+"""The server's end of one connection: what waits to be sent, what comes, and the rules.
+
+`websocket` and `plain` say how it travels.
+"""
 
 from __future__ import annotations
 
@@ -9,16 +12,11 @@ from typing import TYPE_CHECKING
 
 import anyio
 from anyio.abc import SocketAttribute
-from wsproto.connection import Connection as Wire
-from wsproto.connection import ConnectionType
-from wsproto.events import CloseConnection, Message, Ping, Pong, TextMessage
-from wsproto.utilities import RemoteProtocolError
 
-from .frames import frame
 from .limits import Window
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Callable, Collection, Sequence
 
     from anyio.abc import ByteStream, TaskGroup
     from tapeloom.simulation import Session, Stream
@@ -27,11 +25,11 @@ if TYPE_CHECKING:
     from .injector import Injector
     from .truth import Opened, Truth
 
-__all__ = ["Connection"]
+__all__ = ["BROKEN", "GOODBYE", "Connection"]
 
 _LINGER_NOT = struct.pack("ii", 1, 0)
-_GOODBYE = 2.0  # seconds a client has to answer a close frame
-_BROKEN = (anyio.BrokenResourceError, anyio.ClosedResourceError, anyio.EndOfStream, OSError)
+GOODBYE = 2.0  # seconds a client has to end a connection that we have ended
+BROKEN = (anyio.BrokenResourceError, anyio.ClosedResourceError, anyio.EndOfStream, OSError)
 
 
 class Connection:
@@ -52,23 +50,25 @@ class Connection:
     ) -> None:
         self.number, self.scale = number, scale
         self.backlog = 0  #: bytes that wait to be taken by the network
-        self._stream, self._hub, self._injector, self._enforce = stream, hub, injector, enforce
+        self.stream, self._hub, self._injector, self._enforce = stream, hub, injector, enforce
         self._pending: list[bytes] = []
         self._wake = anyio.Event()
         self._streams: dict[Stream, None] = {}
         self._held: list[str] = []  # replies that wait for the first data frame
-        self._closing: bytes | None = None
-        self._client_closed = False
+        self._timers: list[tuple[float, Callable[[], Sequence[str]]]] | None = []
+        self._closing: bytes | None = None  # what is said last
         self._how = ""
         self._scope = anyio.CancelScope()
-        self._wire = Wire(ConnectionType.SERVER)
-        self._text: list[str] = []
         self._since = self._heard = anyio.current_time()
-        self._pinged = self._since
-        self._unanswered: dict[bytes, float] = {}
+        self._counted: float | None = None  # until when, once it has ended
         self._window: Window | None = None
 
     # ------------------------------------------------------------------------- for the venue's side
+
+    @property
+    def counts(self) -> bool:
+        """Whether the venue counts this connection."""
+        return self._counted is None or anyio.current_time() < self._counted
 
     @property
     def following(self) -> Collection[Stream]:
@@ -92,9 +92,34 @@ class Connection:
         """Close the connection once all that waits has been sent."""
         if self._closing is None:
             self._how = self._how or f"{code} {reason}".strip()
-            payload = code.to_bytes(2, "big") + reason.encode()[:100]
-            self._closing = bytes([0x88, len(payload)]) + payload
+            self._closing = self._last_words(code, reason)
             self._wake.set()
+
+    def later(self, seconds: float, act: Callable[[], Sequence[str]]) -> None:
+        """Call *act* after so many of the venue's seconds, and send what it returns."""
+        if self._timers is not None:
+            self._timers.append((seconds, act))  # `run` starts them
+        elif self._counted is None:
+            self._tasks.start_soon(self._act_late, seconds / self.scale, act)
+
+    async def _act_late(self, seconds: float, act: Callable[[], Sequence[str]]) -> None:
+        await anyio.sleep(seconds)
+        if self._closing is None:
+            self._reply(act())
+
+    # ------------------------------------------------------------------------- how it travels
+
+    def _last_words(self, code: int, reason: str) -> bytes:
+        """Return what ends the connection."""
+        raise NotImplementedError
+
+    async def _part(self, words: bytes) -> None:
+        """Say the last words, and give the client time to end the connection too."""
+        raise NotImplementedError
+
+    async def _read(self, first: bytes) -> None:
+        """Heed what comes until the client has gone. *first* has come already."""
+        raise NotImplementedError
 
     # ---------------------------------------------------------------------------- for the simulator
 
@@ -110,8 +135,14 @@ class Connection:
     def say(self, texts: Sequence[str]) -> None:
         """Send texts at once."""
         if texts:
-            self.queue([frame(text) for text in texts])
+            self.queue([*map(self._hub.frame, texts)])
             self._wake.set()
+
+    def _reply(self, texts: Sequence[str]) -> None:
+        """Send what the venue answered, even where it has closed the connection with it."""
+        closing, self._closing = self._closing, None
+        self.say(texts)
+        self._closing = closing
 
     def flush(self) -> None:
         """Send what waits."""
@@ -121,7 +152,7 @@ class Connection:
     def abort(self, how: str) -> None:
         """End the connection with a TCP reset."""
         self._how = how
-        raw = self._stream.extra(SocketAttribute.raw_socket, None)
+        raw = self.stream.extra(SocketAttribute.raw_socket, None)
         if raw is not None:
             with contextlib.suppress(OSError):
                 raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_NOT)
@@ -139,84 +170,43 @@ class Connection:
             with self._scope:
                 async with anyio.create_task_group() as tasks:
                     self._tasks = tasks
+                    timers, self._timers = self._timers or [], None
+                    for seconds, act in timers:
+                        self.later(seconds, act)
                     tasks.start_soon(self._write)
-                    with contextlib.suppress(*_BROKEN):
+                    with contextlib.suppress(*BROKEN):
                         await self._read(first)
                     self._how = self._how or "lost"
                     tasks.cancel_scope.cancel()
         finally:
-            for stream in list(self._streams):
-                self.leave(stream)
-            if self._injector is not None:
-                self._injector.forget(self)
+            self._end()
             truth.ended(opened, self._how or "stopped")
 
+    def _end(self) -> None:
+        for stream in list(self._streams):
+            self.leave(stream)
+        self._counted = anyio.current_time()
+        if self._injector is not None:
+            self._injector.forget(self)
+            self._counted += self._injector.lingers(self.number) / self.scale
+
     async def _write(self) -> None:
-        with contextlib.suppress(*_BROKEN):
+        with contextlib.suppress(*BROKEN):
             while True:
                 if self._pending:
                     block = b"".join(self._pending)
                     self._pending.clear()
-                    await self._stream.send(block)
+                    await self.stream.send(block)
                     self.backlog -= len(block)
                 elif self._closing is not None:
                     break
                 else:
                     self._wake = anyio.Event()
                     await self._wake.wait()
-            await self._stream.send(self._closing)
-            if not self._client_closed:
-                await anyio.sleep(_GOODBYE)
+            await self._part(self._closing)
         self._scope.cancel()
 
-    async def _read(self, first: bytes) -> None:
-        block = first
-        while True:
-            if block:
-                self._wire.receive_data(block)
-                try:
-                    for event in self._wire.events():
-                        if await self._heed(event):
-                            return
-                except RemoteProtocolError as problem:
-                    self.close(
-                        int(problem.event_hint.code)
-                        if isinstance(problem.event_hint, CloseConnection)
-                        else 1002,
-                        "protocol",
-                    )
-                    return
-            block = await self._stream.receive()
-
-    async def _heed(self, event: object) -> bool:
-        """Act on one event; True when the client has closed."""
-        if isinstance(event, CloseConnection):
-            self._client_closed = True
-            if self._closing is None:
-                self._how = f"client {int(event.code)}"
-                self._closing = self._wire.send(event.response())
-                self._wake.set()
-                await anyio.sleep(_GOODBYE)  # until the writer has sent it, and ends this
-            return True
-        if isinstance(event, Ping):
-            if self._counts() and not (
-                self._injector and self._injector.strikes("ping_no_pong", self.number)
-            ):
-                self.queue([self._wire.send(event.response())])
-                self._wake.set()
-        elif isinstance(event, Pong):
-            if self._counts():
-                self._unanswered.pop(bytes(event.payload), None)
-        elif isinstance(event, TextMessage):
-            self._text.append(event.data)
-            if event.message_finished and self._counts():
-                text, self._text = "".join(self._text), []
-                self._answer(text)
-        elif isinstance(event, Message):
-            self.close(1003, "text only")
-        return False
-
-    def _counts(self) -> bool:
+    def _allowed(self) -> bool:
         """Count something that the client sent; False where that was too much."""
         self._heard = now = anyio.current_time()
         rules = self.session.rules
@@ -232,14 +222,17 @@ class Connection:
     def _answer(self, text: str) -> None:
         injector = self._injector
         if injector is None:
-            self.say(self.session.receive(text))
+            self._reply(self.session.receive(text))
             self._too_many()
             return
         if injector.strikes("sub_error", self.number, text):
-            self.say(self.session.refuse(text))
+            self._reply(self.session.refuse(text))
             return
         replies = self.session.receive(text)
+        self._answer_spoiled(text, replies, injector)
         self._too_many()
+
+    def _answer_spoiled(self, text: str, replies: Sequence[str], injector: Injector) -> None:
         if injector.strikes("ack_missing", self.number, text):
             return
         if injector.strikes("data_before_ack", self.number, text):
@@ -247,13 +240,9 @@ class Connection:
             return
         if fault := injector.strikes("ack_delay", self.number, text):
             seconds = fault.seconds if fault.seconds is not None else 2.0
-            self._tasks.start_soon(self._say_late, replies, seconds / self.scale)
+            self.later(seconds, lambda: replies)
             return
-        self.say(replies)
-
-    async def _say_late(self, replies: Sequence[str], seconds: float) -> None:
-        await anyio.sleep(seconds)
-        self.say(replies)
+        self._reply(replies)
 
     def _too_many(self) -> None:
         most = self.session.rules.max_streams
@@ -280,22 +269,4 @@ class Connection:
             if now >= self._heard + rules.silence / scale:
                 self.close(rules.violation, "silent")
             again = min(again, self._heard + rules.silence / scale)
-        if rules.ping_every is not None:
-            again = min(
-                again, self._attend_pings(now, rules.ping_every / scale, rules.pong_within / scale)
-            )
         return again
-
-    def _attend_pings(self, now: float, every: float, within: float) -> float:
-        if self._unanswered and now >= next(iter(self._unanswered.values())) + within:
-            self.close(self.session.rules.violation, "Pong timeout")
-            return now + 1.0
-        if now >= self._pinged + every:
-            self._pinged = now
-            if not (self._injector and self._injector.strikes("no_ping", self.number)):
-                payload = str(int(now * 1000)).encode()
-                self._unanswered[payload] = now
-                self.queue([bytes([0x89, len(payload)]) + payload])
-                self._wake.set()
-        waits = [self._pinged + every, *(at + within for at in self._unanswered.values())]
-        return min(waits)

@@ -38,7 +38,7 @@ def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     )
     verb.add_argument("--for", type=float, dest="seconds", metavar="SECONDS", help="stop after")
     verb.add_argument(
-        "--venue", default="", help="the venue to simulate (default: the first found)"
+        "--venue", default="", help="the venue to simulate (default: binance, else the first found)"
     )
     verb.add_argument("--rate", type=float, default=200.0, metavar="N", help="trades a second")
     verb.add_argument("--seed", type=int, default=7, help="the same seed makes the same market")
@@ -68,7 +68,8 @@ def _installed(venue: str) -> tuple[str, tuple[str, ...]]:
     venues = [name for name, hooks in shown.items() if "simulate" in hooks]
     if (venue and venue not in venues) or not venues:
         raise PluginNotFound(venue or "binance", venues)
-    return venue or venues[0], tuple(stage for stage in _STAGES if stage in shown)
+    usual = "binance" if "binance" in venues else venues[0]
+    return venue or usual, tuple(stage for stage in _STAGES if stage in shown)
 
 
 @asynccontextmanager

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import tomllib
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any
 
 import attrs
 from attrs import frozen
 from tapeloom.errors import ConfigError, Mistake, nearest
 
 if TYPE_CHECKING:
+    from collections.abc import Collection, Sequence
     from pathlib import Path
 
-__all__ = ["Fault", "Kind", "load"]
+__all__ = ["COMMON", "Fault", "check", "load"]
 
-Kind = Literal[
+#: The faults that every venue can have; a venue may have more of its own.
+COMMON = (
     "ack_delay",
     "ack_missing",
     "clock_skew_ms",
@@ -26,6 +28,7 @@ Kind = Literal[
     "dup_trade",
     "huge_batch",
     "late_trade",
+    "lingering_session",
     "malformed_json",
     "max_age",
     "misroute_silence",
@@ -41,7 +44,7 @@ Kind = Literal[
     "silent_stall",
     "stale_snapshot",
     "sub_error",
-]
+)
 
 #: Which channels a fault is about, where it does not say so itself.
 CHANNELS: dict[str, frozenset[str]] = {
@@ -53,12 +56,6 @@ CHANNELS: dict[str, frozenset[str]] = {
     "reorder": frozenset({"trades", "agg_trades"}),
     "missing_final_kline": frozenset({"klines"}),
 }
-
-
-def _known(_: object, __: object, kind: object) -> None:
-    if kind not in get_args(Kind):
-        hint = nearest(str(kind), get_args(Kind)) or f" There are: {', '.join(get_args(Kind))}."
-        raise ValueError(f"there is no fault of the kind {kind!r}.{hint}")
 
 
 def _positive(_: object, attribute: attrs.Attribute[Any], value: float | None) -> None:
@@ -75,9 +72,11 @@ class Fault:
     old; then every `every`-th one is spoiled, with probability `chance`, `count` times at most
     (0: without end). `symbol`, `channel` and `connection` (1 is the first that was opened) narrow
     it down. With `each`, every stream of every connection counts for itself.
+
+    `kind` is one of `COMMON`, or one that only the simulated venue has.
     """
 
-    kind: Kind = attrs.field(validator=_known)
+    kind: str
     at: float | None = attrs.field(default=None, validator=_positive)
     after: int = attrs.field(default=0, validator=_positive)
     every: int = attrs.field(default=1, validator=attrs.validators.ge(1))
@@ -98,8 +97,27 @@ class Fault:
             raise ValueError(f"how of {self.kind} must be {words or 'left out'}, not {self.how!r}")
 
 
-def load(path: Path) -> list[Fault]:
-    """Read faults from a TOML file of [[fault]] tables.
+def check(faults: Sequence[Fault], own: Collection[str] = (), source: str = "faults") -> None:
+    """See that each fault is a common one, or one of the venue's *own*.
+
+    Raises ConfigError with all that are not.
+    """
+    if mistakes := [
+        Mistake(f"fault[{place}]", _unknown(fault.kind, own))
+        for place, fault in enumerate(faults)
+        if fault.kind not in COMMON and fault.kind not in own
+    ]:
+        raise ConfigError(mistakes, source)
+
+
+def _unknown(kind: str, own: Collection[str]) -> str:
+    known = sorted({*COMMON, *own})
+    hint = nearest(str(kind), known) or f" There are: {', '.join(known)}."
+    return f"there is no fault of the kind {kind!r}.{hint}"
+
+
+def load(path: Path, own: Collection[str] = ()) -> list[Fault]:
+    """Read faults from a TOML file of [[fault]] tables; *own* are those of the venue.
 
     Raises ConfigError, with all that is wrong with it, or OSError.
     """
@@ -116,7 +134,7 @@ def load(path: Path) -> list[Fault]:
     items = tables.get("fault", [])
     for place, table in enumerate(items if isinstance(items, list) else [items]):
         try:
-            faults.append(_fault(table))
+            faults.append(_fault(table, own))
         except (TypeError, ValueError) as problem:
             mistakes.append(Mistake(f"fault[{place}]", str(problem)))
     if mistakes:
@@ -124,11 +142,13 @@ def load(path: Path) -> list[Fault]:
     return faults
 
 
-def _fault(table: dict[str, Any]) -> Fault:
+def _fault(table: dict[str, Any], own: Collection[str]) -> Fault:
     fields = attrs.fields_dict(Fault)
     for key in table:
         if key not in fields:
             raise ValueError(f"unknown key {key!r}.{nearest(key, fields)}")
     if "kind" not in table:
-        raise ValueError(f"kind is missing. There are: {', '.join(get_args(Kind))}.")
+        raise ValueError(f"kind is missing. There are: {', '.join(sorted({*COMMON, *own}))}.")
+    if table["kind"] not in COMMON and table["kind"] not in own:
+        raise ValueError(_unknown(table["kind"], own))
     return Fault(**table)

@@ -8,10 +8,8 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import TYPE_CHECKING, Protocol
 
-from .frames import frame
-
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from tapeloom.simulation import Step, Stream
 
@@ -48,9 +46,12 @@ class _Live:
 
 
 class Hub:
-    """All streams that are followed."""
+    """All streams that are followed. `frame` puts a text on the wire."""
 
-    def __init__(self, truth: Truth, injector: Injector | None = None) -> None:
+    def __init__(
+        self, truth: Truth, injector: Injector | None, frame: Callable[[str], bytes]
+    ) -> None:
+        self.frame = frame
         self._truth, self._injector = truth, injector
         self._live: dict[Stream, _Live] = {}
         self._stepping: defaultdict[str, list[_Live]] = defaultdict(list)
@@ -136,6 +137,7 @@ class Hub:
         if self._injector is not None:
             self._push_spoiled(live, texts, self._injector)
             return
+        frame = self.frame
         for (before, after), followers in live.groups.items():
             if before or after:
                 frames = [frame(before + text + after) for text in texts]
@@ -150,6 +152,7 @@ class Hub:
 
     def _push_spoiled(self, live: _Live, texts: Sequence[str], injector: Injector) -> None:
         """Like `_push`, with faults: each follower may be sent something else."""
+        frame = self.frame
         # A fault may close a connection, which then leaves its streams.
         groups = [(envelope, list(followers)) for envelope, followers in live.groups.items()]
         for (before, after), followers in groups:

@@ -7,11 +7,13 @@ import random
 from collections import defaultdict
 from typing import TYPE_CHECKING, Any
 
+from tapeloom.simulation import Framing
+
 from .faults import CHANNELS, Fault
 from .truth import Injected
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Sequence
+    from collections.abc import Callable, Hashable, Mapping, Sequence
 
     from tapeloom.simulation import Counterpart, Stream
 
@@ -19,11 +21,17 @@ if TYPE_CHECKING:
     from .market import SimulatedMarket
     from .truth import Truth
 
-__all__ = ["Injector"]
+__all__ = ["Injector", "faults_of"]
 
 _SECOND = 1_000_000_000
 _LINE = ("disconnect", "server_shutdown")
 Out = tuple[str, bool]  # a text, and whether it is sent without the venue's envelope
+
+
+def faults_of(venue: Counterpart) -> Mapping[str, frozenset[str]]:
+    """Return the faults that only *venue* has; one that says nothing of any has none."""
+    own: Mapping[str, frozenset[str]] = getattr(venue, "faults", {})
+    return own
 
 
 class Injector:
@@ -39,6 +47,11 @@ class Injector:
     ) -> None:
         self._market, self._venue, self._truth = market, venue, truth
         self._random = random.Random(f"faults {seed}")
+        self._own = own = faults_of(venue)
+        # Fields of what is no JSON only the venue knows.
+        self._by_venue = frozenset(_BY_VENUE)
+        if isinstance(venue, Framing):
+            self._by_venue |= {"missing_fields"}
         self._by_kind: defaultdict[str, list[Fault]] = defaultdict(list)
         for fault in faults:
             self._by_kind[fault.kind].append(fault)
@@ -46,7 +59,7 @@ class Injector:
         self._next = {fault: market.epoch + int((fault.at or 0) * _SECOND) for fault in self._timed}
         self._on_data = [
             fault for fault in faults
-            if (fault.kind in _ON_DATA or fault.kind in _LINE) and fault not in self._timed
+            if fault.kind in (*_ON_DATA, *_LINE, *own) and fault not in self._timed
         ]  # fmt: skip
         self._occasions: defaultdict[Hashable, int] = defaultdict(int)
         self._done: defaultdict[Hashable, int] = defaultdict(int)
@@ -95,6 +108,13 @@ class Injector:
                 return fault
         return None
 
+    def lingers(self, number: int) -> float:
+        """Return for how many seconds a connection that has ended still counts."""
+        fault = self.strikes("lingering_session", number)
+        if fault is None:
+            return 0.0
+        return 10.0 if fault.seconds is None else fault.seconds
+
     def age(self, number: int) -> float | None:
         """Return the age in seconds at which a connection is to be ended, if a fault says so."""
         ages = [
@@ -139,9 +159,12 @@ class Injector:
 
     def pass_on(self, follower: Follower, stream: Stream, text: str) -> list[Out]:
         """Return what is sent instead of *text*."""
-        out: list[Out] = [(text, False)]
+        whole: list[Out] = [(text, False)]
+        out = whole
         for fault in self._on_data:
-            if out and _about(fault, stream) and not self._spent(fault, (follower, stream)):
+            if out is not whole and fault.kind not in _LINE:
+                continue  # one frame is spoiled once, so that each fault is what it is said to be
+            if self._about(fault, stream) and not self._spent(fault, (follower, stream)):
                 out = self._apply(fault, follower, stream, text, out)
         if self._held:
             out = out + self._release((follower, stream))
@@ -149,11 +172,33 @@ class Injector:
             return []
         return out
 
+    def _about(self, fault: Fault, stream: Stream) -> bool:
+        """Say whether *stream* is one that *fault* is about."""
+        if fault.symbol and fault.symbol != stream.symbol:
+            return False
+        if fault.channel:
+            return fault.channel in (stream.channel, stream.channel.partition(":")[0])
+        channels = CHANNELS.get(fault.kind) or self._own.get(fault.kind)
+        if not channels:
+            return True
+        if fault.kind == "drop_diff":
+            return stream.channel in channels
+        return stream.channel in channels or stream.channel.partition(":")[0] in channels
+
     def _apply(
         self, fault: Fault, follower: Follower, stream: Stream, text: str, out: list[Out]
     ) -> list[Out]:
         key, number = (follower, stream), follower.number
-        if fault.kind in _BY_VENUE:
+        if fault.kind in self._own:
+            # The venue is asked only when it is time: it may do more than change the text.
+            if self._due(fault, key, number=number):
+                spoiled = self._venue.spoil(fault.kind, stream, text)
+                if spoiled is not None:
+                    self._did(fault, key, "", number, stream)
+                    return [(item, False) for item in spoiled]
+                self._occasions[id(fault), key if fault.each else None] -= 1
+            return out
+        if fault.kind in self._by_venue:
             spoiled = self._venue.spoil(fault.kind, stream, text)
             if spoiled is None or not self._due(fault, key, number=number):
                 return out
@@ -233,7 +278,7 @@ class Injector:
     def misroute(self, follower: Follower, stream: Stream) -> None:
         """Let a stream that was subscribed to be silent, if that is due."""
         for fault in self._by_kind.get("misroute_silence", ()):
-            if _about(fault, stream) and self._due(
+            if self._about(fault, stream) and self._due(
                 fault, (follower, stream), number=follower.number
             ):
                 self._mute[(follower, stream)] = None
@@ -252,20 +297,6 @@ _ON_DATA = (
     *_BY_VENUE, "drop_diff", "dup_trade", "late_trade", "malformed_json", "missing_fields",
     "plain_text_frame", "reorder", "silent_stall",
 )  # fmt: skip
-
-
-def _about(fault: Fault, stream: Stream) -> bool:
-    """Say whether *stream* is one that *fault* is about."""
-    if fault.symbol and fault.symbol != stream.symbol:
-        return False
-    if fault.channel:
-        return fault.channel in (stream.channel, stream.channel.partition(":")[0])
-    channels = CHANNELS.get(fault.kind)
-    if channels is None:
-        return True
-    if fault.kind == "drop_diff":
-        return stream.channel in channels
-    return stream.channel.partition(":")[0] in channels
 
 
 def _bound_to_time(fault: Fault) -> bool:

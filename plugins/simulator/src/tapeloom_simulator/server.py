@@ -1,4 +1,4 @@
-"""HTTP/1.1 and WebSocket on one port: reads requests, enforces limits, and asks the venue's side."""
+"""HTTP/1.1 and WebSocket on one port, or messages over TCP: limits, and the venue's side asked."""
 
 from __future__ import annotations
 
@@ -10,20 +10,23 @@ import h11
 from anyio.abc import SocketAttribute
 from anyio.streams.tls import TLSListener
 from attrs import evolve
-from tapeloom.simulation import Answer, Call
+from tapeloom.simulation import Answer, Call, Framing
 from wsproto.connection import ConnectionType
 from wsproto.events import AcceptConnection
 from wsproto.handshake import H11Handshake
 from wsproto.utilities import RemoteProtocolError
 
-from .connection import Connection
+from .connection import BROKEN, Connection
 from .limits import Purse, Window
+from .plain import Plain
+from .websocket import WebSocket
 
 if TYPE_CHECKING:
     import ssl
+    from collections.abc import Callable
 
     from anyio.abc import AnyByteStream, ByteStream, Listener
-    from tapeloom.simulation import Counterpart
+    from tapeloom.simulation import Counterpart, Session
 
     from .hub import Follower, Hub
     from .injector import Injector
@@ -32,7 +35,6 @@ if TYPE_CHECKING:
 __all__ = ["Server"]
 
 _BODY = 1 << 20  # bytes of a request's body that are read
-_BROKEN = (anyio.BrokenResourceError, anyio.ClosedResourceError, anyio.EndOfStream, OSError)
 
 
 class _QuietTLSListener(TLSListener):
@@ -74,11 +76,14 @@ class Server:
 
     async def handle(self, stream: ByteStream) -> None:
         """Serve one TCP connection until it ends."""
-        http = h11.Connection(h11.SERVER)
         try:
-            while await self._exchange(stream, http):
-                http.start_next_cycle()
-        except (*_BROKEN, h11.ProtocolError):
+            if isinstance(self._venue, Framing):
+                await self._converse(stream, self._venue)
+            else:
+                http = h11.Connection(h11.SERVER)
+                while await self._exchange(stream, http):
+                    http.start_next_cycle()
+        except (*BROKEN, h11.ProtocolError):
             pass
         finally:
             with anyio.CancelScope(shield=True):
@@ -137,20 +142,57 @@ class Server:
             answer = evolve(answer, headers={**answer.headers, cost[0].header: used})
         return answer
 
-    # ------------------------------------------------------------------------------------ WebSocket
+    # --------------------------------------------------------------------------------- connections
+
+    def _barred(self, path: str) -> bool:
+        """Count a dial, and say whether that was too many."""
+        strike = bool(self._injector and self._injector.strikes("dial_limit", detail=path))
+        late = self._dials is not None and not self._dials.allow(anyio.current_time())
+        return strike or (late and self._enforce)
+
+    async def _converse(self, stream: ByteStream, framing: Framing) -> None:
+        """Serve a client that speaks the venue's own messages."""
+        call = Call(method="", path="")
+        if self.closed or self._barred(call.path):
+            return
+        connection = self._connection(Plain, framing, stream)
+        session = self._venue.open(call, connection)
+        if not isinstance(session, Answer):
+            await self._serve(connection, session, call.path)
+
+    def _connection(self, kind: Callable[..., Connection], *args: Any) -> Connection:
+        self._opened += 1
+        *before, stream = args
+        return kind(
+            *before, self._opened, stream, self._hub, self._injector, self._scale,
+            enforce=self._enforce,
+        )  # fmt: skip
+
+    async def _serve(
+        self, connection: Connection, session: Session, path: str, hello: bytes = b"",
+        first: bytes = b"",
+    ) -> None:  # fmt: skip
+        """Say *hello* and talk; *first* has come already."""
+        connection.session = session
+        opened = self._truth.opened(connection.number, path)
+        # Before the client knows: it may be told to go as soon as it is here.
+        self.connections.append(connection)
+        self._came.set()
+        try:
+            if hello:
+                await connection.stream.send(hello)
+            await connection.run(first, self._truth, opened)
+        finally:
+            self.connections.remove(connection)
 
     async def _upgrade(
         self, stream: ByteStream, http: h11.Connection, request: h11.Request, call: Call
     ) -> bool:
-        now = anyio.current_time()
-        strike = bool(self._injector and self._injector.strikes("dial_limit", detail=call.path))
-        if self._dials is not None and not self._dials.allow(now) and self._enforce:
-            strike = True
         if self.closed:
             await _reply(stream, http, Answer("", 503))
             return False
-        if strike:
-            wait = self._dials.wait(now) if self._dials else 1
+        if self._barred(call.path):
+            wait = self._dials.wait(anyio.current_time()) if self._dials else 1
             await _reply(stream, http, self._venue.limited(429, wait, None))
             return False
         handshake = H11Handshake(ConnectionType.SERVER)
@@ -160,24 +202,12 @@ class Server:
             await _reply(stream, http, Answer(f"{problem}\n", 400))
             return False
         accepted = handshake.send(AcceptConnection())
-        self._opened += 1
-        connection = Connection(
-            self._opened, stream, self._hub, self._injector, self._scale, enforce=self._enforce
-        )
+        connection = self._connection(WebSocket, stream)
         session = self._venue.open(call, connection)
         if isinstance(session, Answer):
             await _reply(stream, http, session)
             return False
-        connection.session = session
-        opened = self._truth.opened(connection.number, call.path)
-        # Before the client knows: it may be told to go as soon as it is here.
-        self.connections.append(connection)
-        self._came.set()
-        try:
-            await stream.send(accepted)
-            await connection.run(http.trailing_data[0], self._truth, opened)
-        finally:
-            self.connections.remove(connection)
+        await self._serve(connection, session, call.path, accepted, http.trailing_data[0])
         return False
 
     def end(self, follower: Follower, how: str) -> None:

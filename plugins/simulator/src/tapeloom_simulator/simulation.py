@@ -16,11 +16,13 @@ import anyio
 import pluggy
 from tapeloom import hooks
 from tapeloom.errors import PluginBroken, PluginNotFound
+from tapeloom.simulation import Framing
 
 from .clockwork import Clockwork
-from .faults import Fault, load
+from .faults import Fault, check, load
+from .frames import frame
 from .hub import Hub
-from .injector import Injector
+from .injector import Injector, faults_of
 from .market import EPOCH, SimulatedMarket
 from .server import Server
 from .truth import Truth
@@ -82,11 +84,10 @@ class Simulation:
         self.settings: dict[str, Any] = venue.settings(url)
         self._server, self._clockwork = server, clockwork
         self._begin = anyio.Event()
-        self._stop = anyio.Event()
 
     @property
     def connections(self) -> int:
-        """How many clients are connected over WebSocket."""
+        """How many clients are connected, over WebSocket or by messages of the venue's own."""
         return len(self._server.connections)
 
     def begin(self) -> None:
@@ -112,11 +113,6 @@ class Simulation:
         with anyio.move_on_after(_GOODBYES):
             while connections:  # noqa: ASYNC110
                 await anyio.sleep(0.002)
-        self._stop.set()
-
-    async def stopped(self) -> None:
-        """Wait until somebody has called `stop`."""
-        await self._stop.wait()
 
 
 @asynccontextmanager
@@ -153,18 +149,21 @@ async def serve(
     *time_scale* divides the venue's own intervals: pings, ages, windows of its limits. *truth* names
     a file for the ground truth; with `keep=False` nothing that happened is kept in memory.
 
-    Raises PluginNotFound, PluginBroken, SymbolError, ConfigError (in a file of faults), OSError.
+    Raises PluginNotFound, PluginBroken, SymbolError, ConfigError (in the faults), OSError.
     """
     if not speed > 0 or not time_scale > 0 or math.isinf(time_scale):
         raise ValueError(f"speed and time_scale must be above 0, not {speed} and {time_scale}")
     market = SimulatedMarket(symbols, seed=seed, rate=rate, trades=trades, epoch=epoch, depth=depth)
     side = counterpart(venue, market) if isinstance(venue, str) else venue(market)
-    listed = load(Path(faults)) if isinstance(faults, str | Path) else list(faults)
+    own = faults_of(side)
+    listed = load(Path(faults), own) if isinstance(faults, str | Path) else list(faults)
+    check(listed, own)
     with ExitStack() as files:
         log = files.enter_context(open_text(truth)) if truth else None
         record = Truth(market, keep=keep, log=log)
         injector = Injector(listed, market, side, record, seed) if listed else None
-        hub = Hub(record, injector)
+        framing = side if isinstance(side, Framing) else None
+        hub = Hub(record, injector, framing.frame if framing else frame)
         server = Server(side, hub, record, injector, scale=time_scale, enforce=limits)
         if injector is not None:
             injector.end = server.end
@@ -172,7 +171,8 @@ async def serve(
             market, hub, server, record, injector, speed=speed, slow=slow, backlog=backlog
         )
         listener, port = await server.listen(host, port, tls)
-        url = f"http{'s' if tls else ''}://{f'[{host}]' if ':' in host else host}:{port}"
+        scheme = "tcp" if framing else "http"
+        url = f"{scheme}{'s' if tls else ''}://{f'[{host}]' if ':' in host else host}:{port}"
         sim = Simulation(url, market, side, record, server, clockwork)
         wanted = {"now": 0, "first_subscription": 1, "manual": math.inf}.get(str(start), start)
 

@@ -57,7 +57,7 @@ class Injected:
 
 @define
 class Opened:
-    """A WebSocket connection. `ended` says how it ended, and is empty while it is open."""
+    """A connection that streams are sent on. `ended` says how it ended, and is empty while it is open."""
 
     connection: int
     path: str

@@ -1,0 +1,106 @@
+"""The server's end of one WebSocket connection."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import anyio
+from wsproto.connection import Connection as Wire
+from wsproto.connection import ConnectionType
+from wsproto.events import CloseConnection, Message, Ping, Pong, TextMessage
+from wsproto.utilities import RemoteProtocolError
+
+from .connection import GOODBYE, Connection
+
+__all__ = ["WebSocket"]
+
+
+class WebSocket(Connection):
+    """One client over WebSocket, with pings and close codes."""
+
+    def __init__(self, *args: Any, **more: Any) -> None:
+        super().__init__(*args, **more)
+        self._wire = Wire(ConnectionType.SERVER)
+        self._text: list[str] = []
+        self._client_closed = False
+        self._pinged = self._since
+        self._unanswered: dict[bytes, float] = {}
+
+    def _last_words(self, code: int, reason: str) -> bytes:
+        payload = code.to_bytes(2, "big") + reason.encode()[:100]
+        return bytes([0x88, len(payload)]) + payload
+
+    async def _part(self, words: bytes) -> None:
+        await self.stream.send(words)
+        if not self._client_closed:
+            await anyio.sleep(GOODBYE)
+
+    async def _read(self, first: bytes) -> None:
+        block = first
+        while True:
+            if block:
+                self._wire.receive_data(block)
+                try:
+                    for event in self._wire.events():
+                        if await self._heed(event):
+                            return
+                except RemoteProtocolError as problem:
+                    self.close(
+                        int(problem.event_hint.code)
+                        if isinstance(problem.event_hint, CloseConnection)
+                        else 1002,
+                        "protocol",
+                    )
+                    return
+            block = await self.stream.receive()
+
+    async def _heed(self, event: object) -> bool:
+        """Act on one event; True when the client has closed."""
+        if isinstance(event, CloseConnection):
+            self._client_closed = True
+            if self._closing is None:
+                self._how = f"client {int(event.code)}"
+                self._closing = self._wire.send(event.response())
+                self._wake.set()
+                await anyio.sleep(GOODBYE)  # until the writer has sent it, and ends this
+            return True
+        if isinstance(event, Ping):
+            if self._allowed() and not (
+                self._injector and self._injector.strikes("ping_no_pong", self.number)
+            ):
+                self.queue([self._wire.send(event.response())])
+                self._wake.set()
+        elif isinstance(event, Pong):
+            if self._allowed():
+                self._unanswered.pop(bytes(event.payload), None)
+        elif isinstance(event, TextMessage):
+            self._text.append(event.data)
+            if event.message_finished and self._allowed():
+                text, self._text = "".join(self._text), []
+                self._answer(text)
+        elif isinstance(event, Message):
+            self.close(1003, "text only")
+        return False
+
+    def attend(self, now: float) -> float:
+        """Ping, and end what is over. Return when to look again."""
+        again, rules, scale = super().attend(now), self.session.rules, self.scale
+        if self._closing is not None or rules.ping_every is None:
+            return again
+        return min(
+            again, self._attend_pings(now, rules.ping_every / scale, rules.pong_within / scale)
+        )
+
+    def _attend_pings(self, now: float, every: float, within: float) -> float:
+        if self._unanswered and now >= next(iter(self._unanswered.values())) + within:
+            self.close(self.session.rules.violation, "Pong timeout")
+            return now + 1.0
+        if now >= self._pinged + every:
+            self._pinged = now
+            if not (self._injector and self._injector.strikes("no_ping", self.number)):
+                payload = str(int(now * 1000)).encode()
+                self._unanswered[payload] = now
+                self.queue([bytes([0x89, len(payload)]) + payload])
+                self._wake.set()
+        waits = [self._pinged + every, *(at + within for at in self._unanswered.values())]
+        return min(waits)
