@@ -1,0 +1,73 @@
+"""Feeds of Bybit as core would compose them, and the recorded frames."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tapeloom_bybit
+from tapeloom import testing
+from tapeloom.feeds import Feed, Frames
+
+PERP = "BTC/USDT:USDT"
+
+
+class Stopped:
+    """A clock that stands still."""
+
+    def time_ns(self) -> int:
+        return 0
+
+    def monotonic(self) -> float:
+        return 0.0
+
+    async def sleep(self, seconds: float) -> None:
+        raise AssertionError("nothing here waits")
+
+
+@pytest.fixture(scope="session")
+def make() -> Callable[..., Feed]:
+    """Return a function that makes a feed whose symbols are named."""
+
+    def made(
+        market: str = "spot", *channels: str, symbols: tuple[str, ...] = (), **settings: Any
+    ) -> Feed:
+        some = [*symbols] or [PERP if market == "linear" else "BTC/USDT"]
+        own = tapeloom_bybit.Settings(**settings)
+        feed = Feed(
+            "f", "bybit", market, some, channels or ("trades",), settings=own, clock=Stopped()
+        )
+        codec = tapeloom_bybit.subscribe(feed)
+        for symbol in some:
+            feed.listing.add(symbol, codec.native(symbol))
+        return feed
+
+    return made
+
+
+@pytest.fixture(scope="session")
+def folder() -> Path:
+    """Return the folder of Bybit's captures."""
+    found = testing.captures(Path(__file__).parents[3])
+    if found is None or not (found / "bybit").is_dir():
+        pytest.skip("no captures; set TAPELOOM_CAPTURES to their folder")
+    return found / "bybit"
+
+
+@pytest.fixture(scope="session")
+def recorded(folder: Path) -> Callable[[str], Frames]:
+    """Return a function that reads the frames of a capture."""
+
+    def frames(name: str) -> Frames:
+        lines = (folder / f"{name}.ws.jsonl").read_text("utf-8").splitlines()
+        return Frames((json.loads(line)["frame"].encode() for line in lines), recv=7)
+
+    return frames
+
+
+@pytest.fixture(params=["asyncio", "trio"])
+def anyio_backend(request: pytest.FixtureRequest) -> str:
+    return request.param
