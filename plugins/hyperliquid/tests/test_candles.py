@@ -1,0 +1,209 @@
+"""Candles are closed soundly, although nobody says when they are over."""
+
+from __future__ import annotations
+
+import json
+from decimal import Decimal
+from typing import Any
+
+import pytest
+import tapeloom_hyperliquid
+from attrs import evolve
+from tapeloom.events import Bar
+from tapeloom.feeds import Frames, Want
+
+MS, MINUTE = 1_000_000, 60_000
+PERP = "BTC/USDC:USDC"
+
+
+def frame(channel: str, data: Any) -> bytes:
+    return json.dumps({"channel": channel, "data": data}).encode()
+
+
+def candle(minute: int, n: int = 1, coin: str = "BTC", **more: Any) -> dict[str, Any]:
+    start = minute * MINUTE
+    return {
+        "t": start, "T": start + MINUTE - 1, "s": coin, "i": "1m", "o": "71400.0", "c": "71411.0",
+        "h": "71422.0", "l": "71389.0", "v": f"{n}.20407", "n": n,
+    } | more  # fmt: skip
+
+
+def push(minute: int, n: int = 1, coin: str = "BTC") -> bytes:
+    return frame("candle", candle(minute, n, coin))
+
+
+def quote(time: int) -> bytes:
+    return frame("bbo", {"coin": "BTC", "time": time, "bbo": [None, None]})
+
+
+def answer(method: str = "subscribe") -> bytes:
+    about = {"type": "candle", "coin": "BTC", "interval": "1m"}
+    return frame("subscriptionResponse", {"method": method, "subscription": about})
+
+
+def bars(feed, *frames: bytes) -> list[Bar]:
+    events = tapeloom_hyperliquid.parse(feed)(Frames(frames, 7))
+    return [event for event in events if type(event) is Bar]
+
+
+def states(some: list[Bar]) -> list[tuple[int, int, bool]]:
+    """Return of each bar its minute, its trades, and whether it is closed."""
+    return [(bar.ts // MS // MINUTE, bar.trades, bar.closed) for bar in some]
+
+
+@pytest.fixture
+def feed(make):
+    return make(channels=("klines:1m", "quotes"))
+
+
+def test_a_candle_is_a_bar_in_the_venues_own_figures(feed) -> None:
+    (bar,) = bars(feed, push(3, 20))
+    numbers = [Decimal(t) for t in ("71400.0", "71422.0", "71389.0", "71411.0", "20.20407")]
+
+    assert bar == Bar(
+        "hyperliquid", PERP, 3 * MINUTE * MS, 7, "1m", *numbers, None, None, None,
+        20, False, True, 0, "klines:1m", "live",
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("number", [1, "1.00", 1.0])
+def test_numbers_come_as_text_or_as_numbers(feed, number) -> None:
+    (bar,) = bars(feed, frame("candle", candle(1, o=number)))
+
+    assert bar.open == 1
+
+
+def test_the_next_candle_closes_the_one_before_once(feed) -> None:
+    some = bars(feed, push(1, 1), push(1, 2), push(2, 1), push(3, 1))
+
+    assert states(some) == [
+        (1, 1, False),
+        (1, 2, False),
+        (1, 2, True),
+        (2, 1, False),
+        (2, 1, True),
+        (3, 1, False),
+    ]
+    assert all(bar.complete and not bar.revision for bar in some)
+
+
+def test_an_array_is_read_like_one_after_another(feed, make) -> None:
+    together = frame("candle", [candle(1), candle(1, 2), candle(2)])
+    other = make(channels=("klines:1m", "quotes"))
+
+    assert bars(feed, together) == bars(other, push(1), push(1, 2), push(2))
+
+
+def test_the_venues_time_closes_a_candle_without_a_successor(feed) -> None:
+    before, after = 2 * MINUTE - 1 + 4_999, 2 * MINUTE - 1 + 5_000
+    some = bars(feed, push(1, 3), quote(before), quote(after), quote(after + 1), push(2))
+
+    assert states(some) == [(1, 3, False), (1, 3, True), (2, 1, False)]
+    assert states(bars(feed, push(1), quote(before))) == [(1, 1, False)]
+
+
+def test_the_closing_stands_before_what_showed_that_it_is_due(feed) -> None:
+    events = tapeloom_hyperliquid.parse(feed)(Frames([push(1), quote(3 * MINUTE)], 7))
+
+    assert [event.type for event in events] == ["bar", "bar", "quote"]
+
+
+def test_our_clock_closes_nothing(feed) -> None:
+    parse = tapeloom_hyperliquid.parse(feed)
+    parse(Frames([push(1)], 7))
+    events = parse(Frames([push(1, 2)], 10**18))
+
+    assert states(events) == [(1, 2, False)]
+
+
+def test_another_coins_candle_tells_the_time_too(make) -> None:
+    feed = make(symbols=(PERP, "ETH/USDC:USDC"), channels=("klines:1m",))
+    some = bars(feed, push(1), push(1, coin="ETH"), push(3, coin="ETH"))
+
+    assert [(bar.symbol[:3], bar.closed) for bar in some] == [
+        ("BTC", False),
+        ("ETH", False),
+        ("ETH", True),
+        ("BTC", True),
+        ("ETH", False),
+    ]
+
+
+def test_how_long_to_wait_can_be_set(make) -> None:
+    feed = make(channels=("klines:1m", "quotes"), candle_grace="1m")
+    over = 2 * MINUTE - 1 + MINUTE
+
+    assert states(bars(feed, push(1), quote(over - 1))) == [(1, 1, False)]
+    assert states(bars(feed, push(1), quote(over))) == [(1, 1, False), (1, 1, True)]
+
+
+def test_a_candle_that_changes_after_its_close_is_sent_again_as_a_revision(feed) -> None:
+    late = 2 * MINUTE + 10_000
+    some = bars(feed, push(1), quote(late), push(1), push(1, 2), push(1, 3), push(2), push(1, 4))
+    again = [bar for bar in some if bar.revision]
+
+    assert [(bar.trades, bar.revision, bar.closed) for bar in again] == [
+        (2, 1, True),
+        (3, 2, True),
+        (4, 1, True),
+    ]
+    assert [bar.trades for bar in some if bar.closed and not bar.revision] == [1]
+
+
+def wants(feed) -> list[Want]:
+    asked: list[Want] = []
+    feed.want = asked.append
+    return asked
+
+
+def test_a_candle_that_a_reconnect_may_have_cut_short_is_not_complete(feed) -> None:
+    some = bars(feed, answer(), push(1, 5), answer(), push(3, 1), push(4, 1))
+    closed = [bar for bar in some if bar.closed]
+
+    assert [(bar.ts // MS // MINUTE, bar.complete) for bar in closed] == [(1, False), (3, True)]
+
+
+def test_a_candle_that_is_told_again_after_a_reconnect_is_complete(feed) -> None:
+    some = bars(feed, push(1, 5), answer("unsubscribe"), answer(), push(1, 9), push(2))
+
+    assert [(bar.trades, bar.complete) for bar in some if bar.closed] == [(9, True)]
+
+
+@pytest.mark.parametrize("fill", [False, True])
+def test_candles_that_were_skipped_are_asked_for_if_that_is_set(make, fill) -> None:
+    feed = make(channels=("klines:1m",), candle_fill=fill)
+    asked = wants(feed)
+    bars(feed, push(1), push(2), push(5))
+
+    wanted = [Want("bars", PERP, "klines:1m", "1m", 3 * MINUTE * MS, 5 * MINUTE * MS)]
+    assert asked == (wanted if fill else [])
+
+
+def test_what_a_reconnect_has_cost_core_asks_for(make) -> None:
+    feed = make(channels=("klines:1m",), candle_fill=True)
+    asked = wants(feed)
+    bars(feed, push(1), answer(), push(5))
+
+    assert not asked
+
+
+def test_what_nobody_wants_any_more_is_forgotten(feed) -> None:
+    parse = tapeloom_hyperliquid.parse(feed)
+    parse(Frames([push(1)], 7))
+    feed.listing.remove(PERP)
+    parse(Frames([answer("unsubscribe")], 7))
+    feed.listing.add(PERP, "BTC")
+    events = parse(Frames([answer(), push(4)], 7))
+
+    assert states([e for e in events if type(e) is Bar]) == [(4, 1, False)]
+
+
+def test_another_interval_was_not_asked_for(feed) -> None:
+    assert bars(feed, frame("candle", candle(1, i="5m")), frame("candle", candle(1, i="9m"))) == []
+    assert feed.counters["unasked"] == 2
+
+
+def test_a_closed_bar_has_what_the_open_one_had(feed) -> None:
+    opened, closed, _ = bars(feed, push(1, 4), push(2))
+
+    assert closed == evolve(opened, closed=True)

@@ -1,0 +1,211 @@
+"""REST: what is asked, what it costs, and how the answers are read."""
+
+from __future__ import annotations
+
+import json
+from decimal import Decimal
+from typing import Any
+
+import pytest
+import tapeloom_hyperliquid
+from tapeloom.feeds import Request, Want
+
+PERP, MS, MINUTE = "BTC/USDC:USDC", 1_000_000, 60_000_000_000
+ALL = ("trades", "book:20", "klines:1m")
+
+
+def asked(request: Request) -> dict[str, Any]:
+    return json.loads(request.body)
+
+
+def test_every_request_is_a_post_with_its_weight(make) -> None:
+    history = tapeloom_hyperliquid.history(make(channels=ALL))
+    book, trades = (history.request(Want(kind, PERP)) for kind in ("book", "trades"))
+    bars = history.request(Want("bars", PERP, "klines:1m", "", 3 * MINUTE, 123 * MINUTE))
+
+    assert asked(book) == {"type": "l2Book", "coin": "BTC"}
+    assert asked(trades) == {"type": "recentTrades", "coin": "BTC"}
+    assert asked(bars) == {
+        "type": "candleSnapshot",
+        "req": {"coin": "BTC", "interval": "1m", "startTime": 180_000, "endTime": 7_379_999},
+    }
+    assert (book.ranged, trades.ranged, bars.ranged) == (False, False, True)
+    assert (book.weight, trades.weight, bars.weight) == (2, 22, 23)
+    assert {(each.rate.count, each.rate.seconds) for each in (book, trades, bars)} == {(1200, 60)}
+
+
+def test_bars_without_a_beginning_are_the_last_five_hundred(make) -> None:
+    feed = make(channels=ALL)
+    request = tapeloom_hyperliquid.history(feed).request(Want("bars", PERP, interval="1h"))
+    start = feed.clock.time_ns() - 500 * 60 * MINUTE
+
+    assert asked(request)["req"] == {"coin": "BTC", "interval": "1h", "startTime": start // MS}
+
+
+@pytest.mark.parametrize("interval", ["1s", "6h", ""])
+def test_an_interval_that_the_venue_does_not_have_cannot_be_asked_for(make, interval) -> None:
+    assert tapeloom_hyperliquid.history(make()).request(Want("bars", PERP, "", interval)) is None
+
+
+@pytest.mark.parametrize(
+    ("market", "symbols", "body"),
+    [
+        ("perp", (PERP,), {"type": "meta"}),
+        ("perp", ("XYZ.TSLA/USDC:USDC",), {"type": "meta", "dex": "xyz"}),
+        ("spot", ("PURR/USDC",), {"type": "spotMeta"}),
+    ],
+)
+def test_the_list_of_the_right_market_is_asked_for(make, market, symbols, body) -> None:
+    assert asked(tapeloom_hyperliquid.history(make(market, symbols)).listing()) == body
+
+
+def listed(make, market: str, body: Any, symbols: tuple[str, ...] = ()) -> list[Any]:
+    history = tapeloom_hyperliquid.history(make(market, symbols))
+    return history.instruments(json.dumps(body).encode())
+
+
+def test_perpetuals_are_listed_with_their_lot(make) -> None:
+    universe = [
+        {"name": "BTC", "szDecimals": 5, "maxLeverage": 40, "marginTableId": 56},
+        {"name": "kPEPE", "szDecimals": 0, "isDelisted": None},
+        {"name": "OLD", "szDecimals": 1, "isDelisted": True},
+        {"name": "with space", "szDecimals": 1},
+    ]
+    btc, pepe, old = listed(make, "perp", {"universe": universe, "collateralToken": 0})
+
+    assert (btc.symbol, btc.native, btc.kind, btc.base, btc.quote, btc.settle) == (
+        PERP, "BTC", "swap", "BTC", "USDC", "USDC",
+    )  # fmt: skip
+    assert (btc.lot, btc.tick, btc.active) == (Decimal("0.00001"), None, True)
+    assert (pepe.symbol, pepe.native, pepe.lot) == ("KPEPE/USDC:USDC", "kPEPE", 1)
+    assert not old.active
+
+
+@pytest.mark.parametrize(
+    ("token", "symbols", "wanted"),
+    [
+        (0, ("XYZ.TSLA/USDC:USDC",), "XYZ.TSLA/USDC:USDC"),
+        (360, ("XYZ.GOLD/USDH:USDH",), "XYZ.TSLA/USDH:USDH"),
+    ],
+)
+def test_a_builders_perpetuals_are_settled_as_the_list_or_else_the_user_says(
+    make, token, symbols, wanted
+) -> None:
+    body = {"universe": [{"name": "xyz:TSLA", "szDecimals": 3}], "collateralToken": token}
+    (one,) = listed(make, "perp", body, symbols)
+
+    assert (one.symbol, one.native) == (wanted, "xyz:TSLA")
+
+
+def test_pairs_are_named_by_their_tokens(make) -> None:
+    tokens = [("USDC", 8, 0), ("PURR", 0, 1), ("HYPE", 2, 150), ("UBTC", 5, 197), ("HYPE", 1, 9)]
+    body = {
+        "tokens": [{"name": n, "szDecimals": d, "index": i} for n, d, i in tokens],
+        "universe": [
+            {"name": "@9", "tokens": [9, 0], "index": 9, "isCanonical": False},
+            {"name": "PURR/USDC", "tokens": [1, 0], "index": 0, "isCanonical": True},
+            {"name": "@107", "tokens": [150, 0], "index": 107, "isCanonical": True},
+            {"name": "@142", "tokens": [197, 0], "index": 142, "isCanonical": False},
+            {"name": "@5", "tokens": [77, 0], "index": 5},
+        ],
+    }
+    found = {one.symbol: one for one in listed(make, "spot", body)}
+
+    assert {symbol: one.native for symbol, one in found.items()} == {
+        "PURR/USDC": "PURR/USDC",
+        "HYPE/USDC": "@107",
+        "BTC/USDC": "@142",
+    }
+    assert (found["HYPE/USDC"].lot, found["HYPE/USDC"].kind) == (Decimal("0.01"), "spot")
+
+
+def request(body: dict[str, Any], url: str = "http://elsewhere/info") -> Request:
+    return Request(url=url, body=json.dumps(body).encode())
+
+
+def answered(make, body: dict[str, Any], answer: Any, channels=ALL, recv: int = 9) -> list[Any]:
+    history = tapeloom_hyperliquid.history(make(channels=channels))
+    return history.answer(request(body), json.dumps(answer).encode(), recv)
+
+
+LEVEL = {"px": "1.0", "sz": "2", "n": 1}
+BOOK = {"coin": "BTC", "time": 8, "levels": [[LEVEL] * 20, [LEVEL] * 20]}
+
+
+@pytest.mark.parametrize(
+    ("channels", "wanted"),
+    [(("book:20", "book:5"), ("book:20", 20)), (("book:5",), ("book:5", 5)), (("trades",), None)],
+)
+def test_a_book_is_that_of_the_channel_we_have(make, channels, wanted) -> None:
+    books = answered(make, {"type": "l2Book", "coin": "BTC"}, BOOK, channels)
+
+    assert [(book.channel, len(book.raw_bids)) for book in books] == ([wanted] if wanted else [])
+    assert all(book.origin == "history" and book.ts == 8 * MS for book in books)
+
+
+def test_a_coin_without_a_book_has_none(make) -> None:
+    assert answered(make, {"type": "l2Book", "coin": "BTC"}, None) == []
+
+
+def test_trades_that_come_newest_first_are_given_oldest_first(make) -> None:
+    rows = [
+        {"coin": "BTC", "side": "B", "px": "1", "sz": "1", "time": time, "tid": tid}
+        for tid, time in ((4, 9), (3, 8), (2, 8), (1, 7))
+    ]
+    trades = answered(make, {"type": "recentTrades", "coin": "BTC"}, rows)
+
+    assert [(trade.id, trade.origin) for trade in trades] == [(n, "backfill") for n in "1234"]
+
+
+def test_the_last_bar_is_closed_when_it_is_over(make) -> None:
+    body = {"type": "candleSnapshot", "req": {"coin": "BTC", "interval": "1m", "startTime": 0}}
+    more = {"s": "BTC", "i": "1m", "o": "1", "c": "1", "h": "1", "l": "1", "v": "1", "n": 1}
+    rows = [{"t": n * 60_000, "T": n * 60_000 + 59_999, **more} for n in range(3)]
+
+    def closed(recv: int) -> list[bool]:
+        return [bar.closed for bar in answered(make, body, rows, recv=recv)]
+
+    assert closed(3 * MINUTE) == [True, True, True]
+    assert closed(3 * MINUTE - 2 * MS) == [True, True, False]
+    assert {bar.origin for bar in answered(make, body, rows)} == {"backfill"}
+
+
+@pytest.mark.parametrize(
+    ("body", "url"),
+    [
+        ({"type": "l2Book", "coin": "ETH"}, "http://x/info"),
+        ({"type": "allMids"}, "http://x/info"),
+        ({"type": "meta"}, "http://x/info"),
+        ({"type": "l2Book", "coin": "BTC"}, "http://x/other"),
+    ],
+)
+def test_what_is_not_ours_gives_nothing(make, body, url) -> None:
+    history = tapeloom_hyperliquid.history(make(channels=ALL))
+
+    assert history.answer(request(body, url), b"{}", 9) == []
+    assert history.answer(Request(url=url), b"{}", 9) == []
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"[]", b"[" * 100_000, b'{"universe":[{}]}'])
+def test_an_answer_that_cannot_be_read_says_which_one(make, body) -> None:
+    history = tapeloom_hyperliquid.history(make(channels=ALL))
+    with pytest.raises(ValueError, match="the answer to meta cannot be read"):
+        history.instruments(body)
+    with pytest.raises(ValueError, match="the answer to l2Book cannot be read"):
+        history.answer(request({"type": "l2Book", "coin": "BTC"}), body, 9)
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "words"),
+    [
+        (429, b"null", "Too many requests"),
+        (422, b"Failed to deserialize the JSON body", "Failed to deserialize"),
+        (500, b"null", "do not list"),
+        (404, b"", ""),
+    ],
+)
+def test_a_refusal_has_the_venues_words_and_a_remedy(make, status, body, words) -> None:
+    told = tapeloom_hyperliquid.history(make()).refusal(status, body)
+
+    assert words in told
+    assert "null" not in told
