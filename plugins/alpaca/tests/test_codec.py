@@ -1,0 +1,234 @@
+"""What is sent to log in and to subscribe, and how the answers are read."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import tapeloom_alpaca
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tapeloom import Secret
+from tapeloom.errors import ConfigError, SymbolError
+from tapeloom.feeds import Ack, Notice, Refusal, Subscription
+
+
+def asked(codec, *subscriptions: tuple[str, str]) -> dict[str, object]:
+    (message,) = codec.add([Subscription(*each) for each in subscriptions], 5)
+    assert message.id == 5
+    return json.loads(message.text)
+
+
+def test_each_channel_of_stocks_has_its_list_and_bars_have_two(make) -> None:
+    codec = tapeloom_alpaca.subscribe(make())
+    words = ("trades", "quotes", "klines:1m", "klines:1d", "x-statuses", "x-lulds")
+
+    assert asked(codec, *(("BRK.B/USD", word) for word in words)) == {
+        "action": "subscribe",
+        **{
+            name: ["BRK.B"]
+            for name in (
+                "trades",
+                "quotes",
+                "bars",
+                "dailyBars",
+                "statuses",
+                "lulds",
+                "updatedBars",
+            )
+        },
+    }
+
+
+def test_crypto_keeps_our_spelling_and_has_books(make) -> None:
+    codec = tapeloom_alpaca.subscribe(make("crypto", ("BTC/USD",)))
+
+    assert asked(codec, ("BTC/USD", "book"), ("ETH/BTC", "book"), ("ETH/BTC", "trades")) == {
+        "action": "subscribe",
+        "orderbooks": ["BTC/USD", "ETH/BTC"],
+        "trades": ["ETH/BTC"],
+    }
+
+
+def test_dropping_waits_for_no_answer(make) -> None:
+    codec = tapeloom_alpaca.subscribe(make())
+    (message,) = codec.drop([Subscription("AAPL/USD", "klines:1m")], 3)
+
+    assert json.loads(message.text) == {
+        "action": "unsubscribe",
+        "bars": ["AAPL"],
+        "updatedBars": ["AAPL"],
+    }
+    assert message.id is None
+
+
+@settings(max_examples=20, deadline=None)
+@given(count=st.integers(0, 4500))
+def test_many_subscriptions_take_few_messages_and_none_is_lost(make, count) -> None:
+    codec = tapeloom_alpaca.subscribe(make())
+    wanted = [Subscription(f"S{n}/USD", "trades") for n in range(count)]
+    messages = codec.add(wanted, 1)
+
+    assert [one for message in messages for one in message.subscriptions] == wanted
+    assert [name for each in messages for name in json.loads(each.text)["trades"]] == [
+        f"S{n}" for n in range(count)
+    ]
+    assert [message.id for message in messages] == [*range(1, 1 - (-count // 2000))]
+
+
+def test_a_set_agrees_to_all_of_ours_that_it_has(make) -> None:
+    codec = tapeloom_alpaca.subscribe(make(symbols=("AAPL/USD", "AMD/USD")))
+    reply = codec.accept(
+        b'[{"T":"subscription","trades":["AAPL","MSFT"],"quotes":["AMD"],"bars":["*"],'
+        b'"updatedBars":["AAPL"],"dailyBars":["AAPL"],"corrections":["AAPL"]}]'
+    )
+
+    assert reply == Ack(
+        subscriptions=(
+            Subscription("AAPL/USD", "trades"),
+            Subscription("AMD/USD", "quotes"),
+            Subscription("AAPL/USD", "klines:1d"),
+        )
+    )
+
+
+def passing(text: str, pause: float = 0.0) -> Refusal:
+    return Refusal(text, permanent=False, oldest=True, pause=pause)
+
+
+@pytest.mark.parametrize(
+    ("said", "reply"),
+    [
+        ('{"T":"success","msg":"connected"}', Notice("connected")),
+        ('{"T":"success","msg":"authenticated"}', Ack("login")),
+        (
+            '{"T":"error","code":402,"msg":"auth failed"}',
+            Refusal("auth failed (code 402): Check key_id and secret_key.", oldest=True),
+        ),
+        (
+            '{"T":"error","code":403,"msg":"already authenticated"}',
+            Notice("already_authenticated", "already authenticated (code 403)"),
+        ),
+        ('{"T":"error","code":404,"msg":"auth timeout"}', passing("auth timeout (code 404)")),
+        (
+            '{"T":"error","code":405,"msg":"symbol limit exceeded"}',
+            Refusal(
+                "symbol limit exceeded (code 405): Ask for fewer symbols, or for a larger plan.",
+                oldest=True,
+            ),
+        ),
+        (
+            '{"T":"error","code":406,"msg":"connection limit exceeded"}',
+            passing("connection limit exceeded (code 406)", 45.0),
+        ),
+        (
+            '{"T":"error","code":407,"msg":"slow client"}',
+            Notice("slow_client", "slow client (code 407)", ends=True),
+        ),
+        (
+            '{"T":"error","code":500,"msg":"internal error"}',
+            Notice("internal_error", "internal error (code 500)", ends=True),
+        ),
+        ('{"T":"error","code":999}', passing("refused (code 999)")),
+        ('{"T":"b","S":"AAPL"}', None),
+        ('{"msg":"connected"}', None),
+        ("", None),
+        ('{"T":"success"},{"T":"success"}', None),
+    ],
+)
+def test_each_answer_is_read(make, said, reply) -> None:
+    codec = tapeloom_alpaca.subscribe(make(slot_pause="45s"))
+
+    assert codec.accept(f"[{said}]".encode()) == reply
+
+
+@pytest.mark.parametrize("code", [400, 401, 402, 405, 408, 409, 410, 411])
+def test_what_does_not_pass_by_itself_is_refused_for_good_and_says_what_to_do(make, code) -> None:
+    reply = tapeloom_alpaca.subscribe(make()).accept(
+        f'[{{"T":"error","code":{code},"msg":"no"}}]'.encode()
+    )
+
+    assert reply.permanent
+    assert reply.oldest
+    assert reply.reason.startswith(f"no (code {code}): ")
+
+
+@settings(max_examples=100, deadline=None)
+@given(frame=st.binary(max_size=80))
+def test_garbage_is_no_answer(make, frame) -> None:
+    assert tapeloom_alpaca.subscribe(make()).accept(frame) is None
+
+
+# ------------------------------------------------------------------------------ names and addresses
+
+
+@pytest.mark.parametrize(
+    ("market", "settings_", "url"),
+    [
+        ("stocks", {}, "wss://stream.data.alpaca.markets/v2/iex"),
+        ("", {"feed": "sip"}, "wss://stream.data.alpaca.markets/v2/sip"),
+        ("stocks", {"feed": "overnight"}, "wss://stream.data.alpaca.markets/v1beta1/overnight"),
+        (
+            "stocks",
+            {"feed": "test", "sandbox": True},
+            "wss://stream.data.sandbox.alpaca.markets/v2/test",
+        ),
+        ("crypto", {"feed": "sip"}, "wss://stream.data.alpaca.markets/v1beta3/crypto/us"),
+        ("crypto", {"base_url": "http://127.0.0.1:1"}, "ws://127.0.0.1:1/v1beta3/crypto/us"),
+    ],
+)
+def test_a_market_has_one_address_and_one_connection(make, market, settings_, url) -> None:
+    symbols = ("BTC/USD",) if market == "crypto" else ("AAPL/USD",)
+    (endpoint,) = tapeloom_alpaca.connect(make(market, symbols, **settings_))
+
+    assert (endpoint.url, endpoint.max_connections) == (url, 1)
+    assert json.loads(endpoint.login.text) == {
+        "action": "auth",
+        "key": "PKNOTAKEY",
+        "secret": "not-a-secret-either",
+    }
+    assert endpoint.login.id == "login"
+
+
+@pytest.mark.parametrize(
+    ("market", "symbol"),
+    [("stocks", "AAPL/EUR"), ("stocks", "AAPL/USD:USD"), ("crypto", "BTC/USDT:USDT")],
+)
+def test_a_symbol_that_the_market_cannot_have_is_refused(make, market, symbol) -> None:
+    with pytest.raises(SymbolError, match="Write it like"):
+        make(market, (symbol,))
+
+
+@pytest.mark.parametrize(
+    ("market", "channels", "settings_", "problem"),
+    [
+        ("stock", ("trades",), {}, "Did you mean 'stocks'"),
+        ("stocks", ("book",), {}, "no channel 'book' for stocks"),
+        ("crypto", ("x-statuses",), {}, "no channel 'x-statuses' for crypto"),
+        ("stocks", ("klines:5m",), {}, "it has trades, quotes, klines:1m, klines:1d"),
+        ("stocks", ("x-statuses",), {"mode": "poll"}, "no channel 'x-statuses'"),
+        ("stocks", ("trades",), {"mode": "poll", "feed": "test"}, "has no REST"),
+    ],
+)
+def test_a_market_or_channel_that_there_is_not_is_a_mistake_of_the_stack(
+    make, market, channels, settings_, problem
+) -> None:
+    with pytest.raises(ConfigError, match=problem):
+        make(market, channels=channels, **settings_)
+
+
+def test_one_key_alone_is_a_mistake() -> None:
+    with pytest.raises(ValueError, match="belong together"):
+        tapeloom_alpaca.Settings(key_id=Secret("PKNOTAKEY"))
+
+
+def test_no_repr_shows_a_key(make) -> None:
+    feed = make(symbols=("AAPL/USD",))
+    codec, (endpoint,) = tapeloom_alpaca.subscribe(feed), tapeloom_alpaca.connect(feed)
+    history = tapeloom_alpaca.history(feed)
+    shown = "".join(
+        map(repr, (feed, endpoint, codec.__dict__, history.__dict__, history.listing()))
+    )
+
+    assert "PKNOTAKEY" not in shown
+    assert "not-a-secret-either" not in shown

@@ -1,0 +1,261 @@
+"""Items become events: each kind, in any company, with whatever stands between them."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from itertools import pairwise
+from typing import Any
+
+import pytest
+import tapeloom_alpaca
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tapeloom.events import Bar, Book, Quote, Reject, Status, Trade
+from tapeloom.feeds import Frames, Want
+from tapeloom_alpaca.wire import nanoseconds, rfc3339
+
+TRADE = (
+    '{"T":"t","i":96921,"S":"AAPL","x":"D","p":126.550,"s":1,"t":"2021-02-22T15:51:44.208Z",'
+    '"c":["@","I"],"z":"C"}'
+)
+QUOTE = (
+    '{"T":"q","S":"AAPL","bx":"U","bp":87.66,"bs":1,"ax":"Q","ap":87.68,"as":4,'
+    '"t":"2021-02-22T15:51:45.335689322Z","c":["R"],"z":"C"}'
+)
+BAR = (
+    '{"T":"b","S":"AAPL","o":388.985,"h":389.13,"l":388.975,"c":389.12,"v":10,'
+    '"t":"2021-02-22T19:15:00Z","n":461,"vw":389.5}'
+)
+COIN = (
+    '{"T":"t","S":"BTC/USD","p":65614.929,"s":0.000038,"t":"2026-02-23T15:57:33.393Z",'
+    '"i":8160237406270933078,"tks":"S"}'
+)
+WHOLE = (
+    '{"T":"o","S":"BTC/USD","t":"2024-03-12T10:38:50.79613221Z","b":[{"p":71859.53,"s":0.27994}],'
+    '"a":[{"p":71939.70,"s":0.83953}],"r":true}'
+)
+DELTA = '{"T":"o","S":"BTC/USD","t":"2024-03-12T10:38:51.2Z","b":[],"a":[{"p":71939.7,"s":0}]}'
+DAILY, UPDATED = BAR.replace('"b"', '"d"', 1), BAR.replace('"b"', '"u"', 1)
+STOCKS = ("trades", "quotes", "klines:1m", "klines:1d")
+NOON = 1_614_009_104_000_000_000  # 2021-02-22 15:51:44
+
+
+def parsed(feed, *frames: str | bytes, recv: int = 7) -> list[Any]:
+    raw = [frame.encode() if isinstance(frame, str) else frame for frame in frames]
+    return tapeloom_alpaca.parse(feed)(Frames(raw, recv))
+
+
+def test_a_stocks_trade_has_no_side_and_is_named_by_its_exchange_too(make) -> None:
+    (trade,) = parsed(make(), f"[{TRADE}]")
+
+    assert trade == Trade(
+        "alpaca", "AAPL/USD", NOON + 208_000_000, 7, Decimal("126.55"), Decimal(1), None, "D:96921"
+    )
+    assert str(trade.price) == "126.550"
+
+
+@pytest.mark.parametrize(("taker", "side"), [("B", "buy"), ("S", "sell"), ("", None)])
+def test_a_coins_trade_has_the_takers_side_and_all_digits_of_its_id(make, taker, side) -> None:
+    coins = make("crypto", ("BTC/USD",))
+    text = COIN.replace('"tks":"S"', f'"tks":"{taker}"')
+    (trade,) = parsed(coins, f"[{text}]")
+
+    assert (trade.id, trade.side) == ("8160237406270933078", side)
+    assert (str(trade.price), str(trade.size)) == ("65614.929", "0.000038")
+
+
+def test_a_quote_is_the_best_bid_and_ask(make) -> None:
+    (quote,) = parsed(make(channels=("quotes",)), f"[{QUOTE}]")
+    figures = [Decimal(text) for text in ("87.66", "1", "87.68", "4")]
+
+    assert quote == Quote("alpaca", "AAPL/USD", NOON + 1_335_689_322, 7, *figures)
+
+
+def test_sizes_of_quotes_may_count_round_lots(make) -> None:
+    (quote,) = parsed(make(channels=("quotes",), quote_unit=100), f"[{QUOTE}]")
+
+    assert (quote.bid_size, quote.ask_size) == (100, 400)
+
+
+def test_a_bar_is_closed_when_it_comes(make) -> None:
+    (bar,) = parsed(make(channels=STOCKS), f"[{BAR}]")
+    prices = [Decimal(text) for text in ("388.985", "389.13", "388.975", "389.12")]
+
+    assert bar == Bar(
+        "alpaca", "AAPL/USD", 1_614_021_300_000_000_000, 7, "1m", *prices, Decimal(10),
+        Decimal(3895), None, None, 461, True, True, 0, "klines:1m", "live",
+    )  # fmt: skip
+    assert bar.vwap == Decimal("389.5")
+
+
+def test_what_the_venue_leaves_out_of_a_bar_is_not_known(make) -> None:
+    text = BAR.replace(',"n":461,"vw":389.5', "")
+    (bar,) = parsed(make(channels=STOCKS), f"[{text}]")
+
+    assert (bar.trades, bar.quote_volume, bar.vwap) == (None, None, None)
+
+
+def test_an_updated_bar_is_a_revision_and_each_further_one_the_next(make) -> None:
+    parse = tapeloom_alpaca.parse(make(channels=STOCKS))
+    other = UPDATED.replace("19:15", "19:16")
+    texts = [f"[{BAR}]", f"[{UPDATED},{other}]", f"[{UPDATED}]"]
+    bars = [bar for text in texts for bar in parse(Frames([text.encode()]))]
+
+    assert [bar.revision for bar in bars] == [0, 1, 1, 2]
+    assert {bar.closed for bar in bars} == {True}
+
+
+def test_a_days_bar_is_never_closed(make) -> None:
+    (bar,) = parsed(make(channels=STOCKS), f"[{DAILY}]")
+
+    assert (bar.interval, bar.channel, bar.closed) == ("1d", "klines:1d", False)
+
+
+def test_a_book_begins_with_the_whole_and_goes_on_with_changes_without_numbers(make) -> None:
+    books = parsed(make("crypto", ("BTC/USD",), ("book",)), f"[{WHOLE}]", f"[{DELTA}]")
+
+    assert [type(book) for book in books] == [Book, Book]
+    assert [book.kind for book in books] == ["snapshot", "delta"]
+    assert [(book.first, book.last, book.previous) for book in books] == [(None, None, None)] * 2
+    assert books[0].bids == [(Decimal("71859.53"), Decimal("0.27994"))]
+    assert str(books[0].asks[0][0]) == "71939.70"
+    assert books[1].asks == [(Decimal("71939.7"), Decimal(0))]
+
+
+def test_a_book_is_asked_for_anew_when_it_has_been_long_enough_since_the_last_whole(make) -> None:
+    feed = make("crypto", ("BTC/USD",), ("book",), book_resync="10s")
+    wanted: list[Want] = []
+    feed.want = wanted.append
+    parse = tapeloom_alpaca.parse(feed)
+    for second, text in [
+        (0, WHOLE),
+        (9, DELTA),
+        (10, DELTA),
+        (11, DELTA),
+        (12, WHOLE),
+        (21, DELTA),
+    ]:
+        parse(Frames([f"[{text}]".encode()], second * 1_000_000_000))
+
+    assert wanted == [Want("book", "BTC/USD", "book")]
+
+
+def test_corrections_and_cancels_are_told_and_rewrite_nothing(make) -> None:
+    correction = (
+        '{"T":"c","S":"AAPL","x":"M","oi":52983525033527,"op":39.1582,"os":440000,"oc":[" "],'
+        '"ci":52983525034326,"cp":39.1809,"cs":440000,"cc":[" "],"z":"B","t":"2021-02-22T15:51:44Z"}'
+    )
+    cancel = (
+        '{"T":"x","S":"AAPL","i":465,"x":"D","p":105.31,"s":300,"a":"C","z":"C",'
+        '"t":"2021-02-22T15:51:44Z"}'
+    )
+    events = parsed(make(), f"[{TRADE},{correction},{cancel}]")
+
+    assert [type(event) for event in events] == [Trade, Status, Status]
+    assert [(one.state, one.channel, one.symbol) for one in events[1:]] == [
+        ("trade_corrected", "trades", "AAPL/USD"),
+        ("trade_cancelled", "trades", "AAPL/USD"),
+    ]
+    assert events[1].detail == (
+        "id=M:52983525033527 price=39.1582 size=440000"
+        " is now id=M:52983525034326 price=39.1809 size=440000"
+    )
+    assert events[2].detail == "id=D:465 price=105.31 size=300 action=C"
+
+
+def test_what_nobody_asked_for_is_counted(make) -> None:
+    feed = make()
+    events = parsed(feed, f"[{TRADE},{TRADE.replace('AAPL', 'MSFT')},{QUOTE}]")
+
+    assert [type(event) for event in events] == [Trade]
+    assert feed.counters["unasked"] == 2
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        '{"T":"z","S":"AAPL"}',
+        '{"T":"t","S":"AAPL","t":"2021-02-22T15:51:44Z"}',
+        TRADE.replace("126.550", '"much"'),
+        TRADE.replace("2021-02-22T15:51:44.208Z", "yesterday"),
+        "17",
+    ],
+)
+def test_a_bad_item_costs_no_other_in_its_frame(make, bad) -> None:
+    events = parsed(make(), f"[{TRADE},{bad},{TRADE}]")
+
+    assert [type(event) for event in events] == [Trade, Reject, Trade]
+    assert events[1].rule == "unreadable_frame"
+
+
+def test_control_messages_go_aside_one_by_one_whatever_their_company(make) -> None:
+    aside: list[bytes] = []
+    said = ['{"T":"success","msg":"connected"}', '{"T":"error","code":406}']
+    frames = Frames([f"[{said[0]},{TRADE},{said[1]}]".encode()], 7, lambda f: aside.append(f) or [])
+    events = tapeloom_alpaca.parse(make())(frames)
+
+    assert [type(event) for event in events] == [Trade]
+    assert aside == [f"[{text}]".encode() for text in said]
+
+
+GOOD = [f"[{TRADE}]", f"[{QUOTE},{BAR}]", f"[{UPDATED},{TRADE},{DAILY}]", f"[{UPDATED}]"]
+BAD = ["", "[]", "{}", "[", "null", "upstream connect error", f"[{TRADE}", '[{"T":"t"}]', "[[]]"]
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    texts=st.lists(st.one_of(st.sampled_from(GOOD), st.sampled_from(BAD)), max_size=12),
+    noise=st.binary(max_size=20),
+    cuts=st.lists(st.integers(0, 12), max_size=4),
+)
+def test_neither_garbage_nor_the_cutting_of_batches_changes_the_good_events(
+    make, texts, noise, cuts
+) -> None:
+    good = [text for text in texts if text in GOOD]
+    clean = parsed(make(channels=STOCKS), *good)
+    parse = tapeloom_alpaca.parse(make(channels=STOCKS))
+    raw = [text.encode() for text in texts] + [b"\xff" + noise]
+    edges = [0, *sorted(min(cut, len(raw)) for cut in cuts), len(raw)]
+    events = [event for start, end in pairwise(edges) for event in parse(Frames(raw[start:end], 7))]
+
+    assert [event for event in events if type(event) is not Reject] == clean
+    assert len(events) - len(clean) == len(raw) - len(good)
+
+
+# -------------------------------------------------------------------------------------------- time
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    moment=st.datetimes(datetime(1990, 1, 1), datetime(2100, 1, 1)),  # noqa: DTZ001
+    digits=st.text("0123456789", max_size=9),
+    hours=st.integers(-12, 12),
+)
+def test_a_time_is_exact_whatever_the_number_of_its_digits(moment, digits, hours) -> None:
+    second = moment.replace(microsecond=0)
+    part = f".{digits}" if digits else ""
+    whole = int(second.replace(tzinfo=UTC).timestamp()) * 1_000_000_000
+    expected = whole + int(digits.ljust(9, "0") or 0)
+    local = second + timedelta(hours=hours)
+
+    assert nanoseconds(f"{second:%Y-%m-%dT%H:%M:%S}{part}Z") == expected
+    assert nanoseconds(f"{local:%Y-%m-%dT%H:%M:%S}{part}{hours:+03d}:00") == expected
+    assert nanoseconds(rfc3339(expected)) == expected
+
+
+@settings(max_examples=100, deadline=None)
+@given(text=st.text("0123456789-:.TZ+_ ", max_size=32))
+def test_what_is_no_time_is_a_value_error(text) -> None:
+    try:
+        nanoseconds(text)
+    except ValueError:
+        return
+
+    assert text[4] == "-" or text[:8].isdigit()
+
+
+def test_json_of_the_samples_is_json() -> None:
+    for text in (TRADE, QUOTE, BAR, COIN, WHOLE, DELTA, DAILY, UPDATED):
+        assert json.loads(text)
