@@ -1,0 +1,488 @@
+"""The real ib_async, against a simulated gateway: what is delivered, and what is told of what is not."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from decimal import Decimal
+
+import pytest
+from tapeloom.errors import ConfigError, SubscriptionRefused
+
+pytest.importorskip("tapeloom_simulator", reason="there is no gateway to talk to")
+from tapeloom_simulator import Fault, serve
+
+NANO = 1_000_000_000
+ALL = ("trades", "quotes", "book:5", "klines:5s")
+
+
+def trades(told, symbol="AAPL/USD"):
+    return [(t.price, t.size, t.ts) for t in told.of("trade", symbol)]
+
+
+def truth(told, symbol="AAPL/USD"):
+    return [(t.price, t.size, t.ts // NANO * NANO) for t in told.sim.truth.trades(symbol)]
+
+
+def missing(told, symbol="AAPL/USD"):
+    """Return the times of the trades before the last that were not delivered; what was is in order."""
+    left, lost = iter(trades(told, symbol)), []
+    wanted = next(left, None)
+    for one in truth(told, symbol):
+        if one == wanted:
+            wanted = next(left, None)
+        elif wanted is not None:
+            lost.append(one[2])
+    assert wanted is None, f"{wanted} was delivered and never happened"
+    return lost
+
+
+def recovered(told, channel="trades"):
+    """Say whether there was a hole, and data after it."""
+    places = [
+        place
+        for place, one in enumerate(told.events)
+        if one.type == "gap" and one.channel == channel
+    ]
+    return places and len(told.events) > places[-1] + 100
+
+
+def covered(told, lost, symbol="AAPL/USD", channel="trades"):
+    gaps = told.of("gap", symbol, channel)
+    return all(any(gap.since <= ts <= gap.until for gap in gaps) for ts in lost)
+
+
+async def test_what_is_delivered_is_what_happened(told):
+    async with told(("AAPL/USD", "MSFT/USD"), ALL, trades=1500) as seen:
+        await seen.finish()
+        for symbol in ("AAPL/USD", "MSFT/USD"):
+            assert trades(seen, symbol) == truth(seen, symbol)
+            assert {t.side for t in seen.of("trade", symbol)} == {None}
+            quotes = [(q.bid, q.bid_size, q.ask, q.ask_size) for q in seen.of("quote", symbol)]
+            assert quotes == [(*q[2:4], *q[4:6]) for q in seen.sim.truth.quotes(symbol)]
+            bids, asks = seen.sim.truth.book(symbol)
+            book = seen.of("book", symbol)[-1]
+            assert book.bids == [*bids.items()][:5]
+            assert book.asks == [*asks.items()][:5]
+            assert all(one.bids[0] < one.asks[0] for one in seen.of("book", symbol))
+            bars = [(b.ts, b.open, b.high, b.low, b.close, b.volume, b.trades)
+                    for b in seen.of("bar", symbol)]  # fmt: skip
+            cent = Decimal("0.01")
+            assert bars == [
+                (
+                    c.start,
+                    c.open * cent,
+                    c.high * cent,
+                    c.low * cent,
+                    c.close * cent,
+                    c.volume,
+                    c.trades,
+                )
+                for c in seen.sim.truth.candles(symbol, "5s")
+            ]
+
+        assert sum(len(trades(seen, symbol)) for symbol in ("AAPL/USD", "MSFT/USD")) == 1500
+        assert not seen.of("gap")
+        assert not seen.of("reject")
+        assert seen.states("trades") == ["live", "live"]
+
+
+async def test_currencies_and_coins_have_bars_of_their_own_kind(told):
+    async with told(("EUR/USD", "BTC/USD"), ("klines:5s",), trades=4000) as seen:
+        await seen.finish()
+        midpoint, traded = seen.of("bar", "EUR/USD"), seen.of("bar", "BTC/USD")
+
+        assert len(midpoint) == len(traded) >= 2
+        assert {(bar.volume, bar.trades) for bar in midpoint} == {(0, 0)}
+        assert traded[0].volume > 0
+        assert all(bar.low <= bar.open <= bar.high for bar in midpoint)
+
+
+async def test_level_1_may_be_delayed_and_says_so(told):
+    settings = {"quotes": "top", "market_data": "delayed"}
+    async with told(channels=("quotes",), settings=settings, trades=800) as seen:
+        await seen.finish()
+        quotes = seen.of("quote")
+        best = seen.sim.market.pits["AAPL/USD"].best()
+
+        assert "delayed" in seen.states("quotes")
+        assert (quotes[-1].bid, quotes[-1].ask) == (
+            best.bid * Decimal("0.01"),
+            best.ask * Decimal("0.01"),
+        )
+
+
+# ------------------------------------------------------------------------------------ what goes wrong
+
+
+async def test_a_trade_that_is_lost_with_the_connection_lies_in_a_gap(told):
+    fault = Fault(kind="disconnect", channel="trades", after=200, how="abrupt")
+    async with told(faults=[fault]) as seen:
+        await seen.until(recovered)
+        lost = missing(seen)
+
+        assert lost
+        assert covered(seen, lost)
+        assert len(seen.of("gap", channel="trades")) == 1
+        assert "reconnecting" in seen.states("")
+
+
+@pytest.mark.parametrize("kind", ["ib_1101", "ib_1102", "ib_2103"])
+async def test_what_is_lost_while_the_gateway_is_cut_off_lies_in_a_gap(told, kind):
+    fault = Fault(kind=kind, channel="trades", after=200)
+    async with told(faults=[fault], time_scale=50) as seen:
+        await seen.until(recovered)
+        lost = missing(seen)
+
+        assert lost
+        assert covered(seen, lost)
+        assert [gap.cause for gap in seen.of("gap", channel="trades")] == ["disconnect"]
+        assert seen.states("")[:3] == ["connected", "stale", "connected"]
+        assert len(seen.sim.truth.sent) == (
+            2 if kind == "ib_1101" else 1
+        )  # subscribed anew, or not
+
+
+async def test_a_gateway_that_stays_cut_off_is_told_of(told):
+    async with told(faults=[Fault(kind="ib_1100", after=20)]) as seen:
+        await seen.until(lambda told: "stale" in told.states(""))
+
+        assert seen.events[-1].detail.startswith("1100: Connectivity")
+
+
+async def test_a_reset_book_is_built_anew(told):
+    faults = [Fault(kind="ib_317", after=20, every=20, count=3)]
+    async with told(channels=("book:5",), trades=2000, faults=faults) as seen:
+        await seen.finish()
+        bids, asks = seen.sim.truth.book("AAPL/USD")
+        last = seen.of("book")[-1]
+
+        assert (last.bids, last.asks) == ([*bids.items()][:5], [*asks.items()][:5])
+        assert {gap.cause for gap in seen.of("gap")} == {"reset"}
+        assert seen.sim.truth.injected() == {"ib_317": 3}
+
+
+async def test_rows_that_make_no_book_are_not_told_and_asked_for_again(told):
+    faults = [Fault(kind="drop_diff", channel="book", after=15, every=10, count=0)]
+    async with told(channels=("book:5",), faults=faults) as seen:
+        await seen.until(lambda told: len(told.of("gap")) > 1)
+
+        assert all(one.bids[0] < one.asks[0] for one in seen.of("book") if one.bids and one.asks)
+        assert {gap.cause for gap in seen.of("gap")} == {"sequence"}
+        assert "stale" in seen.states("book:5")
+
+
+@pytest.mark.parametrize("kind", ["malformed_json", "missing_fields"])
+async def test_a_row_that_cannot_be_read_costs_a_new_book_and_nothing_else(told, kind):
+    faults = [Fault(kind=kind, channel="book", after=50)]
+    async with told(channels=("book:5",), trades=2000, faults=faults) as seen:
+        await seen.finish()
+        bids, asks = seen.sim.truth.book("AAPL/USD")
+        last = seen.of("book")[-1]
+
+        assert [reject.rule for reject in seen.of("reject")] == ["unreadable_frame"]
+        assert [gap.cause for gap in seen.of("gap")] == ["sequence"]
+        assert (last.bids, last.asks) == ([*bids.items()][:5], [*asks.items()][:5])
+
+
+async def test_bars_that_were_ended_are_asked_for_again(told):
+    fault = Fault(kind="ib_10225", after=1)
+    async with told(channels=("klines:5s",), faults=[fault], speed=50.0) as seen:
+        await seen.until(lambda told: told.of("gap") and len(told.of("bar")) > 3)
+        starts = [bar.ts for bar in seen.of("bar")]
+        whole = {c.start for c in seen.sim.truth.candles("AAPL/USD", "5s") if c.start < starts[-1]}
+
+        assert starts == sorted(set(starts))
+        assert [gap.cause for gap in seen.of("gap")] == ["ended"]
+        assert covered(seen, whole - set(starts), channel="klines:5s")
+
+
+async def test_a_competing_session_is_waited_out(told):
+    fault = Fault(kind="ib_10197", channel="trades", after=50)
+    async with told(faults=[fault], settings={"retry_every": "200ms"}) as seen:
+        await seen.until(recovered)
+        lost = missing(seen)
+
+        assert lost
+        assert covered(seen, lost)
+        assert seen.states("trades") == ["live", "refused"]
+
+
+async def test_bad_messages_are_rejected_and_good_ones_around_them_delivered(told):
+    faults = [
+        Fault(kind="malformed_json", channel="trades", after=20),
+        Fault(kind="plain_text_frame", channel="trades", after=40),
+        Fault(kind="missing_fields", channel="trades", after=60),
+        Fault(kind="ib_sentinel", channel="trades", after=80),
+        Fault(kind="ib_halt", channel="trades", after=100),
+    ]
+    async with told(trades=400, faults=faults) as seen:
+        await seen.finish()
+
+        assert len(missing(seen)) == 2  # the two that were broken
+        assert [reject.rule for reject in seen.of("reject")] == [
+            "unreadable_frame",
+            "unreadable_frame",
+            "unreadable_frame",
+            "no_value",
+        ]
+        assert seen.states("trades") == ["live", "halted", "live"]
+
+
+async def test_a_subscription_that_brings_nothing_is_told_of(told):
+    faults = [Fault(kind="misroute_silence", channel="quotes")]
+    settings = {"data_within": "200ms"}
+    async with told(channels=("trades", "quotes"), faults=faults, settings=settings) as seen:
+        await seen.until(lambda told: "stale" in told.states("quotes"))
+
+        assert "stale" not in seen.states("trades")
+
+
+async def test_a_gateway_that_hangs_is_left(told):
+    faults = [
+        Fault(kind="silent_stall", how="all", after=100),
+        Fault(kind="ack_missing", after=4, count=0),  # nor does it tell the time
+    ]
+    settings = {"probe_every": "200ms", "answer_within": "200ms"}
+    async with told(faults=faults, settings=settings) as seen:
+        await seen.until(lambda told: "reconnecting" in told.states(""))
+
+        assert "the gateway hangs" in seen.events[-1].detail
+
+
+async def test_a_quiet_market_is_no_reason_to_leave(told):
+    settings = {"probe_every": "100ms", "answer_within": "100ms", "data_within": "600ms"}
+    async with told(start="manual", settings=settings) as seen:
+        await seen.until(lambda told: "stale" in told.states("trades"))
+
+        assert "reconnecting" not in seen.states("")
+
+
+async def test_a_client_id_that_is_taken_is_waited_for(told):
+    faults = [
+        Fault(kind="disconnect", channel="trades", after=100, how="clean"),
+        Fault(kind="lingering_session", seconds=25.0),
+    ]
+    async with told(faults=faults, settings={"busy_wait": "100ms"}, time_scale=50) as seen:
+        await seen.until(recovered)
+        details = [one.detail for one in seen.of("status") if one.state == "reconnecting"]
+
+        assert any("client 1 already" in detail for detail in details)
+        assert covered(seen, missing(seen))
+
+
+async def test_a_connection_that_ends_before_anything_is_asked_for_is_dialled_again(told):
+    faults = [
+        Fault(kind="ack_missing", after=3),  # the fourth message asks for the contract
+        Fault(kind="disconnect", at=1.0),
+    ]
+    async with told(faults=faults, streams=0) as seen:
+        await seen.until(lambda told: len(told.of("trade")) > 10)
+
+        assert seen.states("").count("reconnecting") == 1
+        assert seen.sim.truth.injected() == {"ack_missing": 1, "disconnect": 1}
+
+
+async def test_a_contract_that_is_never_told_ends_the_wait(told):
+    faults = [Fault(kind="ack_missing", after=3)]
+    async with told(faults=faults, settings={"answer_within": "100ms"}) as seen:
+        await seen.until(lambda told: len(told.of("trade")) > 10)
+        (again,) = [one.detail for one in seen.of("status") if one.state == "reconnecting"]
+
+        assert "no answer about the contract of AAPL/USD" in again
+
+
+async def test_a_gateway_that_refuses_this_machine_says_so_at_once(told):
+    async with told(faults=[Fault(kind="dial_limit")]) as seen:
+        await seen.until(lambda told: "live" in told.states("trades"), seconds=5)
+        details = [one.detail for one in seen.of("status") if one.state == "reconnecting"]
+
+        assert ["it closed the connection" in detail for detail in details] == [True]
+
+
+# ----------------------------------------------------------------------------------- what is refused
+
+
+async def test_an_unknown_symbol_is_refused_and_the_others_live(told):
+    from tapeloom_simulator import listed
+
+    async with told(
+        ("AAPL/USD", "NOPE/USD"), listed=[listed("AAPL/USD")], streams=1, trades=300
+    ) as seen:
+        await seen.finish()
+        refused = [one for one in seen.of("status") if one.state == "refused"]
+
+        assert [one.symbol for one in refused] == ["NOPE/USD"]
+        assert "No security definition" in refused[0].detail
+        assert trades(seen) == truth(seen)
+
+
+async def test_a_feed_of_nothing_but_unknown_symbols_fails(told):
+    from tapeloom_simulator import listed
+
+    with pytest.raises(SubscriptionRefused, match="No security definition"):
+        async with told(("NOPE/USD",), listed=[listed("AAPL/USD")], streams=0) as seen:
+            await seen.until(lambda told: False)
+
+
+async def test_an_ambiguous_symbol_is_refused_with_its_candidates(told):
+    from tapeloom_simulator import listed
+
+    both = [listed("ES/USD:USD-261218"), listed("ES/USD:USD-270319")]
+    tables = {"ES/USD:USD-261218": {"sec_type": "FUT", "exchange": "CME"},
+              "ES/USD": {"sec_type": "FUT", "exchange": "CME"}}  # fmt: skip
+    async with told(
+        ("ES/USD", "ES/USD:USD-261218"),
+        listed=both,
+        settings={"contracts": tables},
+        streams=1,
+        trades=300,
+    ) as seen:
+        await seen.finish()
+        refused = [one for one in seen.of("status") if one.state == "refused"]
+
+        assert [one.symbol for one in refused] == ["ES/USD"]
+        assert "20261218" in refused[0].detail
+        assert "20270319" in refused[0].detail
+        assert trades(seen, "ES/USD:USD-261218") == truth(seen, "ES/USD:USD-261218")
+
+
+async def test_more_than_the_account_has_is_refused_before_anything_is_opened(told):
+    names = tuple(f"S{number}/USD" for number in range(6))
+    with pytest.raises(ConfigError, match="6 tick-by-tick streams are asked for"):
+        async with told(names, trades=1):
+            pass
+    with pytest.raises(ConfigError, match="klines:5s"):
+        async with told(channels=("klines:1m",), trades=1):
+            pass
+    with pytest.raises(ConfigError, match="no channel 'ticker'"):
+        async with told(channels=("ticker",), trades=1):
+            pass
+
+
+async def test_what_the_venue_has_no_room_for_is_tried_again_later(told):
+    names = tuple(f"S{number}/USD" for number in range(6))
+    settings = {"lines": 200, "retry_every": "5000ms"}
+    async with told(names, settings=settings, streams=5, trades=300) as seen:
+        await seen.finish()
+        refused = [one for one in seen.of("status") if one.state == "refused"]
+
+        assert len(refused) == 1
+        assert "10190" in refused[0].detail
+
+
+# -------------------------------------------------------------------------------------- what is kept
+
+
+async def test_an_account_number_shows_up_nowhere(told, caplog, capsys):
+    with caplog.at_level(logging.DEBUG):
+        fault = Fault(kind="disconnect", channel="trades", after=100, how="abrupt")
+        async with told(trades=1000, faults=[fault]) as seen:
+            await seen.finish()
+            shown = repr(seen.events) + repr(seen.stream)
+    printed = capsys.readouterr()
+
+    assert "DU1234567" not in shown + caplog.text + printed.out + printed.err
+
+
+# ------------------------------------------------------------------------------------ the source alone
+
+
+async def run_source(sim, symbols, channels, deliver, act, **settings):
+    """Run a source against a simulation while *act* looks on."""
+    from tapeloom.feeds import Feed
+    from tapeloom_ib import Settings, connect
+
+    table = Settings(**{**sim.settings, **settings})
+    feed = Feed("f", "ib", "", [*symbols], tuple(channels), settings=table, clock=Wall())
+    source = connect(feed)
+    task = asyncio.create_task(source.run(deliver))
+    try:
+        async with asyncio.timeout(10):
+            await act(feed, source)
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+class Wall:
+    """The clock on the wall."""
+
+    time_ns = staticmethod(time.time_ns)
+    monotonic = staticmethod(time.monotonic)
+    sleep = staticmethod(asyncio.sleep)
+
+
+async def until(condition):
+    while not condition():  # noqa: ASYNC110
+        await asyncio.sleep(0.005)
+
+
+async def test_symbols_come_and_go_while_it_runs():
+    seen = []
+
+    async def deliver(events):
+        seen.extend(events)
+
+    async def act(feed, source):
+        await until(lambda: any(one.type == "trade" for one in seen))
+        feed.symbols.append("MSFT/USD")
+        source.changed()
+        await until(lambda: any(one.type == "trade" and one.symbol == "MSFT/USD" for one in seen))
+        feed.symbols.remove("AAPL/USD")
+        source.changed()
+        await until(lambda: any(sent.until is not None for sent in sim.truth.sent))
+        gone = len(seen)
+        await until(lambda: len(seen) > gone + 50)
+        assert {one.symbol for one in seen[gone + 20 :]} == {"MSFT/USD"}
+
+    async with serve("ib", symbols=["AAPL/USD", "MSFT/USD"], rate=400, speed=5) as sim:
+        await run_source(sim, ["AAPL/USD"], ["trades"], deliver, act)
+        assert [sent.symbol for sent in sim.truth.sent] == ["AAPL/USD", "MSFT/USD"]
+
+
+async def test_feeds_of_one_process_are_different_clients():
+    import tapeloom
+    from tapeloom import FeedSpec, Stack
+
+    async with serve("ib", symbols=["AAPL/USD", "MSFT/USD"], rate=400) as sim:
+        feeds = [
+            FeedSpec("ib", (one,), ("trades",), name=one[:4]) for one in ("AAPL/USD", "MSFT/USD")
+        ]
+        seen = set()
+        async with tapeloom.open(Stack(feeds=feeds, venues={"ib": sim.settings})) as stream:
+            async with asyncio.timeout(5):
+                async for one in stream:
+                    assert getattr(one, "state", "") != "reconnecting"
+                    seen |= {one.symbol} if one.type == "trade" else set()
+                    if len(seen) == 2:
+                        break
+
+
+async def test_a_reader_that_is_slow_loses_nothing_and_holds_little(monkeypatch):
+    from tapeloom_ib import session
+
+    monkeypatch.setattr(session, "_FULL", 4)
+    seen, most, gate = [], 0, asyncio.Event()
+
+    async def deliver(events):
+        await gate.wait()
+        seen.extend(events)
+
+    async def act(feed, source):
+        nonlocal most
+        await until(lambda: source._session and len(source._session._batches) >= 4)
+        for _ in range(40):
+            most = max(most, len(source._session._batches))
+            await asyncio.sleep(0.005)
+        gate.set()
+        await until(lambda: len([one for one in seen if one.type == "trade"]) == 2000)
+
+    options = {"rate": 400, "speed": 20, "trades": 2000, "start": 1}
+    async with serve("ib", symbols=["AAPL/USD"], **options) as sim:
+        await run_source(sim, ["AAPL/USD"], ["trades"], deliver, act)
+        wanted = [(one.price, one.size) for one in sim.truth.trades("AAPL/USD")]
+
+    assert [(one.price, one.size) for one in seen if one.type == "trade"] == wanted
+    assert most <= 6

@@ -1,0 +1,302 @@
+"""The gateway's fields become events, digit for digit; what makes no sense costs nothing else."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import struct
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from ib_async import Contract
+from tapeloom.feeds import Feed
+from tapeloom_ib import Settings
+from tapeloom_ib.session import Session
+from tapeloom_ib.source import Pace
+from tapeloom_ib.wire import Line, Rows, read
+
+NANO = 1_000_000_000
+D = Decimal
+
+
+class Stopped:
+    def time_ns(self):
+        return 7
+
+    def monotonic(self):
+        return 0.0
+
+    async def sleep(self, seconds):
+        raise AssertionError("nothing here waits")
+
+
+def line(channel, **more):
+    rows = Rows(int(channel[5:])) if channel.startswith("book:") else None
+    return Line("ib", "AAPL/USD", channel, Contract(), rows, **more)
+
+
+def events(channel, *messages, **more):
+    one = line(channel, **more)
+    return [event for text in messages for event in read({"7": one}, text.split("|"), 9)[1]]
+
+
+def test_a_trade_keeps_its_digits_and_has_neither_id_nor_side():
+    (trade,) = events("trades", "99|7|1|1795339801|190.120|0.10000000|0|NASDAQ| T I")
+
+    assert (str(trade.price), str(trade.size)) == ("190.120", "0.10000000")
+    assert (trade.ts, trade.recv, trade.id, trade.side) == (1795339801 * NANO, 9, "", None)
+
+
+def test_a_quote_of_both_sides():
+    (quote,) = events("quotes", "99|7|3|1795339801|190.11|190.13|300|200|0")
+
+    assert (quote.bid, quote.ask) == (D("190.11"), D("190.13"))
+    assert (quote.bid_size, quote.ask_size) == (300, 200)
+
+
+def test_a_bar_begins_at_its_time_and_is_final():
+    (bar,) = events("klines:5s", "50|3|7|1795339805|190.11|190.14|190.10|190.12|1834|190.121|23")
+
+    assert (bar.ts, bar.interval, bar.closed, bar.origin) == (1795339805 * NANO, "5s", True, "live")
+    assert (bar.open, bar.high, bar.low, bar.close) == (
+        D("190.11"),
+        D("190.14"),
+        D("190.10"),
+        D("190.12"),
+    )
+    assert (bar.volume, bar.trades, bar.vwap) == (1834, 23, D("190.121"))
+
+
+def test_a_bar_of_quotes_has_no_volume():
+    (bar,) = events("klines:5s", "50|3|7|1795339805|1.5|1.6|1.4|1.55|-1|-1|-1")
+
+    assert (bar.volume, bar.trades, bar.vwap) == (0, 0, None)
+
+
+def test_halts_and_placeholders_are_no_trades():
+    halted, live = events("trades", "99|7|1|5|0|0|1||", "99|7|1|6|0|0|0||")
+    (nothing,) = events("trades", "99|7|1|5|-1|0|0||")
+    (empty,) = events("quotes", "99|7|3|5|-1|190.13|0|200|0")
+    (below,) = events("trades", "99|7|1|5|-37.63|2|0||")
+
+    assert [halted.state, live.state] == ["halted", "live"]
+    assert [nothing.rule, empty.rule] == ["no_value", "no_value"]
+    assert below.price == D("-37.63")  # oil has had such prices
+
+
+def test_level_1_makes_a_quote_of_what_has_come():
+    one = events("quotes", "1|6|7|1|190.11|300|0", "1|6|7|2|190.13|200|0", "2|6|7|0|50",
+                 "1|6|7|4|190.12|9|0", top={})  # fmt: skip
+
+    assert [(q.bid_size, q.ask_size) for q in one] == [(300, 200), (50, 200)]
+
+
+def test_what_was_not_asked_for_is_no_event():
+    assert read({}, ["99", "8", "1", "5", "1", "1", "0", "", ""], 9) == (None, [])
+
+
+@pytest.mark.parametrize(
+    ("channel", "text"),
+    [
+        ("trades", "99|7|1|5|x|1|0||"),
+        ("trades", "99|7|1|5|NaN|1|0||"),
+        ("trades", "99|7|1|5|1"),
+        ("trades", "99|7|3|5|1|2|3|4|0"),
+        ("trades", "99|7"),
+        ("quotes", "99|7|3|5|3895.25|7|2|NASDAQ|Regular"),
+        ("klines:5s", "50|3|7|x|1|1|1|1|1|1|1"),
+        ("klines:5s", "50|3|7|5|1|1|1|1|1|1"),
+        ("book:5", "12|1|7|3|0|1|1.5|3"),
+        ("book:5", "12|1|7|0|9|1|1.5|3"),
+        ("book:5", "12|1|7|0|0|2|1.5|3"),
+        ("trades", "12|1|7|0|0|1|1.5|3"),
+    ],
+)
+def test_what_makes_no_sense_raises(channel, text):
+    with pytest.raises((ValueError, IndexError, KeyError, ArithmeticError)):
+        events(channel, text)
+
+
+# ------------------------------------------------------------------------------------------------ rows
+
+
+def rows_of(*operations, mode="shift", depth=3):
+    rows = Rows(depth, mode)
+    for position, operation, side, price, size in operations:
+        rows.apply(position, operation, side, D(price), D(size))
+    return rows.levels(1), rows.levels(0)
+
+
+FILL = [(0, 0, 1, "9", "1"), (1, 0, 1, "8", "2"), (2, 0, 1, "7", "3")]
+
+
+def test_an_insert_moves_rows_down_or_takes_a_place():
+    better = (0, 0, 1, "10", "4")
+
+    assert rows_of(*FILL, better)[0] == [(10, 4), (9, 1), (8, 2)]
+    assert rows_of(*FILL, better, mode="slot")[0] == [(10, 4), (8, 2), (7, 3)]
+
+
+def test_rows_at_one_price_are_added_up():
+    assert rows_of((0, 0, 0, "9", "1"), (1, 0, 0, "9.0", "2"), (2, 0, 0, "10", "5"))[1] == [
+        (9, 3),
+        (10, 5),
+    ]
+
+
+def test_rows_are_updated_and_deleted():
+    assert rows_of(*FILL, (1, 1, 1, "8", "7"), (0, 2, 1, "0", "0"))[0] == [(8, 7), (7, 3)]
+
+
+def test_a_book_out_of_order_is_not_sound():
+    rows = Rows(5)
+    for position, side, price in ((0, 1, "9"), (1, 1, "8"), (0, 0, "10")):
+        rows.apply(position, 0, side, D(price), D(1))
+    assert rows.sound
+    rows.apply(1, 1, 1, D("9.5"), D(1))
+    assert not rows.sound
+    rows.apply(1, 2, 1, D(0), D(0))
+    assert rows.sound
+    rows.apply(0, 1, 0, D("9"), D(1))
+    assert not rows.sound
+
+
+# ------------------------------------------------------- through ib_async's own reading of the socket
+
+
+def framed(text):
+    payload = text.replace("|", "\0").encode() + b"\0"
+    return struct.pack(">I", len(payload)) + payload
+
+
+GOOD = [
+    "99|7|1|1795339801|190.12|100|0|NASDAQ| T I",
+    "99|8|3|1795339801|190.11|190.13|300|200|0",
+    "50|3|9|1795339805|190.11|190.14|190.10|190.12|1834|190.121|23",
+    "99|7|1|1795339802|190.13|1|2|ARCA|",
+]
+BAD = [b"\0\0\0\x08upstream", framed("99|7|1"), framed("99|7|x|y|z"), framed("777|1"), framed("x"),
+       struct.pack(">I", 3) + b"\xff\xfe\0", framed("13|1|7|0|A|0|1|x|y|1"), framed("17|1|2")]  # fmt: skip
+
+
+def reading(blocks):
+    """Return what a session makes of these reads of its socket."""
+
+    async def run():
+        feed = Feed("f", "ib", "", ["AAPL/USD"], ("trades",), clock=Stopped())
+        session = Session(feed, Settings(), Pace(15.0), 1)
+        asked = session.lines.asked
+        asked |= {"7": line("trades"), "8": line("quotes"), "9": line("klines:5s")}
+        client = session._client
+        client.connState, client._apiReady, client._serverVersion = client.CONNECTED, True, 178
+        client.decoder.serverVersion = 178
+        for block in blocks:
+            client._onSocketHasData(block)
+        return [event for batch in session._batches for event in batch]
+
+    return asyncio.run(run())
+
+
+def data(found):
+    return [one for one in found if one.type in ("trade", "quote", "bar")]
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.lists(st.integers(0, 1), min_size=1, max_size=12), st.lists(st.integers(1, 40), max_size=12)
+)
+def test_neither_garbage_nor_where_the_reads_end_changes_what_comes(mix, cuts):
+    blocks, expected = b"", []
+    for place, bad in enumerate(mix):
+        if bad:
+            blocks += BAD[place % len(BAD)]
+        blocks += framed(GOOD[place % len(GOOD)])
+        expected.append(GOOD[place % len(GOOD)])
+    pieces, start = [], 0
+    for cut in cuts:
+        pieces.append(blocks[start : start + cut])
+        start += cut
+    whole, cut_up = reading([blocks]), reading([*pieces, blocks[start:]])
+
+    assert len(data(whole)) == len(expected)
+    assert whole == cut_up
+    assert [one.rule for one in whole if one.type == "reject"] == ["unreadable_frame"] * sum(mix)
+
+
+def test_an_account_number_in_a_broken_message_is_not_shown():
+    (portfolio,) = reading([framed("7|1|DU7654321")])
+    (cut,) = reading([framed("99|7|DU7654321")])
+
+    assert portfolio.evidence == "message 7, 3 fields"
+    assert cut.evidence == "99 7 (account)"
+
+
+def notices(*codes):
+    return reading([framed(f"4|2|-1|{code}|{text}|") for code, text in codes])
+
+
+def test_a_farm_is_back_when_that_farm_is_back():
+    lost, other = (2103, "Market data farm connection is broken:usfarm"), (2106, "HMDS OK:ushmds")
+    back = (2104, "Market data farm connection is OK:usfarm")
+
+    assert [one.state for one in notices(lost, other)] == ["stale"]
+    assert [one.state for one in notices(lost, other, back)] == ["stale", "connected"]
+    assert [one.state for one in notices(back, other)] == []
+
+
+def test_the_servers_are_back_when_the_venue_says_so():
+    lost, farm, back = (1100, "lost"), (2104, "OK:usfarm"), (1102, "restored")
+
+    assert [one.state for one in notices(lost, farm)] == ["stale"]
+    assert [one.state for one in notices(lost, farm, back)] == ["stale", "connected"]
+    assert [one.state for one in notices((2107, "inactive:euhmds"), (2119, "connecting:x"))] == []
+    assert [one.state for one in notices((100, "Max rate of messages per second"))] == ["notice"]
+
+
+# -------------------------------------------------------------------------------------------- captures
+
+
+def captures():
+    default = Path(__file__).parents[4] / "shared" / "data"
+    return Path(os.environ.get("TAPELOOM_CAPTURES", default)) / "ib"
+
+
+@pytest.mark.parametrize("name", ["tws_wire_realtime_samples", "tws_wire_historical"])
+def test_every_recorded_message_is_read_or_rejected(name):
+    path = captures() / f"{name}.jsonl"
+    if not path.exists():
+        pytest.skip(f"no captures in {path.parent}; set TAPELOOM_CAPTURES")
+    frames = [json.loads(text)["frame"] for text in path.read_text("utf-8").splitlines()]
+
+    async def run(frame):
+        feed = Feed("f", "ib", "", ["A/USD"], ("trades",), clock=Stopped())
+        session = Session(feed, Settings(), Pace(15.0), 1)
+        fields = frame.split("\0")
+        kind = {"99": "quotes" if fields[2] == "3" else "trades", "50": "klines:5s"}.get(
+            fields[0], "book:5"
+        )
+        top = {} if fields[0] in ("1", "2") else None
+        session.lines.asked["9000"] = line("quotes" if top is not None else kind, top=top)
+        client = session._client
+        client.connState, client._apiReady, client._serverVersion = client.CONNECTED, True, 178
+        client.decoder.serverVersion = 178
+        payload = frame.encode()
+        client._onSocketHasData(struct.pack(">I", len(payload)) + payload)
+        return [one.type for batch in session._batches for one in batch if one.type != "status"]
+
+    found = [(frame.split("\0")[0], *asyncio.run(run(frame))) for frame in frames]
+    if name == "tws_wire_historical":
+        assert "reject" not in {kind for _, *kinds in found for kind in kinds}
+    else:
+        assert [kinds for number, *kinds in found if number == "50"] == [["bar"]]
+        assert [kinds for number, *kinds in found if number in ("12", "13")][:2] == [
+            ["book"],
+            ["book"],
+        ]
+        # One of the samples carries the fields of a trade under the type of a quote.
+        assert sorted(kind for number, *kinds in found if number == "99" for kind in kinds) == [
+            "quote", "reject", "trade", "trade", "trade"]  # fmt: skip
