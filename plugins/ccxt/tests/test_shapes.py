@@ -1,0 +1,263 @@
+"""ccxt's structures become events, once each, with every digit."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tapeloom.events import Bar, Book, Quote, Reject, Ticker, Trade
+from tapeloom.feeds import Feed
+from tapeloom.testing import VirtualClock
+from tapeloom_ccxt.shapes import CrossedError, Reader, reader
+
+MS = 1_000_000
+
+
+def read(channel: str, numbered: bool = False) -> Reader:
+    feed = Feed("f", "ccxt-acme", "acme", clock=VirtualClock())
+    return reader(feed, "BTC/USDT", channel, numbered=numbered, snapshot_every=60)
+
+
+def trade(id: Any, price: Any = "1.50", **more: Any) -> dict[str, Any]:
+    return {"id": id, "timestamp": 7, "side": "buy", "price": price, "amount": "0.10", **more}
+
+
+def book(bids: dict[str, str], asks: dict[str, str], **more: Any) -> dict[str, Any]:
+    sides = ([[Decimal(p), Decimal(s)] for p, s in side.items()] for side in (bids, asks))
+    return {"timestamp": 7, **dict(zip(("bids", "asks"), sides, strict=True)), **more}
+
+
+# ------------------------------------------------------------------------------------------- trades
+
+
+def test_a_trade_keeps_the_digits_of_its_text():
+    [event] = read("trades")([trade("a")], 9)
+
+    assert event == Trade(
+        "ccxt-acme", "BTC/USDT", 7 * MS, 9, Decimal("1.50"), Decimal("0.10"), "buy", "a"
+    )
+    assert str(event.price) == "1.50"
+
+
+def test_a_float_is_read_as_the_shortest_number_that_names_it():
+    [event] = read("trades")([trade("a", 0.1)], 9)
+
+    assert str(event.price) == "0.1"
+
+
+def test_the_id_of_a_trade_is_a_number_only_where_the_stack_says_that_they_have_no_hole():
+    assert read("trades")([trade("17")], 9)[0].id == "17"
+    assert read("trades", numbered=True)([trade("17")], 9)[0].id == 17
+
+
+def test_the_side_of_a_trade_is_not_guessed():
+    assert read("trades")([trade("a", side=None)], 9)[0].side is None
+
+
+@given(st.lists(st.integers(0, 30), max_size=60), st.integers(1, 7))
+def test_a_trade_that_comes_again_is_rejected_however_calls_cut_the_stream(ids, size):
+    trades = read("trades")
+    events = [
+        event
+        for start in range(0, len(ids), size)
+        for event in trades(list(map(trade, ids[start : start + size])), 9)
+    ]
+
+    assert [event.id for event in events if type(event) is Trade] == [*map(str, dict.fromkeys(ids))]
+    rejected = [event for event in events if type(event) is Reject]
+    assert len(events) == len(ids)
+    assert all(one.rule == "duplicate" and one.event is not None for one in rejected)
+
+
+def test_trades_without_an_id_all_pass():
+    events = read("trades")([trade(None), trade(None)], 9)
+
+    assert [type(event) for event in events] == [Trade, Trade]
+
+
+@pytest.mark.parametrize("price", [None, "", "NaN", "a lot"])
+def test_a_trade_without_a_price_is_rejected_and_costs_no_other(price):
+    events = read("trades")([trade("a"), trade("b", price, info={"raw": 1}), trade("c")], 9)
+
+    assert [type(event) for event in events] == [Trade, Reject, Trade]
+    assert events[1].rule == "incomplete"
+    assert "raw" in events[1].evidence
+
+
+# -------------------------------------------------------------------------------------------- books
+
+
+def test_a_book_is_told_whole_and_then_by_what_changed():
+    books = read("book")
+    [whole] = books(book({"9": "1", "8": "2.50"}, {"10": "1"}, nonce=5), 9)
+    [delta] = books(book({"9": "3", "7": "1"}, {"10": "1"}, nonce=6), 10)
+
+    assert (whole.kind, whole.raw_bids) == ("snapshot", [("9", "1"), ("8", "2.50")])
+    assert (delta.kind, delta.raw_bids) == ("delta", [("9", "3"), ("7", "1"), ("8", "0")])
+    assert delta.raw_asks == []
+    assert (delta.first, delta.last, delta.previous) == (None, 6, None)
+
+
+def test_a_book_that_has_not_changed_is_no_news():
+    books = read("book")
+    books(book({"9": "1"}, {"10": "1"}), 9)
+
+    assert books(book({"9": "1"}, {"10": "1"}), 10) == []
+
+
+def test_a_book_is_told_whole_again_after_a_while_and_after_an_interruption():
+    books = read("book")
+    same = book({"9": "1"}, {"10": "1"})
+    kinds = [event.kind for at in (1, 61, 62) for event in books(same, at * 1_000_000_000)]
+    books.renew()
+
+    assert kinds == ["snapshot", "snapshot"]
+    assert books(same, 63_000_000_000)[0].kind == "snapshot"
+
+
+sides = st.dictionaries(st.integers(1, 9).map(str), st.integers(1, 3).map(str), max_size=5)
+
+
+@given(st.lists(sides, min_size=1, max_size=12))
+def test_the_told_changes_rebuild_the_book(states):
+    books, kept = read("book"), {}
+    for now, state in enumerate(states):
+        for event in books(book(state, {}), now):
+            assert isinstance(event, Book)
+            if event.kind == "snapshot":
+                kept = {}
+            kept |= dict(event.raw_bids)
+        assert {price: size for price, size in kept.items() if size != "0"} == state
+
+
+def test_the_best_levels_are_told_whole_each_time_that_one_changes():
+    tops = read("book:1")
+    first = tops(book({"9": "1", "8": "1"}, {"10": "1"}), 9)
+    deeper = tops(book({"9": "1", "8": "2"}, {"10": "1"}), 10)
+    second = tops(book({"9": "2", "8": "2"}, {"10": "1"}), 11)
+
+    assert [event.raw_bids for event in first + deeper + second] == [[("9", "1")], [("9", "2")]]
+    assert {(event.kind, event.depth) for event in first + second} == {("snapshot", 1)}
+
+
+def test_a_book_that_stays_crossed_is_not_believed():
+    books = read("book")
+    assert books(book({"9": "1"}, {"9": "1"}), 9)
+
+    with pytest.raises(CrossedError, match="bid 9 at or above ask 9"):
+        books(book({"9": "1"}, {"9": "2"}), 10)
+
+
+def test_a_size_is_told_without_an_exponent():
+    [event] = read("book")(book({"1E-7": "2E-8"}, {}), 9)
+
+    assert event.raw_bids == [("0.0000001", "0.00000002")]
+
+
+# --------------------------------------------------------------------------------------------- bars
+
+
+def row(start: int, close: int) -> list[Any]:
+    return [start, Decimal(1), Decimal(9), Decimal(1), Decimal(close), Decimal("0.50")]
+
+
+def told(events: list[Any]) -> list[tuple[int, int, bool, int]]:
+    return [(one.ts // MS, int(one.close), one.closed, one.revision) for one in events]
+
+
+def test_a_bar_is_closed_once_with_its_last_values_when_a_later_one_comes():
+    bars = read("klines:1m")
+    calls = [[row(0, 2)], [row(0, 3)], [row(0, 4), row(60, 5)], [row(60, 6)]]
+
+    assert [told(bars(call, 9)) for call in calls] == [
+        [(0, 2, False, 0)],
+        [(0, 3, False, 0)],
+        [(0, 4, True, 0), (60, 5, False, 0)],
+        [(60, 6, False, 0)],
+    ]
+
+
+def test_a_row_that_did_not_change_is_no_news():
+    bars = read("klines:1m")
+    bars([row(0, 2)], 9)
+
+    assert bars([row(0, 2)], 10) == []
+
+
+def test_a_closed_bar_that_changes_is_a_revision():
+    bars = read("klines:1m")
+    bars([row(0, 2), row(60, 3)], 9)
+
+    assert told(bars([row(0, 7)], 9)) == [(0, 7, True, 1)]
+    assert told(bars([row(0, 8), row(60, 3)], 9)) == [(0, 8, True, 2)]
+
+
+def test_a_bar_that_an_interruption_cut_is_not_closed_with_what_was_known():
+    bars = read("klines:1m")
+    bars([row(0, 2)], 9)
+    bars.renew()
+
+    assert told(bars([row(120, 3)], 9)) == [(120, 3, False, 0)]
+
+
+def test_bars_from_before_the_subscription_are_history():
+    bars = read("klines:1m")([row(0, 2), row(60, 3), row(120, 4)], 9)
+
+    assert [(bar.closed, bar.origin) for bar in bars] == [
+        (True, "history"),
+        (True, "history"),
+        (False, "live"),
+    ]
+
+
+def test_a_bar_has_the_digits_of_its_text():
+    [bar] = read("klines:1m")([row(0, 2)], 9)
+
+    assert isinstance(bar, Bar)
+    assert str(bar.volume) == "0.50"
+    assert bar.interval == "1m"
+
+
+def test_a_row_without_a_price_is_rejected():
+    [event] = read("klines:1m")([[0, None, None, None, None, None]], 9)
+
+    assert isinstance(event, Reject)
+    assert event.rule == "incomplete"
+
+
+# ------------------------------------------------------------------------------- quotes and tickers
+
+
+def test_a_quote_is_told_when_it_has_changed():
+    quotes = read("quotes")
+    one = {"bid": "9.0", "bidVolume": "1", "ask": "10", "askVolume": None, "timestamp": None}
+
+    [event] = quotes({"BTC/USDT": one, "ETH/USDT": one}, 9)
+    assert isinstance(event, Quote)
+    assert (str(event.bid), event.ask_size, event.ts) == ("9.0", 0, 9)
+    assert quotes({"BTC/USDT": one}, 10) == []
+    assert len(quotes({"BTC/USDT": {**one, "bid": "9.1"}}, 11)) == 1
+
+
+def test_a_quote_with_one_side_only_is_rejected():
+    [event] = read("quotes")({"BTC/USDT": {"bid": "9", "ask": None}}, 9)
+
+    assert isinstance(event, Reject)
+    assert event.rule == "incomplete"
+
+
+def test_what_an_exchange_does_not_tell_of_its_ticker_is_none():
+    [event] = read("ticker")({"last": "9.50", "high": "10", "timestamp": 7}, 9)
+
+    assert isinstance(event, Ticker)
+    assert (str(event.last), event.high, event.low, event.ts) == ("9.50", 10, None, 7 * MS)
+
+
+def test_a_ticker_without_a_last_price_is_rejected():
+    [event] = read("ticker")({"last": None}, 9)
+
+    assert isinstance(event, Reject)
+    assert event.rule == "incomplete"

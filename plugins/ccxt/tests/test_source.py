@@ -1,0 +1,500 @@
+"""What the source does with what ccxt returns, raises, and never answers."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from decimal import Decimal
+from types import SimpleNamespace
+from typing import Any
+
+import anyio
+import pytest
+from ccxt.base import errors as ccxt
+from tapeloom.errors import (
+    ConnectionFailed,
+    ConnectionLost,
+    FeedError,
+    LoginRefused,
+    SubscriptionRefused,
+    SymbolError,
+    Throttled,
+)
+from tapeloom.events import Book, Event, Gap, Reject, Status, Trade
+from tapeloom.testing import VirtualClock
+
+Make = Callable[..., Any]
+
+
+def trade(id: int, ts: int | None = None) -> dict[str, Any]:
+    stamp = id if ts is None else ts
+    return {"id": str(id), "timestamp": stamp, "side": "buy", "price": "1.5", "amount": "1"}
+
+
+def book(bid: str, ask: str = "10") -> dict[str, Any]:
+    one = Decimal(1)
+    return {"bids": [[Decimal(bid), one]], "asks": [[Decimal(ask), one]], "timestamp": 7}
+
+
+class Told(list[Event]):
+    """What was delivered, and how the run ended."""
+
+    error: FeedError | None = None
+
+    async def take(self, events: list[Event]) -> None:
+        self.extend(events)
+
+    def of(self, cls: type[Any]) -> list[Any]:
+        return [event for event in self if type(event) is cls]
+
+    def states(self) -> list[str]:
+        return [event.state for event in self.of(Status)]
+
+
+@asynccontextmanager
+async def running(source: Any, take: Any = None) -> AsyncIterator[Told]:
+    """Run *source* beside the block; let it come to rest first."""
+    told = Told()
+
+    async def run() -> None:
+        try:
+            await source.run(take or told.take)
+        except FeedError as error:
+            told.error = error
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(run)
+        await rest()
+        yield told
+        tasks.cancel_scope.cancel()
+
+
+async def rest() -> None:
+    """Let every task go as far as it can."""
+    for _ in range(30):
+        await anyio.lowlevel.checkpoint()
+
+
+async def passing(clock: VirtualClock, seconds: float) -> None:
+    """Let *seconds* pass in small steps."""
+    for _ in range(round(seconds * 4)):
+        clock.advance(0.25)
+        await rest()
+
+
+# ---------------------------------------------------------------------------------- in good weather
+
+
+async def test_what_calls_return_is_delivered_in_order(source: Make):
+    made, maker = source(VirtualClock())
+    async with running(made) as told:
+        maker.made[0].feed("watch_trades", [trade(1), trade(2)], [trade(3)])
+        await rest()
+
+    assert [one.id for one in told.of(Trade)] == ["1", "2", "3"]
+    assert {one.venue for one in told} == {"ccxt-acme"}
+
+
+async def test_a_consumer_that_is_slow_does_not_keep_us_from_asking(source: Make):
+    made, maker = source(VirtualClock())
+
+    async def never(events: list[Event]) -> None:
+        await anyio.sleep_forever()
+
+    async with running(made, never):
+        exchange = maker.made[0]
+        exchange.feed("watch_trades", [trade(1)], [trade(2)], [trade(3)])
+        await rest()
+
+        assert len(exchange.asked) == 4
+        assert not exchange.answers["watch_trades"]
+
+
+async def test_every_ccxt_object_is_closed_when_the_run_is_cancelled(source: Make):
+    made, maker = source(VirtualClock(), channels=("book", "quotes"))
+    async with running(made):
+        pass
+
+    assert [one.closed for one in maker.made] == [True, True]
+
+
+async def test_quotes_have_an_object_of_their_own_only_beside_books(source: Make):
+    for channels, count in ((("book", "trades"), 1), (("quotes", "trades"), 1)):
+        made, maker = source(VirtualClock(), channels=channels)
+        async with running(made):
+            assert len(maker.made) == count
+
+
+async def test_a_book_is_said_to_be_unproven(source: Make):
+    made, _ = source(VirtualClock(), channels=("book", "trades"))
+    async with running(made) as told:
+        pass
+
+    [status] = told.of(Status)
+    assert (status.state, status.channel, status.symbol) == ("unproven", "book", "BTC/USDT")
+
+
+async def test_symbols_come_and_go_while_it_runs(source: Make):
+    made, maker = source(VirtualClock())
+    async with running(made):
+        exchange = maker.made[0]
+        made._feed.symbols[:] = ["ETH/USDT"]
+        made.changed()
+        await rest()
+
+        assert ("un_watch_trades", "BTC/USDT") in exchange.asked
+        assert exchange.asked.count(("watch_trades", "ETH/USDT")) == 1
+        assert made._feed.listing.native == {"BTC/USDT": "BTCUSDT", "ETH/USDT": "ETHUSDT"}
+
+
+# -------------------------------------------------------------------------------------- when it opens
+
+
+async def test_a_symbol_that_is_not_listed_is_told_with_the_nearest(source: Make):
+    made, maker = source(VirtualClock(), symbols=("BTCC/USDT",))
+
+    with pytest.raises(SymbolError, match=r"acme does not list 'BTCC/USDT'.*mean 'BTC/USDT'"):
+        await made.run(Told().take)
+    assert maker.made[0].closed
+    assert set(made._feed.listing.instruments) == {"BTC/USDT", "ETH/USDT"}
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (ccxt.NetworkError("no route"), ConnectionFailed),
+        (ccxt.RequestTimeout("slow"), ConnectionFailed),
+        (ccxt.AuthenticationError("who?"), LoginRefused),
+        (ccxt.RateLimitExceeded("429"), Throttled),
+        (ccxt.DDoSProtection("418"), Throttled),
+        (ccxt.OnMaintenance("later"), Throttled),
+        (ccxt.NotSupported("no"), ConnectionFailed),
+        (KeyError("ccxt's own defect"), ConnectionLost),
+    ],
+)
+async def test_an_exchange_that_cannot_be_opened_raises_what_helps(
+    source: Make, error: Exception, expected: type[FeedError]
+):
+    def prepare(exchange: Any) -> Any:
+        exchange.refuses = error
+        return exchange
+
+    made, maker = source(VirtualClock(), prepare=prepare)
+    with pytest.raises(expected) as caught:
+        await made.run(Told().take)
+    assert caught.type is expected
+    assert caught.value.retryable == (expected != LoginRefused and str(error) != "no")
+    assert maker.made[0].closed
+
+
+async def test_the_pause_is_the_one_that_the_venue_named(source: Make):
+    def prepare(exchange: Any) -> Any:
+        exchange.refuses = ccxt.RateLimitExceeded("429")
+        exchange.last_response_headers = {"Retry-After": "7"}
+        return exchange
+
+    with pytest.raises(Throttled) as caught:
+        await source(VirtualClock(), prepare=prepare)[0].run(Told().take)
+    assert caught.value.retry_after == 7
+
+
+async def test_markets_are_loaded_once(source: Make):
+    made, maker = source(VirtualClock())
+    async with running(made):
+        maker.made[0].feed("watch_trades", ccxt.NetworkError("gone"))
+        await rest()
+
+    def refuse(exchange: Any) -> Any:
+        exchange.refuses = AssertionError("loaded again")
+        return exchange
+
+    maker.prepare = refuse
+    async with running(made) as told:
+        maker.made[1].feed("watch_trades", [trade(1)])
+        await rest()
+    assert told.of(Trade)
+    assert told.error is None
+
+
+# ------------------------------------------------------------------------------------- when it breaks
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (ccxt.NetworkError("code 1006"), ConnectionLost),
+        (ccxt.ExchangeNotAvailable("503"), ConnectionLost),
+        (ccxt.BadResponse("garbage"), ConnectionLost),
+        (ccxt.AuthenticationError("who?"), LoginRefused),
+        (ccxt.DDoSProtection("429"), Throttled),
+    ],
+)
+async def test_an_error_ends_the_run_with_what_helps(
+    source: Make, error: Exception, expected: type[FeedError]
+):
+    made, maker = source(VirtualClock())
+    async with running(made) as told:
+        maker.made[0].feed("watch_trades", [trade(1)], error)
+        await rest()
+
+    assert type(told.error) is expected
+    assert [one.id for one in told.of(Trade)] == ["1"], "what came before it is delivered"
+    assert maker.made[0].closed
+
+
+async def test_what_waits_for_a_slow_consumer_when_it_breaks_is_still_delivered(source: Make):
+    made, maker = source(VirtualClock())
+    released, took = anyio.Event(), Told()
+
+    async def slowly(events: list[Event]) -> None:
+        await released.wait()
+        await took.take(events)
+
+    async with running(made, slowly) as told:
+        for answer in ([trade(1)], [trade(2)], ccxt.NetworkError("gone")):
+            maker.made[0].feed("watch_trades", answer)
+            await rest()
+        assert not took
+        released.set()
+        await rest()
+
+    assert [one.id for one in took] == ["1", "2"]
+    assert isinstance(told.error, ConnectionLost)
+
+
+async def test_what_the_exchange_refuses_is_told_and_costs_nothing_else(source: Make):
+    made, maker = source(VirtualClock(), channels=("trades", "ticker"))
+    async with running(made) as told:
+        maker.made[0].feed("watch_ticker", ccxt.BadSymbol("no tickers of it"))
+        maker.made[0].feed("watch_trades", [trade(1)])
+        await rest()
+
+    [status] = told.of(Status)
+    assert (status.state, status.channel) == ("refused", "ticker")
+    assert "no tickers of it" in status.detail
+    assert told.of(Trade)
+    assert told.error is None
+
+
+async def test_a_feed_of_which_everything_is_refused_ends(source: Make):
+    made, maker = source(VirtualClock())
+    async with running(made) as told:
+        maker.made[0].feed("watch_trades", ccxt.BadRequest("never"))
+        await rest()
+
+    assert isinstance(told.error, SubscriptionRefused)
+
+
+async def test_what_fails_again_and_again_before_anything_came_is_refused(source: Make):
+    clock = VirtualClock()
+    made, maker = source(clock, channels=("trades", "ticker"))
+    async with running(made) as told:
+        maker.made[0].feed("watch_ticker", *[ccxt.ExchangeError("hm")] * 4)
+        await passing(clock, 5)
+
+    assert told.states() == ["refused"]
+    assert told.error is None
+
+
+async def test_a_broken_book_is_asked_for_again_and_the_hole_is_told(source: Make):
+    made, maker = source(VirtualClock(), channels=("book",))
+    async with running(made) as told:
+        maker.made[0].feed("watch_order_book", book("9"), ccxt.ChecksumError("gap"), book("8"))
+        await rest()
+
+    kinds = [type(event) for event in told if type(event) is not Status]
+    assert kinds == [Book, Gap, Book]
+    [gap] = told.of(Gap)
+    assert (gap.cause, gap.channel, gap.since) == ("sequence", "book", 7_000_000)
+    assert [one.kind for one in told.of(Book)] == ["snapshot", "snapshot"]
+
+
+async def test_a_book_that_breaks_again_and_again_opens_the_exchange_anew(source: Make):
+    made, maker = source(VirtualClock(), channels=("book",))
+    async with running(made) as told:
+        maker.made[0].feed("watch_order_book", *[ccxt.ChecksumError("gap")] * 4)
+        await rest()
+
+    assert isinstance(told.error, ConnectionLost)
+    assert "again and again" in str(told.error)
+
+
+async def test_a_book_that_stays_crossed_is_subscribed_anew(source: Make):
+    made, maker = source(VirtualClock(), channels=("book",))
+    async with running(made) as told:
+        exchange = maker.made[0]
+        exchange.feed("watch_order_book", book("9"), book("10"), book("11"), book("8"))
+        await rest()
+
+    assert [one.cause for one in told.of(Gap)] == ["crossed"]
+    assert ("un_watch_order_book", "BTC/USDT") in exchange.asked
+    assert told.of(Book)[-1].raw_bids == [("8", "1")]
+
+
+async def test_a_wait_that_ccxt_cancels_by_itself_is_not_the_end_of_the_task(source: Make):
+    made, maker = source(VirtualClock())
+    async with running(made) as told:
+        maker.made[0].feed("watch_trades", [trade(1)], asyncio.CancelledError(), [trade(2)])
+        await rest()
+
+    assert [type(event) for event in told] == [Trade, Gap, Trade]
+    assert told.of(Gap)[0].cause == "disconnect"
+
+
+async def test_a_cache_that_ran_over_is_a_gap_and_is_emptied(source: Make):
+    class Cache(deque[Any]):
+        max_size = 2
+
+    made, maker = source(VirtualClock())
+    async with running(made) as told:
+        exchange = maker.made[0]
+        exchange.trades["BTC/USDT"] = cache = Cache([1])
+        exchange.feed("watch_trades", [trade(1)])
+        await rest()
+        assert not told.of(Gap)
+        exchange.feed("watch_trades", [trade(5), trade(6)])
+        await rest()
+
+    [gap] = told.of(Gap)
+    assert (gap.cause, gap.since, gap.until) == ("overflow", 1_000_000, 5_000_000)
+    assert not cache
+
+
+async def test_a_call_that_returns_the_cache_itself_loses_nothing_when_that_is_emptied(
+    source: Make,
+):
+    made, maker = source(VirtualClock())
+    async with running(made) as told:
+        cache = deque([trade(1), trade(2)])
+        maker.made[0].trades["BTC/USDT"] = cache
+        maker.made[0].feed("watch_trades", cache)
+        await rest()
+
+    assert [one.id for one in told.of(Trade)] == ["1", "2"]
+    assert not cache
+
+
+# ----------------------------------------------------------------------------------- when it is silent
+
+
+async def test_a_subscription_that_brings_nothing_is_made_again(source: Make):
+    clock = VirtualClock()
+    made, maker = source(clock, stall=40)
+    async with running(made) as told:
+        exchange = maker.made[0]
+        await passing(clock, 9)
+        assert exchange.asked == [("watch_trades", "BTC/USDT")]
+        await passing(clock, 3)
+
+        assert [name for name, _ in exchange.asked] == [
+            "watch_trades",
+            "un_watch_trades",
+            "watch_trades",
+        ]
+    assert told.states() == ["stale"]
+    assert not told.of(Gap), "nothing had come, so nothing is known to be missing"
+
+
+async def test_what_was_live_and_falls_silent_is_asked_for_anew_and_then_all_is(source: Make):
+    clock = VirtualClock()
+    made, maker = source(clock, stall=40)
+    async with running(made) as told:
+        maker.made[0].feed("watch_trades", [trade(1)])
+        await passing(clock, 42)
+        assert told.error is None
+        assert told.states() == ["stale"]
+        await passing(clock, 45)
+        assert isinstance(told.error, ConnectionLost)
+
+    async with running(made) as told:
+        maker.made[1].feed("watch_trades", [trade(90)])
+        await rest()
+    [gap] = told.of(Gap)
+    assert (gap.cause, gap.since, gap.until) == ("stall", 1_000_000, 90_000_000)
+
+
+async def test_what_repeats_itself_is_silent(source: Make):
+    clock = VirtualClock()
+    made, maker = source(clock, channels=("book",), stall=40)
+    async with running(made) as told:
+        for _ in range(45):
+            maker.made[0].feed("watch_order_book", book("9"))
+            await passing(clock, 1)
+
+    assert told.states() == ["unproven", "stale"]
+
+
+async def test_a_quiet_symbol_does_not_interrupt_the_others_where_it_cannot_be_asked_alone(
+    source: Make,
+):
+    clock = VirtualClock()
+    made, maker = source(clock, channels=("trades", "ticker"), unwatch=False, stall=40)
+    async with running(made) as told:
+        for n in range(60):
+            maker.made[0].feed("watch_trades", [trade(n)])
+            await passing(clock, 1)
+
+    assert told.error is None
+    assert told.states() == ["stale", "stale"]  # of the ticker, each time after twice as long
+
+
+async def test_an_exchange_that_brings_nothing_at_all_is_opened_anew(source: Make):
+    clock = VirtualClock()
+    made, _ = source(clock, unwatch=False, stall=40)
+    async with running(made) as told:
+        await passing(clock, 12)
+
+    assert isinstance(told.error, ConnectionLost)
+
+
+async def test_a_connection_without_a_byte_is_dead_and_one_with_pongs_is_not(source: Make):
+    clock = VirtualClock()
+    made, maker = source(clock, silence=20, stall=1000)
+    async with running(made) as told:
+        client = SimpleNamespace(last_message_at=1)
+        maker.made[0].clients["ws://acme"] = client
+        for _ in range(3):
+            await passing(clock, 15)
+            client.last_message_at += 1
+        assert told.error is None
+        await passing(clock, 25)
+
+    assert isinstance(told.error, ConnectionLost)
+    assert "silent for 20 s" in str(told.error)
+
+
+async def test_what_lagged_behind_when_the_connection_ended_has_a_hole_of_its_own(source: Make):
+    clock = VirtualClock()
+    made, maker = source(clock, channels=("trades", "ticker"))
+    async with running(made):
+        maker.made[0].feed("watch_ticker", {"last": "1", "timestamp": 5})
+        await passing(clock, 10)
+        maker.made[0].feed("watch_trades", [trade(6)], ccxt.NetworkError("gone"))
+        await rest()
+    async with running(made) as told:
+        maker.made[1].feed("watch_ticker", {"last": "2", "timestamp": 9})
+        maker.made[1].feed("watch_trades", [trade(10)])
+        await rest()
+
+    # Core tells of the hole that all have since the last event of any.
+    [gap] = told.of(Gap)
+    assert (gap.channel, gap.cause, gap.since) == ("ticker", "silence", 5_000_000)
+
+
+async def test_a_frame_on_which_ccxt_fails_is_told(source: Make):
+    made, maker = source(VirtualClock())
+    async with running(made) as told:
+        maker.told('{"price": 1', json.JSONDecodeError("cut short", "", 0))
+        await rest()
+        assert [(one.rule, one.evidence) for one in told.of(Reject)] == [
+            ("unreadable_frame", '{"price": 1')
+        ]
+        assert told.error is None
+        maker.told("[]", KeyError("price"))
+        await rest()
+
+    assert isinstance(told.error, ConnectionLost)
+    assert "KeyError" in str(told.error)
