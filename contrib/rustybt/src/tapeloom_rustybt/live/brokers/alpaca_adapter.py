@@ -1,0 +1,7 @@
+"""Where RustyBT has its adapter for this broker."""
+
+from __future__ import annotations
+
+from tapeloom_rustybt.venues import AlpacaBrokerAdapter
+
+__all__ = ["AlpacaBrokerAdapter"]

@@ -1,0 +1,80 @@
+"""The guide's table of exchanges and brokers, as rows. None of them has code of its own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .adapter import Venue, WebSocketAdapter
+
+__all__ = [
+    "AlpacaBrokerAdapter",
+    "BinanceWebSocketAdapter",
+    "BybitWebSocketAdapter",
+    "CCXTWebSocketAdapter",
+    "HyperliquidWebSocketAdapter",
+    "IBBrokerAdapter",
+]
+
+
+class BinanceWebSocketAdapter(WebSocketAdapter):
+    """Binance: spot, or with ``market="usdm"`` its futures."""
+
+    venue = Venue(plugin="binance", market="spot")
+
+
+class BybitWebSocketAdapter(WebSocketAdapter):
+    """Bybit: linear perpetuals, or ``market="spot"``."""
+
+    venue = Venue(plugin="bybit", market="linear")
+
+
+class HyperliquidWebSocketAdapter(WebSocketAdapter):
+    """Hyperliquid: perpetuals, or ``market="spot"``; ``BTC-PERP`` is ``BTC/USDC:USDC``."""
+
+    venue = Venue(plugin="hyperliquid", market="perp", stablecoin="USDC")
+
+
+class AlpacaBrokerAdapter(WebSocketAdapter):
+    """Alpaca: stocks, polled over REST as in the guide; ``mode="stream"`` where the account has it.
+
+    *testnet* says that the keys are those of a paper account.
+    """
+
+    venue = Venue(
+        plugin="alpaca",
+        key="key_id",
+        secret="secret_key",  # noqa: S106 the name of a setting
+        testnet={"paper": True},
+        settings={"mode": "poll"},
+        lateness="10s",
+    )
+
+
+class IBBrokerAdapter(WebSocketAdapter):
+    """Interactive Brokers through TWS or IB Gateway: ``host=``, ``port=``, ``client_id=``.
+
+    There are no keys: the program that runs on *host* is logged in. *testnet* is its paper account.
+    """
+
+    venue = Venue(plugin="ib", testnet={"paper": True})
+
+
+class CCXTWebSocketAdapter(WebSocketAdapter):
+    """Any exchange that ccxt.pro can watch, by its name there: ``exchange_id="kraken"``."""
+
+    venue = Venue(
+        plugin="ccxt",
+        secret="secret",  # noqa: S106 the name of a setting
+        testnet={"sandbox": True},
+        per_market="exchanges",
+    )
+
+    def __init__(
+        self,
+        exchange_id: str,
+        api_key: str | None = None,
+        api_secret: str | None = None,
+        testnet: bool = False,
+        **more: Any,
+    ) -> None:
+        super().__init__(api_key, api_secret, testnet, market=exchange_id, **more)
