@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import sys
 from collections.abc import Callable, Iterator
@@ -43,8 +44,8 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     folder = tmp_path / "site"
     folder.mkdir()
     path = [part for part in sys.path if not list(Path(part).glob("tapeloom*.dist-info"))]
-    monkeypatch.setattr(sys, "path", path)
-    monkeypatch.syspath_prepend(folder)
+    monkeypatch.setattr(sys, "path", [str(folder), *path])
+    importlib.invalidate_caches()
     monkeypatch.delenv(SWITCH, raising=False)
     before = set(sys.modules)
     yield folder

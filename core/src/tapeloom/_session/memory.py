@@ -67,4 +67,4 @@ class Memory:
 
 
 #: Events that are remembered one by one, at the least.
-_RECENT = 4096
+_RECENT = 1024

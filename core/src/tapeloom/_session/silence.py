@@ -146,7 +146,7 @@ def _begins(channel: str) -> bool:
 
 
 #: Events looked at in one second, at most (the last batch is taken whole).
-_SAMPLE = 4096
+_SAMPLE = 512
 #: So many pauses must have been seen before they are judged by.
 _ENOUGH = 20
 #: How much the last pause weighs in the mean, at the least, and what is left of the longest one.

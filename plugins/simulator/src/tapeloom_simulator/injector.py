@@ -162,9 +162,12 @@ class Injector:
         whole: list[Out] = [(text, False)]
         out = whole
         for fault in self._on_data:
+            if not self._about(fault, stream) or self._spent(fault, (follower, stream)):
+                continue
             if out is not whole and fault.kind not in _LINE:
-                continue  # one frame is spoiled once, so that each fault is what it is said to be
-            if self._about(fault, stream) and not self._spent(fault, (follower, stream)):
+                # One frame is spoiled once, so that each fault is what it is said to be.
+                self._occasions[id(fault), (follower, stream) if fault.each else None] += 1
+            else:
                 out = self._apply(fault, follower, stream, text, out)
         if self._held:
             out = out + self._release((follower, stream))
