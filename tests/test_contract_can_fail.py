@@ -6,7 +6,11 @@ import importlib.util
 import sys
 from pathlib import Path
 
+import pytest
+
 PATH = Path(__file__).parents[1] / "core/tests/test_contract.py"
+
+pytestmark = pytest.mark.slow
 
 spec = importlib.util.spec_from_file_location("core_tests_of_the_contract", PATH)
 assert spec is not None

@@ -19,6 +19,8 @@ from tapeloom.testing.contract import SinkContract, StageContract, VenueContract
 from tapeloom.testing.contract.declared import VENUE
 from tapeloom.testing.contract.proving import Proving
 
+pytestmark = pytest.mark.slow  # parsers meet every Python in the tests of their packages
+
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs/reference/venues.md"
 MARKS = "<!-- made by pytest tests/test_contracts.py --write-contract -->", "<!-- end -->"

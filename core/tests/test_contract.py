@@ -41,6 +41,8 @@ from tapeloom.testing.contract.declared import VENUE
 
 MS = 1_000_000
 KEY = "FAKE-KEY-OF-TOY"
+pytestmark = pytest.mark.slow  # it is about our own battery, whatever the Python
+
 CHANNELS = ("trades", "quotes", "book", "klines:1m", "ticker")
 
 
