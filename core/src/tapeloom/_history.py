@@ -59,6 +59,8 @@ class HistoryDesk:
         self._budgets = budgets
         self._deliver = deliver
         self._renew = renew
+        #: Is told of every answer, where somebody records.
+        self.record: Callable[[Request, bytes], None] | None = None
         self._activity = activity
         self._waiting: set[Want] = set()
         self._turns: list[tuple[int, float, int, Want | Fill]] = []
@@ -219,7 +221,7 @@ class HistoryDesk:
             if budget is not None:
                 await budget.take(request.weight)
             try:
-                return await self._get(request)
+                body = await self._get(request)
             except FeedError as error:
                 pause = backoff.next()
                 if isinstance(error, Throttled):
@@ -231,6 +233,10 @@ class HistoryDesk:
                     raise
                 log.warning("request_failed", feed=self._plan.feed.name, reason=str(error))
                 await clock.sleep(pause)
+                continue
+            if self.record is not None:
+                self.record(request, body)
+            return body
         raise AssertionError("unreachable")
 
     async def _get(self, request: Request) -> bytes:

@@ -47,18 +47,35 @@ def open_stream(
     clock: Clock | None = None,
     dial: Dial | None = None,
     seed: int | None = None,
+    record: Path | str | None = None,
 ) -> Stream:
     """Open a stream: ``async with tapeloom.open("stack.toml") as stream: …``.
 
     *stack* is the path of a TOML file, a `Stack`, or one or more `FeedSpec`. Plugins are loaded and
     the feeds composed here; nothing is dialled before the first consumer is attached.
     *clock*, *dial* and *seed* replace the machine's time, the network and chance, for tests.
+    *record* is a folder into which the tape of each feed is written, ``NAME.jsonl.zst``.
 
-    Raises ConfigError with every mistake at once, or PluginError.
+    Raises ConfigError with every mistake at once, PluginError, or, once the context is entered,
+    TapeError where a tape cannot be begun.
     """
     draft = load(stack)
     clock = clock or SystemClock()
-    return Stream(draft.stack, _composed(draft, registry, clock, seed), clock, dial)
+    composed = _composed(draft, registry, clock, seed)
+    if record is not None:
+        _check_frames(draft, composed)
+    return Stream(draft.stack, composed, clock, dial, record=Path(record) if record else None)
+
+
+def _check_frames(draft: Draft, composed: Composed) -> None:
+    """Raise ConfigError for feeds that have no frames to record."""
+    mistakes = [
+        Mistake("feed", f"{plan.feed.name!r} comes over no WebSocket: there is nothing to record")
+        for plan in composed.plans
+        if plan.source is not None
+    ]
+    if mistakes:
+        raise draft.stack.error(mistakes)
 
 
 def open_replay(

@@ -6,6 +6,7 @@ import ssl
 from collections import Counter
 from collections.abc import Callable, Collection
 from contextlib import AsyncExitStack
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -21,6 +22,7 @@ from ._engine import RunningFeed, running_backend
 from ._limits import Budgets
 from ._pumps import Callback, Pumps
 from ._queues import Queue
+from ._record import TAPE, Recorder, recorded
 from ._tape import Replay, Tape
 from ._transport import dialer
 from .errors import BackendUnsupported, ConfigError, Mistake, alone
@@ -61,6 +63,7 @@ class Stream:
         clock: Clock,
         dial: Dial | None,
         recording: Recording | None = None,
+        record: Path | None = None,
     ) -> None:
         self.stack = stack
         self.plans = tuple(composed.plans)
@@ -68,6 +71,7 @@ class Stream:
         self._clock = clock
         self._dial = dial
         self._recording = recording
+        self._record = record
         self._queues: tuple[Queue, ...] = ()
         self._feeds: dict[str, RunningFeed] = {}
         self._own: Counter[str] = Counter()
@@ -86,8 +90,11 @@ class Stream:
         for plan in self.plans:
             name = plan.feed.name
             plan.dial = self._dial or plan.dial or dialer(client, name)
+            recorder = self._recorder(plan)
+            if recorder is not None:
+                plan.dial = recorded(plan.dial, recorder)
             self._feeds[name] = RunningFeed(
-                plan, self._deliver, client, budgets, self._replay(plan)
+                plan, self._deliver, client, budgets, self._replay(plan), recorder
             )
         self._tasks = await self._exits.enter_async_context(anyio.create_task_group())
         return self
@@ -111,6 +118,11 @@ class Stream:
             await self._exits.__aexit__(None, None, None)
         except BaseExceptionGroup as group:
             raise alone(group) from None
+
+    def _recorder(self, plan: Plan) -> Recorder | None:
+        if self._record is None:
+            return None
+        return Recorder(self._record / f"{plan.feed.name}{TAPE}", plan.feed, self._clock)
 
     def _replay(self, plan: Plan) -> Replay | None:
         if self._recording is None:

@@ -1,18 +1,20 @@
 """Recorded frames: read them, and replay them through the pipeline that runs live.
 
-A recording is a file of JSON lines, plain or gzipped, one for each frame that a server sent:
-``{"ts": <seconds since 1970, or null>, "frame": "<text>"}``. Beside ``NAME.ws.jsonl`` a file
-``NAME.rest.index.json`` may list the REST answers that came in between, with the time or the place
-(``"after 7 ws frames"``) of each; they are answered there.
+A recording is a file of JSON lines, plain or compressed, one for each frame that a server sent:
+``{"ts": <seconds since 1970, or null>, "frame": "<text>"}``. The tapes that we record ourselves begin
+with a line that says of which feed they are, and hold the answers over REST as well. Beside a
+``NAME.ws.jsonl`` of somebody else's a file ``NAME.rest.index.json`` may list the REST answers that came
+in between, with the time or the place (``"after 7 ws frames"``) of each; they are answered there.
 """
 
 from __future__ import annotations
 
+import base64
 import gzip
 import json
 import re
 import zlib
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +23,7 @@ from urllib.parse import urlsplit
 import anyio.lowlevel
 from attrs import define, frozen
 
+from ._compression import broken, opened
 from ._history import enter
 from .errors import TapeError
 from .events import Event, Reject
@@ -29,7 +32,7 @@ from .feeds import Ack, Clock, Frames, Notice, Pong, Refusal, Request
 if TYPE_CHECKING:
     from ._compose import Plan
 
-__all__ = ["Answer", "Corrupt", "Recorded", "Replay", "Tape", "TapeClock"]
+__all__ = ["Answer", "Corrupt", "Head", "Recorded", "Replay", "Tape", "TapeClock"]
 
 #: Stages that act on time are asked whether they want to at every multiple of this, in tape time.
 TICK_NS = 100_000_000
@@ -57,6 +60,15 @@ class Answer:
     recv: int
     url: str
     body: bytes
+    request: bytes = b""  #: what was posted
+
+
+@frozen
+class Head:
+    """What a tape is of: the keys of a feed in a stack."""
+
+    recv: int
+    feed: Mapping[str, Any]
 
 
 @frozen
@@ -68,7 +80,7 @@ class Corrupt:
     text: str
 
 
-Record = Recorded | Answer | Corrupt
+Record = Recorded | Answer | Head | Corrupt
 
 #: A REST answer beside a tape: after how many frames, when, of which address, in which file.
 _Indexed = tuple[int | None, int | None, str, Path]
@@ -126,11 +138,20 @@ class Tape:
         for answer in answers:
             yield self._answer(answer, max(recv, answer[1] or 0))
 
+    @property
+    def head(self) -> Mapping[str, Any] | None:
+        """What the tape is of, where it says so.
+
+        Raises TapeError where it cannot be read.
+        """
+        first = next(self._lines(), None)
+        record = _read(first[1], 1, 0) if first is not None else None
+        return record.feed if isinstance(record, Head) else None
+
     def _lines(self) -> Iterator[tuple[int, bytes]]:
-        opened = gzip.open if self.path.suffix == ".gz" else open
         number = 0
         try:
-            with opened(self.path, "rb") as lines:
+            with opened(self.path) as lines:
                 for number, line in enumerate(lines, 1):
                     if line.strip():
                         yield number, line
@@ -139,9 +160,9 @@ class Tape:
                 self.path,
                 number,
                 "the file ends in the middle of its compressed data."
-                " All that could be read was replayed; record it again, or repair it with gzip.",
+                " All that could be read was replayed.",
             ) from error
-        except (OSError, zlib.error) as error:
+        except (OSError, zlib.error, broken()) as error:
             raise TapeError(self.path, number, f"cannot be read: {error}.") from error
 
     def _read_index(self) -> list[_Indexed]:
@@ -208,13 +229,28 @@ def _ns(seconds: Decimal | int | None) -> int | None:
     return int(exact * 1_000_000_000)
 
 
-def _read(line: bytes, number: int, otherwise: int) -> Recorded | Corrupt:
+def _read(line: bytes, number: int, otherwise: int) -> Record:
     try:
         record = json.loads(line, parse_float=Decimal)
         recv = _ns(record["ts"])
-        return Recorded(otherwise if recv is None else recv, record["frame"].encode())
+        recv = otherwise if recv is None else recv
+        if "feed" in record:
+            return Head(recv, dict(record["feed"]))
+        if "url" in record:
+            url, body = str(record["url"]), _content(record, "answer")
+            return Answer(recv, url, body, _content(record, "request"))
+        return Recorded(recv, _content(record, "frame"))
     except _UNREADABLE:
         return Corrupt(otherwise, number, line[:200].decode(errors="replace").rstrip())
+
+
+def _content(record: Mapping[str, Any], name: str) -> bytes:
+    """Return what stands under *name*, or, where it is no text, under that with ``64`` behind it."""
+    coded = record.get(f"{name}64")
+    if coded is not None:
+        return base64.b64decode(coded, validate=True)
+    text: str = record[name]
+    return text.encode()
 
 
 class Replay:
@@ -275,7 +311,7 @@ class Replay:
             self._waiting += 1
         elif isinstance(record, Answer):
             self._events += self._answered(record)
-        else:
+        elif isinstance(record, Corrupt):
             evidence = f"line {record.line}: {record.text}"
             self._events.append(self._reject(record.recv, "corrupt_record", evidence))
 
@@ -287,7 +323,9 @@ class Replay:
             if urlsplit(record.url).path == self._listing_path:
                 enter(self._plan, history.instruments(record.body))
                 return []
-            answer = history.answer(Request(url=record.url), record.body, record.recv)
+            answer = history.answer(
+                Request(url=record.url, body=record.request), record.body, record.recv
+            )
         except Exception as error:  # also a shape that its adapter did not foresee
             evidence = f"{record.url}: {type(error).__name__}: {error}"
             return [self._reject(record.recv, "unreadable_answer", evidence)]

@@ -18,11 +18,11 @@ import structlog
 from tapeloom._plugins import Registry, installed
 from tapeloom.errors import ConfigError, PluginError, SymbolError, TapeError, TapeloomError
 
-from . import check, plugins, replay, run
+from . import check, plugins, record, replay, run
 
 __all__ = ["main"]
 
-_CORE = (run, replay, check, plugins)
+_CORE = (run, record, replay, check, plugins)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -8,6 +8,7 @@ from typing import Any
 
 from tapeloom._config import parse
 from tapeloom._open import open_replay
+from tapeloom._tape import Tape
 from tapeloom.console import FORMATS, drive, output
 from tapeloom.errors import ConfigError, Mistake
 
@@ -19,17 +20,19 @@ def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = verbs.add_parser(
         "replay",
         help="run the whole pipeline over a recording",
-        description="Run the whole pipeline over a recording (.ws.jsonl or .ws.jsonl.gz). REST"
+        description="Run the whole pipeline over a recording (.jsonl, .jsonl.gz or .jsonl.zst). REST"
         " answers that a .rest.index.json beside it lists are given at their place.",
         epilog="example: tapeloom replay day.ws.jsonl.gz --venue binance --market spot"
         " --symbols BTC/USDT --channels trades,book --stages quality,bars,books"
         " --set bars.every=1m --out jsonl",
     )
     parser.add_argument("capture", metavar="CAPTURE")
-    parser.add_argument("--venue", required=True)
+    parser.add_argument(
+        "--venue", default="", help="default: what the tape says, as are the next three"
+    )
     parser.add_argument("--market", default="")
-    parser.add_argument("--symbols", required=True, metavar="S,…", help="as in BTC/USDT,ETH/USDT")
-    parser.add_argument("--channels", required=True, metavar="C,…", help="as in trades,book")
+    parser.add_argument("--symbols", default="", metavar="S,…", help="as in BTC/USDT,ETH/USDT")
+    parser.add_argument("--channels", default="", metavar="C,…", help="as in trades,book")
     parser.add_argument("--stages", default="", metavar="STAGE,…", help="as in quality,bars")
     parser.add_argument(
         "--set",
@@ -48,17 +51,11 @@ def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 def run(args: argparse.Namespace) -> int:
     """Replay; return the exit code."""
     stages = _list(args.stages)
-    feed = {
-        "venue": args.venue,
-        "market": args.market,
-        "symbols": _list(args.symbols),
-        "channels": _list(args.channels),
-        "stages": stages,
-    }
+    feed = _feed(args) | {"stages": stages}
     tables: dict[str, Any] = {}
     for text in args.settings:
         name, key, value = setting(text)
-        kind = "venue" if name == args.venue and name not in stages else "stage"
+        kind = "venue" if name == feed["venue"] and name not in stages else "stage"
         tables.setdefault(kind, {}).setdefault(name, {})[key] = value
     draft = parse({"feed": [feed], **tables}, "the command line")
     if args.batch < 1:
@@ -70,6 +67,28 @@ def run(args: argparse.Namespace) -> int:
         lambda: open_replay(args.capture, draft, batch=args.batch, speed=speed),
         output(args.out),
     )
+
+
+def _feed(args: argparse.Namespace) -> dict[str, Any]:
+    """Return the feed that is asked for; what is not said, the tape may say.
+
+    Raises ConfigError where neither says it, TapeError where the tape cannot be read.
+    """
+    head = Tape(args.capture).head or {}
+    feed = {
+        "venue": args.venue or head.get("venue", ""),
+        "market": args.market or head.get("market", ""),
+        "symbols": _list(args.symbols) or head.get("symbols", []),
+        "channels": _list(args.channels) or head.get("channels", []),
+    }
+    mistakes = [
+        Mistake(f"--{key}", "the recording does not say it, so it must be given")
+        for key in ("venue", "symbols", "channels")
+        if not feed[key]
+    ]
+    if mistakes:
+        raise ConfigError(mistakes, "replay")
+    return feed
 
 
 def setting(text: str) -> tuple[str, str, Any]:

@@ -8,7 +8,7 @@ import math
 from tapeloom._open import load, open_stream
 from tapeloom.console import FORMATS, drive, output
 
-__all__ = ["add", "run"]
+__all__ = ["add", "run", "seconds"]
 
 
 def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -20,18 +20,17 @@ def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         epilog="example: tapeloom run stack.toml --for 60 --out jsonl > events.jsonl",
     )
     parser.add_argument("stack", metavar="STACK.toml")
-    parser.add_argument(
-        "--for", dest="seconds", type=_seconds, metavar="SECONDS", help="stop after"
-    )
+    parser.add_argument("--for", dest="seconds", type=seconds, metavar="SECONDS", help="stop after")
     parser.add_argument("--out", choices=FORMATS, default="table", help="default: table")
     parser.set_defaults(run=run)
 
 
-def _seconds(text: str) -> float:
-    seconds = float(text)
-    if not 0 < seconds < math.inf:
+def seconds(text: str) -> float:
+    """Read a number of seconds above 0."""
+    number = float(text)
+    if not 0 < number < math.inf:
         raise argparse.ArgumentTypeError(f"expected a number of seconds above 0, found {text!r}")
-    return seconds
+    return number
 
 
 def run(args: argparse.Namespace) -> int:

@@ -1,0 +1,306 @@
+"""What came in is on the tape, and the tape gives what came out; whatever happens to process and disk."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import anyio
+import attrs
+import pytest
+import tapeloom
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tapeloom import Event, FeedSpec, Registry, Stack, Trade
+from tapeloom._compression import compressor, opened
+from tapeloom._record import Recorder, line_of
+from tapeloom._tape import Answer, Head, Recorded, Tape
+from tapeloom.errors import ConfigError, TapeError
+from tapeloom.feeds import Endpoint, Feed, Request
+from tapeloom.testing import FakeVenue, FakeWire, VirtualClock, WireEnd
+
+
+def feed(clock: VirtualClock) -> Feed:
+    return Feed("majors", "acme", "spot", ["BTC/USD"], ("trades",), clock=clock)
+
+
+def coin(n: int) -> str:
+    return json.dumps({"s": "BTCUSD", "t": n, "p": "1.50", "q": "2", "i": n})
+
+
+async def talk(end: WireEnd, endpoint: Endpoint) -> None:
+    end.push(json.dumps({"ok": json.loads(await end.take())["id"]}))
+    end.push(coin(1), coin(2))
+    end.push(coin(3), "garbage \ud7ff", '{"notice": "hello"}')
+    end.push(coin(4))
+    await anyio.sleep_forever()
+
+
+def plain(events: Sequence[Event]) -> list[Any]:
+    """The events without the time at which we received them."""
+    return [attrs.evolve(event, recv=0, ts=0 if event.symbol == "" else event.ts)
+            for event in events if event.type != "status"]  # fmt: skip
+
+
+async def test_a_replay_of_the_tape_gives_what_the_stream_gave(
+    registry: Registry, tmp_path: Path
+) -> None:
+    spec = FeedSpec("acme", ["BTC/USD"], ["trades"], name="majors")
+    live: list[Event] = []
+    dial = FakeWire(talk).dial
+    with anyio.fail_after(10):
+        async with tapeloom.open(spec, registry=registry, dial=dial, record=tmp_path) as stream:
+            async for event in stream:
+                live.append(event)
+                if isinstance(event, Trade) and event.id == 4:
+                    stream.stop()
+    tape = tmp_path / "majors.jsonl.zst"
+    async with tapeloom.replay(tape, spec, registry=registry) as again:
+        replayed = [event async for event in again]
+
+    assert [event.id for event in replayed if isinstance(event, Trade)] == [1, 2, 3, 4]
+    assert plain(replayed) == plain(live)
+
+
+async def test_answers_over_rest_are_on_the_tape_too(registry: Registry, tmp_path: Path) -> None:
+    book = b'{"b": [["1.5", "2"]], "a": [["1.6", "3"]], "u": 7}'
+    http = {"/symbols": (200, {}, b'["BTC/USD"]'), "/book?s=BTC/USD": (200, {}, book)}
+    async with FakeVenue(lambda client: anyio.sleep_forever(), http=http).serve() as venue:
+        spec = FeedSpec("acme", ["BTC/USD"], ["book"])
+        stack = Stack(feeds=(spec,), venues={"acme": {"rest": venue.url("http")}})
+        dial = FakeWire(talk).dial
+        with anyio.fail_after(10):
+            async with tapeloom.open(stack, registry=registry, dial=dial, record=tmp_path) as live:
+                live.plans[0].feed.want(tapeloom.feeds.Want("book", "BTC/USD", "book"))
+                async for event in live.of(tapeloom.Book):
+                    assert event.last == 7
+                    live.stop()
+    answers = [one for one in Tape(tmp_path / "acme.jsonl.zst") if isinstance(one, Answer)]
+
+    assert [one.body for one in answers] == [b'["BTC/USD"]', book]
+
+
+def test_what_we_send_is_not_recorded(tmp_path: Path) -> None:
+    clock = VirtualClock()
+    recorder = Recorder(tmp_path / "t.jsonl", feed(clock), clock)
+    request = Request(url="https://acme.invalid/x", headers={"key": "fake-secret"})
+    recorder.answer(request, b"{}")
+    anyio.run(recorder.flush)
+
+    assert "fake-secret" not in (tmp_path / "t.jsonl").read_text()
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.binary(max_size=60) | st.text(max_size=30).map(lambda t: t.encode(
+    errors="surrogatepass")), max_size=8), st.sampled_from([".jsonl", ".jsonl.gz", ".jsonl.zst"]))  # fmt: skip
+def test_any_frame_comes_back_as_it_was(
+    tmp_path_factory: pytest.TempPathFactory, frames: list[bytes], ending: str
+) -> None:
+    path = tmp_path_factory.mktemp("tape") / f"t{ending}"
+    clock = VirtualClock(1_700_000_000_123_456_789)
+    recorder = Recorder(path, feed(clock), clock)
+    recorder.frames(3, frames[:4])
+    anyio.run(recorder.flush)
+    recorder.frames(3, frames[4:])
+    recorder.answer(Request(url="https://acme.invalid/x?a=b", body=b'{"q": 1}'), b"\xff")
+    anyio.run(recorder.flush)
+    head, *records = Tape(path)
+
+    assert isinstance(head, Head)
+    assert head.feed == {"name": "majors", "venue": "acme", "market": "spot",
+                         "symbols": ["BTC/USD"], "channels": ["trades"]}  # fmt: skip
+    assert records == [
+        *(Recorded(1_700_000_000_123_456_789, frame) for frame in frames),
+        Answer(1_700_000_000_123_456_789, "https://acme.invalid/x?a=b", b"\xff", b'{"q": 1}'),
+    ]
+
+
+def test_a_tape_is_never_written_over(tmp_path: Path) -> None:
+    clock = VirtualClock()
+    Recorder(tmp_path / "t.jsonl", feed(clock), clock)
+
+    with pytest.raises(TapeError, match="cannot be written: File exists"):
+        Recorder(tmp_path / "t.jsonl", feed(clock), clock)
+
+
+def test_the_words_of_a_feed_are_taken_from_the_tape(tmp_path: Path) -> None:
+    (tmp_path / "old.jsonl").write_bytes(line_of(5, b"{}"))
+
+    assert Tape(tmp_path / "old.jsonl").head is None
+
+
+def test_a_feed_without_frames_cannot_be_recorded(registry: Registry, tmp_path: Path) -> None:
+    class Well:
+        backends = frozenset({"asyncio", "trio"})
+        channels = frozenset({"trades"})
+        resumes = False
+
+        async def run(self, deliver: Any) -> None:
+            pass
+
+        def changed(self) -> None:
+            pass
+
+    class Plugin:
+        @tapeloom.hooks.hookimpl
+        def connect(self, feed: Feed) -> Well:
+            return Well()
+
+    registry.register(Plugin(), "well")
+
+    with pytest.raises(ConfigError, match="'well' comes over no WebSocket"):
+        tapeloom.open(FeedSpec("well", ["BTC/USD"], ["trades"]), registry=registry, record=tmp_path)
+
+
+# ------------------------------------------------------------------------------- what goes wrong
+
+PROGRAM = textwrap.dedent(
+    """
+    import sys, anyio
+    from pathlib import Path
+    from tapeloom._clock import SystemClock
+    from tapeloom._record import Recorder
+    from tapeloom.feeds import Feed
+    import structlog
+    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
+
+    async def main():
+        clock = SystemClock()
+        feed = Feed("f", "acme", "", ["BTC/USD"], ("trades",), clock=clock)
+        recorder = Recorder(Path(sys.argv[1]), feed, clock)
+        size = int(sys.argv[2])
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(recorder.run)
+            for n in range(10_000):
+                recorder.frames(1, [b"%d " % n + bytes(str(n % 7), "ascii") * size])
+                if n % 10 == 0:
+                    print(n, feed.counters["tape_errors"], flush=True)
+                await anyio.sleep(0.005)
+
+    anyio.run(main)
+    """
+)
+
+
+def numbers(path: Path) -> list[int]:
+    frames = [one.frame for one in Tape(path) if isinstance(one, Recorded)]
+    return [int(frame.split()[0]) for frame in frames]
+
+
+@pytest.mark.slow
+def test_after_a_kill_all_but_the_last_second_can_be_read(tmp_path: Path) -> None:
+    path = tmp_path / "t.jsonl.zst"
+    command = [sys.executable, "-c", PROGRAM, str(path), "10"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        last = 0
+        while last < 500:
+            last = int(process.stdout.readline().split()[0])
+        process.send_signal(signal.SIGKILL)
+    read = numbers(path)
+
+    assert read == [*range(len(read))]
+    assert len(read) > last - 260  # a frame each 5 ms or later: a second is at most 200 of them
+
+
+@pytest.mark.slow
+def test_a_full_disk_costs_what_did_not_fit_and_nothing_that_stood_there(tmp_path: Path) -> None:
+    path = tmp_path / "t.jsonl"
+
+    def limit() -> None:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000))
+
+    command = [sys.executable, "-c", PROGRAM, str(path), "300"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                          preexec_fn=limit) as process:  # fmt: skip
+        assert process.stdout is not None
+        errors = 0
+        while errors < 2:
+            errors = int(process.stdout.readline().split()[1])
+        process.kill()
+        assert process.stderr is not None
+        told = process.stderr.read()
+    read = numbers(path)
+
+    assert "tape_failed" in told
+    assert 0 < path.stat().st_size <= 60_000
+    assert read == [*range(len(read))]
+    assert len(read) > 50
+
+
+def test_half_a_piece_is_cut_off_before_the_next_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = VirtualClock()
+    own = feed(clock)
+    recorder = Recorder(tmp_path / "t.jsonl.zst", own, clock)
+    write, room = os.write, [10]
+
+    def half(file: int, data: Any) -> int:
+        if not room[0]:
+            raise OSError(28, "No space left on device")
+        done = write(file, data[: room[0]])
+        room[0] -= done
+        return done
+
+    monkeypatch.setattr(os, "write", half)
+    recorder.frames(1, [b"one"])
+    anyio.run(recorder.flush)
+    room[0] = 1_000_000
+    recorder.frames(1, [b"two"])
+    anyio.run(recorder.flush)
+    monkeypatch.undo()
+    frames = [one.frame for one in Tape(tmp_path / "t.jsonl.zst") if isinstance(one, Recorded)]
+
+    assert frames == [b"one", b"two"]
+    assert own.counters["tape_errors"] == 1
+
+
+def test_what_cannot_be_written_for_too_long_is_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tapeloom._record._ROOM", 1000)
+    clock = VirtualClock()
+    own = feed(clock)
+    recorder = Recorder(tmp_path / "t.jsonl", own, clock)
+    recorder.frames(1, [b"x" * 100] * 20)
+    anyio.run(recorder.flush)
+    kept = [one for one in Tape(tmp_path / "t.jsonl") if isinstance(one, Recorded)]
+
+    assert own.counters["tape_lost"] == 20 - len(kept)
+    assert 0 < len(kept) < 9
+
+
+@pytest.mark.parametrize("ending", [".zst", ".gz"])
+def test_a_tape_that_ends_within_a_piece_gives_what_stood_before(
+    tmp_path: Path, ending: str
+) -> None:
+    path = tmp_path / f"t.jsonl{ending}"
+    pack = compressor(ending)
+    first, second = pack(line_of(1, b"{}") * 100), pack(os.urandom(2000).hex().encode())
+    path.write_bytes(first + second[:-700])
+    records = []
+    with pytest.raises(TapeError, match="ends in the middle"):
+        records.extend(Tape(path))
+        for record in Tape(path):
+            records.append(record)  # noqa: PERF402
+
+    with opened(path) as lines:
+        assert lines.readline()
+
+
+def test_what_is_no_compressed_data_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "t.jsonl.zst"
+    path.write_bytes(b"this is not it")
+
+    with pytest.raises(TapeError, match="cannot be read"):
+        list(Tape(path))
