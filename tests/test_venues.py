@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import sys
 from collections import defaultdict
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -168,6 +170,19 @@ async def test_six_venues_in_one_stack_deliver_their_truth_for_a_minute() -> Non
     assert troubles == []
     for side in ALL:
         hold(run, side)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+@pytest.mark.parametrize("venue", ["binance", "bybit", "hyperliquid", "alpaca", "ib"])
+async def test_every_simulated_venue_can_be_watched_with_the_demo(venue: str) -> None:
+    words = ["demo", "--venue", venue, "--for", "2", "--out", "none"]
+    done = await anyio.run_process([sys.executable, "-m", "tapeloom", *words])
+    summary = json.loads(done.stderr.splitlines()[-1])
+
+    assert summary["errors"] == []
+    assert summary["events"]["trade"] > 50
+    assert summary["events"]["bar"] > 0
 
 
 @pytest.mark.parametrize("how", ["stop", "break", "flood"])

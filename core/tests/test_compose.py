@@ -32,6 +32,7 @@ from tapeloom.errors import (
     ConnectionLost,
     FeedError,
     LoginRefused,
+    Mistake,
     PluginBroken,
     PluginNotFound,
     StageFailed,
@@ -635,6 +636,24 @@ def test_a_channel_that_a_source_does_not_serve_is_a_mistake_of_the_stack(
 
     with pytest.raises(ConfigError, match="pump has no channel 'quotes' here; it has trades"):
         tapeloom.open(FeedSpec("pump", ["BTC/USD"], ["quotes"]), registry=stocked)
+
+
+def test_a_mistake_that_a_venue_finds_is_told_with_the_place_of_its_feed(
+    stocked: Registry,
+) -> None:
+    class Picky(Odd):
+        @hookimpl
+        def connect(self, feed: Any) -> Any:
+            raise ConfigError([Mistake("channels[0]", "not this one")])
+
+    stocked.register(Picky(None), "picky")
+    feeds = [
+        FeedSpec("acme", ["BTC/USD"], ["trades"]),
+        FeedSpec("picky", ["BTC/USD"], ["trades"]),
+    ]
+
+    with pytest.raises(ConfigError, match=r"feed\[1\]\.channels\[0\]: not this one"):
+        tapeloom.open(feeds, registry=stocked)
 
 
 async def test_a_book_that_no_history_can_give_is_had_by_subscribing_anew(

@@ -385,7 +385,7 @@ class Talk:
 
 class Side:
     dials = None
-    markets: Mapping[Any, str] = MappingProxyType({"spot": "spot"})
+    markets: Mapping[str, Sequence[str]] = MappingProxyType({"spot": ("BTC/USDT",)})
     faults: Mapping[str, frozenset[str]] = MappingProxyType({})
 
     def __init__(self, market: Market, defect: str) -> None:

@@ -204,7 +204,7 @@ class _Composer:
         except ConfigError as error:
             self._mistakes += [
                 Mistake(f"feed[{place}].{mistake.place}", mistake.problem)
-                if mistake.place in _FEED_KEYS
+                if mistake.place.partition("[")[0] in _FEED_KEYS
                 else mistake
                 for mistake in error.mistakes
             ]

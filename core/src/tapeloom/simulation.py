@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from decimal import Decimal
 
     from .feeds import Rate
-    from .symbols import Kind, Symbol
+    from .symbols import Symbol
 
 __all__ = [
     "Answer",
@@ -378,8 +378,8 @@ class Counterpart(Protocol):
         ...
 
     @property
-    def markets(self) -> Mapping[Kind, str]:
-        """The name of the market, as in a feed, that has the symbols of each kind."""
+    def markets(self) -> Mapping[str, Sequence[str]]:
+        """Its markets, by the names they have in a feed, and some symbols to show each by."""
         ...
 
     def settings(self, url: str) -> dict[str, Any]:

@@ -92,7 +92,7 @@ class Acme:
     """The server side of a venue that does not exist."""
 
     dials: Rate | None = None
-    markets = MappingProxyType({"spot": "spot"})
+    markets = MappingProxyType({"spot": ("BTC/USDT",)})
     faults: Mapping[str, frozenset[str]] = MappingProxyType(
         {"acme_echo": frozenset({"trades"}), "acme_hiccup": frozenset()}
     )

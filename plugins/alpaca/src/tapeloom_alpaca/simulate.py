@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
     from tapeloom.feeds import Rate
     from tapeloom.simulation import Call, Line, Market, Session, Stream
-    from tapeloom.symbols import Kind
 
 __all__ = ["AlpacaSide"]
 
@@ -62,7 +61,9 @@ class AlpacaSide:
     """Both markets."""
 
     dials: Rate | None = None
-    markets: Mapping[Kind, str] = MappingProxyType({"spot": "crypto"})
+    markets: Mapping[str, Sequence[str]] = MappingProxyType(
+        {"stocks": ("AAPL/USD", "MSFT/USD"), "crypto": ("BTC/USD", "ETH/USD")}
+    )
     faults: Mapping[str, frozenset[str]] = MappingProxyType(
         {
             "correction": frozenset({"trades"}),

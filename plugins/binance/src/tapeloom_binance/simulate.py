@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from tapeloom.simulation import Call, Counterpart, Line, Market, Session, Stream
-    from tapeloom.symbols import Kind
 
 __all__ = ["BinanceSide"]
 
@@ -60,7 +59,12 @@ class BinanceSide:
 
     dials = Rate(300, 300.0)
     faults: Mapping[str, frozenset[str]] = MappingProxyType({})
-    markets: Mapping[Kind, str] = MappingProxyType({"spot": "spot", "swap": "usdm"})
+    markets: Mapping[str, Sequence[str]] = MappingProxyType(
+        {
+            "spot": ("BTC/USDT", "ETH/USDT", "SOL/USDT"),
+            "usdm": ("BTC/USDT:USDT", "ETH/USDT:USDT", "SOL/USDT:USDT"),
+        }
+    )
 
     def __init__(self, market: Market) -> None:
         self.market = market

@@ -21,7 +21,6 @@ from .simulate_text import Spelling
 
 if TYPE_CHECKING:
     from tapeloom.simulation import Call, Line, Market, Session, Stream
-    from tapeloom.symbols import Kind
 
 __all__ = ["BybitSide"]
 
@@ -49,8 +48,11 @@ class BybitSide:
     """Spot and linear contracts."""
 
     dials = Rate(500, 300.0)
-    markets: Mapping[Kind, str] = MappingProxyType(
-        {"spot": "spot", "swap": "linear", "future": "linear"}
+    markets: Mapping[str, Sequence[str]] = MappingProxyType(
+        {
+            "spot": ("BTC/USDT", "ETH/USDT", "SOL/USDT"),
+            "linear": ("BTC/USDT:USDT", "ETH/USDT:USDT", "SOL/USDT:USDT"),
+        }
     )
     #: The venue's service begins anew, and its books with the number 1; a book is sent again whole.
     faults: Mapping[str, frozenset[str]] = MappingProxyType(

@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from tapeloom.simulation import Budget, Call, Counterpart, Line, Market, Session, Stream
-    from tapeloom.symbols import Kind
 
 __all__ = ["HyperliquidSide"]
 
@@ -62,7 +61,12 @@ class HyperliquidSide:
     """Perpetuals and spot."""
 
     dials = Rate(30, 60.0)
-    markets: Mapping[Kind, str] = MappingProxyType({"spot": "spot", "swap": "perp"})
+    markets: Mapping[str, Sequence[str]] = MappingProxyType(
+        {
+            "perp": ("BTC/USDC:USDC", "ETH/USDC:USDC", "SOL/USDC:USDC"),
+            "spot": ("PURR/USDC", "HYPE/USDC"),
+        }
+    )
     faults: Mapping[str, frozenset[str]] = MappingProxyType(_FAULTS)
 
     def __init__(self, market: Market) -> None:

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
     from tapeloom.feeds import Rate
     from tapeloom.simulation import Budget, Call, Counterpart, Line, Market, Session, Stream
-    from tapeloom.symbols import Kind
 
 __all__ = ["IBSide"]
 
@@ -34,7 +33,7 @@ class IBSide:
     """A gateway that is logged in."""
 
     dials: Rate | None = None
-    markets: Mapping[Kind, str] = MappingProxyType({"spot": "", "swap": "", "future": ""})
+    markets: Mapping[str, Sequence[str]] = MappingProxyType({"": ("AAPL/USD", "MSFT/USD")})
     faults: Mapping[str, frozenset[str]] = MappingProxyType(
         {
             "ib_1100": frozenset(),

@@ -11,12 +11,14 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from tapeloom import Stack, Stream
-    from tapeloom.simulation import Counterpart
+
+    from .simulation import Simulation
 
 __all__ = ["add"]
 
-_BASES = ("BTC", "ETH", "SOL")
 _STAGES = ("quality", "books", "bars")
+#: What is streamed: the first of these that the venue has.
+_CHANNELS = (("trades", "quotes", "book"), ("trades", "quotes"), ("trades",))
 _EXAMPLE = """\
 example:
   tapeloom demo --for 10
@@ -76,39 +78,50 @@ def _installed(venue: str) -> tuple[str, tuple[str, ...]]:
 async def _demo(
     args: argparse.Namespace, venue: str, stages: tuple[str, ...]
 ) -> AsyncIterator[Stream]:
-    import tapeloom
+    from .market import SimulatedMarket
+    from .simulation import counterpart, serve
 
-    from .simulation import serve
-
-    symbols = [text for base in _BASES for text in (f"{base}/USDT", f"{base}/USDT:USDT")]
-    async with serve(
+    # Which symbols a venue has, it says itself; a market must be there to ask it.
+    shown = counterpart(venue, SimulatedMarket(("BTC/USDT",))).markets
+    simulation = serve(
         venue,
-        symbols=symbols,
+        symbols=[symbol for some in shown.values() for symbol in some],
         seed=args.seed,
         rate=args.rate,
         keep=False,
         # Clients compare the venue's times with their own.
         epoch=time.time_ns(),
-    ) as sim:
-        stack = _stack(venue, sim.venue, sim.settings, symbols, stages)
-        async with tapeloom.open(stack) as stream:
-            yield stream
+    )
+    async with simulation as sim, _opened(venue, sim, stages) as stream:
+        yield stream
+
+
+def _opened(venue: str, sim: Simulation, stages: tuple[str, ...]) -> Stream:
+    """Open the demo's stack with as many channels as the venue has of them.
+
+    Raises ConfigError where it has none.
+    """
+    import tapeloom
+    from tapeloom.errors import ConfigError
+
+    for channels in _CHANNELS:
+        stack = _stack(venue, sim, stages, channels)
+        try:
+            return tapeloom.open(stack)
+        except ConfigError:
+            if channels is _CHANNELS[-1]:
+                raise
+    raise AssertionError("unreachable")
 
 
 def _stack(
-    venue: str,
-    side: Counterpart,
-    settings: dict[str, object],
-    symbols: list[str],
-    stages: tuple[str, ...],
+    venue: str, sim: Simulation, stages: tuple[str, ...], channels: tuple[str, ...]
 ) -> Stack:
-    from tapeloom import FeedSpec, Stack, Symbol
+    from tapeloom import FeedSpec, Stack
 
-    feeds = []
-    for kind, market in side.markets.items():
-        own = tuple(text for text in symbols if Symbol.parse(text).kind == kind)
-        feeds.append(
-            FeedSpec(venue, own, ("trades", "quotes", "book"), market=market, stages=stages)
-        )
+    feeds = [
+        FeedSpec(venue, symbols, channels, market=market, stages=stages)
+        for market, symbols in sim.venue.markets.items()
+    ]
     bars = {"bars": {"every": ["1s", "1m"]}} if "bars" in stages else {}
-    return Stack(feeds=feeds, stages=bars, venues={venue: settings})
+    return Stack(feeds=feeds, stages=bars, venues={venue: sim.settings})
