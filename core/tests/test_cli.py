@@ -407,7 +407,8 @@ def test_a_mistake_of_the_user_is_one_message_and_no_traceback(
         ["run", "stack.toml", "--for", "soon"],
         ["run", "stack.toml", "--for", "nan"],
         ["run", "stack.toml", "--for", "-1"],
-        ["replay", "x"],
+        ["replay"],
+        ["record", "stack.toml"],
     ],
 )
 def test_a_command_that_is_none_is_exit_code_2(
@@ -419,6 +420,19 @@ def test_a_command_that_is_none_is_exit_code_2(
 
     assert caught.value.code == 2
     assert "usage: tapeloom" in capsys.readouterr().err
+
+
+def test_a_recording_that_does_not_say_whose_it_is_needs_words(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "old.jsonl"
+    path.write_text('{"ts": 1, "frame": "{}"}\n')
+
+    assert main(["replay", str(path), "--venue", "acme"]) == 2
+    err = capsys.readouterr().err
+    assert "--symbols: the recording does not say it, so it must be given" in err
+    assert "--channels" in err
+    assert "--venue" not in err
 
 
 def test_an_event_loop_that_is_not_installed_is_a_mistake_of_the_stack(
