@@ -13,10 +13,10 @@ from tapeloom.feeds import Subscription
 
 from .memory import Memory
 
-__all__ = ["Holes", "Known", "Missed"]
+__all__ = ["OURS", "Holes", "Known", "Missed"]
 
 #: What the venue's clock has not stamped.
-_OURS = frozenset({Gap, Reject, Status})
+OURS = frozenset({Gap, Reject, Status})
 
 
 Known: TypeAlias = Callable[[], Collection[int | str]]
@@ -56,7 +56,7 @@ class Holes:
         self._recv = recv
         for event in events[: -_LOOK - 1 : -1]:
             # What a venue sends without a time bears ours.
-            if event.ts != event.recv and type(event) not in _OURS:
+            if event.ts != event.recv and type(event) not in OURS:
                 self._ts = event.ts
                 lead = event.ts - recv
                 if self._lead is None or lead > self._lead:
@@ -116,7 +116,7 @@ class Holes:
         out: list[Event] = []
         for event in events:
             one = Subscription(event.symbol, event.channel)
-            if one in self.open and type(event) not in _OURS:
+            if one in self.open and type(event) not in OURS:
                 out.append(self._gap(one, event.ts, event))
             out.append(event)
         return out

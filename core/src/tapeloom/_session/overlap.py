@@ -6,11 +6,11 @@ from collections.abc import Hashable, Iterable, Sequence
 
 import anyio
 
-from tapeloom.events import Bar, Book, Event, Gap, Quote, Reject, Status, Ticker, Trade
+from tapeloom.events import Bar, Book, Event, Quote, Ticker, Trade
+
+from .holes import OURS
 
 __all__ = ["Overlap"]
-
-_OURS = frozenset({Gap, Reject, Status})
 
 
 class Overlap:
@@ -31,7 +31,7 @@ class Overlap:
     def note(self, events: Iterable[Event]) -> None:
         """Remember what the old connection has brought."""
         for event in events:
-            if type(event) in _OURS:
+            if type(event) in OURS:
                 continue
             last = _number(event)
             if last is None:
@@ -63,7 +63,7 @@ class Overlap:
 
     def fresh(self, events: Sequence[Event]) -> list[Event]:
         """Return those that the old connection has not brought."""
-        return [event for event in events if type(event) in _OURS or not self._known(event)]
+        return [event for event in events if type(event) in OURS or not self._known(event)]
 
     def _known(self, event: Event) -> bool:
         last = _number(event)

@@ -7,12 +7,12 @@ from typing import NamedTuple
 
 from attrs import define
 
-from tapeloom.events import Event, Gap, Reject, Status
+from tapeloom.events import Event
 from tapeloom.feeds import Subscription, channel_parts
 
-__all__ = ["Mute", "Silence"]
+from .holes import OURS
 
-_OURS = frozenset({Gap, Reject, Status})
+__all__ = ["Mute", "Silence"]
 
 
 class Mute(NamedTuple):
@@ -129,7 +129,7 @@ class Silence:
             (event.symbol, event.channel)
             for events in self._sample
             for event in events
-            if type(event) not in _OURS
+            if type(event) not in OURS
         }
         self._sample.clear()
         self._room = _SAMPLE

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 import structlog
 
 from tapeloom.errors import FeedError, Throttled
-from tapeloom.events import Event, Gap, Reject, Status
+from tapeloom.events import Event, Status
 from tapeloom.feeds import Subscription
 
 from .backoff import Backoff
-from .holes import Holes, Missed
+from .holes import OURS, Holes, Missed
 
 if TYPE_CHECKING:
     from tapeloom._compose import Plan
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 __all__ = ["SourceSession"]
 
 log = structlog.get_logger()
-
-_OURS = frozenset({Gap, Reject, Status})
 
 
 class SourceSession:
@@ -98,7 +96,7 @@ class SourceSession:
     def _note(self, events: list[Event]) -> None:
         """Note what is live: of a source, whatever has brought something."""
         new = {
-            (event.symbol, event.channel) for event in events if type(event) not in _OURS
+            (event.symbol, event.channel) for event in events if type(event) not in OURS
         } - self._seen
         if new:
             self._seen |= new

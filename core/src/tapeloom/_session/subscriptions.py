@@ -34,13 +34,6 @@ class Subscriptions:
 
     # ------------------------------------------------------------------------------ what is wanted
 
-    def add(self, some: Iterable[Subscription]) -> list[Subscription]:
-        """Want more; return those that are new."""
-        known = set(self.wanted)
-        new = [one for one in dict.fromkeys(some) if one not in known]
-        self.wanted += new
-        return new
-
     def forget(self, some: Iterable[Subscription]) -> None:
         """Want these no longer."""
         gone = set(some)
