@@ -1,0 +1,100 @@
+"""Event loops whose time jumps ahead whenever everybody waits: for tests with real sockets.
+
+`VirtualClock` replaces our clock alone. Here the loop itself keeps virtual time, so that a server, its
+clients and every library between them wait together, and a day takes as long as its work.
+"""
+
+from __future__ import annotations
+
+import asyncio  # noqa: TID251 - this is an event loop
+import selectors
+from typing import Any
+
+import anyio
+import anyio.to_thread
+
+__all__ = ["LoopClock", "virtual_backend"]
+
+#: How long a thread that is at work is waited for before it is asked again, in real seconds.
+_GRACE = 0.001
+
+
+class LoopClock:
+    """The time of the event loop, as a clock for `tapeloom.open`; its day begins at *start_ns*."""
+
+    def __init__(self, start_ns: int = 1_700_000_000_000_000_000) -> None:
+        self._start_ns = start_ns
+
+    def time_ns(self) -> int:
+        """Return nanoseconds since 1970."""
+        return self._start_ns + round(anyio.current_time() * 1_000_000_000)
+
+    def monotonic(self) -> float:
+        """Return seconds on the loop's clock."""
+        return anyio.current_time()
+
+    async def sleep(self, seconds: float) -> None:
+        """Wait."""
+        await anyio.sleep(seconds)
+
+
+def virtual_backend(name: str) -> tuple[str, dict[str, Any]]:
+    """Return the backend *name*, "asyncio" or "trio", with virtual time that begins at 0.
+
+    It is what an `anyio_backend` fixture returns, and `anyio.run` takes apart as ``backend`` and
+    ``backend_options``. Time jumps when no task can run and no socket of this process has anything
+    to read: over loopback, what was sent is there at once. Another process is not waited for.
+    """
+    if name == "asyncio":
+        return name, {"loop_factory": _Loop}
+    from trio.testing import MockClock
+
+    return name, {"clock": MockClock(autojump_threshold=0)}
+
+
+class _Loop(asyncio.SelectorEventLoop):
+    """A loop that, instead of sleeping, moves its clock."""
+
+    def __init__(self) -> None:
+        super().__init__(_Selector(self))
+        self.now = 0.0
+        self.threads = 0
+
+    def time(self) -> float:
+        return self.now
+
+    def run_in_executor(self, executor: Any, func: Any, *args: Any) -> Any:  # type: ignore[override]
+        # Such as the look-up of a name: what works outside the loop takes no virtual time.
+        future = super().run_in_executor(executor, func, *args)
+        self.threads += 1
+        future.add_done_callback(self._returned)
+        return future
+
+    def _returned(self, future: object) -> None:
+        self.threads -= 1
+
+    @property
+    def working(self) -> bool:
+        """Whether a thread is at work for one of the tasks."""
+        return bool(
+            self.threads or anyio.to_thread.current_default_thread_limiter().borrowed_tokens
+        )
+
+
+class _Selector(selectors.DefaultSelector):
+    """Looks for what is ready; where nothing is, lets time pass at once."""
+
+    def __init__(self, loop: _Loop) -> None:
+        super().__init__()
+        self._loop = loop
+
+    def select(self, timeout: float | None = None) -> Any:
+        ready = super().select(0)
+        if ready or timeout == 0:
+            return ready
+        if timeout is None:
+            return super().select(None)
+        if self._loop.working:
+            return super().select(_GRACE)
+        self._loop.now += max(timeout, 0.0)
+        return []
