@@ -243,6 +243,54 @@ def test_a_plugin_in_the_stack_may_wrap_the_parser_and_the_stages_of_others(
     assert [type(event) for event in events] == [Trade, Status]
 
 
+class Quieter:
+    """Wraps whatever way to dial there is, and has settings of its own."""
+
+    @attrs.frozen
+    class Settings:
+        word: str = "none"
+
+    def __init__(self) -> None:
+        self.dialled: list[str] = []
+
+    @hookimpl
+    def settings(self) -> type[Any]:
+        return self.Settings
+
+    @hookimpl(wrapper=True)
+    def transport(self, feed: Any) -> Generator[None, Any, Any]:
+        inner = yield
+
+        def dial(endpoint: Endpoint) -> Any:
+            self.dialled.append(f"{feed.tables['quieter'].word} {endpoint.url}")
+            return inner(endpoint)
+
+        return dial
+
+
+async def test_a_plugin_in_the_stack_may_wrap_the_way_to_dial_whoever_offers_it(
+    stocked: Registry,
+) -> None:
+    quieter = Quieter()
+    stocked.register(quieter, "quieter")
+    given = Stack(
+        feeds=(FeedSpec("acme", ("BTC/USD",), ("trades",), stages=("quieter",)),),
+        stages={"quieter": {"word": "hush"}},
+    )
+
+    async def answer(end: WireEnd, endpoint: Endpoint) -> None:
+        end.push(TRADE.decode())
+
+    wire = FakeWire(answer)
+    async with tapeloom.open(given, registry=stocked, dial=wire.dial) as stream:
+        async for _ in stream.of(Trade):
+            break
+    (plan,) = stream.plans
+
+    assert quieter.dialled == [f"hush {plan.endpoints[0].url}"]
+    assert plan.line.way == wire.dial
+
+
 def test_what_a_wrapper_breaks_costs_no_more_than_what_a_parser_breaks(stocked: Registry) -> None:
     class Clumsy(SpyStage):
         @hookimpl(wrapper=True)

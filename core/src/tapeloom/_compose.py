@@ -8,11 +8,12 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from attrs import define, evolve
+from attrs import Factory, define, evolve
 
 from ._config import FeedSpec, SinkSpec, Stack, StageSpec, structure
 from ._pipeline import Pipeline, guarded
@@ -27,6 +28,7 @@ from .feeds import (
     Feed,
     Frames,
     History,
+    Link,
     Parse,
     Sink,
     Source,
@@ -35,6 +37,7 @@ from .feeds import (
     Want,
     channel_parts,
 )
+from .hooks import hookimpl
 
 __all__ = ["Composed", "Plan", "Wants", "compose", "too_many"]
 
@@ -60,6 +63,23 @@ class Wants:
         self._waiting.clear()
 
 
+@define(eq=False)
+class Line:
+    """Where the way to dial goes in: a plugin's, or what the stream puts here before it starts."""
+
+    way: Dial | None = None
+
+    def dial(self, endpoint: Endpoint) -> AbstractAsyncContextManager[Link]:
+        """Dial the way that has been put in."""
+        assert self.way is not None
+        return self.way(endpoint)
+
+    @hookimpl
+    def transport(self) -> Dial:
+        """Answer the hook, so that plugins can wrap whatever is put in."""
+        return self.dial
+
+
 @define
 class Plan:
     """One feed, composed: everything that runs it, and nothing that has been started."""
@@ -74,7 +94,8 @@ class Plan:
     codec: Codec | None = None
     native: Callable[[str], str] | None = None  #: the names by the venue's rule
     history: History | None = None
-    dial: Dial | None = None
+    line: Line = Factory(Line)
+    dial: Dial = Factory(lambda self: self.line.dial, takes_self=True)  #: `line`, as it is wrapped
 
     def subscriptions(self, symbols: Sequence[str]) -> dict[int, list[Subscription]]:
         """Return what to subscribe for *symbols*, by the place of the endpoint that serves it.
@@ -198,7 +219,7 @@ class _Composer:
         # Every plugin of the feed may wrap what another one answers.
         ask = partial(self._registry.call, wrappers=tuple(dict.fromkeys(names)))
         try:
-            return self._plan(ask, feed, spec, wants, stages)
+            return self._plan(ask, feed, spec, wants, stages, names)
         except PluginError as error:
             self._broken[error.plugin] = error
         except ConfigError as error:
@@ -228,7 +249,13 @@ class _Composer:
         return sink
 
     def _plan(
-        self, ask: Ask, feed: Feed, spec: FeedSpec, wants: Wants, stages: list[StageSpec]
+        self,
+        ask: Ask,
+        feed: Feed,
+        spec: FeedSpec,
+        wants: Wants,
+        stages: list[StageSpec],
+        names: Sequence[str],
     ) -> Plan | None:
         before = len(self._mistakes)
         table = self._stack.venues.get(spec.venue, {})
@@ -242,6 +269,7 @@ class _Composer:
                 f"the plugin {spec.venue!r} is no venue: it does not say where data comes from"
             )
             raise ConfigError([Mistake("venue", problem)])
+        line = Line(self._way(feed))
         plan = Plan(
             spec,
             feed,
@@ -249,7 +277,8 @@ class _Composer:
             guarded(ask(spec.venue, "parse", feed=feed) or _no_frames, spec.venue),
             Pipeline(spec.name, composed),
             history=ask(spec.venue, "history", feed=feed),
-            dial=self._dial(ask, feed),
+            line=line,
+            dial=self._registry.wrapped(line, "transport", names, feed=feed),
         )
         if isinstance(source, Source):
             plan.source = source
@@ -277,6 +306,7 @@ class _Composer:
         settings = self.settings(spec.use, spec.table, f"stage.{spec.name}")
         if len(self._mistakes) > before:
             return []
+        feed.tables[spec.use] = settings
         own = evolve(feed, settings=settings)
         found = [
             stage
@@ -290,13 +320,13 @@ class _Composer:
             self._mistakes.append(Mistake(f"stage.{spec.name}", problem))
         return found
 
-    def _dial(self, ask: Ask, feed: Feed) -> Dial | None:
+    def _way(self, feed: Feed) -> Dial | None:
         """Return another way to dial, where the stack names one."""
         name = self._stack.network.transport
         if not name:
             return None
         self._registry.load(name)
-        dial: Dial | None = ask(name, "transport", feed=feed)
+        dial: Dial | None = self._registry.call(name, "transport", feed=feed)
         if dial is None:
             self._mistakes.append(
                 Mistake("network.transport", f"the plugin {name!r} offers no transport")

@@ -89,7 +89,7 @@ class Stream:
         budgets = Budgets(self._clock)
         for plan in self.plans:
             name = plan.feed.name
-            plan.dial = self._dial or plan.dial or dialer(client, name)
+            plan.line.way = self._dial or plan.line.way or dialer(client, name)
             recorder = self._recorder(plan)
             if recorder is not None:
                 plan.dial = recorded(plan.dial, recorder)

@@ -229,7 +229,8 @@ async def _unreachable(request: Request) -> bytes:
 class Feed:
     """One venue, its symbols, channels and stages: what every hook is told.
 
-    `settings` is the TOML table of the plugin that is being asked, as that plugin's own class.
+    `settings` is the TOML table of the plugin that is being asked, as that plugin's own class;
+    `tables` has those of the feed's stages, by plugin, for one that wraps what others answer.
     `symbols` and `listing` change while the feed runs, in place.
     `want` asks the venue's history for something; it returns at once. `fetch` brings the answer to a
     REST request, for a `Source` that polls: at the pace of the request's budget, tried again where
@@ -243,6 +244,7 @@ class Feed:
     channels: tuple[str, ...] = ()
     stages: tuple[str, ...] = ()
     settings: Any = None
+    tables: dict[str, Any] = field(kw_only=True, factory=dict, repr=False)
     clock: Clock = field(kw_only=True)
     random: random.Random = field(kw_only=True, factory=random.Random)
     listing: Listing = field(kw_only=True, factory=Listing)

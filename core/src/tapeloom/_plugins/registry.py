@@ -14,9 +14,12 @@ from .discovery import Found, imported, installed
 from .rules import BACKENDS, SPECS, brief, culprit, verify
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
 __all__ = ["Registry", "Shown"]
+
+#: Stands for core where a plugin's name would stand.
+_OURS = "<core>"
 
 
 @attrs.frozen
@@ -113,6 +116,17 @@ class Registry:
         if isinstance(result, list) and not SPECS[hook]:
             return result[0] if result else None
         return result
+
+    def wrapped(self, plugin: object, hook: str, wrappers: Iterable[str], **arguments: Any) -> Any:
+        """Ask *plugin*, which is none that anybody can name, as `call` does.
+
+        It is how core puts what the named plugins wrap around something of its own.
+        """
+        self._manager.register(plugin, _OURS)
+        try:
+            return self.call(_OURS, hook, wrappers=tuple(dict.fromkeys(wrappers)), **arguments)
+        finally:
+            self._manager.unregister(plugin)
 
     def implements(self, name: str) -> tuple[str, ...]:
         """Return the hooks that the plugin *name* implements, in the order of `hooks`. Loads it."""

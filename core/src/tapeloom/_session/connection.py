@@ -94,7 +94,6 @@ class Connection:
     def __init__(self, owner: Owner) -> None:
         plan, endpoint = owner.plan, owner.endpoint
         assert plan.codec is not None
-        assert plan.dial is not None
         self.subscriptions = Subscriptions(owner.wanted)
         self.ready = anyio.Event()  #: all that is wanted was answered; or it has ended
         self.opened: float | None = None  #: when, on the clock's monotonic time
