@@ -33,7 +33,7 @@ from anyio.from_thread import start_blocking_portal
 from tapeloom import FeedSpec, QueueSpec, Registry, SinkSpec, Stack, StageSpec, errors, hooks
 from tapeloom._cli import _parser, main
 from tapeloom._compose import compose
-from tapeloom._config import Network, parse, structure
+from tapeloom._config import FlightSpec, Network, parse, structure
 from tapeloom.errors import TapeloomError
 from tapeloom.events import BY_TYPE, Event
 from tapeloom.testing import VirtualClock
@@ -192,11 +192,12 @@ KEYS: list[tuple[type[Any], str, set[str]]] = [
     (SinkSpec, "[[sink]]", {"table"}),
     (QueueSpec, "[queue]", set()),
     (Network, "[network]", set()),
+    (FlightSpec, "[flight]", set()),
 ]
 NAMED = {"feeds": "feed", "stages": "stage", "venues": "venue", "sinks": "sink"}
 
 
-@pytest.mark.parametrize(("cls", "head", "internal"), KEYS, ids=ids)
+@pytest.mark.parametrize(("cls", "head", "internal"), KEYS, ids=[head for _, head, _ in KEYS])
 def test_every_key_of_a_stack_is_documented(cls: type[Any], head: str, internal: set[str]) -> None:
     expected = {
         NAMED.get(field.name, field.name) if cls is Stack else field.name

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Awaitable, Callable, Generator
 from decimal import Decimal
 from typing import Any
@@ -24,7 +25,7 @@ from tapeloom import (
     Trade,
 )
 from tapeloom._compose import Composed, compose
-from tapeloom._pipeline import guarded
+from tapeloom._pipeline import BadFrames, guarded
 from tapeloom.errors import (
     BackendUnsupported,
     ConfigError,
@@ -459,7 +460,8 @@ def test_a_guarded_parser_costs_no_frame_but_the_one_at_fault_and_keeps_the_orde
     def parse(frames: Frames) -> list[Event]:
         return [Status("v", "", int(frame), frames.recv, "x") for frame in frames]
 
-    events = guarded(parse, "acme")(Frames([b"1", b"x\xff", b"3", b""], 9))
+    bad = BadFrames(Counter())
+    events = guarded(parse, "acme", bad)(Frames([b"1", b"x\xff", b"3", b""], 9))
 
     assert [e.rule if isinstance(e, Reject) else e.ts for e in events] == [
         1,
@@ -469,6 +471,7 @@ def test_a_guarded_parser_costs_no_frame_but_the_one_at_fault_and_keeps_the_orde
     ]
     assert all(event.recv == 9 for event in events)
     assert "ValueError" in events[1].evidence  # type: ignore[union-attr]
+    assert [(one.recv, one.frame) for one in bad.latest] == [(9, b"x\xff"), (9, b"")]
 
 
 class Breaking:

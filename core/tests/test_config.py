@@ -176,7 +176,9 @@ GOLDEN: dict[str, tuple[str, list[str]]] = {
     ),
     "unknown table like none": (
         f"{FEED}[zzz]",
-        ["line 5: zzz: unknown key. Known: backend, feed, network, queue, sink, stage, venue"],
+        [
+            "line 5: zzz: unknown key. Known: backend, feed, flight, network, queue, sink, stage, venue"
+        ],
     ),
     "stage at the top": (
         f'{FEED}stages = ["bars"]\n[bars]\nevery = "1m"',
@@ -740,6 +742,11 @@ def test_resolved_stack_is_written_in_full() -> None:
         policy = "block"
 
         [network]
+
+        [flight]
+        seconds = 30.0
+        size = 1048576
+        keep = 20
         """)
 
 

@@ -27,6 +27,8 @@ from tapeloom.errors import ConfigError, TapeError
 from tapeloom.feeds import Endpoint, Feed, Request
 from tapeloom.testing import FakeVenue, FakeWire, VirtualClock, WireEnd
 
+NOW = 1_700_000_000_123_456_789
+
 
 def feed(clock: VirtualClock) -> Feed:
     return Feed("majors", "acme", "spot", ["BTC/USD"], ("trades",), clock=clock)
@@ -92,7 +94,7 @@ def test_what_we_send_is_not_recorded(tmp_path: Path) -> None:
     clock = VirtualClock()
     recorder = Recorder(tmp_path / "t.jsonl", feed(clock), clock)
     request = Request(url="https://acme.invalid/x", headers={"key": "fake-secret"})
-    recorder.answer(request, b"{}")
+    recorder.answer(1, request, b"{}")
     anyio.run(recorder.flush)
 
     assert "fake-secret" not in (tmp_path / "t.jsonl").read_text()
@@ -105,12 +107,12 @@ def test_any_frame_comes_back_as_it_was(
     tmp_path_factory: pytest.TempPathFactory, frames: list[bytes], ending: str
 ) -> None:
     path = tmp_path_factory.mktemp("tape") / f"t{ending}"
-    clock = VirtualClock(1_700_000_000_123_456_789)
+    clock = VirtualClock(NOW)
     recorder = Recorder(path, feed(clock), clock)
-    recorder.frames(3, frames[:4])
+    recorder.frames(3, NOW, frames[:4], 0)
     anyio.run(recorder.flush)
-    recorder.frames(3, frames[4:])
-    recorder.answer(Request(url="https://acme.invalid/x?a=b", body=b'{"q": 1}'), b"\xff")
+    recorder.frames(3, NOW, frames[4:], 0)
+    recorder.answer(NOW, Request(url="https://acme.invalid/x?a=b", body=b'{"q": 1}'), b"\xff")
     anyio.run(recorder.flush)
     head, *records = Tape(path)
 
@@ -118,8 +120,8 @@ def test_any_frame_comes_back_as_it_was(
     assert head.feed == {"name": "majors", "venue": "acme", "market": "spot",
                          "symbols": ["BTC/USD"], "channels": ["trades"]}  # fmt: skip
     assert records == [
-        *(Recorded(1_700_000_000_123_456_789, frame) for frame in frames),
-        Answer(1_700_000_000_123_456_789, "https://acme.invalid/x?a=b", b"\xff", b'{"q": 1}'),
+        *(Recorded(NOW, frame) for frame in frames),
+        Answer(NOW, "https://acme.invalid/x?a=b", b"\xff", b'{"q": 1}'),
     ]
 
 
@@ -180,7 +182,7 @@ PROGRAM = textwrap.dedent(
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(recorder.run)
             for n in range(10_000):
-                recorder.frames(1, [b"%d " % n + bytes(str(n % 7), "ascii") * size])
+                recorder.frames(1, n, [b"%d " % n + bytes(str(n % 7), "ascii") * size], 0)
                 if n % 10 == 0:
                     print(n, feed.counters["tape_errors"], flush=True)
                 await anyio.sleep(0.005)
@@ -253,10 +255,10 @@ def test_half_a_piece_is_cut_off_before_the_next_is_written(
         return done
 
     monkeypatch.setattr(os, "write", half)
-    recorder.frames(1, [b"one"])
+    recorder.frames(1, NOW, [b"one"], 3)
     anyio.run(recorder.flush)
     room[0] = 1_000_000
-    recorder.frames(1, [b"two"])
+    recorder.frames(1, NOW, [b"two"], 3)
     anyio.run(recorder.flush)
     monkeypatch.undo()
     frames = [one.frame for one in Tape(tmp_path / "t.jsonl.zst") if isinstance(one, Recorded)]
@@ -272,7 +274,7 @@ def test_what_cannot_be_written_for_too_long_is_counted(
     clock = VirtualClock()
     own = feed(clock)
     recorder = Recorder(tmp_path / "t.jsonl", own, clock)
-    recorder.frames(1, [b"x" * 100] * 20)
+    recorder.frames(1, NOW, [b"x" * 100] * 20, 2000)
     anyio.run(recorder.flush)
     kept = [one for one in Tape(tmp_path / "t.jsonl") if isinstance(one, Recorded)]
 

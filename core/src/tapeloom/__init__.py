@@ -9,7 +9,7 @@ arrives. Nothing between a read and a queue waits, logs or calls a hook.
 
 from __future__ import annotations
 
-from ._config import FeedSpec, Network, QueueSpec, Secret, SinkSpec, Stack, StageSpec
+from ._config import FeedSpec, FlightSpec, Network, QueueSpec, Secret, SinkSpec, Stack, StageSpec
 from ._consume import Batches, Consumer
 from ._open import open_replay as replay
 from ._open import open_stream as open  # noqa: A004
@@ -26,6 +26,7 @@ __all__ = [
     "Consumer",
     "Event",
     "FeedSpec",
+    "FlightSpec",
     "Gap",
     "Network",
     "QueueSpec",

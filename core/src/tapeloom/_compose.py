@@ -16,8 +16,9 @@ from typing import Any
 from attrs import Factory, define, evolve
 
 from ._config import FeedSpec, SinkSpec, Stack, StageSpec, structure
-from ._pipeline import Pipeline, guarded
+from ._pipeline import BadFrames, Pipeline, guarded
 from ._plugins import Registry
+from ._tap import Tap
 from .errors import ConfigError, Mistake, PluginBroken, PluginError, SymbolError
 from .events import Event
 from .feeds import (
@@ -89,6 +90,8 @@ class Plan:
     wants: Wants
     parse: Parse
     pipeline: Pipeline
+    bad: BadFrames
+    taps: list[Tap] = Factory(list)  #: whoever listens to what comes in
     endpoints: tuple[Endpoint, ...] = ()
     source: Source | None = None
     codec: Codec | None = None
@@ -269,14 +272,15 @@ class _Composer:
                 f"the plugin {spec.venue!r} is no venue: it does not say where data comes from"
             )
             raise ConfigError([Mistake("venue", problem)])
-        line = Line(self._way(feed))
+        line, bad = Line(self._way(feed)), BadFrames(feed.counters)
         plan = Plan(
             spec,
             feed,
             wants,
-            guarded(ask(spec.venue, "parse", feed=feed) or _no_frames, spec.venue),
+            guarded(ask(spec.venue, "parse", feed=feed) or _no_frames, spec.venue, bad),
             Pipeline(spec.name, composed),
             history=ask(spec.venue, "history", feed=feed),
+            bad=bad,
             line=line,
             dial=self._registry.wrapped(line, "transport", names, feed=feed),
         )

@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
     from ._compose import Plan
     from ._limits import Budgets
-    from ._record import Recorder
     from ._tape import Replay
 
 __all__ = ["RunningFeed", "running_backend"]
@@ -59,7 +58,6 @@ class RunningFeed:
         client: httpx.AsyncClient,
         budgets: Budgets,
         replay: Replay | None = None,
-        recorder: Recorder | None = None,
     ) -> None:
         self.plan = plan
         self.sessions: list[Session] = []
@@ -70,9 +68,6 @@ class RunningFeed:
             plan, client, budgets, deliver, renew=self._renew, activity=self._activity
         )
         self._replay = replay
-        self._recorder = recorder
-        if recorder is not None:
-            self._desk.record = recorder.answer
         self._tasks: anyio.abc.TaskGroup | None = None
         self._stopped = anyio.Event()
 
@@ -83,12 +78,10 @@ class RunningFeed:
         """
         if self._stopped.is_set():
             return
-        if self._recorder is None:
-            await self._run()
-            return
         try:
             async with anyio.create_task_group() as tasks:
-                tasks.start_soon(self._recorder.run)
+                for tap in self.plan.taps:
+                    tasks.start_soon(tap.run)
                 await self._run()
                 tasks.cancel_scope.cancel()
         except BaseExceptionGroup as group:

@@ -59,8 +59,6 @@ class HistoryDesk:
         self._budgets = budgets
         self._deliver = deliver
         self._renew = renew
-        #: Is told of every answer, where somebody records.
-        self.record: Callable[[Request, bytes], None] | None = None
         self._activity = activity
         self._waiting: set[Want] = set()
         self._turns: list[tuple[int, float, int, Want | Fill]] = []
@@ -234,8 +232,8 @@ class HistoryDesk:
                 log.warning("request_failed", feed=self._plan.feed.name, reason=str(error))
                 await clock.sleep(pause)
                 continue
-            if self.record is not None:
-                self.record(request, body)
+            for tap in self._plan.taps:
+                tap.answer(clock.time_ns(), request, body)
             return body
         raise AssertionError("unreachable")
 

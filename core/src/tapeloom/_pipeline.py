@@ -5,13 +5,38 @@ What stands here runs for every batch; nothing in it knows a plugin manager.
 
 from __future__ import annotations
 
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 from .errors import StageFailed
 from .events import Event, Reject
 from .feeds import Frames, Parse, Stage, TimedStage
 
-__all__ = ["Pipeline", "guarded"]
+__all__ = ["BadFrame", "BadFrames", "Pipeline", "guarded"]
+
+
+class BadFrame(NamedTuple):
+    """A frame that nobody could read, raw, and why."""
+
+    recv: int
+    frame: bytes
+    error: str
+
+
+class BadFrames:
+    """The latest frames of one feed that nobody could read, as many as there is room for."""
+
+    def __init__(self, counters: Counter[str]) -> None:
+        self.latest: deque[BadFrame] = deque(maxlen=_KEPT)
+        self._counters = counters
+
+    def add(self, recv: int, frame: bytes, error: str) -> BadFrame:
+        """Set a frame aside, raw, and count it."""
+        self._counters["bad_frames"] += 1
+        bad = BadFrame(recv, frame[:_LONGEST], error)
+        self.latest.append(bad)
+        return bad
 
 
 class Pipeline:
@@ -82,11 +107,11 @@ class Pipeline:
         return out
 
 
-def guarded(parse: Parse, venue: str) -> Parse:
+def guarded(parse: Parse, venue: str, bad: BadFrames) -> Parse:
     """Return *parse* such that a frame at which it raises costs no other frame.
 
-    The batch is then parsed frame by frame; what raises becomes a Reject. Adapters need not catch
-    what they cannot foresee.
+    The batch is then parsed frame by frame; what raises becomes a Reject, and is kept in *bad*.
+    Adapters need not catch what they cannot foresee.
     """
 
     def parsed(frames: Frames) -> list[Event]:
@@ -98,12 +123,18 @@ def guarded(parse: Parse, venue: str) -> Parse:
                 try:
                     events += parse(Frames((frame,), frames.recv, frames.aside))
                 except Exception as error:
-                    events.append(_poison(venue, frame, frames.recv, error))
+                    what = f"{type(error).__name__}: {error}"
+                    events.append(_poison(venue, bad.add(frames.recv, frame, what)))
             return events
 
     return parsed
 
 
-def _poison(venue: str, frame: bytes, recv: int, error: Exception) -> Reject:
-    text = frame[:200].decode(errors="replace")
-    return Reject(venue, "", recv, recv, "parser_error", f"{type(error).__name__}: {error}; {text}")
+def _poison(venue: str, bad: BadFrame) -> Reject:
+    text = bad.frame[:200].decode(errors="replace")
+    evidence = f"{bad.error}; {text}"
+    return Reject(venue, "", bad.recv, bad.recv, "parser_error", evidence)
+
+
+#: So many bad frames are kept, and so many bytes of each.
+_KEPT, _LONGEST = 100, 65_536

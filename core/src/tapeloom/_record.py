@@ -11,8 +11,7 @@ from __future__ import annotations
 import base64
 import json
 import os
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +21,9 @@ import structlog
 
 from ._compression import compressor
 from .errors import TapeError
-from .feeds import Clock, Dial, Endpoint, Feed, Link, Request
+from .feeds import Clock, Feed, Request
 
-__all__ = ["TAPE", "Recorder", "line_of", "recorded"]
+__all__ = ["TAPE", "Recorder", "head_of", "line_of", "line_of_answer"]
 
 log = structlog.get_logger()
 
@@ -48,7 +47,6 @@ class Recorder:
         self._compress: Callable[[bytes], bytes] = compressor(path.suffix)
         self._waiting: list[bytes] = []
         self._size = 0
-        self._connections = 0
         self._lost = 0
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -56,23 +54,16 @@ class Recorder:
         except OSError as error:
             raise TapeError(path, 0, f"cannot be written: {error.strerror or error}.") from error
         self._written = 0
-        self._put(_head(feed))
+        self._put(head_of(feed))
 
-    def connection(self) -> int:
-        """Return the number of a connection that has been opened: they count from 1."""
-        self._connections += 1
-        return self._connections
-
-    def frames(self, connection: int, payloads: list[bytes]) -> None:
+    def frames(self, connection: int, recv: int, payloads: Sequence[bytes], size: int) -> None:
         """Take what one read has brought."""
-        now = self._clock.time_ns()
         for payload in payloads:
-            self._put(line_of(now, payload, connection=connection))
+            self._put(line_of(recv, payload, connection=connection))
 
-    def answer(self, request: Request, body: bytes) -> None:
+    def answer(self, recv: int, request: Request, body: bytes) -> None:
         """Take an answer over REST."""
-        line = {"url": request.url, **_text("request", request.body), **_text("answer", body)}
-        self._put(_line(self._clock.time_ns(), line))
+        self._put(line_of_answer(recv, request, body))
 
     def _put(self, line: bytes) -> None:
         if self._size + len(line) > _ROOM:
@@ -138,43 +129,19 @@ class Recorder:
         self._written += done
 
 
-def recorded(dial: Dial, recorder: Recorder) -> Dial:
-    """Return *dial* such that whatever comes in is recorded."""
-
-    @asynccontextmanager
-    async def dialled(endpoint: Endpoint) -> AsyncIterator[Link]:
-        async with dial(endpoint) as link:
-            yield _Recorded(link, recorder)
-
-    def dialling(endpoint: Endpoint) -> AbstractAsyncContextManager[Link]:
-        return dialled(endpoint)
-
-    return dialling
-
-
-class _Recorded:
-    """A link that is listened to."""
-
-    def __init__(self, link: Link, recorder: Recorder) -> None:
-        self._recorder = recorder
-        self._number = recorder.connection()
-        self._receive = link.receive
-        self.send = link.send
-        self.ping = link.ping
-
-    async def receive(self) -> list[bytes]:
-        payloads = await self._receive()
-        if payloads:
-            self._recorder.frames(self._number, payloads)
-        return payloads
-
-
 def line_of(ts: int, frame: bytes, **more: Any) -> bytes:
     """Return the line of a tape for *frame*, received at *ts*."""
     return _line(ts, {**more, **_text("frame", frame)})
 
 
-def _head(feed: Feed) -> bytes:
+def line_of_answer(recv: int, request: Request, body: bytes) -> bytes:
+    """Return the line of a tape for the answer to *request*."""
+    line = {"url": request.url, **_text("request", request.body), **_text("answer", body)}
+    return _line(recv, line)
+
+
+def head_of(feed: Feed, **more: Any) -> bytes:
+    """Return the first line of a tape: what it is of."""
     what = {
         "name": feed.name,
         "venue": feed.venue,
@@ -182,7 +149,7 @@ def _head(feed: Feed) -> bytes:
         "symbols": list(feed.symbols),
         "channels": list(feed.channels),
     }
-    return _line(feed.clock.time_ns(), {"feed": what})
+    return _line(feed.clock.time_ns(), {"feed": what, **more})
 
 
 def _text(name: str, content: bytes) -> dict[str, str]:

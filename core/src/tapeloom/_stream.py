@@ -19,10 +19,12 @@ from ._compose import Composed, Plan
 from ._config import Policy, QueueSpec, Stack
 from ._consume import Batches, Consumer
 from ._engine import RunningFeed, running_backend
+from ._flight import Flight
 from ._limits import Budgets
 from ._pumps import Callback, Pumps
 from ._queues import Queue
-from ._record import TAPE, Recorder, recorded
+from ._record import TAPE, Recorder
+from ._tap import Tap
 from ._tape import Replay, Tape
 from ._transport import dialer
 from .errors import BackendUnsupported, ConfigError, Mistake, alone
@@ -37,6 +39,8 @@ E = TypeVar("E", bound=Event)
 
 _CONNECT_WITHIN = 10.0
 _DRAIN_WITHIN = 5.0
+#: Bytes that the flight recorder of one feed may hold, however many feeds there are.
+_LEAST = 65_536
 
 
 @frozen
@@ -74,6 +78,7 @@ class Stream:
         self._record = record
         self._queues: tuple[Queue, ...] = ()
         self._feeds: dict[str, RunningFeed] = {}
+        self._flights: dict[str, Flight] = {}
         self._own: Counter[str] = Counter()
         self._pumps = Pumps(self._own)
         self._started = False
@@ -90,11 +95,9 @@ class Stream:
         for plan in self.plans:
             name = plan.feed.name
             plan.line.way = self._dial or plan.line.way or dialer(client, name)
-            recorder = self._recorder(plan)
-            if recorder is not None:
-                plan.dial = recorded(plan.dial, recorder)
+            plan.taps += self._listeners(plan)
             self._feeds[name] = RunningFeed(
-                plan, self._deliver, client, budgets, self._replay(plan), recorder
+                plan, self._deliver, client, budgets, self._replay(plan)
             )
         self._tasks = await self._exits.enter_async_context(anyio.create_task_group())
         return self
@@ -119,10 +122,16 @@ class Stream:
         except BaseExceptionGroup as group:
             raise alone(group) from None
 
-    def _recorder(self, plan: Plan) -> Recorder | None:
+    def _listeners(self, plan: Plan) -> list[Tap]:
+        """Return who listens to what a feed brings, before anybody understands it."""
+        if self._recording is not None or plan.source is not None:
+            return []
+        feed, spec = plan.feed, self.stack.flight
+        flight = Flight(feed, plan.bad, spec, max(spec.size // len(self.plans), _LEAST))
+        self._flights[feed.name] = flight
         if self._record is None:
-            return None
-        return Recorder(self._record / f"{plan.feed.name}{TAPE}", plan.feed, self._clock)
+            return [flight]
+        return [flight, Recorder(self._record / f"{feed.name}{TAPE}", feed, self._clock)]
 
     def _replay(self, plan: Plan) -> Replay | None:
         if self._recording is None:
@@ -270,6 +279,14 @@ class Stream:
     async def drop(self, *symbols: str, feed: str = "") -> None:
         """Stream these symbols no more. Raises ConfigError for an unknown feed."""
         await self._feed(feed).drop(symbols)
+
+    async def dump(self, folder: Path | str) -> list[Path]:
+        """Write what has come in during the last seconds, as a bundle of each feed that has frames.
+
+        `[flight]` says how much is kept. Raises OSError.
+        """
+        flights = self._flights.values()
+        return [await flight.save(Path(folder), "dump") for flight in flights]
 
     def stop(self) -> None:
         """Read no more. What was read is still delivered; then the consumers come to their end."""

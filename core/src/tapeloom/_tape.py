@@ -339,6 +339,7 @@ class Replay:
         if isinstance(reply, Ack | Refusal | Notice | Pong):
             return []
         text = frame[:500].decode(errors="replace")
+        self._plan.bad.add(self._clock.now, frame, "unreadable_frame")
         return [self._reject(self._clock.now, "unreadable_frame", text)]
 
     def _reject(self, recv: int, rule: str, evidence: str) -> Reject:

@@ -11,7 +11,17 @@ from .checks import CHANNELS
 from .reading import Draft, parse, read
 from .secret import Secret
 from .shown import resolved
-from .stack import Backend, FeedSpec, Network, Policy, QueueSpec, SinkSpec, Stack, StageSpec
+from .stack import (
+    Backend,
+    FeedSpec,
+    FlightSpec,
+    Network,
+    Policy,
+    QueueSpec,
+    SinkSpec,
+    Stack,
+    StageSpec,
+)
 from .structure import structure
 
 __all__ = [
@@ -19,6 +29,7 @@ __all__ = [
     "Backend",
     "Draft",
     "FeedSpec",
+    "FlightSpec",
     "Network",
     "Policy",
     "QueueSpec",

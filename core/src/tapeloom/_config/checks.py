@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol, TypeVar
 from urllib.parse import urlsplit
@@ -23,6 +24,7 @@ __all__ = [
     "filled",
     "named",
     "one_of",
+    "positive",
     "proxy",
     "stages",
     "symbols",
@@ -152,6 +154,12 @@ def at_least_one(instance: object, attribute: attrs.Attribute[int], value: objec
         raise ConfigError(
             [Mistake(attribute.name, f"expected a whole number from 1 on, got {value!r}")]
         )
+
+
+def positive(instance: object, attribute: attrs.Attribute[float], value: object) -> None:
+    """Check that *value* is a number above 0."""
+    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < math.inf:
+        raise ConfigError([Mistake(attribute.name, f"expected a number above 0, got {value!r}")])
 
 
 def one_of(*words: str) -> Callable[[object, attrs.Attribute[Any], object], None]:

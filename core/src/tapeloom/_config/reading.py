@@ -13,7 +13,7 @@ import attrs
 from tapeloom.errors import ConfigError, Mistake, nearest
 
 from .places import Places, at
-from .stack import Backend, FeedSpec, Network, QueueSpec, SinkSpec, Stack, StageSpec
+from .stack import Backend, FeedSpec, FlightSpec, Network, QueueSpec, SinkSpec, Stack, StageSpec
 from .structure import structure
 from .words import shown
 
@@ -21,7 +21,7 @@ __all__ = ["Draft", "parse", "read"]
 
 T = TypeVar("T")
 
-_TOP = ("backend", "feed", "network", "queue", "sink", "stage", "venue")
+_TOP = ("backend", "feed", "flight", "network", "queue", "sink", "stage", "venue")
 _SINK = ("use", "name", "types", "queue")
 _FEED_DETAIL = re.compile(r"feed\[\d+\]\.(symbols|channels|name|market)\b")
 _POSITION = re.compile(
@@ -136,6 +136,7 @@ class _Reading:
         parts = {
             "queue": self._one("queue", QueueSpec),
             "network": self._network(),
+            "flight": self._flight(),
             "backend": self._backend(),
         }
         stack = Stack(
@@ -238,6 +239,13 @@ class _Reading:
                 self._wrong("network.ca", f"there is no file {str(path)!r}. Give a PEM file.")
             self._tables = {**self._tables, "network": {**table, "ca": str(path)}}
         return self._one("network", Network)
+
+    def _flight(self) -> FlightSpec | None:
+        table = self._tables.get("flight")
+        if isinstance(table, Mapping) and isinstance(table.get("folder"), str) and table["folder"]:
+            folder = str(self._folder / table["folder"])
+            self._tables = {**self._tables, "flight": {**table, "folder": folder}}
+        return self._one("flight", FlightSpec)
 
     def _backend(self) -> Any:
         backend = self._tables.get("backend", "asyncio")

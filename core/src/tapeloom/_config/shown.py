@@ -44,6 +44,7 @@ def resolved(stack: Stack, settings: Mapping[str, object] | None = None) -> str:
     if stack.network.proxy:
         network["proxy"] = without_user(stack.network.proxy)
     blocks += [_lines("[queue]", _fields(stack.queue)), _lines("[network]", network)]
+    blocks.append(_lines("[flight]", _fields(stack.flight)))
     return "\n".join(blocks)
 
 

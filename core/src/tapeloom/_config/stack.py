@@ -20,6 +20,7 @@ from .places import Places
 __all__ = [
     "Backend",
     "FeedSpec",
+    "FlightSpec",
     "Network",
     "Policy",
     "QueueSpec",
@@ -98,6 +99,20 @@ class Network:
     transport: str = ""
 
 
+@attrs.frozen
+class FlightSpec:
+    """The flight recorder: what came in during the last `seconds`, in at most `size` bytes of memory.
+
+    `folder` is where it is written when something goes wrong; empty: nowhere. The latest `keep`
+    bundles of each feed are left there.
+    """
+
+    folder: str = ""
+    seconds: float = attrs.field(default=30.0, validator=checks.positive)
+    size: int = attrs.field(default=1 << 20, validator=checks.at_least_one)
+    keep: int = attrs.field(default=20, validator=checks.at_least_one)
+
+
 def _feeds(value: Iterable[FeedSpec]) -> tuple[FeedSpec, ...]:
     def wishes(feed: FeedSpec) -> list[str]:
         return [feed.venue, f"{feed.venue}-{feed.market}"] if feed.market else [feed.venue]
@@ -135,6 +150,7 @@ class Stack:
     sinks: tuple[SinkSpec, ...] = attrs.field(default=(), converter=_sinks)
     queue: QueueSpec = attrs.field(factory=QueueSpec)
     network: Network = attrs.field(factory=Network)
+    flight: FlightSpec = attrs.field(factory=FlightSpec)
     backend: Backend = attrs.field(default="asyncio", validator=checks.one_of("asyncio", "trio"))
     source: str = "stack"
     places: Places = attrs.field(factory=Places, eq=False, repr=False, kw_only=True)

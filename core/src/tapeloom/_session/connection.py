@@ -103,6 +103,9 @@ class Connection:
         self._endpoint = endpoint
         self._feed = plan.feed
         self._parse = plan.parse
+        self._bad = plan.bad
+        self._taps = plan.taps
+        self._number = 0
         self._codec = plan.codec
         self._dial = plan.dial
         self._clock = plan.feed.clock
@@ -155,6 +158,7 @@ class Connection:
         self.opened = self._heard = self._clock.monotonic()
         self.last_recv = self._clock.time_ns()
         self._counters["connections"] += 1
+        self._number = self._counters["connections"]
         log.info("feed_connected", feed=self._feed.name, connection=self._owner.label)
         await self._owner.tell("connected", self._owner.label)
         self._heard = self._clock.monotonic()
@@ -184,6 +188,7 @@ class Connection:
         monotonic, receive, counters = self._clock.monotonic, link.receive, self._counters
         beat = self._endpoint.heartbeat
         pings = beat is not None and beat.message is None
+        taps, number = self._taps, self._number
         while True:
             payloads = await receive()
             self._heard = monotonic()
@@ -192,8 +197,11 @@ class Connection:
                     self._answer_due = None  # a control frame: most likely the pong
                 continue
             self.last_recv = self._clock.time_ns()
+            size = sum(map(len, payloads))
             counters["frames"] += len(payloads)
-            counters["bytes"] += sum(map(len, payloads))
+            counters["bytes"] += size
+            for tap in taps:
+                tap.frames(number, self.last_recv, payloads, size)
             if len(payloads) <= _MOST:
                 await self._take(payloads)
                 continue
@@ -284,6 +292,7 @@ class Connection:
             self._answer_due = None
             return []
         recv, text = self.last_recv, frame[:500].decode(errors="replace")
+        self._bad.add(recv, frame, "unreadable_frame")
         return [Reject(self._feed.venue, "", recv, recv, "unreadable_frame", text)]
 
     def _acknowledge(self, ack: Ack) -> list[Event]:

@@ -6,7 +6,7 @@ state of the book), and whether a snapshot joins onto them.
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from typing import TYPE_CHECKING
 
 from tapeloom.events import Book, Event, Gap, Status
@@ -42,11 +42,13 @@ class Keeper:
         settings: Settings,
         want: Callable[[Want], None],
         waiting: dict[tuple[str, str], int],
+        counters: Counter[str],
     ) -> None:
         self.book = book
         self._key = book.symbol, book.channel
         self._want = want
         self._waiting = waiting
+        self._counters = counters
         self._tell = Teller(book, settings)
         self._retry = settings.retry
         self._held: deque[Book] = deque(maxlen=settings.buffer)
@@ -141,6 +143,7 @@ class Keeper:
     def _hole(self, event: Book, out: list[Event]) -> None:
         book, seen = self.book, self._seen
         lost = missing(event, seen)
+        self._counters["gaps"] += 1
         out.append(
             Gap(
                 book.venue, book.symbol, event.ts, event.recv, self._seen_ts, event.ts,
@@ -194,6 +197,7 @@ class Keeper:
         if self._since is not None and event.recv - self._since >= self._retry:
             self._attempts = 0  # it had been well: this is a new trouble
         self._since = None
+        self._counters[f"{state}_books"] += 1
         self.book.lose(state)
         self._tell.forget()
         self._held.clear()

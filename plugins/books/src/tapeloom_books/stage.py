@@ -75,7 +75,9 @@ class Books:
         key = event.symbol, event.channel
         book = LocalBook(event.venue, *key, kept=self.settings.depth)
         self.books[key] = book
-        self._keepers[key] = Keeper(book, self.settings, self.feed.want, self._waiting)
+        self._keepers[key] = Keeper(
+            book, self.settings, self.feed.want, self._waiting, self.feed.counters
+        )
         return self._keepers[key]
 
     def _meant(self, event: Gap | Status) -> list[Keeper]:
