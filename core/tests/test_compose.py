@@ -409,7 +409,7 @@ def test_a_wrong_setting_of_a_sink_is_a_mistake_of_the_stack_and_no_defect_of_th
 def test_a_sink_gets_its_settings(stocked: Registry) -> None:
     given = stack(sinks=(SinkSpec("store", table={"tag": "S"}), SinkSpec("store")))
 
-    assert [sink for _, sink in composed(stocked, given).sinks] == [("sink", "S"), ("sink", "tag")]
+    assert [sink for _, sink, _ in composed(stocked, given).sinks] == [("sink", "S"), ("sink", "tag")]
 
 
 class Odd:
@@ -505,9 +505,11 @@ class Breaking:
 
 
 @pytest.mark.parametrize("where", ["call", "tick", "flush"])
-def test_a_stage_that_raises_is_named_wherever_it_does(stocked: Registry, where: str) -> None:
+def test_a_stage_that_is_to_end_the_feed_is_named_wherever_it_raises(
+    stocked: Registry, where: str
+) -> None:
     stocked.register(Breaking(where), "breaking")
-    tables = {"mine": StageSpec("mine", "breaking")}
+    tables = {"mine": StageSpec("mine", "breaking", on_error="end")}
     pipeline = composed(stocked, stack("tagger", "mine", "plain", tables=tables)).plans[0].pipeline
     run: dict[str, Callable[[], Any]] = {
         "call": lambda: pipeline([Status("acme", "", 0, 0, "x")]),
@@ -519,6 +521,102 @@ def test_a_stage_that_raises_is_named_wherever_it_does(stocked: Registry, where:
 
     assert caught.value.stage == "mine"
     assert isinstance(caught.value.__cause__, ZeroDivisionError)
+
+
+class Moody:
+    """A stage that counts what it has passed, and raises at some trades."""
+
+    def __init__(self, *bad: int) -> None:
+        self.bad = bad
+        self.made = 0
+
+    @hookimpl
+    def validate(self, feed: Any) -> Any:
+        self.made += 1
+        seen: list[Event] = []
+
+        def stage(events: list[Event]) -> list[Event]:
+            out: list[Event] = []
+            for event in events:
+                if isinstance(event, Trade) and event.id in self.bad:
+                    raise ZeroDivisionError(f"at {event.id}")
+                seen.append(event)
+                out += [event, Status("acme", "", 0, 0, f"number {len(seen)}")]
+            return out
+
+        return stage
+
+
+def trades(*ids: int) -> list[Event]:
+    return [
+        Trade("acme", "BTC/USD", n, n, Decimal(1), Decimal(1), "buy", n, channel="trades")
+        for n in ids
+    ]
+
+
+def told(events: list[Event]) -> list[Any]:
+    """Trades by their id, rejects as ("no", id), Status by their state."""
+    return [
+        event.id
+        if isinstance(event, Trade)
+        else ("no", event.event.id)
+        if isinstance(event, Reject) and isinstance(event.event, Trade)
+        else event.state
+        for event in events
+        if isinstance(event, Trade | Reject | Status)
+    ]
+
+
+def test_a_stage_that_raises_is_made_anew_and_only_what_it_raised_at_is_rejected(
+    stocked: Registry,
+) -> None:
+    moody = Moody(3)
+    stocked.register(moody, "moody")
+    plan = composed(stocked, stack("moody", "plain")).plans[0]
+    before, at, after = (plan.pipeline(trades(*ids)) for ids in ((1,), (2, 3, 4), (5,)))
+
+    assert told(before) == [1, "number 1", "plain"]
+    assert told(at) == ["stage_restarted", 2, "number 1", ("no", 3), 4, "number 2", "plain"]
+    assert told(after) == [5, "number 3", "plain"]
+    assert moody.made == 2
+    assert plan.feed.counters["stage_errors"] == 1
+    (reject,) = (event for event in at if isinstance(event, Reject))
+    assert reject.rule == "stage_failed"
+    assert reject.evidence == "stage 'moody' raised ZeroDivisionError: at 3"
+
+
+def test_a_stage_that_raises_again_and_again_is_set_aside_and_the_rest_goes_on(
+    stocked: Registry,
+) -> None:
+    moody = Moody(*range(100))
+    stocked.register(moody, "moody")
+    plan = composed(stocked, stack("moody", "plain")).plans[0]
+    out = [told(plan.pipeline(trades(n))) for n in range(8)]
+
+    assert out[:5] == [["stage_restarted", ("no", n), "plain"] for n in range(5)]
+    assert out[5:] == [["stage_aside", 5, "plain"], [6, "plain"], [7, "plain"]]
+    assert moody.made == 6
+
+
+def test_a_stage_may_be_set_aside_at_once(stocked: Registry) -> None:
+    stocked.register(Moody(1), "moody")
+    tables = {"moody": StageSpec("moody", on_error="aside")}
+    pipeline = composed(stocked, stack("moody", "plain", tables=tables)).plans[0].pipeline
+
+    assert told(pipeline(trades(1, 2))) == ["stage_aside", 1, 2, "plain"]
+    assert told(pipeline(trades(1))) == [1, "plain"]
+
+
+@pytest.mark.parametrize("where", ["tick", "flush"])
+def test_a_stage_that_raises_by_itself_costs_nothing_but_what_it_held(
+    stocked: Registry, where: str
+) -> None:
+    stocked.register(Breaking(where), "breaking")
+    pipeline = composed(stocked, stack("breaking", "plain")).plans[0].pipeline
+    run = {"tick": lambda: pipeline.tick(5), "flush": pipeline.flush}[where]
+
+    assert told(run()) == ["stage_restarted", "plain"]
+    assert told(pipeline(trades(1))) == [1, "plain"]
 
 
 def test_what_a_tick_gives_goes_through_the_later_stages_only(

@@ -553,3 +553,37 @@ async def test_a_sink_that_needs_another_event_loop_is_refused(
     with pytest.raises(BackendUnsupported, match="'store' needs"), anyio.fail_after(5):
         async with opened(registry, each(1), sinks=[SinkSpec("store")]) as stream:
             await upto(stream.of(Trade), 0)
+
+
+async def test_a_sink_that_fails_is_made_anew_where_the_stack_says_so(registry: Registry) -> None:
+    made: list[Store] = []
+
+    class Plugin:
+        @hookimpl
+        def sink(self, settings: Any) -> Store:
+            made.append(Store(fails_on=frozenset({3}) if not made else frozenset()))
+            return made[-1]
+
+    registry.register(Plugin(), "store")
+    sinks = [SinkSpec("store", types=("trade",), on_error="restart")]
+    async with opened(registry, each(6), sinks=sinks) as stream:
+        await upto(stream.of(Trade), 5)
+    first, second = made
+
+    assert [t.id for t in first.events] == [0, 1, 2]  # type: ignore[union-attr]
+    assert [t.id for t in second.events] == [4, 5]  # type: ignore[union-attr]
+    assert (first.closed, second.closed) == (1, 1)
+    assert stream.counters["sink_errors"] == 1
+
+
+async def test_a_sink_that_fails_is_left_out_where_the_stack_says_so(
+    registry: Registry, store: Store
+) -> None:
+    store.fails_on = frozenset({3})
+    sinks = [SinkSpec("store", types=("trade",), on_error="aside")]
+    async with opened(registry, each(20), sinks=sinks) as stream:
+        trades = await upto(stream.of(Trade), 19)
+
+    assert len(trades) == 20
+    assert [t.id for t in store.events] == [0, 1, 2]  # type: ignore[union-attr]
+    assert store.closed == 1

@@ -309,11 +309,14 @@ async def test_a_parser_that_raises_loses_only_the_frame_it_raised_at(registry: 
     assert [t.id for t in trades] == [1, 2]
 
 
-async def test_a_stage_that_raises_ends_the_feed_by_name(registry: Registry, marker: Any) -> None:
+async def test_a_stage_that_is_to_end_its_feed_does_so_by_name(
+    registry: Registry, marker: Any
+) -> None:
     wire = FakeWire(acking(frame(1)))
     spec = FeedSpec("acme", ["BTC/USD"], ["trades"], stages=("marker",))
+    given = Stack(feeds=(spec,), stages={"marker": {"on_error": "end"}})
     with pytest.raises(StageFailed, match="'marker' raised RuntimeError: the stage broke"):
-        async with opened(registry, wire, spec) as stream:
+        async with tapeloom.open(given, registry=registry, dial=wire.dial) as stream:
             marker.stages[0].fail = True
             async for _ in stream.of(Trade):
                 pass

@@ -505,7 +505,7 @@ async def test_of_a_truncated_recording_everything_before_the_end_is_delivered_f
     assert "day.ws.jsonl.gz" in str(error)
 
 
-async def test_a_stage_that_breaks_ends_the_replay_by_name(
+async def test_a_stage_that_is_to_end_the_feed_ends_the_replay_by_name(
     tmp_path: Path, registry: Registry
 ) -> None:
     class Broken:
@@ -518,9 +518,13 @@ async def test_a_stage_that_breaks_ends_the_replay_by_name(
 
     registry.register(Broken(), "broken")
     spec = FeedSpec("acme", ["BTC/USD"], ["trades"], stages=("broken",))
-    _, error = await replayed(write(tmp_path, line(1, frame(1))), registry, spec)
-
-    assert isinstance(error, StageFailed)
+    stack = Stack(feeds=(spec,), stages={"broken": {"on_error": "end"}})
+    with pytest.raises(StageFailed, match="'broken' raised RuntimeError: no"):
+        async with tapeloom.replay(
+            write(tmp_path, line(1, frame(1))), stack, registry=registry
+        ) as stream:
+            async for _ in stream:
+                pass
 
 
 async def test_speed_is_kept_on_the_wall(tmp_path: Path, registry: Registry) -> None:

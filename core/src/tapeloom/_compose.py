@@ -16,7 +16,7 @@ from typing import Any
 from attrs import Factory, define, evolve
 
 from ._config import FeedSpec, SinkSpec, Stack, StageSpec, structure
-from ._pipeline import BadFrames, Pipeline, guarded
+from ._pipeline import BadFrames, Pipeline, Step, guarded
 from ._plugins import Registry
 from ._tap import Tap
 from .errors import ConfigError, Mistake, PluginBroken, PluginError, SymbolError
@@ -33,7 +33,6 @@ from .feeds import (
     Parse,
     Sink,
     Source,
-    Stage,
     Subscription,
     Want,
     channel_parts,
@@ -148,7 +147,7 @@ class Composed:
     """A whole stack, composed."""
 
     plans: list[Plan]
-    sinks: list[tuple[SinkSpec, Sink]]
+    sinks: list[tuple[SinkSpec, Sink, Callable[[], Sink]]]  #: and how each is made anew
 
 
 def compose(
@@ -167,9 +166,12 @@ def compose(
     """
     composer = _Composer(stack, registry, clock, seed, mistakes)
     plans = [composer.feed(place, spec) for place, spec in enumerate(stack.feeds)]
-    sinks = [(spec, composer.sink(place, spec)) for place, spec in enumerate(stack.sinks)]
+    sinks = [composer.sink(place, spec) for place, spec in enumerate(stack.sinks)]
     composer.finish()
-    return Composed([plan for plan in plans if plan is not None], sinks)
+    return Composed(
+        [plan for plan in plans if plan is not None],
+        [sink for sink in sinks if sink is not None],
+    )
 
 
 class _Composer:
@@ -236,7 +238,7 @@ class _Composer:
             self._mistakes.append(Mistake(f"feed[{place}].symbols", str(error)))
         return None
 
-    def sink(self, place: int, spec: SinkSpec) -> Any:
+    def sink(self, place: int, spec: SinkSpec) -> tuple[SinkSpec, Sink, Callable[[], Sink]] | None:
         """Compose one sink; None where something about it is wrong."""
         if not self._load(spec.use):
             return None
@@ -244,12 +246,14 @@ class _Composer:
         settings = self.settings(spec.use, spec.table, f"sink[{place}]")
         if len(self._mistakes) > before:
             return None
-        sink = self._registry.call(spec.use, "sink", settings=settings)
+        build = partial(self._registry.call, spec.use, "sink", settings=settings)
+        sink = build()
         if sink is None:
             self._mistakes.append(
                 Mistake(f"sink[{place}].use", f"the plugin {spec.use!r} is no sink")
             )
-        return sink
+            return None
+        return spec, sink, build
 
     def _plan(
         self,
@@ -263,7 +267,7 @@ class _Composer:
         before = len(self._mistakes)
         table = self._stack.venues.get(spec.venue, {})
         feed.settings = self.settings(spec.venue, table, f"venue.{spec.venue}")
-        composed = [(stage.name, run) for stage in stages for run in self._stage(ask, feed, stage)]
+        steps = [step for stage in stages for step in self._steps(ask, feed, stage)]
         if len(self._mistakes) > before:
             return None
         source = ask(spec.venue, "connect", feed=feed)
@@ -278,7 +282,7 @@ class _Composer:
             feed,
             wants,
             guarded(ask(spec.venue, "parse", feed=feed) or _no_frames, spec.venue, bad),
-            Pipeline(spec.name, composed),
+            Pipeline(feed, steps),
             history=ask(spec.venue, "history", feed=feed),
             bad=bad,
             line=line,
@@ -305,7 +309,7 @@ class _Composer:
                 raise too_many(spec.venue, endpoint)
         return plan
 
-    def _stage(self, ask: Ask, feed: Feed, spec: StageSpec) -> list[Stage]:
+    def _steps(self, ask: Ask, feed: Feed, spec: StageSpec) -> list[Step]:
         before = len(self._mistakes)
         settings = self.settings(spec.use, spec.table, f"stage.{spec.name}")
         if len(self._mistakes) > before:
@@ -313,9 +317,9 @@ class _Composer:
         feed.tables[spec.use] = settings
         own = evolve(feed, settings=settings)
         found = [
-            stage
+            Step(spec.name, stage, build, spec.on_error)
             for hook in ("validate", "aggregate")
-            if (stage := ask(spec.use, hook, feed=own)) is not None
+            if (stage := (build := partial(ask, spec.use, hook, feed=own))()) is not None
         ]
         if not found and not self._registry.wraps(spec.use):
             problem = (

@@ -7,13 +7,22 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple
 
-from .errors import StageFailed
-from .events import Event, Reject
-from .feeds import Frames, Parse, Stage, TimedStage
+import structlog
+from attrs import Factory, define
 
-__all__ = ["BadFrame", "BadFrames", "Pipeline", "guarded"]
+from .errors import StageFailed
+from .events import Event, Reject, Status
+from .feeds import Feed, Frames, Parse, Stage, TimedStage
+
+__all__ = ["BadFrame", "BadFrames", "Pipeline", "Step", "guarded"]
+
+log = structlog.get_logger()
+
+#: A stage is made anew so many times within so many seconds; then it is set aside.
+_MOST_RESTARTS, _WINDOW = 5, 60.0
 
 
 class BadFrame(NamedTuple):
@@ -39,14 +48,34 @@ class BadFrames:
         return bad
 
 
-class Pipeline:
-    """The stages of one feed, in the order of the stack, as one function over batches."""
+@define
+class Step:
+    """A stage in its place: how it is made anew, and what becomes of it when it raises."""
 
-    def __init__(self, feed: str, stages: Sequence[tuple[str, Stage]]) -> None:
+    name: str
+    stage: Stage
+    build: Callable[[], Stage]
+    on_error: str = "restart"
+    restarts: deque[float] = Factory(lambda: deque(maxlen=_MOST_RESTARTS))
+
+
+class Pipeline:
+    """The stages of one feed, in the order of the stack, as one function over batches.
+
+    A stage that raises costs no connection and no event. It is made anew and gets its batch once
+    more, event by event; the one at which it raises again becomes a Reject. Where that happens too
+    often, or the stack says so, the stage is set aside; or else it ends the feed.
+    """
+
+    def __init__(self, feed: Feed, steps: Sequence[Step]) -> None:
         self._feed = feed
-        self.stages = dict(stages)
-        self._run = tuple(stage for _, stage in stages)
-        self._names = tuple(name for name, _ in stages)
+        self._steps = list(steps)
+        self._arrange()
+
+    def _arrange(self) -> None:
+        steps = self._steps
+        self.stages = {step.name: step.stage for step in steps}
+        self._run = tuple(step.stage for step in steps)
         self._timed = tuple(
             (place, stage) for place, stage in enumerate(self._run) if isinstance(stage, TimedStage)
         )
@@ -54,7 +83,7 @@ class Pipeline:
     def __call__(self, events: list[Event], first: int = 0) -> list[Event]:
         """Send a batch through the stages, beginning with the one at *first*.
 
-        Raises StageFailed where a stage raises.
+        Raises StageFailed where a stage raises that is to end the feed.
         """
         place = first
         try:
@@ -62,7 +91,7 @@ class Pipeline:
                 events = stage(events)
                 place += 1
         except Exception as error:
-            raise StageFailed(self._feed, self._names[place], error) from error
+            return self(self._failed(place, error, events), place + 1)
         return events
 
     @property
@@ -81,14 +110,8 @@ class Pipeline:
         out: list[Event] = []
         for place, stage in self._timed:
             due = stage.due
-            if due is None or due > now:
-                continue
-            try:
-                events = stage.tick(now)
-            except Exception as error:
-                raise StageFailed(self._feed, self._names[place], error) from error
-            if events:
-                out += self(events, place + 1)
+            if due is not None and due <= now:
+                out += self._asked(place, partial(stage.tick, now))
         return out
 
     def flush(self) -> list[Event]:
@@ -96,15 +119,69 @@ class Pipeline:
         out: list[Event] = []
         for place, stage in enumerate(self._run):
             flush: Callable[[], list[Event]] | None = getattr(stage, "flush", None)
-            if flush is None:
-                continue
-            try:
-                events = flush()
-            except Exception as error:
-                raise StageFailed(self._feed, self._names[place], error) from error
-            if events:
-                out += self(events, place + 1)
+            if flush is not None:
+                out += self._asked(place, flush)
         return out
+
+    def _asked(self, place: int, give: Callable[[], list[Event]]) -> list[Event]:
+        """Return what a stage gives by itself, through the later stages."""
+        try:
+            events = give()
+        except Exception as error:
+            events = self._failed(place, error, [])
+        return self(events, place + 1) if events else events
+
+    # ------------------------------------------------------------------------- a stage that raises
+
+    def _failed(self, place: int, error: Exception, events: list[Event]) -> list[Event]:
+        """Do what the stack says with a stage that raised; return what stands for its answer.
+
+        Raises StageFailed where the feed is to end.
+        """
+        feed, step = self._feed, self._steps[place]
+        feed.counters["stage_errors"] += 1
+        if step.on_error == "end":
+            raise StageFailed(feed.name, step.name, error) from error
+        what = f"stage {step.name!r} raised {type(error).__name__}: {error}"
+        now = feed.clock.monotonic()
+        often = len(step.restarts) == _MOST_RESTARTS and now - step.restarts[0] < _WINDOW
+        aside = step.on_error == "aside" or often
+        log.error(
+            "stage_failed", feed=feed.name, stage=step.name, aside=aside, events=len(events),
+            reason=what, exc_info=error,
+        )  # fmt: skip
+        if aside:
+            step.stage = _passes
+            self._arrange()
+            return [self._status("stage_aside", f"{what}; it is left out from now on"), *events]
+        step.restarts.append(now)
+        step.stage = step.build()
+        self._arrange()
+        return [self._status("stage_restarted", what), *self._once_more(step, events)]
+
+    def _once_more(self, step: Step, events: list[Event]) -> list[Event]:
+        out: list[Event] = []
+        for event in events:
+            try:
+                out += step.stage([event])
+            except Exception as error:
+                evidence = f"stage {step.name!r} raised {type(error).__name__}: {error}"
+                out.append(
+                    Reject(
+                        event.venue, event.symbol, event.ts, event.recv,
+                        "stage_failed", evidence, event, event.channel,
+                    )
+                )  # fmt: skip
+        return out
+
+    def _status(self, state: str, detail: str) -> Status:
+        now = self._feed.clock.time_ns()
+        return Status(self._feed.venue, "", now, now, state, detail)
+
+
+def _passes(events: list[Event]) -> list[Event]:
+    """Stand for a stage that was set aside."""
+    return events
 
 
 def guarded(parse: Parse, venue: str, bad: BadFrames) -> Parse:

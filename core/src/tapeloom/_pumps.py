@@ -23,6 +23,7 @@ __all__ = ["Callback", "Pumps"]
 log = structlog.get_logger()
 
 Callback = Callable[[Any], Awaitable[None] | None]
+Build = Callable[[], Sink]
 #: How long a sink may take to let go.
 CLOSE_WITHIN = 5.0
 
@@ -57,26 +58,53 @@ class Pumps:
                     log.exception("callback_failed", callback=queue.name, failed_at=repr(event))
         self._ended()
 
-    async def write(self, sink: Sink, queue: Queue) -> None:
-        """Have *sink* write every batch, until the queue ends; then close it."""
+    async def write(self, sink: Sink, queue: Queue, on_error: str, build: Build) -> None:
+        """Have *sink* write every batch, until the queue ends; then close it.
+
+        What it raises costs that batch; *on_error* says what happens then.
+        """
         try:
             while events := await self._next(queue):
                 try:
                     await sink.write(events)
-                except Exception:
-                    self._counters["sink_errors"] += 1
-                    log.exception("sink_failed", sink=queue.name, events_lost=len(events))
+                except Exception as error:
+                    self._failed(queue, error, len(events), first=repr(events[0]))
+                    if on_error == "aside":
+                        self._leave_out(queue)
+                    elif on_error == "restart":
+                        sink = await self._anew(sink, queue, build)
         finally:
             with anyio.move_on_after(CLOSE_WITHIN, shield=True):
                 await self._close(sink, queue)
         self._ended()
 
+    async def _anew(self, sink: Sink, queue: Queue, build: Build) -> Sink:
+        """Return a new sink in the place of one that raised; the same where none can be made."""
+        with anyio.move_on_after(CLOSE_WITHIN):
+            await self._close(sink, queue)
+        try:
+            return build()
+        except Exception as error:
+            self._failed(queue, error, 0)
+            return sink
+
+    def _leave_out(self, queue: Queue) -> None:
+        lost = 0
+        queue.close()
+        while events := queue.get_nowait():
+            lost += len(events)
+        log.error("sink_aside", sink=queue.name, events_lost=lost)
+
+    def _failed(self, queue: Queue, error: Exception, lost: int, **more: str) -> None:
+        """Count and log what a sink has raised."""
+        self._counters["sink_errors"] += 1
+        log.error("sink_failed", sink=queue.name, events_lost=lost, exc_info=error, **more)
+
     async def _close(self, sink: Sink, queue: Queue) -> None:
         try:
             await sink.aclose()
-        except Exception:
-            self._counters["sink_errors"] += 1
-            log.exception("sink_failed", sink=queue.name, events_lost=0)
+        except Exception as error:
+            self._failed(queue, error, 0)
 
     async def _next(self, queue: Queue) -> list[Event]:
         """Return the next batch; an empty one at the end, whatever ended the stream."""

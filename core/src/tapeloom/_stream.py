@@ -87,7 +87,7 @@ class Stream:
         self._tasks: anyio.abc.TaskGroup | None = None
 
     async def __aenter__(self) -> Self:
-        for spec, sink in self._sinks:
+        for spec, sink, _ in self._sinks:
             if (running := running_backend()) not in sink.backends:
                 raise BackendUnsupported(spec.use, running, sink.backends)
         client = await self._exits.enter_async_context(_client(self.stack))
@@ -239,10 +239,10 @@ class Stream:
             return
         assert self._tasks is not None, "a stream is used inside `async with tapeloom.open(…)`"
         self._started = True
-        for spec, sink in self._sinks:
+        for spec, sink, build in self._sinks:
             types = [BY_TYPE[name] for name in spec.types] or None
             queue = self._attach(types, spec.queue, spec.name, pumped=True)
-            self._tasks.start_soon(self._pumps.write, sink, queue)
+            self._tasks.start_soon(self._pumps.write, sink, queue, spec.on_error, build)
         self._tasks.start_soon(self._run_feeds)
 
     async def _run_feeds(self) -> None:

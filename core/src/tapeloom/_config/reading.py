@@ -13,7 +13,17 @@ import attrs
 from tapeloom.errors import ConfigError, Mistake, nearest
 
 from .places import Places, at
-from .stack import Backend, FeedSpec, FlightSpec, Network, QueueSpec, SinkSpec, Stack, StageSpec
+from .stack import (
+    STAGE,
+    Backend,
+    FeedSpec,
+    FlightSpec,
+    Network,
+    QueueSpec,
+    SinkSpec,
+    Stack,
+    StageSpec,
+)
 from .structure import structure
 from .words import shown
 
@@ -22,7 +32,7 @@ __all__ = ["Draft", "parse", "read"]
 T = TypeVar("T")
 
 _TOP = ("backend", "feed", "flight", "network", "queue", "sink", "stage", "venue")
-_SINK = ("use", "name", "types", "queue")
+_SINK = ("use", "name", "types", "queue", "on_error")
 _FEED_DETAIL = re.compile(r"feed\[\d+\]\.(symbols|channels|name|market)\b")
 _POSITION = re.compile(
     r"(?P<text>.*?) \(at (?:line (?P<line>\d+), column (?P<column>\d+)|end of document)\)"
@@ -218,8 +228,8 @@ class _Reading:
         return structure(FeedSpec, good, place)[0]
 
     def _stage(self, name: str, table: Mapping[str, Any]) -> StageSpec | None:
-        own = {key: one for key, one in table.items() if key == "use"}
-        rest = {key: one for key, one in table.items() if key != "use"}
+        own = {key: one for key, one in table.items() if key in STAGE}
+        rest = {key: one for key, one in table.items() if key not in STAGE}
         return self._structure(StageSpec, {"name": name, "table": rest, **own}, at("stage", name))
 
     def _sink(self, index: int, table: Any) -> SinkSpec | None:

@@ -31,7 +31,8 @@ def resolved(stack: Stack, settings: Mapping[str, object] | None = None) -> str:
     blocks += [_lines("[[feed]]", _fields(feed)) for feed in stack.feeds]
     for name, stage in stack.stages.items():
         place = at("stage", name)
-        table = {"use": stage.use, **_table(settings.get(place), stage.table)}
+        table: dict[str, Any] = {"use": stage.use, "on_error": stage.on_error}
+        table |= _table(settings.get(place), stage.table)
         blocks.append(_lines(f"[{place}]", table))
     for name, venue in stack.venues.items():
         place = at("venue", name)

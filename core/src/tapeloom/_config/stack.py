@@ -31,6 +31,8 @@ __all__ = [
 
 Policy = Literal["block", "drop_oldest", "conflate", "error"]
 Backend = Literal["asyncio", "trio"]
+OnError = Literal["restart", "aside", "end"]
+OnSinkError = Literal["continue", "restart", "aside"]
 
 
 @attrs.frozen
@@ -66,24 +68,38 @@ class FeedSpec:
 
 @attrs.frozen
 class StageSpec:
-    """A stage: its name in the stack, the plugin it uses, and that plugin's settings."""
+    """A stage: its name in the stack, the plugin it uses, and that plugin's settings.
+
+    `on_error` says what happens when it raises: ``restart`` makes it anew, ``aside`` leaves it out,
+    ``end`` ends the feed.
+    """
 
     name: str = attrs.field(validator=checks.filled)
     use: str = attrs.field(
         default=attrs.Factory(lambda self: self.name, takes_self=True), validator=checks.filled
     )
     table: Mapping[str, Any] = attrs.field(factory=dict, repr=masked_table)
+    on_error: OnError = attrs.field(
+        default="restart", validator=checks.one_of("restart", "aside", "end")
+    )
 
 
 @attrs.frozen
 class SinkSpec:
-    """A sink: the plugin it uses, the types of event it takes (none: all), its queue, its settings."""
+    """A sink: the plugin it uses, the types of event it takes (none: all), its queue, its settings.
+
+    `on_error` says what happens when it raises: ``continue`` goes on with the next batch,
+    ``restart`` makes it anew for that, ``aside`` ends it.
+    """
 
     use: str = attrs.field(validator=checks.filled)
     name: str = ""
     types: tuple[str, ...] = attrs.field(default=(), converter=checks.types)
     queue: QueueSpec = attrs.field(factory=QueueSpec)
     table: Mapping[str, Any] = attrs.field(factory=dict, repr=masked_table)
+    on_error: OnSinkError = attrs.field(
+        default="continue", validator=checks.one_of("continue", "restart", "aside")
+    )
 
 
 @attrs.frozen
@@ -113,6 +129,10 @@ class FlightSpec:
     keep: int = attrs.field(default=20, validator=checks.at_least_one)
 
 
+#: The keys of a stage's table that are not the plugin's own.
+STAGE = frozenset({"use", "on_error"})
+
+
 def _feeds(value: Iterable[FeedSpec]) -> tuple[FeedSpec, ...]:
     def wishes(feed: FeedSpec) -> list[str]:
         return [feed.venue, f"{feed.venue}-{feed.market}"] if feed.market else [feed.venue]
@@ -130,7 +150,9 @@ def _stage_specs(value: Mapping[str, StageSpec | Mapping[str, Any]]) -> dict[str
         name: spec
         if isinstance(spec, StageSpec)
         else StageSpec(
-            name, spec.get("use", name), {key: one for key, one in spec.items() if key != "use"}
+            name,
+            table={key: one for key, one in spec.items() if key not in STAGE},
+            **{key: one for key, one in spec.items() if key in STAGE},
         )
         for name, spec in value.items()
     }

@@ -131,7 +131,7 @@ class StageContract(Proving):
         registry, clock = self.registry(), VirtualClock(START)
         registry.register(_Venue(), VENUE)
         feed = FeedSpec(VENUE, SYMBOLS, tuple(self.channels), stages=("contract-stage",))
-        spec = StageSpec("contract-stage", self.stage, dict(self.settings))
+        spec = StageSpec("contract-stage", self.stage, dict(self.settings), "end")
         stack = Stack(feeds=(feed,), stages={"contract-stage": spec})
         return compose(stack, registry, clock, 0, []).plans[0].pipeline, clock
 
