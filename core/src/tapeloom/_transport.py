@@ -162,7 +162,9 @@ def dialer(client: httpx.AsyncClient, feed: str) -> Dial:
             try:
                 session = await stack.enter_async_context(
                     httpx_ws.aconnect_ws(
-                        endpoint.url,
+                        # By a scheme of their own httpcore would speak TLS to every server behind a
+                        # proxy, and httpx not see the proxies of the environment.
+                        re.sub("^ws", "http", endpoint.url),
                         client,
                         keepalive_ping_interval_seconds=None,
                         session_class=BatchSession,
