@@ -409,7 +409,10 @@ def test_a_wrong_setting_of_a_sink_is_a_mistake_of_the_stack_and_no_defect_of_th
 def test_a_sink_gets_its_settings(stocked: Registry) -> None:
     given = stack(sinks=(SinkSpec("store", table={"tag": "S"}), SinkSpec("store")))
 
-    assert [sink for _, sink, _ in composed(stocked, given).sinks] == [("sink", "S"), ("sink", "tag")]
+    assert [sink for _, sink, _ in composed(stocked, given).sinks] == [
+        ("sink", "S"),
+        ("sink", "tag"),
+    ]
 
 
 class Odd:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 from decimal import Decimal
+from itertools import pairwise
 from typing import Any
 
 import anyio
@@ -73,7 +74,7 @@ def test_what_speaks_at_random_is_not_taken_for_mute(seed: int, mean: float) -> 
         silence.note([word(BTC)])
 
 
-def test_what_never_spoke_is_asked_for_once_and_only_where_others_speak() -> None:
+def test_what_never_spoke_is_asked_for_later_and_later_and_only_where_others_speak() -> None:
     silence = Silence()
     silence.begin([BTC, ETH], 0)
     alone = [silence.judge(now) for now in range(200)]
@@ -83,7 +84,11 @@ def test_what_never_spoke_is_asked_for_once_and_only_where_others_speak() -> Non
         strikes += [(now, each.subscription) for each in silence.judge(now)]
 
     assert not any(alone)
-    assert [one for _, one in strikes] == [ETH]
+    assert {one for _, one in strikes} == {ETH}
+    times = [now for now, _ in strikes]
+    assert [later - sooner for sooner, later in pairwise(times)] == [121, 241, 481, 961][
+        : len(times) - 1
+    ]
 
 
 def test_a_book_that_never_came_is_asked_for_again_later_and_later() -> None:

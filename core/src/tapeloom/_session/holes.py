@@ -92,9 +92,9 @@ class Holes:
         last = self._memory.last(one) if self._apart else None
         return last.ts if last is not None else self._ts or self._now()
 
-    def suspect(self, one: Subscription, seconds: float) -> None:
-        """Open a hole for what has been silent for so long, on a connection that goes on."""
-        self.open.setdefault(one, (self._now() - round(seconds * 1_000_000_000), "stall"))
+    def suspect(self, one: Subscription, recv: int) -> None:
+        """Open a hole for what has been silent since then, on a connection that goes on."""
+        self.open.setdefault(one, (recv + (self._lead or 0), "stall"))
 
     def close(self, subscriptions: Iterable[Subscription], recv: int) -> None:
         """Take note that these live again: their holes end here, whether or not something comes."""

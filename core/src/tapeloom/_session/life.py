@@ -17,6 +17,7 @@ from .connection import PLANNED, Connection
 from .holes import Holes, Missed
 from .overlap import Overlap
 from .silence import Mute, Silence
+from .venueclock import Finding, VenueClock
 
 if TYPE_CHECKING:
     from tapeloom._compose import Plan
@@ -57,6 +58,7 @@ class Session:
         self._backoff = Backoff(plan.feed.random)
         self._holes = Holes(plan.feed.venue, missed) if missed else Holes(plan.feed.venue)
         self._silence = Silence()
+        self._venue_clock = VenueClock()
         self._renewed: dict[Subscription, float] = {}  # when each was last subscribed anew
         self._current: Connection | None = None
         self._successor: Connection | None = None
@@ -268,12 +270,17 @@ class Session:
         if self._holes.open and (gaps := self._holes.quiet(self._clock.time_ns())):
             self._counters["gaps"] += len(gaps)
             self._tasks.start_soon(self._put, gaps)
+        if found := self._venue_clock.look(self._silence.sample):
+            self._tasks.start_soon(self._tell_all, found)
         mute = self._silence.judge(self._clock.monotonic())
         if not mute:
             return
+        now = self._clock.time_ns()
+        for each in mute:
+            if each.missed:  # looked at once a second, so it may have spoken a second before
+                since = now - round((each.seconds + 1.0) * 1_000_000_000)
+                self._holes.suspect(each.subscription, since)
         known = [each for each in mute if each.usual is not None]
-        for each in known:
-            self._holes.suspect(each.subscription, each.seconds + 1.0)
         if self._silence.most(known) or any(each.strikes == 2 for each in known):
             connection.end(_silent(known))
             return
@@ -285,6 +292,11 @@ class Session:
             log.warning("subscription_silent", feed=self._feed.name, reason=detail)
             await self.tell("silent", detail, one.symbol, one.channel)
         await self.renew([each.subscription for each in mute])
+
+    async def _tell_all(self, found: Sequence[Finding]) -> None:
+        for one in found:
+            log.warning("venue_clock", feed=self._feed.name, state=one.state, reason=one.detail)
+            await self.tell(one.state, one.detail, one.symbol, one.channel)
 
     def activity(self, one: Subscription) -> float:
         """Return how often *one* speaks in a second, as far as is known."""
@@ -308,6 +320,7 @@ class Session:
         self.wanted[:] = [one for one in self.wanted if one not in gone]
         self._holes.forget(gone)
         self._silence.forget(gone)
+        self._venue_clock.forget((one.symbol, one.channel) for one in gone)
         for connection in self._connections():
             await connection.drop(ordered)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from typing import NamedTuple
 
 from attrs import define
@@ -26,6 +26,13 @@ class Mute(NamedTuple):
     seconds: float
     usual: float | None
     strikes: int
+    never: bool  #: it has not spoken yet
+
+    @property
+    def missed(self) -> bool:
+        """Whether something may have been missed: by its habit, or because it never spoke."""
+        fetched = channel_parts(self.subscription.channel)[0] in _FETCHED
+        return self.usual is not None or (self.never and fetched)
 
 
 @define
@@ -34,6 +41,7 @@ class _Voice:
 
     spoke: float
     waiting: float  #: since when we wait for a word
+    known: float  #: up to when what it said is known: its last word, or when it was first awaited
     patience: float  #: for how long nothing need come
     heard: int = 0
     mean: float = 0.0
@@ -43,6 +51,7 @@ class _Voice:
     def speaks(self, now: float) -> None:
         """Take note that it spoke."""
         pause, self.spoke, self.waiting, self.strikes = now - self.spoke, now, now, 0
+        self.known = now
         self.heard += 1
         if self.heard == 1:
             return  # how long it took to begin says nothing of how often it speaks
@@ -58,7 +67,7 @@ class _Voice:
         if self.strikes > 1 or usual is None:
             self.patience = min(2 * max(self.patience, _FIRST), _LAST)
         self.waiting = now
-        return Mute(one, now - self.spoke, usual, self.strikes)
+        return Mute(one, now - self.known, usual, self.strikes, not self.heard)
 
 
 class Silence:
@@ -82,8 +91,13 @@ class Silence:
     def begin(self, some: Iterable[Subscription], now: float) -> None:
         """Await a word of these, which the venue has agreed to."""
         for one in some:
-            voice = self._voices.setdefault(one, _Voice(now, now, _FIRST))
+            voice = self._voices.setdefault(one, _Voice(now, now, now, _FIRST))
             voice.spoke = voice.waiting = now
+
+    @property
+    def sample(self) -> Sequence[list[Event]]:
+        """What was kept since the last judgement."""
+        return self._sample
 
     def forget(self, some: Iterable[Subscription]) -> None:
         """Await nothing of these any more."""
@@ -98,8 +112,9 @@ class Silence:
     def judge(self, now: float) -> list[Mute]:
         """Return those that have been silent for longer than is sound.
 
-        What has never spoken may well be quiet: it is asked for anew once, where others do speak.
-        A book or a quote begins with a word, so that is asked for again and again.
+        What has never spoken may well be quiet: it is found silent once, where others do speak. A
+        book or a quote begins with a word, and trades can be asked for: so these are found silent
+        again and again, later and later.
         """
         self._listen(now)
         if not any(voice.heard for voice in self._voices.values()):
@@ -112,7 +127,7 @@ class Silence:
         return [
             each
             for each in late
-            if each.usual is not None or each.strikes == 1 or _begins(each.subscription.channel)
+            if each.missed or each.strikes == 1 or _begins(each.subscription.channel)
         ]
 
     def activity(self, one: Subscription) -> float:
@@ -129,7 +144,7 @@ class Silence:
             (event.symbol, event.channel)
             for events in self._sample
             for event in events
-            if type(event) not in OURS
+            if type(event) not in OURS and getattr(event, "origin", "live") not in _PAST
         }
         self._sample.clear()
         self._room = _SAMPLE
@@ -145,6 +160,10 @@ def _begins(channel: str) -> bool:
     return channel_parts(channel)[0] in {"book", "quotes", "ticker"}
 
 
+#: What is told of the past when a subscription begins is no sign of its life.
+_PAST = frozenset({"history", "backfill"})
+#: Channels whose past can be had: what they may have missed is worth asking for.
+_FETCHED = frozenset({"trades", "agg_trades"})
 #: Events looked at in one second, at most (the last batch is taken whole).
 _SAMPLE = 512
 #: So many pauses must have been seen before they are judged by.
