@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from tapeloom.events import Gap
+from tapeloom.feeds import Want
 from tapeloom.units import duration_ns
 
 from ._line import Line
 from ._rules import PAST, ZERO, Rules, amount
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
     from decimal import Decimal
 
     from tapeloom.events import Bar, Event, Ticker
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
 __all__ = ["Bars", "Tickers"]
 
 _ANY = 1 << 62
+#: For so many ns after the first word of the next bar, the last word of one is waited for.
+_PATIENCE = 5_000_000_000
 
 
 def _outside(low: Decimal, high: Decimal, named: Iterable[tuple[str, Decimal | None]]) -> str:
@@ -59,23 +63,76 @@ def _slack(interval: str) -> int:
         return _ANY
 
 
+class BarLine(Line):
+    """One symbol's bars of one interval in one channel."""
+
+    __slots__ = ("forming", "overdue")
+
+    def __init__(self, rules: Rules) -> None:
+        super().__init__(rules)
+        self.forming: Bar | None = None  #: the newest, as long as it was not closed
+        self.overdue: tuple[Bar, int] | None = None  #: the one before, and since when
+
+    def follow(self, bar: Bar) -> Bar | None:
+        """Take the next bar; return one that has ended and was never closed.
+
+        The last word of a bar may come after the first of the next, so it has some seconds.
+        """
+        if bar.closed and self.overdue is not None and bar.ts == self.overdue[0].ts:
+            self.overdue = None
+        forming = self.forming
+        if forming is None or bar.ts >= forming.ts:
+            if forming is not None and bar.ts > forming.ts:
+                self.overdue = forming, bar.recv
+            self.forming = None if bar.closed else bar
+        if self.overdue is None or bar.recv - self.overdue[1] < _PATIENCE:
+            return None
+        late, self.overdue = self.overdue[0], None
+        return late
+
+
 class Bars:
     """Judges bars. An interval is a line of its own."""
 
-    def __init__(self, rules: Rules) -> None:
+    def __init__(self, rules: Rules, want: Callable[[Want], None]) -> None:
         self._rules = rules
-        self._lines: dict[tuple[str, str, str], Line] = {}
+        self._want = want
+        self._lines: dict[tuple[str, str, str], BarLine] = {}
         self._slack: dict[str, int] = {}
 
     def judge(self, bar: Bar) -> list[Event] | None:
         """Return None for a bar that passes, else what stands in its place."""
+        rejected = self._judged(bar)
+        line = self._lines.get((bar.symbol, bar.channel, bar.interval))
+        if rejected or line is None or bar.origin in PAST or "sequence" not in self._rules.on:
+            return rejected
+        late = line.follow(bar)
+        return None if late is None else [self._unclosed(late, bar), bar]
+
+    def _unclosed(self, late: Bar, bar: Bar) -> Gap:
+        """Tell of a bar that the venue never closed, and ask for it."""
+        self._rules.count("gaps")
+        length = _slack(late.interval)
+        until = late.ts + length if length != _ANY else bar.ts
+        self._want(
+            Want(
+                "bars", late.symbol, late.channel, late.interval,
+                since=late.ts, until=until, before=until,
+            )
+        )  # fmt: skip
+        return Gap(
+            late.venue, late.symbol, until, bar.recv, late.ts, until,
+            "sequence", None, "open", late.channel,
+        )  # fmt: skip
+
+    def _judged(self, bar: Bar) -> list[Event] | None:
         rule, evidence = self._broken(bar)
         # A revision is an older bar once more, and history is older altogether.
         if not rule and not bar.revision and bar.origin not in PAST:
             key = bar.symbol, bar.channel, bar.interval
             line = self._lines.get(key)
             if line is None:
-                line = self._lines[key] = Line(self._rules)
+                line = self._lines[key] = BarLine(self._rules)
                 self._slack[bar.interval] = _slack(bar.interval)
             slack = self._slack[bar.interval]
             rule, evidence = _untimely(self._rules, line, bar, bar.close, slack)

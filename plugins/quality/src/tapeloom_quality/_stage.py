@@ -34,12 +34,14 @@ __all__ = ["quality"]
 _Judge: TypeAlias = Callable[[Any], list[Event] | None]
 
 
-def _judges(rules: Rules, trades: Trades, types: tuple[str, ...]) -> dict[type[Event], _Judge]:
+def _judges(
+    rules: Rules, trades: Trades, types: tuple[str, ...], want: Callable[[Want], None]
+) -> dict[type[Event], _Judge]:
     """Return who judges which type of event. Trades are judged by the stage itself."""
     known: dict[type[Event], _Judge] = {
         Quote: Quotes(rules).judge,
         Book: Books(rules).judge,
-        Bar: Bars(rules).judge,
+        Bar: Bars(rules, want).judge,
         Ticker: Tickers(rules).judge,
     }
     judges = {cls: judge for cls, judge in known.items() if cls.type in types}
@@ -58,7 +60,7 @@ def quality(
     """Return the stage that these settings describe."""
     rules = Rules(settings, counters)
     trades = Trades(rules, want)
-    judge_of = _judges(rules, trades, settings.types).get
+    judge_of = _judges(rules, trades, settings.types, want).get
     judge_trade: _Judge = trades.judge if Trade.type in settings.types else _pass
     lines_of, ahead = trades.lines, rules.ahead
 

@@ -26,8 +26,10 @@ if TYPE_CHECKING:
 __all__ = [
     "EPOCH",
     "MAJORS",
+    "Account",
     "Fault",
     "Injected",
+    "Ledger",
     "Listed",
     "Opened",
     "Quoted",
@@ -38,11 +40,14 @@ __all__ = [
     "Truth",
     "listed",
     "load",
+    "never",
     "serve",
+    "signs",
 ]
 
 _HOMES = {
     "faults": ("Fault", "load"),
+    "ledger": ("Account", "Ledger", "never", "signs"),
     "listings": ("MAJORS", "Listed", "listed"),
     "market": ("EPOCH", "SimulatedMarket"),
     "simulation": ("Simulation", "serve"),

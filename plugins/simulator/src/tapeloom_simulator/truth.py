@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from tapeloom.simulation import Best, Candle, Fill, Step
 
     from .market import SimulatedMarket
+    from .pit import Pit
 
 __all__ = ["Injected", "Opened", "Quoted", "Sent", "Traded", "Truth"]
 
@@ -95,6 +96,8 @@ class Truth:
         self._market, self._keep, self._log = market, keep, log
         self.fills: dict[str, list[Fill]] = {symbol: [] for symbol in market.pits}
         self.bests: dict[str, list[tuple[int, int, Best]]] = {symbol: [] for symbol in market.pits}
+        #: The best bid, its size, the best ask, its size, as the market began.
+        self.first = {symbol: _best(pit) for symbol, pit in market.pits.items()}
         self.count = 0  #: trades made
         self.faults: list[Injected] = []
         self.connections: list[Opened] = []
@@ -237,3 +240,8 @@ class Truth:
         for fault in self.faults:
             counts[fault.kind] += 1
         return dict(counts)
+
+
+def _best(pit: Pit) -> tuple[Decimal, Decimal, Decimal, Decimal]:
+    bid, bid_size, ask, ask_size = pit.best()
+    return bid * pit.tick, bid_size * pit.lot, ask * pit.tick, ask_size * pit.lot
