@@ -41,9 +41,16 @@ def install(session: nox.Session, group: str, *packages: Path) -> None:
     )
 
 
-def quick(session: nox.Session) -> list[str]:
-    """Leave the slow tests to the oldest Python: they are about our own code, not about Python."""
-    return [] if session.python == PYTHONS[0] else ["-m", "not slow"]
+def check(session: nox.Session, folder: Path, *, large: bool) -> None:
+    """Run the tests of a folder; those of a large one side by side.
+
+    The slow ones are left to the oldest Python: they are about our own code, not about Python.
+    """
+    quick = [] if session.python == PYTHONS[0] else ["-m", "not slow"]
+    parallel = ["--numprocesses", "auto", "--maxprocesses", "4", "--dist", "worksteal"]
+    # Whoever forbids bytecode has every child process of a test compile all it imports.
+    session.env["PYTHONDONTWRITEBYTECODE"] = ""
+    session.run("pytest", f"{folder}", *quick, *(parallel if large else ()), *session.posargs)
 
 
 def name(path: Path) -> str:
@@ -73,14 +80,14 @@ def package(session: nox.Session, package: str) -> None:
     """Test one package in an environment that holds only core and itself."""
     path = members()[package]
     install(session, "tests", *dict.fromkeys([Path("core"), path]))
-    session.run("pytest", f"{path}/tests", *quick(session), *session.posargs)
+    check(session, path / "tests", large=package == "core")
 
 
 @nox.session(python=PYTHONS)
 def together(session: nox.Session) -> None:
     """Test what crosses packages, with every package installed."""
     install(session, "tests", *members().values())
-    session.run("pytest", "tests", *quick(session), *session.posargs)
+    check(session, Path("tests"), large=True)
 
 
 @nox.session(python="3.11", default=False)

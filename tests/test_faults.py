@@ -85,6 +85,7 @@ INJECTED: dict[str, list[dict[str, Any]]] = {
     "sub_error": [{"after": 1}],
     "token_loop": [{}, {"kind": "disconnect", "at": STRIKES, "how": "abrupt"}],
 }
+OR = " or "
 #: What must be told of each fault: all of these signs.
 NAMED: dict[str, tuple[str, ...]] = {
     "ack_missing": ("status reconnecting",),
@@ -118,6 +119,11 @@ NAMED: dict[str, tuple[str, ...]] = {
 DIFFERS: dict[tuple[str, str], tuple[str, ...]] = {
     ("alpaca crypto", "lingering_session"): ("status login_refused", "gap disconnect"),
     ("alpaca crypto", "sub_error"): ("status refused", "error SubscriptionRefused"),
+    # It gives notice and goes at once: whether the successor is there by then is a matter of luck.
+    **dict.fromkeys(
+        (("binance spot", "server_shutdown"), ("binance usdm", "server_shutdown")),
+        (f"status replaced{OR}status reconnecting", "gap disconnect"),
+    ),
 }
 _ORDER = "trades have no numbers that follow each other; each comes once, in the venue's order"
 #: Faults of which nothing need be told, because nothing is lost and nothing is wrong; and why.
@@ -303,7 +309,8 @@ async def test_the_ledger_balances_and_the_fault_is_named(
     if (place.name, kind) not in UNSEEN:
         assert outcome.invented == []
         assert outcome.wrong == []
-    assert set(expected(place, kind)) - told == set()
+    untold = [one for one in expected(place, kind) if told.isdisjoint(one.split(OR))]
+    assert untold == []
 
 
 def expected(place: Place, kind: str) -> tuple[str, ...]:
@@ -326,7 +333,7 @@ def cell(place: Place, kind: str) -> str:
     harmless = HARMLESS_HERE.get(key) or HARMLESS.get(kind)
     if harmless:
         return f"harmless: {harmless}"
-    return ", ".join(f"`{one}`" for one in expected(place, kind))
+    return ", ".join(f"`{one}`" for one in expected(place, kind)).replace(OR, f"`{OR}`")
 
 
 CASE_KEYS = {(place.name, kind) for place, kind in CASES}

@@ -70,6 +70,14 @@ class _Loop(asyncio.SelectorEventLoop):
         future.add_done_callback(self._returned)
         return future
 
+    async def shutdown_default_executor(self, *args: Any, **named: Any) -> None:
+        # It is given minutes to end its threads, which would pass at once.
+        self.threads += 1
+        try:
+            await super().shutdown_default_executor(*args, **named)
+        finally:
+            self.threads -= 1
+
     def _returned(self, future: object) -> None:
         self.threads -= 1
 

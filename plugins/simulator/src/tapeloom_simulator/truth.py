@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from tapeloom.simulation import Best, Candle, Fill, Step
 
     from .market import SimulatedMarket
-    from .pit import Pit
+    from .pit import Trading
 
 __all__ = ["Injected", "Opened", "Quoted", "Sent", "Traded", "Truth"]
 
@@ -242,6 +242,6 @@ class Truth:
         return dict(counts)
 
 
-def _best(pit: Pit) -> tuple[Decimal, Decimal, Decimal, Decimal]:
+def _best(pit: Trading) -> tuple[Decimal, Decimal, Decimal, Decimal]:
     bid, bid_size, ask, ask_size = pit.best()
     return bid * pit.tick, bid_size * pit.lot, ask * pit.tick, ask_size * pit.lot
