@@ -21,7 +21,7 @@ async def reach(stream: Stream) -> None:
     subscription tells.
     """
     plan = stream.plans[0]
-    if plan.dial is None or not plan.endpoints or plan.endpoints[0].max_connections == 1:
+    if not plan.endpoints or plan.endpoints[0].max_connections == 1:
         return
     async with plan.dial(plan.endpoints[0]):
         pass
