@@ -189,7 +189,7 @@ class Tape:
         try:
             body = path.read_bytes()
             body = gzip.decompress(body) if path.suffix == ".gz" else body
-        except (OSError, EOFError, zlib.error) as error:
+        except (OSError, EOFError, ValueError, zlib.error) as error:  # a name may be none
             raise TapeError(
                 path, 0, f"the recorded answer of {url} cannot be read: {error}."
             ) from error

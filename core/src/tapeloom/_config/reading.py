@@ -245,7 +245,7 @@ class _Reading:
         table = self._tables.get("network")
         if isinstance(table, Mapping) and isinstance(table.get("ca"), str):
             path = self._folder / table["ca"]
-            if not path.is_file():
+            if not _is_file(path):
                 self._wrong("network.ca", f"there is no file {str(path)!r}. Give a PEM file.")
             self._tables = {**self._tables, "network": {**table, "ca": str(path)}}
         return self._one("network", Network)
@@ -270,7 +270,8 @@ class _Reading:
     def _mentioned(self, key: str) -> set[str]:
         """Return the words that feeds have under *key*, right or wrong."""
         tables = self._tables.get("feed", ())
-        feeds = [table for table in tables if isinstance(table, Mapping)]
+        some = tables if isinstance(tables, list | tuple) else ()
+        feeds = [table for table in some if isinstance(table, Mapping)]
         words: set[str] = set()
         for value in (feed.get(key) for feed in feeds):
             values = value if isinstance(value, list | tuple) else [value]
@@ -301,3 +302,10 @@ class _Reading:
                 problem = f"{spec.name!r} is the name of {kind}[{first}] too. Give each its own."
                 self._wrong(f"{kind}[{index}].name", problem)
         return [spec for _, spec in kept.values()]
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # too long, or with characters that no path may have
+        return False
