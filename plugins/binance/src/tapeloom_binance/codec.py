@@ -75,7 +75,7 @@ class BinanceCodec:
         """Read an answer or a notice; None where it is neither."""
         try:
             answer = _decode(frame)
-        except (msgspec.DecodeError, RecursionError):
+        except (ValueError, RecursionError):
             return None
         error = answer.error or answer
         if error.code is not None:

@@ -84,7 +84,7 @@ class BybitCodec:
         """Read an answer; None where it is none."""
         try:
             answer = _decode(frame)
-        except (msgspec.DecodeError, RecursionError):
+        except (ValueError, RecursionError):
             return None
         if answer.ret_msg == "pong" or answer.op == "pong":
             return Pong()

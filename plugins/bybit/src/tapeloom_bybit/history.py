@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
 import msgspec
@@ -47,7 +47,7 @@ class _Past(Struct, gc=False, rename="camel"):
     exec_id: str
     price: Decimal
     size: Decimal
-    side: str
+    side: Literal["Buy", "Sell"]
     time: str
     is_block_trade: bool = False
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
-from msgspec import Struct
+from msgspec import Meta, Struct
 from tapeloom.errors import SymbolError
 from tapeloom.events import Book, Event
 from tapeloom.feeds import Feed, Instrument, Request, Want, channel_parts
@@ -47,9 +47,13 @@ class _Body(Struct, omit_defaults=True):
     req: _Span | None = None
 
 
+#: Digits after the point of a size.
+_Decimals = Annotated[int, Meta(ge=0, le=30)]
+
+
 class _Perp(Struct, rename="camel"):
     name: str
-    sz_decimals: int
+    sz_decimals: _Decimals
     is_delisted: bool | None = None
 
 
@@ -60,7 +64,7 @@ class _Meta(Struct, rename="camel"):
 
 class _Token(Struct, rename="camel"):
     name: str
-    sz_decimals: int
+    sz_decimals: _Decimals
     index: int
 
 

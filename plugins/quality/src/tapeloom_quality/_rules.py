@@ -34,7 +34,9 @@ def amount(value: Decimal) -> bool:
 
 def seconds(nanoseconds: int) -> str:
     """Write a duration for a person."""
-    return f"{nanoseconds / 1e9:.9f}".rstrip("0").rstrip(".") + " s"
+    # In whole numbers: what a venue sends may be too large for a float.
+    whole, rest = divmod(nanoseconds, 1_000_000_000)
+    return f"{whole}.{rest:09d}".rstrip("0").rstrip(".") + " s"
 
 
 class Rules:
