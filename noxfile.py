@@ -91,6 +91,13 @@ def together(session: nox.Session) -> None:
 
 
 @nox.session(python="3.11", default=False)
+def fuzz(session: nox.Session) -> None:
+    """Feed every venue a million broken frames; fails where one escapes, or costs a good one."""
+    install(session, "tests", *members().values())
+    session.run("python", "tests/test_fuzz.py", *session.posargs)
+
+
+@nox.session(python="3.11", default=False)
 def bench(session: nox.Session) -> None:
     """Measure; prints ratios, gates nothing."""
     install(session, "tests", *members().values())

@@ -1,0 +1,181 @@
+"""Whatever stands in a file, its reader says what is wrong, or reads it; nothing else comes out."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from itertools import islice
+from pathlib import Path
+from random import Random
+
+import pytest
+from tapeloom import Registry
+from tapeloom._compose import compose
+from tapeloom._compression import compressor
+from tapeloom._config import parse, read
+from tapeloom._tape import Answer, Corrupt, Head, Recorded, Tape
+from tapeloom.errors import ConfigError, PluginNotFound, TapeError
+from tapeloom.testing import VirtualClock
+from tapeloom.testing.fuzz import mutants
+
+STACKS = [
+    b"""
+[[feed]]
+name = "spot"
+venue = "nowhere"
+symbols = ["BTC/USDT", "ETH/USDT"]
+channels = ["trades", "book:20", "klines:1m"]
+stages = ["quality"]
+
+[stage.quality]
+on_error = "aside"
+
+[queue]
+size = 1000
+policy = "block"
+
+[venue.nowhere]
+base_url = "http://127.0.0.1:1"
+
+[network]
+proxy = "http://127.0.0.1:3128"
+
+[flight]
+folder = "flights"
+seconds = 30
+""",
+    b'backend = "trio"\n[[feed]]\nvenue = "nowhere"\nsymbols = ["A/B"]\nchannels = ["trades"]\n[[sink]]\nuse = "jsonl"\non_error = "aside"\ntypes = ["trade", "bar"]\n',
+]
+"""All a stack may say, in short; `nowhere` is no venue, which is one more mistake to find."""
+
+
+def test_a_broken_stack_raises_what_it_may_or_is_read(tmp_path: Path) -> None:
+    outcomes: Counter[str] = Counter()
+    path = tmp_path / "stack.toml"
+    for text in islice(mutants(STACKS, Random(1)), 6000):
+        path.write_bytes(text)
+        try:
+            draft = read(path)
+            compose(draft.stack_or_raise(), Registry(), VirtualClock(0), 1)
+        except (ConfigError, PluginNotFound) as error:
+            outcomes["refused" if str(error).strip() else "mute"] += 1
+        else:
+            outcomes["read"] += 1
+
+    assert outcomes["refused"] > 3000
+    assert not outcomes["mute"]
+
+
+TABLES = {
+    "feed": [
+        {"venue": "nowhere", "symbols": ["BTC/USDT"], "channels": ["trades"], "stages": ["quality"]}
+    ],
+    "venue": {"nowhere": {"base_url": "http://127.0.0.1:1"}},
+    "network": {"proxy": "http://127.0.0.1:3128"},
+    "flight": {"folder": "flights", "seconds": 30, "keep": 3},
+    "stage": {"quality": {"on_error": "aside"}},
+    "sink": [{"use": "jsonl", "queue": {"size": 5}}],
+    "queue": {"size": 5, "policy": "conflate"},
+}
+
+
+def test_tables_of_every_wrong_type_raise_what_they_may_or_are_read() -> None:
+    outcomes: Counter[str] = Counter()
+    for text in islice(mutants([json.dumps(TABLES).encode()], Random(2)), 6000):
+        try:
+            tables = json.loads(text)
+        except (ValueError, RecursionError):
+            continue
+        if not isinstance(tables, dict):
+            continue
+        try:
+            parse(tables).stack_or_raise()
+        except ConfigError:
+            outcomes["refused"] += 1
+        else:
+            outcomes["read"] += 1
+
+    assert outcomes["refused"] > 1000
+    assert outcomes["read"] > 10
+
+
+# --------------------------------------------------------------------------------------------- tapes
+
+LINES = [
+    json.dumps({"ts": 1.5, "feed": {"venue": "nowhere", "symbols": ["BTC/USDT"]}}).encode(),
+    json.dumps({"ts": 1.75, "frame": '{"e":"trade","p":"1.5"}'}).encode(),
+    json.dumps({"ts": 1.75, "frame64": "eyJlIjoxfQ=="}).encode(),
+    json.dumps({"ts": 2, "url": "http://127.0.0.1/depth", "request": "", "answer": "{}"}).encode(),
+    json.dumps({"ts": None, "frame": "x", "connection": 2}).encode(),
+]
+
+
+def written(path: Path, content: bytes) -> Path:
+    """Write a tape in the way that its name says."""
+    path.write_bytes(compressor(path.suffix)(content))
+    return path
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "jsonl.gz", "jsonl.zst"])
+def test_good_lines_between_broken_ones_are_all_read(suffix: str, tmp_path: Path) -> None:
+    chance, broken = Random(3), mutants(LINES, Random(4))
+    good = [json.dumps({"ts": n, "frame": f"good {n}"}).encode() for n in range(200)]
+    lines = list(good[:1])
+    for line in good[1:]:
+        lines += [one.replace(b"\n", b" ") for one in islice(broken, chance.randrange(40))]
+        lines.append(line)
+    tape = Tape(written(tmp_path / f"t.ws.{suffix}", b"\n".join(lines)))
+
+    records = list(tape)
+    assert {type(record) for record in records} == {Recorded, Answer, Head, Corrupt}
+    read = [record.frame for record in records if isinstance(record, Recorded)]
+    assert [frame for frame in read if frame.startswith(b"good")] == [
+        b"good %d" % n for n in range(200)
+    ]
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "jsonl.gz", "jsonl.zst"])
+def test_a_file_broken_anywhere_is_read_up_to_there_or_raises_what_it_may(
+    suffix: str, tmp_path: Path
+) -> None:
+    path = written(tmp_path / f"t.ws.{suffix}", b"\n".join(LINES * 20))
+    whole, outcomes = path.read_bytes(), Counter[str]()
+    for content in islice(mutants([whole, whole[: len(whole) // 2]], Random(5)), 1500):
+        path.write_bytes(content)
+        try:
+            tape = Tape(path)
+            assert tape.head is None or dict(tape.head) is not None
+            records = list(tape)
+        except TapeError as error:
+            outcomes["refused" if str(path) in str(error) else "nameless"] += 1
+        else:
+            outcomes["read"] += len(records)
+
+    assert outcomes["refused"] > 100
+    assert outcomes["read"] > 100
+    assert not outcomes["nameless"]
+
+
+def test_a_broken_index_beside_a_tape_raises_what_it_may_or_is_read(tmp_path: Path) -> None:
+    path = written(tmp_path / "t.ws.jsonl", b"\n".join(LINES))
+    (tmp_path / "a.json").write_text("{}")
+    index = tmp_path / "t.rest.index.json"
+    entries = [
+        {
+            "url": "http://127.0.0.1/depth",
+            "file": "a.json",
+            "ts": None,
+            "position": "after 2 ws frames",
+        },
+        {"url": "http://127.0.0.1/depth", "file": "a.json", "ts": 1.6},
+    ]
+    outcomes: Counter[str] = Counter()
+    for content in islice(mutants([json.dumps(entries).encode()], Random(6)), 2000):
+        index.write_bytes(content)
+        try:
+            outcomes["read"] += len(list(Tape(path)))
+        except TapeError:
+            outcomes["refused"] += 1
+
+    assert outcomes["refused"] > 100
+    assert outcomes["read"] > 100
