@@ -99,9 +99,31 @@ def fuzz(session: nox.Session) -> None:
 
 @nox.session(python="3.11", default=False)
 def bench(session: nox.Session) -> None:
-    """Measure; prints ratios, gates nothing."""
+    """Measure; prints ratios, gates nothing. Peers take part where `peers` has been run."""
     install(session, "tests", *members().values())
-    session.run("python", "tests/bench/pipeline.py", *session.posargs)
+    session.install("uvloop")
+    session.run("python", "tests/bench/pipeline.py")
+    session.run("python", "tests/bench/run.py", *session.posargs)
+
+
+#: What tapeloom is measured against, each in an environment of its own.
+PEERS = {
+    "cryptofeed-3.11": ["cryptofeed==2.4.1", "uvloop"],
+    # There its library for books is newer, and fast.
+    "cryptofeed-3.13": ["cryptofeed==2.4.1", "uvloop"],
+    "ccxt": ["ccxt==4.5.90"],
+    "nautilus": ["nautilus_trader==1.221.0"],
+}
+
+
+@nox.session(python=False, default=False)
+def peers(session: nox.Session) -> None:
+    """Make the environments of the peers, for `bench`."""
+    for peer, packages in PEERS.items():
+        folder = f".nox/peer-{peer}"
+        version = peer.partition("-")[2] or "3.11"
+        session.run("uv", "venv", "--allow-existing", "--python", version, folder)
+        session.run("uv", "pip", "install", "--python", f"{folder}/bin/python", *packages)
 
 
 if __name__ == "__main__":
