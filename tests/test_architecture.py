@@ -28,6 +28,8 @@ ROOMS = [
     "_config",
     "_plugins",
     "_levels",
+    "_sockets",
+    "_client",
     "_framing",
     "_transport",
     "_pipeline",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ssl
 from collections import Counter
 from collections.abc import Callable, Collection
 from contextlib import AsyncExitStack
@@ -11,10 +10,10 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 import anyio
-import httpx
 import structlog
 from attrs import frozen
 
+from ._client import client
 from ._compose import Composed, Plan
 from ._config import Policy, QueueSpec, Stack
 from ._consume import Batches, Consumer
@@ -37,7 +36,6 @@ log = structlog.get_logger()
 
 E = TypeVar("E", bound=Event)
 
-_CONNECT_WITHIN = 10.0
 _DRAIN_WITHIN = 5.0
 #: Bytes that the flight recorder of one feed may hold, however many feeds there are.
 _LEAST = 65_536
@@ -90,15 +88,13 @@ class Stream:
         for spec, sink, _ in self._sinks:
             if (running := running_backend()) not in sink.backends:
                 raise BackendUnsupported(spec.use, running, sink.backends)
-        client = await self._exits.enter_async_context(_client(self.stack))
+        web = await self._exits.enter_async_context(client(self.stack.network, self.stack.source))
         budgets = Budgets(self._clock)
         for plan in self.plans:
             name = plan.feed.name
-            plan.line.way = self._dial or plan.line.way or dialer(client, name)
+            plan.line.way = self._dial or plan.line.way or dialer(web, name)
             plan.taps += self._listeners(plan)
-            self._feeds[name] = RunningFeed(
-                plan, self._deliver, client, budgets, self._replay(plan)
-            )
+            self._feeds[name] = RunningFeed(plan, self._deliver, web, budgets, self._replay(plan))
         self._tasks = await self._exits.enter_async_context(anyio.create_task_group())
         return self
 
@@ -329,28 +325,3 @@ class Stream:
     def error(self) -> Exception | None:
         """What ended a feed, None where none failed."""
         return next((feed.error for feed in self._feeds.values() if feed.error), None)
-
-
-def _client(stack: Stack) -> httpx.AsyncClient:
-    """Return the HTTP client of a stream: its trust, its proxy, its deadlines."""
-    network = stack.network
-    verify: ssl.SSLContext | bool = True
-    if network.ca:
-        try:
-            verify = ssl.create_default_context(cafile=network.ca)
-        except OSError as error:
-            raise ConfigError(
-                [
-                    Mistake(
-                        "network.ca", f"{network.ca!r} cannot be read as PEM certificates: {error}"
-                    )
-                ],
-                stack.source,
-            ) from error
-    return httpx.AsyncClient(
-        verify=verify,
-        proxy=network.proxy,
-        timeout=httpx.Timeout(_CONNECT_WITHIN),
-        limits=httpx.Limits(max_connections=None),
-        headers={"user-agent": "tapeloom"},
-    )

@@ -12,7 +12,6 @@ import socket
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import Any
 from urllib.parse import urlsplit
 
 import anyio
@@ -30,9 +29,6 @@ __all__ = ["MESSAGE_LIMIT", "THROTTLING", "BatchSession", "dialer", "explain", "
 
 MESSAGE_LIMIT = 16 * 1024 * 1024
 _READ = 256 * 1024
-#: At most this many TLS records join one batch, so that one connection cannot starve the others.
-_DRAIN = 512
-_MOST_SKIPPED = 8
 _CLOSE_WITHIN = 2.0
 #: Event loops that try several addresses of a host say it in words of their own.
 _REFUSED = re.compile(r"refused|attempts .*failed", re.IGNORECASE)
@@ -48,8 +44,7 @@ class BatchSession(httpx_ws.AsyncWebSocketSession):
     @asynccontextmanager
     async def __asynccontextmanager__(self) -> AsyncIterator[BatchSession]:
         self._decoder = Decoder(MESSAGE_LIMIT)
-        self._ssl: Any = self.stream.get_extra_info("ssl_object")
-        self._skip = self._skipped = 0
+        self._read, self._first = self.stream.read, True
         self._lost: ConnectionLost | None = None
         try:
             yield self
@@ -61,40 +56,23 @@ class BatchSession(httpx_ws.AsyncWebSocketSession):
         if self._lost is not None:
             raise self._lost
         try:
-            data = await self.stream.read(_READ)
+            data = await self._read(_READ)
         except (httpcore.ReadError, httpcore.ReadTimeout, OSError) as error:
             raise self._end("the connection broke", None) from error
         if not data:
             raise self._end("the server ended the connection without a close frame", 1006)
-        if self._ssl is not None:
-            data = self._drain(data)
+        if self._first:
+            # What came with the answer to the handshake has been read now: nothing stands between
+            # us and the socket any more.
+            self._first = False
+            own = self.stream.get_extra_info("stream")
+            self._read = self._read if own is None else own.read
         messages = self._decoder.feed(data)
         if self._decoder.control:
             await self._answer()
         if self._decoder.error is not None:
             await self._complain(self._decoder.error)
         return messages
-
-    def _drain(self, data: bytes) -> bytes:
-        """Add the TLS records that OpenSSL already holds: each would cost a read of its own.
-
-        An empty try costs as much as several records gain, so after a miss it is tried less often.
-        """
-        if self._skipped < self._skip:
-            self._skipped += 1
-            return data
-        self._skipped = 0
-        parts = [data]
-        try:
-            while len(parts) <= _DRAIN and (record := self._ssl.read(65536)):
-                parts.append(record)
-        except ssl.SSLError:  # nothing more is there; an end or an error shows at the next read
-            pass
-        if len(parts) == 1:
-            self._skip = min(2 * self._skip + 1, _MOST_SKIPPED - 1)
-            return data
-        self._skip = 0
-        return b"".join(parts)
 
     async def _answer(self) -> None:
         frames, self._decoder.control = self._decoder.control, []

@@ -1,0 +1,259 @@
+"""Sockets under httpcore, plain and TLS: what is sent comes, once, in order, and ends are told."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+import anyio
+import anyio.abc
+import httpcore
+import pytest
+import trustme
+from anyio.streams.tls import TLSStream
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tapeloom._sockets import Sockets
+from tapeloom.testing import virtual_backend
+
+Serve = Callable[[anyio.abc.ByteStream], Awaitable[None]]
+AUTHORITY = trustme.CA()
+SERVER = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+AUTHORITY.issue_cert("localhost").configure_cert(SERVER)
+CLIENT = ssl.create_default_context()
+AUTHORITY.configure_trust(CLIENT)
+
+
+@asynccontextmanager
+async def connected(
+    serve: Serve, *, tls: bool, server_tls: bool | None = None
+) -> AsyncIterator[httpcore.AsyncNetworkStream]:
+    """Connect to a server that does *serve* with its end, after the handshake where it has *tls*."""
+
+    async def serving(stream: anyio.abc.SocketStream) -> None:
+        async with stream:
+            if not (tls if server_tls is None else server_tls):
+                await serve(stream)
+                return
+            try:
+                secure = await TLSStream.wrap(
+                    stream, server_side=True, ssl_context=SERVER, standard_compatible=False
+                )
+                await serve(secure)
+            except (ssl.SSLError, anyio.BrokenResourceError, anyio.EndOfStream):
+                pass  # the client has gone
+
+    listener = await anyio.create_tcp_listener(local_host="127.0.0.1")
+    port = listener.extra(anyio.abc.SocketAttribute.local_port)
+    async with listener, anyio.create_task_group() as tasks:
+        tasks.start_soon(listener.serve, serving)
+        stream = await Sockets().connect_tcp("127.0.0.1", port, timeout=5)
+        try:
+            if tls:
+                stream = await stream.start_tls(CLIENT, "localhost", timeout=5)
+            yield stream
+        finally:
+            await stream.aclose()
+            tasks.cancel_scope.cancel()
+
+
+async def everything(stream: httpcore.AsyncNetworkStream) -> bytes:
+    parts = []
+    with anyio.fail_after(10):
+        while part := await stream.read(1 << 18):
+            parts.append(part)
+    return b"".join(parts)
+
+
+@pytest.fixture(params=[False, True], ids=["plain", "tls"])
+def tls(request: pytest.FixtureRequest) -> bool:
+    return bool(request.param)
+
+
+async def test_what_is_sent_comes_back_whole(tls: bool) -> None:
+    """More than fits into a record, a socket's memory or a read."""
+    sent = bytes(range(256)) * 8192
+
+    async def echo(stream: anyio.abc.ByteStream) -> None:
+        for _ in range(0, len(sent), 65536):
+            await stream.send(sent[:65536])
+        got = 0
+        while got < len(sent):
+            got += len(await stream.receive())
+
+    async with connected(echo, tls=tls) as stream, anyio.create_task_group() as tasks:
+        tasks.start_soon(stream.write, sent)
+        got = await everything(stream)
+
+    assert got == sent
+
+
+async def test_one_read_brings_every_record_that_has_come() -> None:
+    """Venues send a record for each frame; a read for each would cost more than all the rest."""
+
+    async def serve(stream: anyio.abc.ByteStream) -> None:
+        assert isinstance(stream, TLSStream)
+        raw, records = stream.transport_stream, []
+
+        class Kept:
+            async def send(self, data: bytes) -> None:
+                records.append(data)
+
+        stream.transport_stream = Kept()  # type: ignore[assignment]
+        for n in range(100):
+            await stream.send(f"{n},".encode())
+        stream.transport_stream = raw
+        await raw.send(b"".join(records))
+        await anyio.sleep_forever()
+
+    async with connected(serve, tls=True) as stream:
+        with anyio.fail_after(10):
+            got = await stream.read(1 << 18)
+
+    assert got == "".join(f"{n}," for n in range(100)).encode()
+
+
+@settings(deadline=None, max_examples=30)
+@given(
+    st.lists(st.binary(min_size=1, max_size=40_000), min_size=1, max_size=8),
+    st.integers(1, 1 << 18),
+    st.booleans(),
+)
+def test_however_it_is_cut_the_bytes_are_the_same(
+    pieces: list[bytes], most: int, tls: bool
+) -> None:
+    async def run() -> None:
+        async def serve(stream: anyio.abc.ByteStream) -> None:
+            for piece in pieces:
+                await stream.send(piece)
+
+        async with connected(serve, tls=tls) as stream:
+            parts = []
+            with anyio.fail_after(60):
+                while part := await stream.read(most):
+                    assert len(part) <= most
+                    parts.append(part)
+
+        assert b"".join(parts) == b"".join(pieces)
+
+    backend, options = virtual_backend("asyncio")
+    anyio.run(run, backend=backend, backend_options=options)
+
+
+@pytest.mark.parametrize("word", [True, False], ids=["with a word", "without a word"])
+async def test_the_end_of_tls_is_the_end_after_all_that_came_before(word: bool) -> None:
+    async def serve(stream: anyio.abc.ByteStream) -> None:
+        await stream.send(b"the last words")
+        if word:
+            assert isinstance(stream, TLSStream)
+            with anyio.move_on_after(1):
+                await stream.unwrap()
+
+    async with connected(serve, tls=True) as stream:
+        assert await stream.read(1 << 18) == b"the last words"
+        assert await everything(stream) == b""
+        assert await stream.read(10) == b""  # and it stays so
+
+
+async def test_a_reset_is_an_error_and_no_end(tls: bool) -> None:
+    async def serve(stream: anyio.abc.ByteStream) -> None:
+        raw = stream.extra(anyio.abc.SocketAttribute.raw_socket)
+        raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+        await stream.aclose()
+
+    async with connected(serve, tls=tls) as stream:
+        with pytest.raises(httpcore.ReadError):
+            await everything(stream)
+        with pytest.raises(httpcore.WriteError):
+            for _ in range(3):
+                await stream.write(b"anybody there?", timeout=1)
+
+
+async def test_bytes_that_are_no_tls_are_an_error() -> None:
+    async def serve(stream: anyio.abc.ByteStream) -> None:
+        assert isinstance(stream, TLSStream)
+        await stream.transport_stream.send(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+        await anyio.sleep_forever()
+
+    async with connected(serve, tls=True) as stream:
+        with pytest.raises(httpcore.ReadError):
+            await everything(stream)
+
+
+async def test_a_deadline_holds_for_reads_and_costs_no_byte(tls: bool) -> None:
+    asked = anyio.Event()
+
+    async def serve(stream: anyio.abc.ByteStream) -> None:
+        await asked.wait()
+        await stream.send(b"late")
+        await anyio.sleep_forever()
+
+    async with connected(serve, tls=tls) as stream:
+        with pytest.raises(httpcore.ReadTimeout):
+            await stream.read(100, timeout=0.05)
+        asked.set()
+        with anyio.fail_after(10):
+            assert await stream.read(100) == b"late"
+
+
+async def test_a_read_that_is_given_up_costs_no_byte(tls: bool) -> None:
+    asked = anyio.Event()
+
+    async def serve(stream: anyio.abc.ByteStream) -> None:
+        await asked.wait()
+        await stream.send(b"late")
+        await anyio.sleep_forever()
+
+    async with connected(serve, tls=tls) as stream:
+        with anyio.move_on_after(0.05):
+            await stream.read(100)
+        asked.set()
+        with anyio.fail_after(10):
+            assert await stream.read(100) == b"late"
+
+
+async def test_nobody_listening_is_a_connect_error() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    with pytest.raises(httpcore.ConnectError):
+        await Sockets().connect_tcp("127.0.0.1", port, timeout=5)
+
+
+async def test_a_certificate_that_is_not_trusted_is_a_connect_error_that_says_why() -> None:
+    async def serve(stream: anyio.abc.ByteStream) -> None:
+        await anyio.sleep_forever()
+
+    async with connected(serve, tls=False, server_tls=True) as stream:
+        with pytest.raises(httpcore.ConnectError) as caught:
+            await stream.start_tls(ssl.create_default_context(), "localhost", timeout=5)
+
+    assert isinstance(caught.value.__cause__, ssl.SSLCertVerificationError)
+
+
+async def test_a_server_that_never_shakes_hands_is_a_connect_timeout() -> None:
+    async def serve(stream: anyio.abc.ByteStream) -> None:
+        await anyio.sleep_forever()
+
+    async with connected(serve, tls=False) as stream:
+        with pytest.raises(httpcore.ConnectTimeout):
+            await stream.start_tls(CLIENT, "localhost", timeout=0.05)
+
+
+async def test_it_tells_whether_something_has_come(tls: bool) -> None:
+    """So httpcore knows a connection that the server has closed meanwhile."""
+    asked = anyio.Event()
+
+    async def serve(stream: anyio.abc.ByteStream) -> None:
+        await asked.wait()
+
+    async with connected(serve, tls=tls) as stream:
+        before = stream.get_extra_info("is_readable")
+        asked.set()
+        with anyio.fail_after(10):
+            while not stream.get_extra_info("is_readable"):  # noqa: ASYNC110 - nobody tells
+                await anyio.sleep(0.01)
+
+    assert before is False or tls  # tickets of TLS 1.3 may lie there
+    assert (stream.get_extra_info("ssl_object") is not None) is tls
