@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Literal
 import anyio
 
 from .errors import QueueOverflow
-from .events import Event, Gap
+from .events import Event, Gap, Trade
+from .feeds import LiveTrades
 
 if TYPE_CHECKING:
     from ._config import QueueSpec
@@ -42,6 +43,7 @@ class Queue:
         self.size = spec.size
         self.policy: Policy = spec.policy
         self.types = frozenset(types) if types is not None else None
+        self._trades = types is None or Trade in types  # a batch of nothing else is taken whole
         self.count = 0  #: events waiting
         self.taken = 0  #: events that came in
         self.dropped = 0  #: events that this consumer lost
@@ -59,8 +61,8 @@ class Queue:
 
     def offer(self, events: list[Event]) -> bool:
         """Take a batch, by the policy. False: it is full, and whoever offers must wait (`room`)."""
-        if self.types is not None:
-            types = self.types
+        types = self.types
+        if types is not None and not (self._trades and type(events) is LiveTrades):
             events = [event for event in events if type(event) in types]
         if not events or self._closed:
             return True

@@ -75,7 +75,7 @@ class Bars:
                 if peak is None:
                     peak = venue.hear(event.recv)
                 if ts > peak:
-                    peak = venue.lift(ts)
+                    peak = ts
                 total = series.running
                 if price > total.high:
                     total.high = price
@@ -97,6 +97,9 @@ class Bars:
                 return len(events)
         except IndexError:
             pass  # a symbol that comes for the first time
+        finally:
+            if peak is not None:
+                venue.lift(peak)
         return len(events) - length_hint(numbers) - 1
 
     def _learn(self, events: LiveTrades) -> None:

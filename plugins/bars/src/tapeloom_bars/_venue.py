@@ -73,7 +73,7 @@ class Venue:
         return recv + self.lead
 
     def lift(self, ts: int) -> int:
-        """Take note of a trade that raises the lead; return the time above which one does."""
+        """Take note of the latest trade since `hear`; return the time above which one raises the lead."""
         self.lead = ts - self.seen
         return ts
 
