@@ -216,7 +216,9 @@ GOLDEN: dict[str, tuple[str, list[str]]] = {
     ),
     "key like none": (
         f"{FEED}zzz = 1",
-        ["line 5: feed[0].zzz: unknown key. Known: channels, market, name, stages, symbols, venue"],
+        [
+            "line 5: feed[0].zzz: unknown key. Known: attempts, channels, market, name, stages, symbols, venue"
+        ],
     ),
     "missing key": (
         FEED.replace('venue = "acme"\n', ""),

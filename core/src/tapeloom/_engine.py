@@ -21,7 +21,7 @@ from .errors import (
     alone,
     nearest,
 )
-from .events import Event
+from .events import Event, Status
 from .feeds import Endpoint, Subscription
 from .symbols import resolve
 
@@ -193,6 +193,18 @@ class RunningFeed:
             if not self.sessions:
                 self.error = error
                 self._tasks.cancel_scope.cancel()
+                return
+            await self._tell_given_up(session, str(error))
+
+    async def _tell_given_up(self, session: Session, reason: str) -> None:
+        """Tell of each subscription that ends, while those on other connections go on."""
+        venue, now = self.plan.feed.venue, self.plan.feed.clock.time_ns()
+        told: list[Event] = [
+            Status(venue, one.symbol, now, now, "given_up", reason, one.channel)
+            for one in session.wanted
+        ]
+        if events := self.plan.pipeline(told):
+            await self._deliver(events)
 
     async def _cancel_when_stopped(self, scope: anyio.CancelScope) -> None:
         await self._stopped.wait()

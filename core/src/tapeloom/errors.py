@@ -11,6 +11,7 @@ TapeloomError
 └── FeedError              carries .feed and .retryable
     ├── ConnectionFailed   could not be opened (refused, unknown host, certificate, HTTP status)
     ├── ConnectionLost     was open and ended; carries .code, the WebSocket close code if one came
+    ├── GivenUp            as many attempts as the feed may make have failed; carries .attempts
     ├── LoginRefused
     ├── SubscriptionRefused
     ├── RequestFailed      a REST request went wrong; carries .status
@@ -35,6 +36,7 @@ __all__ = [
     "ConnectionFailed",
     "ConnectionLost",
     "FeedError",
+    "GivenUp",
     "LoginRefused",
     "Mistake",
     "PluginBroken",
@@ -168,6 +170,20 @@ class ConnectionLost(FeedError):
     def __init__(self, feed: str, message: str, code: int | None = None) -> None:
         super().__init__(feed, message)
         self.code = code
+
+
+class GivenUp(FeedError):
+    """All `attempts` that a feed may make in a row have failed; the last failure is chained."""
+
+    def __init__(self, feed: str, attempts: int, reason: str) -> None:
+        self.attempts = attempts
+        times = "1 attempt" if attempts == 1 else f"{attempts} attempts in a row"
+        reason = reason.removeprefix(f"feed {feed!r}: ").rstrip(".")
+        super().__init__(
+            feed,
+            f"given up after {times}. The last one: {reason}."
+            " To go on for longer, raise attempts in [[feed]]; without it there is no end.",
+        )
 
 
 class LoginRefused(FeedError):

@@ -55,7 +55,8 @@ class FeedSpec:
 
     Symbols are unified; an alias such as ``BTC-PERP`` is resolved. A channel is one of `CHANNELS`, or
     a word of the venue's own that begins with ``x-``, each with an optional parameter: ``klines:1m``.
-    `name` is empty until the feed stands in a `Stack`.
+    `name` is empty until the feed stands in a `Stack`. `attempts` is how often in a row a connection
+    may fail before it is given up; None: it never is.
     """
 
     venue: str = attrs.field(validator=checks.filled)
@@ -64,6 +65,9 @@ class FeedSpec:
     name: str = ""
     market: str = ""
     stages: tuple[str, ...] = attrs.field(default=(), converter=checks.stages)
+    attempts: int | None = attrs.field(
+        default=None, validator=attrs.validators.optional(checks.at_least_one)
+    )
 
 
 @attrs.frozen

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import anyio
 import structlog
 
-from tapeloom.errors import ConnectionFailed, ConnectionLost, FeedError, Throttled
+from tapeloom.errors import ConnectionFailed, ConnectionLost, FeedError, GivenUp, Throttled
 from tapeloom.events import Event, Status
 from tapeloom.feeds import Endpoint, Subscription
 
@@ -55,7 +55,7 @@ class Session:
         self._deliver = deliver
         self._budgets = budgets
         self._dials = budgets.of(endpoint.url, "dial", endpoint.dials)
-        self._backoff = Backoff(plan.feed.random)
+        self._backoff = Backoff(plan.feed.random, most=plan.spec.attempts)
         self._holes = Holes(plan.feed.venue, missed) if missed else Holes(plan.feed.venue)
         self._silence = Silence()
         self._venue_clock = VenueClock()
@@ -72,7 +72,8 @@ class Session:
     async def run(self) -> None:
         """Keep a connection until cancelled.
 
-        Raises FeedError where going on is pointless: the venue refuses for good.
+        Raises FeedError where going on is pointless: the venue refuses for good, or the feed's
+        `attempts` have all failed.
         """
         while True:
             connection = await self._chain()
@@ -82,7 +83,13 @@ class Session:
             self._backoff.lived(lived)
             if reason != PLANNED or lived < _SETTLED:
                 pause = max(pause, self._backoff.next())
+                if self._backoff.spent:
+                    raise GivenUp(self._feed.name, self._backoff.attempt, reason) from self._failure
             await self._again(reason, pause)
+
+    @property
+    def _failure(self) -> FeedError | None:
+        return self._outcome if isinstance(self._outcome, FeedError) else None
 
     def _verdict(self, outcome: str | FeedError) -> tuple[str, float]:
         """Return why the connection ended, and the pause that the venue wants.

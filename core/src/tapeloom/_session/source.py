@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from tapeloom.errors import FeedError, Throttled
+from tapeloom.errors import FeedError, GivenUp, Throttled
 from tapeloom.events import Event, Status
 from tapeloom.feeds import Subscription
 
@@ -32,7 +32,7 @@ class SourceSession:
         self._feed = plan.feed
         self._clock = plan.feed.clock
         self._deliver = deliver
-        self._backoff = Backoff(plan.feed.random)
+        self._backoff = Backoff(plan.feed.random, most=plan.spec.attempts)
         self._holes = Holes(plan.feed.venue, missed, apart=True)
         self._seen: set[tuple[str, str]] = set()
         self._last_recv = 0
@@ -40,7 +40,7 @@ class SourceSession:
     async def run(self) -> None:
         """Run the source until it has no more, or until cancelled.
 
-        Raises FeedError where going on is pointless.
+        Raises FeedError where going on is pointless, or where the feed's `attempts` have all failed.
         """
         source = self._plan.source
         assert source is not None
@@ -51,14 +51,16 @@ class SourceSession:
             except FeedError as error:
                 if not error.retryable:
                     raise
-                reason = str(error)
+                failure = error
                 if isinstance(error, Throttled):
                     pause = error.retry_after or 0.0
             if not source.resumes:
                 self._holes.cut(self._last_recv or self._clock.time_ns())
             self._backoff.lived(self._clock.monotonic() - started)
             pause = max(pause, self._backoff.next())
-            await self._again(reason, pause)
+            if self._backoff.spent:
+                raise GivenUp(self._feed.name, self._backoff.attempt, str(failure)) from failure
+            await self._again(str(failure), pause)
 
     async def _again(self, reason: str, pause: float) -> None:
         feed, now = self._feed, self._clock.time_ns()

@@ -1,0 +1,191 @@
+"""A connection that fails again and again: tried for ever, or, where the stack says so, given up."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import anyio
+import pytest
+import tapeloom
+from tapeloom import Event, FeedSpec, Registry, Stack, Status, Trade
+from tapeloom.errors import ConfigError, ConnectionFailed, ConnectionLost, GivenUp
+from tapeloom.feeds import Endpoint, Feed
+from tapeloom.hooks import hookimpl
+from tapeloom.testing import FakeWire, VirtualClock, WireEnd
+
+HOUR = 3600.0
+
+
+def refusals(count: int) -> list[Exception]:
+    return [ConnectionFailed("acme", "it refused the connection") for _ in range(count)]
+
+
+async def acking(end: WireEnd, endpoint: Endpoint) -> None:
+    while True:
+        end.push(json.dumps({"ok": json.loads(await end.take())["id"]}))
+
+
+def spec(symbols: Sequence[str] = ("BTC/USD",), **more: Any) -> FeedSpec:
+    return FeedSpec("acme", symbols, ["trades"], **more)
+
+
+async def events_until_the_end(
+    registry: Registry, wire: FakeWire, feed: FeedSpec, clock: VirtualClock, seconds: float = HOUR
+) -> tuple[list[Event], Exception | None]:
+    """Return what came in so many seconds, or until the stream failed, and what it failed with."""
+    events: list[Event] = []
+    error: Exception | None = None
+
+    async def collect(stream: tapeloom.Stream) -> None:
+        nonlocal error
+        try:
+            async for event in stream:
+                events.append(event)  # noqa: PERF401 - what came before the error counts
+        except GivenUp as given_up:
+            error = given_up
+        tasks.cancel_scope.cancel()
+
+    with anyio.fail_after(20):
+        async with (
+            clock.running(),
+            tapeloom.open(feed, registry=registry, dial=wire.dial, clock=clock, seed=1) as stream,
+            anyio.create_task_group() as tasks,
+        ):
+            tasks.start_soon(collect, stream)
+            await clock.sleep(seconds)
+            tasks.cancel_scope.cancel()
+    return events, error
+
+
+def told(events: Sequence[Event], state: str) -> list[Status]:
+    return [event for event in events if isinstance(event, Status) and event.state == state]
+
+
+async def test_unless_a_number_is_said_a_venue_that_is_down_is_tried_for_ever(
+    registry: Registry,
+) -> None:
+    wire = FakeWire(acking, refusals=refusals(10_000))
+    events, error = await events_until_the_end(registry, wire, spec(), VirtualClock(), 24 * HOUR)
+
+    assert error is None
+    assert len(told(events, "reconnecting")) > 1000
+    assert told(events, "failed") == []
+
+
+@pytest.mark.parametrize("most", [1, 3])
+async def test_after_as_many_attempts_as_are_allowed_the_feed_ends_and_says_why(
+    registry: Registry, most: int
+) -> None:
+    wire = FakeWire(acking, refusals=refusals(10))
+    feed = spec(attempts=most)
+    events, error = await events_until_the_end(registry, wire, feed, VirtualClock())
+
+    assert isinstance(error, GivenUp)
+    assert error.attempts == most
+    assert isinstance(error.__cause__, ConnectionFailed)
+    assert "it refused the connection" in str(error)
+    assert "raise attempts in [[feed]]" in str(error)
+    assert len(wire.refusals) == 10 - most  # not one more
+    assert len(told(events, "reconnecting")) == most - 1
+    assert [status.detail for status in told(events, "failed")] == [str(error)]
+
+
+async def test_only_attempts_in_a_row_count_and_a_healthy_life_begins_them_anew(
+    registry: Registry,
+) -> None:
+    clock = VirtualClock()
+    lives = iter([70.0, 70.0, 1.0, 1.0])  # a minute is healthy
+
+    async def answer(end: WireEnd, endpoint: Endpoint) -> None:
+        end.push(json.dumps({"ok": json.loads(await end.take())["id"]}))
+        await clock.sleep(next(lives))
+        end.close(1006)
+
+    wire = FakeWire(answer)
+    events, error = await events_until_the_end(registry, wire, spec(attempts=3), clock)
+
+    assert isinstance(error, GivenUp)
+    assert isinstance(error.__cause__, ConnectionLost)
+    # Each healthy life began the count anew, with its own end as the first of the row.
+    assert len(wire.ends) == 4
+    assert len(told(events, "reconnecting")) == 3
+
+
+async def test_a_connection_that_is_given_up_ends_what_it_carried_and_no_other(
+    registry: Registry, acme: Any
+) -> None:
+    """Two connections: the first is refused until it is given up, the second goes on."""
+    acme.endpoint = {"max_subscriptions": 1}
+    clock = VirtualClock()
+
+    async def answer(end: WireEnd, endpoint: Endpoint) -> None:
+        asked = json.loads(await end.take())
+        end.push(json.dumps({"ok": asked["id"]}))
+        if asked["args"] == ["ETHUSD@trades"]:
+            end.close(1006)
+            return
+        for n in range(1000):
+            await clock.sleep(1.0)
+            end.push(json.dumps({"s": "BTCUSD", "t": n, "p": "1", "q": "1", "i": n}))
+
+    wire = FakeWire(answer)
+    feed = spec(("BTC/USD", "ETH/USD"), attempts=4)
+    events, error = await events_until_the_end(registry, wire, feed, clock, 600.0)
+    ended = told(events, "given_up")
+
+    assert error is None
+    assert [(status.symbol, status.channel) for status in ended] == [("ETH/USD", "trades")]
+    assert "given up after 4 attempts in a row" in ended[0].detail
+    assert len([event for event in events if isinstance(event, Trade)]) > 500
+    assert told(events, "failed") == []
+
+
+async def test_a_source_is_given_up_like_any_connection(registry: Registry) -> None:
+    class Well:
+        backends = frozenset({"asyncio", "trio"})
+        channels = frozenset({"trades"})
+        resumes = False
+        runs = 0
+
+        async def run(self, deliver: Any) -> None:
+            self.runs += 1
+            raise ConnectionLost("well", "the gateway closed the connection")
+
+        def changed(self) -> None:
+            pass
+
+    well = Well()
+
+    class Plugin:
+        @hookimpl
+        def connect(self, feed: Feed) -> Well:
+            return well
+
+    registry.register(Plugin(), "well")
+    feed = FeedSpec("well", ["BTC/USD"], ["trades"], attempts=5)
+    events, error = await events_until_the_end(registry, FakeWire(acking), feed, VirtualClock())
+
+    assert isinstance(error, GivenUp)
+    assert isinstance(error.__cause__, ConnectionLost)
+    assert (error.attempts, well.runs) == (5, 5)
+    assert len(told(events, "reconnecting")) == 4
+    assert len(told(events, "failed")) == 1
+
+
+@pytest.mark.parametrize("attempts", [0, -1, "5", 1.5, True])
+def test_a_number_of_attempts_that_is_none_is_a_mistake_of_the_stack(attempts: Any) -> None:
+    table = {"venue": "acme", "symbols": ["BTC/USD"], "channels": ["trades"], "attempts": attempts}
+
+    with pytest.raises(ConfigError, match=r"feed\[0\]\.attempts: expected"):
+        tapeloom.open({"feed": [table]}, registry=Registry({}))
+
+
+def test_the_number_stands_in_the_stack_or_in_code() -> None:
+    stack = Stack(feeds=(spec(attempts=7),))
+
+    assert stack.feeds[0].attempts == 7
+    assert spec().attempts is None
+    with pytest.raises(ConfigError, match="expected a whole number from 1 on"):
+        spec(attempts=0)
