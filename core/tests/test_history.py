@@ -190,8 +190,12 @@ async def test_a_failure_that_stays_is_told_after_five_attempts(registry: Regist
     assert len(rig.http.asked) == 5
 
 
-async def test_a_pause_that_the_venue_asks_for_is_kept(registry: Registry) -> None:
-    async with desk(registry, (429, {"retry-after": "30"}, b"slower"), BOOK) as rig:
+@pytest.mark.parametrize("status", [429, 503])
+@pytest.mark.parametrize("after", ["30", "Tue, 14 Nov 2023 22:13:51 GMT"])  # the clock's, and 31 s
+async def test_a_pause_that_the_venue_asks_for_is_kept(
+    registry: Registry, after: str, status: int
+) -> None:
+    async with desk(registry, (status, {"retry-after": after}, b"slower"), BOOK) as rig:
         rig.ask()
         rig.ask("ETH/USD")
         await rig.until(2)

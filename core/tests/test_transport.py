@@ -5,15 +5,17 @@ from __future__ import annotations
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 
 import anyio
+import anyio.abc
 import httpx
 import pytest
 import trustme
 from tapeloom._transport import dialer
 from tapeloom.errors import ConnectionFailed, ConnectionLost, Throttled
 from tapeloom.feeds import Endpoint, Link
-from tapeloom.testing import FakeClient, FakeVenue
+from tapeloom.testing import FakeClient, FakeVenue, VirtualClock
 from wsproto import events as ws
 
 
@@ -215,14 +217,112 @@ async def test_an_unknown_host_says_so() -> None:
 async def test_a_refused_handshake_is_told_by_its_status(
     status: int, kind: type[Exception], retryable: bool
 ) -> None:
-    venue = FakeVenue(never, upgrade=(status, {"retry-after": "7"}, b""))
+    venue = FakeVenue(never, upgrade=(status, {}, b""))
     with pytest.raises(kind, match=str(status)) as caught:
         async with dialled(venue):
             pass
 
     assert caught.value.retryable is retryable  # type: ignore[attr-defined]
     if isinstance(caught.value, Throttled):
-        assert caught.value.retry_after == 7
+        assert caught.value.retry_after is None
+
+
+@pytest.mark.parametrize("status", [403, 418, 429, 500, 503])
+@pytest.mark.parametrize(
+    ("headers", "seconds"),
+    [
+        ({"retry-after": "7"}, 7),
+        ({"retry-after": "Tue, 14 Nov 2023 22:14:50 GMT"}, 90),  # by our clock
+        (
+            {
+                "retry-after": "Tue, 14 Nov 2023 10:00:30 GMT",  # by the venue's, which goes wrong
+                "date": "Tue, 14 Nov 2023 10:00:00 GMT",
+            },
+            30,
+        ),
+    ],
+)
+async def test_the_pause_that_a_server_asks_for_is_read_as_seconds_or_as_a_date(
+    status: int, headers: dict[str, str], seconds: float
+) -> None:
+    venue = FakeVenue(never, upgrade=(status, headers, b""))
+    clock = VirtualClock()  # 2023-11-14 22:13:20
+    async with venue.serve(), httpx.AsyncClient(trust_env=False) as client:
+        with pytest.raises(Throttled, match=f"asks for a pause for {seconds} s") as caught:
+            async with dialer(client, "test", clock)(Endpoint(url=venue.url())):
+                pass
+
+    assert caught.value.retry_after == seconds
+
+
+EXPIRED = datetime(2020, 1, 1, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("name", "expires", "words"),
+    [
+        ("127.0.0.1", EXPIRED, r"has expired.*clock of this machine.*venue has to renew"),
+        ("venue.example", None, r"mismatch.*certificate of another host: check the address"),
+    ],
+)
+async def test_a_certificate_that_nobody_can_trust_is_permanent_and_says_what_to_do(
+    authority: trustme.CA, name: str, expires: datetime | None, words: str
+) -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert(name, not_after=expires).configure_cert(context)
+    with pytest.raises(ConnectionFailed, match=words) as caught:
+        async with dialled(FakeVenue(never, context=context), authority):
+            pass
+
+    assert not caught.value.retryable
+    assert "ca = " not in str(caught.value)  # another authority would not help
+
+
+@pytest.mark.parametrize("scheme", ["ws", "wss"])
+@pytest.mark.parametrize(
+    ("status", "words", "retryable"),
+    [
+        ("407 Proxy Authentication Required", r'the proxy wants a login.*env = "PROXY"', False),
+        ("502 Bad Gateway", "502", True),
+        ("504 Gateway Timeout", "504", True),
+        ("404 Not Found", "404", False),
+    ],
+)
+async def test_a_proxy_that_refuses_says_so_and_is_tried_again_where_that_may_help(
+    scheme: str, status: str, words: str, retryable: bool
+) -> None:
+    async def answer(stream: anyio.abc.ByteStream) -> None:
+        async with stream:
+            await stream.receive()
+            head = f"HTTP/1.1 {status}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
+            await stream.send(head.encode())
+
+    async with await anyio.create_tcp_listener(local_host="127.0.0.1") as listener:
+        port = listener.extra(anyio.abc.SocketAttribute.local_port)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(listener.serve, answer)
+            async with httpx.AsyncClient(proxy=f"http://127.0.0.1:{port}") as client:
+                with pytest.raises(ConnectionFailed, match=words) as caught:
+                    async with dialer(client, "test")(Endpoint(url=f"{scheme}://venue.example/ws")):
+                        pass
+            tasks.cancel_scope.cancel()
+
+    assert caught.value.retryable is retryable
+    assert "venue.example" in str(caught.value)
+    if scheme == "wss":  # a tunnel: it is the proxy that has answered, and not the venue
+        assert "the proxy" in str(caught.value)
+
+
+async def test_a_proxy_that_is_not_there_is_told_as_one_possibility() -> None:
+    venue = FakeVenue(never)
+    async with venue.serve():
+        pass
+    async with httpx.AsyncClient(proxy=venue.url("http")) as client:
+        with pytest.raises(ConnectionFailed, match="does the proxy run") as caught:
+            async with dialer(client, "test")(Endpoint(url="wss://venue.example/ws")):
+                pass
+
+    assert caught.value.retryable
 
 
 @pytest.mark.parametrize("url", ["nonsense://x/ws", "ws://", "ws://[::1/ws", "ws://x:port/"])

@@ -5,7 +5,7 @@ from decimal import Decimal
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tapeloom.units import duration_ns, fraction
+from tapeloom.units import duration_ns, fraction, retry_after
 
 
 @pytest.mark.parametrize(
@@ -72,3 +72,45 @@ def test_what_is_no_fraction_is_refused_with_examples(text: str | float) -> None
         fraction(text)
 
     assert str(caught.value) == f"{text!r} is no fraction. Write '10%' or 0.1."
+
+
+NOW = 1_700_000_000 * 1_000_000_000  # Tue, 14 Nov 2023 22:13:20 GMT
+
+
+@pytest.mark.parametrize(
+    ("headers", "seconds"),
+    [
+        ({"Retry-After": "7"}, 7.0),
+        ({"retry-after": " 0 "}, 0.0),
+        ({"retry-after": "Tue, 14 Nov 2023 22:14:20 GMT"}, 60.0),
+        ({"retry-after": "Tuesday, 14-Nov-23 22:14:20 GMT"}, 60.0),
+        ({"retry-after": "Tue Nov 14 22:14:20 2023"}, 60.0),
+        ({"retry-after": "Tue, 14 Nov 2023 22:00:00 GMT"}, 0.0),
+        (
+            {
+                "retry-after": "Wed, 15 Nov 2023 10:00:30 GMT",
+                "Date": "Wed, 15 Nov 2023 10:00:00 GMT",
+            },
+            30.0,
+        ),
+        ({"retry-after": "Wed, 15 Nov 2023 22:13:20 GMT", "date": "today"}, 86_400.0),
+        ({"retry-after": "9" * 400}, 7 * 86_400.0),
+        ({"retry-after": "²"}, None),
+        ({"retry-after": "-5"}, None),
+        ({"retry-after": "soon"}, None),
+        ({"retry-after": "Tue, 14 Nov 99999 22:00:00 GMT"}, None),
+        ({"retry-after": ""}, None),
+        ({}, None),
+    ],
+)
+def test_the_pause_that_an_answer_asks_for_is_read_whatever_its_form(
+    headers: dict[str, str], seconds: float | None
+) -> None:
+    assert retry_after(headers, NOW) == seconds
+
+
+@given(st.text(max_size=40), st.text(max_size=40))
+def test_no_header_raises(after: str, date: str) -> None:
+    seconds = retry_after({"retry-after": after, "date": date}, NOW)
+
+    assert seconds is None or 0 <= seconds <= 7 * 86_400

@@ -21,7 +21,7 @@ from ._backfill import Fill, kind_of
 from ._compose import Plan
 from ._limits import Budget, Budgets
 from ._session import Backoff, Known
-from ._transport import THROTTLING, explain, throttled
+from ._transport import asks_for_pause, explain, throttled
 from .errors import ConnectionFailed, FeedError, RequestFailed, SymbolError, Throttled, nearest
 from .events import Event, Gap, Status
 from .feeds import Denied, Instrument, Request, Subscription, Want
@@ -266,8 +266,8 @@ class HistoryDesk:
             if words.pause is not None:
                 return Throttled(name, f"{url}: {words.reason}", status, words.pause)
             words = words.reason
-        if status in THROTTLING:
-            return throttled(name, url, response, words)
+        if asks_for_pause(response):
+            return throttled(name, url, response, self._plan.feed.clock.time_ns(), words)
         path = httpx.URL(url).path
         return RequestFailed(
             name, f"{path} answered HTTP {status}{': ' + words if words else ''}", status

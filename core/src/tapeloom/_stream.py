@@ -92,7 +92,7 @@ class Stream:
         budgets = Budgets(self._clock)
         for plan in self.plans:
             name = plan.feed.name
-            plan.line.way = self._dial or plan.line.way or dialer(web, name)
+            plan.line.way = self._dial or plan.line.way or dialer(web, name, self._clock)
             plan.taps += self._listeners(plan)
             self._feeds[name] = RunningFeed(plan, self._deliver, web, budgets, self._replay(plan))
         self._tasks = await self._exits.enter_async_context(anyio.create_task_group())

@@ -21,19 +21,28 @@ import httpx_ws
 from wsproto import events as ws
 from wsproto.utilities import LocalProtocolError
 
+from ._clock import SystemClock
 from ._framing import Decoder, ProtocolError
 from .errors import ConnectionFailed, ConnectionLost, FeedError, Throttled
-from .feeds import Dial, Endpoint, Link
+from .feeds import Clock, Dial, Endpoint, Link
+from .units import retry_after
 
-__all__ = ["MESSAGE_LIMIT", "THROTTLING", "BatchSession", "dialer", "explain", "throttled"]
+__all__ = ["MESSAGE_LIMIT", "BatchSession", "asks_for_pause", "dialer", "explain", "throttled"]
 
 MESSAGE_LIMIT = 16 * 1024 * 1024
 _READ = 256 * 1024
 _CLOSE_WITHIN = 2.0
 #: Event loops that try several addresses of a host say it in words of their own.
+#: With this status a proxy wants a login.
+_PROXY_LOGIN = 407
+#: What to do about a certificate, by OpenSSL's reason not to trust it; else: see who has signed it.
+_RENEW = "Is the clock of this machine right? If it is, the venue has to renew its certificate."
+_REMEDIES = {9: _RENEW, 10: _RENEW} | dict.fromkeys(
+    (62, 64), "It is the certificate of another host: check the address, and the proxy."
+)
 _REFUSED = re.compile(r"refused|attempts .*failed", re.IGNORECASE)
 #: HTTP statuses with which venues ask for a pause.
-THROTTLING = frozenset({403, 418, 429})
+_THROTTLING = frozenset({403, 418, 429})
 
 
 class BatchSession(httpx_ws.AsyncWebSocketSession):
@@ -131,8 +140,9 @@ class WebSocketLink:
         await self._session.send_event(ws.Ping(b""))
 
 
-def dialer(client: httpx.AsyncClient, feed: str) -> Dial:
+def dialer(client: httpx.AsyncClient, feed: str, clock: Clock | None = None) -> Dial:
     """Return how *feed* dials: through httpx-ws, on *client*."""
+    now = (clock or SystemClock()).time_ns
 
     @asynccontextmanager
     async def dial(endpoint: Endpoint) -> AsyncIterator[Link]:
@@ -150,7 +160,7 @@ def dialer(client: httpx.AsyncClient, feed: str) -> Dial:
                     )
                 )
             except httpx_ws.WebSocketUpgradeError as error:
-                raise _refused(feed, endpoint.url, error.response) from error
+                raise _refused(feed, endpoint.url, error.response, now()) from error
             except (httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
                 raise _unusable(feed, endpoint.url, error) from error
             except (httpx.HTTPError, httpcore.NetworkError, OSError) as error:
@@ -170,10 +180,12 @@ def _unusable(feed: str, url: str, error: Exception) -> ConnectionFailed:
     return failed
 
 
-def _refused(feed: str, url: str, response: httpx.Response) -> FeedError:
+def _refused(feed: str, url: str, response: httpx.Response, now: int) -> FeedError:
     status = response.status_code
-    if status in THROTTLING:
-        return throttled(feed, url, response)
+    if asks_for_pause(response):
+        return throttled(feed, url, response, now)
+    if status == _PROXY_LOGIN:
+        return _stopped(feed, urlsplit(url).netloc, f"{status} {response.reason_phrase}".rstrip())
     failed = ConnectionFailed(
         feed,
         f"{url} answered the WebSocket handshake with HTTP {status}."
@@ -183,10 +195,37 @@ def _refused(feed: str, url: str, response: httpx.Response) -> FeedError:
     return failed
 
 
-def throttled(feed: str, url: str, response: httpx.Response, words: str = "") -> Throttled:
+def _stopped(feed: str, host: str, words: str) -> ConnectionFailed:
+    """Return the error for a proxy that has answered, with a status and *words*, in place of *host*."""
+    status = int(found[0]) if (found := re.match(r"\d{3}\b", words)) else 0
+    if status == _PROXY_LOGIN:
+        text = (
+            f"the proxy wants a login before it lets us through to {host} ({words}). Give its"
+            ' address with name and password, as a secret: proxy = { env = "PROXY" } under [network].'
+        )
+    elif status >= 500 or not status:
+        text = f"the proxy cannot reach {host} ({words}). Check the address and the proxy."
+    else:
+        text = (
+            f"the proxy does not let us through to {host} ({words})."
+            " Check its rules, and proxy under [network]."
+        )
+    failed = ConnectionFailed(feed, text)
+    failed.retryable = not 400 <= status < 500 or status in (408, 425, 429)
+    return failed
+
+
+def asks_for_pause(response: httpx.Response) -> bool:
+    """Return whether an answer asks us to come back later, and not at once."""
+    status = response.status_code
+    return status in _THROTTLING or (status >= 500 and "retry-after" in response.headers)
+
+
+def throttled(
+    feed: str, url: str, response: httpx.Response, now: int, words: str = ""
+) -> Throttled:
     """Return the error for an answer that asks for a pause; *words* are the venue's own."""
-    after = response.headers.get("retry-after", "")
-    seconds = float(after) if after.isdigit() else None
+    seconds = retry_after(response.headers, now)
     pause = f" for {seconds:g} s" if seconds is not None else ""
     return Throttled(
         feed,
@@ -209,9 +248,14 @@ def explain(feed: str, url: str, error: Exception) -> ConnectionFailed:
     if isinstance(cause, ssl.SSLCertVerificationError):
         permanent = True
         text = (
-            f"the certificate of {host} is not trusted ({cause.verify_message})."
-            ' For a private certificate authority set ca = "file.pem" under [network].'
+            f"the certificate of {host} is not trusted ({cause.verify_message}). "
+            + _REMEDIES.get(
+                cause.verify_code,
+                'For a private certificate authority set ca = "file.pem" under [network].',
+            )
         )
+    elif isinstance(error, httpx.ProxyError):
+        return _stopped(feed, host, text)
     elif isinstance(cause, ssl.SSLError):
         text = f"TLS with {host} failed: {text}. Is this a TLS port?"
     elif isinstance(cause, socket.gaierror):
@@ -220,7 +264,8 @@ def explain(feed: str, url: str, error: Exception) -> ConnectionFailed:
         )
     elif isinstance(cause, ConnectionRefusedError) or _REFUSED.search(text):
         text = (
-            f"{host} refused the connection. Is the address right, and does the venue say it is up?"
+            f"{host} refused the connection. Is the address right, does the venue say that it is up,"
+            " and does the proxy run, where there is one?"
         )
     elif isinstance(error, httpx.TimeoutException):
         text = (

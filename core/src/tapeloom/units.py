@@ -1,11 +1,14 @@
-"""Durations and fractions as people write them: ``500ms``, ``1m``, ``10%``."""
+"""Durations and fractions as people write them (``500ms``, ``10%``), and pauses as servers do."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from datetime import UTC, datetime
 from decimal import Decimal, InvalidOperation
+from email.utils import parsedate_to_datetime
 
-__all__ = ["duration_ns", "fraction"]
+__all__ = ["duration_ns", "fraction", "retry_after"]
 
 _UNITS = {
     "ns": 1,
@@ -48,3 +51,33 @@ def fraction(text: str | float | Decimal) -> Decimal:
     if isinstance(text, bool) or not value.is_finite():
         raise ValueError(f"{text!r} is no fraction. Write '10%' or 0.1.")
     return value
+
+
+def retry_after(headers: Mapping[str, str], now: int) -> float | None:
+    """Return the seconds of pause that the headers of an HTTP answer ask for; None: for none.
+
+    ``Retry-After`` is a number of seconds or a date. A date is measured against the answer's own
+    ``Date``, so that the venue's clock is compared with itself; where there is none, against *now*.
+    """
+    named = {str(name).lower(): str(value).strip() for name, value in headers.items()}
+    asked = named.get("retry-after", "")
+    if asked.isascii() and asked.isdecimal():
+        return min(float(asked), _LONGEST)
+    until = _date(asked)
+    if until is None:
+        return None
+    since = _date(named.get("date", "")) or datetime.fromtimestamp(now / 1e9, UTC)
+    return min(max((until - since).total_seconds(), 0.0), _LONGEST)
+
+
+def _date(text: str) -> datetime | None:
+    """Read a date of HTTP, in any of its three forms; they are all in UTC."""
+    try:
+        date = parsedate_to_datetime(text)
+    except (ValueError, OverflowError):
+        return None
+    return date if date.tzinfo is not None else date.replace(tzinfo=UTC)
+
+
+#: No venue bans for longer than days: what asks for more is a mistake of the server.
+_LONGEST = 7 * 86_400.0

@@ -128,7 +128,9 @@ class CcxtSource:
         except Exception as error:
             reason = f"the markets of {self._make.name} cannot be loaded: {self._told(error)}"
             headers = exchange.last_response_headers
-            raise failure(self._feed.name, error, reason, headers) from error
+            raise failure(
+                self._feed.name, error, reason, headers, self._feed.clock.time_ns()
+            ) from error
         self._markets = exchange.markets, exchange.currencies
         self._feed.listing.instruments.update(instruments(exchange))
         known = self._feed.listing.instruments
@@ -265,10 +267,12 @@ class CcxtSource:
         what, reason = remedy(error), f"{topic}: {self._told(error)}"
         match what:
             case "login":
-                raise failure(self._feed.name, error, reason, None) from error
+                raise failure(
+                    self._feed.name, error, reason, None, self._feed.clock.time_ns()
+                ) from error
             case "wait":
                 headers = exchange.last_response_headers
-                raise throttled(reason, headers) from error
+                raise throttled(reason, headers, self._feed.clock.time_ns()) from error
             case "reopen":
                 raise ConnectionLost("", reason) from error
             case "retry" if not topic.live and len(topic.strikes) == STRIKES:

@@ -6,6 +6,7 @@ from typing import Any, Literal, TypeAlias
 
 from ccxt.base import errors as ccxt  # type: ignore[import-untyped]
 from tapeloom.errors import ConnectionFailed, ConnectionLost, FeedError, LoginRefused, Throttled
+from tapeloom.units import retry_after
 
 __all__ = ["Remedy", "failure", "remedy", "throttled"]
 
@@ -36,16 +37,13 @@ def remedy(error: BaseException) -> Remedy:
     return "retry"
 
 
-def throttled(reason: str, headers: Any) -> Throttled:
+def throttled(reason: str, headers: Any, now: int) -> Throttled:
     """Return the error for a venue that asks for a pause; *headers* are those of its last answer."""
-    pause = _PAUSE
-    for name, value in dict(headers or {}).items():
-        if str(name).lower() == "retry-after" and str(value).isdigit():
-            pause = float(value)
-    return Throttled("", reason, retry_after=pause)
+    pause = retry_after(dict(headers or {}), now)
+    return Throttled("", reason, retry_after=_PAUSE if pause is None else pause)
 
 
-def failure(feed: str, error: BaseException, reason: str, headers: Any) -> FeedError:
+def failure(feed: str, error: BaseException, reason: str, headers: Any, now: int) -> FeedError:
     """Return the error to raise where the exchange of *feed* could not be opened.
 
     Of those that pass, core tells which feed they are of.
@@ -54,7 +52,7 @@ def failure(feed: str, error: BaseException, reason: str, headers: Any) -> FeedE
         case "login":
             return LoginRefused(feed, reason)
         case "wait":
-            return throttled(reason, headers)
+            return throttled(reason, headers, now)
         case "refused":
             failed = ConnectionFailed(feed, f"{reason}. Correct the settings of this exchange.")
             failed.retryable = False
