@@ -1165,7 +1165,8 @@ async def test_the_message_budget_of_a_host_is_shared_by_its_connections(
                 if isinstance(event, Status) and len(times) == 12:
                     stream.stop()
 
-    assert len(times) == 12
+    # The last ones are said at the end, and they count as well.
+    assert 12 <= len(times) <= 17
     assert windows(times, 10.0) <= 5
 
 

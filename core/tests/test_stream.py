@@ -257,7 +257,7 @@ async def test_subscriptions_are_split_over_connections_and_paced(registry: Regi
         stream.consume()
         consumer = stream.consume()
         await take(consumer, 6, Status)
-    asked = [a for end in wire.ends for t in end.sent for a in json.loads(t)["args"]]
+        asked = [a for end in wire.ends for t in end.sent for a in json.loads(t)["args"]]
 
     assert len(wire.ends) == 3
     assert sorted(asked) == sorted(f"S{n}USD@trades" for n in range(25))
@@ -276,7 +276,7 @@ async def test_symbols_are_added_and_dropped_while_running(registry: Registry) -
         await until(lambda: len(wire.ends[0].sent) == 3)
 
     assert trades[0].symbol == "ETH/USD"
-    assert [json.loads(t)["op"] for t in wire.ends[0].sent] == ["sub", "sub", "unsub"]
+    assert [json.loads(t)["op"] for t in wire.ends[0].sent[:3]] == ["sub", "sub", "unsub"]
 
 
 async def test_garbage_is_rejected_in_its_place_and_costs_no_neighbour(registry: Registry) -> None:

@@ -38,6 +38,8 @@ log = structlog.get_logger()
 
 #: How often stages that act on time are asked whether they want to, in seconds.
 TICK = 0.1
+#: How long unsubscribing may take at the end; a venue ends with the connection what is left.
+_LEAVE_WITHIN = 2.0
 
 Deliver = Callable[[list[Event]], Awaitable[None]]
 
@@ -208,7 +210,22 @@ class RunningFeed:
 
     async def _cancel_when_stopped(self, scope: anyio.CancelScope) -> None:
         await self._stopped.wait()
+        await self._leave()
         scope.cancel()
+
+    async def _leave(self) -> None:
+        """Take leave of the venue, at its pace, for as long as that may take."""
+
+        async def leave() -> None:
+            async with anyio.create_task_group() as tasks:
+                for session in self.sessions:
+                    tasks.start_soon(session.leave)
+            waiting.cancel_scope.cancel()
+
+        async with anyio.create_task_group() as waiting:
+            waiting.start_soon(leave)
+            await self.plan.feed.clock.sleep(_LEAVE_WITHIN)
+            waiting.cancel_scope.cancel()
 
     async def _timer(self) -> None:
         """Let stages act when nothing comes."""

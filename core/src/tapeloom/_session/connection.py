@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import anyio
 import structlog
@@ -17,75 +18,17 @@ from tapeloom.errors import (
     Throttled,
 )
 from tapeloom.events import Event, Reject, Status
-from tapeloom.feeds import Ack, Endpoint, Frames, Link, Message, Notice, Pong, Refusal, Subscription
+from tapeloom.feeds import Ack, Frames, Link, Message, Notice, Pong, Refusal, Subscription
 
 from .backoff import Backoff
 from .subscriptions import Subscriptions
 
 if TYPE_CHECKING:
-    from tapeloom._compose import Plan
-    from tapeloom._limits import Budget
+    from .owner import Owner
 
-__all__ = ["PLANNED", "Connection", "Owner"]
+__all__ = ["PLANNED", "Connection"]
 
 log = structlog.get_logger()
-
-
-class Owner(Protocol):
-    """What a connection asks of the session it belongs to."""
-
-    @property
-    def plan(self) -> Plan:
-        """The feed, composed."""
-        ...
-
-    @property
-    def endpoint(self) -> Endpoint:
-        """Where to, and the venue's rules."""
-        ...
-
-    @property
-    def label(self) -> str:
-        """What people call it."""
-        ...
-
-    @property
-    def wanted(self) -> list[Subscription]:
-        """The subscriptions, which change in place."""
-        ...
-
-    @property
-    def messages(self) -> Budget | None:
-        """What may be sent to this host."""
-        ...
-
-    def live(self, some: Sequence[Subscription], said: int | None = None) -> None:
-        """Take note that these are live; *said*: when the venue's own word of it came."""
-        ...
-
-    def refused(self, some: Sequence[Subscription], said: int) -> None:
-        """Take note that the venue does not give us these, by its word of then."""
-        ...
-
-    def watch(self, connection: Connection) -> None:
-        """Look, from time to time, for what has fallen silent."""
-        ...
-
-    def excuse(self) -> None:
-        """Hold no silence against the venue: it was we who did not listen."""
-        ...
-
-    async def take(self, connection: Connection, events: list[Event], recv: int) -> None:
-        """Take what a read has brought."""
-        ...
-
-    async def tell(self, state: str, detail: str) -> None:
-        """Put a Status into the stream."""
-        ...
-
-    def retire(self, connection: Connection) -> bool:
-        """Begin to replace it; return False where nothing can take its place before it has ended."""
-        ...
 
 
 class Connection:
@@ -115,11 +58,13 @@ class Connection:
             endpoint.messages.seconds / endpoint.messages.count if endpoint.messages else 0.0
         )
         self._turn = anyio.Lock()  # to send, which is paced
+        self._free = 0.0  # when the next message may be sent
         self._next_id = 1
         self._heard = 0.0  # when the last byte came
         self._answer_due: float | None = None  # when a heartbeat must have been answered
         self._blocked = False  # a consumer makes us wait: then silence is our own
         self._tasks: anyio.abc.TaskGroup | None = None
+        self._leaving = False
         self._asking = Backoff(plan.feed.random, first=2.0)
         self._again: list[Subscription] = []  # refused for now, to be asked for once more
         self._admitted = anyio.Event()
@@ -145,6 +90,8 @@ class Connection:
                             tasks.start_soon(self._guard, task, link)
                         await self._guard(self._read, link)
                         tasks.cancel_scope.cancel()
+                    if self._leaving:
+                        await anyio.sleep_forever()  # its session ends it when all is said
                 finally:
                     self._link = self._tasks = None
         finally:
@@ -153,6 +100,17 @@ class Connection:
         if self._failure is not None:
             raise self._failure
         return self._ending or "the connection ended"
+
+    async def leave(self) -> None:
+        """Read no more, and end what was subscribed to, where it is open; it closes with its session."""
+        link, begun = self._link, list(self.subscriptions.begun)
+        if link is None or self._tasks is None or self._ending is not None:
+            return
+        self._leaving = True
+        self._tasks.cancel_scope.cancel()
+        if begun:
+            with contextlib.suppress(FeedError):  # it has ended by itself
+                await self._send(link, self._codec.drop(begun, self._next_id), drops=True)
 
     async def _begin(self, link: Link) -> None:
         self.opened = self._heard = self._clock.monotonic()
@@ -263,12 +221,19 @@ class Connection:
                 if message.id is None and not drops:
                     self._owner.live(self.subscriptions.still(message.subscriptions))
                 await link.send(message.text)
-                if self._pace:
-                    await self._clock.sleep(self._pace)
+                if not self._leaving:
+                    await self._keep_pace()
 
     async def _await_turn(self) -> None:
+        """Wait until something may be sent, and count it as sent."""
+        await self._keep_pace()  # where the one before us has given up waiting
         if self._owner.messages is not None:
             await self._owner.messages.take()
+        self._free = self._clock.monotonic() + self._pace
+
+    async def _keep_pace(self) -> None:
+        while (wait := self._free - self._clock.monotonic()) > 0:
+            await self._clock.sleep(wait)
 
     def _see_ready(self) -> None:
         if self._all_sent and not self.subscriptions.waiting:
@@ -370,8 +335,7 @@ class Connection:
                     await link.send(beat.message)
                 if beat.answer_within is not None and self._answer_due is None:
                     self._answer_due = self._clock.monotonic() + beat.answer_within
-                if self._pace:
-                    await self._clock.sleep(self._pace)
+                await self._keep_pace()
 
     async def _watch(self, link: Link) -> None:
         """End a connection that is silent or leaves a message unanswered; have an old one replaced."""

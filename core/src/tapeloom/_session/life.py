@@ -64,28 +64,34 @@ class Session:
         self._successor: Connection | None = None
         self._overlap: Overlap | None = None
         self._tasks: anyio.abc.TaskGroup | None = None
+        self._scope = anyio.CancelScope()
         self._worked = False  # a connection has been open
         self._outcome: str | FeedError = ""
 
     # ------------------------------------------------------------------------------------ the life
 
     async def run(self) -> None:
-        """Keep a connection until cancelled.
+        """Keep a connection until cancelled, or left.
 
         Raises FeedError where going on is pointless: the venue refuses for good, or the feed's
         `attempts` have all failed.
         """
-        while True:
-            connection = await self._chain()
-            reason, pause = self._verdict(self._outcome)
-            opened = connection.opened
-            lived = 0.0 if opened is None else self._clock.monotonic() - opened
-            self._backoff.lived(lived)
-            if reason != PLANNED or lived < _SETTLED:
-                pause = max(pause, self._backoff.next())
-                if self._backoff.spent:
-                    raise GivenUp(self._feed.name, self._backoff.attempt, reason) from self._failure
-            await self._again(reason, pause)
+        with self._scope:
+            while True:
+                connection = await self._chain()
+                await self._pause(connection)
+
+    async def _pause(self, connection: Connection) -> None:
+        """Wait, after the end of *connection*, until it is time for the next one."""
+        reason, pause = self._verdict(self._outcome)
+        opened = connection.opened
+        lived = 0.0 if opened is None else self._clock.monotonic() - opened
+        self._backoff.lived(lived)
+        if reason != PLANNED or lived < _SETTLED:
+            pause = max(pause, self._backoff.next())
+            if self._backoff.spent:
+                raise GivenUp(self._feed.name, self._backoff.attempt, reason) from self._failure
+        await self._again(reason, pause)
 
     @property
     def _failure(self) -> FeedError | None:
@@ -330,6 +336,15 @@ class Session:
         self._venue_clock.forget((one.symbol, one.channel) for one in gone)
         for connection in self._connections():
             await connection.drop(ordered)
+
+    async def leave(self) -> None:
+        """Dial and read no more, end the subscriptions of what is open, and then the session."""
+        try:
+            async with anyio.create_task_group() as tasks:
+                for connection in self._connections():
+                    tasks.start_soon(connection.leave)
+        finally:
+            self._scope.cancel()
 
     async def renew(self, some: Sequence[Subscription]) -> None:
         """Subscribe anew, so that the venue begins again with the whole."""

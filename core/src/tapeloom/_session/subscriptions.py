@@ -30,6 +30,9 @@ class Subscriptions:
     def __init__(self, wanted: list[Subscription]) -> None:
         self.wanted = wanted
         self.acknowledged: set[Subscription] = set()
+        self.begun: dict[
+            Subscription, None
+        ] = {}  #: what was asked for, in that order, and not ended
         self._waiting: dict[int | str, _Waiting] = {}
 
     # ------------------------------------------------------------------------------ what is wanted
@@ -39,6 +42,8 @@ class Subscriptions:
         gone = set(some)
         self.wanted[:] = [one for one in self.wanted if one not in gone]
         self.acknowledged -= gone
+        for one in gone:
+            self.begun.pop(one, None)
 
     def still(self, some: Iterable[Subscription]) -> list[Subscription]:
         """Return which of these are wanted."""
@@ -54,6 +59,11 @@ class Subscriptions:
 
     def sent(self, message: Message, due: float, *, drops: bool = False) -> None:
         """Take note of a message, which is to be answered until *due*."""
+        for one in message.subscriptions:
+            if drops:
+                self.begun.pop(one, None)
+            else:
+                self.begun[one] = None
         if message.id is not None:
             left = set(message.subscriptions)
             self._waiting[message.id] = _Waiting(message, due, left, drops)

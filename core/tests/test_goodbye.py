@@ -1,0 +1,252 @@
+"""Leaving a venue: read no more, end what was subscribed to at its pace, close properly, deliver the rest."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from typing import Any
+
+import anyio
+import pytest
+import tapeloom
+from tapeloom import FeedSpec, Registry, Stack, Status, Trade
+from tapeloom.errors import ConnectionFailed
+from tapeloom.feeds import Endpoint, Rate
+from tapeloom.testing import FakeClient, FakeVenue, FakeWire, VirtualClock, WireEnd
+from wsproto import events as ws
+
+
+def frame(n: int, symbol: str = "BTCUSD") -> str:
+    return json.dumps({"s": symbol, "t": n, "p": "1", "q": "1", "i": n})
+
+
+def said(end: WireEnd) -> list[tuple[str, list[str]]]:
+    messages = [json.loads(text) for text in end.sent]
+    return [(message["op"], message["args"]) for message in messages]
+
+
+async def acking(end: WireEnd, endpoint: Endpoint) -> None:
+    while True:
+        end.push(json.dumps({"ok": json.loads(await end.take())["id"]}))
+
+
+async def states_until(stream: tapeloom.Stream, state: str, count: int = 1) -> list[str]:
+    seen: list[str] = []
+    with anyio.fail_after(5):
+        async for event in stream:
+            if isinstance(event, Status):
+                seen.append(event.state)
+                if seen.count(state) == count:
+                    return seen
+    return seen
+
+
+def opened(registry: Registry, wire: FakeWire, symbols: Any = ("BTC/USD",), **more: Any) -> Any:
+    feed = FeedSpec("acme", symbols, ["trades"])
+    return tapeloom.open(feed, registry=registry, dial=wire.dial, seed=1, **more)
+
+
+@pytest.mark.parametrize("how", ["stop", "leave"])
+async def test_what_was_subscribed_to_is_ended_before_the_connection_is_closed(
+    registry: Registry, how: str
+) -> None:
+    wire = FakeWire(acking)
+    async with opened(registry, wire, ("BTC/USD", "ETH/USD")) as stream:
+        await states_until(stream, "subscribed")
+        if how == "stop":
+            stream.stop()
+            await stream.run()
+
+    assert said(wire.ends[0]) == [
+        ("sub", ["BTCUSD@trades", "ETHUSD@trades"]),
+        ("unsub", ["BTCUSD@trades", "ETHUSD@trades"]),
+    ]
+
+
+async def test_over_a_socket_the_last_words_come_before_a_proper_close_frame(
+    registry: Registry,
+) -> None:
+    """The venue goes on sending all the while."""
+    heard: list[Any] = []
+    gone = anyio.Event()
+
+    async def script(client: FakeClient) -> None:
+        heard.append(json.loads(await client.receive_text())["op"])
+        await client.send(json.dumps({"ok": 1}), frame(1))
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(selling, client)
+            while not heard or not isinstance(heard[-1], ws.CloseConnection):
+                event = await client.receive()
+                heard.append(
+                    json.loads(event.data)["op"] if isinstance(event, ws.TextMessage) else event
+                )
+            tasks.cancel_scope.cancel()
+        gone.set()
+
+    async def selling(client: FakeClient) -> None:
+        for n in range(2, 10_000):
+            await client.send(frame(n))
+            await anyio.sleep(0.001)
+
+    async with FakeVenue(script).serve() as venue:
+        feed = FeedSpec("acme", ["BTC/USD"], ["trades"])
+        stack = Stack(feeds=(feed,), venues={"acme": {"url": venue.url()}})
+        with anyio.fail_after(5):
+            async with tapeloom.open(stack, registry=registry) as stream:
+                async for event in stream:
+                    if isinstance(event, Trade) and event.id == 20:
+                        break
+            await gone.wait()
+
+    assert heard[:2] == ["sub", "unsub"]
+    assert isinstance(heard[2], ws.CloseConnection)
+    assert heard[2].code == 1000
+
+
+async def test_nothing_is_read_any_more_once_the_stream_is_stopped(registry: Registry) -> None:
+    ends: list[WireEnd] = []
+
+    async def answer(end: WireEnd, endpoint: Endpoint) -> None:
+        ends.append(end)
+        end.push(json.dumps({"ok": json.loads(await end.take())["id"]}), frame(1))
+        await end.take()  # what it says at the end is answered with more of the same
+        end.push(frame(2), frame(3))
+        await anyio.sleep_forever()
+
+    got: list[Any] = []
+    async with opened(registry, FakeWire(answer)) as stream:
+        with anyio.fail_after(5):
+            async for trade in stream.of(Trade):
+                got.append(trade.id)
+                stream.stop()
+
+    assert got == [1]
+
+
+async def test_the_venue_s_pace_is_kept_to_the_end_and_what_would_take_too_long_is_not_said(
+    registry: Registry, acme: Any
+) -> None:
+    """50 messages would take 25 seconds; two is what leaving may take."""
+    acme.endpoint = {"messages": Rate(2, 1.0), "ack_within": 1e6, "max_subscriptions": 1000}
+    clock = VirtualClock()
+    times: list[tuple[str, float]] = []
+
+    async def answer(end: WireEnd, endpoint: Endpoint) -> None:
+        while True:
+            message = json.loads(await end.take())
+            times.append((message["op"], clock.monotonic()))
+            end.push(json.dumps({"ok": message["id"]}))
+
+    symbols = [f"S{n}/USD" for n in range(500)]
+    stopped = 0.0
+    async with clock.running(), opened(registry, FakeWire(answer), symbols, clock=clock) as stream:
+        await states_until(stream, "subscribed", 50)
+        stopped = clock.monotonic()
+    every = [at for _, at in times]
+    last = [at for op, at in times if op == "unsub"]
+
+    assert all(later - earlier >= 0.5 for earlier, later in itertools.pairwise(every))
+    assert 4 <= len(last) <= 5
+    assert last[-1] - stopped <= 2.0
+
+
+async def test_what_was_refused_dropped_or_never_asked_for_is_not_ended(
+    registry: Registry, acme: Any
+) -> None:
+    acme.endpoint = {"messages": Rate(1, 1.0), "ack_within": 1e6}
+
+    async def answer(end: WireEnd, endpoint: Endpoint) -> None:
+        while True:
+            message = json.loads(await end.take())
+            if message["args"][0] == "S10USD@trades":
+                end.push(json.dumps({"error": "no such symbol", "id": message["id"]}))
+            else:
+                end.push(json.dumps({"ok": message["id"]}))
+
+    clock = VirtualClock()
+    wire = FakeWire(answer)
+    symbols = [f"S{n}/USD" for n in range(35)]  # ten in a message, one message in a second
+    async with clock.running(), opened(registry, wire, symbols, clock=clock) as stream:
+        await states_until(stream, "refused", 10)  # the second message
+        await stream.drop("S3/USD")
+    ended = [name for op, names in said(wire.ends[0]) if op == "unsub" for name in names]
+    begun = {name for op, names in said(wire.ends[0]) if op == "sub" for name in names}
+
+    assert ended[0] == "S3USD@trades"
+    assert ended.count("S3USD@trades") == 1
+    assert not {f"S{n}USD@trades" for n in range(10, 20)} & set(ended)
+    assert set(ended) <= begun
+
+
+async def test_where_nothing_is_open_nothing_is_said_and_nobody_is_dialled_any_more(
+    registry: Registry,
+) -> None:
+    wire = FakeWire(acking, refusals=[ConnectionFailed("acme", "not now") for _ in range(100)])
+    clock = VirtualClock()
+    async with clock.running(), opened(registry, wire, clock=clock) as stream:
+        await states_until(stream, "reconnecting", 3)
+        stream.stop()
+        left = len(wire.refusals)
+        await stream.run()
+
+    assert wire.ends == []
+    assert len(wire.refusals) == left
+
+
+async def test_a_venue_that_cuts_the_line_while_it_is_being_left_is_not_dialled_again(
+    registry: Registry, acme: Any
+) -> None:
+    acme.endpoint = {"messages": Rate(2, 1.0), "ack_within": 1e6}
+
+    async def answer(end: WireEnd, endpoint: Endpoint) -> None:
+        while True:
+            message = json.loads(await end.take())
+            if message["op"] == "unsub":
+                end.close(1006)
+            end.push(json.dumps({"ok": message["id"]}))
+
+    clock = VirtualClock()
+    wire = FakeWire(answer)
+    symbols = [f"S{n}/USD" for n in range(50)]
+    async with clock.running(), opened(registry, wire, symbols, clock=clock) as stream:
+        consumer = stream.consume()
+        await states_until(stream, "subscribed", 5)
+        stream.stop()
+        states = [event.state async for event in consumer if isinstance(event, Status)]
+
+    assert len(wire.ends) == 1
+    assert states[-1] == "ended"
+    assert "reconnecting" not in states
+
+
+async def test_whoever_cannot_wait_does_not(registry: Registry, acme: Any) -> None:
+    """An exception leaves at once: nothing more is said."""
+    wire = FakeWire(acking)
+    with pytest.raises(KeyboardInterrupt):
+        async with opened(registry, wire) as stream:
+            await states_until(stream, "subscribed")
+            raise KeyboardInterrupt
+
+    assert [op for op, _ in said(wire.ends[0])] == ["sub"]
+
+
+async def test_a_consumer_that_blocks_does_not_keep_the_last_words_back(registry: Registry) -> None:
+    async def answer(end: WireEnd, endpoint: Endpoint) -> None:
+        end.push(json.dumps({"ok": json.loads(await end.take())["id"]}))
+        for n in range(50):
+            end.push(frame(n))
+        await anyio.sleep_forever()
+
+    wire = FakeWire(answer)
+    async with opened(registry, wire) as stream:
+        slow = stream.consume(Trade, size=1, policy="block")
+        await anyio.wait_all_tasks_blocked()
+        stream.stop()
+        with anyio.fail_after(5):
+            while len(wire.ends[0].sent) < 2:  # noqa: ASYNC110 - it is the outside that changes
+                await anyio.sleep(0.001)
+        taken = [trade.id async for trade in slow]
+
+    assert [op for op, _ in said(wire.ends[0])] == ["sub", "unsub"]
+    assert taken == list(range(len(taken)))  # what was read before is still delivered, in order
+    assert len(taken) >= 2
