@@ -1,0 +1,152 @@
+"""Days of planned and unplanned ends, in virtual time, through the real plugins: a ledger of every trade.
+
+Venues end every connection from time to time: Binance after 24 hours, Interactive Brokers' gateway by
+its daily restart, and Alpaca takes one connection only, so that none can stand in for another. Nothing
+may be lost in silence, and nothing may come twice.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import anyio
+import pytest
+import tapeloom
+import tapeloom_simulator as simulator
+from attrs import define
+from tapeloom import Event, FeedSpec, Gap, Stack, Status
+from tapeloom.testing import LoopClock, virtual_backend
+from tapeloom_simulator import EPOCH, Account, Fault, Ledger, signs
+
+pytestmark = pytest.mark.slow
+
+SECOND = 1_000_000_000
+HOUR = 3600.0
+#: Up to how long before the end the books are closed.
+SETTLES = 60
+
+
+@pytest.fixture(params=["asyncio", "trio"])
+def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, Any]]:
+    return virtual_backend(request.param)
+
+
+@pytest.fixture(autouse=True)
+def unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have the simulator look once a second for what is due: days would take minutes otherwise."""
+    monkeypatch.setattr("tapeloom_simulator.clockwork._NAP", 1.0)
+
+
+@define
+class Days:
+    """What came of some days."""
+
+    accounts: list[Account]
+    events: list[Event]
+    told: Counter[str]
+    injected: dict[str, int]
+
+    def sum(self, entry: str) -> int:
+        return sum(getattr(account, entry) for account in self.accounts)
+
+    def states(self, state: str) -> list[Status]:
+        return [one for one in self.events if isinstance(one, Status) and one.state == state]
+
+    def gaps(self) -> list[Gap]:
+        return [one for one in self.events if isinstance(one, Gap)]
+
+
+async def live(
+    venue: str,
+    market: str,
+    symbols: Sequence[str],
+    hours: float,
+    *,
+    faults: Sequence[Fault] = (),
+    unit: int = 1_000_000,
+    stages: Sequence[str] = ("quality",),
+    settings: Mapping[str, Any] | None = None,
+) -> Days:
+    """Stream trades for so many hours of the venue's and our time, and close the books."""
+    async with simulator.serve(venue, symbols=symbols, seed=3, rate=0.2, faults=faults) as sim:
+        feed = FeedSpec(venue, symbols, ("trades",), market=market, stages=stages)
+        stack = Stack(feeds=(feed,), venues={venue: {**sim.settings, **(settings or {})}})
+        events: list[Event] = []
+        async with tapeloom.open(stack, clock=LoopClock(EPOCH), seed=1) as stream:
+            with anyio.move_on_after(hours * HOUR):
+                async for batch in stream.batches():
+                    events += batch
+            told = signs(events, stream.counters)
+        ledger = Ledger(sim.truth, unit=unit, slack=2 * SECOND)
+        ledger.take(events)
+        begun = min(one.since for one in sim.truth.sent)
+        accounts = ledger.accounts(symbols, begun + SECOND, sim.market.now - SETTLES * SECOND)
+        return Days(accounts, events, told, sim.truth.injected())
+
+
+async def test_two_days_of_a_venue_that_ends_every_connection_after_24_hours_lose_nothing() -> None:
+    """Binance: each connection is replaced after 23 hours, beside the one that it replaces."""
+    days = await live("binance", "spot", ("BTC/USDT", "ETH/USDT"), 48.0)
+
+    assert [str(one) for one in days.accounts if not one.balanced] == []
+    assert days.sum("sent") > 30_000
+    assert days.sum("live") == days.sum("sent")  # all of it live: nothing was even to be fetched
+    assert len(days.states("replaced")) == 2
+    assert days.states("reconnecting") == []
+    assert days.gaps() == []
+
+
+async def test_a_day_in_which_the_venue_ends_every_connection_each_hour_is_fetched_to_the_last_trade(
+) -> None:  # fmt: skip
+    """Binance, without a word: what the holes have cost is fetched over REST."""
+    faults = [Fault(kind="max_age", seconds=HOUR, count=0)]
+    days = await live("binance", "spot", ("BTC/USDT", "ETH/USDT"), 24.0, faults=faults)
+
+    assert [str(one) for one in days.accounts if not one.balanced] == []
+    assert days.injected["max_age"] == 23
+    assert len(days.states("reconnecting")) == 23
+    assert days.sum("live") + days.sum("fetched") == days.sum("sent")
+    assert {gap.verdict for gap in days.gaps()} <= {"open", "filled"}
+
+
+async def test_a_day_at_a_venue_that_takes_one_connection_is_told_and_fetched() -> None:
+    """Alpaca: it ends the connection every two hours, and holds its place for some seconds more."""
+    faults = [
+        Fault(kind="max_age", seconds=2 * HOUR, count=0),
+        Fault(kind="lingering_session", seconds=20.0, count=0),
+    ]
+    days = await live("alpaca", "crypto", ("BTC/USD", "ETH/USD"), 24.0, faults=faults, unit=1)
+
+    assert [str(one) for one in days.accounts if not one.balanced] == []
+    assert days.injected["max_age"] >= 11
+    assert days.sum("fetched") > 0
+    assert days.sum("live") + days.sum("fetched") == days.sum("sent")
+    # Each hole is told once for each symbol, and once more when it has been filled.
+    holes = days.told["gap disconnect"] // 2
+    assert holes == 2 * days.injected["max_age"]
+    assert days.told["verdict filled"] == holes
+    assert days.states("replaced") == []  # nothing stood in for it
+
+
+@pytest.mark.parametrize("anyio_backend", [virtual_backend("asyncio")], ids=["asyncio"])
+async def test_two_days_of_a_gateway_that_restarts_daily_lose_nothing_in_silence() -> None:
+    """Interactive Brokers, by its own library: the nightly reset, then the restart of the gateway."""
+    faults = [
+        Fault(kind="ib_1102", at=5 * HOUR),  # the servers' reset; subscriptions are kept
+        Fault(kind="disconnect", at=9 * HOUR, how="abrupt"),  # the gateway's restart
+        Fault(kind="dial_limit", at=9 * HOUR, count=4),  # which takes a while
+        Fault(kind="ib_1101", at=29 * HOUR),  # the next night they are not
+        Fault(kind="disconnect", at=33 * HOUR, how="clean"),
+    ]
+    days = await live("ib", "", ("AAPL/USD", "MSFT/USD"), 48.0, faults=faults, unit=SECOND)
+
+    assert [str(one) for one in days.accounts if not one.balanced] == []
+    assert days.injected == {"ib_1102": 1, "disconnect": 2, "dial_limit": 4, "ib_1101": 1}
+    assert len(days.states("reconnecting")) == 6
+    assert days.sum("live") + days.sum("in_gaps") == days.sum("sent")
+    # Four holes a symbol, each of seconds: the rest of two days is there.
+    assert days.sum("in_gaps") < 60
+    assert len(days.gaps()) == 8
+    assert days.states("replaced") == []
