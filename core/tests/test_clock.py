@@ -1,12 +1,22 @@
-"""The clock of a live stream."""
+"""The clock of a live stream, also where somebody sets it."""
 
 from __future__ import annotations
 
+import json
 import time
+from decimal import Decimal
+from typing import Any
 
 import anyio
-from tapeloom._clock import SystemClock
-from tapeloom.feeds import Clock
+import pytest
+import tapeloom
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tapeloom import FeedSpec, Gap, Registry, Status, Trade
+from tapeloom._clock import Alarm, Steps, SystemClock
+from tapeloom._session.memory import Memory
+from tapeloom.feeds import Clock, Endpoint, LiveTrades, Subscription
+from tapeloom.testing import FakeWire, VirtualClock, WireEnd
 
 
 def test_it_keeps_the_time_of_the_machine() -> None:
@@ -34,3 +44,165 @@ async def test_it_waits_no_less_than_asked_and_can_be_given_up_on() -> None:
 
     assert waited >= 0.009
     assert scope.cancelled_caught
+
+
+# -------------------------------------------------------------------------------- a clock that is set
+
+HOUR = 3600 * 1_000_000_000
+SECOND = 1_000_000_000
+
+
+class Wall(VirtualClock):
+    """A clock that somebody sets."""
+
+    shift = 0
+
+    def time_ns(self) -> int:
+        return super().time_ns() + self.shift
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    st.floats(0.1, 7000), st.floats(0, 7000), st.sampled_from([-HOUR, HOUR, -HOUR // 2, 3 * HOUR])
+)
+def test_an_alarm_rings_after_the_seconds_that_were_left_whenever_the_clock_is_set(
+    wait: float, set_after: float, shift: int
+) -> None:
+    clock = Wall()
+    alarm = Alarm(clock)
+    due = clock.time_ns() + round(wait * SECOND)
+    assert alarm.rings(due) is None
+    rang: float | None = None
+    while rang is None:
+        clock.advance(min(0.5, max(wait - clock.monotonic(), 0.01)))
+        if clock.monotonic() >= set_after and not clock.shift:
+            clock.shift = shift
+        now = alarm.rings(due)
+        if now is not None:
+            rang = clock.monotonic()
+            assert due <= now < due + SECOND  # the time it is, on the clock that it was set on
+
+    assert wait - 1e-6 <= rang < wait + 0.1
+
+
+@pytest.mark.parametrize("shift", [-HOUR, HOUR])
+@pytest.mark.parametrize("made", ["before", "after"])
+def test_a_time_that_is_first_heard_of_when_the_clock_was_set_is_taken_for_the_nearer_one(
+    shift: int, made: str
+) -> None:
+    clock = Wall()
+    alarm = Alarm(clock)
+    assert alarm.rings(None) is None
+    before = clock.time_ns()
+    clock.shift = shift
+    due = (before if made == "before" else clock.time_ns()) + 10 * SECOND
+    assert alarm.rings(due) is None
+    clock.advance(9.9)
+    assert alarm.rings(due) is None
+    clock.advance(0.1)
+
+    assert alarm.rings(due) is not None
+
+
+def test_a_clock_that_is_slewed_was_not_set() -> None:
+    clock = Wall()
+    steps = Steps(clock)
+    for _ in range(100):
+        clock.shift += SECOND // 100
+        assert not steps.look()
+    clock.shift -= HOUR
+
+    assert steps.look()
+    assert not steps.look()
+
+
+async def test_a_stage_is_woken_in_time_though_the_clock_goes_back(
+    registry: Registry, marker: Any
+) -> None:
+    """The stage waits ten seconds; after five, the clock goes back by an hour."""
+    clock = Wall()
+
+    async def answer(end: WireEnd, endpoint: Endpoint) -> None:
+        end.push(json.dumps({"ok": json.loads(await end.take())["id"]}))
+        await anyio.sleep_forever()
+
+    feed = FeedSpec("acme", ["BTC/USD"], ["trades"], stages=["marker"])
+    wire = FakeWire(answer)
+    ticked: list[float] = []
+
+    async def collect(stream: tapeloom.Stream) -> None:
+        async for event in stream:
+            if isinstance(event, Status) and event.state == "ticked":
+                ticked.append(clock.monotonic())  # noqa: PERF401 - when it comes
+
+    with anyio.fail_after(10):
+        async with (
+            clock.running(),
+            tapeloom.open(feed, registry=registry, dial=wire.dial, clock=clock, seed=1) as stream,
+            anyio.create_task_group() as tasks,
+        ):
+            tasks.start_soon(collect, stream)
+            await clock.sleep(1.0)
+            marker.stages[0].due = clock.time_ns() + 10 * SECOND
+            await clock.sleep(5.0)
+            clock.shift = -HOUR
+            await clock.sleep(20.0)
+            tasks.cancel_scope.cancel()
+
+    assert ticked == pytest.approx([11.0], abs=0.2)
+
+
+async def test_a_hole_after_which_nothing_comes_is_told_in_time_though_the_clock_goes_back(
+    registry: Registry,
+) -> None:
+    """The connection is cut; the venue agrees anew, and says no more. Then the clock goes back."""
+    clock = Wall()
+    count = 0
+
+    async def answer(end: WireEnd, endpoint: Endpoint) -> None:
+        nonlocal count
+        count += 1
+        end.push(json.dumps({"ok": json.loads(await end.take())["id"]}))
+        if count == 1:
+            end.push(json.dumps({"s": "BTCUSD", "t": 5, "p": "1", "q": "1", "i": 1}))
+            await clock.sleep(1.0)
+            end.close(1006)
+        await clock.sleep(2.0)
+        clock.shift = -HOUR
+        await anyio.sleep_forever()
+
+    wire = FakeWire(answer)
+    feed = FeedSpec("acme", ["BTC/USD"], ["trades"])
+    gaps: list[float] = []
+
+    async def collect(stream: tapeloom.Stream) -> None:
+        async for event in stream:
+            if isinstance(event, Gap):
+                gaps.append(clock.monotonic())  # noqa: PERF401 - when it comes
+
+    with anyio.fail_after(10):
+        async with (
+            clock.running(),
+            tapeloom.open(feed, registry=registry, dial=wire.dial, clock=clock, seed=1) as stream,
+            anyio.create_task_group() as tasks,
+        ):
+            tasks.start_soon(collect, stream)
+            await clock.sleep(20.0)
+            tasks.cancel_scope.cancel()
+
+    assert len(gaps) == 1
+    assert gaps[0] < 10.0
+
+
+def test_the_last_trade_is_the_last_whatever_our_clock_says() -> None:
+    """One came beside other events, the next one in a batch of its own, and our clock went back between."""
+    one = Subscription("BTC/USD", "trades")
+
+    def trade(id: int, recv: int) -> Trade:
+        return Trade("acme", "BTC/USD", id, recv, Decimal(1), Decimal(1), "buy", id, "trades")
+
+    memory = Memory()
+    memory.note([Status("acme", "", 1, 2 * HOUR, "notice"), trade(1, 2 * HOUR)])
+    memory.note(LiveTrades([trade(2, HOUR)], [0]))
+
+    assert memory.last(one) == trade(2, HOUR)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import anyio
 import structlog
 
+from ._clock import Alarm
 from ._compose import too_many
 from ._history import HistoryDesk, check_symbols
 from ._session import Session, SourceSession
@@ -230,13 +231,12 @@ class RunningFeed:
     async def _timer(self) -> None:
         """Let stages act when nothing comes."""
         clock, pipeline = self.plan.feed.clock, self.plan.pipeline
+        alarm = Alarm(clock)
         while pipeline.timed:
             await clock.sleep(TICK)
-            due = pipeline.due
-            if due is not None and due <= (now := clock.time_ns()):
-                events = pipeline.tick(now)
-                if events:
-                    await self._deliver(events)
+            now = alarm.rings(pipeline.due)
+            if now is not None and (events := pipeline.tick(now)):
+                await self._deliver(events)
 
     # ----------------------------------------------------------------------------- while it runs
 

@@ -45,8 +45,8 @@ class Holes:
         self._apart = apart
         self._memory = Memory()
         self._missed = missed
-        # Those of which the venue has said that they live again: when, on its clock and on ours.
-        self._word: dict[Subscription, tuple[int, int]] = {}
+        # Those of which the venue has said that they live again: when, on its clock and in seconds.
+        self._word: dict[Subscription, tuple[int, float]] = {}
         self._recv = 0
         self._ts = 0  # up to when all is known, on the venue's clock
         self._lead: int | None = None  # how far the venue's clock runs ahead of ours, at the least
@@ -92,16 +92,22 @@ class Holes:
         last = self._memory.last(one) if self._apart else None
         return last.ts if last is not None else self._ts or self._now()
 
-    def suspect(self, one: Subscription, recv: int) -> None:
-        """Open a hole for what has been silent since then, on a connection that goes on."""
-        self.open.setdefault(one, (recv + (self._lead or 0), "stall"))
+    def suspect(self, one: Subscription, now: int, seconds: float) -> None:
+        """Open a hole for what has been silent for so long, on a connection that goes on."""
+        # Where our clock was set a moment ago, the venue's last word is nearer to its time than ours.
+        venue = now + self._lead if self._lead is not None else self._ts or now
+        self.open.setdefault(one, (venue - round(seconds * 1_000_000_000), "stall"))
 
-    def close(self, subscriptions: Iterable[Subscription], recv: int) -> None:
+    def close(self, subscriptions: Iterable[Subscription], recv: int, at: float) -> None:
         """Take note that these live again: their holes end here, whether or not something comes."""
-        self._recv = max(self._recv, recv)
+        self._recv = recv
         for one in subscriptions:
             if one in self.open:
-                self._word.setdefault(one, (self._now(), recv))
+                self._word.setdefault(one, (self._now(), at))
+
+    def step(self) -> None:
+        """Take note that our clock was set: how far the venue's is ahead of it is to be seen anew."""
+        self._lead = None
 
     def forget(self, subscriptions: Collection[Subscription]) -> None:
         """Drop what nobody wants any more."""
@@ -121,7 +127,7 @@ class Holes:
             out.append(event)
         return out
 
-    def quiet(self, now: int) -> list[Event]:
+    def quiet(self, now: float) -> list[Event]:
         """Return a Gap for each hole that has ended a while ago, and after which nothing came yet."""
         late = [
             (one, until)
@@ -158,5 +164,6 @@ class Holes:
 
 #: So many of the last events of a batch are looked at for the venue's time.
 _LOOK = 16
-#: For so many ns after the venue's word, the first event is waited for: it tells more than the time.
-_PATIENCE = 5_000_000_000
+#: For so many seconds after the venue's word, the first event is waited for: it tells more than the
+#: time.
+_PATIENCE = 5.0

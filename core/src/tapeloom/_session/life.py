@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import anyio
 import structlog
 
+from tapeloom._clock import Steps
 from tapeloom.errors import ConnectionFailed, ConnectionLost, FeedError, GivenUp, Throttled
 from tapeloom.events import Event, Status
 from tapeloom.feeds import Endpoint, Subscription
@@ -59,6 +60,7 @@ class Session:
         self._holes = Holes(plan.feed.venue, missed) if missed else Holes(plan.feed.venue)
         self._silence = Silence()
         self._venue_clock = VenueClock()
+        self._steps = Steps(plan.feed.clock)
         self._renewed: dict[Subscription, float] = {}  # when each was last subscribed anew
         self._current: Connection | None = None
         self._successor: Connection | None = None
@@ -264,11 +266,11 @@ class Session:
         self._holes.live.update(some)
         self._silence.begin(some, self._clock.monotonic())
         if said is not None:
-            self._holes.close(some, said)
+            self._holes.close(some, said, self._clock.monotonic())
 
     def refused(self, some: Sequence[Subscription], said: int) -> None:
         """Take note that the venue does not give us these, by its word of then."""
-        self._holes.close(some, said)
+        self._holes.close(some, said, self._clock.monotonic())
         self._holes.live.difference_update(some)
         self._silence.forget(some)
 
@@ -278,9 +280,12 @@ class Session:
 
     def watch(self, connection: Connection) -> None:
         """Subscribe anew to what has fallen silent; give up a connection where that does not help."""
+        if self._steps.look():
+            self._holes.step()
+            self._venue_clock.step(self._clock.time_ns())
         if connection is not self._current or self._successor is not None or self._tasks is None:
             return
-        if self._holes.open and (gaps := self._holes.quiet(self._clock.time_ns())):
+        if self._holes.open and (gaps := self._holes.quiet(self._clock.monotonic())):
             self._counters["gaps"] += len(gaps)
             self._tasks.start_soon(self._put, gaps)
         if found := self._venue_clock.look(self._silence.sample):
@@ -291,8 +296,7 @@ class Session:
         now = self._clock.time_ns()
         for each in mute:
             if each.missed:  # looked at once a second, so it may have spoken a second before
-                since = now - round((each.seconds + 1.0) * 1_000_000_000)
-                self._holes.suspect(each.subscription, since)
+                self._holes.suspect(each.subscription, now, each.seconds + 1.0)
         known = [each for each in mute if each.usual is not None]
         if self._silence.most(known) or any(each.strikes == 2 for each in known):
             connection.end(_silent(known))

@@ -45,7 +45,8 @@ class Memory:
         found = self._last.get((one.symbol, one.channel))
         for event in self._by_line.values():
             if event.symbol == one.symbol and event.channel == one.channel:
-                return event if found is None or event.recv > found.recv else found
+                # By the venue's clock: ours may have been set between the two.
+                return event if found is None or event.ts >= found.ts else found
         return found
 
     def known(self, one: Subscription, since: int) -> set[int | str]:

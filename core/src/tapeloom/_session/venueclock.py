@@ -100,6 +100,11 @@ class VenueClock:
         )
         return [Finding("clock_moved", detail)]
 
+    def step(self, now: int) -> None:
+        """Take note that our clock was set, and is at *now*: what stands still is measured anew."""
+        for line in self._lines.values():
+            line.recv, line.words = now, 0
+
     def forget(self, some: Iterable[tuple[str, str]]) -> None:
         """Forget subscriptions that are no more."""
         for one in some:
