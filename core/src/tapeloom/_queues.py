@@ -6,7 +6,7 @@ that consumer, ahead of the next batch, how much of which channel it missed.
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Collection
 from typing import TYPE_CHECKING, Literal
 
@@ -37,6 +37,7 @@ class Queue:
         name: str = "",
         *,
         pumped: bool = False,
+        counters: Counter[str] | None = None,
     ) -> None:
         self.name = name
         self.pumped = pumped  #: emptied by a task of ours, not by the user's code
@@ -47,6 +48,7 @@ class Queue:
         self.count = 0  #: events waiting
         self.taken = 0  #: events that came in
         self.dropped = 0  #: events that this consumer lost
+        self._counters: Counter[str] = Counter() if counters is None else counters
         self._batches: deque[list[Event]] = deque()
         self._lost: dict[tuple[str, str, str], list[int]] = {}
         self._more: anyio.Event | None = None
@@ -161,11 +163,13 @@ class Queue:
 
     def _lose(self, event: Event) -> None:
         self.dropped += 1
+        self._counters["dropped"] += 1
         lost = self._lost.setdefault(
             (event.venue, event.symbol, event.channel), [0, event.ts, event.ts]
         )
         lost[0] += 1
-        lost[1] = min(lost[1], event.ts)
+        # The hole that a lost Gap told of is part of what this consumer does not know.
+        lost[1] = min(lost[1], event.since if type(event) is Gap else event.ts)
         lost[2] = max(lost[2], event.ts)
 
     def _announce(self, before: Event) -> list[Event]:

@@ -177,7 +177,8 @@ class Stream:
         *,
         pumped: bool = False,
     ) -> Queue:
-        queue = Queue(spec, types, name or f"consumer {len(self._queues) + 1}", pumped=pumped)
+        name = name or f"consumer {len(self._queues) + 1}"
+        queue = Queue(spec, types, name, pumped=pumped, counters=self._own)
         if pumped:
             self._pumps.add()
         if self._ended.is_set():
