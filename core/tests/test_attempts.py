@@ -189,3 +189,53 @@ def test_the_number_stands_in_the_stack_or_in_code() -> None:
     assert spec().attempts is None
     with pytest.raises(ConfigError, match="expected a whole number from 1 on"):
         spec(attempts=0)
+
+
+# ------------------------------------------------------------------------ what is not tried again
+
+
+@pytest.mark.parametrize("where", ["dial", "codec", "source"])
+async def test_a_programming_error_is_raised_as_it_is_and_never_tried_again(
+    registry: Registry, where: str
+) -> None:
+    runs: list[str] = []
+
+    class Well:
+        backends = frozenset({"asyncio", "trio"})
+        channels = frozenset({"trades"})
+        resumes = False
+
+        async def run(self, deliver: Any) -> None:
+            runs.append("run")
+            raise TypeError("a defect")
+
+        def changed(self) -> None:
+            pass
+
+    class Plugin:
+        @hookimpl
+        def connect(self, feed: Feed) -> Well:
+            return Well()
+
+    registry.register(Plugin(), "well")
+    wire = FakeWire(acking, refusals=[TypeError("a defect")] if where == "dial" else [])
+    clock = VirtualClock()
+    feed = FeedSpec("well" if where == "source" else "acme", ["BTC/USD"], ["trades"])
+    with pytest.raises(TypeError, match="a defect"), anyio.fail_after(10):
+        async with (
+            clock.running(),
+            tapeloom.open(feed, registry=registry, dial=wire.dial, clock=clock, seed=1) as stream,
+        ):
+            if where == "codec":
+                stream.plans[0].codec = Defective()
+            async for _ in stream:
+                pass
+
+    assert len(wire.ends) == (where == "codec")
+    assert len(runs) == (where == "source")
+    assert wire.refusals == []
+
+
+class Defective:
+    def add(self, *_: Any) -> Any:
+        raise TypeError("a defect")

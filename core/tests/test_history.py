@@ -17,7 +17,7 @@ from tapeloom._compose import Plan, compose
 from tapeloom._history import HistoryDesk, check_symbols
 from tapeloom._limits import Budgets
 from tapeloom.errors import ConnectionFailed, SymbolError
-from tapeloom.feeds import Denied, Request, Want
+from tapeloom.feeds import Denied, Request, Subscription, Want
 from tapeloom.hooks import hookimpl
 from tapeloom.testing import FakeVenue, FakeWire, VirtualClock, WireEnd
 
@@ -66,21 +66,26 @@ class Rig:
 
 @asynccontextmanager
 async def desk(
-    registry: Registry, *answers: Any, spec: FeedSpec | None = None, run: bool = True
+    registry: Registry,
+    *answers: Any,
+    spec: FeedSpec | None = None,
+    run: bool = True,
+    activity: Callable[[Subscription], float] = lambda _: 0.0,
+    **settings: Any,
 ) -> AsyncIterator[Rig]:
     clock = VirtualClock()
     http = Answers(clock, *answers)
     venue = FakeVenue(lambda client: anyio.sleep_forever(), http=http)
     async with venue.serve(), httpx.AsyncClient(trust_env=False) as client:
         spec = spec or FeedSpec("acme", ["BTC/USD"], ["book"])
-        stack = Stack(feeds=(spec,), venues={"acme": {"rest": venue.url("http")}})
+        stack = Stack(feeds=(spec,), venues={"acme": {"rest": venue.url("http"), **settings}})
         plan = compose(stack, registry, clock, 1).plans[0]
         got: list[Event] = []
 
         async def deliver(events: list[Event]) -> None:
             got.extend(events)
 
-        one = HistoryDesk(plan, client, Budgets(clock), deliver)
+        one = HistoryDesk(plan, client, Budgets(clock), deliver, activity=activity)
         async with clock.running(), anyio.create_task_group() as tasks:
             if run:
                 tasks.start_soon(one.run)
@@ -427,3 +432,29 @@ async def test_nothing_can_be_fetched_for_a_feed_that_does_not_run(registry: Reg
 
 async def _nowhere(events: list[Event]) -> None:
     raise AssertionError(events)
+
+
+async def test_books_come_first_and_then_what_concerns_the_most_active_symbols(
+    registry: Registry,
+) -> None:
+    """After a lost connection all ask at once; the venue's budget is for all of them."""
+    active = {"A/USD": 0.1, "B/USD": 9.0, "C/USD": 1.0}
+    ten = b"[]"
+
+    async with desk(
+        registry, BOOK, ten, activity=lambda one: active[one.symbol], past_trades=True
+    ) as rig:
+        for symbol in active:
+            rig.ask(symbol, "trades", after=1)
+        rig.http.answers = [BOOK, BOOK, BOOK, ten]
+        for symbol in active:
+            rig.ask(symbol)
+        with anyio.fail_after(10):
+            while len(rig.http.asked) < 6:
+                await rig.clock.sleep(0.05)
+
+    asked = [path.partition("&")[0] for _, path in rig.http.asked]
+    assert asked == [
+        *(f"/book?s={symbol}" for symbol in ("B/USD", "C/USD", "A/USD")),
+        *(f"/trades?s={symbol}" for symbol in ("B/USD", "C/USD", "A/USD")),
+    ]
