@@ -120,7 +120,7 @@ class Session:
         until, cause, line.hole = max(line.last, until), line.hole, ""
         self._feed.counters["gaps"] += 1
         self._out.append(
-            Gap(line.venue, line.symbol, until, recv, line.last, until, cause, None, "open",
+            Gap(line.venue, line.symbol, until, recv, line.last, until, cause, None, "unrecoverable",
                 line.channel)
         )  # fmt: skip
 
