@@ -202,7 +202,8 @@ async def run(
         async with tapeloom.open(stack, clock=LoopClock(EPOCH), seed=1) as stream:
             error = await collect(stream, events, lasts)
             told = signs(events, stream.counters) + error
-        return outcome(place, sim, events, told)
+            injected = sim.truth.injected()  # but what strikes the last words of a client
+        return outcome(place, sim, events, told, injected)
 
 
 async def collect(stream: tapeloom.Stream, events: list[Event], lasts: float) -> Counter[str]:
@@ -217,7 +218,11 @@ async def collect(stream: tapeloom.Stream, events: list[Event], lasts: float) ->
 
 
 def outcome(
-    place: Place, sim: simulator.Simulation, events: list[Event], told: Counter[str]
+    place: Place,
+    sim: simulator.Simulation,
+    events: list[Event],
+    told: Counter[str],
+    injected: dict[str, int],
 ) -> Outcome:
     """Close the books."""
     ledger = Ledger(sim.truth, unit=place.unit, slack=2 * SECOND)
@@ -232,7 +237,7 @@ def outcome(
         for channel in place.channels[1:]
         if (last := latest(quotes, symbol, channel)) is not None and not recent(sim, symbol, last)
     ]
-    return Outcome(accounts, told, sim.truth.injected(), invented, wrong)
+    return Outcome(accounts, told, injected, invented, wrong)
 
 
 def latest(quotes: Sequence[Quote], symbol: str, channel: str) -> Any:
