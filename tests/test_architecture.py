@@ -30,6 +30,8 @@ ROOMS = [
     "_levels",
     "_sockets",
     "_client",
+    "_deflate",
+    "_messages",
     "_framing",
     "_transport",
     "_pipeline",
