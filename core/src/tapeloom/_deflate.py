@@ -23,8 +23,8 @@ class Inflate:
 
     *forget*: each message stands for itself (``server_no_context_takeover``).
 
-    Both calls raise zlib.error where the bytes are not what deflate gives. One thing is not always
-    seen in the message that it happens to: that it lacks its end. Mostly what completes it turns to
+    zlib.error says that the bytes are not what deflate gives. One thing is not always seen in the
+    message that it happens to: that it lacks its end. Mostly what completes a message then turns to
     characters in the middle of a block; otherwise the next message makes no sense.
     """
 
@@ -35,30 +35,33 @@ class Inflate:
         self._stream = _stream()
         self._any = False  # of this message something has come
 
-    def piece(self, payload: bytes, most: int) -> bytes:
-        """Return what *payload* holds: at most *most* bytes, and one more where it holds more."""
+    def piece(self, payload: bytes, most: int, final: bool) -> bytes:
+        """Return what *payload* holds: at most *most* bytes, and one more where it holds more.
+
+        With *final*, the message ends with it. Where it holds too much nothing can be read after it.
+        """
+        stream = self._stream
         out = b""
-        for _ in range(_MOST_ENDS):
-            if not payload:
-                return out
-            self._any = True
-            if self._stream.eof:
+        self._any = self._any or bool(payload)
+        ends = 0
+        while payload:
+            if stream.eof:
                 # A sender that knows no flush may end the stream instead (RFC 7692 §7.2.3.4). No
                 # sender that has ended one points back into it.
-                self._stream = _stream()
-            out += self._stream.decompress(payload, most + 1 - len(out))
+                stream = self._stream = _stream()
+                ends += 1
+                if ends > _MOST_ENDS:
+                    raise zlib.error("the stream ends again and again")
+            out += stream.decompress(payload, most + 1 - len(out))
             if len(out) > most:
                 return out
-            payload = self._stream.unused_data
-        raise zlib.error("the stream ends again and again")
-
-    def end(self) -> None:
-        """Take the end of a message."""
-        if not self._any:
-            raise zlib.error("an empty message is one byte, not none")
-        self._any = False
-        stream = self._stream
-        if not stream.eof and (stream.decompress(_TAIL, 1) or stream.unused_data):
-            raise zlib.error("the message ends inside a block")
-        if self._forget or stream.eof:
-            self._stream = _stream()
+            payload = stream.unused_data
+        if final:
+            if not self._any:
+                raise zlib.error("an empty message is one byte, not none")
+            if not stream.eof and (stream.decompress(_TAIL, 1) or stream.unused_data):
+                raise zlib.error("the message ends inside a block")
+            self._any = False
+            if self._forget:
+                self._stream = _stream()
+        return out

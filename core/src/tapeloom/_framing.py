@@ -17,11 +17,11 @@ __all__ = ["Control", "Decoder", "ProtocolError"]
 
 _CONTINUATION, _BINARY, _CLOSE, _PING, _PONG = 0x0, 0x2, 0x8, 0x9, 0xA
 _RESERVED, _MASKED = 0x70, 0x80
-#: First bytes of frames, by what may come: a message or the start of one, the rest of it, others.
+#: First bytes of frames, by what may come: a message or the start of one, others, inside a message.
 _WHOLE = frozenset({FIN | TEXT, FIN | _BINARY})
 _START = _WHOLE | {TEXT, _BINARY}
-_REST = frozenset({_CONTINUATION, FIN | _CONTINUATION})
 _CONTROL = frozenset({FIN | _CLOSE, FIN | _PING, FIN | _PONG})
+_REST = _CONTROL | {_CONTINUATION, FIN | _CONTINUATION}
 _NONE: frozenset[int] = frozenset()
 #: The largest payload of a control frame, and the largest lengths in no and in two bytes more.
 _SHORT, _MEDIUM = 125, 0xFFFF
@@ -169,22 +169,17 @@ class Decoder:
         payload = data[start:stop]
         if not control:
             message = self._messages.take(first, payload)
-            if message is not None:
+            if message is None:
+                self._expected, self._whole = _REST, _NONE
+            else:
+                self._expected, self._whole = self._start, self._plain
                 add(message)
-            self._turn()
         else:
             if first & OPCODE == _CLOSE:
                 _judge_close(payload)
                 self.ended, stop = True, len(data)
             self.control.append(Control(first & OPCODE, payload))
         return stop
-
-    def _turn(self) -> None:
-        """Expect what may follow: the rest of a message, or a new one."""
-        if self._messages.unfinished:
-            self._expected, self._whole = _REST | _CONTROL, _NONE
-        else:
-            self._expected, self._whole = self._start, self._plain
 
     def _unexpected(self, first: int, length: int) -> ProtocolError:
         opcode = first & OPCODE

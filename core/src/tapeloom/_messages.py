@@ -68,7 +68,7 @@ class Messages:
         if not self.unfinished:
             if final:
                 self._inflating = False
-                if first & OPCODE == TEXT:
+                if first & OPCODE == TEXT and not piece.isascii():
                     judge(piece)
                 return piece
             self.unfinished = True
@@ -90,13 +90,11 @@ class Messages:
         assert self._inflate is not None
         room = self._limit - len(self._pieces)
         try:
-            piece = self._inflate.piece(piece, room)
-            if len(piece) > room:
-                raise self._too_large()
-            if final:
-                self._inflate.end()
+            piece = self._inflate.piece(piece, room, final)
         except zlib.error as error:
             raise ProtocolError(1007, f"a compressed message is broken: {error}") from error
+        if len(piece) > room:
+            raise self._too_large()
         return piece
 
     def _too_large(self) -> ProtocolError:
