@@ -31,6 +31,7 @@ ROOMS = [
     "_sockets",
     "_client",
     "_deflate",
+    "_handshake",
     "_messages",
     "_framing",
     "_transport",

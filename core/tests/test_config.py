@@ -744,6 +744,7 @@ def test_resolved_stack_is_written_in_full() -> None:
         policy = "block"
 
         [network]
+        compression = false
 
         [flight]
         seconds = 30.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -123,6 +124,52 @@ async def test_what_came_before_a_close_frame_is_delivered_before_the_end_is_tol
 
     assert got == [b"last"]
     assert caught.value.code == 1001
+
+
+@pytest.mark.parametrize("code", [1000, 1012, 4001, None])
+async def test_a_close_frame_is_answered_with_its_own_code(code: int | None) -> None:
+    answers: list[ws.Event] = []
+
+    async def script(client: FakeClient) -> None:
+        await client.send_bytes(b"\x89\x01a" + _close(code) + b"\x89\x01b")
+        answers.extend([await client.receive(), await client.receive()])
+        with pytest.raises(anyio.EndOfStream):
+            await client.stream.receive()
+        done.set()
+
+    done = anyio.Event()
+    venue = FakeVenue(script)
+    async with venue.serve(), httpx.AsyncClient(trust_env=False) as client:
+        async with dialler(client, venue) as link:
+            assert await link.receive() == []
+            with pytest.raises(ConnectionLost) as caught:
+                await link.receive()
+            with pytest.raises(ConnectionLost) as sending:
+                await link.send("too late")
+        with anyio.fail_after(5):
+            await done.wait()
+
+    assert [type(one) for one in answers] == [ws.Pong, ws.CloseConnection]
+    assert answers[1].code == (code or 1005)  # type: ignore[attr-defined]
+    assert caught.value.code == sending.value.code == code
+
+
+def _close(code: int | None) -> bytes:
+    return b"\x88\x00" if code is None else b"\x88\x02" + code.to_bytes(2, "big")
+
+
+async def test_what_came_with_a_ping_is_delivered_where_the_pong_cannot_be_sent() -> None:
+    async def script(client: FakeClient) -> None:
+        with pytest.raises(anyio.EndOfStream):
+            await client.receive()
+        await client.send_bytes(b"\x81\x01x\x89\x00" + _close(1001))
+
+    async with dialled(FakeVenue(script)) as link:
+        stream = link._session.stream  # type: ignore[attr-defined]
+        stream.get_extra_info("socket").shutdown(socket.SHUT_WR)
+        assert await collect(link, 1) == [b"x"]
+        with pytest.raises(ConnectionLost, match="1001"):
+            await link.receive()
 
 
 async def test_an_end_without_a_close_frame_is_told() -> None:

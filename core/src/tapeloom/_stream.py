@@ -90,9 +90,11 @@ class Stream:
                 raise BackendUnsupported(spec.use, running, sink.backends)
         web = await self._exits.enter_async_context(client(self.stack.network, self.stack.source))
         budgets = Budgets(self._clock)
+        compressed = self.stack.network.compression
         for plan in self.plans:
             name = plan.feed.name
-            plan.line.way = self._dial or plan.line.way or dialer(web, name, self._clock)
+            own = dialer(web, name, self._clock, compressed=compressed)
+            plan.line.way = self._dial or plan.line.way or own
             plan.taps += self._listeners(plan)
             self._feeds[name] = RunningFeed(plan, self._deliver, web, budgets, self._replay(plan))
         self._tasks = await self._exits.enter_async_context(anyio.create_task_group())

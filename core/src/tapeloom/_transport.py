@@ -11,7 +11,7 @@ import re
 import socket
 import ssl
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from urllib.parse import urlsplit
 
 import anyio
@@ -19,10 +19,12 @@ import httpcore
 import httpx
 import httpx_ws
 from wsproto import events as ws
+from wsproto.frame_protocol import CloseReason
 from wsproto.utilities import LocalProtocolError
 
 from ._clock import SystemClock
 from ._framing import Decoder, ProtocolError
+from ._handshake import OFFER, HandshakeError, agreed
 from .errors import ConnectionFailed, ConnectionLost, FeedError, Throttled
 from .feeds import Clock, Dial, Endpoint, Link
 from .units import retry_after
@@ -52,7 +54,9 @@ class BatchSession(httpx_ws.AsyncWebSocketSession):
 
     @asynccontextmanager
     async def __asynccontextmanager__(self) -> AsyncIterator[BatchSession]:
-        self._decoder = Decoder(MESSAGE_LIMIT)
+        assert self.response is not None
+        asked, answer = self.response.request.headers, self.response.headers
+        self._decoder = Decoder(MESSAGE_LIMIT, agreed(asked, answer))
         self._read, self._first = self.stream.read, True
         self._lost: ConnectionLost | None = None
         try:
@@ -86,18 +90,24 @@ class BatchSession(httpx_ws.AsyncWebSocketSession):
     async def _answer(self) -> None:
         frames, self._decoder.control = self._decoder.control, []
         for frame in frames:
-            if frame.is_ping:
-                await self.send_event(ws.Pong(frame.payload))
-            elif frame.is_close:
-                code, reason = frame.close_reason()
-                # What came before it is delivered first; the next call tells of the end.
-                self._end(f"the server closed it: {code or 'no code'} {reason}".rstrip(), code)
-                return
+            # What came before an end is delivered first; the next call tells of it.
+            with suppress(ConnectionLost):
+                if frame.is_ping:
+                    await self.send_event(ws.Pong(frame.payload))
+                elif frame.is_close:
+                    await self._return(*frame.close_reason())
+
+    async def _return(self, code: int | None, reason: str) -> None:
+        """Answer a close frame with its own code (RFC 6455 §5.5.1)."""
+        self._end(f"the server closed it: {code or 'no code'} {reason}".rstrip(), code)
+        # A peer that reads no more must not hold us up.
+        with anyio.move_on_after(_CLOSE_WITHIN):
+            await self.send_event(ws.CloseConnection(code or CloseReason.NO_STATUS_RCVD))
 
     async def _complain(self, error: ProtocolError) -> None:
         """Close on a peer that broke the protocol; what came before it is delivered first."""
         self._end(f"protocol error: {error}", error.code)
-        await self.close(error.code, str(error)[:100])
+        await self._leave(error.code, str(error)[:100])
 
     def _end(self, message: str, code: int | None) -> ConnectionLost:
         self._lost = ConnectionLost(self.feed, message, code)
@@ -111,15 +121,15 @@ class BatchSession(httpx_ws.AsyncWebSocketSession):
         try:
             await self.send(event)
         except (httpx_ws.HTTPXWSException, httpcore.WriteError, OSError) as error:
-            raise self._end("the connection broke while sending", None) from error
+            raise self._lost or self._end("the connection broke while sending", None) from error
         except LocalProtocolError as error:
-            raise self._end("the connection is closing", None) from error
+            raise self._lost or self._end("the connection is closing", None) from error
 
-    async def _leave(self) -> None:
+    async def _leave(self, code: int = 1000, reason: str = "") -> None:
         # A peer that reads no more must not hold us up.
         with anyio.move_on_after(_CLOSE_WITHIN, shield=True):
             try:
-                await self.close()
+                await self.close(code, reason)
             except (httpcore.NetworkError, OSError, LocalProtocolError):
                 await self.stream.aclose()
 
@@ -140,9 +150,15 @@ class WebSocketLink:
         await self._session.send_event(ws.Ping(b""))
 
 
-def dialer(client: httpx.AsyncClient, feed: str, clock: Clock | None = None) -> Dial:
-    """Return how *feed* dials: through httpx-ws, on *client*."""
+def dialer(
+    client: httpx.AsyncClient, feed: str, clock: Clock | None = None, *, compressed: bool = False
+) -> Dial:
+    """Return how *feed* dials: through httpx-ws, on *client*.
+
+    *compressed* says to the server that its messages may be.
+    """
     now = (clock or SystemClock()).time_ns
+    offer = OFFER if compressed else {}
 
     @asynccontextmanager
     async def dial(endpoint: Endpoint) -> AsyncIterator[Link]:
@@ -156,11 +172,13 @@ def dialer(client: httpx.AsyncClient, feed: str, clock: Clock | None = None) -> 
                         client,
                         keepalive_ping_interval_seconds=None,
                         session_class=BatchSession,
-                        headers=dict(endpoint.headers),
+                        headers={**endpoint.headers, **offer},
                     )
                 )
             except httpx_ws.WebSocketUpgradeError as error:
                 raise _refused(feed, endpoint.url, error.response, now()) from error
+            except HandshakeError as error:
+                raise _misunderstood(feed, endpoint.url, error, compressed) from error
             except (httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
                 raise _unusable(feed, endpoint.url, error) from error
             except (httpx.HTTPError, httpcore.NetworkError, OSError) as error:
@@ -175,6 +193,16 @@ def _unusable(feed: str, url: str, error: Exception) -> ConnectionFailed:
     failed = ConnectionFailed(
         feed,
         f"{url!r} is no address to dial: {error}. Expected one that begins with ws:// or wss://.",
+    )
+    failed.retryable = False
+    return failed
+
+
+def _misunderstood(feed: str, url: str, error: Exception, compressed: bool) -> ConnectionFailed:
+    failed = ConnectionFailed(
+        feed,
+        f"{url} broke the rules of the WebSocket handshake: {error}."
+        + (" Try it without compression under [network]." if compressed else ""),
     )
     failed.retryable = False
     return failed

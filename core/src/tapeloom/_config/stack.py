@@ -111,12 +111,14 @@ class Network:
     """How every connection is made: `proxy` is an address, `ca` a PEM file with trusted roots.
 
     A proxy's address that holds a password is read from a secret: ``proxy = { env = "PROXY" }``.
-    `transport` names a plugin that dials in place of core.
+    `transport` names a plugin that dials in place of core. `compression` tells venues that their
+    messages may come compressed: less to transfer, more to do.
     """
 
     proxy: str | None = attrs.field(default=None, converter=checks.proxy, repr=masked_url)
     ca: str | None = None
     transport: str = ""
+    compression: bool = False
 
 
 @attrs.frozen
