@@ -92,8 +92,12 @@ def together(session: nox.Session) -> None:
 
 @nox.session(python="3.11", default=False)
 def fuzz(session: nox.Session) -> None:
-    """Feed every venue a million broken frames; fails where one escapes, or costs a good one."""
+    """Feed every venue a million broken frames; fails where one escapes, or costs a good one.
+
+    Before that, hold the WebSocket decoder against wsproto for a hundred thousand conversations.
+    """
     install(session, "tests", *members().values())
+    session.run("python", "core/tests/test_framing.py")
     session.run("python", "tests/test_fuzz.py", *session.posargs)
 
 
