@@ -269,7 +269,8 @@ class Sent:
 def conversations(draw: st.DrawFn) -> Sent:
     """Messages whole and in pieces, compressed or not, and control frames; then something wrong."""
     settled = draw(st.builds(Settled, st.booleans(), st.booleans()))
-    deflate = Deflater(settled.forget)
+    # A server may point back into messages that it has promised not to know.
+    deflate = Deflater(settled.forget and draw(st.sampled_from([True, True, False])))
     out = b""
     for _ in range(draw(st.integers(0, 4))):
         kind = draw(st.sampled_from("mmmmcb"))
@@ -537,6 +538,14 @@ def test_a_bomb_is_not_inflated() -> None:
 @pytest.mark.parametrize("forget", [False, True])
 def test_bytes_that_do_not_inflate_are_a_violation(payload: bytes, forget: bool) -> None:
     assert decoded(frame(payload, deflated=True), Settled(True, forget).decoder()).error == 1007
+
+
+def test_a_server_that_promised_to_forget_may_not_point_back() -> None:
+    deflate = Deflater()
+    data = b"".join(frame(deflate(b"Hello, Hello"), deflated=True) for _ in range(2))
+
+    assert decoded(data, DEFLATED.decoder()) == Outcome([b"Hello, Hello"] * 2)
+    assert decoded(data, Settled(True, True).decoder()) == Outcome([b"Hello, Hello"], error=1007)
 
 
 def test_a_compressed_text_that_is_no_utf_8_is_a_violation() -> None:
