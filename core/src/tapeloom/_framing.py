@@ -110,9 +110,10 @@ class Decoder:
             self._parts = []
         add, whole = out.append, self._whole
         position, end = 0, len(data)
+        last = end - 4  # where a header can begin of which four bytes are here
         try:
             while position < end:
-                if end - position >= 4:
+                if position <= last:
                     first, length, medium = _head(data, position)
                     if first in whole:
                         if length == 126 and medium > 125:
