@@ -22,6 +22,7 @@ ROOMS = [
     "events",
     "wire",
     "feeds",
+    "dialling",
     "simulation",
     "hooks",
     "_clock",

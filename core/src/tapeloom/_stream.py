@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ssl
 from collections import Counter
 from collections.abc import Callable, Collection
 from contextlib import AsyncExitStack
@@ -27,6 +26,7 @@ from ._record import TAPE, Recorder
 from ._tap import Tap
 from ._tape import Replay, Tape
 from ._transport import dialer
+from .dialling import AGENT, CONNECT_WITHIN, trust
 from .errors import BackendUnsupported, ConfigError, Mistake, alone
 from .events import BY_TYPE, Event, Status
 from .feeds import Clock, Dial
@@ -37,7 +37,6 @@ log = structlog.get_logger()
 
 E = TypeVar("E", bound=Event)
 
-_CONNECT_WITHIN = 10.0
 _DRAIN_WITHIN = 5.0
 #: Bytes that the flight recorder of one feed may hold, however many feeds there are.
 _LEAST = 65_536
@@ -90,6 +89,7 @@ class Stream:
         for spec, sink, _ in self._sinks:
             if (running := running_backend()) not in sink.backends:
                 raise BackendUnsupported(spec.use, running, sink.backends)
+        self._check_ways()
         client = await self._exits.enter_async_context(_client(self.stack))
         budgets = Budgets(self._clock)
         for plan in self.plans:
@@ -101,6 +101,15 @@ class Stream:
             )
         self._tasks = await self._exits.enter_async_context(anyio.create_task_group())
         return self
+
+    def _check_ways(self) -> None:
+        """Raise BackendUnsupported where a way to dial that is about to be used knows other loops."""
+        if self._dial is not None or self._recording is not None:
+            return
+        for plan in self.plans:
+            backends = plan.line.backends
+            if plan.source is None and (running := running_backend()) not in backends:
+                raise BackendUnsupported(self.stack.network.transport, running, backends)
 
     async def __aexit__(
         self,
@@ -334,23 +343,15 @@ class Stream:
 def _client(stack: Stack) -> httpx.AsyncClient:
     """Return the HTTP client of a stream: its trust, its proxy, its deadlines."""
     network = stack.network
-    verify: ssl.SSLContext | bool = True
-    if network.ca:
-        try:
-            verify = ssl.create_default_context(cafile=network.ca)
-        except OSError as error:
-            raise ConfigError(
-                [
-                    Mistake(
-                        "network.ca", f"{network.ca!r} cannot be read as PEM certificates: {error}"
-                    )
-                ],
-                stack.source,
-            ) from error
+    try:
+        verify = trust(network)
+    except OSError as error:
+        problem = f"{network.ca!r} cannot be read as PEM certificates: {error}"
+        raise ConfigError([Mistake("network.ca", problem)], stack.source) from error
     return httpx.AsyncClient(
         verify=verify,
         proxy=network.proxy,
-        timeout=httpx.Timeout(_CONNECT_WITHIN),
+        timeout=httpx.Timeout(CONNECT_WITHIN),
         limits=httpx.Limits(max_connections=None),
-        headers={"user-agent": "tapeloom"},
+        headers={"user-agent": AGENT},
     )

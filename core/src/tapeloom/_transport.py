@@ -8,12 +8,10 @@ path hands over one message per task switch. `BatchSession`, given to httpx-ws t
 from __future__ import annotations
 
 import re
-import socket
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
-from urllib.parse import urlsplit
 
 import anyio
 import httpcore
@@ -23,21 +21,16 @@ from wsproto import events as ws
 from wsproto.utilities import LocalProtocolError
 
 from ._framing import Decoder, ProtocolError
-from .errors import ConnectionFailed, ConnectionLost, FeedError, Throttled
+from .dialling import CLOSE_WITHIN, MESSAGE_LIMIT, check_headers, explain, refused, unusable
+from .errors import ConnectionLost
 from .feeds import Dial, Endpoint, Link
 
-__all__ = ["MESSAGE_LIMIT", "THROTTLING", "BatchSession", "dialer", "explain", "throttled"]
+__all__ = ["BatchSession", "dialer"]
 
-MESSAGE_LIMIT = 16 * 1024 * 1024
 _READ = 256 * 1024
 #: At most this many TLS records join one batch, so that one connection cannot starve the others.
 _DRAIN = 512
 _MOST_SKIPPED = 8
-_CLOSE_WITHIN = 2.0
-#: Event loops that try several addresses of a host say it in words of their own.
-_REFUSED = re.compile(r"refused|attempts .*failed", re.IGNORECASE)
-#: HTTP statuses with which venues ask for a pause.
-THROTTLING = frozenset({403, 418, 429})
 
 
 class BatchSession(httpx_ws.AsyncWebSocketSession):
@@ -129,8 +122,7 @@ class BatchSession(httpx_ws.AsyncWebSocketSession):
             raise self._end("the connection is closing", None) from error
 
     async def _leave(self) -> None:
-        # A peer that reads no more must not hold us up.
-        with anyio.move_on_after(_CLOSE_WITHIN, shield=True):
+        with anyio.move_on_after(CLOSE_WITHIN, shield=True):
             try:
                 await self.close()
             except (httpcore.NetworkError, OSError, LocalProtocolError):
@@ -158,6 +150,7 @@ def dialer(client: httpx.AsyncClient, feed: str) -> Dial:
 
     @asynccontextmanager
     async def dial(endpoint: Endpoint) -> AsyncIterator[Link]:
+        check_headers(feed, endpoint.url, endpoint.headers)
         async with AsyncExitStack() as stack:
             try:
                 session = await stack.enter_async_context(
@@ -172,84 +165,13 @@ def dialer(client: httpx.AsyncClient, feed: str) -> Dial:
                     )
                 )
             except httpx_ws.WebSocketUpgradeError as error:
-                raise _refused(feed, endpoint.url, error.response) from error
+                status, headers = error.response.status_code, error.response.headers
+                raise refused(feed, endpoint.url, status, headers.get("retry-after", "")) from error
             except (httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
-                raise _unusable(feed, endpoint.url, error) from error
+                raise unusable(feed, endpoint.url, error) from error
             except (httpx.HTTPError, httpcore.NetworkError, OSError) as error:
                 raise explain(feed, endpoint.url, error) from error
             session.feed = feed
             yield WebSocketLink(session)
 
     return dial
-
-
-def _unusable(feed: str, url: str, error: Exception) -> ConnectionFailed:
-    failed = ConnectionFailed(
-        feed,
-        f"{url!r} is no address to dial: {error}. Expected one that begins with ws:// or wss://.",
-    )
-    failed.retryable = False
-    return failed
-
-
-def _refused(feed: str, url: str, response: httpx.Response) -> FeedError:
-    status = response.status_code
-    if status in THROTTLING:
-        return throttled(feed, url, response)
-    failed = ConnectionFailed(
-        feed,
-        f"{url} answered the WebSocket handshake with HTTP {status}."
-        + (" Check the address and, where there is one, the key." if status < 500 else ""),
-    )
-    failed.retryable = status >= 500
-    return failed
-
-
-def throttled(feed: str, url: str, response: httpx.Response, words: str = "") -> Throttled:
-    """Return the error for an answer that asks for a pause; *words* are the venue's own."""
-    after = response.headers.get("retry-after", "")
-    seconds = float(after) if after.isdigit() else None
-    pause = f" for {seconds:g} s" if seconds is not None else ""
-    return Throttled(
-        feed,
-        f"{urlsplit(url).netloc} asks for a pause{pause}: HTTP {response.status_code}"
-        f"{', ' + words if words else ''}."
-        " Fewer connections and requests from this address keep it from happening.",
-        response.status_code,
-        seconds,
-    )
-
-
-def explain(feed: str, url: str, error: Exception) -> ConnectionFailed:
-    """Return what *error*, met while dialling *url*, means and what to do about it."""
-    host = urlsplit(url).netloc
-    cause: BaseException | None = error
-    while cause is not None and not isinstance(cause, ssl.SSLError | OSError):
-        cause = cause.__cause__ or cause.__context__
-    text = str(cause or error) or type(error).__name__
-    permanent = False
-    if isinstance(cause, ssl.SSLCertVerificationError):
-        permanent = True
-        text = (
-            f"the certificate of {host} is not trusted ({cause.verify_message})."
-            ' For a private certificate authority set ca = "file.pem" under [network].'
-        )
-    elif isinstance(cause, ssl.SSLError):
-        text = f"TLS with {host} failed: {text}. Is this a TLS port?"
-    elif isinstance(cause, socket.gaierror):
-        text = (
-            f"the name of {host} could not be resolved ({text}). Check the address and the network."
-        )
-    elif isinstance(cause, ConnectionRefusedError) or _REFUSED.search(text):
-        text = (
-            f"{host} refused the connection. Is the address right, and does the venue say it is up?"
-        )
-    elif isinstance(error, httpx.TimeoutException):
-        text = (
-            f"{host} did not answer in time. Check the network, the proxy and the venue's status."
-        )
-    else:
-        text = f"could not connect to {host}: {text}"
-    failed = ConnectionFailed(feed, text)
-    failed.retryable = not permanent
-    return failed

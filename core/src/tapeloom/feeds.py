@@ -36,6 +36,7 @@ __all__ = [
     "Listing",
     "LiveTrades",
     "Message",
+    "Network",
     "Notice",
     "Parse",
     "Pong",
@@ -217,6 +218,14 @@ class Want:
     before: int | str | None = None
 
 
+@frozen
+class Network:
+    """How the stack wants connections to be made: the proxy, and a PEM file with trusted roots."""
+
+    proxy: str | None = field(default=None, repr=False)
+    ca: str | None = None
+
+
 def _ignore(want: Want) -> None:
     pass
 
@@ -247,6 +256,7 @@ class Feed:
     tables: dict[str, Any] = field(kw_only=True, factory=dict, repr=False)
     clock: Clock = field(kw_only=True)
     random: random.Random = field(kw_only=True, factory=random.Random)
+    network: Network = field(kw_only=True, factory=Network)
     listing: Listing = field(kw_only=True, factory=Listing)
     counters: Counter[str] = field(kw_only=True, factory=Counter)
     want: Callable[[Want], None] = field(kw_only=True, default=_ignore)
@@ -322,6 +332,7 @@ class Link(Protocol):
         ...
 
 
+#: A way to dial. One that works on some event loops only names them in an attribute `backends`.
 Dial: TypeAlias = Callable[[Endpoint], AbstractAsyncContextManager[Link]]
 
 
