@@ -26,14 +26,11 @@ def tables() -> dict[str, object]:
         }
         for n in range(given.feeds)
     ]  # fmt: skip
-    if given.transport:
-        for feed in feeds:
-            feed["transport"] = given.transport
     out: dict[str, object] = {"feed": feeds, "venue": {"binance": {"base_url": given.url}}}
     if "bars" in stages:
         out["stage"] = {"bars": {"every": "1m"}}
-    if given.ca:
-        out["network"] = {"ca": given.ca}
+    network = {"ca": given.ca, "transport": given.transport}
+    out["network"] = {name: value for name, value in network.items() if value}
     return out
 
 
