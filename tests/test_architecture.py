@@ -26,6 +26,7 @@ ROOMS = [
     "simulation",
     "hooks",
     "_clock",
+    "_done",
     "_config",
     "_plugins",
     "_levels",

@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from decimal import Decimal
-from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
+from typing import Any, Literal, NoReturn, Protocol, TypeAlias, runtime_checkable
 
 from attrs import Factory, define, field, frozen
 
@@ -24,6 +24,7 @@ __all__ = [
     "Ack",
     "Clock",
     "Codec",
+    "Delivering",
     "Denied",
     "Dial",
     "Endpoint",
@@ -329,6 +330,23 @@ class Link(Protocol):
 
     async def ping(self) -> None:
         """Send a WebSocket ping."""
+        ...
+
+
+@runtime_checkable
+class Delivering(Link, Protocol):
+    """A link that can hand over what a read brings from within the read, with no task in between.
+
+    That saves a turn of the event loop a read, which is what most lone frames cost.
+    """
+
+    async def deliver(self, take: Callable[[list[bytes]], Awaitable[None] | None]) -> NoReturn:
+        """Call *take* with what each read brings, as `receive` returns it, until cancelled.
+
+        Where *take* returns an awaitable, that is awaited here before it is called again, and nothing
+        more is read meanwhile; one that was returned is awaited even where this is being cancelled.
+        Raises what *take* raises, and ConnectionLost when the connection has ended.
+        """
         ...
 
 
