@@ -10,6 +10,7 @@ import ssl
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from functools import partial
+from typing import Self
 
 import anyio
 import picows
@@ -125,7 +126,7 @@ class _Socket:
     def __init__(self) -> None:
         self._socket: socket.socket | None = None
 
-    def __enter__(self) -> _Socket:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -7,6 +7,7 @@ handed over at its end; nothing more is read before they are taken.
 from __future__ import annotations
 
 import asyncio  # noqa: TID251 - picows is a library of this event loop
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import NoReturn
 
@@ -38,6 +39,8 @@ class PicowsLink(picows.WSListener):
         self._pieces = bytearray()
         self._lost: ConnectionLost | None = None
         self._waiter: asyncio.Future[None] | None = None
+        self._take: Callable[[list[bytes]], Awaitable[None] | None] | None = None
+        self._rest: Awaitable[None] | None = None  # what `_take` left to be awaited
         self._behind = False  # what came has not been taken
         self._choked = False  # the peer does not read what we send
         self._paused = False
@@ -140,11 +143,31 @@ class PicowsLink(picows.WSListener):
 
     def _wake(self) -> None:
         """Have taken what has come; read no more where nobody is there to take it."""
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
-        else:
+        waiter = self._waiter
+        if waiter is None or waiter.done():
             self._behind = True
             self._flow()
+            return
+        if self._take is not None and self._lost is None:
+            try:
+                rest = self._take(self._taken())
+                if rest is None and self._told:
+                    rest = self._take(self._taken())
+            except Exception as error:
+                rest = _raised(error)
+            if rest is None:
+                return
+            self._rest = rest
+            self._behind = True
+            self._flow()
+        if not waiter.done():  # whoever took it may have had enough
+            waiter.set_result(None)
+
+    def _taken(self) -> list[bytes]:
+        """Return what has come. Control frames that came with messages come after them."""
+        came, self._came = self._came, []
+        self._told = bool(came) and self._told
+        return came
 
     def _flow(self) -> None:
         """Let picows read, or not."""
@@ -163,16 +186,39 @@ class PicowsLink(picows.WSListener):
                 await self._waiter
             finally:
                 self._waiter = None
-        came, self._came = self._came, []
+        if not self._came and not self._told and self._lost is not None:
+            raise self._lost
+        came = self._taken()
+        self._go_on()
+        return came
+
+    async def deliver(self, take: Callable[[list[bytes]], Awaitable[None] | None]) -> NoReturn:
+        """Call *take* with what each read brings, from within it, until cancelled.
+
+        Where it returns an awaitable, nothing is read until that has been awaited.
+        """
+        while True:
+            while self._came or self._told:
+                if (waiting := take(self._taken())) is not None:
+                    await waiting
+            if self._lost is not None:
+                raise self._lost
+            self._go_on()
+            self._take = take
+            self._waiter = asyncio.get_running_loop().create_future()
+            try:
+                await self._waiter
+            finally:
+                self._take = self._waiter = None
+                rest, self._rest = self._rest, None
+                if rest is not None:
+                    await rest
+
+    def _go_on(self) -> None:
+        """Let picows read again, where it waited for us."""
         if self._behind:
             self._behind = False
             self._flow()
-        if not came:
-            # Of what came together with messages the next call tells: a pong is not overlooked.
-            if not self._told and self._lost is not None:
-                raise self._lost
-            self._told = False
-        return came
 
     # --------------------------------------------------------------------------- writing, and leaving
 
@@ -210,6 +256,10 @@ class PicowsLink(picows.WSListener):
             transport.disconnect(graceful=False)
             with anyio.CancelScope(shield=True):
                 await _ended(transport)
+
+
+async def _raised(error: Exception) -> None:
+    raise error
 
 
 async def _ended(transport: picows.WSTransport) -> None:
