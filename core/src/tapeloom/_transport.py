@@ -43,6 +43,7 @@ class BatchSession(httpx_ws.AsyncWebSocketSession):
         self._decoder = Decoder(MESSAGE_LIMIT)
         self._ssl: Any = self.stream.get_extra_info("ssl_object")
         self._skip = self._skipped = 0
+        self._told = False
         self._lost: ConnectionLost | None = None
         try:
             yield self
@@ -51,6 +52,9 @@ class BatchSession(httpx_ws.AsyncWebSocketSession):
 
     async def receive_batch(self) -> list[bytes]:
         """Return the messages of the next read; empty where it brought only control frames."""
+        if self._told:
+            self._told = False
+            return []
         if self._lost is not None:
             raise self._lost
         try:
@@ -63,6 +67,8 @@ class BatchSession(httpx_ws.AsyncWebSocketSession):
             data = self._drain(data)
         messages = self._decoder.feed(data)
         if self._decoder.control:
+            # Of what came together with messages the next call tells: a pong is not overlooked.
+            self._told = bool(messages)
             await self._answer()
         if self._decoder.error is not None:
             await self._complain(self._decoder.error)
@@ -114,6 +120,8 @@ class BatchSession(httpx_ws.AsyncWebSocketSession):
 
         Raises ConnectionLost where the connection is gone.
         """
+        if self._lost is not None:
+            raise self._lost
         try:
             await self.send(event)
         except (httpx_ws.HTTPXWSException, httpcore.WriteError, OSError) as error:

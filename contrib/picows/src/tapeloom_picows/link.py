@@ -148,18 +148,19 @@ class PicowsLink(picows.WSListener):
             self._behind = True
             self._flow()
             return
-        if self._take is not None and self._lost is None:
+        if self._take is not None and (self._came or self._told):
             try:
                 rest = self._take(self._taken())
                 if rest is None and self._told:
                     rest = self._take(self._taken())
             except Exception as error:
                 rest = _raised(error)
-            if rest is None:
+            if rest is not None:
+                self._rest = rest
+                self._behind = True
+                self._flow()
+            elif self._lost is None:
                 return
-            self._rest = rest
-            self._behind = True
-            self._flow()
         if not waiter.done():  # whoever took it may have had enough
             waiter.set_result(None)
 
