@@ -29,8 +29,10 @@ class Undialled:
 
     @hookimpl
     def connect(self, feed: Feed) -> list[Endpoint]:
+        """Name an address that is none."""
         return [Endpoint(url="ws://contract.invalid")]
 
     @hookimpl
     def subscribe(self, feed: Feed) -> _Codec:
+        """Return a language without words."""
         return _Codec()
