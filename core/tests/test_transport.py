@@ -14,6 +14,7 @@ from tapeloom import Stack
 from tapeloom._config import Network as Settings
 from tapeloom._stream import _client
 from tapeloom._transport import dialer
+from tapeloom.errors import ConnectionFailed
 from tapeloom.feeds import Dial, Endpoint, Link, Network
 from tapeloom.testing import FakeClient, FakeVenue
 from tapeloom.testing.contract import TransportContract
@@ -102,3 +103,19 @@ async def test_many_small_tls_records_are_all_read(authority: trustme.CA) -> Non
         got = await collect(link, len(texts))
 
     assert [one.decode() for one in got] == texts
+
+
+async def test_a_refused_connection_says_who_refused() -> None:
+    venue = FakeVenue(_never)
+    async with venue.serve():
+        pass
+    async with httpx.AsyncClient(trust_env=False) as client:
+        with pytest.raises(ConnectionFailed, match="refused the connection") as caught:
+            async with dialer(client, "test")(Endpoint(url=venue.url())):
+                pass
+
+    assert caught.value.retryable
+
+
+async def _never(client: FakeClient) -> None:
+    raise AssertionError("nobody can come")
