@@ -15,7 +15,12 @@ import pytest
 from tapeloom import Registry
 from tapeloom._levels import levels, table
 from tapeloom._plugins import installed
-from tapeloom.testing.contract import SinkContract, StageContract, VenueContract
+from tapeloom.testing.contract import (
+    SinkContract,
+    StageContract,
+    TransportContract,
+    VenueContract,
+)
 from tapeloom.testing.contract.declared import VENUE
 from tapeloom.testing.contract.proving import Proving
 
@@ -40,6 +45,7 @@ NEEDED: dict[str, type[Proving]] = {
     "validate": StageContract,
     "aggregate": StageContract,
     "sink": SinkContract,
+    "transport": TransportContract,
 }
 
 

@@ -1,4 +1,5 @@
-"""Every fault of the simulator, at every WebSocket venue, on both event loops: the ledger balances.
+"""Every fault of the simulator, at every WebSocket venue, with every transport, on every event loop
+that this knows: the ledger balances.
 
 The loop's time is virtual: each run is two minutes of the market, and takes as long as its work.
 """
@@ -16,7 +17,7 @@ import pytest
 import tapeloom
 import tapeloom_simulator as simulator
 from attrs import define, evolve, field, frozen
-from tapeloom import Event, FeedSpec, Gap, Quote, Stack, Trade
+from tapeloom import Event, FeedSpec, Gap, Network, Quote, Stack, Trade
 from tapeloom.errors import FeedError
 from tapeloom.testing import LoopClock, virtual_backend
 from tapeloom_simulator import EPOCH, Account, Fault, Ledger, Truth, never, signs
@@ -190,13 +191,19 @@ class Outcome:
 
 
 async def run(
-    place: Place, faults: Sequence[Fault], channels: Sequence[str], lasts: float = LASTS
+    place: Place,
+    faults: Sequence[Fault],
+    channels: Sequence[str],
+    lasts: float = LASTS,
+    transport: str = "",
 ) -> Outcome:
     async with simulator.serve(
         place.venue, symbols=place.symbols, seed=3, rate=8, faults=faults
     ) as sim:
         stack = Stack(
-            feeds=(place.feed(channels),), venues={place.venue: {**sim.settings, **place.settings}}
+            feeds=(place.feed(channels),),
+            venues={place.venue: {**sim.settings, **place.settings}},
+            network=Network(transport=transport),
         )
         events: list[Event] = []
         async with tapeloom.open(stack, clock=LoopClock(EPOCH), seed=1) as stream:
@@ -272,34 +279,47 @@ def kinds_of(place: Place) -> list[str]:
 
 CASES = [(place, kind) for place in PLACES for kind in kinds_of(place)]
 NAMES = [f"{place.venue}-{place.market}-{kind}" for place, kind in CASES]
-#: What is told in a run without any fault, by place and loop.
+#: The event loops, and what dials on them: core, or a plugin.
+WAYS = ("asyncio", "trio", "asyncio-picows")
+RUNS = [
+    pytest.param(place, kind, way, id=f"{way}-{name}")
+    for way in WAYS
+    for (place, kind), name in zip(CASES, NAMES, strict=True)
+]
+#: What is told in a run without any fault, by place and way.
 CALM: dict[tuple[str, str], Counter[str]] = {}
 PAGE = Path(__file__).parents[1] / "docs/reference/faults.md"
 MARKS = "<!-- made by pytest tests/test_faults.py --write-contract -->", "<!-- end -->"
 
 
-@pytest.fixture(params=["asyncio", "trio"])
-def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, Any]]:
-    return virtual_backend(request.param)
+@pytest.fixture
+def way(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
 
 
-async def calm(place: Place, loop: str) -> Counter[str]:
-    if (place.name, loop) not in CALM:
-        outcome = await run(place, (), place.channels)
+@pytest.fixture
+def anyio_backend(way: str) -> tuple[str, dict[str, Any]]:
+    return virtual_backend(way.partition("-")[0])
+
+
+async def calm(place: Place, way: str) -> Counter[str]:
+    if (place.name, way) not in CALM:
+        outcome = await run(place, (), place.channels, transport=way.partition("-")[2])
         assert [str(one) for one in outcome.accounts if not one.balanced] == []
         assert outcome.wrong == outcome.invented == []
-        CALM[place.name, loop] = outcome.told
-    return CALM[place.name, loop]
+        CALM[place.name, way] = outcome.told
+    return CALM[place.name, way]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("place", "kind"), CASES, ids=NAMES)
+@pytest.mark.parametrize(("place", "kind", "way"), RUNS, indirect=["way"])
 async def test_the_ledger_balances_and_the_fault_is_named(
-    place: Place, kind: str, anyio_backend_name: str
+    place: Place, kind: str, way: str
 ) -> None:
-    usual = await calm(place, anyio_backend_name)
+    usual = await calm(place, way)
     channels = (*place.channels, "klines:1m") if kind in WITH_BARS else place.channels
-    outcome = await run(place, faults_of(kind), channels, LONGER.get(kind, LASTS))
+    lasts, transport = LONGER.get(kind, LASTS), way.partition("-")[2]
+    outcome = await run(place, faults_of(kind), channels, lasts, transport)
     told = set(outcome.told - usual)
     injected = outcome.injected.get(kind, 0)
 

@@ -1,4 +1,4 @@
-"""The transport against a server on a loopback socket, plain and TLS, asyncio and trio."""
+"""Core's own transport: its contract, and what is its own affair."""
 
 from __future__ import annotations
 
@@ -13,11 +13,22 @@ import anyio.abc
 import httpx
 import pytest
 import trustme
+from tapeloom._client import client as web
 from tapeloom._transport import dialer
 from tapeloom.errors import ConnectionFailed, ConnectionLost, Throttled
-from tapeloom.feeds import Endpoint, Link
+from tapeloom.feeds import Dial, Endpoint, Link, Network
 from tapeloom.testing import FakeClient, FakeVenue, VirtualClock
+from tapeloom.testing.contract import TransportContract
 from wsproto import events as ws
+
+
+class TestCore(TransportContract):
+    transport = "core"
+
+    @asynccontextmanager
+    async def dialling(self, network: Network) -> AsyncIterator[Dial]:
+        async with web(network, "stack") as client:
+            yield dialer(client, "contract")
 
 
 @pytest.fixture(scope="module")
@@ -169,7 +180,8 @@ async def test_what_came_with_a_ping_is_delivered_where_the_pong_cannot_be_sent(
         stream.get_extra_info("socket").shutdown(socket.SHUT_WR)
         assert await collect(link, 1) == [b"x"]
         with pytest.raises(ConnectionLost, match="1001"):
-            await link.receive()
+            while True:
+                await link.receive()
 
 
 async def test_an_end_without_a_close_frame_is_told() -> None:
@@ -232,7 +244,7 @@ async def test_a_refused_connection_says_who_refused() -> None:
         pass
     async with httpx.AsyncClient(trust_env=False) as client:
         with pytest.raises(ConnectionFailed, match="refused the connection") as caught:
-            async with dialler(client, venue):
+            async with dialer(client, "test")(Endpoint(url=venue.url())):
                 pass
 
     assert caught.value.retryable

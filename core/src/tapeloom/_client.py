@@ -9,21 +9,16 @@ from __future__ import annotations
 import ssl
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, contextmanager
-from typing import TYPE_CHECKING
-from urllib.request import getproxies, proxy_bypass
 
 import httpcore
 import httpx
 
 from ._sockets import Sockets
+from .dialling import AGENT, CONNECT_WITHIN, proxy_for, trust
 from .errors import ConfigError, Mistake
-
-if TYPE_CHECKING:
-    from ._config import Network
+from .feeds import Network
 
 __all__ = ["client"]
-
-_CONNECT_WITHIN = 10.0
 
 
 def client(network: Network, source: str) -> httpx.AsyncClient:
@@ -32,17 +27,15 @@ def client(network: Network, source: str) -> httpx.AsyncClient:
     Raises ConfigError where the file with certificates cannot be read.
     """
     return httpx.AsyncClient(
-        transport=_Transport(_trusting(network, source), network.proxy),
-        timeout=httpx.Timeout(_CONNECT_WITHIN),
-        headers={"user-agent": "tapeloom"},
+        transport=_Transport(_trusting(network, source), network),
+        timeout=httpx.Timeout(CONNECT_WITHIN),
+        headers={"user-agent": AGENT},
     )
 
 
 def _trusting(network: Network, source: str) -> ssl.SSLContext:
-    if not network.ca:
-        return httpx.create_ssl_context()
     try:
-        return ssl.create_default_context(cafile=network.ca)
+        return trust(network)
     except OSError as error:
         problem = f"{network.ca!r} cannot be read as PEM certificates: {error}"
         raise ConfigError([Mistake("network.ca", problem)], source) from error
@@ -51,10 +44,10 @@ def _trusting(network: Network, source: str) -> ssl.SSLContext:
 class _Transport(httpx.AsyncBaseTransport):
     """Sends requests through one proxy, or, without one, as the environment says."""
 
-    def __init__(self, context: ssl.SSLContext, proxy: str | None) -> None:
+    def __init__(self, context: ssl.SSLContext, network: Network) -> None:
         self._context = context
-        self._proxy = proxy
-        self._pools: dict[str, httpcore.AsyncConnectionPool] = {}
+        self._network = network
+        self._pools: dict[str | None, httpcore.AsyncConnectionPool] = {}
         self._exits = AsyncExitStack()
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
@@ -83,7 +76,7 @@ class _Transport(httpx.AsyncBaseTransport):
 
     async def _pool(self, url: httpx.URL) -> httpcore.AsyncConnectionPool:
         """Return the connections that go the way to *url*."""
-        way = self._proxy or _proxy_of_environment(url)
+        way = proxy_for(self._network, str(url))
         if way not in self._pools:
             pool = httpcore.AsyncConnectionPool(
                 ssl_context=self._context,
@@ -97,15 +90,6 @@ class _Transport(httpx.AsyncBaseTransport):
     async def aclose(self) -> None:
         """Close every connection."""
         await self._exits.aclose()
-
-
-def _proxy_of_environment(url: httpx.URL) -> str:
-    """Return the proxy that the environment names for *url*, "" where it names none."""
-    if proxy_bypass(url.host):
-        return ""
-    proxies = getproxies()
-    proxy = proxies.get(url.scheme) or proxies.get("all") or ""
-    return proxy if "://" in proxy or not proxy else f"http://{proxy}"
 
 
 def _proxy(address: str) -> httpcore.Proxy:

@@ -17,7 +17,7 @@ from attrs import Factory, define, evolve
 
 from ._config import FeedSpec, SinkSpec, Stack, StageSpec, structure
 from ._pipeline import BadFrames, Pipeline, Step, guarded
-from ._plugins import Registry
+from ._plugins import BACKENDS, Registry
 from ._tap import Tap
 from .errors import ConfigError, Mistake, PluginBroken, PluginError, SymbolError
 from .events import Event
@@ -68,6 +68,11 @@ class Line:
     """Where the way to dial goes in: a plugin's, or what the stream puts here before it starts."""
 
     way: Dial | None = None
+
+    @property
+    def backends(self) -> frozenset[str]:
+        """The event loops on which the way that has been put in works."""
+        return frozenset(getattr(self.way, "backends", BACKENDS))
 
     def dial(self, endpoint: Endpoint) -> AbstractAsyncContextManager[Link]:
         """Dial the way that has been put in."""
@@ -219,6 +224,7 @@ class _Composer:
             spec.stages,
             clock=self._clock,
             random=random.Random(self._seed),
+            network=self._stack.network,
             want=wants,
         )
         # Every plugin of the feed may wrap what another one answers.

@@ -21,7 +21,7 @@ from ._backfill import Fill, kind_of
 from ._compose import Plan
 from ._limits import Budget, Budgets
 from ._session import Backoff, Known
-from ._transport import asks_for_pause, explain, throttled
+from .dialling import asks_for_pause, check_headers, explain, throttled
 from .errors import ConnectionFailed, FeedError, RequestFailed, SymbolError, Throttled, nearest
 from .events import Event, Gap, Status
 from .feeds import Denied, Instrument, Request, Subscription, Want
@@ -239,6 +239,7 @@ class HistoryDesk:
 
     async def _get(self, request: Request) -> bytes:
         name = self._plan.feed.name
+        check_headers(name, request.url, request.headers)
         try:
             response = await self._client.request(
                 "POST" if request.body else "GET",
@@ -266,8 +267,9 @@ class HistoryDesk:
             if words.pause is not None:
                 return Throttled(name, f"{url}: {words.reason}", status, words.pause)
             words = words.reason
-        if asks_for_pause(response):
-            return throttled(name, url, response, self._plan.feed.clock.time_ns(), words)
+        if asks_for_pause(status, response.headers):
+            now = self._plan.feed.clock.time_ns()
+            return throttled(name, url, status, response.headers, now, words)
         path = httpx.URL(url).path
         return RequestFailed(
             name, f"{path} answered HTTP {status}{': ' + words if words else ''}", status

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 from types import TracebackType
@@ -17,6 +17,7 @@ from ._client import client
 from ._compose import Composed, Plan
 from ._config import Policy, QueueSpec, Stack
 from ._consume import Batches, Consumer
+from ._done import DONE
 from ._engine import RunningFeed, running_backend
 from ._flight import Flight
 from ._limits import Budgets
@@ -88,6 +89,7 @@ class Stream:
         for spec, sink, _ in self._sinks:
             if (running := running_backend()) not in sink.backends:
                 raise BackendUnsupported(spec.use, running, sink.backends)
+        self._check_ways()
         web = await self._exits.enter_async_context(client(self.stack.network, self.stack.source))
         budgets = Budgets(self._clock)
         compressed = self.stack.network.compression
@@ -99,6 +101,15 @@ class Stream:
             self._feeds[name] = RunningFeed(plan, self._deliver, web, budgets, self._replay(plan))
         self._tasks = await self._exits.enter_async_context(anyio.create_task_group())
         return self
+
+    def _check_ways(self) -> None:
+        """Raise BackendUnsupported where a way to dial that is about to be used knows other loops."""
+        if self._dial is not None or self._recording is not None:
+            return
+        for plan in self.plans:
+            backends = plan.line.backends
+            if plan.source is None and (running := running_backend()) not in backends:
+                raise BackendUnsupported(self.stack.network.transport, running, backends)
 
     async def __aexit__(
         self,
@@ -258,13 +269,19 @@ class Stream:
         state, detail = ("failed", str(feed.error)) if feed.error else ("ended", f"feed {name}")
         await self._deliver([Status(feed.plan.feed.venue, "", now, now, state, detail)])
 
-    async def _deliver(self, events: list[Event]) -> None:
-        for queue in self._queues:
+    def _deliver(self, events: list[Event]) -> Awaitable[None]:
+        """Put events into every queue; return what is to be waited for, where one is full."""
+        for place, queue in enumerate(self._queues):
             if not queue.offer(events):
-                # What was read is delivered even while we are being stopped: whoever stops us
-                # closes the queues in the end.
-                with anyio.CancelScope(shield=True):
-                    await queue.put(events)
+                return self._put(self._queues[place:], events)
+        return DONE
+
+    async def _put(self, queues: Sequence[Queue], events: list[Event]) -> None:
+        # What was read is delivered even while we are being stopped: whoever stops us closes the
+        # queues in the end.
+        with anyio.CancelScope(shield=True):
+            for queue in queues:
+                await queue.put(events)
 
     # ------------------------------------------------------------------------------------- steering
 

@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from decimal import Decimal
-from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
+from typing import Any, Literal, NoReturn, Protocol, TypeAlias, runtime_checkable
 
 from attrs import Factory, define, field, frozen
 
@@ -24,6 +24,7 @@ __all__ = [
     "Ack",
     "Clock",
     "Codec",
+    "Delivering",
     "Denied",
     "Dial",
     "Endpoint",
@@ -36,6 +37,7 @@ __all__ = [
     "Listing",
     "LiveTrades",
     "Message",
+    "Network",
     "Notice",
     "Parse",
     "Pong",
@@ -217,6 +219,14 @@ class Want:
     before: int | str | None = None
 
 
+@frozen
+class Network:
+    """How the stack wants connections to be made: the proxy, and a PEM file with trusted roots."""
+
+    proxy: str | None = field(default=None, repr=False)
+    ca: str | None = None
+
+
 def _ignore(want: Want) -> None:
     pass
 
@@ -247,6 +257,7 @@ class Feed:
     tables: dict[str, Any] = field(kw_only=True, factory=dict, repr=False)
     clock: Clock = field(kw_only=True)
     random: random.Random = field(kw_only=True, factory=random.Random)
+    network: Network = field(kw_only=True, factory=Network)
     listing: Listing = field(kw_only=True, factory=Listing)
     counters: Counter[str] = field(kw_only=True, factory=Counter)
     want: Callable[[Want], None] = field(kw_only=True, default=_ignore)
@@ -322,6 +333,24 @@ class Link(Protocol):
         ...
 
 
+@runtime_checkable
+class Delivering(Link, Protocol):
+    """A link that can hand over what a read brings from within the read, with no task in between.
+
+    That saves a turn of the event loop a read, which is what most lone frames cost.
+    """
+
+    async def deliver(self, take: Callable[[list[bytes]], Awaitable[None] | None]) -> NoReturn:
+        """Call *take* with what each read brings, as `receive` returns it, until cancelled.
+
+        Where *take* returns an awaitable, that is awaited here before it is called again, and nothing
+        more is read meanwhile; one that was returned is awaited even where this is being cancelled.
+        Raises what *take* raises, and ConnectionLost when the connection has ended.
+        """
+        ...
+
+
+#: A way to dial. One that works on some event loops only names them in an attribute `backends`.
 Dial: TypeAlias = Callable[[Endpoint], AbstractAsyncContextManager[Link]]
 
 

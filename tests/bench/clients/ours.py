@@ -30,8 +30,7 @@ def tables() -> dict[str, object]:
     if "bars" in stages:
         out["stage"] = {"bars": {"every": "1m"}}
     network = {"ca": given.ca, "transport": given.transport}
-    if any(network.values()):
-        out["network"] = {key: value for key, value in network.items() if value}
+    out["network"] = {name: value for name, value in network.items() if value}
     return out
 
 

@@ -43,6 +43,7 @@ def run(args: argparse.Namespace) -> int:
         name for plan in composed.plans for name in (plan.spec.venue, *_uses(plan, stack.stages))
     ]
     used += [spec.use for spec in stack.sinks]
+    used += [stack.network.transport] if stack.network.transport else []
     print(f"{args.stack}: {len(composed.plans)} feed(s), backend {stack.backend}")
     for name in dict.fromkeys(used):
         plugin = found.get(name)

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import attrs
 
+from tapeloom import feeds
 from tapeloom.errors import ConfigError, Mistake
 
 from . import checks
@@ -107,7 +108,7 @@ class SinkSpec:
 
 
 @attrs.frozen
-class Network:
+class Network(feeds.Network):
     """How every connection is made: `proxy` is an address, `ca` a PEM file with trusted roots.
 
     A proxy's address that holds a password is read from a secret: ``proxy = { env = "PROXY" }``.

@@ -9,5 +9,6 @@ from __future__ import annotations
 
 from .discovery import GROUP, SWITCH, Found, installed
 from .registry import Registry, Shown
+from .rules import BACKENDS
 
-__all__ = ["GROUP", "SWITCH", "Found", "Registry", "Shown", "installed"]
+__all__ = ["BACKENDS", "GROUP", "SWITCH", "Found", "Registry", "Shown", "installed"]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import anyio
 import structlog
 
+from tapeloom._done import DONE
 from tapeloom.errors import (
     ConnectionLost,
     FeedError,
@@ -18,7 +19,17 @@ from tapeloom.errors import (
     Throttled,
 )
 from tapeloom.events import Event, Reject, Status
-from tapeloom.feeds import Ack, Frames, Link, Message, Notice, Pong, Refusal, Subscription
+from tapeloom.feeds import (
+    Ack,
+    Delivering,
+    Frames,
+    Link,
+    Message,
+    Notice,
+    Pong,
+    Refusal,
+    Subscription,
+)
 
 from .backoff import Backoff
 from .subscriptions import Subscriptions
@@ -60,6 +71,7 @@ class Connection:
         self._turn = anyio.Lock()  # to send, which is paced
         self._free = 0.0  # when the next message may be sent
         self._next_id = 1
+        self._pings = endpoint.heartbeat is not None and endpoint.heartbeat.message is None
         self._heard = 0.0  # when the last byte came
         self._answer_due: float | None = None  # when a heartbeat must have been answered
         self._blocked = False  # a consumer makes us wait: then silence is our own
@@ -142,40 +154,70 @@ class Connection:
             self._tasks.cancel_scope.cancel()
 
     async def _read(self, link: Link) -> None:
-        """Read, and hand on in batches of a bounded size, for as long as the connection lives."""
-        monotonic, receive, counters = self._clock.monotonic, link.receive, self._counters
-        beat = self._endpoint.heartbeat
-        pings = beat is not None and beat.message is None
-        taps, number = self._taps, self._number
+        """Read, for as long as the connection lives."""
+        if isinstance(link, Delivering):
+            await link.deliver(self._came)
+        receive = link.receive
         while True:
-            payloads = await receive()
-            self._heard = monotonic()
-            if not payloads:
-                if pings:
-                    self._answer_due = None  # a control frame: most likely the pong
-                continue
-            self.last_recv = self._clock.time_ns()
-            size = sum(map(len, payloads))
-            counters["frames"] += len(payloads)
-            counters["bytes"] += size
-            for tap in taps:
-                tap.frames(number, self.last_recv, payloads, size)
-            if len(payloads) <= _MOST:
-                await self._take(payloads)
-                continue
-            for start in range(0, len(payloads), _MOST):
-                await self._take(payloads[start : start + _MOST])
+            waiting = self._came(await receive())
+            if waiting is not None:
+                await waiting
 
-    async def _take(self, payloads: list[bytes]) -> None:
-        """Parse, and hand on to the session: the hot path."""
+    def _came(self, payloads: list[bytes]) -> Awaitable[None] | None:
+        """Take what a read has brought, in batches of a bounded size: the hot path.
+
+        Returns what is to be awaited before more is read, None where that is nothing.
+        """
+        self._heard = self._clock.monotonic()
+        if not payloads:
+            if self._pings:
+                self._answer_due = None  # a control frame: most likely the pong
+            return None
+        self.last_recv = recv = self._clock.time_ns()
+        size = sum(map(len, payloads))
+        self._counters["frames"] += len(payloads)
+        self._counters["bytes"] += size
+        for tap in self._taps:
+            tap.frames(self._number, recv, payloads, size)
+        if len(payloads) <= _MOST:
+            return self._take(payloads)
+        for start in range(0, len(payloads), _MOST):
+            waiting = self._take(payloads[start : start + _MOST])
+            if waiting is not None:
+                return self._take_rest(waiting, payloads, start + _MOST)
+        return None
+
+    async def _take_rest(self, waiting: Awaitable[None], payloads: list[bytes], start: int) -> None:
+        """Go on with what a read has brought, from *start* on, after having waited."""
+        await waiting
+        for begin in range(start, len(payloads), _MOST):
+            later = self._take(payloads[begin : begin + _MOST])
+            if later is not None:
+                await later
+
+    def _take(self, payloads: list[bytes]) -> Awaitable[None] | None:
+        """Parse, and hand on to the session."""
         events = self._parse(Frames(payloads, self.last_recv, self._aside))
-        if events:
-            self._blocked = True
-            await self._owner.take(self, events, self.last_recv)
-            self._blocked = False
-            before, self._heard = self._heard, self._clock.monotonic()
-            if self.subscriptions.waiting:
-                self.subscriptions.excuse(self._heard - before)
+        if not events:
+            return None
+        waiting = self._owner.take(self, events, self.last_recv)
+        if waiting is not DONE:
+            return self._wait(waiting)
+        self._excuse()
+        return None
+
+    async def _wait(self, waiting: Awaitable[None]) -> None:
+        """Wait for a consumer."""
+        self._blocked = True
+        await waiting
+        self._blocked = False
+        self._excuse()
+
+    def _excuse(self) -> None:
+        """See to it that nobody is blamed for the time that we ourselves took."""
+        before, self._heard = self._heard, self._clock.monotonic()
+        if self.subscriptions.waiting:
+            self.subscriptions.excuse(self._heard - before)
 
     # ------------------------------------------------------------------------------- subscriptions
 

@@ -9,6 +9,7 @@ import anyio
 import structlog
 
 from tapeloom._clock import Steps
+from tapeloom._done import DONE
 from tapeloom.errors import ConnectionFailed, ConnectionLost, FeedError, GivenUp, Throttled
 from tapeloom.events import Event, Status
 from tapeloom.feeds import Endpoint, Subscription
@@ -222,12 +223,18 @@ class Session:
 
     # ------------------------------------------------------------------------------------- the data
 
-    async def take(self, connection: Connection, events: list[Event], recv: int) -> None:
-        """Take what a read has brought: announce, stage, deliver. The hot path."""
+    def take(self, connection: Connection, events: list[Event], recv: int) -> Awaitable[None]:
+        """Take what a read has brought: announce, stage, deliver. The hot path.
+
+        It is done at once, but for what the awaitable that it returns still waits for.
+        """
         if self._overlap is None:
-            await self._hand_on(events, recv, connection)
-            return
-        overlap = self._overlap
+            return self._hand_on(events, recv, connection)
+        return self._take_turn(self._overlap, connection, events, recv)
+
+    async def _take_turn(
+        self, overlap: Overlap, connection: Connection, events: list[Event], recv: int
+    ) -> None:
         async with overlap.turn:
             if connection is self._successor:
                 overlap.hold(events)
@@ -235,7 +242,7 @@ class Session:
                 events = overlap.passed(events)
                 await self._hand_on(events, recv, connection)
 
-    async def _hand_on(self, events: list[Event], recv: int, connection: Connection) -> None:
+    def _hand_on(self, events: list[Event], recv: int, connection: Connection) -> Awaitable[None]:
         holes, subscriptions = self._holes, connection.subscriptions
         holes.seen(events, recv)
         self._silence.note(events)
@@ -248,8 +255,7 @@ class Session:
             self._counters["gaps"] += before - len(holes.open)
         holes.note(came)
         events = self.plan.pipeline(events)
-        if events:
-            await self._deliver(events)
+        return self._deliver(events) if events else DONE
 
     async def tell(self, state: str, detail: str, symbol: str = "", channel: str = "") -> None:
         """Put a Status into the stream."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from tapeloom.events import Event
@@ -61,8 +61,8 @@ class Owner(Protocol):
         """Hold no silence against the venue: it was we who did not listen."""
         ...
 
-    async def take(self, connection: Connection, events: list[Event], recv: int) -> None:
-        """Take what a read has brought."""
+    def take(self, connection: Connection, events: list[Event], recv: int) -> Awaitable[None]:
+        """Take what a read has brought; return what is to be waited for."""
         ...
 
     async def tell(self, state: str, detail: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
-from typing import Self
+from typing import Any, Self
 
 import anyio
 import anyio.abc
@@ -22,8 +22,11 @@ __all__ = ["FakeClient", "FakeVenue"]
 class FakeClient:
     """One WebSocket connection, seen from the server."""
 
-    def __init__(self, stream: anyio.abc.ByteStream, path: str, connection: WSConnection) -> None:
+    def __init__(
+        self, stream: anyio.abc.ByteStream, path: str, connection: WSConnection, head: bytes = b""
+    ) -> None:
         self.path = path
+        self.head = head  #: the request, as it came
         self.stream = stream
         self._connection = connection
 
@@ -65,7 +68,7 @@ class FakeClient:
         await self.send_event(ws.CloseConnection(code, reason))
 
 
-Script = Callable[[FakeClient], Awaitable[None]]
+Script = Callable[[FakeClient], Awaitable[Any]]
 Response = tuple[int, Mapping[str, str], bytes]
 
 
@@ -139,7 +142,7 @@ class FakeVenue:
         next(iter(connection.events()))
         self.connections += 1
         await stream.send(connection.send(ws.AcceptConnection()))
-        await self.script(FakeClient(stream, path, connection))
+        await self.script(FakeClient(stream, path, connection, head))
 
 
 def _response(response: Response) -> bytes:

@@ -10,7 +10,7 @@ the plugin's package with ``pytest --write-contract``, and held against it ever 
 
 `declared` has the words, `proving` remembers and writes down. `composed` is a venue's client side without
 a network and `still` a market for it to talk about, as `dialogue`, `signs`, `naming`, `deafness` and
-`past` do. `recording` is a run against the simulator, which `truth`, `frames` and `endings` look at.
+`past` do. `readers` are the ways in which a transport is read. `recording` is a run against the simulator, which `truth`, `frames` and `endings` look at.
 """
 
 from __future__ import annotations
@@ -22,11 +22,25 @@ from .declared import Broken, Capture, Lacking
 if TYPE_CHECKING:
     from .sink import SinkContract
     from .stage import StageContract
+    from .transport import TransportContract
     from .venue import VenueContract
 
-__all__ = ["Broken", "Capture", "Lacking", "SinkContract", "StageContract", "VenueContract"]
+__all__ = [
+    "Broken",
+    "Capture",
+    "Lacking",
+    "SinkContract",
+    "StageContract",
+    "TransportContract",
+    "VenueContract",
+]
 
-_HOMES = {"SinkContract": "sink", "StageContract": "stage", "VenueContract": "venue"}
+_HOMES = {
+    "SinkContract": "sink",
+    "StageContract": "stage",
+    "TransportContract": "transport",
+    "VenueContract": "venue",
+}
 
 
 def __getattr__(name: str) -> Any:

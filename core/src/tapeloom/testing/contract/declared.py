@@ -7,7 +7,7 @@ from typing import Any
 
 from attrs import field, frozen
 
-__all__ = ["SINK", "STAGE", "VENUE", "Broken", "Capture", "Lacking"]
+__all__ = ["SINK", "STAGE", "TRANSPORT", "VENUE", "Broken", "Capture", "Lacking"]
 
 #: The guarantees of a venue: the word that a level uses, and what it says.
 VENUE: dict[str, str] = {
@@ -48,6 +48,22 @@ SINK: dict[str, str] = {
     "flushed": "closing writes what is left",
     "failure": "a write that fails is told",
     "backends": "it runs on each event loop it names",
+}
+TRANSPORT: dict[str, str] = {
+    "order": "every message arrives once, in order, however its bytes were cut",
+    "together": "what one read brings is handed over together",
+    "pieces": "a message in fragments is put together; one over the limit ends the connection",
+    "control": "pings are answered, and control frames told, also beside messages",
+    "farewell": "what came before a close frame is handed over before its code and reason are told",
+    "broken": "who breaks the protocol is closed on, after what came before",
+    "torn": "an end without a close frame is told",
+    "sends": "texts, pings and headers go out",
+    "waits": "what nobody takes is not read, and then nothing of it is lost",
+    "leaving": "leaving sends a close frame, and no peer holds it up",
+    "cancelled": "a reader that is cancelled loses nothing; a dial that is leaves nothing open",
+    "refusals": "a connection that does not come about says why, and whether to try again",
+    "network": "proxy and certificates are the stack's",
+    "backends": "it runs on each event loop it names, and is refused on the others",
 }
 
 

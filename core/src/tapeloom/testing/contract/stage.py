@@ -16,14 +16,14 @@ from tapeloom import FeedSpec, Registry, Stack, StageSpec
 from tapeloom._compose import compose
 from tapeloom._pipeline import Pipeline
 from tapeloom.events import Event, Reject
-from tapeloom.feeds import Endpoint, Feed, Message, TimedStage
-from tapeloom.hooks import hookimpl
+from tapeloom.feeds import TimedStage
 from tapeloom.testing.clock import VirtualClock
 
 from .composed import cut
 from .declared import STAGE, Broken, Lacking
 from .proving import Proving
 from .streams import HOSTILE, START, SYMBOLS, VENUE, changed, spoiled, strange, streams
+from .undialled import Undialled
 
 __all__ = ["StageContract"]
 
@@ -37,31 +37,6 @@ _checked = hypothesis_settings(
     phases=[Phase.generate],  # a smaller example is not worth a minute
     suppress_health_check=list(HealthCheck),
 )
-
-
-class _Codec:
-    def native(self, symbol: str) -> str:
-        return symbol
-
-    def add(self, subscriptions: Sequence[Any], first_id: int) -> list[Message]:
-        return []
-
-    drop = add
-
-    def accept(self, frame: bytes) -> None:
-        return None
-
-
-class _Venue:
-    """A venue that is never dialled, so that a stage can be composed."""
-
-    @hookimpl
-    def connect(self, feed: Feed) -> list[Endpoint]:
-        return [Endpoint(url="ws://contract.invalid")]
-
-    @hookimpl
-    def subscribe(self, feed: Feed) -> _Codec:
-        return _Codec()
 
 
 class StageContract(Proving):
@@ -129,7 +104,7 @@ class StageContract(Proving):
     def pipeline(self) -> tuple[Pipeline, VirtualClock]:
         """Return the stage, new, as core composes it."""
         registry, clock = self.registry(), VirtualClock(START)
-        registry.register(_Venue(), VENUE)
+        registry.register(Undialled(), VENUE)
         feed = FeedSpec(VENUE, SYMBOLS, tuple(self.channels), stages=("contract-stage",))
         spec = StageSpec("contract-stage", self.stage, dict(self.settings), "end")
         stack = Stack(feeds=(feed,), stages={"contract-stage": spec})
