@@ -108,6 +108,6 @@ async def test_a_peer_that_pings_and_reads_nothing_is_not_read() -> None:
         before = -1
         while sent != before:
             before = sent
-            assert sent < 64 * 1024 * 1024
+            assert sent < 256 * 1024 * 1024  # more than the machine's own buffers hold
             await anyio.sleep(0.3)
         tasks.cancel_scope.cancel()

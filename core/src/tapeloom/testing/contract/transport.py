@@ -312,7 +312,7 @@ class TransportContract(Proving):
     async def _waits(self) -> None:
         """Let the venue send without end, and take nothing: it has to wait."""
         sent, size = [0], 100_000
-        most = 64 * 1024 * 1024
+        most = 128 * 1024 * 1024  # more than the machine's own buffers hold
 
         async def script(client: FakeClient) -> None:
             sent[0] = 0
