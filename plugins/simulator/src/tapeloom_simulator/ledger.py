@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from tapeloom.events import Event
 
     from .truth import Traded, Truth
+    from .written import Written
 
 __all__ = ["Account", "Ledger", "never", "signs"]
 
@@ -68,7 +69,12 @@ class Ledger:
     """
 
     def __init__(
-        self, truth: Truth, *, channel: str = "trades", unit: int = 1_000_000, slack: int = _SECOND
+        self,
+        truth: Truth | Written,
+        *,
+        channel: str = "trades",
+        unit: int = 1_000_000,
+        slack: int = _SECOND,
     ) -> None:
         self._truth, self._channel, self._unit, self._slack = truth, channel, unit, slack
         self.events: list[Event] = []
