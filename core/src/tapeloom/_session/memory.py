@@ -62,8 +62,14 @@ class Memory:
 
     def forget(self, some: Collection[Subscription]) -> None:
         """Remember nothing of these any more."""
-        for one in some:
-            self._last.pop((one.symbol, one.channel), None)
+        gone = {(one.symbol, one.channel) for one in some}
+        for key in gone:
+            self._last.pop(key, None)
+        self._by_line = {
+            line: event
+            for line, event in self._by_line.items()
+            if (event.symbol, event.channel) not in gone
+        }
 
 
 #: Events that are remembered one by one, at the least.
