@@ -1,8 +1,8 @@
 """A ledger: what a simulated venue sent, held against what came out of a stream.
 
 For every trade in the time that was streamed it has one entry: it was delivered live, it was fetched, a
-gap tells of it, a reject does, or the subscription was called silent and is so still. What has no entry
-is lost, what has two of the first came twice. Neither may be.
+gap tells of it, a reject does, or the subscription was called silent or refused, and is so still. What
+has no entry is lost, what has two of the first came twice. Neither may be.
 """
 
 from __future__ import annotations
@@ -37,7 +37,9 @@ class Account:
     live: int = 0
     fetched: int = 0
     in_gaps: int = 0  #: told of by a gap that was not filled
-    in_silence: int = 0  #: behind a word that the subscription is silent, and nothing came since
+    in_silence: int = (
+        0  #: behind a word that the subscription is silent or refused; nothing came since
+    )
     rejected: int = 0
     lost: list[Traded] = field(factory=list)  #: of which nothing tells
     twice: list[Event] = field(factory=list)
@@ -174,11 +176,11 @@ class Ledger:
                 account.lost.append(trade)
 
     def _silent_since(self, symbol: str) -> int | None:
-        """Return when the trades were last called silent, None where some have come live since."""
+        """Return when the trades were last called silent or refused; None where some came live since."""
         since: int | None = None
         for one in self.events:
             if one.symbol == symbol and one.channel == self._channel:
-                if type(one) is Status and one.state == "silent":
+                if type(one) is Status and one.state in ("silent", "refused"):
                     since = one.ts
                 elif type(one) is Trade and one.origin == "live":
                     since = None
