@@ -144,6 +144,19 @@ async def test_what_is_lost_while_the_gateway_is_cut_off_lies_in_a_gap(told, kin
         )  # subscribed anew, or not
 
 
+async def test_a_gateway_that_says_only_that_it_is_back_was_away_as_well(told):
+    async with told(time_scale=50) as seen:
+        await seen.until(lambda told: len(told.of("trade")) > 100)
+        (client,) = seen.sim.venue._gateway.clients
+        client.muted = True  # the word of it never arrives
+        client.line.later(5.0, lambda: client._back(1102, "Connectivity restored."))
+        await seen.until(recovered)
+        lost = missing(seen)
+
+        assert lost
+        assert covered(seen, lost)
+
+
 async def test_a_gateway_that_stays_cut_off_is_told_of(told):
     async with told(faults=[Fault(kind="ib_1100", after=20)]) as seen:
         await seen.until(lambda told: "stale" in told.states(""))

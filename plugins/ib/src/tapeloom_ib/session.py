@@ -237,6 +237,9 @@ class Session:
             self._status("stale", text)
         elif code in (codes.RESTORED, codes.RESTORED_EMPTY):
             self._broken.clear()
+            self._lost = (
+                self._lost or self._now()
+            )  # the word that it was lost may have been lost too
             self._back(text, empty=code == codes.RESTORED_EMPTY)
         elif code == codes.MOVED:
             self._end(f"the gateway has moved: {text}. Set port in [venue.ib].")
