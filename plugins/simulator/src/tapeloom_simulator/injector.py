@@ -159,6 +159,8 @@ class Injector:
 
     def pass_on(self, follower: Follower, stream: Stream, text: str) -> list[Out]:
         """Return what is sent instead of *text*."""
+        if self._mute and self._muted(follower, stream):
+            return []  # what is not sent is no occasion for anything else
         whole: list[Out] = [(text, False)]
         out = whole
         for fault in self._on_data:

@@ -67,7 +67,8 @@ class Ledger:
     """What came of one feed, by symbol.
 
     *channel* is that of the trades. *unit* is the ns of the venue's unit of time; *sides* is not
-    asked for here. *slack* is how far, in ns, a reject of a frame may lie from the trade that was in it.
+    asked for here. *slack* is how far, in ns, a reject of a frame may lie from the trade that was in it,
+    and the word that a subscription is silent or refused, on our clock, from what it is about.
     """
 
     def __init__(
@@ -170,7 +171,7 @@ class Ledger:
                 account.in_gaps += 1
             elif any(self._tells(reject, trade) for reject in rejects):
                 account.rejected += 1
-            elif silent is not None and trade.ts >= silent:
+            elif silent is not None and trade.ts >= silent - self._slack:
                 account.in_silence += 1
             else:
                 account.lost.append(trade)
