@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
+import struct
 import time
 from decimal import Decimal
 
@@ -11,6 +13,7 @@ import pytest
 from tapeloom.errors import ConfigError, SubscriptionRefused
 
 pytest.importorskip("tapeloom_simulator", reason="there is no gateway to talk to")
+from tapeloom_ib.dial import client, leave
 from tapeloom_simulator import Fault, serve
 
 NANO = 1_000_000_000
@@ -499,3 +502,22 @@ async def test_a_reader_that_is_slow_loses_nothing_and_holds_little(monkeypatch)
 
     assert [(one.price, one.size) for one in seen if one.type == "trade"] == wanted
     assert most <= 6
+
+
+@pytest.mark.parametrize("how", ["reset", "deaf"])
+async def test_no_socket_is_left_to_a_gateway_that_resets_or_does_not_read(how):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        ib = client(lambda fields: None, lambda fields: None)
+        await ib.client.conn.connectAsync(*server.getsockname())
+        peer, _ = server.accept()
+        transport = ib.client.conn.transport
+        if how == "reset":
+            peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            peer.close()
+        else:
+            transport.write(b"x" * (64 << 20))
+        leave(ib)  # before the loop has heard of it
+        await asyncio.sleep(0.05)
+        peer.close()
+
+        assert transport.get_extra_info("socket").fileno() == -1

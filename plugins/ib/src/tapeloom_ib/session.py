@@ -11,7 +11,7 @@ from tapeloom.errors import ConnectionLost, FeedError
 from tapeloom.events import Event, Gap, Reject, Status
 
 from . import codes
-from .dial import client, dial, failure
+from .dial import client, dial, failure, leave
 from .lines import Lines
 from .wire import DEPTH, READERS, Line, read
 
@@ -69,8 +69,7 @@ class Session:
                 keeper.cancel()
                 await asyncio.gather(keeper, return_exceptions=True)  # its end has been told
             self._ib.disconnectedEvent -= self._disconnected
-            with contextlib.suppress(OSError, RuntimeError):
-                self._ib.disconnect() if self._ib.isConnected() else self._client.disconnect()
+            leave(self._ib)
 
     # ------------------------------------------------------------------------------------ connecting
 
