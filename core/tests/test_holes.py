@@ -9,6 +9,7 @@ from typing import Any
 import anyio
 import pytest
 import tapeloom
+from attrs import evolve
 from tapeloom import Event, FeedSpec, Gap, Quote, Registry, Stack, Trade
 from tapeloom._session.holes import Holes
 from tapeloom._session.memory import Memory
@@ -55,6 +56,17 @@ def test_a_hole_of_trades_is_told_by_the_clock_of_the_trades() -> None:
     (gap,) = it.read(trade(20))
 
     assert (gap.since, gap.until) == (10 * SECOND, 20 * SECOND)
+
+
+def test_a_hole_of_trades_begins_with_the_last_one_of_the_symbol() -> None:
+    it = Rig()
+    it.read(trade(10))
+    other = evolve(trade(15), symbol="ETH/USD")
+    it.read(other)
+    it.holes.cut(16 * SECOND)
+    (gap,) = it.read(trade(20))
+
+    assert gap.since == 10 * SECOND
 
 
 def test_a_clock_that_was_set_back_is_believed_after_a_while() -> None:

@@ -43,8 +43,8 @@ class Holes:
     def __init__(self, venue: str, missed: Missed = _unrecoverable, *, apart: bool = False) -> None:
         self.live: set[Subscription] = set()
         self.open: dict[Subscription, tuple[int, str]] = {}  #: since when nothing is known, and why
-        # Holes that were told before anything came after them: since when.
-        self._vague: dict[Subscription, int] = {}
+        # Holes that were told before anything came after them: since when, until when.
+        self._vague: dict[Subscription, tuple[int, int]] = {}
         self._venue = venue
         self._apart = apart
         self._memory = Memory()
@@ -102,8 +102,13 @@ class Holes:
         self._recv = self._recv or recv
         for one in self.live:
             self._word.pop(one, None)  # it has been lost again
+        trades = self._memory.trades()
         for one in self.live.difference(but):
+            last = trades.get((one.symbol, one.channel))
+            # After its last trade it may have fallen mute before the connection ended.
             since = self._known_until(one)
+            if last is not None:
+                since = max(last.ts, self._vague.get(one, (0, 0))[1])
             if one in doubtful:
                 since = min(since, doubtful[one] + self._lead(one))
             self.open.setdefault(one, (since, "disconnect"))
@@ -177,12 +182,13 @@ class Holes:
 
     def _gap(self, one: Subscription, until: int, after: Event | None = None) -> Gap:
         before = self._memory.last(one)
+        since, cause = self.open[one]
+        vague = self._vague.pop(one, (since, 0))
         if after is None:
-            self._vague.setdefault(one, self.open[one][0])
-        elif (vague := self._vague.pop(one, None)) is not None and _numbered(before, after):
+            self._vague[one] = (min(since, vague[0]), max(since, until))
+        elif _numbered(before, after):
             # The numbers count what is missing since the last event, not since that word.
-            since, cause = self.open[one]
-            self.open[one] = (min(since, vague), cause)
+            self.open[one] = (min(since, vague[0]), cause)
         gap = self._hole(one, until)
         known = partial(self._memory.known, one, before.ts if before is not None else gap.since)
         return self._missed(gap, before, after, known)

@@ -48,6 +48,15 @@ class Memory:
                 return event if found is None or event.recv > found.recv else found
         return found
 
+    def trades(self) -> dict[tuple[str, str], Trade]:
+        """Return the last trade of each symbol and channel."""
+        found = {key: event for key, event in self._last.items() if type(event) is Trade}
+        for event in self._by_line.values():
+            older = found.get((event.symbol, event.channel))
+            if type(event) is Trade and (older is None or event.recv > older.recv):
+                found[event.symbol, event.channel] = event
+        return found
+
     def known(self, one: Subscription, since: int) -> set[int | str]:
         """Return the ids of the trades of *one* at *since* and later, as far as is remembered."""
         return {
