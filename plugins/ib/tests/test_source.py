@@ -10,6 +10,8 @@ import time
 from decimal import Decimal
 
 import pytest
+import tapeloom
+from tapeloom import FeedSpec, Stack, Trade
 from tapeloom.errors import ConfigError, SubscriptionRefused
 
 pytest.importorskip("tapeloom_simulator", reason="there is no gateway to talk to")
@@ -521,3 +523,16 @@ async def test_no_socket_is_left_to_a_gateway_that_resets_or_does_not_read(how):
         peer.close()
 
         assert transport.get_extra_info("socket").fileno() == -1
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_a_stream_that_is_left_leaves_the_gateway_at_once(anyio_backend):
+    async with serve("ib", symbols=["AAPL/USD"], rate=400.0) as sim:
+        feed = FeedSpec("ib", ("AAPL/USD",), ("trades",))
+        async with tapeloom.open(Stack(feeds=(feed,), venues={"ib": sim.settings})) as stream:
+            async for _ in stream.of(Trade):
+                break
+            session = stream._feeds["ib"].plan.source._session
+            transport = session._client.conn.transport
+
+        assert transport.is_closing()

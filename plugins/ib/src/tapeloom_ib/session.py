@@ -65,11 +65,12 @@ class Session:
             keeper = asyncio.create_task(self._keep())
             await self._pump(deliver, keeper)
         finally:
+            # At once: whoever is cancelled has no time to wait for anything.
+            self._ib.disconnectedEvent -= self._disconnected
+            leave(self._ib)
             if keeper is not None:
                 keeper.cancel()
                 await asyncio.gather(keeper, return_exceptions=True)  # its end has been told
-            self._ib.disconnectedEvent -= self._disconnected
-            leave(self._ib)
 
     # ------------------------------------------------------------------------------------ connecting
 
