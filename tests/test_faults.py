@@ -119,6 +119,8 @@ NAMED: dict[str, tuple[str, ...]] = {
 DIFFERS: dict[tuple[str, str], tuple[str, ...]] = {
     ("alpaca crypto", "lingering_session"): ("status login_refused", "gap disconnect"),
     ("alpaca crypto", "sub_error"): ("status refused", "error SubscriptionRefused"),
+    # A book that comes every five seconds is not missed so soon; the connection as a whole is.
+    ("hyperliquid perp", "silent_stall"): ("status reconnecting", "gap disconnect"),
     # It gives notice and goes at once: whether the successor is there by then is a matter of luck.
     **dict.fromkeys(
         (("binance spot", "server_shutdown"), ("binance usdm", "server_shutdown")),
