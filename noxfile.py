@@ -102,6 +102,13 @@ def fuzz(session: nox.Session) -> None:
 
 
 @nox.session(python="3.11", default=False)
+def soak(session: nox.Session) -> None:
+    """Stream from six venues under every fault for ten minutes; fails where the ledger does not balance."""
+    install(session, "tests", *members().values())
+    session.run("python", "tests/test_soak.py", *session.posargs)
+
+
+@nox.session(python="3.11", default=False)
 def bench(session: nox.Session) -> None:
     """Measure; prints ratios, gates nothing. Peers take part where `peers` has been run."""
     install(session, "tests", *members().values())

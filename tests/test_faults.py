@@ -17,7 +17,7 @@ import pytest
 import tapeloom
 import tapeloom_simulator as simulator
 from attrs import define, evolve, field, frozen
-from tapeloom import Event, FeedSpec, Gap, Network, Quote, Stack, Trade
+from tapeloom import Event, FeedSpec, Gap, Network, Quote, Stack, Status, Trade
 from tapeloom.errors import FeedError
 from tapeloom.testing import LoopClock, virtual_backend
 from tapeloom_simulator import EPOCH, Account, Fault, Ledger, Truth, never, signs
@@ -120,6 +120,8 @@ NAMED: dict[str, tuple[str, ...]] = {
 DIFFERS: dict[tuple[str, str], tuple[str, ...]] = {
     ("alpaca crypto", "lingering_session"): ("status login_refused", "gap disconnect"),
     ("alpaca crypto", "sub_error"): ("status refused", "error SubscriptionRefused"),
+    # A book that comes every five seconds is not missed so soon; the connection as a whole is.
+    ("hyperliquid perp", "silent_stall"): ("status reconnecting", "gap disconnect"),
     # It gives notice and goes at once: whether the successor is there by then is a matter of luck.
     **dict.fromkeys(
         (("binance spot", "server_shutdown"), ("binance usdm", "server_shutdown")),
@@ -407,6 +409,10 @@ def test_the_ledger_finds_what_is_lost_repeated_invented_or_out_of_order() -> No
     assert account([*came, evolve(came[0], price=came[0].price + 1)]).invented
     assert account([*came[:4], gap, *came[7:]]).in_gaps == 3
     assert account([*came[:4], gap, *came[7:]]).balanced
+    refused = Status("v", "BTC/USDT", came[8].ts, 0, "refused", "", "trades")
+    assert account([*came[:8], refused]).in_silence == len(came) - 8
+    assert account([*came[:8], refused]).balanced
+    assert account([*came[:8], refused, came[20]]).lost
     assert account([*came[:4], evolve(gap, missing=9), *came[7:]]).wrong
     filled = [*came[:4], gap, *came[7:], evolve(gap, verdict="filled", missing=0)]
     assert [one.id for one in account(filled).lost] == [5, 6, 7]

@@ -71,6 +71,7 @@ class RunningFeed:
             plan, client, budgets, deliver, renew=self._renew, activity=self._activity
         )
         self._replay = replay
+        self._source: SourceSession | None = None
         self._tasks: anyio.abc.TaskGroup | None = None
         self._stopped = anyio.Event()
 
@@ -117,8 +118,12 @@ class RunningFeed:
         self._stopped.set()
 
     async def _flush(self) -> None:
+        """Deliver what is left to be told: holes that nobody will fill any more, and what stages hold."""
+        sessions = [*self.sessions, *([self._source] if self._source is not None else ())]
+        holes = [gap for session in sessions for gap in session.holes()]
         try:
-            events = self.plan.pipeline.flush()
+            events = self.plan.pipeline(holes) if holes else []
+            events += self.plan.pipeline.flush()
         except TapeloomError as error:
             self.error = self.error or error
             return
@@ -133,7 +138,7 @@ class RunningFeed:
 
     async def _run_source(self) -> None:
         await check_symbols(self._desk, self.plan)
-        session = SourceSession(self.plan, self._deliver, self._desk.missed)
+        session = self._source = SourceSession(self.plan, self._deliver, self._desk.missed)
         await self._until_stopped(session.run, self._timer, self._desk.run)
 
     async def _until_stopped(
@@ -292,6 +297,8 @@ class RunningFeed:
         for session in self.sessions:
             wanted = session.wanted
             await session.drop([one for one in wanted if one.symbol in gone])
+        if self._source is not None:
+            self._source.forget(gone)
         if self.plan.source is not None:
             self.plan.source.changed()
         for symbol in gone:

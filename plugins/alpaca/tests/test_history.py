@@ -8,7 +8,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 import tapeloom_alpaca
 from tapeloom.events import Bar, Book, Reject, Trade
-from tapeloom.feeds import Request, Want
+from tapeloom.feeds import Denied, Request, Want
 from tapeloom_alpaca.history import timeframe
 
 NOW = 1_800_000_000_000_000_000
@@ -208,3 +208,13 @@ def test_other_addresses_are_not_ours(make) -> None:
 )
 def test_a_refusal_has_the_venues_words_and_a_remedy(make, status, body, words) -> None:
     assert tapeloom_alpaca.history(make()).refusal(status, body) == words
+
+
+def test_an_empty_page_after_which_more_is_to_come_is_no_end(make) -> None:
+    history = tapeloom_alpaca.history(make("crypto", ("BTC/USD",)))
+    request = history.request(Want("trades", "BTC/USD", "trades", since=1, until=NOW))
+
+    assert history.answer(request, b'{"trades":{},"next_page_token":null}', NOW) == []
+    with pytest.raises(Denied, match="more is said to follow") as denied:
+        history.answer(request, b'{"trades":{},"next_page_token":"AAAA"}', NOW)
+    assert denied.value.pause is not None

@@ -152,6 +152,7 @@ async def test_everything_is_counted_and_listed(heard, numbered) -> None:
         (Fault(at=3), [4]),
         (Fault(period=3), [1, 4, 7]),
         (Fault(at=2, period=4), [3, 7]),
+        (Fault(at=2, until=5, count=0), [3, 4, 5]),
         (1.0, [1, 2, 3, 4, 5, 6, 7, 8]),
         ("0%", []),
     ],

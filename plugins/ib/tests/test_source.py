@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
+import struct
 import time
 from decimal import Decimal
 
 import pytest
+import tapeloom
+from tapeloom import FeedSpec, Stack, Trade
 from tapeloom.errors import ConfigError, SubscriptionRefused
 
 pytest.importorskip("tapeloom_simulator", reason="there is no gateway to talk to")
+from tapeloom_ib.dial import client, leave
 from tapeloom_simulator import Fault, serve
 
 NANO = 1_000_000_000
@@ -144,6 +149,19 @@ async def test_what_is_lost_while_the_gateway_is_cut_off_lies_in_a_gap(told, kin
         assert len(seen.sim.truth.sent) == (
             2 if kind == "ib_1101" else 1
         )  # subscribed anew, or not
+
+
+async def test_a_gateway_that_says_only_that_it_is_back_was_away_as_well(told):
+    async with told(time_scale=50) as seen:
+        await seen.until(lambda told: len(told.of("trade")) > 100)
+        (client,) = seen.sim.venue._gateway.clients
+        client.muted = True  # the word of it never arrives
+        client.line.later(5.0, lambda: client._back(1102, "Connectivity restored."))
+        await seen.until(recovered)
+        lost = missing(seen)
+
+        assert lost
+        assert covered(seen, lost)
 
 
 async def test_a_gateway_that_stays_cut_off_is_told_of(told):
@@ -488,3 +506,35 @@ async def test_a_reader_that_is_slow_loses_nothing_and_holds_little(monkeypatch)
 
     assert [(one.price, one.size) for one in seen if one.type == "trade"] == wanted
     assert most <= 6
+
+
+@pytest.mark.parametrize("how", ["reset", "deaf"])
+async def test_no_socket_is_left_to_a_gateway_that_resets_or_does_not_read(how):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        ib = client(lambda fields: None, lambda fields: None)
+        await ib.client.conn.connectAsync(*server.getsockname())
+        peer, _ = server.accept()
+        transport = ib.client.conn.transport
+        if how == "reset":
+            peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            peer.close()
+        else:
+            transport.write(b"x" * (64 << 20))
+        leave(ib)  # before the loop has heard of it
+        await asyncio.sleep(0.05)
+        peer.close()
+
+        assert transport.get_extra_info("socket").fileno() == -1
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_a_stream_that_is_left_leaves_the_gateway_at_once(anyio_backend):
+    async with serve("ib", symbols=["AAPL/USD"], rate=400.0) as sim:
+        feed = FeedSpec("ib", ("AAPL/USD",), ("trades",))
+        async with tapeloom.open(Stack(feeds=(feed,), venues={"ib": sim.settings})) as stream:
+            async for _ in stream.of(Trade):
+                break
+            session = stream._feeds["ib"].plan.source._session
+            transport = session._client.conn.transport
+
+        assert transport.is_closing()

@@ -116,6 +116,29 @@ async def test_a_silence_ends_after_its_time(simulate, dial):
     assert max(ids(client)) == 400
 
 
+async def test_a_fault_has_an_end(simulate, dial):
+    faults = [
+        Fault(kind="dup_trade", count=0, until=2.5),
+        Fault(kind="disconnect", at=2.6, until=2.5),
+        Fault(kind="max_age", seconds=0.0, until=0.0),
+    ]
+    client, truth = await told(simulate, dial, *faults, rate=100.0)
+    times = [fault.ts - EPOCH for fault in truth.faults]
+
+    assert set(truth.injected()) == {"dup_trade"}
+    assert max(times) < 2.5 * SECOND
+    assert 100 < len(times) < 300
+    assert max(ids(client)) == 400
+
+
+async def test_what_a_silence_holds_back_is_no_occasion_for_another_fault(simulate, dial):
+    faults = [Fault(kind="silent_stall", after=99), Fault(kind="dup_trade", after=200)]
+    client, truth = await told(simulate, dial, *faults)
+
+    assert ids(client) == list(range(1, 100))
+    assert truth.injected() == {"silent_stall": 1}
+
+
 async def test_the_venue_spoils_what_needs_its_language(simulate, dial):
     faults = [
         Fault(kind="crossed_book", after=1),

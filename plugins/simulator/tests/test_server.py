@@ -10,10 +10,11 @@ import anyio
 import httpx
 import pytest
 import trustme
+from attrs import evolve
 from httpx_ws import WebSocketUpgradeError
 from tapeloom.errors import PluginBroken, PluginNotFound
 from tapeloom.feeds import Rate
-from tapeloom_simulator import EPOCH, SimulatedMarket, serve
+from tapeloom_simulator import EPOCH, Fault, SimulatedMarket, Written, serve
 from wsproto import ConnectionType, WSConnection
 from wsproto.events import (
     AcceptConnection,
@@ -403,6 +404,35 @@ async def test_the_truth_is_written_as_json_lines(simulate, dial, tmp_path):
         "opened", "followed", "left", "ended", "book",
     ]  # fmt: skip
     assert book["bids"] == [[str(p), str(s)] for p, s in sim.truth.book("BTC/USDT")[0].items()]
+
+
+async def test_what_was_written_is_read_back_as_it_was(simulate, dial, tmp_path):
+    path = tmp_path / "truth.jsonl"
+    fault = Fault(kind="dup_trade", count=2)
+    async with simulate(trades=100, truth=path, faults=[fault]) as sim, dial(sim) as client:
+        await client.ask("trades", "book")
+        await client.read_all()
+    whole, without = Written(path, quotes=True), Written(path)
+
+    assert whole.trades("BTC/USDT") == sim.truth.trades("BTC/USDT")
+    assert whole.quotes("BTC/USDT") == sim.truth.quotes("BTC/USDT")
+    assert whole.faults == sim.truth.faults
+    assert whole.injected() == sim.truth.injected() == {"dup_trade": 2}
+    assert whole.sent == [evolve(one, texts=None) for one in sim.truth.sent]
+    assert without.trades("BTC/USDT") == whole.trades("BTC/USDT")
+    assert without.quotes("BTC/USDT") == []
+
+
+async def test_a_line_that_was_cut_short_ends_what_is_read(simulate, tmp_path):
+    path = tmp_path / "truth.jsonl"
+    async with simulate(trades=100, truth=path, start="now") as sim:
+        await sim.finished()
+    path.write_text(path.read_text()[:2000])
+
+    trades = Written(path).trades("BTC/USDT")
+
+    assert trades
+    assert trades == sim.truth.trades("BTC/USDT")[: len(trades)]
 
 
 async def test_the_truth_of_a_run_is_the_market_of_the_seed(simulate):

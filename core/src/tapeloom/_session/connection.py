@@ -72,7 +72,7 @@ class Connection:
         self._free = 0.0  # when the next message may be sent
         self._next_id = 1
         self._pings = endpoint.heartbeat is not None and endpoint.heartbeat.message is None
-        self._heard = 0.0  # when the last byte came
+        self.heard = 0.0  #: when the last byte came, on that clock too
         self._answer_due: float | None = None  # when a heartbeat must have been answered
         self._blocked = False  # a consumer makes us wait: then silence is our own
         self._tasks: anyio.abc.TaskGroup | None = None
@@ -125,13 +125,13 @@ class Connection:
                 await self._send(link, self._codec.drop(begun, self._next_id), drops=True)
 
     async def _begin(self, link: Link) -> None:
-        self.opened = self._heard = self._clock.monotonic()
+        self.opened = self.heard = self._clock.monotonic()
         self.last_recv = self._clock.time_ns()
         self._counters["connections"] += 1
         self._number = self._counters["connections"]
         log.info("feed_connected", feed=self._feed.name, connection=self._owner.label)
         await self._owner.tell("connected", self._owner.label)
-        self._heard = self._clock.monotonic()
+        self.heard = self._clock.monotonic()
         self._link = link
 
     async def _guard(self, task: Callable[[Link], Awaitable[None]], link: Link) -> None:
@@ -168,7 +168,7 @@ class Connection:
 
         Returns what is to be awaited before more is read, None where that is nothing.
         """
-        self._heard = self._clock.monotonic()
+        self.heard = self._clock.monotonic()
         if not payloads:
             if self._pings:
                 self._answer_due = None  # a control frame: most likely the pong
@@ -215,9 +215,9 @@ class Connection:
 
     def _excuse(self) -> None:
         """See to it that nobody is blamed for the time that we ourselves took."""
-        before, self._heard = self._heard, self._clock.monotonic()
+        before, self.heard = self.heard, self._clock.monotonic()
         if self.subscriptions.waiting:
-            self.subscriptions.excuse(self._heard - before)
+            self.subscriptions.excuse(self.heard - before)
 
     # ------------------------------------------------------------------------------- subscriptions
 
@@ -395,8 +395,8 @@ class Connection:
                 self._owner.excuse()
                 continue
             self._owner.watch(self)
-            if now - self._heard > endpoint.silence:
-                self.end(f"nothing was heard for {now - self._heard:.0f} s")
+            if now - self.heard > endpoint.silence:
+                self.end(f"nothing was heard for {now - self.heard:.0f} s")
             if self._answer_due is not None and now > self._answer_due:
                 self.end("the venue does not answer heartbeats")
             late = self.subscriptions.overdue(now)

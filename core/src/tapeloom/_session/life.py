@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from typing import TYPE_CHECKING
 
 import anyio
@@ -166,13 +166,25 @@ class Session:
             return
         successor = self._successor
         if successor is not None and successor.opened is not None and not successor.ended:
-            self._holes.cut(connection.last_recv, but=successor.subscriptions.acknowledged)
+            self._cut(connection, but=successor.subscriptions.acknowledged)
             await self._switch(connection)
             return
-        self._holes.cut(connection.last_recv)
+        self._cut(connection)
         self._outcome = outcome
         assert self._tasks is not None
         self._tasks.cancel_scope.cancel()
+
+    def _cut(self, connection: Connection, but: Collection[Subscription] = ()) -> None:
+        """Open holes: from the last read on, or from before, where something had stopped by then."""
+        last, now, monotonic = connection.last_recv, self._clock.time_ns(), self._clock.monotonic()
+        # Looked at once a second, so each may have spoken a second before.
+        doubtful = {
+            one: now - round((monotonic - known + 1.0) * 1e9)
+            for one, known in (self._silence.doubtful(connection.heard) if last else {}).items()
+        }
+        self._holes.cut(last, but, doubtful)
+        if not but:
+            self._silence.rest()
 
     # --------------------------------------------------------------------------------- the hand-over
 
@@ -265,6 +277,10 @@ class Session:
     async def _put(self, events: list[Event]) -> None:
         await self._deliver(self.plan.pipeline(events))
 
+    def holes(self) -> list[Event]:
+        """Return a Gap for each hole that is open as all ends."""
+        return self._holes.end(self._clock.time_ns())
+
     # ------------------------------------------------------------------------------- subscriptions
 
     def live(self, some: Sequence[Subscription], said: int | None = None) -> None:
@@ -297,6 +313,9 @@ class Session:
         if found := self._venue_clock.look(self._silence.sample):
             self._tasks.start_soon(self._tell_all, found)
         mute = self._silence.judge(self._clock.monotonic())
+        if hushed := self._silence.hushed(self._clock.monotonic()):
+            connection.end(f"nothing came of any subscription for {hushed:.0f} s")
+            return
         if not mute:
             return
         now = self._clock.time_ns()

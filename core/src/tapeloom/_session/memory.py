@@ -49,6 +49,15 @@ class Memory:
                 return event if found is None or event.ts >= found.ts else found
         return found
 
+    def trades(self) -> dict[tuple[str, str], Trade]:
+        """Return the last trade of each symbol and channel."""
+        found = {key: event for key, event in self._last.items() if type(event) is Trade}
+        for event in self._by_line.values():
+            older = found.get((event.symbol, event.channel))
+            if type(event) is Trade and (older is None or event.recv > older.recv):
+                found[event.symbol, event.channel] = event
+        return found
+
     def known(self, one: Subscription, since: int) -> set[int | str]:
         """Return the ids of the trades of *one* at *since* and later, as far as is remembered."""
         return {
@@ -63,8 +72,14 @@ class Memory:
 
     def forget(self, some: Collection[Subscription]) -> None:
         """Remember nothing of these any more."""
-        for one in some:
-            self._last.pop((one.symbol, one.channel), None)
+        gone = {(one.symbol, one.channel) for one in some}
+        for key in gone:
+            self._last.pop(key, None)
+        self._by_line = {
+            line: event
+            for line, event in self._by_line.items()
+            if (event.symbol, event.channel) not in gone
+        }
 
 
 #: Events that are remembered one by one, at the least.

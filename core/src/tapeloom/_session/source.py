@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from typing import TYPE_CHECKING
 
 import structlog
@@ -62,6 +62,10 @@ class SourceSession:
                 raise GivenUp(self._feed.name, self._backoff.attempt, str(failure)) from failure
             await self._again(str(failure), pause)
 
+    def holes(self) -> list[Event]:
+        """Return a Gap for each hole that is open as all ends."""
+        return self._holes.end(self._clock.time_ns())
+
     async def _again(self, reason: str, pause: float) -> None:
         feed, now = self._feed, self._clock.time_ns()
         feed.counters["reconnects"] += 1
@@ -87,8 +91,6 @@ class SourceSession:
         self._note(events)
         came = events
         if self._holes.open:
-            wanted = set(self._feed.symbols)
-            self._holes.forget([one for one in self._holes.open if one.symbol not in wanted])
             before = len(self._holes.open)
             events = self._holes.announce(events)
             self._feed.counters["gaps"] += before - len(self._holes.open)
@@ -96,13 +98,21 @@ class SourceSession:
         await self._hand_on(events)
 
     def _note(self, events: list[Event]) -> None:
-        """Note what is live: of a source, whatever has brought something."""
+        """Note what is live: of a source, whatever has brought something, and is wanted."""
         new = {
             (event.symbol, event.channel) for event in events if type(event) not in OURS
         } - self._seen
         if new:
+            wanted = set(self._feed.symbols)
+            new = {one for one in new if one[0] in wanted}
             self._seen |= new
             self._holes.live.update(Subscription(*one) for one in new)
+
+    def forget(self, symbols: Collection[str]) -> None:
+        """Take note that nobody wants these any more."""
+        gone = {one for one in self._seen if one[0] in symbols}
+        self._seen -= gone
+        self._holes.forget([Subscription(*one) for one in gone])
 
     async def _hand_on(self, events: list[Event]) -> None:
         events = self._plan.pipeline(events)

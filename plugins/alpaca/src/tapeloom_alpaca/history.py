@@ -16,7 +16,7 @@ from attrs import evolve
 from msgspec import Struct
 from tapeloom.errors import SymbolError
 from tapeloom.events import Event
-from tapeloom.feeds import Feed, Instrument, Request, Want, channel_parts
+from tapeloom.feeds import Denied, Feed, Instrument, Request, Want, channel_parts
 from tapeloom.symbols import Symbol
 from tapeloom.units import duration_ns
 
@@ -99,7 +99,9 @@ def page(kind: str, body: bytes) -> Page:
         ) from error
     if kind == "stock snapshots":
         found = _Snapshots(found)
-    some = (found.items or {}) if found.currency == "USD" else {}
+    if found.currency != "USD":
+        return {}, None
+    some = found.items or {}
     if "snapshots" in kind:
         some = {name: one.daily_bar for name, one in some.items() if one.daily_bar}
     items = {name: one if isinstance(one, list) else [one] for name, one in some.items()}
@@ -190,8 +192,9 @@ class AlpacaHistory:
     def answer(self, request: Request, body: bytes, recv: int) -> list[Event]:
         """Read the answer to `request` by the path of its address; any host will do.
 
-        Raises ValueError where it cannot be read. Returns nothing for another market's address, and
-        for a symbol that the feed does not have.
+        Raises Denied for an empty page after which more is to come: taken for the end, it would
+        pass over what follows. Raises ValueError where it cannot be read. Returns nothing for another
+        market's address, and for a symbol that the feed does not have.
         """
         address = urlsplit(request.url)
         _, found, path = address.path.partition(self._names.market.rest + "/")
@@ -199,7 +202,9 @@ class AlpacaHistory:
         if not found or kind not in _MADE:
             return []
         query = dict(parse_qsl(address.query))
-        items = page(kind, body)[0]
+        items, token = page(kind, body)
+        if token and not any(items.values()):
+            raise Denied("an empty page, though more is said to follow", pause=1.0)
         make = _MADE[kind]
         return [
             make(self._build, one, symbol, recv, query)

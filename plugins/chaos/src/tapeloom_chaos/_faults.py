@@ -51,13 +51,15 @@ class Fault:
     """How often one kind of fault is injected, and how it is.
 
     Each kind has its occasions: a message, a connection, a request. All of them pass before the
-    first `at` seconds are over, and then `after` more; of the rest every `every`-th one is spoiled,
-    with probability `chance`, once in `period` seconds at most, and `count` times at most. Unless
-    `count` is said, a fault that is certain comes once, and any other one without end (0).
+    first `at` seconds are over, and all after `until` (0: there is no end); then `after` more; of the
+    rest every `every`-th one is spoiled, with probability `chance`, once in `period` seconds at most,
+    and `count` times at most. Unless `count` is said, a fault that is certain comes once, and any other
+    one without end (0).
     """
 
     chance: float = field(default=1.0, converter=_chance, validator=_likely)
     at: float = field(default=0.0, validator=_least(0))
+    until: float = field(default=0.0, validator=_least(0))
     after: int = field(default=0, validator=_least(0))
     every: int = field(default=1, validator=_least(1))
     period: float = field(default=0.0, validator=_least(0))
@@ -154,7 +156,7 @@ class Dose:
     def strikes(self, age: float) -> bool:
         """Take note of an occasion, *age* seconds after the start; return whether to spoil it."""
         fault = self._fault
-        if self._left <= 0 or age < self._due:
+        if self._left <= 0 or age < self._due or (fault.until and age >= fault.until):
             return False
         self._seen += 1
         if self._seen <= fault.after or (self._seen - fault.after - 1) % fault.every:

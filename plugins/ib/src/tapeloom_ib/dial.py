@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio  # noqa: TID251 ib_async runs on nothing else
+import contextlib
 import logging
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
     from . import Settings
 
-__all__ = ["client", "dial", "failure"]
+__all__ = ["client", "dial", "failure", "leave"]
 
 
 class _TextDecoder(Decoder):
@@ -87,6 +88,22 @@ async def dial(ib: IB, settings: Settings, client_id: int) -> None:
             event -= failed
         dialling.cancel()
         await asyncio.gather(dialling, return_exceptions=True)
+
+
+def leave(ib: IB) -> None:
+    """Close the connection, whatever state it is in.
+
+    The library says goodbye first, and closes nothing where that fails, as on a connection that the
+    other side has reset; and what a peer that does not read leaves unsent would keep the socket open.
+    """
+    library: Any = ib.client  # its methods have no types
+    transport = library.conn.transport
+    with contextlib.suppress(OSError, RuntimeError):
+        ib.disconnect() if ib.isConnected() else library.disconnect()
+    if transport is not None and (
+        not transport.is_closing() or transport.get_write_buffer_size() > 0
+    ):
+        transport.abort()
 
 
 def failure(

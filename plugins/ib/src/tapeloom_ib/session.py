@@ -11,7 +11,7 @@ from tapeloom.errors import ConnectionLost, FeedError
 from tapeloom.events import Event, Gap, Reject, Status
 
 from . import codes
-from .dial import client, dial, failure
+from .dial import client, dial, failure, leave
 from .lines import Lines
 from .wire import DEPTH, READERS, Line, read
 
@@ -65,12 +65,12 @@ class Session:
             keeper = asyncio.create_task(self._keep())
             await self._pump(deliver, keeper)
         finally:
+            # At once: whoever is cancelled has no time to wait for anything.
+            self._ib.disconnectedEvent -= self._disconnected
+            leave(self._ib)
             if keeper is not None:
                 keeper.cancel()
                 await asyncio.gather(keeper, return_exceptions=True)  # its end has been told
-            self._ib.disconnectedEvent -= self._disconnected
-            with contextlib.suppress(OSError, RuntimeError):
-                self._ib.disconnect() if self._ib.isConnected() else self._client.disconnect()
 
     # ------------------------------------------------------------------------------------ connecting
 
@@ -237,6 +237,9 @@ class Session:
             self._status("stale", text)
         elif code in (codes.RESTORED, codes.RESTORED_EMPTY):
             self._broken.clear()
+            self._lost = (
+                self._lost or self._now()
+            )  # the word that it was lost may have been lost too
             self._back(text, empty=code == codes.RESTORED_EMPTY)
         elif code == codes.MOVED:
             self._end(f"the gateway has moved: {text}. Set port in [venue.ib].")

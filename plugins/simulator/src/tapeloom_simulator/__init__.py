@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from .market import EPOCH, SimulatedMarket
     from .simulation import Simulation, serve
     from .truth import Injected, Opened, Quoted, Sent, Traded, Truth
+    from .written import Written
 
 __all__ = [
     "EPOCH",
@@ -38,6 +39,7 @@ __all__ = [
     "Simulation",
     "Traded",
     "Truth",
+    "Written",
     "listed",
     "load",
     "never",
@@ -52,6 +54,7 @@ _HOMES = {
     "market": ("EPOCH", "SimulatedMarket"),
     "simulation": ("Simulation", "serve"),
     "truth": ("Injected", "Opened", "Quoted", "Sent", "Traded", "Truth"),
+    "written": ("Written",),
 }
 
 

@@ -68,8 +68,8 @@ class Fault:
     """One fault to inject.
 
     Each kind has its occasions: a data frame of a stream it is about, a message or a ping of a client,
-    a dial, a REST call. The first `after` of them pass, and all before the market is `at` seconds
-    old; then every `every`-th one is spoiled, with probability `chance`, `count` times at most
+    a dial, a REST call. The first `after` of them pass, all before the market is `at` seconds old, and
+    all after it is `until` seconds old; of the rest every `every`-th one is spoiled, with probability `chance`, `count` times at most
     (0: without end). `symbol`, `channel` and `connection` (1 is the first that was opened) narrow
     it down. With `each`, every stream of every connection counts for itself.
 
@@ -78,6 +78,7 @@ class Fault:
 
     kind: str
     at: float | None = attrs.field(default=None, validator=_positive)
+    until: float | None = attrs.field(default=None, validator=_positive)
     after: int = attrs.field(default=0, validator=_positive)
     every: int = attrs.field(default=1, validator=attrs.validators.ge(1))
     count: int = attrs.field(default=1, validator=_positive)

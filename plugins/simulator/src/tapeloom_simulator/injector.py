@@ -71,7 +71,13 @@ class Injector:
 
     def _spent(self, fault: Fault, key: Hashable) -> bool:
         done = self._done[id(fault), key if fault.each else None]
-        return bool(fault.count) and done >= fault.count
+        return (bool(fault.count) and done >= fault.count) or self._over(fault)
+
+    def _over(self, fault: Fault) -> bool:
+        """Say whether the time of a fault is over."""
+        if fault.until is None:
+            return False
+        return self._market.now >= self._market.epoch + fault.until * _SECOND
 
     def _due(self, fault: Fault, key: Hashable, *, number: int = 0) -> bool:
         """Count an occasion of *fault*, and say whether it is to be spoiled."""
@@ -138,7 +144,9 @@ class Injector:
         now = self._market.now
         for fault in self._timed:
             due = self._next[fault]
-            if now < due or (fault.count and self._done[id(fault), None] >= fault.count):
+            if now < due or self._over(fault):
+                continue
+            if fault.count and self._done[id(fault), None] >= fault.count:
                 continue
             if fault.kind == "clock_skew_ms":
                 skew = fault.value if fault.value is not None else 1500
@@ -159,6 +167,8 @@ class Injector:
 
     def pass_on(self, follower: Follower, stream: Stream, text: str) -> list[Out]:
         """Return what is sent instead of *text*."""
+        if self._mute and self._muted(follower, stream):
+            return []  # what is not sent is no occasion for anything else
         whole: list[Out] = [(text, False)]
         out = whole
         for fault in self._on_data:

@@ -1,8 +1,8 @@
 """A ledger: what a simulated venue sent, held against what came out of a stream.
 
 For every trade in the time that was streamed it has one entry: it was delivered live, it was fetched, a
-gap tells of it, a reject does, or the subscription was called silent and is so still. What has no entry
-is lost, what has two of the first came twice. Neither may be.
+gap tells of it, a reject does, or the subscription was called silent or refused, and is so still. What
+has no entry is lost, what has two of the first came twice. Neither may be.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from tapeloom.events import Event
 
     from .truth import Traded, Truth
+    from .written import Written
 
 __all__ = ["Account", "Ledger", "never", "signs"]
 
@@ -36,7 +37,9 @@ class Account:
     live: int = 0
     fetched: int = 0
     in_gaps: int = 0  #: told of by a gap that was not filled
-    in_silence: int = 0  #: behind a word that the subscription is silent, and nothing came since
+    in_silence: int = (
+        0  #: behind a word that the subscription is silent or refused; nothing came since
+    )
     rejected: int = 0
     lost: list[Traded] = field(factory=list)  #: of which nothing tells
     twice: list[Event] = field(factory=list)
@@ -64,11 +67,17 @@ class Ledger:
     """What came of one feed, by symbol.
 
     *channel* is that of the trades. *unit* is the ns of the venue's unit of time; *sides* is not
-    asked for here. *slack* is how far, in ns, a reject of a frame may lie from the trade that was in it.
+    asked for here. *slack* is how far, in ns, a reject of a frame may lie from the trade that was in it,
+    and the word that a subscription is silent or refused, on our clock, from what it is about.
     """
 
     def __init__(
-        self, truth: Truth, *, channel: str = "trades", unit: int = 1_000_000, slack: int = _SECOND
+        self,
+        truth: Truth | Written,
+        *,
+        channel: str = "trades",
+        unit: int = 1_000_000,
+        slack: int = _SECOND,
     ) -> None:
         self._truth, self._channel, self._unit, self._slack = truth, channel, unit, slack
         self.events: list[Event] = []
@@ -162,17 +171,17 @@ class Ledger:
                 account.in_gaps += 1
             elif any(self._tells(reject, trade) for reject in rejects):
                 account.rejected += 1
-            elif silent is not None and trade.ts >= silent:
+            elif silent is not None and trade.ts >= silent - self._slack:
                 account.in_silence += 1
             else:
                 account.lost.append(trade)
 
     def _silent_since(self, symbol: str) -> int | None:
-        """Return when the trades were last called silent, None where some have come live since."""
+        """Return when the trades were last called silent or refused; None where some came live since."""
         since: int | None = None
         for one in self.events:
             if one.symbol == symbol and one.channel == self._channel:
-                if type(one) is Status and one.state == "silent":
+                if type(one) is Status and one.state in ("silent", "refused"):
                     since = one.ts
                 elif type(one) is Trade and one.origin == "live":
                     since = None

@@ -1,4 +1,7 @@
-"""The ground truth: what happened in the market, what was sent to whom, and what was done to it."""
+"""The ground truth: what happened in the market, what was sent to whom, and what was done to it.
+
+It is kept in memory, or written to a file, which `written` reads.
+"""
 
 from __future__ import annotations
 
@@ -171,8 +174,9 @@ class Truth:
         self.sent.append(sent)
         self._write(
             "followed",
-            {"connection": connection, "stream": stream, "ts": sent.since, "first": sent.first},
-        )
+            {"connection": connection, "stream": stream, "symbol": symbol, "channel": channel,
+             "ts": sent.since, "first": sent.first},
+        )  # fmt: skip
         return sent
 
     def left(self, sent: Sent) -> None:
@@ -180,8 +184,8 @@ class Truth:
         sent.until, sent.last = self._market.now, self._last(sent.symbol)
         self._write(
             "left",
-            {"connection": sent.connection, "stream": sent.stream, "ts": sent.until,
-             "last": sent.last, "count": sent.count},
+            {"connection": sent.connection, "stream": sent.stream, "symbol": sent.symbol,
+             "channel": sent.channel, "ts": sent.until, "last": sent.last, "count": sent.count},
         )  # fmt: skip
 
     def _last(self, symbol: str) -> int:

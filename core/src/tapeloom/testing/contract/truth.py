@@ -74,7 +74,9 @@ def _told(run: Run) -> list[Event]:
     return [
         one
         for at, one in enumerate(run.events)
-        if type(one) in (Gap, Reject)
+        if type(one) is Reject
+        # The venue ends before we do, and of that hole something is told, too.
+        or (type(one) is Gap and (at < run.calm or one.cause != "disconnect"))
         or (type(one) is Status and one.state in bad)
         or (type(one) is Status and one.state == "reconnecting" and at < run.calm)
     ]
