@@ -12,7 +12,7 @@ import httpx
 import pytest
 import tapeloom
 from attrs import define, field
-from tapeloom import Book, Event, FeedSpec, Registry, Stack, Status, Trade
+from tapeloom import Book, Event, FeedSpec, Gap, Registry, Stack, Status, Trade
 from tapeloom._compose import Plan, compose
 from tapeloom._history import HistoryDesk, check_symbols
 from tapeloom._limits import Budgets
@@ -255,6 +255,24 @@ async def test_what_a_venue_has_no_history_of_is_told(registry: Registry) -> Non
 
 
 # ------------------------------------------------------------------------------ the list of symbols
+
+
+@pytest.mark.parametrize("dropped", [False, True])
+async def test_a_hole_of_a_symbol_that_was_dropped_meanwhile_is_not_called_filled(
+    registry: Registry, dropped: bool
+) -> None:
+    spec = FeedSpec("acme", ["BTC/USD"], ["trades"])
+    async with desk(registry, b"[]", spec=spec) as rig:
+        rig.plan.history.past_trades = True  # type: ignore[union-attr]
+        gap = Gap("acme", "BTC/USD", 9, 9, 1, 9, "disconnect", channel="trades")
+        rig.desk.missed(gap, None, None, tuple)
+        if dropped:  # whose name is known no more, of that every answer is empty
+            rig.plan.feed.symbols.clear()
+        await rig.until(1)
+    (last,) = rig.got
+
+    assert isinstance(last, Gap)
+    assert last.verdict == ("unrecoverable" if dropped else "filled")
 
 
 async def test_a_symbol_that_is_not_listed_is_an_error_that_names_the_nearest(

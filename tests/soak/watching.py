@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Sequence
 from contextlib import ExitStack, suppress
@@ -147,5 +148,6 @@ async def change(
 async def weigh(watched: Watched, seconds: float, clock: Clock) -> None:
     """Write down how much memory is in use, a hundred times."""
     for number in range(100):
+        gc.collect()  # when it is due is chance
         watched.memory.append((number * seconds / 100, memory()))
         await clock.sleep(seconds / 100)

@@ -132,15 +132,20 @@ class HistoryDesk:
         """Fetch one page for a hole; return what was missed, or, at the end, the verdict."""
         want = fill.wants()
         request = self._request(want)
-        if want is not None and request is not None:
+        if want is not None and request is not None and self._wanted(fill):
             events = await self._events(want, request)
-            if not any(isinstance(event, Status) for event in events):
+            if not self._wanted(fill):
+                events = []  # what was answered nobody could name any more: that is no empty answer
+            elif not any(isinstance(event, Status) for event in events):
                 fresh = fill.take(events, request)
                 self._plan.feed.counters["backfilled"] += len(fresh)
                 self.fill(fill)
                 return fresh
             return [*events, fill.verdict(self._plan.feed.clock.time_ns())]
         return [fill.verdict(self._plan.feed.clock.time_ns())]
+
+    def _wanted(self, fill: Fill) -> bool:
+        return fill.gap.symbol in self._plan.feed.symbols
 
     def _request(self, want: Want | None) -> Request | None:
         """Return what to ask the venue for; None where it cannot be asked."""
