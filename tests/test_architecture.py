@@ -50,6 +50,7 @@ ROOMS = [
     "_tape",
     "_record",
     "_flight",
+    "_garbage",
     "_engine",
     "_consume",
     "_stream",

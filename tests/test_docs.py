@@ -33,7 +33,7 @@ from anyio.from_thread import start_blocking_portal
 from tapeloom import FeedSpec, QueueSpec, Registry, SinkSpec, Stack, StageSpec, errors, hooks
 from tapeloom._cli import _parser, main
 from tapeloom._compose import compose
-from tapeloom._config import FlightSpec, Network, parse, structure
+from tapeloom._config import FlightSpec, Network, Process, parse, structure
 from tapeloom.errors import TapeloomError
 from tapeloom.events import BY_TYPE, Event
 from tapeloom.testing import VirtualClock
@@ -193,6 +193,7 @@ KEYS: list[tuple[type[Any], str, set[str]]] = [
     (QueueSpec, "[queue]", set()),
     (Network, "[network]", set()),
     (FlightSpec, "[flight]", set()),
+    (Process, "[process]", set()),
 ]
 NAMED = {"feeds": "feed", "stages": "stage", "venues": "venue", "sinks": "sink"}
 

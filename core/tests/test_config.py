@@ -177,7 +177,7 @@ GOLDEN: dict[str, tuple[str, list[str]]] = {
     "unknown table like none": (
         f"{FEED}[zzz]",
         [
-            "line 5: zzz: unknown key. Known: backend, feed, flight, network, queue, sink, stage, venue"
+            "line 5: zzz: unknown key. Known: backend, feed, flight, network, process, queue, sink, stage, venue"
         ],
     ),
     "stage at the top": (
@@ -217,7 +217,7 @@ GOLDEN: dict[str, tuple[str, list[str]]] = {
     "key like none": (
         f"{FEED}zzz = 1",
         [
-            "line 5: feed[0].zzz: unknown key. Known: attempts, channels, market, name, stages, symbols, venue"
+            "line 5: feed[0].zzz: unknown key. Known: attempts, channels, market, max_batch_delay, name, stages, symbols, venue"
         ],
     ),
     "missing key": (
@@ -736,6 +736,7 @@ def test_resolved_stack_is_written_in_full() -> None:
         channels = ["trades"]
         name = "acme"
         stages = []
+        max_batch_delay = 0.0
 
         [venue.acme]
 
@@ -750,6 +751,9 @@ def test_resolved_stack_is_written_in_full() -> None:
         seconds = 30.0
         size = 1048576
         keep = 20
+
+        [process]
+        gc_threshold = 0
         """)
 
 

@@ -75,7 +75,7 @@ def test_a_clock_that_was_set_back_is_believed_after_a_while() -> None:
         it.read(trade(at + 5, seen=at))  # ahead of ours
     for at in range(10, 200):
         it.read(trade(at - 0.1, seen=at))
-    it.holes.suspect(TRADES, 200 * SECOND)
+    it.holes.suspect(TRADES, 200 * SECOND, 0.0)
     (gap,) = it.read(trade(220))
 
     assert gap.since == round(199.9 * SECOND)
@@ -97,8 +97,8 @@ def test_a_number_of_missing_trades_goes_with_the_time_since_the_last_one(
     it = Rig()
     it.read(trade(10, first))
     it.holes.cut(11 * SECOND)
-    it.holes.close([TRADES], 21 * SECOND)  # it lives again, and says nothing
-    (vague,) = it.holes.quiet(30 * SECOND)
+    it.holes.close([TRADES], 21 * SECOND, 21.0)  # it lives again, and says nothing
+    (vague,) = it.holes.quiet(30.0)
     it.holes.cut(31 * SECOND)
     (gap,) = it.read(trade(40, last))
 
@@ -110,10 +110,10 @@ def test_what_is_subscribed_to_anew_does_not_live_by_an_older_word() -> None:
     it = Rig()
     it.read(trade(10))
     it.holes.cut(11 * SECOND)
-    it.holes.close([TRADES], 20 * SECOND)
-    it.holes.suspect(TRADES, 21 * SECOND)
+    it.holes.close([TRADES], 20 * SECOND, 20.0)
+    it.holes.suspect(TRADES, 21 * SECOND, 0.0)
 
-    assert it.holes.quiet(40 * SECOND) == []
+    assert it.holes.quiet(40.0) == []
     (gap,) = it.read(trade(50))
     assert (gap.since, gap.until) == (10 * SECOND, 50 * SECOND)
 

@@ -9,7 +9,17 @@ arrives. Nothing between a read and a queue waits, logs or calls a hook.
 
 from __future__ import annotations
 
-from ._config import FeedSpec, FlightSpec, Network, QueueSpec, Secret, SinkSpec, Stack, StageSpec
+from ._config import (
+    FeedSpec,
+    FlightSpec,
+    Network,
+    Process,
+    QueueSpec,
+    Secret,
+    SinkSpec,
+    Stack,
+    StageSpec,
+)
 from ._consume import Batches, Consumer
 from ._open import open_replay as replay
 from ._open import open_stream as open  # noqa: A004
@@ -29,6 +39,7 @@ __all__ = [
     "FlightSpec",
     "Gap",
     "Network",
+    "Process",
     "QueueSpec",
     "Quote",
     "Registry",

@@ -20,6 +20,7 @@ from ._consume import Batches, Consumer
 from ._done import DONE
 from ._engine import RunningFeed, running_backend
 from ._flight import Flight
+from ._garbage import calm
 from ._limits import Budgets
 from ._pumps import Callback, Pumps
 from ._queues import Queue
@@ -99,6 +100,7 @@ class Stream:
             plan.line.way = self._dial or plan.line.way or own
             plan.taps += self._listeners(plan)
             self._feeds[name] = RunningFeed(plan, self._deliver, web, budgets, self._replay(plan))
+        self._exits.enter_context(calm(self.stack.process.gc_threshold))
         self._tasks = await self._exits.enter_async_context(anyio.create_task_group())
         return self
 

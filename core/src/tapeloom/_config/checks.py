@@ -156,6 +156,23 @@ def at_least_one(instance: object, attribute: attrs.Attribute[int], value: objec
         )
 
 
+def at_most_a_second(instance: object, attribute: attrs.Attribute[float], value: object) -> None:
+    """Check that *value* is a time in seconds, and a short one."""
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not number or not 0 <= value <= 1:  # type: ignore[operator]
+        raise ConfigError(
+            [Mistake(attribute.name, f"expected seconds from 0 to 1, such as 0.001, got {value!r}")]
+        )
+
+
+def not_negative(instance: object, attribute: attrs.Attribute[int], value: object) -> None:
+    """Check that *value* counts something, or nothing."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        raise ConfigError(
+            [Mistake(attribute.name, f"expected a whole number from 0 on, got {value!r}")]
+        )
+
+
 def positive(instance: object, attribute: attrs.Attribute[float], value: object) -> None:
     """Check that *value* is a number above 0."""
     if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < math.inf:

@@ -19,6 +19,7 @@ from .stack import (
     FeedSpec,
     FlightSpec,
     Network,
+    Process,
     QueueSpec,
     SinkSpec,
     Stack,
@@ -31,7 +32,7 @@ __all__ = ["Draft", "parse", "read"]
 
 T = TypeVar("T")
 
-_TOP = ("backend", "feed", "flight", "network", "queue", "sink", "stage", "venue")
+_TOP = ("backend", "feed", "flight", "network", "process", "queue", "sink", "stage", "venue")
 _SINK = ("use", "name", "types", "queue", "on_error")
 _FEED_DETAIL = re.compile(r"feed\[\d+\]\.(symbols|channels|name|market)\b")
 _POSITION = re.compile(
@@ -147,6 +148,7 @@ class _Reading:
             "queue": self._one("queue", QueueSpec),
             "network": self._network(),
             "flight": self._flight(),
+            "process": self._one("process", Process),
             "backend": self._backend(),
         }
         stack = Stack(

@@ -46,6 +46,7 @@ def resolved(stack: Stack, settings: Mapping[str, object] | None = None) -> str:
         network["proxy"] = without_user(stack.network.proxy)
     blocks += [_lines("[queue]", _fields(stack.queue)), _lines("[network]", network)]
     blocks.append(_lines("[flight]", _fields(stack.flight)))
+    blocks.append(_lines("[process]", _fields(stack.process)))
     return "\n".join(blocks)
 
 

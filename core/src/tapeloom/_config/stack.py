@@ -24,6 +24,7 @@ __all__ = [
     "FlightSpec",
     "Network",
     "Policy",
+    "Process",
     "QueueSpec",
     "SinkSpec",
     "Stack",
@@ -57,7 +58,8 @@ class FeedSpec:
     Symbols are unified; an alias such as ``BTC-PERP`` is resolved. A channel is one of `CHANNELS`, or
     a word of the venue's own that begins with ``x-``, each with an optional parameter: ``klines:1m``.
     `name` is empty until the feed stands in a `Stack`. `attempts` is how often in a row a connection
-    may fail before it is given up; None: it never is.
+    may fail before it is given up; None: it never is. For `max_batch_delay` seconds at most, events
+    may be held back so that more of them come together.
     """
 
     venue: str = attrs.field(validator=checks.filled)
@@ -69,6 +71,7 @@ class FeedSpec:
     attempts: int | None = attrs.field(
         default=None, validator=attrs.validators.optional(checks.at_least_one)
     )
+    max_batch_delay: float = attrs.field(default=0.0, validator=checks.at_most_a_second)
 
 
 @attrs.frozen
@@ -136,6 +139,17 @@ class FlightSpec:
     keep: int = attrs.field(default=20, validator=checks.at_least_one)
 
 
+@attrs.frozen
+class Process:
+    """What the stream may change in the process that it runs in.
+
+    With `gc_threshold` the garbage collector leaves alone what is there when the stream opens, and
+    looks only after so many new objects; 0: it stays as it is.
+    """
+
+    gc_threshold: int = attrs.field(default=0, validator=checks.not_negative)
+
+
 #: The keys of a stage's table that are not the plugin's own.
 STAGE = frozenset({"use", "on_error"})
 
@@ -180,6 +194,7 @@ class Stack:
     queue: QueueSpec = attrs.field(factory=QueueSpec)
     network: Network = attrs.field(factory=Network)
     flight: FlightSpec = attrs.field(factory=FlightSpec)
+    process: Process = attrs.field(factory=Process)
     backend: Backend = attrs.field(default="asyncio", validator=checks.one_of("asyncio", "trio"))
     source: str = "stack"
     places: Places = attrs.field(factory=Places, eq=False, repr=False, kw_only=True)

@@ -71,6 +71,7 @@ class Connection:
         self._turn = anyio.Lock()  # to send, which is paced
         self._free = 0.0  # when the next message may be sent
         self._next_id = 1
+        self._delay = plan.spec.max_batch_delay
         self._pings = endpoint.heartbeat is not None and endpoint.heartbeat.message is None
         self.heard = 0.0  #: when the last byte came, on that clock too
         self._answer_due: float | None = None  # when a heartbeat must have been answered
@@ -155,13 +156,17 @@ class Connection:
 
     async def _read(self, link: Link) -> None:
         """Read, for as long as the connection lives."""
-        if isinstance(link, Delivering):
+        delay = self._delay
+        if isinstance(link, Delivering) and not delay:
             await link.deliver(self._came)
         receive = link.receive
         while True:
-            waiting = self._came(await receive())
+            payloads = await receive()
+            waiting = self._came(payloads)
             if waiting is not None:
                 await waiting
+            if delay and payloads and len(payloads) < _MOST:
+                await self._clock.sleep(delay)  # what comes meanwhile comes together
 
     def _came(self, payloads: list[bytes]) -> Awaitable[None] | None:
         """Take what a read has brought, in batches of a bounded size: the hot path.

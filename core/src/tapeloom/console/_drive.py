@@ -39,7 +39,10 @@ def drive(
         problem = f"{backend} is not installed. Try: pip install {backend}"
         raise ConfigError([Mistake("backend", problem)])
     try:
-        return anyio.run(_drive, make, out, seconds, backend=backend)
+        # Whoever has it installed, by tapeloom[fast], wants it.
+        fast = backend == "asyncio" and importlib.util.find_spec("uvloop") is not None
+        options = {"use_uvloop": True} if fast else {}
+        return anyio.run(_drive, make, out, seconds, backend=backend, backend_options=options)
     except BaseExceptionGroup as group:
         raise alone(group) from None
 
