@@ -96,6 +96,9 @@ async def test_a_peer_that_pings_and_reads_nothing_is_not_read() -> None:
     async def script(client: FakeClient) -> None:
         nonlocal sent
         pings = framed(bytes(125), 0x89) * 500
+        # A stream that has waited for something to read does not read by itself any longer.
+        await client.send("ready")
+        await client.receive_text()
         while True:
             await client.send_bytes(pings)
             sent += len(pings)
@@ -104,6 +107,8 @@ async def test_a_peer_that_pings_and_reads_nothing_is_not_read() -> None:
         await link.deliver(lambda batch: None)
 
     async with dialled(script) as link, anyio.create_task_group() as tasks:
+        await link.receive()
+        await link.send("go")
         tasks.start_soon(read, link)
         before = -1
         while sent != before:

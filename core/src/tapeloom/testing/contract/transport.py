@@ -354,6 +354,9 @@ class TransportContract(Proving):
             told.set()
 
         async def deaf(client: FakeClient) -> None:
+            # A stream that has waited for something to read does not read by itself any longer.
+            await client.send("ready")
+            await client.receive_text()
             await anyio.sleep_forever()
 
         async with FakeVenue(farewell).serve() as venue, self.dialling(Network()) as dial:
@@ -365,6 +368,8 @@ class TransportContract(Proving):
             raise Broken(f"leaving told the venue {closes}, expected a close frame with 1000")
         async with FakeVenue(deaf).serve() as venue, self.dialling(Network()) as dial:
             async with dial(Endpoint(url=venue.url())) as link:
+                await Reader(link, "receive").count(1)
+                await link.send("go")
                 with anyio.move_on_after(1):
                     while True:
                         await link.send("x" * 1_000_000)
