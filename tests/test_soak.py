@@ -92,8 +92,8 @@ def test_under_all_faults_the_ledger_balances_and_nothing_is_left(
     print(found)
 
     assert found.problems == []
-    assert sum(row.sum("sent") for row in found.rows) > 20_000
-    assert sum(row.sum("live") for row in found.rows) > 5_000
+    assert sum(row.sum("sent") for row in found.rows) > 15_000
+    assert sum(row.sum("live") for row in found.rows) > 4_000
     # IB is no transport of ours: what is done to it, the relay does.
     assert [name for name, some in found.injected.items() if not some] == ["chaos in ib"][
         : loop == "asyncio"

@@ -20,7 +20,7 @@ STARTS, QUIET, SETTLES = 15, 90, 15
 EVERY, CHANGES = 12.0, 10.0
 #: Trades a second of each venue's market for each of its symbols. Where these have names, the stage
 #: `quality` remembers 8,192 of each symbol, which takes hours: the more there are, the more memory grows.
-RATE = 1.5
+RATE = 1.0
 BASES = [
     "BTC",
     "ETH",
@@ -93,6 +93,8 @@ PLACES = (
 INJECTED: Mapping[str, Mapping[str, Any]] = {
     "ack_delay": {"seconds": 2},
     "disconnect": {"how": ("clean", "abrupt")},
+    # It is the one text that is not said: of trades without numbers nobody would miss it.
+    "chain_halt": {"channel": "book"},
     "clock_skew_ms": {"value": (-3000, 0, 1500, 4000)},
     "late_trade": {"value": (2, 4)},
     "lingering_session": {"seconds": 5},
@@ -101,20 +103,21 @@ INJECTED: Mapping[str, Mapping[str, Any]] = {
     "ping_no_pong": {"count": 3},
     "rate_limit_rest": {"value": 429, "seconds": (5, 15), "count": 2},
     # A shorter one may end before anybody can tell it from a pause: continuity.md says how long.
-    "silent_stall": {"seconds": 90, "how": ("stream", "all")},
+    "silent_stall": {"seconds": 60, "how": ("stream", "all")},
 }
-_NO_IDS = "without ids nobody can tell a repeated trade from a second one of its kind"
+_NAMELESS = "without ids nobody can tell a repeated trade from a second one of its kind"
+_LATE = "one that is held back is lost with its connection, and without numbers nobody can tell"
+_REFUSED = (
+    "the subscription is refused for good: where one message asks for all, that ends the feed"
+)
 #: What is left out, and why: all else that a venue can have is injected.
 LEFT_OUT: Mapping[tuple[str, str], str] = {
-    ("alpaca", "sub_error"): "it ends the feed, as it must: one message asks for everything",
-    ("binance", "sub_error"): "the same",
-    (
-        "ib",
-        "sub_error",
-    ): "as with a contract that is not known, the subscription is refused for good",
-    ("ib", "dup_trade"): _NO_IDS,
+    **{(venue, kind): _LATE
+       for venue in ("bybit", "hyperliquid", "alpaca", "ib") for kind in ("late_trade", "reorder")},
+    **{(venue, "sub_error"): _REFUSED for venue in ("binance", "alpaca", "ib")},
+    ("ib", "dup_trade"): _NAMELESS,
     ("ib", "ib_1100"): "it never ends: nothing comes any more, and the stream says so",
-}
+}  # fmt: skip
 
 
 def kinds_of(venue: str, symbols: Sequence[str]) -> list[str]:
@@ -140,6 +143,10 @@ def faults_of(venue: str, symbols: Sequence[str], seed: int, until: float) -> li
         # A dial too many costs a pause of minutes.
         last = min(until, STARTS + 60) if kind == "dial_limit" else until
         at = round(chance.uniform(STARTS, last), 1)
+        if (
+            kind == "silent_stall"
+        ):  # what speaks seldom may be silent for longer, and nobody wonders
+            keys["symbol"] = chance.choice(symbols[:3])
         faults.append(Fault(kind=kind, at=at, until=until, **keys))
     return faults
 
