@@ -62,7 +62,9 @@ STREAMS = (
     ours("asyncio"),
     ours("uvloop", "--loop", "uvloop"),
     ours("trio", "--loop", "trio"),
+    ours("asyncio, calm gc", "--gc", "50000"),
     ours("picows", "--transport", "picows"),
+    ours("picows, calm gc", "--transport", "picows", "--gc", "50000"),
     ours("a call per trade", "--way", "callback"),
     cryptofeed("asyncio"),
     cryptofeed("uvloop"),
@@ -74,6 +76,7 @@ SLOW = (
 PACED = (
     ours("asyncio", "--late"),
     ours("uvloop", "--late", "--loop", "uvloop"),
+    ours("uvloop, 1 ms delay", "--late", "--loop", "uvloop", "--delay", "0.001"),
     ours("picows, uvloop", "--late", "--loop", "uvloop", "--transport", "picows"),
     cryptofeed("asyncio", "--late"),
     cryptofeed("uvloop", "--late"),

@@ -11,7 +11,7 @@ from tapeloom import Trade
 
 given = arguments(
     ("loop", "asyncio"), ("way", "batches"), ("transport", ""), ("stages", "quality,bars"),
-    ("symbols", 10), ("feeds", 1), ("consumers", 1), ("delay", 0.0),
+    ("symbols", 10), ("feeds", 1), ("consumers", 1), ("delay", 0.0), ("gc", 0),
 )  # fmt: skip
 meter = Meter(given)
 
@@ -22,7 +22,7 @@ def tables() -> dict[str, object]:
     feeds = [
         {
             "name": f"feed{n}", "venue": "binance", "market": "spot", "channels": ["trades"],
-            "symbols": symbols[n :: given.feeds], "stages": stages,
+            "symbols": symbols[n :: given.feeds], "stages": stages, "max_batch_delay": given.delay,
         }
         for n in range(given.feeds)
     ]  # fmt: skip
@@ -30,6 +30,8 @@ def tables() -> dict[str, object]:
     if "bars" in stages:
         out["stage"] = {"bars": {"every": "1m"}}
     network = {"ca": given.ca, "transport": given.transport}
+    if given.gc:
+        out["process"] = {"gc_threshold": given.gc}
     out["network"] = {name: value for name, value in network.items() if value}
     return out
 
