@@ -182,7 +182,8 @@ async def test_bytes_that_are_no_tls_are_an_error() -> None:
             await everything(stream)
 
 
-async def test_a_deadline_holds_for_reads_and_costs_no_byte(tls: bool) -> None:
+@pytest.mark.parametrize("own", [True, False], ids=["its deadline", "its caller"])
+async def test_a_read_that_is_given_up_costs_no_byte(own: bool, tls: bool) -> None:
     asked = anyio.Event()
 
     async def serve(stream: anyio.abc.ByteStream) -> None:
@@ -191,24 +192,12 @@ async def test_a_deadline_holds_for_reads_and_costs_no_byte(tls: bool) -> None:
         await anyio.sleep_forever()
 
     async with connected(serve, tls=tls) as stream:
-        with pytest.raises(httpcore.ReadTimeout):
-            await stream.read(100, timeout=0.05)
-        asked.set()
-        with anyio.fail_after(10):
-            assert await stream.read(100) == b"late"
-
-
-async def test_a_read_that_is_given_up_costs_no_byte(tls: bool) -> None:
-    asked = anyio.Event()
-
-    async def serve(stream: anyio.abc.ByteStream) -> None:
-        await asked.wait()
-        await stream.send(b"late")
-        await anyio.sleep_forever()
-
-    async with connected(serve, tls=tls) as stream:
-        with anyio.move_on_after(0.05):
-            await stream.read(100)
+        if own:
+            with pytest.raises(httpcore.ReadTimeout):
+                await stream.read(100, timeout=0.05)
+        else:
+            with anyio.move_on_after(0.05):
+                await stream.read(100)
         asked.set()
         with anyio.fail_after(10):
             assert await stream.read(100) == b"late"
