@@ -86,7 +86,8 @@ _READ: dict[str, Callable[[bytes], Any]] = {
 def page(kind: str, body: bytes) -> Page:
     """Read an answer: the items of each symbol, by the venue's name, and the token of the next page.
 
-    Prices in another currency than the US dollar are nothing that was asked for, and left out.
+    Prices in another currency than the US dollar are nothing that was asked for, and left out, and so
+    are the pages that follow.
 
     Raises ValueError where it cannot be read.
     """
