@@ -177,12 +177,12 @@ class Ledger:
                 account.lost.append(trade)
 
     def _silent_since(self, symbol: str) -> int | None:
-        """Return when the trades were last called silent or refused; None where some came live since."""
+        """Return since when the trades are called silent or refused; None where some came live since."""
         since: int | None = None
         for one in self.events:
             if one.symbol == symbol and one.channel == self._channel:
                 if type(one) is Status and one.state in ("silent", "refused"):
-                    since = one.ts
+                    since = one.ts if since is None else since  # said again, it is no newer
                 elif type(one) is Trade and one.origin == "live":
                     since = None
         return since
