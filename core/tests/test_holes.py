@@ -39,13 +39,13 @@ class Rig:
     """Holes of two live subscriptions, driven as a session drives them."""
 
     def __init__(self) -> None:
-        self.holes = Holes("acme")
+        self.memory = Memory()
+        self.holes = Holes("acme", self.memory)
         self.holes.live |= {TRADES, QUOTES}
 
     def read(self, *events: Event) -> list[Gap]:
-        self.holes.seen(events, events[-1].recv)
         told = self.holes.announce(events) if self.holes.open else events
-        self.holes.note(list(events))
+        self.memory.note(list(events))
         return [one for one in told if isinstance(one, Gap)]
 
 

@@ -14,7 +14,8 @@ import tapeloom
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tapeloom import Event, FeedSpec, Gap, Registry, Status, Trade
-from tapeloom._session.silence import Silence
+from tapeloom._session.memory import Memory
+from tapeloom._session.silence import Mute, Silence
 from tapeloom.feeds import Endpoint, Subscription
 from tapeloom.testing import FakeWire, VirtualClock, WireEnd
 
@@ -27,48 +28,60 @@ def word(one: Subscription) -> Event:
     return Trade("acme", one.symbol, 1, 1, ONE, ONE, "buy", 1, one.channel)
 
 
-def first_strike(silence: Silence, start: int, seconds: int) -> int | None:
+class Listener(Silence):
+    """Silence that is told what a session's memory has heard of late."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.memory = Memory()
+        self.note = self.memory.note
+
+    def look(self, now: float) -> list[Mute]:
+        return self.judge(self.memory.unheard(), now)
+
+
+def first_strike(silence: Listener, start: int, seconds: int) -> int | None:
     """Return after how many seconds of silence the first one is found to be mute."""
     for n in range(1, seconds):
-        if silence.judge(start + n):
+        if silence.look(start + n):
             return n
     return None
 
 
 @pytest.mark.parametrize(("every", "found"), [(1, 6), (5, 90), (30, 590)])
 def test_patience_grows_with_the_pauses_between_words(every: int, found: int) -> None:
-    silence = Silence()
+    silence = Listener()
     silence.begin([BTC], 0)
     for now in range(59 * every + 1):
         if now % every == 0:
             silence.note([word(BTC)])
-        assert not silence.judge(now)
+        assert not silence.look(now)
 
     assert abs((first_strike(silence, 59 * every, 5000) or 0) - found) <= 1
 
 
 @pytest.mark.parametrize("step", [0.25, 1.0])
 def test_what_speaks_many_times_a_second_is_found_mute_in_seconds(step: float) -> None:
-    silence = Silence()
+    silence = Listener()
     silence.begin([BTC], 0)
     for n in range(100):
         silence.note([word(BTC)])
-        silence.judge(n * step)
+        silence.look(n * step)
 
     assert first_strike(silence, round(100 * step), 100) in (5, 6)
 
 
 def test_many_that_speak_seldom_are_together_missed_after_seconds() -> None:
-    silence = Silence()
+    silence = Listener()
     some = [Subscription(f"A{n}/USD", "trades") for n in range(10)]
     silence.begin(some, 0)
     for now in range(600):
         silence.note([word(some[now % 10])])
-        assert not silence.judge(now)
+        assert not silence.look(now)
         assert not silence.hushed(now)
     hushed = []
     for now in range(600, 620):
-        assert not silence.judge(now)  # for each alone that is no wonder
+        assert not silence.look(now)  # for each alone that is no wonder
         hushed.append(silence.hushed(now))
 
     assert hushed[:5] == [0.0] * 5
@@ -76,11 +89,11 @@ def test_many_that_speak_seldom_are_together_missed_after_seconds() -> None:
 
 
 def test_what_says_less_than_ever_is_doubtful_before_it_is_silent() -> None:
-    silence = Silence()
+    silence = Listener()
     silence.begin([BTC, ETH, BOOK], 0)
     for now in range(100):
         silence.note([word(BTC), word(BOOK)] if now % 5 == 0 else [word(BOOK)])
-        silence.judge(now)
+        silence.look(now)
 
     assert silence.doubtful(99) == {ETH: 0}  # it has never spoken
     assert silence.doubtful(101) == {ETH: 0}
@@ -91,7 +104,7 @@ def test_what_says_less_than_ever_is_doubtful_before_it_is_silent() -> None:
 @given(st.integers(), st.floats(0.5, 30))
 def test_what_speaks_at_random_is_not_taken_for_mute(seed: int, mean: float) -> None:
     chance = random.Random(seed)
-    silence = Silence()
+    silence = Listener()
     silence.begin([BTC], 0)
     words, at = [], 0.0
     while len(words) < 400:
@@ -101,18 +114,18 @@ def test_what_speaks_at_random_is_not_taken_for_mute(seed: int, mean: float) -> 
     for at in words:
         while now < at:
             now += 1
-            assert not [each for each in silence.judge(now) if each.usual is not None]
+            assert not [each for each in silence.look(now) if each.usual is not None]
         silence.note([word(BTC)])
 
 
 def test_what_never_spoke_is_asked_for_later_and_later_and_only_where_others_speak() -> None:
-    silence = Silence()
+    silence = Listener()
     silence.begin([BTC, ETH], 0)
-    alone = [silence.judge(now) for now in range(200)]
+    alone = [silence.look(now) for now in range(200)]
     strikes = []
     for now in range(200, 2000):
         silence.note([word(BTC)])
-        strikes += [(now, each.subscription) for each in silence.judge(now)]
+        strikes += [(now, each.subscription) for each in silence.look(now)]
 
     assert not any(alone)
     assert {one for _, one in strikes} == {ETH}
@@ -123,54 +136,56 @@ def test_what_never_spoke_is_asked_for_later_and_later_and_only_where_others_spe
 
 
 def test_a_book_that_never_came_is_asked_for_again_later_and_later() -> None:
-    silence = Silence()
+    silence = Listener()
     silence.begin([BTC, BOOK], 0)
     strikes = []
     for now in range(1000):
         silence.note([word(BTC)])
-        strikes += [(now, each.subscription) for each in silence.judge(now)]
+        strikes += [(now, each.subscription) for each in silence.look(now)]
 
     assert strikes == [(61, BOOK), (182, BOOK), (423, BOOK), (904, BOOK)]
 
 
 def test_nothing_is_awaited_of_a_connection_that_has_ended_until_the_venue_agrees_anew() -> None:
-    silence = Silence()
+    silence = Listener()
     silence.begin([BTC, ETH], 0)
     for now in range(100):
         silence.note([word(BTC), word(ETH)])
-        silence.judge(now)
+        silence.look(now)
     silence.rest()
     silence.excuse(100)
 
-    assert not any(silence.judge(now) or silence.hushed(now) for now in range(100, 200))
+    assert not any(silence.look(now) or silence.hushed(now) for now in range(100, 200))
     silence.begin([BTC], 200)
-    found = [(now, each.subscription) for now in range(200, 220) for each in silence.judge(now)]
+    found = [(now, each.subscription) for now in range(200, 220) for each in silence.look(now)]
     assert found[0] == (206, BTC)
     assert silence.doubtful(220)[BTC] == 200
 
 
 def test_silence_of_our_own_making_is_excused() -> None:
-    silence = Silence()
+    silence = Listener()
     silence.begin([BTC], 0)
     for now in range(60):
         silence.note([word(BTC)])
-        silence.judge(now)
+        silence.look(now)
     silence.excuse(1000)
 
-    assert not silence.judge(1001)
+    assert not silence.look(1001)
 
 
 def test_a_busy_feed_is_sampled() -> None:
-    silence = Silence()
+    silence = Listener()
     silence.begin([BTC, ETH], 0)
     for now in range(60):
+        silence.note([word(ETH)])  # never in the sample: unknown, but not judged by it either
         for _ in range(10):
             silence.note([word(BTC)] * 400)
-        silence.note([word(ETH)])  # never in the sample: unknown, but not judged by it either
-        assert len(silence._sample) == 2
-        silence.judge(now)
+        heard = silence.memory.unheard()
+        assert [word(ETH)] not in heard
+        assert sum(map(len, heard)) < 1500
+        silence.judge(heard, now)
 
-    assert not [each for each in silence.judge(200) if each.subscription == ETH and each.usual]
+    assert not [each for each in silence.look(200) if each.subscription == ETH and each.usual]
 
 
 # --------------------------------------------------------------------------------- in a session

@@ -57,6 +57,7 @@ class Connection:
         self._endpoint = endpoint
         self._feed = plan.feed
         self._parse = plan.parse
+        self._hand_on = owner.take
         self._bad = plan.bad
         self._taps = plan.taps
         self._number = 0
@@ -205,24 +206,16 @@ class Connection:
         events = self._parse(Frames(payloads, self.last_recv, self._aside))
         if not events:
             return None
-        waiting = self._owner.take(self, events, self.last_recv)
-        if waiting is not DONE:
-            return self._wait(waiting)
-        self._excuse()
-        return None
+        waiting = self._hand_on(self, events)
+        return None if waiting is DONE else self._wait(waiting)
 
     async def _wait(self, waiting: Awaitable[None]) -> None:
         """Wait for a consumer."""
         self._blocked = True
         await waiting
         self._blocked = False
-        self._excuse()
-
-    def _excuse(self) -> None:
-        """See to it that nobody is blamed for the time that we ourselves took."""
         before, self.heard = self.heard, self._clock.monotonic()
-        if self.subscriptions.waiting:
-            self.subscriptions.excuse(self.heard - before)
+        self.subscriptions.excuse(self.heard - before)
 
     # ------------------------------------------------------------------------------- subscriptions
 
@@ -389,9 +382,15 @@ class Connection:
         opened, endpoint = self._clock.monotonic(), self._endpoint
         step = min(1.0, endpoint.silence / 4, endpoint.ack_within / 4)
         old = False
+        before = opened
         while True:
             await self._clock.sleep(step)
             now = self._clock.monotonic()
+            if now - before > step + _LATE:  # nobody ran meanwhile: somebody has blocked the loop
+                self._owner.excuse()
+                self.subscriptions.excuse(now - before - step)
+                self.heard = now
+            before = now
             if endpoint.max_age is not None and now - opened > endpoint.max_age and not old:
                 old = True
                 if not self._owner.retire(self):
@@ -414,5 +413,7 @@ class Connection:
 #: So many frames at most go through the stages together. Larger batches gain nothing, delay their
 #: first event, and outgrow the garbage collector's youngest generation.
 _MOST = 256
+#: What is this many seconds late to look has been kept from it.
+_LATE = 1.0
 #: The reason of an end that we chose ourselves: it is followed by a new connection at once.
 PLANNED = "planned"

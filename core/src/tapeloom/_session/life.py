@@ -17,8 +17,10 @@ from tapeloom.feeds import Endpoint, Subscription
 from .backoff import Backoff
 from .connection import PLANNED, Connection
 from .holes import Holes, Missed
+from .memory import Memory
 from .overlap import Overlap
 from .silence import Mute, Silence
+from .subscriptions import Subscriptions
 from .venueclock import Finding, VenueClock
 
 if TYPE_CHECKING:
@@ -54,11 +56,13 @@ class Session:
         self._feed = plan.feed
         self._clock = plan.feed.clock
         self._counters = plan.feed.counters
+        self._pipeline = plan.pipeline
         self._deliver = deliver
         self._budgets = budgets
         self._dials = budgets.of(endpoint.url, "dial", endpoint.dials)
         self._backoff = Backoff(plan.feed.random, most=plan.spec.attempts)
-        self._holes = Holes(plan.feed.venue, missed) if missed else Holes(plan.feed.venue)
+        self._memory = Memory()
+        self._holes = Holes(plan.feed.venue, self._memory, *((missed,) if missed else ()))
         self._silence = Silence()
         self._venue_clock = VenueClock()
         self._steps = Steps(plan.feed.clock)
@@ -230,43 +234,45 @@ class Session:
             self._current, self._successor = new, None
             old.end("replaced")
             self._counters["replacements"] += 1
-            await self._hand_on(overlap.release(), new.last_recv, new)
+            await self._hand_on(overlap.release(), new.subscriptions)
         await self.tell("replaced", self.label)
 
     # ------------------------------------------------------------------------------------- the data
 
-    def take(self, connection: Connection, events: list[Event], recv: int) -> Awaitable[None]:
+    def take(self, connection: Connection, events: list[Event]) -> Awaitable[None]:
         """Take what a read has brought: announce, stage, deliver. The hot path.
 
         It is done at once, but for what the awaitable that it returns still waits for.
         """
-        if self._overlap is None:
-            return self._hand_on(events, recv, connection)
-        return self._take_turn(self._overlap, connection, events, recv)
+        if self._overlap is not None:
+            return self._take_turn(self._overlap, connection, events)
+        if self._holes.open or connection.subscriptions.waiting:
+            return self._hand_on(events, connection.subscriptions)
+        self._memory.note(events)
+        events = self._pipeline(events)
+        return self._deliver(events) if events else DONE
 
     async def _take_turn(
-        self, overlap: Overlap, connection: Connection, events: list[Event], recv: int
+        self, overlap: Overlap, connection: Connection, events: list[Event]
     ) -> None:
         async with overlap.turn:
             if connection is self._successor:
                 overlap.hold(events)
             elif connection is self._current:
-                events = overlap.passed(events)
-                await self._hand_on(events, recv, connection)
+                await self._hand_on(overlap.passed(events), connection.subscriptions)
 
-    def _hand_on(self, events: list[Event], recv: int, connection: Connection) -> Awaitable[None]:
-        holes, subscriptions = self._holes, connection.subscriptions
-        holes.seen(events, recv)
-        self._silence.note(events)
+    def _hand_on(self, came: list[Event], subscriptions: Subscriptions) -> Awaitable[None]:
+        """Take what came while some subscription is not known to be live, or has been lost."""
+        holes, events = self._holes, came
         if subscriptions.waiting:
-            holes.prove(events, subscriptions.asked(), subscriptions.wanted)
-        came = events
+            holes.prove(came, subscriptions.asked(), subscriptions.wanted)
         if holes.open:
             before = len(holes.open)
-            events = holes.announce(events)
+            events = holes.announce(came)
             self._counters["gaps"] += before - len(holes.open)
-        holes.note(came)
-        events = self.plan.pipeline(events)
+        if came:
+            self._memory.note(came)
+        events = self._pipeline(events)
         return self._deliver(events) if events else DONE
 
     async def tell(self, state: str, detail: str, symbol: str = "", channel: str = "") -> None:
@@ -275,7 +281,7 @@ class Session:
         await self._put([Status(self._feed.venue, symbol, now, now, state, detail, channel)])
 
     async def _put(self, events: list[Event]) -> None:
-        await self._deliver(self.plan.pipeline(events))
+        await self._deliver(self._pipeline(events))
 
     def holes(self) -> list[Event]:
         """Return a Gap for each hole that is open as all ends."""
@@ -303,16 +309,17 @@ class Session:
     def watch(self, connection: Connection) -> None:
         """Subscribe anew to what has fallen silent; give up a connection where that does not help."""
         if self._steps.look():
-            self._holes.step()
+            self._memory.times.set()
             self._venue_clock.step(self._clock.time_ns())
         if connection is not self._current or self._successor is not None or self._tasks is None:
             return
         if self._holes.open and (gaps := self._holes.quiet(self._clock.monotonic())):
             self._counters["gaps"] += len(gaps)
             self._tasks.start_soon(self._put, gaps)
-        if found := self._venue_clock.look(self._silence.sample):
+        came = self._memory.unheard()
+        if found := self._venue_clock.look(came):
             self._tasks.start_soon(self._tell_all, found)
-        mute = self._silence.judge(self._clock.monotonic())
+        mute = self._silence.judge(came, self._clock.monotonic())
         if hushed := self._silence.hushed(self._clock.monotonic()):
             connection.end(f"nothing came of any subscription for {hushed:.0f} s")
             return
@@ -361,6 +368,7 @@ class Session:
         ordered = [one for one in subscriptions if one in gone]
         self.wanted[:] = [one for one in self.wanted if one not in gone]
         self._holes.forget(gone)
+        self._memory.forget(gone)
         self._silence.forget(gone)
         self._venue_clock.forget((one.symbol, one.channel) for one in gone)
         for connection in self._connections():

@@ -61,7 +61,7 @@ class Owner(Protocol):
         """Hold no silence against the venue: it was we who did not listen."""
         ...
 
-    def take(self, connection: Connection, events: list[Event], recv: int) -> Awaitable[None]:
+    def take(self, connection: Connection, events: list[Event]) -> Awaitable[None]:
         """Take what a read has brought; return what is to be waited for."""
         ...
 

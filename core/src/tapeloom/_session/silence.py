@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable
 from typing import NamedTuple
 
 from attrs import define
@@ -11,7 +11,7 @@ from attrs import define
 from tapeloom.events import Event
 from tapeloom.feeds import Subscription, channel_parts
 
-from .holes import OURS
+from .times import OURS
 
 __all__ = ["Mute", "Silence"]
 
@@ -83,22 +83,14 @@ def _between(seen: float, step: float) -> float:
 class Silence:
     """Watches the subscriptions of one session.
 
-    Nothing is done for each event: a sample of the batches is kept, and looked at once a second.
-    What the sample misses of a very busy feed, it misses always, so the judgement stays fair.
+    Nothing is done for each event: the latest batches are looked at once a second. What is missed
+    in this way of a very busy feed is missed always, so the judgement stays fair.
     """
 
     def __init__(self) -> None:
         self._voices: dict[Subscription, _Voice] = {}
         self._whole = _Voice(math.inf, math.inf, 0.0, math.inf)  # whoever speaks
         self._looked: float | None = None
-        self._sample: list[list[Event]] = []
-        self._room = _SAMPLE
-
-    def note(self, events: list[Event]) -> None:
-        """Keep a batch for `judge`."""
-        if self._room > 0:
-            self._sample.append(events)
-            self._room -= len(events)
 
     def begin(self, some: Iterable[Subscription], now: float) -> None:
         """Await a word of these, which the venue has agreed to."""
@@ -113,11 +105,6 @@ class Silence:
         for voice in (self._whole, *self._voices.values()):
             voice.spoke = voice.waiting = math.inf
 
-    @property
-    def sample(self) -> Sequence[list[Event]]:
-        """What was kept since the last judgement."""
-        return self._sample
-
     def forget(self, some: Iterable[Subscription]) -> None:
         """Await nothing of these any more."""
         for one in some:
@@ -129,14 +116,14 @@ class Silence:
             if voice.waiting < now:
                 voice.spoke = voice.waiting = now
 
-    def judge(self, now: float) -> list[Mute]:
-        """Return those that have been silent for longer than is sound.
+    def judge(self, came: Iterable[list[Event]], now: float) -> list[Mute]:
+        """Return those that have been silent for longer than is sound, after what *came* of late.
 
         What has never spoken may well be quiet: it is found silent once, where others do speak. A
         book or a quote begins with a word, and trades can be asked for: so these are found silent
         again and again, later and later.
         """
-        self._listen(now)
+        self._listen(came, now)
         if not any(voice.heard for voice in self._voices.values()):
             return []  # nobody has spoken yet
         late = [
@@ -180,15 +167,13 @@ class Silence:
         """Return whether most of all that is watched is silent: then it is the connection."""
         return len(mute) > 1 and 2 * len(mute) > len(self._voices)
 
-    def _listen(self, now: float) -> None:
+    def _listen(self, came: Iterable[list[Event]], now: float) -> None:
         spoke = {
             (event.symbol, event.channel)
-            for events in self._sample
+            for events in came
             for event in events
             if type(event) not in OURS and getattr(event, "origin", "live") not in _PAST
         }
-        self._sample.clear()
-        self._room = _SAMPLE
         step = 0.0 if self._looked is None else now - self._looked
         self._looked = now
         for one in spoke:
@@ -209,8 +194,6 @@ def _begins(channel: str) -> bool:
 _PAST = frozenset({"history", "backfill"})
 #: Channels whose past can be had: what they may have missed is worth asking for.
 _FETCHED = frozenset({"trades", "agg_trades"})
-#: Events looked at in one second, at most (the last batch is taken whole).
-_SAMPLE = 512
 #: So many pauses must have been seen before they are judged by.
 _ENOUGH = 20
 #: How much the last pause weighs in the mean, at the least, and what is left of the longest one.

@@ -12,7 +12,9 @@ from tapeloom.events import Event, Status
 from tapeloom.feeds import Subscription
 
 from .backoff import Backoff
-from .holes import OURS, Holes, Missed
+from .holes import Holes, Missed
+from .memory import Memory
+from .times import OURS
 
 if TYPE_CHECKING:
     from tapeloom._compose import Plan
@@ -33,7 +35,8 @@ class SourceSession:
         self._clock = plan.feed.clock
         self._deliver = deliver
         self._backoff = Backoff(plan.feed.random, most=plan.spec.attempts)
-        self._holes = Holes(plan.feed.venue, missed, apart=True)
+        self._memory = Memory()
+        self._holes = Holes(plan.feed.venue, self._memory, missed, apart=True)
         self._seen: set[tuple[str, str]] = set()
         self._last_recv = 0
 
@@ -86,15 +89,14 @@ class SourceSession:
         """Stage and deliver what the source brings."""
         if not events:
             return
-        recv = self._last_recv = events[-1].recv
-        self._holes.seen(events, recv)
+        self._last_recv = events[-1].recv
         self._note(events)
         came = events
         if self._holes.open:
             before = len(self._holes.open)
             events = self._holes.announce(events)
             self._feed.counters["gaps"] += before - len(self._holes.open)
-        self._holes.note(came)
+        self._memory.note(came)
         await self._hand_on(events)
 
     def _note(self, events: list[Event]) -> None:
@@ -112,7 +114,9 @@ class SourceSession:
         """Take note that nobody wants these any more."""
         gone = {one for one in self._seen if one[0] in symbols}
         self._seen -= gone
-        self._holes.forget([Subscription(*one) for one in gone])
+        some = [Subscription(*one) for one in gone]
+        self._holes.forget(some)
+        self._memory.forget(some)
 
     async def _hand_on(self, events: list[Event]) -> None:
         events = self._plan.pipeline(events)

@@ -33,7 +33,7 @@ class _Line:
 
 
 class VenueClock:
-    """Looks once a second at a sample of what came, and at nothing else.
+    """Looks once a second at what came last, and at nothing else.
 
     A feed that repeats what it knows, with a time that stands still, looks alive to any other watch.
     A clock that was set, the venue's or ours, moves all times that are compared with each other.
@@ -44,11 +44,11 @@ class VenueClock:
         self._lead: int | None = None  # of the venue's clock before ours, as it is usual
         self._leads: deque[int] = deque(maxlen=_SECONDS)
 
-    def look(self, sample: Iterable[list[Event]]) -> list[Finding]:
-        """Return what is to be told after this second."""
+    def look(self, came: Iterable[list[Event]]) -> list[Finding]:
+        """Return what is to be told after this second, in which these batches *came*."""
         lead: int | None = None
         found: list[Finding] = []
-        for events in sample:
+        for events in came:
             for event in events:
                 if type(event) not in _TIMED or event.ts == event.recv:
                     continue  # what a venue sends without a time bears ours
