@@ -855,6 +855,26 @@ async def test_a_line_that_is_silent_is_noticed_after_a_consumer_has_blocked(
     assert rig.dials[1] == pytest.approx(562, abs=2)
 
 
+async def test_whoever_blocks_the_event_loop_does_not_make_the_line_silent_nor_the_venue_late(
+    registry: Registry,
+) -> None:
+    async def answer(end: WireEnd, endpoint: Endpoint, turn: int, clock: VirtualClock) -> None:
+        text = await end.take()
+        await rig.clock.sleep(3)
+        end.push(ok(text))
+        await anyio.sleep_forever()
+
+    async with living(registry, answer) as rig:
+        await rig.clock.sleep(1)
+        rig.clock.advance(500)  # nobody has had a turn for so long
+        await rig.clock.sleep(40)
+        assert len(rig.dials) == 1
+        assert "subscribed" in rig.states()
+        await rig.clock.sleep(40)  # and now it is the line
+
+    assert len(rig.dials) == 2
+
+
 # -------------------------------------------------------------------------------- while it breaks
 
 
