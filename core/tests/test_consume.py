@@ -363,6 +363,65 @@ async def test_callbacks_plain_and_async_get_every_event_in_order(registry: Regi
     assert plain == waited == list(range(50))
 
 
+async def test_a_plain_callback_is_called_in_the_turn_of_the_read(registry: Registry) -> None:
+    """Also where a consumer attached before it has been woken, and has not had its turn yet."""
+    story: list[tuple[str, Any]] = []
+    async with opened(registry, each(20)) as stream:
+        trades = stream.of(Trade)
+        stream.on(Trade)(lambda trade: story.append(("called", trade.id)))
+        with anyio.fail_after(10):
+            async for trade in trades:
+                story.append(("taken", trade.id))
+                if trade.id == 19:
+                    break
+
+    for n in range(20):
+        assert story.index(("called", n)) < story.index(("taken", n))
+    assert [n for how, n in story if how == "called"] == list(range(20))
+
+
+async def test_a_plain_callback_that_returns_an_awaitable_is_awaited_each_time(
+    registry: Registry,
+) -> None:
+    begun: list[int] = []
+    done: list[int] = []
+
+    async def work(number: int) -> None:
+        begun.append(number)
+        await anyio.lowlevel.checkpoint()
+        done.append(number)
+        if number % 10 == 3:
+            raise ValueError(f"{number} is not to my taste")
+        if number == 49:
+            stream.stop()
+
+    async with opened(registry, sending(range(20), range(20, 50)), size=7) as stream:
+        stream.on(Trade)(lambda trade: work(trade.id) if trade.id > 2 else None)
+        with anyio.fail_after(10):
+            await stream.run()
+
+    assert begun == done == list(range(3, 50))
+    assert stream.counters["callback_errors"] == 5
+
+
+async def test_a_plain_callback_that_raises_gets_the_next_event(registry: Registry) -> None:
+    got: list[int] = []
+    async with opened(registry, sending(range(10))) as stream:
+
+        @stream.on(Trade)
+        def picky(trade: Trade) -> None:
+            got.append(trade.id)  # type: ignore[arg-type]
+            if trade.id == 9:
+                stream.stop()
+            raise ValueError(f"{trade.id} is not to my taste")
+
+        with anyio.fail_after(10):
+            await stream.run()
+
+    assert got == list(range(10))
+    assert stream.counters["callback_errors"] == 10
+
+
 async def test_leaving_drains_what_callbacks_have_queued(registry: Registry) -> None:
     got: list[int] = []
     async with opened(registry, each(30)) as stream:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
 from typing import TYPE_CHECKING, Generic, Self, TypeVar, cast
 
 import anyio
@@ -52,13 +53,16 @@ class Consumer(Generic[E]):
             raise ValueError(f"size is {size}; expected a whole number of at least 1, or None")
         return Batches(self, size, within)
 
-    async def batch(self) -> list[E]:
+    def batch(self) -> Awaitable[list[E]]:
         """Return what is waiting, or wait for more; an empty list at the end."""
-        if self._next < len(self._batch):
-            rest = self._batch[self._next :]
-            self._next = len(self._batch)
-            return cast("list[E]", rest)
-        return cast("list[E]", await self.queue.get())
+        rest = self._rest() if self._next < len(self._batch) else self.queue.get()
+        return cast("Awaitable[list[E]]", rest)
+
+    async def _rest(self) -> list[Event]:
+        """Return what has been taken from the queue and not been given yet."""
+        rest = self._batch[self._next :]
+        self._next = len(self._batch)
+        return rest
 
     def push_back(self, events: list[E]) -> None:
         """Put *events* before whatever comes next."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +11,7 @@ import structlog
 from ._clock import Alarm
 from ._compose import too_many
 from ._history import HistoryDesk, check_symbols
+from ._loop import running_backend
 from ._session import Session, SourceSession
 from .errors import (
     BackendUnsupported,
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from ._limits import Budgets
     from ._tape import Replay
 
-__all__ = ["RunningFeed", "running_backend"]
+__all__ = ["RunningFeed"]
 
 log = structlog.get_logger()
 
@@ -43,12 +43,6 @@ TICK = 0.1
 _LEAVE_WITHIN = 2.0
 
 Deliver = Callable[[list[Event]], Awaitable[None]]
-
-
-def running_backend() -> str:
-    """Return the name of the event loop that runs us."""
-    trio = sys.modules.get("trio")
-    return "trio" if trio is not None and trio.lowlevel.in_trio_run() else "asyncio"
 
 
 class RunningFeed:

@@ -8,21 +8,20 @@ from __future__ import annotations
 import inspect
 from collections import Counter
 from collections.abc import Awaitable, Callable
-from typing import Any
 
 import anyio
 import structlog
 
+from ._calls import Callback, failed
 from ._queues import Queue
 from .errors import QueueOverflow, TapeloomError
 from .events import Event
 from .feeds import Sink
 
-__all__ = ["Callback", "Pumps"]
+__all__ = ["Pumps"]
 
 log = structlog.get_logger()
 
-Callback = Callable[[Any], Awaitable[None] | None]
 Build = Callable[[], Sink]
 #: How long a sink may take to let go.
 CLOSE_WITHIN = 5.0
@@ -45,17 +44,27 @@ class Pumps:
         if self._running:
             await self._idle.wait()
 
-    async def call(self, callback: Callback, queue: Queue) -> None:
-        """Call *callback* with every event, until the queue ends."""
+    async def call(
+        self, callback: Callback, queue: Queue, first: tuple[Event, Awaitable[None]] | None = None
+    ) -> None:
+        """Call *callback* with every event, until the queue ends.
+
+        *first*: an event with which it has been called, and its answer, which is to be awaited.
+        """
+        if first is not None:
+            event, answer = first
+            try:
+                await answer
+            except Exception as error:
+                failed(queue.name, event, error, self._counters)
         while events := await self._next(queue):
             for event in events:
                 try:
-                    answer = callback(event)
-                    if inspect.isawaitable(answer):
-                        await answer
-                except Exception:
-                    self._counters["callback_errors"] += 1
-                    log.exception("callback_failed", callback=queue.name, failed_at=repr(event))
+                    given = callback(event)
+                    if given is not None and inspect.isawaitable(given):
+                        await given
+                except Exception as error:
+                    failed(queue.name, event, error, self._counters)
         self._ended()
 
     async def write(self, sink: Sink, queue: Queue, on_error: str, build: Build) -> None:

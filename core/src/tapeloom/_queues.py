@@ -8,10 +8,9 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Collection
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import anyio
-
+from ._loop import Bell, bell
 from .errors import QueueOverflow
 from .events import Event, Gap, Trade
 from .feeds import LiveTrades
@@ -33,7 +32,7 @@ class Queue:
     def __init__(
         self,
         spec: QueueSpec,
-        types: Collection[type[Event]] | None = None,
+        types: Collection[type[Any]] | None = None,
         name: str = "",
         *,
         pumped: bool = False,
@@ -51,8 +50,8 @@ class Queue:
         self._counters: Counter[str] = Counter() if counters is None else counters
         self._batches: deque[list[Event]] = deque()
         self._lost: dict[tuple[str, str, str], list[int]] = {}
-        self._more: anyio.Event | None = None
-        self._less: anyio.Event | None = None
+        self._more: Bell | None = None
+        self._less: Bell | None = None
         self._closed = False
         self._error: Exception | None = None
 
@@ -61,11 +60,16 @@ class Queue:
         """Nothing more comes in."""
         return self._closed
 
-    def offer(self, events: list[Event]) -> bool:
-        """Take a batch, by the policy. False: it is full, and whoever offers must wait (`room`)."""
+    def wanted(self, events: list[Event]) -> list[Event]:
+        """Return those of *events* that are of the types wanted."""
         types = self.types
-        if types is not None and not (self._trades and type(events) is LiveTrades):
-            events = [event for event in events if type(event) in types]
+        if types is None or (self._trades and type(events) is LiveTrades):
+            return events
+        return [event for event in events if type(event) in types]
+
+    def offer(self, events: list[Event]) -> bool:
+        """Take a batch, by the policy. False: it is full, and whoever offers must wait."""
+        events = self.wanted(events)
         if not events or self._closed:
             return True
         if self.count and self.count + len(events) > self.size:
@@ -79,15 +83,14 @@ class Queue:
         if self.count > self.size and self.policy == "conflate":
             self._conflate()
         if self._more is not None:
-            self._more.set()
-            self._more = None
+            self._more.ring()
         return True
 
     async def put(self, events: list[Event]) -> None:
         """Take a batch, and wait for room as long as the policy is to block."""
         while not self.offer(events):
             if self._less is None:
-                self._less = anyio.Event()
+                self._less = bell()
             await self._less.wait()
 
     async def get(self) -> list[Event]:
@@ -101,7 +104,7 @@ class Queue:
                     raise self._error
                 return []
             if self._more is None:
-                self._more = anyio.Event()
+                self._more = bell()
             await self._more.wait()
         return self._pop()
 
@@ -116,8 +119,7 @@ class Queue:
             self._error = error
         for waiting in (self._more, self._less):
             if waiting is not None:
-                waiting.set()
-        self._more = self._less = None
+                waiting.ring()
 
     def _pop(self) -> list[Event]:
         events = self._batches.popleft()
@@ -125,8 +127,7 @@ class Queue:
         if self._lost:
             events = [*self._announce(events[0]), *events]
         if self._less is not None:
-            self._less.set()
-            self._less = None
+            self._less.ring()
         return events
 
     def _make_room(self, wanted: int) -> bool:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 from collections import Counter
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -13,16 +15,18 @@ import anyio
 import structlog
 from attrs import frozen
 
+from ._calls import Callback, Calls
 from ._client import client
 from ._compose import Composed, Plan
 from ._config import Policy, QueueSpec, Stack
 from ._consume import Batches, Consumer
 from ._done import DONE
-from ._engine import RunningFeed, running_backend
+from ._engine import RunningFeed
 from ._flight import Flight
 from ._garbage import calm
 from ._limits import Budgets
-from ._pumps import Callback, Pumps
+from ._loop import running_backend
+from ._pumps import Pumps
 from ._queues import Queue
 from ._record import TAPE, Recorder
 from ._tap import Tap
@@ -182,25 +186,24 @@ class Stream:
         spec = QueueSpec(
             size=default.size if size is None else size, policy=policy or default.policy
         )
-        return Consumer(self._attach(types or None, spec, name))
-
-    def _attach(
-        self,
-        types: Collection[type[Any]] | None,
-        spec: QueueSpec,
-        name: str = "",
-        *,
-        pumped: bool = False,
-    ) -> Queue:
         name = name or f"consumer {len(self._queues) + 1}"
-        queue = Queue(spec, types, name, pumped=pumped, counters=self._own)
-        if pumped:
-            self._pumps.add()
+        queue = Queue(spec, types or None, name, counters=self._own)
+        self._attach(queue)
+        return Consumer(queue)
+
+    def _attach(self, queue: Queue) -> None:
         if self._ended.is_set():
             queue.close(self.error)
         self._queues = (*(one for one in self._queues if not one.closed), queue)
         self._start()
-        return queue
+
+    def _pump(
+        self, pump: Callable[..., Coroutine[Any, Any, None]], taker: Any, queue: Queue, *rest: Any
+    ) -> None:
+        """Have *pump* bring to *taker* what comes into *queue*."""
+        assert self._tasks is not None
+        self._pumps.add()
+        self._tasks.start_soon(pump, taker, queue, *rest)
 
     def of(self, *types: type[E]) -> Consumer[E]:
         """Attach a consumer of events of these types: ``async for bar in stream.of(Bar)``."""
@@ -221,14 +224,22 @@ class Stream:
     def on(self, *types: type[E]) -> Callable[[Callback], Callback]:
         """Decorate a function that is called with every event of these types, or of all.
 
-        The function may be async. What it raises is logged and counted, and harms nobody else.
+        A plain function is called in the turn in which the event was read: nothing is queued, none
+        is dropped, and whoever else consumes waits while it works. An async one has a queue, and a
+        task of its own. What either raises is logged and counted, and harms nobody else.
         """
 
         def register(callback: Callback) -> Callback:
             assert self._tasks is not None, "callbacks are attached inside `async with`"
             name = getattr(callback, "__name__", "callback")
-            queue = self._attach(types or None, self.stack.queue, name, pumped=True)
-            self._tasks.start_soon(self._pumps.call, callback, queue)
+            spec, own, wanted = self.stack.queue, self._own, types or None
+            if inspect.iscoroutinefunction(callback):
+                queue = Queue(spec, wanted, name, pumped=True, counters=own)
+                self._pump(self._pumps.call, callback, queue)
+            else:
+                pump = partial(self._pump, self._pumps.call, callback)
+                queue = Calls(callback, spec, wanted, name, own, pump)
+            self._attach(queue)
             return callback
 
         return register
@@ -253,8 +264,9 @@ class Stream:
         self._started = True
         for spec, sink, build in self._sinks:
             types = [BY_TYPE[name] for name in spec.types] or None
-            queue = self._attach(types, spec.queue, spec.name, pumped=True)
-            self._tasks.start_soon(self._pumps.write, sink, queue, spec.on_error, build)
+            queue = Queue(spec.queue, types, spec.name, pumped=True, counters=self._own)
+            self._pump(self._pumps.write, sink, queue, spec.on_error, build)
+            self._attach(queue)
         self._tasks.start_soon(self._run_feeds)
 
     async def _run_feeds(self) -> None:

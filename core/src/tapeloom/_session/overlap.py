@@ -8,7 +8,7 @@ import anyio
 
 from tapeloom.events import Bar, Book, Event, Quote, Ticker, Trade
 
-from .holes import OURS
+from .times import OURS
 
 __all__ = ["Overlap"]
 
