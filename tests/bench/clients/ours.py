@@ -47,6 +47,9 @@ async def main() -> None:
                 meter.take(1)
 
             await stream.run()
+        elif given.way == "plain":
+            stream.on(Trade)(lambda trade: meter.take(1))
+            await stream.run()
         elif given.way == "each":
             async for _ in stream.of(Trade):
                 meter.take(1)

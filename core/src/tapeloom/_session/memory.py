@@ -135,4 +135,4 @@ class Memory:
 #: Events that are remembered one by one, at the least.
 _RECENT = 1024
 #: So many events are looked at together.
-_MANY = 512
+_MANY = 32

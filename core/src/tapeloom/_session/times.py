@@ -91,6 +91,6 @@ class _Lead:
 
 
 #: So many of the last events that are looked at together tell the distance of a clock.
-_LOOK = 64
+_LOOK = 8
 #: For so many ns the distance of a clock is remembered, once as the newest and once as the older.
 _WHILE = 60_000_000_000
