@@ -127,6 +127,31 @@ def test_what_was_dropped_is_forgotten_however_it_came() -> None:
     assert memory.last(TRADES) is None
 
 
+def test_numbered_trades_are_remembered_one_by_one_only_while_somebody_may_ask() -> None:
+    memory = Memory()
+    memory.note([trade(1, 5)])
+    assert memory.known(TRADES, 0) == set()  # the last one tells all
+
+    asking = memory.ask(TRADES, 2 * SECOND)
+    memory.note([trade(2, 6), trade(1.5, 5)])
+    memory.note(LiveTrades([trade(n, n + 4) for n in range(3, 20)], [0] * 17))
+    assert asking() == set(range(6, 24))
+
+    del asking
+    memory.note([trade(30, 34)])
+    assert 34 not in memory.known(TRADES, 0)
+
+
+def test_named_trades_are_remembered_before_anybody_asks() -> None:
+    memory = Memory()
+    memory.note([trade(1, "a"), trade(2, "b")])
+    memory.note(LiveTrades([trade(3, f"c{n}") for n in range(2000)], [0] * 2000))
+
+    known = memory.ask(TRADES, 2 * SECOND)()
+    assert 1000 < len(known) <= 1024  # the latest
+    assert "c1999" in known
+
+
 # ------------------------------------------------------------------------------- a whole stream
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from functools import partial
 from types import MappingProxyType
 from typing import TypeAlias
 
@@ -162,7 +161,7 @@ class Holes:
             # The numbers count what is missing since the last event, not since that word.
             self.open[one] = (min(since, vague[0]), cause)
         gap = self._hole(one, until, recv)
-        known = partial(self._memory.known, one, before.ts if before is not None else gap.since)
+        known = self._memory.ask(one, before.ts if before is not None else gap.since)
         return self._missed(gap, before, after, known)
 
     def _hole(self, one: Subscription, until: int, recv: int) -> Gap:

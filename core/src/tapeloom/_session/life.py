@@ -316,10 +316,9 @@ class Session:
         if self._holes.open and (gaps := self._holes.quiet(self._clock.monotonic())):
             self._counters["gaps"] += len(gaps)
             self._tasks.start_soon(self._put, gaps)
-        came = self._memory.unheard()
-        if found := self._venue_clock.look(came):
+        if found := self._venue_clock.look(self._memory.sample()):
             self._tasks.start_soon(self._tell_all, found)
-        mute = self._silence.judge(came, self._clock.monotonic())
+        mute = self._silence.judge(self._memory.spoke(), self._clock.monotonic())
         if hushed := self._silence.hushed(self._clock.monotonic()):
             connection.end(f"nothing came of any subscription for {hushed:.0f} s")
             return

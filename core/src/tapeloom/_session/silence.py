@@ -8,10 +8,7 @@ from typing import NamedTuple
 
 from attrs import define
 
-from tapeloom.events import Event
 from tapeloom.feeds import Subscription, channel_parts
-
-from .times import OURS
 
 __all__ = ["Mute", "Silence"]
 
@@ -81,11 +78,7 @@ def _between(seen: float, step: float) -> float:
 
 
 class Silence:
-    """Watches the subscriptions of one session.
-
-    Nothing is done for each event: the latest batches are looked at once a second. What is missed
-    in this way of a very busy feed is missed always, so the judgement stays fair.
-    """
+    """Watches the subscriptions of one session, by who has spoken since it last looked."""
 
     def __init__(self) -> None:
         self._voices: dict[Subscription, _Voice] = {}
@@ -116,14 +109,16 @@ class Silence:
             if voice.waiting < now:
                 voice.spoke = voice.waiting = now
 
-    def judge(self, came: Iterable[list[Event]], now: float) -> list[Mute]:
-        """Return those that have been silent for longer than is sound, after what *came* of late.
+    def judge(self, spoke: Collection[tuple[str, str]], now: float) -> list[Mute]:
+        """Return those that have been silent for longer than is sound.
+
+        *spoke* is of which symbols and channels something has come since the last time.
 
         What has never spoken may well be quiet: it is found silent once, where others do speak. A
         book or a quote begins with a word, and trades can be asked for: so these are found silent
         again and again, later and later.
         """
-        self._listen(came, now)
+        self._listen(spoke, now)
         if not any(voice.heard for voice in self._voices.values()):
             return []  # nobody has spoken yet
         late = [
@@ -167,13 +162,7 @@ class Silence:
         """Return whether most of all that is watched is silent: then it is the connection."""
         return len(mute) > 1 and 2 * len(mute) > len(self._voices)
 
-    def _listen(self, came: Iterable[list[Event]], now: float) -> None:
-        spoke = {
-            (event.symbol, event.channel)
-            for events in came
-            for event in events
-            if type(event) not in OURS and getattr(event, "origin", "live") not in _PAST
-        }
+    def _listen(self, spoke: Collection[tuple[str, str]], now: float) -> None:
         step = 0.0 if self._looked is None else now - self._looked
         self._looked = now
         for one in spoke:
@@ -190,8 +179,6 @@ def _begins(channel: str) -> bool:
     return channel_parts(channel)[0] in {"book", "quotes", "ticker"}
 
 
-#: What is told of the past when a subscription begins is no sign of its life.
-_PAST = frozenset({"history", "backfill"})
 #: Channels whose past can be had: what they may have missed is worth asking for.
 _FETCHED = frozenset({"trades", "agg_trades"})
 #: So many pauses must have been seen before they are judged by.

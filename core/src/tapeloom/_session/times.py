@@ -24,16 +24,18 @@ class Times:
 
     def learn(self, events: Iterable[Event]) -> None:
         """Look at events, the oldest first."""
-        # What a venue sends without a time bears ours.
-        timed = [event for event in events if event.ts != event.recv and type(event) not in OURS]
-        self._until.update({event.channel: event.ts for event in timed})
-        leads = self._leads
-        for event in timed[-_LOOK:]:
-            lead = leads.get(event.channel)
+        until, leads = self._until, self._leads
+        for event in events:
+            ts, recv, channel = event.ts, event.recv, event.channel
+            # What a venue sends without a time bears ours.
+            if ts == recv or type(event) in OURS:
+                continue
+            until[channel] = ts
+            lead = leads.get(channel)
             if lead is None:
-                leads[event.channel] = _Lead(event.ts - event.recv, event.recv)
+                leads[channel] = _Lead(ts - recv, recv)
             else:
-                lead.note(event.ts - event.recv, event.recv)
+                lead.note(ts - recv, recv)
 
     def told(self, channel: str, until: int) -> None:
         """Take note that all was said of a channel, up to then at the least."""
@@ -90,7 +92,5 @@ class _Lead:
         return max(self._most, self._older)
 
 
-#: So many of the last events that are looked at together tell the distance of a clock.
-_LOOK = 8
 #: For so many ns the distance of a clock is remembered, once as the newest and once as the older.
 _WHILE = 60_000_000_000

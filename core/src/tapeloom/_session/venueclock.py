@@ -44,19 +44,18 @@ class VenueClock:
         self._lead: int | None = None  # of the venue's clock before ours, as it is usual
         self._leads: deque[int] = deque(maxlen=_SECONDS)
 
-    def look(self, came: Iterable[list[Event]]) -> list[Finding]:
-        """Return what is to be told after this second, in which these batches *came*."""
+    def look(self, sample: Iterable[Event]) -> list[Finding]:
+        """Return what is to be told after this second, of which these events are a *sample*."""
         lead: int | None = None
         found: list[Finding] = []
-        for events in came:
-            for event in events:
-                if type(event) not in _TIMED or event.ts == event.recv:
-                    continue  # what a venue sends without a time bears ours
-                if getattr(event, "origin", "live") != "live":
-                    continue
-                ahead = event.ts - event.recv
-                lead = ahead if lead is None or ahead > lead else lead
-                found += self._runs(event)
+        for event in sample:
+            if type(event) not in _TIMED or event.ts == event.recv:
+                continue  # what a venue sends without a time bears ours
+            if getattr(event, "origin", "live") != "live":
+                continue
+            ahead = event.ts - event.recv
+            lead = ahead if lead is None or ahead > lead else lead
+            found += self._runs(event)
         return found if lead is None else found + self._distance(lead)
 
     def _runs(self, event: Event) -> list[Finding]:
