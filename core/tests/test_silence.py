@@ -180,7 +180,7 @@ def test_in_a_busy_feed_a_single_word_is_heard_too() -> None:
         silence.note([word(ETH)])
         for _ in range(10):
             silence.note(LiveTrades([word(BTC)] * 400, [0] * 400))
-        assert len(silence.memory.sample()) <= 256
+        assert len(silence.memory.sample()) <= 64
         assert not silence.look(now)
 
     assert {each.subscription for each in silence.look(200) if each.usual} == {BTC, ETH}

@@ -172,4 +172,4 @@ _MANY = 32
 #: From so many trades on, entering them by their lines pays.
 _LONG = 8
 #: So many events are a sample, and so many of those that are looked at together are in it.
-_SAMPLE, _LATEST = 256, 16
+_SAMPLE, _LATEST = 64, 4
