@@ -3,6 +3,7 @@
 Texts stay texts. A level that is only resized, the commonest case, costs one look-up by the venue's
 own spelling of the price; a number is made when a level comes or goes, and a Decimal when one is
 read. Only the best few hundred prices are kept sorted: what happens further out touches no list.
+What is read again and again, the best few, is made again only when it has changed.
 """
 
 from __future__ import annotations
@@ -45,7 +46,19 @@ class Ladder:
     numbers: 0.1 and 0.10 are one level. `kept` is how many of the best a caller reads often.
     """
 
-    __slots__ = ("_floor", "_kept", "_range", "_sign", "_width", "keys", "number", "sizes", "texts")
+    __slots__ = (
+        "_best",
+        "_floor",
+        "_kept",
+        "_range",
+        "_sign",
+        "_top",
+        "_width",
+        "keys",
+        "number",
+        "sizes",
+        "texts",
+    )
 
     _floor: Any
     _range: tuple[Any, Any]
@@ -67,6 +80,8 @@ class Ladder:
         self.sizes.clear()
         self.texts.clear()
         self.keys.clear()
+        self._top: list[tuple[str, str]] = []  # what was read last
+        self._best: tuple[list[Any], list[str], list[str]] = [], [], []  # its names, prices, sizes
         self._floor = float("inf")  # nothing is sorted before the first levels are all there
         self.number = float
         self._width = _WIDTH
@@ -132,11 +147,18 @@ class Ladder:
             self._floor = keys[0] if len(keys) < len(self.texts) else float("-inf")
 
     def raw_top(self, count: int) -> list[tuple[str, str]]:
-        """Return the best *count* levels in the venue's own spelling."""
+        """Return the best *count* levels in the venue's own spelling; the same list while they last."""
         keys, texts, sizes = self.keys, self.texts, self.sizes
         if count > len(keys) < len(texts):
             keys = sorted(texts)
-        return [(text := texts[key], sizes[text]) for key in keys[: -count - 1 : -1]]
+        names = keys[: -count - 1 : -1]
+        known, prices, was = self._best
+        if names != known or [*map(sizes.get, prices)] != was:
+            prices = [texts[key] for key in names]
+            now = [sizes[text] for text in prices]
+            self._best = names, prices, now
+            self._top = list(zip(prices, now, strict=True))
+        return self._top
 
     def top(self, count: int) -> list[tuple[Decimal, Decimal]]:
         """Return the best *count* levels, fewer where there are fewer."""

@@ -30,9 +30,9 @@ def _suspects(levels: Levels) -> Sequence[Sequence[str | Decimal]]:
         return [
             (price, size)
             for price, size in levels
-            if price[0] not in "123456789" or size[0] not in "0123456789"  # type: ignore[index]
+            if not ("1" <= price < ":" and "0" <= size < ":")  # type: ignore[operator]
         ]
-    except (IndexError, TypeError, ValueError):  # empty texts, Decimals, more than a pair
+    except (TypeError, ValueError):  # Decimals, more than a pair
         return levels
 
 
