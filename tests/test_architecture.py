@@ -27,9 +27,11 @@ ROOMS = [
     "hooks",
     "_clock",
     "_done",
+    "_loop",
     "_config",
     "_plugins",
     "_levels",
+    "_direct",
     "_sockets",
     "_client",
     "_deflate",
@@ -44,7 +46,6 @@ ROOMS = [
     "_session",
     "_backfill",
     "_history",
-    "_loop",
     "_queues",
     "_calls",
     "_pumps",
@@ -192,11 +193,11 @@ def test_only_the_transport_knows_httpx_ws() -> None:
     assert users == {"_transport.py"}
 
 
-def test_one_room_knows_the_event_loops() -> None:
+def test_two_rooms_know_an_event_loop() -> None:
     users = {
         str(file.relative_to(CORE))
         for file, module in imports(CORE)
         if module.split(".")[0] in {"asyncio", "trio", "uvloop"}
     }
 
-    assert users == {"_loop.py", "testing/virtual.py"}  # the second is an event loop itself
+    assert users == {"_loop.py", "_direct.py", "testing/virtual.py"}  # the last is a loop itself

@@ -15,7 +15,7 @@ import trustme
 from anyio.streams.tls import TLSStream
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tapeloom._sockets import Sockets
+from tapeloom._sockets import Sockets, Wire
 from tapeloom.testing import virtual_backend
 
 Serve = Callable[[anyio.abc.ByteStream], Awaitable[None]]
@@ -59,12 +59,21 @@ async def connected(
             tasks.cancel_scope.cancel()
 
 
-async def everything(stream: httpcore.AsyncNetworkStream) -> bytes:
-    parts = []
-    with anyio.fail_after(10):
-        while part := await stream.read(1 << 18):
-            parts.append(part)
+async def everything(stream: httpcore.AsyncNetworkStream, *, push: bool = False) -> bytes:
+    parts: list[bytes] = []
+    with anyio.fail_after(60):
+        if push:
+            assert isinstance(stream, Wire)
+            await stream.push(parts.append)
+        else:
+            while part := await stream.read(1 << 18):
+                parts.append(part)
     return b"".join(parts)
+
+
+@pytest.fixture(params=[False, True], ids=["read", "pushed"])
+def push(request: pytest.FixtureRequest) -> bool:
+    return bool(request.param)
 
 
 @pytest.fixture(params=[False, True], ids=["plain", "tls"])
@@ -72,7 +81,7 @@ def tls(request: pytest.FixtureRequest) -> bool:
     return bool(request.param)
 
 
-async def test_what_is_sent_comes_back_whole(tls: bool) -> None:
+async def test_what_is_sent_comes_back_whole(tls: bool, push: bool) -> None:
     """More than fits into a record, a socket's memory or a read."""
     sent = bytes(range(256)) * 8192
 
@@ -85,7 +94,7 @@ async def test_what_is_sent_comes_back_whole(tls: bool) -> None:
 
     async with connected(echo, tls=tls) as stream, anyio.create_task_group() as tasks:
         tasks.start_soon(stream.write, sent)
-        got = await everything(stream)
+        got = await everything(stream, push=push)
 
     assert got == sent
 
@@ -118,21 +127,23 @@ async def test_one_read_brings_every_record_that_has_come() -> None:
 @settings(deadline=None, max_examples=30)
 @given(
     st.lists(st.binary(min_size=1, max_size=40_000), min_size=1, max_size=8),
-    st.integers(1, 1 << 18),
+    st.integers(0, 1 << 18),
     st.booleans(),
 )
 def test_however_it_is_cut_the_bytes_are_the_same(
     pieces: list[bytes], most: int, tls: bool
 ) -> None:
+    """Read in parts of *most* bytes; or, where that is 0, pushed."""
+
     async def run() -> None:
         async def serve(stream: anyio.abc.ByteStream) -> None:
             for piece in pieces:
                 await stream.send(piece)
 
         async with connected(serve, tls=tls) as stream:
-            parts = []
+            parts = [] if most else [await everything(stream, push=True)]
             with anyio.fail_after(60):
-                while part := await stream.read(most):
+                while most and (part := await stream.read(most)):
                     assert len(part) <= most
                     parts.append(part)
 
@@ -143,7 +154,7 @@ def test_however_it_is_cut_the_bytes_are_the_same(
 
 
 @pytest.mark.parametrize("word", [True, False], ids=["with a word", "without a word"])
-async def test_the_end_of_tls_is_the_end_after_all_that_came_before(word: bool) -> None:
+async def test_the_end_of_tls_is_the_end_after_all_that_came_before(word: bool, push: bool) -> None:
     async def serve(stream: anyio.abc.ByteStream) -> None:
         await stream.send(b"the last words")
         if word:
@@ -153,11 +164,11 @@ async def test_the_end_of_tls_is_the_end_after_all_that_came_before(word: bool) 
 
     async with connected(serve, tls=True) as stream:
         assert await stream.read(1 << 18) == b"the last words"
-        assert await everything(stream) == b""
+        assert await everything(stream, push=push) == b""
         assert await stream.read(10) == b""  # and it stays so
 
 
-async def test_a_reset_is_an_error_and_no_end(tls: bool) -> None:
+async def test_a_reset_is_an_error_and_no_end(tls: bool, push: bool) -> None:
     async def serve(stream: anyio.abc.ByteStream) -> None:
         raw = stream.extra(anyio.abc.SocketAttribute.raw_socket)
         raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
@@ -165,13 +176,13 @@ async def test_a_reset_is_an_error_and_no_end(tls: bool) -> None:
 
     async with connected(serve, tls=tls) as stream:
         with pytest.raises(httpcore.ReadError):
-            await everything(stream)
+            await everything(stream, push=push)
         with pytest.raises(httpcore.WriteError):
             for _ in range(3):
                 await stream.write(b"anybody there?", timeout=1)
 
 
-async def test_bytes_that_are_no_tls_are_an_error() -> None:
+async def test_bytes_that_are_no_tls_are_an_error(push: bool) -> None:
     async def serve(stream: anyio.abc.ByteStream) -> None:
         assert isinstance(stream, TLSStream)
         await stream.transport_stream.send(b"HTTP/1.1 400 Bad Request\r\n\r\n")
@@ -179,7 +190,122 @@ async def test_bytes_that_are_no_tls_are_an_error() -> None:
 
     async with connected(serve, tls=True) as stream:
         with pytest.raises(httpcore.ReadError):
-            await everything(stream)
+            await everything(stream, push=push)
+
+
+async def test_nothing_is_pushed_while_an_answer_is_awaited(tls: bool) -> None:
+    story: list[bytes] = []
+    told, done = anyio.Event(), anyio.Event()
+
+    async def serve(stream: anyio.abc.ByteStream) -> None:
+        await stream.send(b"one")
+        await told.wait()
+        await stream.send(b"two")
+        await anyio.sleep(0.05)  # so that it could have come
+        story.append(b"sent")
+        done.set()
+
+    async def slow() -> None:
+        told.set()
+        await done.wait()
+        story.append(b"awaited")
+
+    def take(data: bytes) -> Awaitable[None] | None:
+        story.append(data)
+        return slow() if data == b"one" else None
+
+    async with connected(serve, tls=tls) as stream:
+        assert isinstance(stream, Wire)
+        with anyio.fail_after(10):
+            await stream.push(take)
+
+    assert story == [b"one", b"sent", b"awaited", b"two"]
+
+
+async def test_what_is_raised_over_what_was_pushed_comes_out_and_the_rest_can_be_read(
+    tls: bool,
+) -> None:
+    told = anyio.Event()
+
+    async def serve(stream: anyio.abc.ByteStream) -> None:
+        await stream.send(b"one")
+        await told.wait()
+        await stream.send(b"two")
+        await anyio.sleep_forever()
+
+    def take(data: bytes) -> None:
+        raise ValueError(data.decode())
+
+    async with connected(serve, tls=tls) as stream:
+        assert isinstance(stream, Wire)
+        with anyio.fail_after(10), pytest.raises(ValueError, match="one"):
+            await stream.push(take)
+        told.set()
+        with anyio.fail_after(10):
+            assert await stream.read(100) == b"two"
+
+
+async def test_a_push_that_is_given_up_costs_no_byte(tls: bool) -> None:
+    asked, got = anyio.Event(), bytearray()
+
+    async def serve(stream: anyio.abc.ByteStream) -> None:
+        await stream.send(b"early")
+        await asked.wait()
+        await stream.send(b"late")
+        await anyio.sleep_forever()
+
+    async with connected(serve, tls=tls) as stream:
+        assert isinstance(stream, Wire)
+        with anyio.move_on_after(0.1):
+            await stream.push(got.extend)
+        asked.set()
+        with anyio.fail_after(10):
+            assert await stream.read(100) == b"late"
+
+    assert got == b"early"
+
+
+async def test_closing_ends_who_waits_for_more(tls: bool) -> None:
+    async def serve(stream: anyio.abc.ByteStream) -> None:
+        await anyio.sleep_forever()
+
+    async with connected(serve, tls=tls) as stream, anyio.create_task_group() as tasks:
+
+        async def wait() -> None:
+            with pytest.raises(httpcore.ReadError):
+                await everything(stream, push=True)
+
+        tasks.start_soon(wait)
+        await anyio.sleep(0.05)
+        await stream.aclose()
+
+
+@pytest.mark.parametrize("how", ["refuses", "never answers"])
+async def test_an_address_that_does_not_serve_leaves_the_next_one(
+    how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The name has two addresses."""
+    with socket.create_server(("127.0.0.1", 0)) as good:
+        port = good.getsockname()[1]
+        bad = socket.create_server(("127.0.0.2", port), backlog=0)
+        waiting = [socket.socket() for _ in range(4)]
+        for one in waiting:  # until its queue is full
+            one.setblocking(False)
+            one.connect_ex(("127.0.0.2", port))
+        if how == "refuses":
+            bad.close()
+        found = [
+            (socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port))
+            for address in ("127.0.0.2", "127.0.0.1")
+        ]
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *args, **named: found)
+        try:
+            stream = await Sockets().connect_tcp("venue.test", port, timeout=5)
+            assert stream.get_extra_info("server_addr") == ("127.0.0.1", port)
+            await stream.aclose()
+        finally:
+            for one in (bad, *waiting):
+                one.close()
 
 
 @pytest.mark.parametrize("own", [True, False], ids=["its deadline", "its caller"])

@@ -2,7 +2,8 @@
 
 httpcore's own start a deadline and a table of exceptions for every read, also where nobody asked for
 a deadline; on a socket that brings one frame at a time that is a third of the work. Its network
-backend is a public parameter, so the streams that it opens may be these.
+backend is a public parameter, so the streams that it opens may be these. What comes can be had by
+`read`, as httpcore does, or be pushed.
 
 With TLS, one read of the socket brings all that is in it, not one record.
 """
@@ -11,17 +12,22 @@ from __future__ import annotations
 
 import selectors
 import ssl
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
 import anyio
 import anyio.abc
 import httpcore
 
-__all__ = ["Sockets"]
+from ._direct import Direct, connect
+from ._loop import running_backend
 
+__all__ = ["READ", "Sockets", "Take", "Wire"]
+
+#: Takes what a read has brought; returns what is to be awaited before more is read, if anything.
+Take = Callable[[bytes], Awaitable[None] | None]
 #: Bytes that one read of a socket may bring; and a TLS record, at most.
-_READ, _RECORD = 256 * 1024, 16 * 1024
+READ, _RECORD = 256 * 1024, 16 * 1024
 _BROKEN = (anyio.BrokenResourceError, anyio.ClosedResourceError, OSError)
 
 
@@ -39,7 +45,7 @@ class Sockets(httpcore.AsyncNetworkBackend):
         """Connect; raises httpcore's ConnectError and ConnectTimeout."""
         try:
             with anyio.fail_after(timeout):
-                stream = await anyio.connect_tcp(host, port, local_host=local_address)
+                stream = await _connected(host, port, local_address)
         except TimeoutError as error:
             raise httpcore.ConnectTimeout(str(error)) from error
         except _BROKEN as error:
@@ -53,8 +59,24 @@ class Sockets(httpcore.AsyncNetworkBackend):
         await anyio.sleep(seconds)
 
 
-class _Stream(httpcore.AsyncNetworkStream):
-    """What plain and encrypted streams have in common."""
+async def _connected(host: str, port: int, local: str | None) -> anyio.abc.ByteStream:
+    if running_backend() == "asyncio":
+        return await connect(host, port, local)
+    return await anyio.connect_tcp(host, port, local_host=local)
+
+
+class Wire(httpcore.AsyncNetworkStream):
+    """A stream of ours, plain or encrypted."""
+
+    async def push(self, take: Take) -> None:
+        """Call *take* with what each read brings until the end, or until cancelled.
+
+        Where the loop allows it, that is done from within the read. Raises httpcore's ReadError, and
+        what *take* raises.
+        """
+        while data := await self.read(READ):
+            if (waiting := take(data)) is not None:
+                await waiting
 
     async def start_tls(
         self,
@@ -78,11 +100,21 @@ class _Stream(httpcore.AsyncNetworkStream):
         return secure
 
 
-class _Plain(_Stream):
+class _Plain(Wire):
     """A TCP connection."""
 
-    def __init__(self, stream: anyio.abc.SocketStream) -> None:
+    def __init__(self, stream: anyio.abc.ByteStream) -> None:
         self._stream = stream
+
+    async def push(self, take: Take) -> None:
+        """Call *take* with what each read brings."""
+        if not isinstance(self._stream, Direct):
+            await super().push(take)
+            return
+        try:
+            await self._stream.push(take)
+        except _BROKEN as error:
+            raise httpcore.ReadError(str(error)) from error
 
     async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
         """Return what is there, b"" at the end; raises httpcore's ReadError and ReadTimeout."""
@@ -130,10 +162,10 @@ class _Plain(_Stream):
         return None
 
 
-class _Secure(_Stream):
+class _Secure(Wire):
     """TLS over another stream."""
 
-    def __init__(self, under: _Stream, context: ssl.SSLContext, hostname: str | None) -> None:
+    def __init__(self, under: Wire, context: ssl.SSLContext, hostname: str | None) -> None:
         self._under = under
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._object = context.wrap_bio(self._incoming, self._outgoing, server_hostname=hostname)
@@ -167,6 +199,36 @@ class _Secure(_Stream):
         self._left = data[max_bytes:]
         return data[:max_bytes] if self._left else data
 
+    async def push(self, take: Take) -> None:
+        """Call *take* with what each read of the socket brings."""
+
+        def decrypt(data: bytes) -> Awaitable[None] | None:
+            self._incoming.write(data)
+            try:
+                plain = self._decrypted()
+            except ssl.SSLError as error:
+                raise httpcore.ReadError(str(error)) from error
+            if self._outgoing.pending or self._incoming.eof:
+                return self._go_on(plain, take)
+            return take(plain) if plain else None
+
+        left, self._left = self._left, b""
+        try:
+            if left and (waiting := take(left)) is not None:
+                await waiting
+            await self._under.push(decrypt)
+        except _FarewellError:
+            pass
+
+    async def _go_on(self, plain: bytes, take: Take) -> None:
+        """Hand over, and then say what TLS has to say; raises _FarewellError where that is the end."""
+        if plain and (waiting := take(plain)) is not None:
+            await waiting
+        if self._outgoing.pending:
+            await self._flush(None)
+        if self._incoming.eof:
+            raise _FarewellError
+
     def _decrypted(self) -> bytes:
         """Return what can be read of all that has come in; b"" where no record is whole."""
         incoming, read, pending = self._incoming, self._object.read, self._object.pending
@@ -195,7 +257,7 @@ class _Secure(_Stream):
         await self._flush(timeout)
 
     async def _fill(self, timeout: float | None) -> None:
-        data = await self._under.read(_READ, timeout)
+        data = await self._under.read(READ, timeout)
         if data:
             self._incoming.write(data)
         elif not self._incoming.eof:
@@ -217,6 +279,10 @@ class _Secure(_Stream):
         if info == "ssl_object":
             return self._object
         return self._under.get_extra_info(info)
+
+
+class _FarewellError(Exception):
+    """The peer has said by TLS that it sends nothing more."""
 
 
 def _readable(socket: Any) -> bool:

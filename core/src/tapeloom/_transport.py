@@ -8,8 +8,9 @@ path hands over one message per task switch. `BatchSession`, given to httpx-ws t
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from typing import NoReturn
 
 import anyio
 import httpcore
@@ -22,6 +23,7 @@ from wsproto.utilities import LocalProtocolError
 from ._clock import SystemClock
 from ._framing import Decoder, ProtocolError
 from ._handshake import OFFER, HandshakeError, agreed
+from ._sockets import READ, Wire
 from .dialling import (
     CLOSE_WITHIN,
     MESSAGE_LIMIT,
@@ -36,8 +38,6 @@ from .feeds import Clock, Dial, Endpoint, Link
 
 __all__ = ["BatchSession", "dialer"]
 
-_READ = 256 * 1024
-
 
 class BatchSession(httpx_ws.AsyncWebSocketSession):
     """An httpx-ws session without a background task: whoever calls `receive_batch` reads."""
@@ -50,6 +50,7 @@ class BatchSession(httpx_ws.AsyncWebSocketSession):
         asked, answer = self.response.request.headers, self.response.headers
         self._decoder = Decoder(MESSAGE_LIMIT, agreed(asked, answer))
         self._read, self._first = self.stream.read, True
+        self._wire: Wire | None = None  # where what is read from now on comes from
         self._told = self._spoilt = False
         self._lost: ConnectionLost | None = None
         try:
@@ -65,7 +66,7 @@ class BatchSession(httpx_ws.AsyncWebSocketSession):
         if self._lost is not None:
             raise self._lost
         try:
-            data = await self._read(_READ)
+            data = await self._read(READ)
         except (httpcore.ReadError, httpcore.ReadTimeout, OSError) as error:
             raise self._end("the connection broke", None) from error
         if not data:
@@ -74,8 +75,8 @@ class BatchSession(httpx_ws.AsyncWebSocketSession):
             # What came with the answer to the handshake has been read now: nothing stands between
             # us and the socket any more.
             self._first = False
-            own = self.stream.get_extra_info("stream")
-            self._read = self._read if own is None else own.read
+            self._wire = self.stream.get_extra_info("stream")
+            self._read = self._read if self._wire is None else self._wire.read
         messages = self._decoder.feed(data)
         if self._decoder.control:
             # Of what came together with messages the next call tells: a pong is not overlooked.
@@ -84,6 +85,43 @@ class BatchSession(httpx_ws.AsyncWebSocketSession):
         if self._decoder.error is not None:
             await self._complain(self._decoder.error)
         return messages
+
+    async def deliver_batches(
+        self, take: Callable[[list[bytes]], Awaitable[None] | None]
+    ) -> NoReturn:
+        """Call *take* with the messages of each read, as `receive_batch` returns them; see `Delivering`."""
+        decoder = self._decoder
+
+        def fed(data: bytes) -> Awaitable[None] | None:
+            messages = decoder.feed(data)
+            if decoder.control or decoder.error is not None:
+                return self._told_apart(messages, take)
+            return take(messages)
+
+        while True:
+            if (waiting := take(await self.receive_batch())) is not None:
+                await waiting
+            if self._wire is None or self._told or self._lost is not None:
+                continue
+            try:
+                await self._wire.push(fed)
+            except (httpcore.ReadError, httpcore.ReadTimeout, OSError) as error:
+                raise self._end("the connection broke", None) from error
+            raise self._end("the server ended the connection without a close frame", 1006)
+
+    async def _told_apart(
+        self, messages: list[bytes], take: Callable[[list[bytes]], Awaitable[None] | None]
+    ) -> None:
+        """Hand over messages, and do what the control frames among them want."""
+        if messages and (waiting := take(messages)) is not None:
+            await waiting
+        await self._answer()
+        if self._decoder.error is not None:
+            await self._complain(self._decoder.error)
+        if self._lost is not None:
+            raise self._lost
+        if (waiting := take([])) is not None:
+            await waiting
 
     async def _answer(self) -> None:
         frames, self._decoder.control = self._decoder.control, []
@@ -140,7 +178,7 @@ class BatchSession(httpx_ws.AsyncWebSocketSession):
             try:
                 # A socket that is closed with something unread resets the connection, and the peer
                 # may never see what it was told.
-                while self._spoilt and await self._read(_READ):
+                while self._spoilt and await self._read(READ):
                     pass
                 await self.close()
             except (httpcore.NetworkError, OSError, LocalProtocolError):
@@ -153,6 +191,7 @@ class WebSocketLink:
     def __init__(self, session: BatchSession) -> None:
         self._session = session
         self.receive = session.receive_batch
+        self.deliver = session.deliver_batches
 
     async def send(self, text: str) -> None:
         """Send one text message."""
