@@ -338,6 +338,37 @@ async def test_a_consumer_attached_after_the_end_ends_at_once(registry: Registry
     assert late == []
 
 
+async def test_a_large_read_comes_in_parts_between_which_consumers_have_their_turn(
+    registry: Registry,
+) -> None:
+    """So that what they are done with is gone before more is made."""
+    got: list[int] = []
+    most = 0
+    async with opened(registry, sending(range(3000), range(3000, 3010))) as stream:
+        trades = stream.consume(Trade)
+        with anyio.fail_after(10):
+            async for batch in trades.batches():
+                got += [trade.id for trade in batch]  # type: ignore[misc]
+                most = max(most, len(batch) + trades.queue.count)
+                if got[-1] == 3009:
+                    break
+
+    assert got == list(range(3010))
+    assert most <= 512  # trio has one of two go first by chance
+
+
+async def test_stopping_in_the_midst_of_a_large_read_loses_nothing_of_it(
+    registry: Registry,
+) -> None:
+    got: list[int] = []
+    async with opened(registry, sending(range(3000))) as stream:
+        stream.on(Trade)(lambda trade: (got.append(trade.id), stream.stop()))
+        with anyio.fail_after(10):
+            await stream.run()
+
+    assert got == list(range(3000))
+
+
 # ---------------------------------------------------------------------------------- callbacks, run
 
 
