@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import anyio
 from attrs import Factory, define, evolve
 
 from ._config import FeedSpec, SinkSpec, Stack, StageSpec, structure
@@ -96,6 +97,8 @@ class Plan:
     pipeline: Pipeline
     bad: BadFrames
     taps: list[Tap] = Factory(list)  #: whoever listens to what comes in
+    #: Where there is much to take, the connections of a stream take it one at a time.
+    turns: anyio.Semaphore = Factory(lambda: anyio.Semaphore(1, fast_acquire=True))
     endpoints: tuple[Endpoint, ...] = ()
     source: Source | None = None
     codec: Codec | None = None

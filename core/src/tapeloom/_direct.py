@@ -195,6 +195,6 @@ async def connect(host: str, port: int, local: str | None = None) -> Direct:
 
 
 #: Bytes that a read may bring, at first, and after one that was filled.
-_USUAL, _LARGE = 64 * 1024, 256 * 1024
+_USUAL, _LARGE = 64 * 1024, 128 * 1024
 #: Seconds after which the next address is tried as well.
 _STAGGER = 0.25

@@ -96,12 +96,13 @@ class Stream:
                 raise BackendUnsupported(spec.use, running, sink.backends)
         self._check_ways()
         web = await self._exits.enter_async_context(client(self.stack.network, self.stack.source))
-        budgets = Budgets(self._clock)
+        budgets, turns = Budgets(self._clock), anyio.Semaphore(1, fast_acquire=True)
         compressed = self.stack.network.compression
         for plan in self.plans:
             name = plan.feed.name
             own = dialer(web, name, self._clock, compressed=compressed)
             plan.line.way = self._dial or plan.line.way or own
+            plan.turns = turns
             plan.taps += self._listeners(plan)
             self._feeds[name] = RunningFeed(plan, self._deliver, web, budgets, self._replay(plan))
         self._exits.enter_context(calm(self.stack.process.gc_threshold))
