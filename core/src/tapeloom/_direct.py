@@ -134,6 +134,11 @@ class Direct(anyio.abc.ByteStream):
         self._watch_no_more()
         with suppress(OSError):
             await self.send_eof()
+            # With something unread the system would reset the connection, and the peer might lose what
+            # it was told last.
+            for _ in range(_UNREAD):
+                if not self._socket.recv(_LARGE):
+                    break
         self._socket.close()
         if self._waiter is not None:
             self._error, self._ended = self._error or anyio.ClosedResourceError(), True
@@ -196,5 +201,7 @@ async def connect(host: str, port: int, local: str | None = None) -> Direct:
 
 #: Bytes that a read may bring, at first, and after one that was filled.
 _USUAL, _LARGE = 64 * 1024, 128 * 1024
+#: So many reads at most are thrown away at the end.
+_UNREAD = 64
 #: Seconds after which the next address is tried as well.
 _STAGGER = 0.25
