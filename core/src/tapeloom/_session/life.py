@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 import anyio
 import structlog
 
-from tapeloom._clock import Steps
 from tapeloom._done import DONE
 from tapeloom.errors import ConnectionFailed, ConnectionLost, FeedError, GivenUp, Throttled
 from tapeloom.events import Event, Status
@@ -16,12 +15,12 @@ from tapeloom.feeds import Endpoint, Subscription
 
 from .backoff import Backoff
 from .connection import PLANNED, Connection
-from .holes import Holes, Missed
-from .memory import Memory
+from .holes import Missed
 from .overlap import Overlap
-from .silence import Mute, Silence
+from .silence import Mute
 from .subscriptions import Subscriptions
-from .venueclock import Finding, VenueClock
+from .venueclock import Finding
+from .watch import Watch, silent
 
 if TYPE_CHECKING:
     from tapeloom._compose import Plan
@@ -61,11 +60,8 @@ class Session:
         self._budgets = budgets
         self._dials = budgets.of(endpoint.url, "dial", endpoint.dials)
         self._backoff = Backoff(plan.feed.random, most=plan.spec.attempts)
-        self._memory = Memory()
-        self._holes = Holes(plan.feed.venue, self._memory, *((missed,) if missed else ()))
-        self._silence = Silence()
-        self._venue_clock = VenueClock()
-        self._steps = Steps(plan.feed.clock)
+        self._watch = Watch(plan.feed, missed)
+        self._note, self._missing = self._watch.memory.note, self._watch.holes.open
         self._renewed: dict[Subscription, float] = {}  # when each was last subscribed anew
         self._current: Connection | None = None
         self._successor: Connection | None = None
@@ -170,25 +166,17 @@ class Session:
             return
         successor = self._successor
         if successor is not None and successor.opened is not None and not successor.ended:
-            self._cut(connection, but=successor.subscriptions.acknowledged)
+            self._lost(connection, but=successor.subscriptions.acknowledged)
             await self._switch(connection)
             return
-        self._cut(connection)
+        self._lost(connection)
         self._outcome = outcome
         assert self._tasks is not None
         self._tasks.cancel_scope.cancel()
 
-    def _cut(self, connection: Connection, but: Collection[Subscription] = ()) -> None:
-        """Open holes: from the last read on, or from before, where something had stopped by then."""
-        last, now, monotonic = connection.last_recv, self._clock.time_ns(), self._clock.monotonic()
-        # Looked at once a second, so each may have spoken a second before.
-        doubtful = {
-            one: now - round((monotonic - known + 1.0) * 1e9)
-            for one, known in (self._silence.doubtful(connection.heard) if last else {}).items()
-        }
-        self._holes.cut(last, but, doubtful)
-        if not but:
-            self._silence.rest()
+    def _lost(self, connection: Connection, but: Collection[Subscription] = ()) -> None:
+        """Open the holes that the end of a connection leaves."""
+        self._watch.lost(connection.last_recv, connection.heard, but)
 
     # --------------------------------------------------------------------------------- the hand-over
 
@@ -246,9 +234,9 @@ class Session:
         """
         if self._overlap is not None:
             return self._take_turn(self._overlap, connection, events)
-        if self._holes.open or connection.subscriptions.waiting:
+        if self._missing or connection.subscriptions.waiting:
             return self._hand_on(events, connection.subscriptions)
-        self._memory.note(events)
+        self._note(events)
         events = self._pipeline(events)
         return self._deliver(events) if events else DONE
 
@@ -263,16 +251,7 @@ class Session:
 
     def _hand_on(self, came: list[Event], subscriptions: Subscriptions) -> Awaitable[None]:
         """Take what came while some subscription is not known to be live, or has been lost."""
-        holes, events = self._holes, came
-        if subscriptions.waiting:
-            holes.prove(came, subscriptions.asked(), subscriptions.wanted)
-        if holes.open:
-            before = len(holes.open)
-            events = holes.announce(came)
-            self._counters["gaps"] += before - len(holes.open)
-        if came:
-            self._memory.note(came)
-        events = self._pipeline(events)
+        events = self._pipeline(self._watch.take(came, subscriptions))
         return self._deliver(events) if events else DONE
 
     async def tell(self, state: str, detail: str, symbol: str = "", channel: str = "") -> None:
@@ -285,58 +264,40 @@ class Session:
 
     def holes(self) -> list[Event]:
         """Return a Gap for each hole that is open as all ends."""
-        return self._holes.end(self._clock.time_ns())
+        return self._watch.holes.end(self._clock.time_ns())
 
     # ------------------------------------------------------------------------------- subscriptions
 
     def live(self, some: Sequence[Subscription], said: int | None = None) -> None:
         """Take note that these are live; *said*: when the venue's own word of it came."""
-        self._holes.live.update(some)
-        self._silence.begin(some, self._clock.monotonic())
-        if said is not None:
-            self._holes.close(some, said, self._clock.monotonic())
+        self._watch.live(some, said)
 
     def refused(self, some: Sequence[Subscription], said: int) -> None:
         """Take note that the venue does not give us these, by its word of then."""
-        self._holes.close(some, said, self._clock.monotonic())
-        self._holes.live.difference_update(some)
-        self._silence.forget(some)
+        self._watch.refused(some, said)
 
     def excuse(self) -> None:
         """Hold no silence against the venue: it was we who did not listen."""
-        self._silence.excuse(self._clock.monotonic())
+        self._watch.excuse()
 
     def watch(self, connection: Connection) -> None:
         """Subscribe anew to what has fallen silent; give up a connection where that does not help."""
-        if self._steps.look():
-            self._memory.times.set()
-            self._venue_clock.step(self._clock.time_ns())
+        self._watch.look_at_clock()
         if connection is not self._current or self._successor is not None or self._tasks is None:
             return
-        if self._holes.open and (gaps := self._holes.quiet(self._clock.monotonic())):
-            self._counters["gaps"] += len(gaps)
-            self._tasks.start_soon(self._put, gaps)
-        if found := self._venue_clock.look(self._memory.sample()):
-            self._tasks.start_soon(self._tell_all, found)
-        mute = self._silence.judge(self._memory.spoke(), self._clock.monotonic())
-        if hushed := self._silence.hushed(self._clock.monotonic()):
-            connection.end(f"nothing came of any subscription for {hushed:.0f} s")
-            return
-        if not mute:
-            return
-        now = self._clock.time_ns()
-        for each in mute:
-            if each.missed:  # looked at once a second, so it may have spoken a second before
-                self._holes.suspect(each.subscription, now, each.seconds + 1.0)
-        known = [each for each in mute if each.usual is not None]
-        if self._silence.most(known) or any(each.strikes == 2 for each in known):
-            connection.end(_silent(known))
-            return
-        self._tasks.start_soon(self._wake, mute)
+        seen = self._watch.look()
+        if seen.gaps:
+            self._tasks.start_soon(self._put, seen.gaps)
+        if seen.findings:
+            self._tasks.start_soon(self._tell_all, seen.findings)
+        if seen.end:
+            connection.end(seen.end)
+        elif seen.mute:
+            self._tasks.start_soon(self._wake, seen.mute)
 
     async def _wake(self, mute: Sequence[Mute]) -> None:
         for each in mute:
-            one, detail = each.subscription, f"{_silent([each])}; subscribing anew"
+            one, detail = each.subscription, f"{silent([each])}; subscribing anew"
             log.warning("subscription_silent", feed=self._feed.name, reason=detail)
             await self.tell("silent", detail, one.symbol, one.channel)
         await self.renew([each.subscription for each in mute])
@@ -348,7 +309,7 @@ class Session:
 
     def activity(self, one: Subscription) -> float:
         """Return how often *one* speaks in a second, as far as is known."""
-        return self._silence.activity(one)
+        return self._watch.activity(one)
 
     def _connections(self) -> list[Connection]:
         return [each for each in (self._current, self._successor) if each is not None]
@@ -366,10 +327,7 @@ class Session:
         gone = set(subscriptions) & set(self.wanted)
         ordered = [one for one in subscriptions if one in gone]
         self.wanted[:] = [one for one in self.wanted if one not in gone]
-        self._holes.forget(gone)
-        self._memory.forget(gone)
-        self._silence.forget(gone)
-        self._venue_clock.forget((one.symbol, one.channel) for one in gone)
+        self._watch.forget(gone)
         for connection in self._connections():
             await connection.drop(ordered)
 
@@ -395,14 +353,6 @@ class Session:
             self._counters["renewals"] += len(some)
             await connection.drop(some)
             await connection.add(some)
-
-
-def _silent(mute: Sequence[Mute]) -> str:
-    """Say what is silent, and for how long."""
-    first, more = mute[0], len(mute) - 1
-    usual = f", usually every {first.usual:.1f} s" if first.usual is not None else ""
-    others = f" (and {more} more)" if more else ""
-    return f"nothing came of {first.subscription}{others} for {first.seconds:.0f} s{usual}"
 
 
 #: A planned end is followed by a new connection at once, except after a life of less than so many
