@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from decimal import Decimal
 from typing import Any
 
@@ -12,7 +14,7 @@ import pytest
 import tapeloom
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tapeloom import FeedSpec, Gap, Registry, Status, Trade
+from tapeloom import Event, FeedSpec, Gap, Registry, Status, Trade
 from tapeloom._clock import Alarm, Steps, SystemClock
 from tapeloom._session.memory import Memory
 from tapeloom.feeds import Clock, Endpoint, LiveTrades, Subscription
@@ -116,6 +118,20 @@ def test_a_clock_that_is_slewed_was_not_set() -> None:
     assert not steps.look()
 
 
+@asynccontextmanager
+async def watching(
+    registry: Registry, feed: FeedSpec, wire: FakeWire, clock: Wall, saw: Callable[[Event], None]
+) -> AsyncIterator[None]:
+    """Stream *feed* in virtual time, and show every event to *saw*."""
+    with anyio.fail_after(10):
+        async with (
+            clock.running(),
+            tapeloom.open(feed, registry=registry, dial=wire.dial, clock=clock, seed=1) as stream,
+        ):
+            stream.on()(saw)
+            yield
+
+
 async def test_a_stage_is_woken_in_time_though_the_clock_goes_back(
     registry: Registry, marker: Any
 ) -> None:
@@ -130,24 +146,16 @@ async def test_a_stage_is_woken_in_time_though_the_clock_goes_back(
     wire = FakeWire(answer)
     ticked: list[float] = []
 
-    async def collect(stream: tapeloom.Stream) -> None:
-        async for event in stream:
-            if isinstance(event, Status) and event.state == "ticked":
-                ticked.append(clock.monotonic())  # noqa: PERF401 - when it comes
+    def saw(event: Event) -> None:
+        if isinstance(event, Status) and event.state == "ticked":
+            ticked.append(clock.monotonic())
 
-    with anyio.fail_after(10):
-        async with (
-            clock.running(),
-            tapeloom.open(feed, registry=registry, dial=wire.dial, clock=clock, seed=1) as stream,
-            anyio.create_task_group() as tasks,
-        ):
-            tasks.start_soon(collect, stream)
-            await clock.sleep(1.0)
-            marker.stages[0].due = clock.time_ns() + 10 * SECOND
-            await clock.sleep(5.0)
-            clock.shift = -HOUR
-            await clock.sleep(20.0)
-            tasks.cancel_scope.cancel()
+    async with watching(registry, feed, wire, clock, saw):
+        await clock.sleep(1.0)
+        marker.stages[0].due = clock.time_ns() + 10 * SECOND
+        await clock.sleep(5.0)
+        clock.shift = -HOUR
+        await clock.sleep(20.0)
 
     assert ticked == pytest.approx([11.0], abs=0.2)
 
@@ -175,20 +183,12 @@ async def test_a_hole_after_which_nothing_comes_is_told_in_time_though_the_clock
     feed = FeedSpec("acme", ["BTC/USD"], ["trades"])
     gaps: list[float] = []
 
-    async def collect(stream: tapeloom.Stream) -> None:
-        async for event in stream:
-            if isinstance(event, Gap):
-                gaps.append(clock.monotonic())  # noqa: PERF401 - when it comes
+    def saw(event: Event) -> None:
+        if isinstance(event, Gap):
+            gaps.append(clock.monotonic())
 
-    with anyio.fail_after(10):
-        async with (
-            clock.running(),
-            tapeloom.open(feed, registry=registry, dial=wire.dial, clock=clock, seed=1) as stream,
-            anyio.create_task_group() as tasks,
-        ):
-            tasks.start_soon(collect, stream)
-            await clock.sleep(20.0)
-            tasks.cancel_scope.cancel()
+    async with watching(registry, feed, wire, clock, saw):
+        await clock.sleep(20.0)
 
     assert len(gaps) == 1
     assert gaps[0] < 10.0

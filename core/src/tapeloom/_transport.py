@@ -51,7 +51,7 @@ class BatchSession(httpx_ws.AsyncWebSocketSession):
         self._decoder = Decoder(MESSAGE_LIMIT, agreed(asked, answer))
         self._read, self._first = self.stream.read, True
         self._wire: Wire | None = None  # where what is read from now on comes from
-        self._told = self._spoilt = False
+        self._told = False
         self._lost: ConnectionLost | None = None
         try:
             yield self
@@ -143,7 +143,6 @@ class BatchSession(httpx_ws.AsyncWebSocketSession):
     async def _complain(self, error: ProtocolError) -> None:
         """Close on a peer that broke the protocol; what came before it is delivered first."""
         self._end(f"protocol error: {error}", error.code)
-        self._spoilt = True
         with suppress(ConnectionLost), anyio.move_on_after(CLOSE_WITHIN):
             await self.send_event(ws.CloseConnection(error.code, str(error)[:100]))
 
@@ -178,7 +177,7 @@ class BatchSession(httpx_ws.AsyncWebSocketSession):
             try:
                 # A socket that is closed with something unread resets the connection, and the peer
                 # may never see what it was told.
-                while self._spoilt and await self._read(READ):
+                while self._decoder.error is not None and await self._read(READ):
                     pass
                 await self.close()
             except (httpcore.NetworkError, OSError, LocalProtocolError):
