@@ -15,6 +15,8 @@ from ._tally import exactly
 from ._venue import Venue
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from ._series import Closing
 
 __all__ = ["Bars"]
@@ -44,24 +46,29 @@ class Bars:
 
     def __call__(self, events: list[Event]) -> list[Event]:
         """Return *events* with bars among them; the very same list where there are none."""
+        splices: list[_Splice] = []
         if type(events) is LiveTrades:
-            return exactly(self._take_trades, events)
-        return exactly(self._take, events, 0)
+            exactly(self._take_trades, events, splices)
+        else:
+            exactly(self._take, events, splices)
+        return _spliced(events, splices) if splices else events
 
-    def _take_trades(self, events: LiveTrades) -> list[Event]:
-        """Add up trades as long as nothing ends; then look at them one by one."""
-        done = self._add_up(events)
-        if done == len(events):
-            return events
-        out = self._take(events, done)
-        self._learn(events)
-        return out
+    def _take_trades(self, events: LiveTrades, splices: list[_Splice]) -> None:
+        """Add up trades, and look closely at those with which something begins or ends."""
+        lines = events.lines
+        done = self._add_up(events, lines, events.sound)
+        while done < len(events):
+            event = events[done]
+            self._take((event,), splices, done)
+            self._learn(event, lines[done])
+            done += 1
+            done += self._add_up(events[done:], lines[done:], events.sound)
 
-    def _add_up(self, events: LiveTrades) -> int:
+    def _add_up(self, events: Sequence[Trade], lines: Sequence[int], sound: bool) -> int:
         """Add trades that are in order to the running sums; return how many there were."""
         venue, numbered, least, most = self._venue, self._numbered, _LEAST, _MOST
-        sound, peak = events.sound, None
-        numbers = iter(events.lines)
+        peak = None
+        numbers = iter(lines)
         try:
             for event, number in zip(events, numbers, strict=True):
                 series = numbered[number]
@@ -102,20 +109,18 @@ class Bars:
                 venue.lift(peak)
         return len(events) - length_hint(numbers) - 1
 
-    def _learn(self, events: LiveTrades) -> None:
-        """Remember which number stands for what counts."""
-        numbered, known = self._numbered, self._venue.series
-        for event, number in zip(events, events.lines, strict=True):
-            numbered.extend([UNKNOWN] * (number + 1 - len(numbered)))
-            if numbered[number] is UNKNOWN and known[event.symbol].channel == event.channel:
-                numbered[number] = known[event.symbol]
+    def _learn(self, trade: Trade, number: int) -> None:
+        """Remember what that number stands for, if it counts."""
+        numbered, series = self._numbered, self._venue.series[trade.symbol]
+        numbered.extend([UNKNOWN] * (number + 1 - len(numbered)))
+        if series.channel == trade.channel:
+            numbered[number] = series
 
-    def _take(self, events: list[Event], done: int) -> list[Event]:
-        """Look at every event from the place *done* on."""
-        splices: list[_Splice] = []
+    def _take(self, events: Sequence[Event], splices: list[_Splice], first: int = 0) -> None:
+        """Look closely at events, of which the first one is at the place *first*."""
         venue, unwanted = self._venue, self._unwanted
         known, seen, peak = venue.series, None, 0
-        for place, event in enumerate(events[done:] if done else events, done):
+        for place, event in enumerate(events, first):
             if type(event) is Trade:
                 try:
                     series = known[event.symbol]
@@ -138,7 +143,6 @@ class Bars:
                     splices.append((place, before, after))
             elif type(event) is Gap and (changed := self._gap(event)):
                 splices.append((place, [], changed))
-        return _spliced(events, splices) if splices else events
 
     @property
     def due(self) -> int | None:
