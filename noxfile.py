@@ -41,8 +41,8 @@ def install(session: nox.Session, group: str, *packages: Path) -> None:
     )
 
 
-def check(session: nox.Session, folder: Path, *, large: bool) -> None:
-    """Run the tests of a folder; those of a large one side by side.
+def check(session: nox.Session, folder: Path) -> None:
+    """Run the tests of a folder, side by side.
 
     The slow ones are left to the oldest Python: they are about our own code, not about Python.
     """
@@ -50,7 +50,7 @@ def check(session: nox.Session, folder: Path, *, large: bool) -> None:
     parallel = ["--numprocesses", "auto", "--maxprocesses", "4", "--dist", "worksteal"]
     # Whoever forbids bytecode has every child process of a test compile all it imports.
     session.env["PYTHONDONTWRITEBYTECODE"] = ""
-    session.run("pytest", f"{folder}", *quick, *(parallel if large else ()), *session.posargs)
+    session.run("pytest", f"{folder}", *quick, *parallel, *session.posargs)
 
 
 def name(path: Path) -> str:
@@ -80,14 +80,14 @@ def package(session: nox.Session, package: str) -> None:
     """Test one package in an environment that holds only core and itself."""
     path = members()[package]
     install(session, "tests", *dict.fromkeys([Path("core"), path]))
-    check(session, path / "tests", large=package == "core")
+    check(session, path / "tests")
 
 
 @nox.session(python=PYTHONS)
 def together(session: nox.Session) -> None:
     """Test what crosses packages, with every package installed."""
     install(session, "tests", *members().values())
-    check(session, Path("tests"), large=True)
+    check(session, Path("tests"))
 
 
 @nox.session(python="3.11", default=False)

@@ -65,7 +65,8 @@ STREAMS = (
     ours("asyncio, calm gc", "--gc", "50000"),
     ours("picows", "--transport", "picows"),
     ours("picows, calm gc", "--transport", "picows", "--gc", "50000"),
-    ours("a call per trade", "--way", "callback"),
+    ours("a plain call per trade", "--way", "plain"),
+    ours("an async call per trade", "--way", "callback"),
     cryptofeed("asyncio"),
     cryptofeed("uvloop"),
 )
@@ -76,6 +77,7 @@ SLOW = (
 PACED = (
     ours("asyncio", "--late"),
     ours("uvloop", "--late", "--loop", "uvloop"),
+    ours("uvloop, a plain call", "--late", "--loop", "uvloop", "--way", "plain"),
     ours("uvloop, 1 ms delay", "--late", "--loop", "uvloop", "--delay", "0.001"),
     ours("picows, uvloop", "--late", "--loop", "uvloop", "--transport", "picows"),
     cryptofeed("asyncio", "--late"),
