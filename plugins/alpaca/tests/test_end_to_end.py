@@ -44,7 +44,7 @@ class Heard:
         ]
 
     async def until(self, done) -> None:
-        with anyio.fail_after(10):
+        with anyio.fail_after(60):  # a machine that is busy may take its time
             while not done(self):  # noqa: ASYNC110 any event may be the one
                 await anyio.sleep(0.01)
 
