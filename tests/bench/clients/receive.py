@@ -6,26 +6,40 @@ import anyio
 import httpx
 import httpx_ws
 from meter import Meter, arguments, bases, trust
+from tapeloom import Network
+from tapeloom._client import client
 from tapeloom._transport import dialer
-from tapeloom.feeds import Endpoint
+from tapeloom.feeds import Delivering, Endpoint
 
 given = arguments(("loop", "asyncio"), ("session", "ours"))
 meter = Meter(given)
 path = "/stream?streams=" + "/".join(f"{base.lower()}usdt@trade" for base in bases())
 
 
-async def main() -> None:
-    async with httpx.AsyncClient(verify=trust(given) or True) as client:
-        if given.session == "ours":
-            async with dialer(client, "bench")(Endpoint(url=given.url + path)) as link:
-                while True:
-                    meter.take(len(await link.receive()))
-        else:
-            url = "http" + given.url.removeprefix("ws") + path
-            async with httpx_ws.aconnect_ws(url, client) as session:
-                while True:
-                    await session.receive_text()
-                    meter.take(1)
+async def ours() -> None:
+    def take(messages: list[bytes]) -> None:
+        meter.take(len(messages))
+
+    async with (
+        client(Network(ca=given.ca), "bench") as web,
+        dialer(web, "bench")(Endpoint(url=given.url + path)) as link,
+    ):
+        assert isinstance(link, Delivering)
+        await link.deliver(take)
+
+
+async def stock() -> None:
+    url = "http" + given.url.removeprefix("ws") + path
+    async with (
+        httpx.AsyncClient(verify=trust(given) or True) as web,
+        httpx_ws.aconnect_ws(url, web) as session,
+    ):
+        while True:
+            await session.receive_text()
+            meter.take(1)
+
+
+main = ours if given.session == "ours" else stock
 
 
 options = {"use_uvloop": True} if given.loop == "uvloop" else {}
