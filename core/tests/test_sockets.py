@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -327,6 +328,23 @@ async def test_a_read_that_is_given_up_costs_no_byte(own: bool, tls: bool) -> No
         asked.set()
         with anyio.fail_after(10):
             assert await stream.read(100) == b"late"
+
+
+def test_a_loop_that_watches_no_sockets_has_the_streams_of_anyio() -> None:
+    """As that of Windows."""
+
+    class Loop(asyncio.SelectorEventLoop):
+        add_reader = asyncio.AbstractEventLoop.add_reader  # type: ignore[assignment]
+
+    async def run() -> bytes:
+        async def serve(stream: anyio.abc.ByteStream) -> None:
+            await stream.send(b"here I am")
+
+        async with connected(serve, tls=True) as stream:
+            return await everything(stream, push=True)
+
+    got = anyio.run(run, backend="asyncio", backend_options={"loop_factory": Loop})
+    assert got == b"here I am"
 
 
 async def test_nobody_listening_is_a_connect_error() -> None:

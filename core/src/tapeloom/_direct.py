@@ -2,7 +2,8 @@
 
 A stream of anyio wakes a task for each read, and tells the loop twice to watch its socket. For a lone
 frame that is more work than the frame. Here whoever takes what comes is called at once, and the loop
-goes on watching. On other loops there are anyio's own streams.
+goes on watching. On other loops there are anyio's own streams, and on that of Windows, which watches
+no sockets for others.
 """
 
 from __future__ import annotations
@@ -17,9 +18,15 @@ import anyio
 import anyio.abc
 import anyio.lowlevel
 
-__all__ = ["Direct", "connect"]
+__all__ = ["Direct", "connect", "possible"]
 
 Take = Callable[[bytes], Awaitable[None] | None]
+
+
+def possible() -> bool:
+    """Return whether the running loop of asyncio watches sockets for others."""
+    watch = getattr(type(asyncio.get_running_loop()), "add_reader", None)
+    return watch is not asyncio.AbstractEventLoop.add_reader
 
 
 class Direct(anyio.abc.ByteStream):

@@ -19,7 +19,7 @@ import anyio
 import anyio.abc
 import httpcore
 
-from ._direct import Direct, connect
+from ._direct import Direct, connect, possible
 from ._loop import running_backend
 
 __all__ = ["READ", "Sockets", "Take", "Wire"]
@@ -60,7 +60,7 @@ class Sockets(httpcore.AsyncNetworkBackend):
 
 
 async def _connected(host: str, port: int, local: str | None) -> anyio.abc.ByteStream:
-    if running_backend() == "asyncio":
+    if running_backend() == "asyncio" and possible():
         return await connect(host, port, local)
     return await anyio.connect_tcp(host, port, local_host=local)
 
