@@ -18,8 +18,9 @@ import anyio
 import anyio.abc
 import anyio.lowlevel
 
-__all__ = ["Direct", "connect", "possible"]
+__all__ = ["Direct", "Take", "connect", "possible"]
 
+#: Takes what a read has brought; returns what is to be awaited before more is read, if anything.
 Take = Callable[[bytes], Awaitable[None] | None]
 
 

@@ -12,20 +12,18 @@ from __future__ import annotations
 
 import selectors
 import ssl
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Iterable
 from typing import Any
 
 import anyio
 import anyio.abc
 import httpcore
 
-from ._direct import Direct, connect, possible
+from ._direct import Direct, Take, connect, possible
 from ._loop import running_backend
 
-__all__ = ["READ", "Sockets", "Take", "Wire"]
+__all__ = ["READ", "Sockets", "Wire"]
 
-#: Takes what a read has brought; returns what is to be awaited before more is read, if anything.
-Take = Callable[[bytes], Awaitable[None] | None]
 #: Bytes that one read of a socket may bring; and a TLS record, at most.
 READ, _RECORD = 256 * 1024, 16 * 1024
 _BROKEN = (anyio.BrokenResourceError, anyio.ClosedResourceError, OSError)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import TypeAlias
@@ -124,6 +125,16 @@ class Holes:
             self.open.pop(one, None)
             self._word.pop(one, None)
             self._vague.pop(one, None)
+
+    def take(self, came: list[Event], counters: Counter[str]) -> list[Event]:
+        """Take in what *came*; return it with the holes announced, and counted, that end with it."""
+        events = came
+        if self.open:
+            before = len(self.open)
+            events = self.announce(came)
+            counters["gaps"] += before - len(self.open)
+        self._memory.note(came)
+        return events
 
     def announce(self, events: Sequence[Event]) -> list[Event]:
         """Return *events*, which are not in memory yet, with a Gap before the first after each hole."""

@@ -91,13 +91,7 @@ class SourceSession:
             return
         self._last_recv = events[-1].recv
         self._note(events)
-        came = events
-        if self._holes.open:
-            before = len(self._holes.open)
-            events = self._holes.announce(events)
-            self._feed.counters["gaps"] += before - len(self._holes.open)
-        self._memory.note(came)
-        await self._hand_on(events)
+        await self._hand_on(self._holes.take(events, self._feed.counters))
 
     def _note(self, events: list[Event]) -> None:
         """Note what is live: of a source, whatever has brought something, and is wanted."""

@@ -45,15 +45,9 @@ class Watch:
         """Take in what *came*; return it with the holes announced that end with it."""
         if not came:
             return came
-        holes, events = self.holes, came
         if subscriptions.waiting:
-            holes.prove(came, subscriptions.asked(), subscriptions.wanted)
-        if holes.open:
-            before = len(holes.open)
-            events = holes.announce(came)
-            self._counters["gaps"] += before - len(holes.open)
-        self.memory.note(came)
-        return events
+            self.holes.prove(came, subscriptions.asked(), subscriptions.wanted)
+        return self.holes.take(came, self._counters)
 
     def live(self, some: Sequence[Subscription], said: int | None) -> None:
         """Take note that these are live; *said*: when the venue's own word of it came."""
