@@ -54,6 +54,30 @@ def test_a_trade_whose_buyer_was_the_maker_was_sold(make) -> None:
     assert (str(trade.price), other.side) == ("0.10", "buy")
 
 
+@pytest.mark.parametrize("together", [False, True])
+def test_a_price_that_has_not_moved_is_the_object_that_it_was(make, *, together: bool) -> None:
+    texts = ["0.10", "0.10", "0.1", "0.10"]
+    frames = [combined("btcusdt@trade", TRADE | {"p": text}) for text in ["7", *texts]]
+    parse = tapeloom_binance.parse(make())
+    parse(Frames(frames[:1], 7))  # the stream is known from now on
+    parts = [frames[1:]] if together else [[frame] for frame in frames[1:]]
+    prices = [trade.price for part in parts for trade in parse(Frames(part, 7))]
+
+    assert [str(price) for price in prices] == texts
+    assert prices[0] is prices[1]
+    assert prices[1] is not prices[3]
+
+
+def test_a_price_that_is_no_number_costs_only_its_own_trade(make) -> None:
+    frames = [combined("btcusdt@trade", TRADE | {"p": text}) for text in ["7", "8", "x", "8", "9"]]
+    parse = tapeloom_binance.parse(make())
+    parse(Frames(frames[:1], 7))
+    events = parse(Frames(frames, 7, lambda frame: [Reject("", "", 7, 7, "unreadable", "")]))
+
+    assert [event.type for event in events] == ["trade", "trade", "reject", "trade", "trade"]
+    assert [event.price for event in events if isinstance(event, Trade)] == [7, 8, 8, 9]
+
+
 def test_a_quote_has_our_time_where_the_venue_sends_none(make) -> None:
     (spot,) = parsed(make(channels=("quotes",)), combined("btcusdt@bookTicker", BEST))
     timed = BEST | {"e": "bookTicker", "T": 8, "E": 9}

@@ -1,6 +1,7 @@
 """The circuit breaker on jumps: it stops a wrong price, and never a market that has moved."""
 
 import pytest
+from tapeloom.feeds import LiveTrades
 
 
 def rules(events):
@@ -51,6 +52,18 @@ def test_a_good_price_between_closes_the_breaker(quality, make):
     out = quality()(prices(make, "100", "150", "150", "100", "150", "150", "100"))
 
     assert rules(out) == ["trade", "jump", "jump", "trade", "jump", "jump", "trade"]
+
+
+def test_the_very_object_of_a_good_price_closes_the_breaker_as_well(quality, make):
+    """A parser gives a price that has not moved as the object that it was."""
+    trades = prices(make, "100", "100", "150", "150", "100", "150", "150", "150")
+    for trade in trades:
+        if trade.price == 100:
+            trade.price = trades[0].price
+    stage = quality()
+    out = [event for trade in trades for event in stage(LiveTrades([trade], [0]))]
+
+    assert rules(out) == ["trade", "trade", "jump", "jump", "trade", "jump", "jump", "trade"]
 
 
 @pytest.mark.parametrize(

@@ -100,6 +100,9 @@ def test_a_snapshot_from_before_the_deltas_passes(quality, make):
     [
         (("-1", "1"), "price"),
         (("0.000", "1"), "price"),
+        (("0." + "0" * 40, "1"), "price"),
+        (("0E-8", "1"), "price"),
+        (("0.00E5", "1"), "price"),
         (("NaN", "1"), "price"),
         (("Infinity", "1"), "price"),
         (("", "1"), "price"),

@@ -92,7 +92,7 @@ class Lane:
 
     def revise(self, tally: Tally, more: Sum) -> None:
         """Add late trades to a closed bar."""
-        tally.add(more)
+        tally.merge(more)
         if tally.start >= self._priced:
             self._priced, self._close = tally.start, tally.close
 

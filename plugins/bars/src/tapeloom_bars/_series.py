@@ -1,7 +1,7 @@
 """The bars of one symbol, of every interval.
 
 Trades in order are only added up (`running`): the hot loop in `_stage` does that by itself as long
-as `low` <= ts < `until`. Whatever else can happen, a bar that ends, a trade out of order or late,
+as `running.ts` <= ts < `until`. Whatever else can happen, a bar that ends, a trade out of order or late,
 comes to `turn`, which puts the sum where it belongs and then looks at every interval.
 """
 
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from tapeloom.events import Bar, Event, Gap, Origin, Reject, Trade
 
 from ._lane import NEVER, Lane
-from ._tally import NOTHING, Sum, Tally, unusable
+from ._tally import NOTHING, Sum, Tally, worth
 
 if TYPE_CHECKING:
     from ._settings import Settings
@@ -27,7 +27,7 @@ Closing = tuple[int, int, str, Bar]
 
 
 class Series:
-    """One symbol's bars. `low`, `until` and `running` belong to the hot loop as well."""
+    """One symbol's bars. `until` and `running` belong to the hot loop as well."""
 
     __slots__ = (
         "_bad",
@@ -37,7 +37,6 @@ class Series:
         "_mark",
         "_settings",
         "channel",
-        "low",
         "queued",
         "running",
         "symbol",
@@ -51,7 +50,6 @@ class Series:
         self.symbol = symbol
         self.channel: str | None = None  #: whose trades count; None until one has come
         self.running = NOTHING  #: trades in order, all in the newest bars, in none yet
-        self.low = 0  #: a trade before this time is out of order
         self.until = 0  #: a trade at this time or later ends a bar
         self.wake = NEVER  #: the venue's time at which the next bar closes
         self.queued: int | None = None  #: the wake that the stage has in its queue
@@ -77,16 +75,17 @@ class Series:
         running, self.running = self.running, NOTHING
         if running is not NOTHING:
             for lane in self._lanes:
-                if lane.newest is not None:
-                    lane.newest.add(running)
-            self._mark = max(self._mark, self.low)
+                newest = lane.newest
+                if newest is not None and newest is not running:
+                    newest.merge(running)
+            self._mark = max(self._mark, running.ts)
 
     def take(self, trade: Trade) -> bool:
         """Add a trade that is in order to the running sum; False where it is not that plain."""
-        if not self.low <= trade.ts < self.until or unusable(trade):
+        running = self.running
+        if not running.ts <= trade.ts < self.until or (value := worth(trade)) is None:
             return False
-        self.running.add(trade)
-        self.low = trade.ts
+        running.add(trade, value)
         return True
 
     def turn(self, trade: Trade) -> tuple[list[Event], list[Event]]:
@@ -95,7 +94,7 @@ class Series:
         if not self._lanes:
             self._begin(ts)
         self.settle()
-        self._mark = max(self._mark, self.low, ts)
+        self._mark = max(self._mark, ts)
         before = self._shut(self._mark - self._settings.lateness, trade.recv, by_time=False)
         bars: list[Event] = [closing[3] for closing in before]
         after = self._place(trade)
@@ -173,24 +172,29 @@ class Series:
 
     def _place(self, trade: Trade) -> list[Event]:
         """Put a trade where it belongs; return the revisions and the reject that follow it."""
-        ts = trade.ts
-        places = [(lane, lane.start(ts)) for lane in self._lanes]
-        if all(start >= lane.floor for lane, start in places) and not unusable(trade):
-            tallies = [lane.open(start) for lane, start in places]
-            if all(tally is lane.newest for (lane, _), tally in zip(places, tallies, strict=True)):
-                self.running = Sum(trade)
-                self.low = ts
-                return []
-        return self._place_apart(trade, places)
+        ts, value = trade.ts, worth(trade)
+        if value is None:
+            return self._place_apart(trade, None)
+        added = Sum(trade, value)
+        for lane in self._lanes:
+            start = lane.start(ts)
+            if start < lane.floor or lane.open(start) is not lane.newest:
+                return self._place_apart(trade, added)
+        self.running = added
+        if len(self._lanes) == 1 and lane.newest is not None:
+            # Of a single interval the newest bar is itself the running sum.
+            lane.newest.merge(added)
+            self.running = lane.newest
+        return []
 
-    def _place_apart(self, trade: Trade, places: list[tuple[Lane, int]]) -> list[Event]:
+    def _place_apart(self, trade: Trade, added: Sum | None) -> list[Event]:
         """Put a trade into bars that are not the newest, or not open any more."""
-        added = None if unusable(trade) else Sum(trade)
         if added is None:
             self._set_aside(trade)
         revised: list[Closing] = []
         lost: list[str] = []
-        for lane, start in places:
+        for lane in self._lanes:
+            start = lane.start(trade.ts)
             late = start < lane.floor
             tally = lane.late(start) if late else lane.open(start)
             if tally is None:
@@ -203,7 +207,7 @@ class Series:
                 lane.revise(tally, added)
                 revised.append(self._revision(lane, tally, trade.recv))
             else:
-                tally.add(added)
+                tally.merge(added)
         out: list[Event] = [closing[3] for closing in sorted(revised, key=_order)]
         if lost and added is not None:
             evidence = f"the bar of {trade.ts} is closed: {', '.join(lost)}"
@@ -212,14 +216,16 @@ class Series:
 
     def _look_ahead(self) -> None:
         """Work out up to when the hot loop can do without us, and when time will need us."""
-        lateness = self._settings.lateness
-        self.wake = min((lane.ends for lane in self._lanes), default=NEVER)
-        if self.wake != NEVER:
-            self.wake += lateness
-        self.until = 0  # without a running sum there is nothing to add to
-        if self.running is not NOTHING:
-            ends = [lane.newest.end for lane in self._lanes if lane.newest is not None]
-            self.until = min(self.wake, *ends)
+        wake = until = NEVER
+        for lane in self._lanes:
+            wake = min(wake, lane.ends)
+            if lane.newest is not None:
+                until = min(until, lane.newest.end)
+        if wake != NEVER:
+            wake += self._settings.lateness
+        self.wake = wake
+        # Without a running sum there is nothing to add to.
+        self.until = 0 if self.running is NOTHING else min(wake, until)
 
     def _complete(self, tally: Tally) -> bool:
         start, end = tally.start, tally.end
@@ -237,8 +243,7 @@ class Series:
         if closed:
             tally.complete = self._complete(tally)
         origin: Origin = "trades" if tally.trades else "fill"
-        # Venues tell the taker of every trade, or of none.
-        sided = tally.first is None or tally.first.side is not None
+        sided = tally.sided  # venues tell the taker of every trade, or of none
         bar = Bar(
             self.venue,
             self.symbol,
@@ -251,8 +256,8 @@ class Series:
             tally.close,
             tally.volume,
             tally.quote_volume,
-            tally.buy_volume if sided else None,
-            tally.buy_quote_volume if sided else None,
+            tally.bought if sided else None,
+            tally.bought_quote if sided else None,
             tally.trades,
             closed,
             closed and bool(tally.complete),

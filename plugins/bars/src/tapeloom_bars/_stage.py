@@ -15,7 +15,7 @@ from ._tally import exactly
 from ._venue import Venue
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from ._series import Closing
 
@@ -50,64 +50,68 @@ class Bars:
         if type(events) is LiveTrades:
             exactly(self._take_trades, events, splices)
         else:
-            exactly(self._take, events, splices)
+            self._take(events, splices)
         return _spliced(events, splices) if splices else events
 
     def _take_trades(self, events: LiveTrades, splices: list[_Splice]) -> None:
         """Add up trades, and look closely at those with which something begins or ends."""
-        lines = events.lines
-        done = self._add_up(events, lines, events.sound)
-        while done < len(events):
-            event = events[done]
-            self._take((event,), splices, done)
-            self._learn(event, lines[done])
-            done += 1
-            done += self._add_up(events[done:], lines[done:], events.sound)
+        series_of = self._numbered
+        trades = iter(events)
+        numbered = zip(trades, events.lines, strict=True)
+        while (found := self._add_up(numbered, events.sound)) is not None:
+            trade, number = found
+            place = len(events) - length_hint(trades) - 1
+            if number < len(series_of) and (series := series_of[number]) is not UNKNOWN:
+                self._hear(trade)
+                self._turn(series, trade, place, splices)
+            else:
+                self._take((trade,), splices, place)
+                self._learn(trade, number)
 
-    def _add_up(self, events: Sequence[Trade], lines: Sequence[int], sound: bool) -> int:
-        """Add trades that are in order to the running sums; return how many there were."""
-        venue, numbered, least, most = self._venue, self._numbered, _LEAST, _MOST
+    def _add_up(self, trades: Iterator[tuple[Trade, int]], sound: bool) -> tuple[Trade, int] | None:
+        """Add trades that are in order to the running sums; return the first one that is not."""
+        venue, series_of, least, most = self._venue, self._numbered, _LEAST, _MOST
         peak = None
-        numbers = iter(lines)
         try:
-            for event, number in zip(events, numbers, strict=True):
-                series = numbered[number]
-                ts = event.ts
-                low = series.low
-                price = event.price
-                size = event.size
+            for trade, number in trades:
+                series = series_of[number]
+                total = series.running
+                last = total.ts
+                ts = trade.ts
+                price = trade.price
+                size = trade.size
                 value = price * size
-                if not (low <= ts < series.until and (sound or least < value < most)):
-                    break
+                if not (last <= ts < series.until and (sound or least < value < most)):
+                    return trade, number
                 if peak is None:
-                    peak = venue.hear(event.recv)
+                    peak = venue.hear(trade.recv)
                 if ts > peak:
                     peak = ts
-                total = series.running
-                if price > total.high:
-                    total.high = price
-                elif price < total.low:
-                    total.low = price
-                if event.side == "buy":
+                # Where the price has not moved, as a rule, a parser gives the same object.
+                if price is not total.close:
+                    if price > total.high:
+                        total.high = price
+                    elif price < total.low:
+                        total.low = price
+                if trade.side == "buy":
                     total.bought += size
                     total.bought_quote += value
                 else:
                     total.sold += size
                     total.sold_quote += value
                 total.trades += 1
-                if ts != low:
-                    series.low = ts
-                    total.last = event
+                if ts != last:
+                    total.ts = ts
+                    total.close = price
+                    total.last_id = trade.id
                 else:
-                    total.tie(event)
-            else:
-                return len(events)
+                    total.tie(trade)
         except IndexError:
-            pass  # a symbol that comes for the first time
+            return trade, number  # its symbol comes for the first time
         finally:
             if peak is not None:
                 venue.lift(peak)
-        return len(events) - length_hint(numbers) - 1
+        return None
 
     def _learn(self, trade: Trade, number: int) -> None:
         """Remember what that number stands for, if it counts."""
@@ -119,7 +123,7 @@ class Bars:
     def _take(self, events: Sequence[Event], splices: list[_Splice], first: int = 0) -> None:
         """Look closely at events, of which the first one is at the place *first*."""
         venue, unwanted = self._venue, self._unwanted
-        known, seen, peak = venue.series, None, 0
+        known = venue.series
         for place, event in enumerate(events, first):
             if type(event) is Trade:
                 try:
@@ -130,19 +134,24 @@ class Bars:
                     event.channel is not series.channel or event.origin == unwanted
                 ) and not series.admits(event):
                     continue
-                if event.recv is not seen:
-                    seen = event.recv
-                    peak = venue.hear(seen)
-                if event.ts > peak:
-                    peak = venue.lift(event.ts)
-                if series.take(event):
-                    continue
-                before, after = series.turn(event)
-                venue.queue(series)
-                if before or after:
-                    splices.append((place, before, after))
+                self._hear(event)
+                if not series.take(event):
+                    self._turn(series, event, place, splices)
             elif type(event) is Gap and (changed := self._gap(event)):
                 splices.append((place, [], changed))
+
+    def _hear(self, trade: Trade) -> None:
+        """Take note of its times."""
+        venue = self._venue
+        if trade.ts > venue.hear(trade.recv):
+            venue.lift(trade.ts)
+
+    def _turn(self, series: Series, trade: Trade, place: int, splices: list[_Splice]) -> None:
+        """Take a trade with which something begins or ends."""
+        before, after = series.turn(trade)
+        self._venue.queue(series)
+        if before or after:
+            splices.append((place, before, after))
 
     @property
     def due(self) -> int | None:
@@ -157,7 +166,7 @@ class Bars:
         venue = self._venue
         projected = now + venue.ahead
         while (series := venue.first()) is not None and series.wake <= projected:
-            bad, closed = exactly(series.tick, projected, now)
+            bad, closed = series.tick(projected, now)
             venue.queue(series)
             rejects += bad
             closings += closed
@@ -168,7 +177,7 @@ class Bars:
         rejects: list[Event] = []
         closings: list[Closing] = []
         for series in self._venue.series.values():
-            bad, forming = exactly(series.flush, self._venue.seen)
+            bad, forming = series.flush(self._venue.seen)
             rejects += bad
             closings += forming
         return _ordered(rejects, closings)

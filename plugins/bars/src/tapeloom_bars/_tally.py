@@ -1,7 +1,6 @@
 """Adding up trades, exactly.
 
-`Sum` is trades that arrived in order, `Tally` what belongs to one bar. Both are to be used inside
-`exactly`.
+`Sum` is trades that arrived in order, `Tally` what belongs to one bar.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-__all__ = ["NOTHING", "ZERO", "Sum", "Tally", "before", "exactly", "unusable"]
+__all__ = ["NOTHING", "ZERO", "Sum", "Tally", "before", "exactly", "worth"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -26,10 +25,11 @@ ZERO = Decimal(0)
 # hundred digits hold any sum of products of two 18-decimal numbers, and cost nothing where they are
 # not needed. Without traps a NaN compares as false, so that one comparison finds it.
 _EXACT = Context(prec=100, Emax=MAX_EMAX, Emin=MIN_EMIN, traps=[])
+_add, _multiply = _EXACT.add, _EXACT.multiply
 
 
 def exactly(act: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Call *act* with a decimal context that does not round."""
+    """Call *act* with a decimal context that does not round: many operations cost less than by `_add`."""
     before = getcontext()
     setcontext(_EXACT)
     try:
@@ -38,141 +38,145 @@ def exactly(act: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         setcontext(before)
 
 
-def before(one: Trade, other: Trade) -> bool:
-    """Whether *one*, which arrived later, comes before *other* nevertheless.
+def before(ts: int, name: int | str, other_ts: int, other: int | str) -> bool:
+    """Whether a trade of that time and id comes before another one that arrived earlier.
 
     Times decide. Between equal times ids decide where both are numbers; else arrival does.
     """
-    if one.ts != other.ts:
-        return one.ts < other.ts
-    return type(one.id) is int and type(other.id) is int and one.id < other.id
+    if ts != other_ts:
+        return ts < other_ts
+    return type(name) is int and type(other) is int and name < other
 
 
-def unusable(trade: Trade) -> bool:
-    """Whether price or size is no finite number, or their product is too large to be one."""
-    return not (trade.price * trade.size).is_finite()
+def worth(trade: Trade) -> Decimal | None:
+    """Return price times size; None where that is no finite number, and the trade fits in no bar."""
+    value = _multiply(trade.price, trade.size)
+    return value if value.is_finite() else None
 
 
 class Sum:
-    """Some trades, added up. `first` and `last` are those in order of (ts, id).
+    """Some trades, added up. `open` and `close` are the prices of the first and the last by (ts, id).
 
+    It keeps no trade: to let go of one that came long ago takes longer than to add the next.
     The hot loop in `_stage` adds to it by itself.
     """
 
     __slots__ = (
         "bought",
         "bought_quote",
-        "first",
+        "close",
+        "first_id",
+        "first_ts",
         "high",
-        "last",
+        "last_id",
         "low",
+        "open",
+        "sided",
         "sold",
         "sold_quote",
         "trades",
+        "ts",
     )
 
-    def __init__(self, trade: Trade) -> None:
-        price, size = trade.price, trade.size
+    def __init__(self, trade: Trade, value: Decimal) -> None:
         self.trades = 1
-        self.high = self.low = price
-        self.first = self.last = trade
+        self.open = self.high = self.low = self.close = trade.price
+        self.first_ts = self.ts = trade.ts  #: `ts` is the time of the last one
+        self.first_id = self.last_id = trade.id
+        self.sided = trade.side is not None  #: the first one tells its taker
         self.bought = self.bought_quote = self.sold = self.sold_quote = ZERO
         if trade.side == "buy":
-            self.bought, self.bought_quote = size, price * size
+            self.bought, self.bought_quote = trade.size, value
         else:
-            self.sold, self.sold_quote = size, price * size
+            self.sold, self.sold_quote = trade.size, value
 
-    def add(self, trade: Trade) -> None:
-        """Add a trade that is not before `last`."""
-        price, size = trade.price, trade.size
-        if price > self.high:
-            self.high = price
-        elif price < self.low:
-            self.low = price
+    def add(self, trade: Trade, value: Decimal) -> None:
+        """Add a trade of that `worth` which is no earlier than `ts`."""
+        price = trade.price
+        if price is not self.close:
+            if price > self.high:
+                self.high = price
+            elif price < self.low:
+                self.low = price
         if trade.side == "buy":
-            self.bought += size
-            self.bought_quote += price * size
+            self.bought = _add(self.bought, trade.size)
+            self.bought_quote = _add(self.bought_quote, value)
         else:
-            self.sold += size
-            self.sold_quote += price * size
+            self.sold = _add(self.sold, trade.size)
+            self.sold_quote = _add(self.sold_quote, value)
         self.trades += 1
-        if trade.ts != self.last.ts:
-            self.last = trade
+        if trade.ts != self.ts:
+            self.ts, self.close, self.last_id = trade.ts, price, trade.id
         else:
             self.tie(trade)
 
     def tie(self, trade: Trade) -> None:
-        """Take note of a trade that has been added and is as late as `last`."""
-        if not before(trade, self.last):
-            self.last = trade
-        if before(trade, self.first):
-            self.first = trade
+        """Take note of a trade that has been added and is as late as the last one."""
+        ts, name = trade.ts, trade.id
+        if not before(ts, name, ts, self.last_id):
+            self.close, self.last_id = trade.price, name
+        if ts == self.first_ts and before(ts, name, ts, self.first_id):
+            self.open, self.first_id = trade.price, name
+            self.sided = trade.side is not None
 
 
 #: Stands for no running sum; nothing is ever added to it.
-NOTHING = Sum(Trade("", "", 0, 0, ZERO, ZERO))
+NOTHING = Sum(Trade("", "", 0, 0, ZERO, ZERO), ZERO)
 
 
-class Tally:
-    """What belongs to one bar. `complete` is what was last sent of it, None before that."""
+class Tally(Sum):
+    """The trades of one bar, from `start` to `end`. `complete` is what was last sent of it, None before that.
 
-    __slots__ = (
-        "buy_quote_volume",
-        "buy_volume",
-        "close",
-        "complete",
-        "end",
-        "first",
-        "flawed",
-        "high",
-        "last",
-        "low",
-        "open",
-        "quote_volume",
-        "revision",
-        "start",
-        "trades",
-        "volume",
-    )
+    As long as there is none, all prices are *price*.
+    """
+
+    __slots__ = ("complete", "end", "flawed", "revision", "start")
 
     def __init__(self, start: int, end: int, price: Decimal = ZERO) -> None:
         self.start = start
         self.end = end
         self.trades = 0
         self.open = self.high = self.low = self.close = price
-        self.volume = self.quote_volume = self.buy_volume = self.buy_quote_volume = ZERO
-        self.first: Trade | None = None
-        self.last: Trade | None = None
+        self.bought = self.bought_quote = self.sold = self.sold_quote = ZERO
+        self.sided = True
         self.revision = 0
         self.flawed = False  #: a trade of it was unusable
         self.complete: bool | None = None
 
-    def add(self, more: Sum) -> None:
+    def merge(self, more: Sum) -> None:
         """Add trades that arrived after all that are in here."""
-        if self.first is None or self.last is None:
+        if not self.trades:
             self._begin(more)
             return
-        self.trades += more.trades
         if more.high > self.high:
             self.high = more.high
         if more.low < self.low:
             self.low = more.low
-        self._volumes(more)
-        if before(more.first, self.first):
-            self.first = more.first
-            self.open = more.first.price
-        if not before(more.last, self.last):
-            self.last = more.last
-            self.close = more.last.price
+        if before(more.first_ts, more.first_id, self.first_ts, self.first_id):
+            self.first_ts, self.first_id = more.first_ts, more.first_id
+            self.open, self.sided = more.open, more.sided
+        if not before(more.ts, more.last_id, self.ts, self.last_id):
+            self.ts, self.last_id, self.close = more.ts, more.last_id, more.close
+        self.trades += more.trades
+        self.bought = _add(self.bought, more.bought)
+        self.bought_quote = _add(self.bought_quote, more.bought_quote)
+        self.sold = _add(self.sold, more.sold)
+        self.sold_quote = _add(self.sold_quote, more.sold_quote)
 
     def _begin(self, more: Sum) -> None:
-        self.first, self.last = more.first, more.last
-        self.open, self.close = more.first.price, more.last.price
-        self.trades, self.high, self.low = more.trades, more.high, more.low
-        self._volumes(more)
+        self.trades, self.sided = more.trades, more.sided
+        self.first_ts, self.first_id, self.open = more.first_ts, more.first_id, more.open
+        self.ts, self.last_id, self.close = more.ts, more.last_id, more.close
+        self.high, self.low = more.high, more.low
+        self.bought, self.bought_quote = more.bought, more.bought_quote
+        self.sold, self.sold_quote = more.sold, more.sold_quote
 
-    def _volumes(self, more: Sum) -> None:
-        self.volume += more.bought + more.sold
-        self.quote_volume += more.bought_quote + more.sold_quote
-        self.buy_volume += more.bought
-        self.buy_quote_volume += more.bought_quote
+    @property
+    def volume(self) -> Decimal:
+        """What was traded."""
+        return _add(self.bought, self.sold)
+
+    @property
+    def quote_volume(self) -> Decimal:
+        """What it was worth."""
+        return _add(self.bought_quote, self.sold_quote)

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
 
+from attrs import define
 from msgspec import Raw, Struct, field
 from msgspec.json import Decoder, encode
 from tapeloom.events import Bar, Book, Event, Origin, Quote, Reject, Side, Ticker, Trade
@@ -22,11 +23,13 @@ if TYPE_CHECKING:
 __all__ = ["Aggregate", "Parser", "Past", "Place", "Row", "Top"]
 
 T = TypeVar("T")
+_ZERO = Decimal(0)
 Level: TypeAlias = tuple[str, str]
 Decode: TypeAlias = Callable[[bytes], Any]
 
 
-class Place(NamedTuple):
+@define
+class Place:
     """What the events of one stream, or of one answer, have in common."""
 
     venue: str
@@ -35,23 +38,35 @@ class Place(NamedTuple):
     scale: int  #: ns in the unit of the venue's times
     parameter: str = ""  #: the interval of bars, the number of levels of a book
     origin: Origin = "live"
+    line: int | None = None  #: its number among those of plain trades
+    text: str = ""  #: the last price of a trade, as it was written
+    price: Decimal = _ZERO  #: the same as a number
+
+    def read(self, text: str) -> Decimal:
+        """Return a price; the very object of the last one where it is written the same.
+
+        Two trades of three are at the price of the one before, and whoever compares is done at once.
+        """
+        if text != self.text:
+            self.price, self.text = Decimal(text), text
+        return self.price
 
 
 class _Deal(Struct, gc=False, kw_only=True):
     """What all trades tell. Only raw ones of futures have `X`: what they come from."""
 
     t: int
-    p: Decimal
-    q: Decimal
+    p: str
+    q: str
     T: int
     m: bool  #: the buyer was the maker, so the taker sold
     X: str = "MARKET"
 
     def event(self, at: Place, recv: int) -> Event:
-        venue, symbol, channel, scale, _, origin = at
-        ts = self.T * scale
+        venue, symbol, channel, ts = at.venue, at.symbol, at.channel, self.T * at.scale
+        price, size = at.read(self.p), Decimal(self.q)
         side: Side = "sell" if self.m else "buy"
-        trade = Trade(venue, symbol, ts, recv, self.p, self.q, side, self.t, channel, origin)
+        trade = Trade(venue, symbol, ts, recv, price, size, side, self.t, channel, at.origin)
         if self.X == "MARKET":
             return trade
         # A fill of the insurance fund, or a deleveraging: in no book, and in no kline.
@@ -72,8 +87,8 @@ class Aggregate(_Deal, gc=False, kw_only=True, tag_field="e", tag="aggTrade"):
 class Past(_Deal, gc=False, kw_only=True):
     """A row of ``historicalTrades``."""
 
-    p: Decimal = field(name="price")
-    q: Decimal = field(name="qty")
+    p: str = field(name="price")
+    q: str = field(name="qty")
     T: int = field(name="time")
     m: bool = field(name="isBuyerMaker")
     t: int = field(name="id")
@@ -209,6 +224,7 @@ _DECODE: dict[str, Decode] = {
     "ticker": Decoder(_Push[Day]).decode,
 }
 _new: Callable[[type[Trade]], Any] = Trade.__new__
+_OUT_OF_THE_ORDINARY = (KeyError, ValueError, ArithmeticError, RecursionError)
 #: From so many frames on, decoding them together pays.
 _MANY = 4
 
@@ -222,8 +238,7 @@ class Parser:
 
     def __init__(self, feed: Feed, names: Names) -> None:
         self._feed, self._names = feed, names
-        #: By the stream's name: the number of its line (None: no plain trades), and its place.
-        self._routes: dict[str, tuple[int | None, str, str, Place]] = {}
+        self._places: dict[str, Place] = {}  # by the stream's name
         self._keyed: dict[bytes, tuple[Decode, Place]] = {}  # by how its frames begin
         self._serving: dict[tuple[str, str], str] = {}
         # Futures send the time with everything, and so the event type.
@@ -237,37 +252,44 @@ class Parser:
                 pushes = _all(b"[" + b",".join(frames) + b"]")
                 if len(pushes) == len(frames):
                     return self._built(pushes, frames.recv)
-            except (KeyError, ValueError, RecursionError):
+            except _OUT_OF_THE_ORDINARY:
                 pass  # one is out of the ordinary; nothing has been done that could be done twice
         return self._one_by_one(frames)
 
     def _built(self, pushes: list[Any], recv: int) -> list[Event]:
         """Return the events of frames that were decoded in one go.
 
-        Raises KeyError where a stream comes for the first time, or nobody asked for it.
+        Raises KeyError where a stream comes for the first time, or nobody asked for it, and
+        ArithmeticError for a price that is no number.
         """
-        routes, venue, scale, new, trade_class = (
-            self._routes, self._feed.venue, self._names.scale, _new, Trade,
+        places, venue, scale, new, trade_class, number_of = (
+            self._places, self._feed.venue, self._names.scale, _new, Trade, Decimal,
         )  # fmt: skip
         events = LiveTrades()
         add, number = events.append, events.lines.append
         for push in pushes:
-            line, symbol, channel, at = routes[push.stream]
+            at = places[push.stream]
             wire = push.data
+            line = at.line
             if line is None:
                 add(wire.event(at, recv))
                 continue
             # Trades come by the thousand: filling one in by hand takes half the time of calling it.
             trade = new(trade_class)
             trade.venue = venue
-            trade.symbol = symbol
+            trade.symbol = at.symbol
             trade.ts = wire.T * scale
             trade.recv = recv
-            trade.price = wire.p
-            trade.size = wire.q
+            text = wire.p
+            if text == at.text:
+                trade.price = at.price
+            else:
+                trade.price = at.price = number_of(text)
+                at.text = text
+            trade.size = number_of(wire.q)
             trade.side = "sell" if wire.m else "buy"
             trade.id = wire.t
-            trade.channel = channel
+            trade.channel = at.channel
             trade.origin = "live"
             add(trade)
             number(line)
@@ -280,26 +302,26 @@ class Parser:
         for frame in frames:
             try:
                 decode, at = keyed[frame.partition(b",")[0]]
-                wire = decode(frame).data
-            except (KeyError, ValueError, RecursionError):
+                event = decode(frame).data.event(at, recv)
+            except _OUT_OF_THE_ORDINARY:
                 events += self._unusual(frame, frames)
                 continue
-            events.append(wire.event(at, recv))
+            events.append(event)
         return events
 
     def _unusual(self, frame: bytes, frames: Frames) -> Sequence[Event]:
         """Take a frame that is written differently, that nobody asked for, or that is no data."""
         try:
             push = _envelope(frame)
-            if push.stream not in self._routes and not self._open(push):
+            if push.stream not in self._places and not self._open(push):
                 self._feed.counters["unasked"] += 1
                 return ()
             key = _key(push.stream)
             decode, at = self._keyed[key]
             wire = decode(key + b',"data":' + bytes(push.data) + b"}").data
-        except (ValueError, RecursionError):
+            return (wire.event(at, frames.recv),)
+        except _OUT_OF_THE_ORDINARY:
             return frames.aside(frame)
-        return (wire.event(at, frames.recv),)
 
     def _open(self, push: _Push[Raw]) -> bool:
         """Make the route of a stream that comes for the first time; False if nobody asked for it.
@@ -321,7 +343,9 @@ class Parser:
         # Of futures, raw trades have fills among them that stood in no book.
         plain = kind == "aggTrade" or (kind == "trade" and not market.settled)
         at = Place(self._feed.venue, symbol, channel, self._names.scale, parameter)
-        self._routes[stream] = len(self._routes) if plain else None, symbol, channel, at
+        if plain:
+            at.line = len(self._places)
+        self._places[stream] = at
         self._keyed[_key(stream)] = _DECODE[kind], at
         return True
 

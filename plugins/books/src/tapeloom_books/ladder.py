@@ -97,11 +97,7 @@ class Ladder:
         number, sign, width, (low, high) = self.number, self._sign, self._width, self._range
         for text, size in raw:
             # As texts, zeros sort below "0.00000001", or, as Java writes them (0E-8), above "0/".
-            if (
-                size < "1"
-                and (size < "0.00000001" or size > "0/")
-                and (size in _ZEROS or _is_zero(size))
-            ):
+            if (size < "0.00000001" or "0/" < size < "1") and (size in _ZEROS or _is_zero(size)):
                 key = number(sign + text)
                 if len(text) > width or not low < key < high:
                     raise TooWideError

@@ -7,7 +7,7 @@ The order of updates is the venue's own rule, and the books stage follows it: no
 from __future__ import annotations
 
 from decimal import Decimal, InvalidOperation
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from ._line import Line
 from ._rules import PAST, Rules, amount, positive
@@ -19,20 +19,27 @@ if TYPE_CHECKING:
 
 __all__ = ["Books"]
 
+#: As texts, zeros sort below this, and prices from here to 1 between it and "0/".
+_LEAST = "0." + "0" * 29 + "1"
+
 
 def _suspects(levels: Levels) -> Sequence[Sequence[str | Decimal]]:
     """Return the levels that a look at the first characters does not clear.
 
     A price that begins with a digit from 1 to 9 and a size that begins with a digit are neither
-    negative nor a word (NaN, Infinity), and the price is not zero. That is all that is looked at.
+    negative nor a word (NaN, Infinity), and the price is not zero. That is all that is looked at; of
+    a price below 1, where some digit is no zero.
     """
     try:
         return [
             (price, size)
-            for price, size in levels
-            if not ("1" <= price < ":" and "0" <= size < ":")  # type: ignore[operator]
+            for price, size in cast("Sequence[Sequence[str]]", levels)
+            if not (
+                ("1" <= price < ":" or (_LEAST <= price < "0/" and "E" not in price.upper()))
+                and "0" <= size < ":"
+            )
         ]
-    except (TypeError, ValueError):  # Decimals, more than a pair
+    except (AttributeError, TypeError, ValueError):  # Decimals, more than a pair
         return levels
 
 

@@ -24,8 +24,8 @@ class Line:
     """The time and price of one symbol's channel.
 
     Every price strictly between `low` and `high` is within `max_jump` of the last good one, and
-    positive, and finite. The band is empty while a breaker is open, so that a check against it alone
-    is safe, and cheap.
+    positive, and finite; `within` is one that is known to be there, or None. The band is empty while a
+    breaker is open, so that a check against it alone is safe, and cheap.
     """
 
     __slots__ = (
@@ -39,6 +39,7 @@ class Line:
         "last",
         "low",
         "ts",
+        "within",
     )
 
     def __init__(self, rules: Rules) -> None:
@@ -46,6 +47,7 @@ class Line:
         self.ts = _NEVER  #: the newest good time
         self.last: Decimal | None = None  #: the last good price
         self.low = self.high = INFINITY
+        self.within: Decimal | None = None
         self._suspect: Decimal | None = None  # the last price that jumped
         self._agreed = 0  # so many suspects in a row agree
         self._opened = 0  # when the first of them came
@@ -60,6 +62,7 @@ class Line:
     def shut(self) -> None:
         """Empty the band: the next event is looked at closely."""
         self.low = self.high = INFINITY
+        self.within = None
 
     def good(self, ts: int, price: Decimal | None) -> None:
         """Take an event as the new reference, and close what it has opened."""
@@ -72,6 +75,7 @@ class Line:
                 self._anchor(price)
 
     def _anchor(self, price: Decimal) -> None:
+        self.within = price
         if self._rules.max_jump is None:
             self.low, self.high = ZERO, INFINITY
             return

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = ["quality"]
 
+_NO_LIMIT = 1 << 63
 #: Returns None for an event that passes, else what stands in its place.
 _Judge: TypeAlias = Callable[[Any], list[Event] | None]
 
@@ -70,19 +71,20 @@ def quality(
     def quick(events: LiveTrades) -> int:
         """Take good trades until one needs a closer look; return how many were taken."""
         numbers = iter(events.lines)
+        latest = _NO_LIMIT if ahead is None else events[0].recv + ahead
         try:
             for event, number in zip(events, numbers, strict=True):
                 line = numbered[number]
+                price = event.price
                 if (
                     (last := event.id) == line.next
-                    and line.low < (price := event.price) < line.high
+                    and (price is line.within or line.low < price < line.high)
                     and ZERO < event.size < INFINITY
-                    and (ts := event.ts) >= line.ts
-                    and (ahead is None or ts <= event.recv + ahead)
+                    and line.ts <= (ts := event.ts) <= latest
                 ):
                     line.next = last + 1
                     line.ts = ts
-                    line.last = price
+                    line.last = line.within = price
                 else:
                     break
             else:
@@ -125,7 +127,7 @@ def quality(
                     line = line_of[event.symbol]
                     if (
                         (number := event.id) == line.next
-                        and line.low < (price := event.price) < line.high
+                        and ((price := event.price) is line.within or line.low < price < line.high)
                         and ZERO < event.size < INFINITY
                         and (ts := event.ts) >= line.ts
                         and event.origin == "live"
@@ -133,7 +135,7 @@ def quality(
                     ):
                         line.next = number + 1
                         line.ts = ts
-                        line.last = price
+                        line.last = line.within = price
                         if out is not None:
                             out.append(event)
                         continue
