@@ -65,6 +65,8 @@ class Queue:
         types = self.types
         if types is None or (self._trades and type(events) is LiveTrades):
             return events
+        if len(events) == 1:
+            return events if type(events[0]) in types else []
         return [event for event in events if type(event) in types]
 
     def offer(self, events: list[Event]) -> bool:
