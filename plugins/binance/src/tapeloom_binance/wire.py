@@ -251,7 +251,11 @@ class Parser:
             try:
                 pushes = _all(b"[" + b",".join(frames) + b"]")
                 if len(pushes) == len(frames):
-                    return self._built(pushes, frames.recv)
+                    try:
+                        return self._built(pushes, frames.recv)
+                    except KeyError:
+                        self._meet(frames, pushes)
+                        return self._built(pushes, frames.recv)
             except _OUT_OF_THE_ORDINARY:
                 pass  # one is out of the ordinary; nothing has been done that could be done twice
         return self._one_by_one(frames)
@@ -259,8 +263,8 @@ class Parser:
     def _built(self, pushes: list[Any], recv: int) -> list[Event]:
         """Return the events of frames that were decoded in one go.
 
-        Raises KeyError where a stream comes for the first time, or nobody asked for it, and
-        ArithmeticError for a price that is no number.
+        Raises KeyError for a stream that has not been opened, ArithmeticError for a price that is no
+        number.
         """
         places, venue, scale, new, trade_class, number_of = (
             self._places, self._feed.venue, self._names.scale, _new, Trade, Decimal,
@@ -294,6 +298,12 @@ class Parser:
             add(trade)
             number(line)
         return events if len(events.lines) == len(events) else list(events)
+
+    def _meet(self, frames: Frames, pushes: list[Any]) -> None:
+        """Open the streams that come for the first time, those that somebody asked for."""
+        for frame, push in zip(frames, pushes, strict=True):
+            if push.stream not in self._places:
+                self._open(_envelope(frame))
 
     def _one_by_one(self, frames: Frames) -> list[Event]:
         """Return the events of frames that are few, or of which one is out of the ordinary."""
