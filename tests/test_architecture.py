@@ -21,6 +21,7 @@ ROOMS = [
     "symbols",
     "events",
     "wire",
+    "history",
     "feeds",
     "dialling",
     "simulation",

@@ -27,7 +27,8 @@ from tapeloom import Event, FeedSpec, Registry, Reject, Stack
 from tapeloom._compose import Plan, compose
 from tapeloom._pipeline import guarded
 from tapeloom._tape import Recorded, Tape
-from tapeloom.feeds import Frames, Request
+from tapeloom.feeds import Frames
+from tapeloom.history import Request
 from tapeloom.testing import LoopClock, VirtualClock, captures, virtual_backend
 from tapeloom.testing.fuzz import mutants
 from tapeloom_simulator import EPOCH

@@ -17,19 +17,18 @@ from tapeloom.feeds import (
     Endpoint,
     Feed,
     Frames,
-    Instrument,
     Message,
     Notice,
     Parse,
     Pong,
-    Rate,
     Refusal,
     Reply,
-    Request,
     Subscription,
-    Want,
 )
+from tapeloom.history import Request, Want
 from tapeloom.hooks import hookimpl
+from tapeloom.symbols import Instrument
+from tapeloom.units import Rate
 
 
 @pytest.fixture(params=["asyncio", "trio"])

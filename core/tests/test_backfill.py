@@ -14,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tapeloom import Bar, Event, FeedSpec, Gap, Registry, Stack, Status, Trade
 from tapeloom._backfill import Fill
-from tapeloom.feeds import Endpoint, Request, Want
+from tapeloom.feeds import Endpoint
+from tapeloom.history import Request, Want
 from tapeloom.testing import FakeVenue, FakeWire, WireEnd
 
 ONE = Decimal(1)

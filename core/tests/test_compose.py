@@ -40,7 +40,8 @@ from tapeloom.errors import (
     TapeloomError,
     Throttled,
 )
-from tapeloom.feeds import Endpoint, Frames, Want
+from tapeloom.feeds import Endpoint, Frames
+from tapeloom.history import Want
 from tapeloom.hooks import hookimpl
 from tapeloom.testing import FakeWire, VirtualClock, WireEnd
 

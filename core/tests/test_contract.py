@@ -23,21 +23,20 @@ from tapeloom.feeds import (
     Feed,
     Frames,
     Heartbeat,
-    Instrument,
     Message,
     Notice,
     Pong,
-    Rate,
     Refusal,
     Reply,
-    Request,
     Subscription,
-    Want,
 )
+from tapeloom.history import Request, Want
 from tapeloom.hooks import hookimpl
 from tapeloom.simulation import Answer, Best, Call, Line, Market, Pit, Rules, Step, Stream
+from tapeloom.symbols import Instrument
 from tapeloom.testing.contract import Broken, Capture, Lacking, VenueContract
 from tapeloom.testing.contract.declared import VENUE
+from tapeloom.units import Rate
 
 MS = 1_000_000
 KEY = "FAKE-KEY-OF-TOY"

@@ -15,7 +15,8 @@ from tapeloom._compression import opened
 from tapeloom._flight import Flight
 from tapeloom._pipeline import BadFrames
 from tapeloom._tape import Answer, Recorded, Tape
-from tapeloom.feeds import Endpoint, Feed, Request
+from tapeloom.feeds import Endpoint, Feed
+from tapeloom.history import Request
 from tapeloom.testing import FakeWire, VirtualClock, WireEnd
 
 Replayed = Callable[..., Awaitable[list[Event]]]

@@ -18,8 +18,9 @@ from hypothesis import strategies as st
 from tapeloom import FeedSpec, Gap, Registry, Status, Trade
 from tapeloom._session.overlap import Overlap
 from tapeloom.events import Book, Event, Quote
-from tapeloom.feeds import Endpoint, Rate
+from tapeloom.feeds import Endpoint
 from tapeloom.testing import FakeWire, VirtualClock, WireEnd
+from tapeloom.units import Rate
 
 
 @define

@@ -17,7 +17,8 @@ from tapeloom._compose import Plan, compose
 from tapeloom._history import HistoryDesk, check_symbols
 from tapeloom._limits import Budgets
 from tapeloom.errors import ConnectionFailed, SymbolError
-from tapeloom.feeds import Denied, Request, Subscription, Want
+from tapeloom.feeds import Subscription
+from tapeloom.history import Denied, Request, Want
 from tapeloom.hooks import hookimpl
 from tapeloom.testing import FakeVenue, FakeWire, VirtualClock, WireEnd
 

@@ -7,8 +7,8 @@ from itertools import pairwise
 import anyio
 import pytest
 from tapeloom._limits import Budget, Budgets
-from tapeloom.feeds import Rate
 from tapeloom.testing import VirtualClock
+from tapeloom.units import Rate
 
 
 @pytest.mark.parametrize("count", [1, 3, 5])

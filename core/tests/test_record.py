@@ -24,7 +24,8 @@ from tapeloom._compression import compressor, opened
 from tapeloom._record import Recorder, line_of
 from tapeloom._tape import Answer, Head, Recorded, Tape
 from tapeloom.errors import ConfigError, TapeError
-from tapeloom.feeds import Endpoint, Feed, Request
+from tapeloom.feeds import Endpoint, Feed
+from tapeloom.history import Request
 from tapeloom.testing import FakeVenue, FakeWire, VirtualClock, WireEnd
 
 NOW = 1_700_000_000_123_456_789
@@ -81,7 +82,7 @@ async def test_answers_over_rest_are_on_the_tape_too(registry: Registry, tmp_pat
         dial = FakeWire(talk).dial
         with anyio.fail_after(10):
             async with tapeloom.open(stack, registry=registry, dial=dial, record=tmp_path) as live:
-                live.plans[0].feed.want(tapeloom.feeds.Want("book", "BTC/USD", "book"))
+                live.plans[0].feed.want(tapeloom.history.Want("book", "BTC/USD", "book"))
                 async for event in live.of(tapeloom.Book):
                     assert event.last == 7
                     live.stop()

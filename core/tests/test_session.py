@@ -28,8 +28,9 @@ from tapeloom.errors import (
     LoginRefused,
     Throttled,
 )
-from tapeloom.feeds import Endpoint, Heartbeat, Message, Rate, Subscription
+from tapeloom.feeds import Endpoint, Heartbeat, Message, Subscription
 from tapeloom.testing import FakeWire, VirtualClock, WireEnd
+from tapeloom.units import Rate
 
 SECOND = 1_000_000_000
 

@@ -12,7 +12,8 @@ from typing import Literal, Self, TypeAlias
 from attrs import evolve
 
 from .events import Bar, Event, Gap, Trade, Verdict
-from .feeds import Request, Want, channel_parts
+from .feeds import channel_parts
+from .history import Request, Want
 
 __all__ = ["Fill", "kind_of"]
 

@@ -29,15 +29,14 @@ from .feeds import (
     Endpoint,
     Feed,
     Frames,
-    History,
     Link,
     Parse,
     Sink,
     Source,
     Subscription,
-    Want,
     channel_parts,
 )
+from .history import History, Want
 from .hooks import hookimpl
 
 __all__ = ["Composed", "Plan", "Wants", "compose", "too_many"]

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio  # noqa: TID251 - this room is for that loop
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable
 from contextlib import suppress
 from typing import Any
 
@@ -18,10 +18,9 @@ import anyio
 import anyio.abc
 import anyio.lowlevel
 
-__all__ = ["Direct", "Take", "connect", "possible"]
+from .feeds import Take
 
-#: Takes what a read has brought; returns what is to be awaited before more is read, if anything.
-Take = Callable[[bytes], Awaitable[None] | None]
+__all__ = ["Direct", "connect", "possible"]
 
 
 def possible() -> bool:
@@ -39,7 +38,7 @@ class Direct(anyio.abc.ByteStream):
         self._turn = anyio.Lock()  # to send
         self._size = _USUAL
         self._waiter: asyncio.Future[None] | None = None
-        self._take: Take = _nobody
+        self._take: Take[bytes] = _nobody
         self._rest: Awaitable[None] | None = None  # what `_take` left to be awaited
         self._error: Exception | None = None
         self._ended = False
@@ -82,7 +81,7 @@ class Direct(anyio.abc.ByteStream):
         if self._socket.fileno() >= 0:  # closing has done it already
             self._loop.remove_reader(self._socket)
 
-    async def push(self, take: Take) -> None:
+    async def push(self, take: Take[bytes]) -> None:
         """Call *take* with what each read brings, from within the read, until the end.
 
         Where it returns an awaitable, that is awaited before anything more is read. Raises what

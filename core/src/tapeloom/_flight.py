@@ -22,7 +22,8 @@ from ._compression import compressor
 from ._config import FlightSpec
 from ._pipeline import BadFrames
 from ._record import TAPE, head_of, line_of, line_of_answer
-from .feeds import Feed, Request
+from .feeds import Feed
+from .history import Request
 
 __all__ = ["Flight"]
 

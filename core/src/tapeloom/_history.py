@@ -24,7 +24,9 @@ from ._session import Backoff, Known
 from .dialling import asks_for_pause, check_headers, explain, throttled
 from .errors import ConnectionFailed, FeedError, RequestFailed, SymbolError, Throttled, nearest
 from .events import Event, Gap, Status
-from .feeds import Denied, Instrument, Request, Subscription, Want
+from .feeds import Subscription
+from .history import Denied, Request, Want
+from .symbols import Instrument
 
 __all__ = ["HistoryDesk", "check_symbols"]
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections import Counter, deque
 from urllib.parse import urlsplit
 
-from .feeds import Clock, Rate
+from .feeds import Clock
+from .units import Rate
 
 __all__ = ["Budget", "Budgets"]
 

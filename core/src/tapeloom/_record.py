@@ -21,7 +21,8 @@ import structlog
 
 from ._compression import compressor
 from .errors import TapeError
-from .feeds import Clock, Feed, Request
+from .feeds import Clock, Feed
+from .history import Request
 
 __all__ = ["TAPE", "Recorder", "head_of", "line_of", "line_of_answer"]
 

@@ -19,8 +19,9 @@ import anyio
 import anyio.abc
 import httpcore
 
-from ._direct import Direct, Take, connect, possible
+from ._direct import Direct, connect, possible
 from ._loop import running_backend
+from .feeds import Take
 
 __all__ = ["READ", "Sockets", "Wire"]
 
@@ -66,7 +67,7 @@ async def _connected(host: str, port: int, local: str | None) -> anyio.abc.ByteS
 class Wire(httpcore.AsyncNetworkStream):
     """A stream of ours, plain or encrypted."""
 
-    async def push(self, take: Take) -> None:
+    async def push(self, take: Take[bytes]) -> None:
         """Call *take* with what each read brings until the end, or until cancelled.
 
         Where the loop allows it, that is done from within the read. Raises httpcore's ReadError, and
@@ -104,7 +105,7 @@ class _Plain(Wire):
     def __init__(self, stream: anyio.abc.ByteStream) -> None:
         self._stream = stream
 
-    async def push(self, take: Take) -> None:
+    async def push(self, take: Take[bytes]) -> None:
         """Call *take* with what each read brings."""
         if not isinstance(self._stream, Direct):
             await super().push(take)
@@ -197,7 +198,7 @@ class _Secure(Wire):
         self._left = data[max_bytes:]
         return data[:max_bytes] if self._left else data
 
-    async def push(self, take: Take) -> None:
+    async def push(self, take: Take[bytes]) -> None:
         """Call *take* with what each read of the socket brings."""
 
         def decrypt(data: bytes) -> Awaitable[None] | None:
@@ -218,7 +219,7 @@ class _Secure(Wire):
         except _FarewellError:
             pass
 
-    async def _go_on(self, plain: bytes, take: Take) -> None:
+    async def _go_on(self, plain: bytes, take: Take[bytes]) -> None:
         """Hand over, and then say what TLS has to say; raises _FarewellError where that is the end."""
         if plain and (waiting := take(plain)) is not None:
             await waiting

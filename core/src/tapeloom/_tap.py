@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from .feeds import Request
+from .history import Request
 
 __all__ = ["Tap"]
 

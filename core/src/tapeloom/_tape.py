@@ -27,7 +27,8 @@ from ._compression import broken, opened
 from ._history import enter
 from .errors import TapeError
 from .events import Event, Reject
-from .feeds import Ack, Clock, Frames, Notice, Pong, Refusal, Request
+from .feeds import Ack, Clock, Frames, Notice, Pong, Refusal
+from .history import Request
 
 if TYPE_CHECKING:
     from ._compose import Plan

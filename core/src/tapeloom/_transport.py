@@ -8,7 +8,7 @@ path hands over one message per task switch. `BatchSession`, given to httpx-ws t
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import NoReturn
 
@@ -34,7 +34,7 @@ from .dialling import (
     unusable,
 )
 from .errors import ConnectionLost
-from .feeds import Clock, Dial, Endpoint, Link
+from .feeds import Clock, Dial, Endpoint, Link, Take
 
 __all__ = ["BatchSession", "dialer"]
 
@@ -86,9 +86,7 @@ class BatchSession(httpx_ws.AsyncWebSocketSession):
             await self._complain(self._decoder.error)
         return messages
 
-    async def deliver_batches(
-        self, take: Callable[[list[bytes]], Awaitable[None] | None]
-    ) -> NoReturn:
+    async def deliver_batches(self, take: Take[list[bytes]]) -> NoReturn:
         """Call *take* with the messages of each read, as `receive_batch` returns them; see `Delivering`."""
         decoder = self._decoder
 
@@ -109,9 +107,7 @@ class BatchSession(httpx_ws.AsyncWebSocketSession):
                 raise self._end("the connection broke", None) from error
             raise self._end("the server ended the connection without a close frame", 1006)
 
-    async def _told_apart(
-        self, messages: list[bytes], take: Callable[[list[bytes]], Awaitable[None] | None]
-    ) -> None:
+    async def _told_apart(self, messages: list[bytes], take: Take[list[bytes]]) -> None:
         """Hand over messages, and do what the control frames among them want."""
         if messages and (waiting := take(messages)) is not None:
             await waiting

@@ -2,7 +2,7 @@
 
 A hook gets one `Feed`, which can grow without breaking a plugin. It returns one of the small things
 below: an `Endpoint` says where data comes from, a `Codec` speaks the venue's subscription language, a
-`History` its REST language, a `Parse` turns frames into events and a `Stage` events into events.
+`History` (see `history`) its REST language, a `Parse` turns frames into events and a `Stage` events into events.
 None of them does any I/O: they say what is to be sent and read what came. Core does the rest.
 """
 
@@ -12,27 +12,25 @@ import random
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from decimal import Decimal
-from typing import Any, Literal, NoReturn, Protocol, TypeAlias, runtime_checkable
+from typing import Any, NoReturn, Protocol, TypeAlias, TypeVar, runtime_checkable
 
 from attrs import Factory, define, field, frozen
 
 from .events import Event, Reject
-from .symbols import Kind
+from .history import Request, Want
+from .symbols import Instrument
+from .units import Rate
 
 __all__ = [
     "Ack",
     "Clock",
     "Codec",
     "Delivering",
-    "Denied",
     "Dial",
     "Endpoint",
     "Feed",
     "Frames",
     "Heartbeat",
-    "History",
-    "Instrument",
     "Link",
     "Listing",
     "LiveTrades",
@@ -41,19 +39,18 @@ __all__ = [
     "Notice",
     "Parse",
     "Pong",
-    "Rate",
     "Refusal",
     "Reply",
-    "Request",
     "Sink",
     "Source",
     "Stage",
     "Subscription",
+    "Take",
     "TimedStage",
-    "Want",
     "channel_parts",
 ]
 
+T = TypeVar("T")
 Aside: TypeAlias = "Callable[[bytes], Sequence[Event]]"
 
 
@@ -158,22 +155,6 @@ class Subscription:
         return f"{self.symbol} {self.channel}"
 
 
-@frozen
-class Instrument:
-    """What a venue lists under one symbol."""
-
-    symbol: str  #: unified
-    native: str  #: the venue's own name
-    kind: Kind
-    base: str
-    quote: str
-    settle: str = ""
-    tick: Decimal | None = None  #: smallest step of the price
-    lot: Decimal | None = None  #: smallest step of the size
-    active: bool = True  #: can be traded now
-    contract_size: Decimal | None = None  #: what one contract is worth, where sizes are contracts
-
-
 @define
 class Listing:
     """The names of a feed's symbols, both ways.
@@ -197,26 +178,6 @@ class Listing:
         native = self.native.pop(symbol, None)
         if native is not None:
             self.unified.pop(native, None)
-
-
-@frozen
-class Want:
-    """What a stage asks of a venue's history: a book, trades or bars of one symbol.
-
-    The answer comes as events, through the stages, like anything else. `since` and `until` are
-    times in ns; `after` is the id of the last trade that is known. Where `before` is given as well,
-    the id of the first one after a hole, the hole is filled: what was missed comes with the origin
-    "backfill", and then a Gap with the verdict.
-    """
-
-    kind: Literal["book", "trades", "bars"]
-    symbol: str
-    channel: str = ""
-    interval: str = ""
-    since: int | None = None
-    until: int | None = None
-    after: int | str | None = None
-    before: int | str | None = None
 
 
 @frozen
@@ -265,14 +226,6 @@ class Feed:
 
 
 # --------------------------------------------------------------------------- where data comes from
-
-
-@frozen
-class Rate:
-    """At most `count` in any `seconds`."""
-
-    count: int
-    seconds: float
 
 
 @frozen
@@ -333,6 +286,10 @@ class Link(Protocol):
         ...
 
 
+#: Takes what a read has brought; returns what is to be awaited before more is read, None for nothing.
+Take: TypeAlias = Callable[[T], Awaitable[None] | None]
+
+
 @runtime_checkable
 class Delivering(Link, Protocol):
     """A link that can hand over what a read brings from within the read, with no task in between.
@@ -340,7 +297,7 @@ class Delivering(Link, Protocol):
     That saves a turn of the event loop a read, which is what most lone frames cost.
     """
 
-    async def deliver(self, take: Callable[[list[bytes]], Awaitable[None] | None]) -> NoReturn:
+    async def deliver(self, take: Take[list[bytes]]) -> NoReturn:
         """Call *take* with what each read brings, as `receive` returns it, until cancelled.
 
         Where *take* returns an awaitable, that is awaited here before it is called again, and nothing
@@ -460,71 +417,6 @@ class Codec(Protocol):
 
     def accept(self, frame: bytes) -> Reply | None:
         """Read a frame that the parser set aside; None where it makes no sense."""
-        ...
-
-
-# ----------------------------------------------------------------------------------------- history
-
-
-@frozen(kw_only=True)
-class Request:
-    """A call over REST: a GET, or a POST where it has a `body`, which is JSON.
-
-    `weight` is what it costs of the budget `rate`, shared on one host.
-    """
-
-    url: str
-    body: bytes = b""
-    weight: int = 1
-    rate: Rate | None = None
-    headers: Mapping[str, str] = field(factory=dict, repr=False)
-    ranged: bool = False  #: all between two times or ids, oldest first: asking on brings the rest
-    until: int | None = None  #: the time at which a ranged answer ends, where that is too early
-
-
-class Denied(ValueError):
-    """The venue has answered a request with a refusal, in `reason`'s words.
-
-    `pause` is how many seconds to wait, at the least, before it is worth asking again; None: it is not.
-    """
-
-    def __init__(self, reason: str, pause: float | None = None) -> None:
-        self.reason = reason
-        self.pause = pause
-        super().__init__(reason)
-
-
-class History(Protocol):
-    """The venue's REST language: pure, no I/O."""
-
-    def listing(self) -> Request | None:
-        """Ask what the venue lists; None where it has no such list."""
-        ...
-
-    def request(self, want: Want) -> Request | None:
-        """Ask for *want*; None where the venue cannot give it."""
-        ...
-
-    def instruments(self, body: bytes) -> list[Instrument]:
-        """Read the answer to `listing`.
-
-        Raises Denied where it is a refusal, ValueError where it cannot be read.
-        """
-        ...
-
-    def answer(self, request: Request, body: bytes, recv: int) -> list[Event]:
-        """Read the answer to a *request*, whoever made it: a tape has its address and body alone.
-
-        Raises Denied where it is a refusal, though the HTTP status was 200, ValueError where it cannot
-        be read. Returns nothing for an address it does not know.
-        """
-        ...
-
-    def refusal(self, status: int, body: bytes) -> str | Denied:
-        """Return the venue's own words for an HTTP status that is not 200, or nothing.
-
-        A `Denied` says more: whether to ask again, and when.
-        """
         ...
 
 

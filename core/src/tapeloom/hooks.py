@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Sequence
 
-    from .feeds import Codec, Dial, Endpoint, Feed, History, Parse, Sink, Source, Stage
+    from .feeds import Codec, Dial, Endpoint, Feed, Parse, Sink, Source, Stage
+    from .history import History
     from .simulation import Counterpart, Market
 
 __all__ = [

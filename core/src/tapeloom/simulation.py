@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
     from decimal import Decimal
 
-    from .feeds import Rate
     from .symbols import Symbol
+    from .units import Rate
 
 __all__ = [
     "Answer",

@@ -8,13 +8,14 @@ The spelling is the one that users of CCXT know:
 from __future__ import annotations
 
 import re
+from decimal import Decimal
 from typing import Literal
 
 import attrs
 
 from .errors import SymbolError
 
-__all__ = ["Kind", "Symbol", "resolve"]
+__all__ = ["Instrument", "Kind", "Symbol", "resolve"]
 
 Kind = Literal["spot", "swap", "future"]
 
@@ -59,6 +60,22 @@ class Symbol:
         settle = f":{self.settle}" if self.settle else ""
         expiry = f"-{self.expiry}" if self.expiry else ""
         return f"{self.base}/{self.quote}{settle}{expiry}"
+
+
+@attrs.frozen
+class Instrument:
+    """What a venue lists under one symbol."""
+
+    symbol: str  #: unified
+    native: str  #: the venue's own name
+    kind: Kind
+    base: str
+    quote: str
+    settle: str = ""
+    tick: Decimal | None = None  #: smallest step of the price
+    lot: Decimal | None = None  #: smallest step of the size
+    active: bool = True  #: can be traded now
+    contract_size: Decimal | None = None  #: what one contract is worth, where sizes are contracts
 
 
 def resolve(text: str, *, stablecoin: str = "USDT") -> str:

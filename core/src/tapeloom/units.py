@@ -1,4 +1,4 @@
-"""Durations and fractions as people write them (``500ms``, ``10%``), and pauses as servers do."""
+"""Durations and fractions as people write them (``500ms``, ``10%``), rates, and pauses as servers do."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from datetime import UTC, datetime
 from decimal import Decimal, InvalidOperation
 from email.utils import parsedate_to_datetime
 
-__all__ = ["duration_ns", "fraction", "retry_after"]
+import attrs
+
+__all__ = ["Rate", "duration_ns", "fraction", "retry_after"]
 
 _UNITS = {
     "ns": 1,
@@ -21,6 +23,14 @@ _UNITS = {
     "w": 604_800_000_000_000,
 }
 _DURATION = re.compile(r"(\d+)\s*(ns|us|ms|s|m|h|d|w)")
+
+
+@attrs.frozen
+class Rate:
+    """At most `count` in any `seconds`."""
+
+    count: int
+    seconds: float
 
 
 def duration_ns(text: str | int) -> int:

@@ -8,7 +8,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 import tapeloom_alpaca
 from tapeloom.events import Bar, Book, Reject, Trade
-from tapeloom.feeds import Denied, Request, Want
+from tapeloom.history import Denied, Request, Want
 from tapeloom_alpaca.history import timeframe
 
 NOW = 1_800_000_000_000_000_000

@@ -10,7 +10,8 @@ from urllib.parse import parse_qsl, urlsplit
 import pytest
 import tapeloom_binance
 from tapeloom import Secret
-from tapeloom.feeds import Rate, Request, Want
+from tapeloom.history import Request, Want
+from tapeloom.units import Rate
 
 PERP = "BTC/USDT:USDT"
 SPOT = "https://api.binance.com/api/v3"

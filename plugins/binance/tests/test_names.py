@@ -10,7 +10,7 @@ import pytest
 import tapeloom_binance
 from tapeloom import Secret, hooks
 from tapeloom.errors import ConfigError, SymbolError
-from tapeloom.feeds import Rate
+from tapeloom.units import Rate
 from tapeloom_binance.symbols import MARKETS
 
 PERP = "BTC/USDT:USDT"

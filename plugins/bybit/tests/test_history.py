@@ -11,7 +11,9 @@ import attrs
 import pytest
 import tapeloom_bybit
 from tapeloom.events import Bar, Trade
-from tapeloom.feeds import Denied, Instrument, Rate, Request, Want
+from tapeloom.history import Denied, Request, Want
+from tapeloom.symbols import Instrument
+from tapeloom.units import Rate
 
 PERP = "BTC/USDT:USDT"
 SECOND = 1_000_000_000

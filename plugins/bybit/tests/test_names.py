@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import tapeloom_bybit
 from tapeloom.errors import ConfigError, SymbolError
-from tapeloom.feeds import Heartbeat, Rate
+from tapeloom.feeds import Heartbeat
+from tapeloom.units import Rate
 from tapeloom_bybit.names import DEPTHS, INTERVALS
 
 HOOKS = ("connect", "subscribe", "parse", "history")

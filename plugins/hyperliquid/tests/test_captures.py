@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import tapeloom_hyperliquid
 from tapeloom.events import Bar, Book, Quote, Trade
-from tapeloom.feeds import Frames, Request
+from tapeloom.feeds import Frames
+from tapeloom.history import Request
 
 CAPTURE, PERP, MS = "btc_20250126_a", "BTC/USDC:USDC", 1_000_000
 

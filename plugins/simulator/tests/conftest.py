@@ -13,8 +13,8 @@ import httpx
 import pytest
 from attrs import evolve
 from httpx_ws import AsyncWebSocketSession, WebSocketDisconnect, WebSocketNetworkError, aconnect_ws
-from tapeloom.feeds import Rate
 from tapeloom.simulation import Answer, Budget, Call, Line, Market, Rules, Step, Stream
+from tapeloom.units import Rate
 from tapeloom_simulator import serve
 
 MS = 1_000_000

@@ -13,7 +13,7 @@ import trustme
 from attrs import evolve
 from httpx_ws import WebSocketUpgradeError
 from tapeloom.errors import PluginBroken, PluginNotFound
-from tapeloom.feeds import Rate
+from tapeloom.units import Rate
 from tapeloom_simulator import EPOCH, Fault, SimulatedMarket, Written, serve
 from wsproto import ConnectionType, WSConnection
 from wsproto.events import (

@@ -7,7 +7,7 @@ handed over at its end; nothing more is read before they are taken.
 from __future__ import annotations
 
 import asyncio  # noqa: TID251 - picows is a library of this event loop
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable
 from contextlib import suppress
 from typing import NoReturn
 
@@ -15,6 +15,7 @@ import anyio
 import picows
 from tapeloom.dialling import CLOSE_WITHIN, MESSAGE_LIMIT
 from tapeloom.errors import ConnectionLost
+from tapeloom.feeds import Take
 
 __all__ = ["PicowsLink"]
 
@@ -39,7 +40,7 @@ class PicowsLink(picows.WSListener):
         self._pieces = bytearray()
         self._lost: ConnectionLost | None = None
         self._waiter: asyncio.Future[None] | None = None
-        self._take: Callable[[list[bytes]], Awaitable[None] | None] | None = None
+        self._take: Take[list[bytes]] | None = None
         self._rest: Awaitable[None] | None = None  # what `_take` left to be awaited
         self._behind = False  # what came has not been taken
         self._choked = False  # the peer does not read what we send
@@ -193,7 +194,7 @@ class PicowsLink(picows.WSListener):
         self._go_on()
         return came
 
-    async def deliver(self, take: Callable[[list[bytes]], Awaitable[None] | None]) -> NoReturn:
+    async def deliver(self, take: Take[list[bytes]]) -> NoReturn:
         """Call *take* with what each read brings, from within it, until cancelled.
 
         Where it returns an awaitable, nothing is read until that has been awaited.

@@ -10,7 +10,7 @@ from tapeloom._compose import Plan, compose
 from tapeloom._config import resolved
 from tapeloom._open import load
 from tapeloom._plugins import Registry, installed
-from tapeloom.feeds import Want
+from tapeloom.history import Want
 
 __all__ = ["add", "describe", "run"]
 

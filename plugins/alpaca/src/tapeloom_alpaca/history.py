@@ -16,8 +16,9 @@ from attrs import evolve
 from msgspec import Struct
 from tapeloom.errors import SymbolError
 from tapeloom.events import Event
-from tapeloom.feeds import Denied, Feed, Instrument, Request, Want, channel_parts
-from tapeloom.symbols import Symbol
+from tapeloom.feeds import Feed, channel_parts
+from tapeloom.history import Denied, Request, Want
+from tapeloom.symbols import Instrument, Symbol
 from tapeloom.units import duration_ns
 
 from .wire import Best, Build, Candle, Depth, Fill, rfc3339

@@ -8,8 +8,10 @@ from urllib.parse import urlencode
 
 from attrs import frozen
 from tapeloom.errors import ConfigError, Mistake, SymbolError, nearest
-from tapeloom.feeds import Endpoint, Feed, Heartbeat, Message, Rate, Request
+from tapeloom.feeds import Endpoint, Feed, Heartbeat, Message
+from tapeloom.history import Request
 from tapeloom.symbols import Symbol
+from tapeloom.units import Rate
 
 if TYPE_CHECKING:
     from . import Settings

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from attrs import define, field
 from tapeloom.errors import ConnectionLost, RequestFailed, SymbolError, Throttled
 from tapeloom.events import Event, Reject, Status
-from tapeloom.feeds import Feed, Request
+from tapeloom.feeds import Feed
+from tapeloom.history import Request
 
 from .history import page
 from .wire import Build, Candle, Fill, nanoseconds, rfc3339

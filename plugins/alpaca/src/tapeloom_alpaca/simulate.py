@@ -21,8 +21,8 @@ from .simulate_text import Spelling
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from tapeloom.feeds import Rate
     from tapeloom.simulation import Call, Line, Market, Session, Stream
+    from tapeloom.units import Rate
 
 __all__ = ["AlpacaSide"]
 

@@ -12,8 +12,9 @@ from attrs import evolve
 from msgspec import Struct
 from msgspec.json import Decoder
 from tapeloom.events import Event
-from tapeloom.feeds import Feed, Instrument, Request, Want, channel_parts
-from tapeloom.symbols import Kind, Symbol
+from tapeloom.feeds import Feed, channel_parts
+from tapeloom.history import Request, Want
+from tapeloom.symbols import Instrument, Kind, Symbol
 from tapeloom.units import duration_ns
 
 from .wire import Aggregate, Past, Place, Row, Top

@@ -12,9 +12,9 @@ import json
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from tapeloom.feeds import Rate
 from tapeloom.hooks import hookimpl
 from tapeloom.simulation import Answer, Budget, Rules
+from tapeloom.units import Rate
 
 from .simulate_rest import Rest, error, weight
 from .simulate_streams import stream_of

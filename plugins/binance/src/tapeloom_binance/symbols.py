@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Literal
 
 from attrs import evolve, field, frozen
 from tapeloom.errors import ConfigError, Mistake, SymbolError, nearest
-from tapeloom.feeds import Endpoint, Feed, Rate, channel_parts
+from tapeloom.feeds import Endpoint, Feed, channel_parts
 from tapeloom.symbols import Symbol
+from tapeloom.units import Rate
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping

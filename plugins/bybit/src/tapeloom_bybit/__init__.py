@@ -20,7 +20,8 @@ from .wire import Parser
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from tapeloom.feeds import Codec, Endpoint, Feed, History, Parse
+    from tapeloom.feeds import Codec, Endpoint, Feed, Parse
+    from tapeloom.history import History
     from tapeloom.simulation import Counterpart, Market
 
 __all__ = ["Settings"]

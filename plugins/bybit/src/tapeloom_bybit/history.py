@@ -11,9 +11,10 @@ import msgspec
 from attrs import evolve
 from msgspec import Struct
 from tapeloom.events import Bar, Book, Event, Trade
-from tapeloom.feeds import Denied, Feed, Instrument, Rate, Request, Want, channel_parts
-from tapeloom.symbols import Kind, Symbol
-from tapeloom.units import duration_ns
+from tapeloom.feeds import Feed, channel_parts
+from tapeloom.history import Denied, Request, Want
+from tapeloom.symbols import Instrument, Kind, Symbol
+from tapeloom.units import Rate, duration_ns
 
 from .codec import PASSING
 from .names import INTERVALS

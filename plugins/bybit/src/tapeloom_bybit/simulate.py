@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from tapeloom.feeds import Rate
 from tapeloom.simulation import Answer, Budget, Rules
+from tapeloom.units import Rate
 
 from .names import MARKETS
 from .simulate_rest import Rest, refused

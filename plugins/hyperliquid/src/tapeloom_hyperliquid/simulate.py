@@ -9,9 +9,9 @@ import json
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from tapeloom.feeds import Rate
 from tapeloom.hooks import hookimpl
 from tapeloom.simulation import Answer, Rules
+from tapeloom.units import Rate
 
 from .simulate_rest import BUDGET, Rest, coins_of
 from .simulate_streams import (

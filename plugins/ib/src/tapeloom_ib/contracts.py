@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING
 
 from attrs import asdict, frozen
 from tapeloom.errors import SymbolError
-from tapeloom.feeds import Instrument
-from tapeloom.symbols import Symbol
+from tapeloom.symbols import Instrument, Symbol
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

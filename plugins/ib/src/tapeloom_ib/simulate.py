@@ -18,8 +18,8 @@ from .simulate_streams import Feedline
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from tapeloom.feeds import Rate
     from tapeloom.simulation import Budget, Call, Counterpart, Line, Market, Session, Stream
+    from tapeloom.units import Rate
 
 __all__ = ["IBSide"]
 

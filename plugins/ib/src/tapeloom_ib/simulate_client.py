@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tapeloom.feeds import Rate
 from tapeloom.simulation import Rules
+from tapeloom.units import Rate
 
 from .contracts import COINS, CURRENCIES
 from .simulate_past import bars, ticks

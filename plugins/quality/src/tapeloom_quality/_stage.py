@@ -24,7 +24,8 @@ from ._trades import Trades
 if TYPE_CHECKING:
     from collections import Counter
 
-    from tapeloom.feeds import Stage, Want
+    from tapeloom.feeds import Stage
+    from tapeloom.history import Want
 
     from ._settings import Settings
 

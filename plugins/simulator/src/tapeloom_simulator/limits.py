@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from attrs import define, field
 
 if TYPE_CHECKING:
-    from tapeloom.feeds import Rate
     from tapeloom.simulation import Budget
+    from tapeloom.units import Rate
 
 __all__ = ["Purse", "Window"]
 

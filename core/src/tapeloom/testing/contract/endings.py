@@ -11,7 +11,7 @@ import structlog
 import tapeloom
 from tapeloom.errors import BackendUnsupported, FeedError, TapeloomError
 from tapeloom.events import Event, Gap, Reject, Trade
-from tapeloom.feeds import Want
+from tapeloom.history import Want
 from tapeloom.wire import encode
 
 from .composed import Subject

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from tapeloom.events import Bar, Book, Event, Trade
-from tapeloom.feeds import Request, Want, channel_parts
+from tapeloom.feeds import channel_parts
+from tapeloom.history import Request, Want
 from tapeloom.simulation import Call
 from tapeloom.symbols import Symbol
 

@@ -20,7 +20,8 @@ from tapeloom._config import StageSpec
 from tapeloom._transport import dialer
 from tapeloom.errors import ConnectionLost
 from tapeloom.events import Book, Event, Gap, Status, Trade
-from tapeloom.feeds import Dial, Endpoint, Feed, Link, Want
+from tapeloom.feeds import Dial, Endpoint, Feed, Link
+from tapeloom.history import Want
 from tapeloom.hooks import hookimpl
 
 from .declared import Broken, Lacking
