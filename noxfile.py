@@ -14,7 +14,6 @@ nox.options.default_venv_backend = "uv|virtualenv"
 nox.options.reuse_existing_virtualenvs = True
 nox.options.download_python = "never"
 nox.options.error_on_missing_interpreters = False
-nox.options.sessions = ["lint", "types", "package", "together"]
 
 ROOT = Path(__file__).parent
 PROJECT = nox.project.load_toml("pyproject.toml")
@@ -30,6 +29,15 @@ def members() -> dict[str, Path]:
     }
 
 
+# That a package needs no other is seen on one Python; on the others all are tested together.
+nox.options.sessions = [
+    "lint",
+    "types",
+    *(f"package-{PYTHONS[0]}(package={one!r})" for one in members()),
+    "together",
+]
+
+
 def install(session: nox.Session, group: str, *packages: Path) -> None:
     """Install packages as wheels, with the versions that the workspace pins."""
     pins = Path(session.create_tmp()) / "constraints.txt"
@@ -41,8 +49,8 @@ def install(session: nox.Session, group: str, *packages: Path) -> None:
     )
 
 
-def check(session: nox.Session, folder: Path) -> None:
-    """Run the tests of a folder, side by side.
+def check(session: nox.Session, *folders: Path) -> None:
+    """Run the tests of some folders, side by side.
 
     The slow ones are left to the oldest Python: they are about our own code, not about Python.
     """
@@ -50,7 +58,7 @@ def check(session: nox.Session, folder: Path) -> None:
     parallel = ["--numprocesses", "auto", "--maxprocesses", "4", "--dist", "worksteal"]
     # Whoever forbids bytecode has every child process of a test compile all it imports.
     session.env["PYTHONDONTWRITEBYTECODE"] = ""
-    session.run("pytest", f"{folder}", *quick, *parallel, *session.posargs)
+    session.run("pytest", *map(str, folders), *quick, *parallel, *session.posargs)
 
 
 def name(path: Path) -> str:
@@ -85,9 +93,10 @@ def package(session: nox.Session, package: str) -> None:
 
 @nox.session(python=PYTHONS)
 def together(session: nox.Session) -> None:
-    """Test what crosses packages, with every package installed."""
+    """Test what crosses packages, with every package installed; on newer Pythons everything."""
     install(session, "tests", *members().values())
-    check(session, Path("tests"))
+    alone = [] if session.python == PYTHONS[0] else [path / "tests" for path in members().values()]
+    check(session, *alone, Path("tests"))
 
 
 @nox.session(python="3.11", default=False)

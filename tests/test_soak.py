@@ -74,6 +74,7 @@ def quiet() -> Iterator[None]:
     structlog.reset_defaults()
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.timeout(240)
 @pytest.mark.usefixtures("quiet")

@@ -160,6 +160,7 @@ def hold(run: Running, side: Side) -> None:
         assert delivered == truth, f"{side.venue} {symbol}"
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
 async def test_six_venues_in_one_stack_deliver_their_truth_for_a_minute() -> None:
