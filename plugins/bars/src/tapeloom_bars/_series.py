@@ -49,7 +49,8 @@ class Series:
         self.venue = venue
         self.symbol = symbol
         self.channel: str | None = None  #: whose trades count; None until one has come
-        self.running = NOTHING  #: trades in order, all in the newest bars, in none yet
+        #: Trades in order, all of the newest bars: in none of them yet, or the one bar there is.
+        self.running: Sum = NOTHING
         self.until = 0  #: a trade at this time or later ends a bar
         self.wake = NEVER  #: the venue's time at which the next bar closes
         self.queued: int | None = None  #: the wake that the stage has in its queue
