@@ -8,7 +8,7 @@ from tapeloom.errors import ConfigError, SymbolError
 from tapeloom_ib import ContractTable, Settings, connect
 from tapeloom_ib.codes import masked
 from tapeloom_ib.contracts import chosen, contract, instrument
-from tapeloom_ib.source import Pace
+from tapeloom_ib.pace import Pace
 
 
 def shape(symbol, **more):

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from ib_async import Contract
 from tapeloom.feeds import Feed
 from tapeloom_ib import Settings
+from tapeloom_ib.pace import Pace
 from tapeloom_ib.session import Session
-from tapeloom_ib.source import Pace
 from tapeloom_ib.wire import Line, Rows, read
 
 NANO = 1_000_000_000

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from tapeloom.feeds import Feed
 
     from . import Settings
-    from .source import Pace
+    from .pace import Pace
 
 __all__ = ["Session"]
 
