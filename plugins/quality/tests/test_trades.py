@@ -4,6 +4,7 @@ from decimal import Context, Decimal, Inexact, localcontext
 
 import pytest
 from tapeloom.events import Gap, Reject, Status, Trade
+from tapeloom.feeds import LiveTrades
 
 
 def rules(events):
@@ -16,6 +17,13 @@ def test_a_batch_without_a_fault_is_returned_as_the_same_list(quality, make, cou
 
     assert all(stage(batch) is batch for batch in batches)
     assert not counters
+
+
+@pytest.mark.parametrize("settings", [{}, {"ahead": "1s"}])
+def test_a_batch_in_which_nothing_is_left_is_returned_as_it_came(quality, settings):
+    batch = LiveTrades()
+
+    assert quality(**settings)(batch) is batch
 
 
 def test_events_that_are_not_checked_pass_in_place(quality, make):

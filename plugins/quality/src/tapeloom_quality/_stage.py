@@ -104,7 +104,7 @@ def quality(
 
     # The quick look stands in the loops: in a function of its own it would cost a tenth more.
     def stage(events: list[Event]) -> list[Event]:
-        if type(events) is not LiveTrades or Trade.type not in settings.types:
+        if not events or type(events) is not LiveTrades or Trade.type not in settings.types:
             return look(events, events)
         done = quick(events)
         if done == len(events):
