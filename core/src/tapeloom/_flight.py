@@ -54,16 +54,19 @@ class Flight:
         size += _EACH * len(payloads)
         self._ring.append((size, recv, connection, payloads, None))
         self._size += size
-        while self._size > self._room:
-            self._size -= self._ring.popleft()[0]
+        if self._size > self._room:
+            self._forget()
 
     def answer(self, recv: int, request: Request, body: bytes) -> None:
         """Take an answer over REST, unless it would push out most of the rest."""
         if 2 * len(body) <= self._room:
             self._ring.append((len(body) + _EACH, recv, 0, (body,), request))
             self._size += len(body) + _EACH
-            while self._size > self._room:
-                self._size -= self._ring.popleft()[0]
+            self._forget()
+
+    def _forget(self) -> None:
+        while self._size > self._room:
+            self._size -= self._ring.popleft()[0]
 
     # --------------------------------------------------------------------------------------- saving
 

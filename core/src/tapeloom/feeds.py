@@ -2,8 +2,9 @@
 
 A hook gets one `Feed`, which can grow without breaking a plugin. It returns one of the small things
 below: an `Endpoint` says where data comes from, a `Codec` speaks the venue's subscription language, a
-`History` (see `history`) its REST language, a `Parse` turns frames into events and a `Stage` events into events.
-None of them does any I/O: they say what is to be sent and read what came. Core does the rest.
+`History` (see `history`) its REST language, a `Parse` turns frames into events and a `Stage` events
+into events. None of them does any I/O: they say what is to be sent and read what came. Core does
+the rest.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The bars of one symbol, of every interval.
 
 Trades in order are only added up (`running`): the hot loop in `_stage` does that by itself as long
-as `running.ts` <= ts < `until`. Whatever else can happen, a bar that ends, a trade out of order or late,
-comes to `turn`, which puts the sum where it belongs and then looks at every interval.
+as `running.ts` <= ts < `until`. Whatever else can happen, a bar that ends, a trade out of order or
+late, comes to `turn`, which puts the sum where it belongs and then looks at every interval.
 """
 
 from __future__ import annotations

@@ -254,8 +254,8 @@ class Parser:
                     try:
                         return self._built(pushes, frames.recv)
                     except KeyError:
-                        self._meet(frames, pushes)
-                        return self._built(pushes, frames.recv)
+                        if self._meet(frames, pushes):
+                            return self._built(pushes, frames.recv)
             except _OUT_OF_THE_ORDINARY:
                 pass  # one is out of the ordinary; nothing has been done that could be done twice
         return self._one_by_one(frames)
@@ -284,7 +284,7 @@ class Parser:
             trade.symbol = at.symbol
             trade.ts = wire.T * scale
             trade.recv = recv
-            text = wire.p
+            text = wire.p  # as `at.read` does, without a call
             if text == at.text:
                 trade.price = at.price
             else:
@@ -299,11 +299,12 @@ class Parser:
             number(line)
         return events if len(events.lines) == len(events) else list(events)
 
-    def _meet(self, frames: Frames, pushes: list[Any]) -> None:
-        """Open the streams that come for the first time, those that somebody asked for."""
-        for frame, push in zip(frames, pushes, strict=True):
-            if push.stream not in self._places:
-                self._open(_envelope(frame))
+    def _meet(self, frames: Frames, pushes: list[Any]) -> bool:
+        """Open the streams that come for the first time; False where one was not asked for."""
+        return all(
+            push.stream in self._places or self._open(_envelope(frame))
+            for frame, push in zip(frames, pushes, strict=True)
+        )
 
     def _one_by_one(self, frames: Frames) -> list[Event]:
         """Return the events of frames that are few, or of which one is out of the ordinary."""
