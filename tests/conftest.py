@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tapeloom.testing import captures
+from tapeloom_testing import captures
 
 ROOT = Path(__file__).parents[1]
 

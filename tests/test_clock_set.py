@@ -12,8 +12,8 @@ import pytest
 import tapeloom
 import tapeloom_simulator as simulator
 from tapeloom import Bar, Event, FeedSpec, Gap, Stack, Status, Trade
-from tapeloom.testing import LoopClock, virtual_backend
 from tapeloom_simulator import EPOCH, Fault, Ledger
+from tapeloom_testing import LoopClock, virtual_backend
 
 SECOND = 1_000_000_000
 MINUTE = 60 * SECOND

@@ -13,16 +13,11 @@ from types import ModuleType
 
 import pytest
 from tapeloom import Registry
-from tapeloom._levels import levels, table
-from tapeloom._plugins import installed
-from tapeloom.testing.contract import (
-    SinkContract,
-    StageContract,
-    TransportContract,
-    VenueContract,
-)
-from tapeloom.testing.contract.declared import VENUE
-from tapeloom.testing.contract.proving import Proving
+from tapeloom._compose.conformance import levels, table
+from tapeloom._compose.discovery import installed
+from tapeloom_testing.contract import SinkContract, StageContract, TransportContract, VenueContract
+from tapeloom_testing.contract.declared import VENUE
+from tapeloom_testing.contract.proving import Proving
 
 pytestmark = pytest.mark.slow  # parsers meet every Python in the tests of their packages
 

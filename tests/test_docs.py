@@ -31,12 +31,12 @@ import structlog
 import tapeloom
 from anyio.from_thread import start_blocking_portal
 from tapeloom import FeedSpec, QueueSpec, Registry, SinkSpec, Stack, StageSpec, errors, hooks
-from tapeloom._cli import _parser, main
-from tapeloom._compose import compose
+from tapeloom._compose.composer import compose
 from tapeloom._config import FlightSpec, Network, Process, parse, structure
+from tapeloom.cli._main import _parser, main
 from tapeloom.errors import TapeloomError
 from tapeloom.events import BY_TYPE, Event
-from tapeloom.testing import VirtualClock
+from tapeloom_testing import VirtualClock
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"

@@ -24,14 +24,14 @@ import tapeloom
 import tapeloom_simulator as simulator
 from attrs import define, field, frozen
 from tapeloom import Event, FeedSpec, Registry, Reject, Stack
-from tapeloom._compose import Plan, compose
-from tapeloom._pipeline import guarded
-from tapeloom._tape import Recorded, Tape
-from tapeloom.feeds import Frames
-from tapeloom.history import Request
-from tapeloom.testing import LoopClock, VirtualClock, captures, virtual_backend
-from tapeloom.testing.fuzz import mutants
+from tapeloom._compose.composer import compose
+from tapeloom._compose.plan import Plan
+from tapeloom._connection.frame_intake import guarded
+from tapeloom._tape.reader import Recorded, Tape
+from tapeloom.plugin import Frames, Request
 from tapeloom_simulator import EPOCH
+from tapeloom_testing import LoopClock, VirtualClock, captures, virtual_backend
+from tapeloom_testing.fuzz import mutants
 
 SUITE = 20_000  # frames for each place in the suite
 

@@ -15,7 +15,7 @@ import structlog
 import tapeloom
 from anyio.from_thread import start_blocking_portal
 from tapeloom import Bar
-from tapeloom._cli import main
+from tapeloom.cli._main import main
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text("utf-8")

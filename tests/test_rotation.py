@@ -17,8 +17,8 @@ import tapeloom
 import tapeloom_simulator as simulator
 from attrs import define
 from tapeloom import Event, FeedSpec, Gap, Stack, Status
-from tapeloom.testing import LoopClock, virtual_backend
 from tapeloom_simulator import EPOCH, Account, Fault, Ledger, signs
+from tapeloom_testing import LoopClock, virtual_backend
 
 pytestmark = pytest.mark.slow
 

@@ -32,9 +32,9 @@ from soak.places import PLACES, QUIET, Place
 from soak.venues import elsewhere, stack_of, venues
 from soak.watching import Watched, watch
 from tapeloom import Stack
-from tapeloom._clock import SystemClock
-from tapeloom.testing import LoopClock, virtual_backend
+from tapeloom._runtime.system_clock import SystemClock
 from tapeloom_simulator import EPOCH
+from tapeloom_testing import LoopClock, virtual_backend
 
 #: Virtual seconds of the run in the suite.
 SHORT = 300.0

@@ -12,7 +12,8 @@ import attrs
 import pytest
 from tapeloom import Registry, Trade
 from tapeloom.events import Book, Event, Status
-from tapeloom.feeds import (
+from tapeloom.hooks import hookimpl
+from tapeloom.plugin import (
     Ack,
     Endpoint,
     Feed,
@@ -23,10 +24,10 @@ from tapeloom.feeds import (
     Pong,
     Refusal,
     Reply,
+    Request,
     Subscription,
+    Want,
 )
-from tapeloom.history import Request, Want
-from tapeloom.hooks import hookimpl
 from tapeloom.symbols import Instrument
 from tapeloom.units import Rate
 

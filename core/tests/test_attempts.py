@@ -11,9 +11,9 @@ import pytest
 import tapeloom
 from tapeloom import Event, FeedSpec, Registry, Stack, Status, Trade
 from tapeloom.errors import ConfigError, ConnectionFailed, ConnectionLost, GivenUp
-from tapeloom.feeds import Endpoint, Feed
 from tapeloom.hooks import hookimpl
-from tapeloom.testing import FakeWire, VirtualClock, WireEnd
+from tapeloom.plugin import Endpoint, Feed
+from tapeloom_testing import FakeWire, VirtualClock, WireEnd
 
 HOUR = 3600.0
 

@@ -13,10 +13,9 @@ import tapeloom
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tapeloom import Bar, Event, FeedSpec, Gap, Registry, Stack, Status, Trade
-from tapeloom._backfill import Fill
-from tapeloom.feeds import Endpoint
-from tapeloom.history import Request, Want
-from tapeloom.testing import FakeVenue, FakeWire, WireEnd
+from tapeloom._gaps.gap_fill import Fill
+from tapeloom.plugin import Endpoint, Request, Want
+from tapeloom_testing import FakeVenue, FakeWire, WireEnd
 
 ONE = Decimal(1)
 SECOND = 1_000_000_000

@@ -18,8 +18,8 @@ import pytest
 import structlog
 from anyio.from_thread import start_blocking_portal
 from tapeloom import Trade, decode
-from tapeloom._cli import main
-from tapeloom.testing import FakeClient, FakeVenue
+from tapeloom.cli._main import main
+from tapeloom_testing import FakeClient, FakeVenue
 
 ACME = f"""\
 import importlib.util
@@ -440,7 +440,7 @@ def test_an_event_loop_that_is_not_installed_is_a_mistake_of_the_stack(
 ) -> None:
     path = stack(top='backend = "trio"')
     program = (
-        "import sys; sys.modules['trio'] = None; from tapeloom._cli import main;"
+        "import sys; sys.modules['trio'] = None; from tapeloom.cli._main import main;"
         f"sys.exit(main(['run', {path!r}, '--for', '1']))"
     )
     done = subprocess.run(
@@ -496,7 +496,7 @@ def test_the_plugins_are_listed_with_what_is_proven_of_them(
     home = site / "made_proven"
     home.mkdir()
     (home / "__init__.py").write_text("raise AssertionError('imported')")
-    (home / "contract.json").write_text(
+    (home / "conformance.json").write_text(
         '{"kind": "venue", "name": "hello", "proven": {"spot": {"channels": ["trades"],'
         ' "history": [], "guarantees": ["truth", "times"], "without": {"sides": "not told"}}}}'
     )

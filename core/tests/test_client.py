@@ -12,7 +12,7 @@ import anyio.abc
 import httpx
 import pytest
 from tapeloom import Network
-from tapeloom._client import client
+from tapeloom._network.http_client import client
 from tapeloom.errors import ConfigError
 
 

@@ -15,10 +15,10 @@ import tapeloom
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tapeloom import Event, FeedSpec, Gap, Registry, Status, Trade
-from tapeloom._clock import Alarm, Steps, SystemClock
-from tapeloom._session.memory import Memory
-from tapeloom.feeds import Clock, Endpoint, LiveTrades, Subscription
-from tapeloom.testing import FakeWire, VirtualClock, WireEnd
+from tapeloom._gaps.last_seen import Memory
+from tapeloom._runtime.system_clock import SystemClock
+from tapeloom.plugin import Alarm, Clock, Endpoint, LiveTrades, Steps, Subscription
+from tapeloom_testing import FakeWire, VirtualClock, WireEnd
 
 
 def test_it_keeps_the_time_of_the_machine() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Awaitable, Callable, Generator
 from decimal import Decimal
 from typing import Any
@@ -24,8 +23,9 @@ from tapeloom import (
     Status,
     Trade,
 )
-from tapeloom._compose import Composed, compose
-from tapeloom._pipeline import BadFrames, guarded
+from tapeloom._compose.composer import compose
+from tapeloom._compose.plan import Composed
+from tapeloom._connection.frame_intake import guarded
 from tapeloom.errors import (
     BackendUnsupported,
     ConfigError,
@@ -40,10 +40,10 @@ from tapeloom.errors import (
     TapeloomError,
     Throttled,
 )
-from tapeloom.feeds import Endpoint, Frames
-from tapeloom.history import Want
+from tapeloom.harness import ComposedFeed
 from tapeloom.hooks import hookimpl
-from tapeloom.testing import FakeWire, VirtualClock, WireEnd
+from tapeloom.plugin import Endpoint, Frames, Want
+from tapeloom_testing import FakeWire, VirtualClock, WireEnd
 
 
 @attrs.frozen(kw_only=True)
@@ -165,14 +165,14 @@ def test_stages_run_in_the_order_of_the_stack_each_with_its_own_settings(
         "a": StageSpec("a", "tagger", {"tag": "A"}),
         "b": StageSpec("b", "tagger", {"tag": "B"}),
     }
-    plan = composed(stocked, stack(*order, tables=tables)).plans[0]
+    plan = ComposedFeed(composed(stocked, stack(*order, tables=tables)).plans[0])
     said = {"a": "A", "b": "B", "plain": "plain"}
 
-    assert states(plan.pipeline([Status("acme", "", 0, 0, "in")])) == [
+    assert states(plan.process([Status("acme", "", 0, 0, "in")])) == [
         "in",
         *(said[name] for name in order),
     ]
-    assert list(plan.pipeline.stages) == list(order)
+    assert list(plan.stages) == list(order)
 
 
 def test_a_toml_file_says_the_same(stocked: Registry, tmp_path: Any) -> None:
@@ -196,7 +196,7 @@ def test_a_toml_file_says_the_same(stocked: Registry, tmp_path: Any) -> None:
     )
     stream = tapeloom.open(file, registry=stocked)
 
-    assert states(stream.plans[0].pipeline([Status("acme", "", 0, 0, "in")])) == [
+    assert states(ComposedFeed(stream.plans[0]).process([Status("acme", "", 0, 0, "in")])) == [
         "in",
         "L",
         "tag",
@@ -207,7 +207,7 @@ def test_a_toml_file_says_the_same(stocked: Registry, tmp_path: Any) -> None:
 def test_each_feed_has_stages_of_its_own(registry: Registry, marker: Any) -> None:
     feeds = [FeedSpec("acme", ["BTC/USD"], ["trades"], stages=("marker",)) for _ in range(2)]
     plans = composed(registry, Stack(feeds=tuple(feeds))).plans
-    one, two = (plan.pipeline.stages["marker"] for plan in plans)
+    one, two = (ComposedFeed(plan).stages["marker"] for plan in plans)
 
     assert one is not two
     assert marker.stages == [one, two]
@@ -238,8 +238,8 @@ def test_a_plugin_in_the_stack_may_wrap_the_parser_and_the_stages_of_others(
 ) -> None:
     spy = kind()
     stocked.register(spy, "spy")
-    plan = composed(stocked, stack("tagger", "spy")).plans[0]
-    events = plan.pipeline(plan.parse(Frames([TRADE], 5)))
+    plan = ComposedFeed(composed(stocked, stack("tagger", "spy")).plans[0])
+    events = plan.process(plan.parse(Frames([TRADE], 5)))
 
     assert spy.seen == ["parse", "validate"]
     assert [type(event) for event in events] == [Trade, Status]
@@ -290,7 +290,7 @@ async def test_a_plugin_in_the_stack_may_wrap_the_way_to_dial_whoever_offers_it(
     (plan,) = stream.plans
 
     assert quieter.dialled == [f"hush {plan.endpoints[0].url}"]
-    assert plan.line.way == wire.dial
+    assert plan.transport.chosen == wire.dial
 
 
 def test_what_a_wrapper_breaks_costs_no_more_than_what_a_parser_breaks(stocked: Registry) -> None:
@@ -307,7 +307,7 @@ def test_what_a_wrapper_breaks_costs_no_more_than_what_a_parser_breaks(stocked: 
             return parse
 
     stocked.register(Clumsy(), "clumsy")
-    plan = composed(stocked, stack("clumsy")).plans[0]
+    plan = ComposedFeed(composed(stocked, stack("clumsy")).plans[0])
     frames = [TRADE, TRADE.replace(b'"t": 1', b'"t": 2'), TRADE.replace(b'"i": 1', b'"i": 3')]
     events = plan.parse(Frames(frames, 5))
 
@@ -464,8 +464,9 @@ def test_a_guarded_parser_costs_no_frame_but_the_one_at_fault_and_keeps_the_orde
     def parse(frames: Frames) -> list[Event]:
         return [Status("v", "", int(frame), frames.recv, "x") for frame in frames]
 
-    bad = BadFrames(Counter())
-    events = guarded(parse, "acme", bad)(Frames([b"1", b"x\xff", b"3", b""], 9))
+    unreadable: list[tuple[int, bytes, str]] = []
+    parsed = guarded(parse, "acme", lambda *told: unreadable.append(told))
+    events = parsed(Frames([b"1", b"x\xff", b"3", b""], 9))
 
     assert [e.rule if isinstance(e, Reject) else e.ts for e in events] == [
         1,
@@ -475,7 +476,7 @@ def test_a_guarded_parser_costs_no_frame_but_the_one_at_fault_and_keeps_the_orde
     ]
     assert all(event.recv == 9 for event in events)
     assert "ValueError" in events[1].evidence  # type: ignore[union-attr]
-    assert [(one.recv, one.frame) for one in bad.latest] == [(9, b"x\xff"), (9, b"")]
+    assert [told[:2] for told in unreadable] == [(9, b"x\xff"), (9, b"")]
 
 
 class Breaking:
@@ -514,9 +515,11 @@ def test_a_stage_that_is_to_end_the_feed_is_named_wherever_it_raises(
 ) -> None:
     stocked.register(Breaking(where), "breaking")
     tables = {"mine": StageSpec("mine", "breaking", on_error="end")}
-    pipeline = composed(stocked, stack("tagger", "mine", "plain", tables=tables)).plans[0].pipeline
+    pipeline = ComposedFeed(
+        composed(stocked, stack("tagger", "mine", "plain", tables=tables)).plans[0]
+    )
     run: dict[str, Callable[[], Any]] = {
-        "call": lambda: pipeline([Status("acme", "", 0, 0, "x")]),
+        "call": lambda: pipeline.process([Status("acme", "", 0, 0, "x")]),
         "tick": lambda: pipeline.tick(5),
         "flush": pipeline.flush,
     }
@@ -576,8 +579,8 @@ def test_a_stage_that_raises_is_made_anew_and_only_what_it_raised_at_is_rejected
 ) -> None:
     moody = Moody(3)
     stocked.register(moody, "moody")
-    plan = composed(stocked, stack("moody", "plain")).plans[0]
-    before, at, after = (plan.pipeline(trades(*ids)) for ids in ((1,), (2, 3, 4), (5,)))
+    plan = ComposedFeed(composed(stocked, stack("moody", "plain")).plans[0])
+    before, at, after = (plan.process(trades(*ids)) for ids in ((1,), (2, 3, 4), (5,)))
 
     assert told(before) == [1, "number 1", "plain"]
     assert told(at) == ["stage_restarted", 2, "number 1", ("no", 3), 4, "number 2", "plain"]
@@ -594,8 +597,8 @@ def test_a_stage_that_raises_again_and_again_is_set_aside_and_the_rest_goes_on(
 ) -> None:
     moody = Moody(*range(100))
     stocked.register(moody, "moody")
-    plan = composed(stocked, stack("moody", "plain")).plans[0]
-    out = [told(plan.pipeline(trades(n))) for n in range(8)]
+    plan = ComposedFeed(composed(stocked, stack("moody", "plain")).plans[0])
+    out = [told(plan.process(trades(n))) for n in range(8)]
 
     assert out[:5] == [["stage_restarted", ("no", n), "plain"] for n in range(5)]
     assert out[5:] == [["stage_aside", 5, "plain"], [6, "plain"], [7, "plain"]]
@@ -605,10 +608,10 @@ def test_a_stage_that_raises_again_and_again_is_set_aside_and_the_rest_goes_on(
 def test_a_stage_may_be_set_aside_at_once(stocked: Registry) -> None:
     stocked.register(Moody(1), "moody")
     tables = {"moody": StageSpec("moody", on_error="aside")}
-    pipeline = composed(stocked, stack("moody", "plain", tables=tables)).plans[0].pipeline
+    pipeline = ComposedFeed(composed(stocked, stack("moody", "plain", tables=tables)).plans[0])
 
-    assert told(pipeline(trades(1, 2))) == ["stage_aside", 1, 2, "plain"]
-    assert told(pipeline(trades(1))) == [1, "plain"]
+    assert told(pipeline.process(trades(1, 2))) == ["stage_aside", 1, 2, "plain"]
+    assert told(pipeline.process(trades(1))) == [1, "plain"]
 
 
 @pytest.mark.parametrize("where", ["tick", "flush"])
@@ -616,17 +619,17 @@ def test_a_stage_that_raises_by_itself_costs_nothing_but_what_it_held(
     stocked: Registry, where: str
 ) -> None:
     stocked.register(Breaking(where), "breaking")
-    pipeline = composed(stocked, stack("breaking", "plain")).plans[0].pipeline
+    pipeline = ComposedFeed(composed(stocked, stack("breaking", "plain")).plans[0])
     run = {"tick": lambda: pipeline.tick(5), "flush": pipeline.flush}[where]
 
     assert told(run()) == ["stage_restarted", "plain"]
-    assert told(pipeline(trades(1))) == [1, "plain"]
+    assert told(pipeline.process(trades(1))) == [1, "plain"]
 
 
 def test_what_a_tick_gives_goes_through_the_later_stages_only(
     stocked: Registry, marker: Any
 ) -> None:
-    pipeline = composed(stocked, stack("tagger", "marker", "plain")).plans[0].pipeline
+    pipeline = ComposedFeed(composed(stocked, stack("tagger", "marker", "plain")).plans[0])
     marker.stages[0].due = 5
 
     assert pipeline.due == 5

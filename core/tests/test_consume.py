@@ -14,8 +14,8 @@ from attrs import define, field
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tapeloom import Event, FeedSpec, Gap, QueueSpec, Registry, SinkSpec, Stack, Status, Trade
-from tapeloom._consume import Consumer
-from tapeloom._queues import Queue
+from tapeloom._stream.consumers import Consumer
+from tapeloom._stream.queues import Queue
 from tapeloom.errors import (
     BackendUnsupported,
     ConnectionFailed,
@@ -23,9 +23,9 @@ from tapeloom.errors import (
     QueueOverflow,
     SubscriptionRefused,
 )
-from tapeloom.feeds import Endpoint
 from tapeloom.hooks import hookimpl
-from tapeloom.testing import FakeWire, WireEnd
+from tapeloom.plugin import Endpoint
+from tapeloom_testing import FakeWire, WireEnd
 
 SPEC = FeedSpec("acme", ["BTC/USD"], ["trades"])
 

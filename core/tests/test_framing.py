@@ -19,8 +19,8 @@ import pytest
 from attrs import define, field
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tapeloom._deflate import Inflate
-from tapeloom._framing import Decoder
+from tapeloom._network.frame_decoder import Decoder
+from tapeloom._network.inflate import Inflate
 from wsproto.extensions import PerMessageDeflate
 from wsproto.frame_protocol import CloseReason, FrameProtocol, Opcode, ParseFailed
 

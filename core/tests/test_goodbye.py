@@ -12,9 +12,9 @@ import pytest
 import tapeloom
 from tapeloom import FeedSpec, Registry, Stack, Status, Trade
 from tapeloom.errors import ConnectionFailed
-from tapeloom.feeds import Endpoint
-from tapeloom.testing import FakeClient, FakeVenue, FakeWire, VirtualClock, WireEnd
+from tapeloom.plugin import Endpoint
 from tapeloom.units import Rate
+from tapeloom_testing import FakeClient, FakeVenue, FakeWire, VirtualClock, WireEnd
 from wsproto import events as ws
 from wsproto.utilities import LocalProtocolError
 

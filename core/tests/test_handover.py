@@ -16,11 +16,11 @@ from attrs import define
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tapeloom import FeedSpec, Gap, Registry, Status, Trade
-from tapeloom._session.overlap import Overlap
+from tapeloom._connection.handover import Overlap
 from tapeloom.events import Book, Event, Quote
-from tapeloom.feeds import Endpoint
-from tapeloom.testing import FakeWire, VirtualClock, WireEnd
+from tapeloom.plugin import Endpoint
 from tapeloom.units import Rate
+from tapeloom_testing import FakeWire, VirtualClock, WireEnd
 
 
 @define

@@ -9,10 +9,10 @@ import anyio
 import anyio.abc
 import httpx
 import pytest
-from tapeloom._handshake import OFFER, HandshakeError, agreed
-from tapeloom._transport import dialer
+from tapeloom._network.handshake import OFFER, HandshakeError, agreed
+from tapeloom._network.websocket import dialer
 from tapeloom.errors import ConnectionFailed
-from tapeloom.feeds import Endpoint
+from tapeloom.plugin import Endpoint
 from wsproto.utilities import generate_accept_token
 
 #: RFC 6455 §1.3.

@@ -13,14 +13,17 @@ import pytest
 import tapeloom
 from attrs import define, field
 from tapeloom import Book, Event, FeedSpec, Gap, Registry, Stack, Status, Trade
-from tapeloom._compose import Plan, compose
-from tapeloom._history import HistoryDesk, check_symbols
-from tapeloom._limits import Budgets
-from tapeloom.errors import ConnectionFailed, SymbolError
-from tapeloom.feeds import Subscription
-from tapeloom.history import Denied, Request, Want
+from tapeloom._compose.composer import compose
+from tapeloom._compose.plan import Plan
+from tapeloom._history.listing_check import check_symbols
+from tapeloom._history.query_queue import HistoryDesk
+from tapeloom._history.rest_client import RestClient
+from tapeloom._runtime.rate_limits import Budgets
+from tapeloom._stream.pipeline import Pipeline
+from tapeloom.errors import ConnectionFailed, Denied, SymbolError
 from tapeloom.hooks import hookimpl
-from tapeloom.testing import FakeVenue, FakeWire, VirtualClock, WireEnd
+from tapeloom.plugin import Request, Subscription, Want
+from tapeloom_testing import FakeVenue, FakeWire, VirtualClock, WireEnd
 
 BOOK = b'{"b": [["1.5", "2"]], "a": [["1.6", "3"]], "u": 7}'
 LISTED = b'["BTC/USD", "ETH/USD"]'
@@ -53,6 +56,7 @@ class Rig:
     clock: VirtualClock
     http: Answers
     plan: Plan
+    rest: RestClient
     desk: HistoryDesk
     got: list[Event] = field(factory=list)
 
@@ -82,15 +86,17 @@ async def desk(
         stack = Stack(feeds=(spec,), venues={"acme": {"rest": venue.url("http"), **settings}})
         plan = compose(stack, registry, clock, 1).plans[0]
         got: list[Event] = []
+        pipeline = Pipeline(plan.feed, plan.steps)
 
-        async def deliver(events: list[Event]) -> None:
-            got.extend(events)
+        async def emit(events: list[Event]) -> None:
+            got.extend(pipeline(events))
 
-        one = HistoryDesk(plan, client, Budgets(clock), deliver, activity=activity)
+        rest = RestClient(plan, client, Budgets(clock))
+        one = HistoryDesk(plan, rest, emit, activity=activity)
         async with clock.running(), anyio.create_task_group() as tasks:
             if run:
                 tasks.start_soon(one.run)
-            yield Rig(clock, http, plan, one, got)
+            yield Rig(clock, http, plan, rest, one, got)
             tasks.cancel_scope.cancel()
 
 
@@ -282,7 +288,7 @@ async def test_a_symbol_that_is_not_listed_is_an_error_that_names_the_nearest(
     spec = FeedSpec("acme", ["BTC/USDT", "ETH/USD"], ["trades"])
     async with desk(registry, LISTED, spec=spec, run=False) as rig:
         with pytest.raises(SymbolError, match=r"'BTC/USDT'.*Did you mean 'BTC/USD'") as caught:
-            await check_symbols(rig.desk, rig.plan)
+            await check_symbols(rig.rest, rig.plan)
 
     assert "ETH/USD" not in str(caught.value)
     assert "acme does not list" in str(caught.value)
@@ -290,7 +296,7 @@ async def test_a_symbol_that_is_not_listed_is_an_error_that_names_the_nearest(
 
 async def test_what_is_listed_is_entered(registry: Registry) -> None:
     async with desk(registry, LISTED, run=False) as rig:
-        await check_symbols(rig.desk, rig.plan)
+        await check_symbols(rig.rest, rig.plan)
 
     assert sorted(rig.plan.feed.listing.instruments) == ["BTC/USD", "ETH/USD"]
 
@@ -310,7 +316,7 @@ async def test_a_venue_that_cannot_be_asked_is_no_reason_not_to_stream(
     registry: Registry, answer: Any
 ) -> None:
     async with desk(registry, answer, run=False) as rig:
-        await check_symbols(rig.desk, rig.plan)
+        await check_symbols(rig.rest, rig.plan)
 
     assert rig.plan.feed.listing.native == {"BTC/USD": "BTCUSD"}
     assert rig.clock.monotonic() <= 11
@@ -320,7 +326,7 @@ async def test_an_address_that_is_none_is_an_error_and_no_traceback(registry: Re
     async with desk(registry, LISTED, run=False) as rig:
         rig.plan.history.rest = "http://nonsense:port"  # type: ignore[union-attr]
         with pytest.raises(ConnectionFailed, match="nonsense") as caught:
-            await check_symbols(rig.desk, rig.plan)
+            await check_symbols(rig.rest, rig.plan)
 
     assert not caught.value.retryable
 
@@ -408,7 +414,7 @@ async def test_a_request_with_a_body_is_a_post_of_json(registry: Registry) -> No
         0
     ]
     async with httpx.AsyncClient(transport=httpx.MockTransport(venue)) as client:
-        HistoryDesk(plan, client, Budgets(clock), _nowhere)
+        HistoryDesk(plan, RestClient(plan, client, Budgets(clock)), _nowhere)
         await plan.feed.fetch(Request(url="http://acme.invalid/info", body=b'{"type":"book"}'))
         await plan.feed.fetch(Request(url="http://acme.invalid/info"))
 

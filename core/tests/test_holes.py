@@ -11,11 +11,11 @@ import pytest
 import tapeloom
 from attrs import evolve
 from tapeloom import Event, FeedSpec, Gap, Quote, Registry, Stack, Trade
-from tapeloom._session.holes import Holes
-from tapeloom._session.memory import Memory
+from tapeloom._gaps.gap_tracker import Holes
+from tapeloom._gaps.last_seen import Memory
 from tapeloom.errors import ConnectionLost
-from tapeloom.feeds import Feed, LiveTrades, Subscription
-from tapeloom.testing import VirtualClock
+from tapeloom.plugin import Feed, LiveTrades, Subscription
+from tapeloom_testing import VirtualClock
 
 SECOND = 1_000_000_000
 ONE = Decimal(1)

@@ -6,9 +6,9 @@ from itertools import pairwise
 
 import anyio
 import pytest
-from tapeloom._limits import Budget, Budgets
-from tapeloom.testing import VirtualClock
+from tapeloom._runtime.rate_limits import Budget, Budgets
 from tapeloom.units import Rate
+from tapeloom_testing import VirtualClock
 
 
 @pytest.mark.parametrize("count", [1, 3, 5])

@@ -9,9 +9,9 @@ import anyio
 import pytest
 import tapeloom
 from tapeloom import FeedSpec, Process, Registry, Stack, Status
-from tapeloom._clock import SystemClock
-from tapeloom.feeds import Endpoint
-from tapeloom.testing import FakeWire, VirtualClock, WireEnd
+from tapeloom._runtime.system_clock import SystemClock
+from tapeloom.plugin import Endpoint
+from tapeloom_testing import FakeWire, VirtualClock, WireEnd
 
 
 def feed(**more: Any) -> FeedSpec:

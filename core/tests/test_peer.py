@@ -19,9 +19,10 @@ import anyio
 import httpx
 import pytest
 import trustme
-from tapeloom._transport import MESSAGE_LIMIT, dialer
+from tapeloom._network.websocket import dialer
 from tapeloom.errors import ConnectionLost
-from tapeloom.feeds import Endpoint, Link
+from tapeloom.plugin import Endpoint, Link
+from tapeloom.plugin.transports import MESSAGE_LIMIT
 from websockets.exceptions import ConnectionClosed
 from websockets.extensions.permessage_deflate import ServerPerMessageDeflateFactory
 from websockets.sync.server import ServerConnection, serve

@@ -13,7 +13,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from tapeloom._plugins import GROUP, SWITCH, Registry, installed
+from tapeloom._compose.discovery import GROUP, SWITCH, installed
+from tapeloom._compose.registry import Registry
 from tapeloom.errors import ConfigError, Mistake, PluginBroken, PluginError, PluginNotFound
 from tapeloom.hooks import hookimpl
 

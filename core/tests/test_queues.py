@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tapeloom._config import QueueSpec
-from tapeloom._queues import Queue
+from tapeloom._stream.queues import Queue
 from tapeloom.errors import QueueOverflow
 from tapeloom.events import Event, Gap, Quote, Trade
 

@@ -10,13 +10,13 @@ from random import Random
 
 import pytest
 from tapeloom import Registry
-from tapeloom._compose import compose
-from tapeloom._compression import compressor
+from tapeloom._compose.composer import compose
 from tapeloom._config import parse, read
-from tapeloom._tape import Answer, Corrupt, Head, Recorded, Tape
+from tapeloom._tape.compression import compressor
+from tapeloom._tape.reader import Answer, Corrupt, Head, Recorded, Tape
 from tapeloom.errors import ConfigError, PluginNotFound, TapeError
-from tapeloom.testing import VirtualClock
-from tapeloom.testing.fuzz import mutants
+from tapeloom_testing import VirtualClock
+from tapeloom_testing.fuzz import mutants
 
 STACKS = [
     b"""

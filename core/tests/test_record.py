@@ -20,13 +20,12 @@ import tapeloom
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tapeloom import Event, FeedSpec, Registry, Stack, Trade
-from tapeloom._compression import compressor, opened
-from tapeloom._record import Recorder, line_of
-from tapeloom._tape import Answer, Head, Recorded, Tape
+from tapeloom._tape.compression import compressor, opened
+from tapeloom._tape.reader import Answer, Head, Recorded, Tape
+from tapeloom._tape.recorder import Recorder, line_of
 from tapeloom.errors import ConfigError, TapeError
-from tapeloom.feeds import Endpoint, Feed
-from tapeloom.history import Request
-from tapeloom.testing import FakeVenue, FakeWire, VirtualClock, WireEnd
+from tapeloom.plugin import Endpoint, Feed, Request
+from tapeloom_testing import FakeVenue, FakeWire, VirtualClock, WireEnd
 
 NOW = 1_700_000_000_123_456_789
 
@@ -82,7 +81,7 @@ async def test_answers_over_rest_are_on_the_tape_too(registry: Registry, tmp_pat
         dial = FakeWire(talk).dial
         with anyio.fail_after(10):
             async with tapeloom.open(stack, registry=registry, dial=dial, record=tmp_path) as live:
-                live.plans[0].feed.want(tapeloom.history.Want("book", "BTC/USD", "book"))
+                live.plans[0].feed.want(tapeloom.plugin.Want("book", "BTC/USD", "book"))
                 async for event in live.of(tapeloom.Book):
                     assert event.last == 7
                     live.stop()
@@ -169,9 +168,9 @@ PROGRAM = textwrap.dedent(
     """
     import sys, anyio
     from pathlib import Path
-    from tapeloom._clock import SystemClock
-    from tapeloom._record import Recorder
-    from tapeloom.feeds import Feed
+    from tapeloom._runtime.system_clock import SystemClock
+    from tapeloom._tape.recorder import Recorder
+    from tapeloom.plugin import Feed
     import structlog
     structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
 
@@ -271,7 +270,7 @@ def test_half_a_piece_is_cut_off_before_the_next_is_written(
 def test_what_cannot_be_written_for_too_long_is_counted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tapeloom._record._ROOM", 1000)
+    monkeypatch.setattr("tapeloom._tape.recorder._ROOM", 1000)
     clock = VirtualClock()
     own = feed(clock)
     recorder = Recorder(tmp_path / "t.jsonl", own, clock)

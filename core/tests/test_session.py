@@ -17,9 +17,11 @@ from attrs import define, field
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tapeloom import Event, FeedSpec, Gap, Registry, Stack, Status, Trade
-from tapeloom._compose import compose
-from tapeloom._limits import Budgets
-from tapeloom._session import Backoff, Session
+from tapeloom._compose.composer import compose
+from tapeloom._connection.frame_intake import FrameIntake
+from tapeloom._connection.supervisor import Session
+from tapeloom._runtime.backoff import Backoff
+from tapeloom._runtime.rate_limits import Budgets
 from tapeloom.errors import (
     ConfigError,
     ConnectionFailed,
@@ -28,9 +30,9 @@ from tapeloom.errors import (
     LoginRefused,
     Throttled,
 )
-from tapeloom.feeds import Endpoint, Heartbeat, Message, Subscription
-from tapeloom.testing import FakeWire, VirtualClock, WireEnd
+from tapeloom.plugin import Endpoint, Heartbeat, Message, Subscription
 from tapeloom.units import Rate
+from tapeloom_testing import FakeWire, VirtualClock, WireEnd
 
 SECOND = 1_000_000_000
 
@@ -149,13 +151,13 @@ async def living(
 
     plan.dial = dial
 
-    async def deliver(events: list[Event]) -> None:
+    async def emit(events: list[Event]) -> None:
         rig.got += [(clock.monotonic(), event) for event in events]
         if blocks is not None:
             await blocks(rig, events)
 
     endpoint, subscriptions = plan.connections(plan.feed.symbols)[0]
-    session = Session(plan, endpoint, subscriptions, deliver, Budgets(clock))
+    session = Session(plan, endpoint, subscriptions, FrameIntake(plan), emit, Budgets(clock))
     rig = Rig(clock, wire, session, dials=dials)
 
     async def run() -> None:

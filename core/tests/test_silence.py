@@ -14,10 +14,10 @@ import tapeloom
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tapeloom import Event, FeedSpec, Gap, Registry, Status, Trade
-from tapeloom._session.memory import Memory
-from tapeloom._session.silence import Mute, Silence
-from tapeloom.feeds import Endpoint, LiveTrades, Subscription
-from tapeloom.testing import FakeWire, VirtualClock, WireEnd
+from tapeloom._connection.stall_detector import Mute, Silence
+from tapeloom._gaps.last_seen import Memory
+from tapeloom.plugin import Endpoint, LiveTrades, Subscription
+from tapeloom_testing import FakeWire, VirtualClock, WireEnd
 
 ONE = Decimal(1)
 BTC, ETH = Subscription("BTC/USD", "trades"), Subscription("ETH/USD", "trades")

@@ -18,10 +18,10 @@ from attrs import define, field
 from structlog.testing import capture_logs
 from tapeloom import Event, FeedSpec, Gap, QueueSpec, Registry, SinkSpec, Stack, Trade
 from tapeloom._config import Policy
-from tapeloom._queues import Queue
+from tapeloom._stream.queues import Queue
 from tapeloom.errors import QueueOverflow
 from tapeloom.hooks import hookimpl
-from tapeloom.testing import FakeClient, FakeVenue
+from tapeloom_testing import FakeClient, FakeVenue
 
 #: How many trades are sent, how many in a write, and how many a queue may hold.
 TRADES, WRITE, SIZE = 40_000, 100, 1_000
@@ -211,7 +211,7 @@ async def test_leaving_waits_for_a_consumer_no_longer_than_the_deadline_and_coun
     registry: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One callback sleeps for ever, another is slow, and has what was read before the deadline."""
-    monkeypatch.setattr("tapeloom._stream._DRAIN_WITHIN", 1.0)
+    monkeypatch.setattr("tapeloom._stream.stream._DRAIN_WITHIN", 1.0)
     heard: list[Any] = []
 
     async def script(client: FakeClient) -> None:

@@ -16,8 +16,8 @@ import trustme
 from anyio.streams.tls import TLSStream
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tapeloom._sockets import Sockets, Wire
-from tapeloom.testing import virtual_backend
+from tapeloom._network.sockets import Sockets, Wire
+from tapeloom_testing import virtual_backend
 
 Serve = Callable[[anyio.abc.ByteStream], Awaitable[None]]
 AUTHORITY = trustme.CA()

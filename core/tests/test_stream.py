@@ -11,8 +11,8 @@ import pytest
 import tapeloom
 from tapeloom import Event, FeedSpec, Gap, Registry, Reject, Stack, Status, Stream, Trade
 from tapeloom.errors import ConnectionFailed, StageFailed, SubscriptionRefused
-from tapeloom.feeds import Endpoint
-from tapeloom.testing import FakeWire, VirtualClock, WireEnd
+from tapeloom.plugin import Endpoint
+from tapeloom_testing import FakeWire, VirtualClock, WireEnd
 
 
 def frame(n: int, symbol: str = "BTCUSD") -> str:

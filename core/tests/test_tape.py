@@ -16,11 +16,13 @@ from attrs import define, field
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tapeloom import Book, Event, FeedSpec, Registry, Reject, Stack, Status, Trade, encode
-from tapeloom._compose import compose
-from tapeloom._tape import Answer, Corrupt, Recorded, Replay, Tape, TapeClock
+from tapeloom._stream.pipeline import Pipeline
+from tapeloom._tape.reader import Answer, Corrupt, Recorded, Tape
+from tapeloom._tape.replay import Recording, Replay, TapeClock
 from tapeloom.errors import StageFailed, TapeError
+from tapeloom.harness import compose_feed
 from tapeloom.hooks import hookimpl
-from tapeloom.testing import VirtualClock
+from tapeloom_testing import VirtualClock
 
 SECOND = 1_000_000_000
 BOOK = '{"b": [["1.5", "2"]], "a": [], "u": 7}'
@@ -532,13 +534,17 @@ async def test_a_stage_that_is_to_end_the_feed_ends_the_replay_by_name(
 async def test_speed_is_kept_on_the_wall(tmp_path: Path, registry: Registry) -> None:
     wall = VirtualClock()
     path = write(tmp_path, "".join(line(n, frame(n)) for n in (10, 11, 12, 20)))
-    plan = compose(Stack(feeds=(SPEC,)), registry, TapeClock(), 0).plans[0]
+    plan = compose_feed(SPEC, registry=registry, clock=TapeClock())
     came: list[tuple[float, Any]] = []
 
     async def deliver(events: list[Event]) -> None:
         came.extend((wall.monotonic(), event.id) for event in events if isinstance(event, Trade))
 
-    replay = Replay(Tape(path), plan, deliver, speed=2.0, wall=wall)
+    recording = Recording(Tape(path), 256, 2.0, wall)
+    replay = Replay(
+        recording, plan.feed, plan.parse, lambda *_: None, Pipeline(plan.feed, ()), deliver,
+        codec=plan.codec, history=plan.history,
+    )  # fmt: skip
     async with wall.running():
         await replay.run()
 

@@ -13,12 +13,12 @@ import anyio.abc
 import httpx
 import pytest
 import trustme
-from tapeloom._client import client as web
-from tapeloom._transport import dialer
+from tapeloom._network.http_client import client as web
+from tapeloom._network.websocket import dialer
 from tapeloom.errors import ConnectionFailed, ConnectionLost, Throttled
-from tapeloom.feeds import Dial, Endpoint, Link, Network
-from tapeloom.testing import FakeClient, FakeVenue, VirtualClock
-from tapeloom.testing.contract import TransportContract
+from tapeloom.plugin import Dial, Endpoint, Link, Network
+from tapeloom_testing import FakeClient, FakeVenue, VirtualClock
+from tapeloom_testing.contract import TransportContract
 from wsproto import events as ws
 
 

@@ -15,7 +15,7 @@ import tapeloom
 import trustme
 from tapeloom import FeedSpec, Network, Registry, Stack, Status, Trade
 from tapeloom.errors import ConnectionFailed, GivenUp
-from tapeloom.testing import FakeClient, FakeVenue
+from tapeloom_testing import FakeClient, FakeVenue
 
 FEED = FeedSpec("acme", ["BTC/USD"], ["trades"])
 

@@ -14,10 +14,11 @@ from pathlib import Path
 
 import msgspec
 from tapeloom import FeedSpec, QueueSpec, Registry, Stack
-from tapeloom._clock import SystemClock
-from tapeloom._compose import Plan, compose
-from tapeloom._queues import Queue
-from tapeloom.feeds import Frames
+from tapeloom._compose.composer import compose
+from tapeloom._compose.plan import Plan
+from tapeloom._runtime.system_clock import SystemClock
+from tapeloom._stream.queues import Queue
+from tapeloom.plugin import Frames
 
 sys.path.insert(0, str(Path(__file__).parent))
 import frames

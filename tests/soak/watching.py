@@ -18,7 +18,7 @@ from soak.held import memory
 from soak.places import CHANGES, QUIET, Place
 from tapeloom import Event, Gap, Reject, Stack, Status, Trade, encode
 from tapeloom.errors import FeedError, SymbolError
-from tapeloom.feeds import Clock
+from tapeloom.plugin import Clock
 from tapeloom_simulator import signs
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tapeloom.testing.contract import TransportContract
+from tapeloom_testing.contract import TransportContract
 
 
 class TestPicows(TransportContract):

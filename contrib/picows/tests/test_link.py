@@ -8,11 +8,11 @@ from contextlib import asynccontextmanager
 import anyio
 import pytest
 from tapeloom.errors import ConnectionLost, StageFailed
-from tapeloom.feeds import Delivering, Endpoint, Network
-from tapeloom.testing import FakeClient, FakeVenue, VirtualClock
-from tapeloom.testing.contract.readers import framed
+from tapeloom.plugin import Delivering, Endpoint, Network
 from tapeloom_picows.dial import Dialler
 from tapeloom_picows.link import PicowsLink
+from tapeloom_testing import FakeClient, FakeVenue, VirtualClock
+from tapeloom_testing.contract.readers import framed
 
 
 @pytest.fixture

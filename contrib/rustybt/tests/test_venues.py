@@ -42,14 +42,14 @@ async def check(adapter, sim, symbol, take, true_bars, prices, given=None, secon
 
 
 async def test_bybit_streams_perpetuals(simulate, take, true_bars, prices):
-    need("tapeloom_bybit", "tapeloom_bybit.simulate")
+    need("tapeloom_bybit", "tapeloom_bybit.simulator")
     async with simulate("bybit", symbols=["BTC/USDT:USDT"]) as sim:
         adapter = BybitWebSocketAdapter(**sim.settings)
         await check(adapter, sim, "BTC/USDT:USDT", take, true_bars, prices, "BTC-PERP")
 
 
 async def test_hyperliquid_streams_perpetuals(simulate, take, true_bars, prices):
-    need("tapeloom_hyperliquid", "tapeloom_hyperliquid.simulate")
+    need("tapeloom_hyperliquid", "tapeloom_hyperliquid.simulator")
     async with simulate("hyperliquid", symbols=["BTC/USDC:USDC"]) as sim:
         adapter = HyperliquidWebSocketAdapter(**sim.settings)
         await check(adapter, sim, "BTC/USDC:USDC", take, true_bars, prices, "BTC-PERP")
@@ -65,7 +65,7 @@ async def test_hyperliquid_streams_perpetuals(simulate, take, true_bars, prices)
 )
 async def test_order_books_come_beside_the_bars(simulate, venue, adapter, symbol, channel):
     """Each book's best bid and ask is one that the venue has had at that time."""
-    need(f"tapeloom_{venue}", f"tapeloom_{venue}.simulate", "tapeloom_books")
+    need(f"tapeloom_{venue}", "tapeloom_books")
     async with simulate(venue, symbols=[symbol], speed=60.0, rate=20.0) as sim:
         made = adapter(
             channels=["trades", channel],
@@ -85,7 +85,7 @@ async def test_order_books_come_beside_the_bars(simulate, venue, adapter, symbol
 
 
 async def test_two_venues_stream_at_the_same_time_as_the_guide_has_it(simulate):
-    need("tapeloom_bybit", "tapeloom_bybit.simulate")
+    need("tapeloom_bybit", "tapeloom_bybit.simulator")
     async with (
         simulate() as one,
         simulate("bybit", symbols=["BTC/USDT:USDT"]) as other,
@@ -107,7 +107,7 @@ async def test_two_venues_stream_at_the_same_time_as_the_guide_has_it(simulate):
 
 
 async def test_alpaca_is_polled(simulate, take, true_bars, prices):
-    need("tapeloom_alpaca", "tapeloom_alpaca.simulate")
+    need("tapeloom_alpaca", "tapeloom_alpaca.simulator")
     now = time.time_ns() // 10**9 * 10**9
     market = {"speed": 1.0, "rate": 300.0, "start": "now", "epoch": now}
     async with simulate("alpaca", symbols=["AAPL/USD"], **market) as sim:
@@ -127,7 +127,7 @@ async def test_alpaca_is_polled(simulate, take, true_bars, prices):
 
 
 async def test_interactive_brokers_streams_stocks(simulate, take, true_bars, prices):
-    need("tapeloom_ib", "tapeloom_ib.simulate", "ib_async")
+    need("tapeloom_ib", "tapeloom_ib.simulator", "ib_async")
     async with simulate("ib", symbols=["AAPL/USD"]) as sim:
         adapter = IBBrokerAdapter(**sim.settings)
         await check(adapter, sim, "AAPL/USD", take, true_bars, prices)

@@ -9,6 +9,12 @@ arrives. Nothing between a read and a queue waits, logs or calls a hook.
 
 from __future__ import annotations
 
+from tapeloom._compose.registry import Registry
+from tapeloom._stream.consumers import Batches, Consumer
+from tapeloom._stream.opening import open_replay as replay
+from tapeloom._stream.opening import open_stream as open  # noqa: A004
+from tapeloom._stream.stream import Stream
+
 from ._config import (
     FeedSpec,
     FlightSpec,
@@ -20,14 +26,8 @@ from ._config import (
     Stack,
     StageSpec,
 )
-from ._consume import Batches, Consumer
-from ._open import open_replay as replay
-from ._open import open_stream as open  # noqa: A004
-from ._plugins import Registry
-from ._stream import Stream
-from .events import Bar, Book, Event, Gap, Quote, Reject, Status, Ticker, Trade
+from .events import Bar, Book, Event, Gap, Quote, Reject, Status, Ticker, Trade, decode, encode
 from .symbols import Symbol
-from .wire import decode, encode
 
 __all__ = [
     "Bar",

@@ -19,6 +19,8 @@ TapeloomError
     ├── StageFailed        a stage raised
     └── QueueOverflow      a consumer with the policy "error" fell behind
 
+Denied, a ValueError, is what an adapter's `History` raises for an answer that is a refusal.
+
 Each message says what was expected, what came, and what to do next.
 """
 
@@ -35,6 +37,7 @@ __all__ = [
     "ConfigError",
     "ConnectionFailed",
     "ConnectionLost",
+    "Denied",
     "FeedError",
     "GivenUp",
     "LoginRefused",
@@ -233,3 +236,15 @@ class StageFailed(FeedError):
 
 class QueueOverflow(FeedError):
     """A consumer whose queue has the policy "error" fell behind."""
+
+
+class Denied(ValueError):
+    """The venue has answered a request with a refusal, in `reason`'s words.
+
+    `pause` is how many seconds to wait, at the least, before it is worth asking again; None: it is not.
+    """
+
+    def __init__(self, reason: str, pause: float | None = None) -> None:
+        self.reason = reason
+        self.pause = pause
+        super().__init__(reason)

@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Sequence
 
-    from .feeds import Codec, Dial, Endpoint, Feed, Parse, Sink, Source, Stage
-    from .history import History
-    from .simulation import Counterpart, Market
+    from tapeloom_simulator.server_api import Counterpart, Market
+
+    from .plugin import Codec, Dial, Endpoint, Feed, History, Parse, Sink, Source, Stage
 
 __all__ = [
     "aggregate",

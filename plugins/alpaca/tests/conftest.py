@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import tapeloom_alpaca
 from tapeloom import Secret
-from tapeloom.feeds import Feed
-from tapeloom.testing import VirtualClock
-from tapeloom.testing import captures as folder
+from tapeloom.plugin import Feed
+from tapeloom_testing import VirtualClock
+from tapeloom_testing import captures as folder
 
 MakeFeed = Callable[..., Feed]
 FAKE = {"key_id": Secret("PKNOTAKEY"), "secret_key": Secret("not-a-secret-either")}

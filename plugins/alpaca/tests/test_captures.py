@@ -9,8 +9,7 @@ from pathlib import Path
 import msgspec
 import tapeloom_alpaca
 from tapeloom.events import Bar, Quote, Reject, Status, Trade
-from tapeloom.feeds import Ack, Frames, Notice, Subscription
-from tapeloom.history import Request
+from tapeloom.plugin import Ack, Frames, Notice, Request, Subscription
 from tapeloom_alpaca.wire import Best, Candle, Fill
 
 STREAMED = ("trades", "quotes", "klines:1m", "klines:1d", "x-statuses", "x-lulds")

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tapeloom import Secret
 from tapeloom.errors import ConfigError, SymbolError
-from tapeloom.feeds import Ack, Notice, Refusal, Subscription
+from tapeloom.plugin import Ack, Notice, Refusal, Subscription
 
 
 def asked(codec, *subscriptions: tuple[str, str]) -> dict[str, object]:

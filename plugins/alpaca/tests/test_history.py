@@ -7,8 +7,9 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 import tapeloom_alpaca
+from tapeloom.errors import Denied
 from tapeloom.events import Bar, Book, Reject, Trade
-from tapeloom.history import Denied, Request, Want
+from tapeloom.plugin import Request, Want
 from tapeloom_alpaca.history import timeframe
 
 NOW = 1_800_000_000_000_000_000

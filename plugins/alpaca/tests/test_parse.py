@@ -13,8 +13,7 @@ import tapeloom_alpaca
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tapeloom.events import Bar, Book, Quote, Reject, Status, Trade
-from tapeloom.feeds import Frames
-from tapeloom.history import Want
+from tapeloom.plugin import Frames, Want
 from tapeloom_alpaca.wire import nanoseconds, rfc3339
 
 TRADE = (

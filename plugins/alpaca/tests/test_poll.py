@@ -15,8 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tapeloom.errors import ConnectionLost, RequestFailed, SymbolError, Throttled
 from tapeloom.events import Bar, Book, Event, Quote, Reject, Status, Trade
-from tapeloom.feeds import Feed
-from tapeloom.history import Request
+from tapeloom.plugin import Feed, Request
 from tapeloom_alpaca.wire import nanoseconds, rfc3339
 
 START = 1_800_000_000_000_000_000  # where the feed's clock begins: 2027-01-15 08:00

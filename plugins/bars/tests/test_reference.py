@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import settings as budget
 from hypothesis import strategies as st
 from tapeloom.events import Bar, Gap, Quote, Reject, Trade
-from tapeloom.feeds import LiveTrades
+from tapeloom.plugin import LiveTrades
 from tapeloom_bars import Bars, Settings
 
 MS = 1_000_000

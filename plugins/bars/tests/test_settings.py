@@ -6,7 +6,7 @@ from importlib.metadata import entry_points
 
 import pytest
 import tapeloom_bars
-from tapeloom.feeds import Feed, TimedStage
+from tapeloom.plugin import Feed, TimedStage
 from tapeloom_bars import Settings
 
 

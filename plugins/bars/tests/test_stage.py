@@ -6,7 +6,7 @@ from decimal import Context, Decimal, getcontext
 
 import pytest
 from tapeloom.events import Bar, Gap, Quote, Reject, Trade
-from tapeloom.feeds import TimedStage
+from tapeloom.plugin import TimedStage
 from tapeloom_bars import Bars, Settings
 
 MS = 1_000_000

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 import pytest
 import tapeloom_binance
-from tapeloom.feeds import Feed, Frames
+from tapeloom.plugin import Feed, Frames
 
 MakeFeed = Callable[..., Feed]
 

@@ -10,8 +10,7 @@ from typing import Any
 import pytest
 import tapeloom_binance
 from tapeloom.events import Bar, Book, Quote, Trade
-from tapeloom.feeds import Frames
-from tapeloom.history import Request
+from tapeloom.plugin import Frames, Request
 
 FEEDS: dict[str, tuple[str, dict[str, str], tuple[str, ...]]] = {
     "binance_spot/btcusdt_20240808": (

@@ -8,7 +8,7 @@ import pytest
 import tapeloom_binance
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tapeloom.feeds import Ack, Notice, Refusal, Subscription
+from tapeloom.plugin import Ack, Notice, Refusal, Subscription
 
 PERP = "BTC/USDT:USDT"
 

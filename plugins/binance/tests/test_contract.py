@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tapeloom.testing.contract import Capture, VenueContract
+from tapeloom_testing.contract import Capture, VenueContract
 
 SWAPS = ("BTC/USDT:USDT", "ETH/USDT:USDT")
 

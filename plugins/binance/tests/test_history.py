@@ -10,7 +10,7 @@ from urllib.parse import parse_qsl, urlsplit
 import pytest
 import tapeloom_binance
 from tapeloom import Secret
-from tapeloom.history import Request, Want
+from tapeloom.plugin import Request, Want
 from tapeloom.units import Rate
 
 PERP = "BTC/USDT:USDT"

@@ -221,13 +221,13 @@ def test_pluggy_finds_every_hook_also_after_the_server_side_was_imported() -> No
 
     wanted = {"settings", "connect", "subscribe", "parse", "history", "simulate"}
     before = found()
-    pytest.importorskip("tapeloom_binance.simulate")
+    pytest.importorskip("tapeloom_binance.simulator")
 
     assert before == found() == wanted
 
 
 def test_a_client_does_not_import_the_server_side() -> None:
-    code = "import sys, tapeloom_binance; print('tapeloom_binance.simulate' in sys.modules)"
+    code = "import sys, tapeloom_binance; print('tapeloom_binance.simulator' in sys.modules)"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
 
     assert out.stdout.strip() == "False"

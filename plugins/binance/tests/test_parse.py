@@ -11,7 +11,7 @@ import tapeloom_binance
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tapeloom.events import Bar, Book, Quote, Reject, Ticker, Trade
-from tapeloom.feeds import Frames, LiveTrades
+from tapeloom.plugin import Frames, LiveTrades
 
 PERP, INVERSE = "BTC/USDT:USDT", "BTC/USD:BTC"
 TRADE = {"e": "trade", "E": 9, "s": "BTCUSDT", "t": 12, "p": "0.10", "q": "100", "T": 8, "m": True}

@@ -20,8 +20,7 @@ import tapeloom
 import tapeloom_binance
 from httpx_ws import WebSocketDisconnect, WebSocketUpgradeError, aconnect_ws
 from tapeloom import FeedSpec, Stack, Trade
-from tapeloom.feeds import Feed
-from tapeloom.history import Want
+from tapeloom.plugin import Feed, Want
 from tapeloom.units import duration_ns
 
 simulator = pytest.importorskip("tapeloom_simulator", reason="tapeloom-simulator is not installed")

@@ -5,8 +5,7 @@ from pathlib import Path
 
 import pytest
 from tapeloom.events import Book
-from tapeloom.feeds import Feed
-from tapeloom.history import Want
+from tapeloom.plugin import Feed, Want
 from tapeloom_books import Books, Settings
 
 SECOND = 1_000_000_000

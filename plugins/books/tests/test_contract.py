@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tapeloom.testing.contract import StageContract
+from tapeloom_testing.contract import StageContract
 
 
 class TestBooks(StageContract):

@@ -6,8 +6,7 @@ import pluggy
 import pytest
 import tapeloom_books
 from tapeloom.events import Book, Gap, Quote, Status, Trade
-from tapeloom.feeds import TimedStage
-from tapeloom.history import Want
+from tapeloom.plugin import TimedStage, Want
 
 SECOND = 1_000_000_000
 ONE = ([("10", "1")], [("11", "2")])

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 import tapeloom_bybit
-from tapeloom import testing
-from tapeloom.feeds import Feed, Frames
+import tapeloom_testing
+from tapeloom.plugin import Feed, Frames
 
 PERP = "BTC/USDT:USDT"
 
@@ -51,7 +51,7 @@ def make() -> Callable[..., Feed]:
 @pytest.fixture(scope="session")
 def folder() -> Path:
     """Return the folder of Bybit's captures."""
-    found = testing.captures(Path(__file__).parents[3])
+    found = tapeloom_testing.captures(Path(__file__).parents[3])
     if found is None or not (found / "bybit").is_dir():
         pytest.skip("no captures; set TAPELOOM_CAPTURES to their folder")
     return found / "bybit"

@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 import tapeloom_bybit
 from tapeloom.events import Bar, Book, Gap, Quote, Reject, Ticker, Trade
-from tapeloom.feeds import Frames, Notice, Pong, Refusal
-from tapeloom.history import Request
+from tapeloom.plugin import Frames, Notice, Pong, Refusal, Request
 
 STREAM, SAMPLES = "v5_spot_testnet_20260913", "samples_nautilus"
 CHANNELS = ("trades", "quotes", "book:50")

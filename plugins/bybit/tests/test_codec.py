@@ -9,7 +9,7 @@ import pytest
 import tapeloom_bybit
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tapeloom.feeds import Ack, Notice, Pong, Refusal, Subscription
+from tapeloom.plugin import Ack, Notice, Pong, Refusal, Subscription
 
 PERP = "BTC/USDT:USDT"
 

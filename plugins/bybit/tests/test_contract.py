@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tapeloom.testing.contract import Capture, VenueContract
+from tapeloom_testing.contract import Capture, VenueContract
 
 MARKETS = {"spot": ("BTC/USDT", "ETH/USDT"), "linear": ("BTC/USDT:USDT", "ETH/USDC:USDC")}
 FIRST = {market: some[:1] for market, some in MARKETS.items()}

@@ -10,8 +10,9 @@ from urllib.parse import parse_qsl, urlsplit
 import attrs
 import pytest
 import tapeloom_bybit
+from tapeloom.errors import Denied
 from tapeloom.events import Bar, Trade
-from tapeloom.history import Denied, Request, Want
+from tapeloom.plugin import Request, Want
 from tapeloom.symbols import Instrument
 from tapeloom.units import Rate
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import tapeloom_bybit
 from tapeloom.errors import ConfigError, SymbolError
-from tapeloom.feeds import Heartbeat
+from tapeloom.plugin import Heartbeat
 from tapeloom.units import Rate
 from tapeloom_bybit.names import DEPTHS, INTERVALS
 

@@ -11,7 +11,7 @@ import tapeloom_bybit
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tapeloom.events import Bar, Quote, Reject, Ticker, Trade
-from tapeloom.feeds import Frames, LiveTrades
+from tapeloom.plugin import Frames, LiveTrades
 
 PERP = "BTC/USDT:USDT"
 FILL = {

@@ -16,7 +16,7 @@ import anyio
 import httpx
 import pytest
 from httpx_ws import WebSocketDisconnect, WebSocketUpgradeError, aconnect_ws
-from tapeloom.simulation import Call
+from tapeloom_simulator.server_api import Call
 
 simulator = pytest.importorskip("tapeloom_simulator", reason="tapeloom-simulator is not installed")
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import anyio
 import pytest
-from tapeloom.feeds import Feed
+from tapeloom.plugin import Feed
 from tapeloom_ccxt import ExchangeSettings
 from tapeloom_ccxt.exchange import KINDS
 from tapeloom_ccxt.source import CcxtSource

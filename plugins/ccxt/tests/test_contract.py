@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from tapeloom.testing.contract import VenueContract
+from tapeloom_testing.contract import VenueContract
 
 
 class TestCcxt(VenueContract):

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tapeloom.events import Bar, Book, Quote, Reject, Ticker, Trade
-from tapeloom.feeds import Feed
-from tapeloom.testing import VirtualClock
+from tapeloom.plugin import Feed
 from tapeloom_ccxt.shapes import CrossedError, Reader, reader
+from tapeloom_testing import VirtualClock
 
 MS = 1_000_000
 

@@ -24,7 +24,7 @@ from tapeloom.errors import (
     Throttled,
 )
 from tapeloom.events import Book, Event, Gap, Reject, Status, Trade
-from tapeloom.testing import VirtualClock
+from tapeloom_testing import VirtualClock
 
 Make = Callable[..., Any]
 

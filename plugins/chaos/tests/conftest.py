@@ -7,9 +7,9 @@ from contextlib import asynccontextmanager
 
 import pytest
 from tapeloom.errors import ConnectionLost
-from tapeloom.feeds import Endpoint
-from tapeloom.testing import LoopClock, virtual_backend
+from tapeloom.plugin import Endpoint
 from tapeloom_chaos import Settings, wrap
+from tapeloom_testing import LoopClock, virtual_backend
 
 
 @pytest.fixture(params=["asyncio", "trio"])

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 import tapeloom_hyperliquid
-from tapeloom.feeds import Feed, Frames
-from tapeloom.testing import captures as captures_folder
+from tapeloom.plugin import Feed, Frames
+from tapeloom_testing import captures as captures_folder
 
 ROOT = Path(__file__).parents[3]
 

@@ -10,8 +10,7 @@ import pytest
 import tapeloom_hyperliquid
 from attrs import evolve
 from tapeloom.events import Bar
-from tapeloom.feeds import Frames
-from tapeloom.history import Want
+from tapeloom.plugin import Frames, Want
 
 MS, MINUTE = 1_000_000, 60_000
 PERP = "BTC/USDC:USDC"

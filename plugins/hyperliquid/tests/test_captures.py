@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 import tapeloom_hyperliquid
 from tapeloom.events import Bar, Book, Quote, Trade
-from tapeloom.feeds import Frames
-from tapeloom.history import Request
+from tapeloom.plugin import Frames, Request
 
 CAPTURE, PERP, MS = "btc_20250126_a", "BTC/USDC:USDC", 1_000_000
 

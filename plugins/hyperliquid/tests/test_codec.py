@@ -8,7 +8,7 @@ import pytest
 import tapeloom_hyperliquid
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tapeloom.feeds import Ack, Notice, Pong, Refusal, Subscription
+from tapeloom.plugin import Ack, Notice, Pong, Refusal, Subscription
 
 PERP = "BTC/USDC:USDC"
 ALL = ("trades", "quotes", "book:20", "book:5", "klines:1M", "ticker")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
-from tapeloom.testing.contract import Capture, VenueContract
+from tapeloom_testing.contract import Capture, VenueContract
 
 
 class TestHyperliquid(VenueContract):

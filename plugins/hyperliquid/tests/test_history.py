@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import tapeloom_hyperliquid
-from tapeloom.history import Request, Want
+from tapeloom.plugin import Request, Want
 
 PERP, MS, MINUTE = "BTC/USDC:USDC", 1_000_000, 60_000_000_000
 ALL = ("trades", "book:20", "klines:1m")

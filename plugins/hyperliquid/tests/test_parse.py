@@ -12,7 +12,7 @@ import tapeloom_hyperliquid
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tapeloom.events import Book, Quote, Reject, Ticker, Trade
-from tapeloom.feeds import Frames
+from tapeloom.plugin import Frames
 
 PERP, MS = "BTC/USDC:USDC", 1_000_000
 ALL = ("trades", "quotes", "book:20", "book:5", "klines:1m", "ticker")

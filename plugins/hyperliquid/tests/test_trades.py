@@ -7,7 +7,7 @@ from typing import Any
 
 import tapeloom_hyperliquid
 from tapeloom.events import Reject, Trade
-from tapeloom.feeds import Frames
+from tapeloom.plugin import Frames
 
 
 def frame(channel: str, data: Any) -> bytes:

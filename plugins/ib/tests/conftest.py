@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import tapeloom_ib
-from tapeloom.feeds import Feed
+from tapeloom.plugin import Feed
 
 NANO = 1_000_000_000
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tapeloom.testing.contract import VenueContract
+from tapeloom_testing.contract import VenueContract
 
 _NO_SIDE = "the venue tells no taker's side"
 

@@ -8,8 +8,8 @@ from types import SimpleNamespace
 
 import pytest
 import tapeloom_ib
-from tapeloom.simulation import Best, Call, Candle, Fill, Framing, Ladder, Step
 from tapeloom.symbols import Symbol
+from tapeloom_simulator.server_api import Best, Call, Candle, Fill, Framing, Ladder, Step
 
 NANO = 1_000_000_000
 NOW = 1_795_339_800 * NANO

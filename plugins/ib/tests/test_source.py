@@ -411,7 +411,7 @@ async def test_an_account_number_shows_up_nowhere(told, caplog, capsys):
 
 async def run_source(sim, symbols, channels, deliver, act, **settings):
     """Run a source against a simulation while *act* looks on."""
-    from tapeloom.feeds import Feed
+    from tapeloom.plugin import Feed
     from tapeloom_ib import Settings, connect
 
     table = Settings(**{**sim.settings, **settings})

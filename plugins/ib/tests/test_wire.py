@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from ib_async import Contract
-from tapeloom.feeds import Feed
+from tapeloom.plugin import Feed
 from tapeloom_ib import Settings
 from tapeloom_ib.pace import Pace
 from tapeloom_ib.session import Session

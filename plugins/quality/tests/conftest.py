@@ -9,7 +9,7 @@ from decimal import Decimal
 import pytest
 import tapeloom_quality
 from tapeloom.events import Bar, Book, Quote, Ticker, Trade
-from tapeloom.feeds import Feed
+from tapeloom.plugin import Feed
 
 SECOND = 1_000_000_000
 START = 1_700_000_000 * SECOND

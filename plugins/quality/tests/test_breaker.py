@@ -1,7 +1,7 @@
 """The circuit breaker on jumps: it stops a wrong price, and never a market that has moved."""
 
 import pytest
-from tapeloom.feeds import LiveTrades
+from tapeloom.plugin import LiveTrades
 
 
 def rules(events):

@@ -7,7 +7,7 @@ from fractions import Fraction
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tapeloom.events import Gap, Reject, Trade
-from tapeloom.feeds import LiveTrades
+from tapeloom.plugin import LiveTrades
 from tapeloom_quality import Settings
 from tapeloom_quality._stage import quality
 

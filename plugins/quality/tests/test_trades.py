@@ -4,7 +4,7 @@ from decimal import Context, Decimal, Inexact, localcontext
 
 import pytest
 from tapeloom.events import Gap, Reject, Status, Trade
-from tapeloom.feeds import LiveTrades
+from tapeloom.plugin import LiveTrades
 
 
 def rules(events):

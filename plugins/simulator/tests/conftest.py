@@ -13,9 +13,9 @@ import httpx
 import pytest
 from attrs import evolve
 from httpx_ws import AsyncWebSocketSession, WebSocketDisconnect, WebSocketNetworkError, aconnect_ws
-from tapeloom.simulation import Answer, Budget, Call, Line, Market, Rules, Step, Stream
 from tapeloom.units import Rate
 from tapeloom_simulator import serve
+from tapeloom_simulator.server_api import Answer, Budget, Call, Line, Market, Rules, Step, Stream
 
 MS = 1_000_000
 

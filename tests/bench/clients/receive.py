@@ -7,9 +7,9 @@ import httpx
 import httpx_ws
 from meter import Meter, arguments, bases, trust
 from tapeloom import Network
-from tapeloom._client import client
-from tapeloom._transport import dialer
-from tapeloom.feeds import Delivering, Endpoint
+from tapeloom._network.http_client import client
+from tapeloom._network.websocket import dialer
+from tapeloom.plugin import Delivering, Endpoint
 
 given = arguments(("loop", "asyncio"), ("session", "ours"))
 meter = Meter(given)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from tapeloom.hooks import hookimpl
 
 if TYPE_CHECKING:
-    from tapeloom.feeds import Dial, Feed
+    from tapeloom.plugin import Dial, Feed
 
 __all__ = ["BACKENDS"]
 

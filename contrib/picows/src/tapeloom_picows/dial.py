@@ -15,7 +15,9 @@ from typing import Self
 import anyio
 import picows
 from python_socks import ProxyError
-from tapeloom.dialling import (
+from tapeloom.errors import FeedError
+from tapeloom.plugin import Clock, Endpoint, Link, Network
+from tapeloom.plugin.transports import (
     AGENT,
     CONNECT_WITHIN,
     MESSAGE_LIMIT,
@@ -27,8 +29,6 @@ from tapeloom.dialling import (
     trust,
     unusable,
 )
-from tapeloom.errors import FeedError
-from tapeloom.feeds import Clock, Endpoint, Link, Network
 
 from .link import PicowsLink
 

@@ -13,9 +13,9 @@ from typing import NoReturn
 
 import anyio
 import picows
-from tapeloom.dialling import CLOSE_WITHIN, MESSAGE_LIMIT
 from tapeloom.errors import ConnectionLost
-from tapeloom.feeds import Take
+from tapeloom.plugin import Take
+from tapeloom.plugin.transports import CLOSE_WITHIN, MESSAGE_LIMIT
 
 __all__ = ["PicowsLink"]
 

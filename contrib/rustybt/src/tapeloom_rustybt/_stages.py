@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import anyio
 from tapeloom import Registry
-from tapeloom.feeds import Feed
+from tapeloom.plugin import Feed
 
 if TYPE_CHECKING:
-    from tapeloom.feeds import Stage
+    from tapeloom.plugin import Stage
 
 __all__ = ["alone"]
 

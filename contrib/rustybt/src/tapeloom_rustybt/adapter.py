@@ -12,19 +12,8 @@ import anyio
 import attrs
 import tapeloom
 from attrs import field, frozen
-from tapeloom import (
-    Bar,
-    Event,
-    FeedSpec,
-    QueueSpec,
-    Registry,
-    Secret,
-    Stack,
-    Status,
-    Stream,
-    Trade,
-)
-from tapeloom.feeds import channel_parts
+from tapeloom import Bar, Event, FeedSpec, QueueSpec, Registry, Secret, Stack, Status, Stream, Trade
+from tapeloom.plugin import channel_parts
 from tapeloom.symbols import resolve
 
 from ._arrival import listed, reach

@@ -11,7 +11,7 @@ import attrs
 
 from tapeloom.errors import ConfigError, Mistake, SymbolError, nearest
 from tapeloom.events import BY_TYPE
-from tapeloom.feeds import channel_parts
+from tapeloom.plugin import channel_parts
 from tapeloom.symbols import resolve
 
 from .secret import Secret

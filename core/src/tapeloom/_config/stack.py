@@ -11,8 +11,8 @@ from typing import Any, Literal
 
 import attrs
 
-from tapeloom import feeds
 from tapeloom.errors import ConfigError, Mistake
+from tapeloom.plugin import feeds
 
 from . import checks
 from .masking import masked_table, masked_url

@@ -1,7 +1,7 @@
 """Alpaca stock and crypto market data for tapeloom, streamed or polled.
 
 The hooks stand here. `names` has the venue's facts, `wire` its messages, `codec` its subscription
-language, `history` its REST interface, `poll` the source for accounts without a stream, `simulate`
+language, `history` its REST interface, `poll` the source for accounts without a stream, `simulator`
 its server side.
 """
 
@@ -24,9 +24,8 @@ from .wire import Parser
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from tapeloom.feeds import Codec, Endpoint, Feed, Parse, Source
-    from tapeloom.history import History
-    from tapeloom.simulation import Counterpart, Market
+    from tapeloom.plugin import Codec, Endpoint, Feed, History, Parse, Source
+    from tapeloom_simulator.server_api import Counterpart, Market
 
 __all__ = ["Settings"]
 
@@ -142,11 +141,9 @@ def history(feed: Feed) -> History:
     return AlpacaHistory(feed, _names(feed))
 
 
-# Not named "simulate": importing the submodule of that name would put the module in its place, and
-# the plugin would have lost the hook when it is registered the next time.
 @hookimpl(specname="simulate")
 def counterpart(market: Market) -> Counterpart:
     """Return the server side; only who simulates pays for importing it."""
-    from .simulate import AlpacaSide
+    from .simulator import simulate
 
-    return AlpacaSide(market)
+    return simulate(market)

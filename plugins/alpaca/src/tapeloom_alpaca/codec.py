@@ -6,7 +6,7 @@ from collections import defaultdict
 from typing import TYPE_CHECKING
 
 import msgspec
-from tapeloom.feeds import Ack, Feed, Message, Notice, Refusal, Reply, Subscription
+from tapeloom.plugin import Ack, Feed, Message, Notice, Refusal, Reply, Subscription
 
 from .names import LOGIN
 

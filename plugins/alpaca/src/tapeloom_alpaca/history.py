@@ -14,10 +14,9 @@ from urllib.parse import parse_qsl, urlsplit
 import msgspec
 from attrs import evolve
 from msgspec import Struct
-from tapeloom.errors import SymbolError
+from tapeloom.errors import Denied, SymbolError
 from tapeloom.events import Event
-from tapeloom.feeds import Feed, channel_parts
-from tapeloom.history import Denied, Request, Want
+from tapeloom.plugin import Feed, Request, Want, channel_parts
 from tapeloom.symbols import Instrument, Symbol
 from tapeloom.units import duration_ns
 

@@ -8,8 +8,7 @@ from urllib.parse import urlencode
 
 from attrs import frozen
 from tapeloom.errors import ConfigError, Mistake, SymbolError, nearest
-from tapeloom.feeds import Endpoint, Feed, Heartbeat, Message
-from tapeloom.history import Request
+from tapeloom.plugin import Endpoint, Feed, Heartbeat, Message, Request
 from tapeloom.symbols import Symbol
 from tapeloom.units import Rate
 

@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from attrs import define, field
 from tapeloom.errors import ConnectionLost, RequestFailed, SymbolError, Throttled
 from tapeloom.events import Event, Reject, Status
-from tapeloom.feeds import Feed
-from tapeloom.history import Request
+from tapeloom.plugin import Feed, Request
 
 from .history import page
 from .wire import Build, Candle, Fill, nanoseconds, rfc3339

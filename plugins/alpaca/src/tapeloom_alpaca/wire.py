@@ -16,8 +16,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from msgspec import Struct
 from tapeloom.events import Bar, Book, Event, Origin, Quote, Reject, Side, Status, Trade, utc
-from tapeloom.feeds import Feed, Frames
-from tapeloom.history import Want
+from tapeloom.plugin import Feed, Frames, Want
 
 if TYPE_CHECKING:
     from .names import Names

@@ -13,7 +13,7 @@ from ._settings import Settings
 from ._stage import Bars
 
 if TYPE_CHECKING:
-    from tapeloom.feeds import Feed
+    from tapeloom.plugin import Feed
 
 __all__ = ["Bars", "Settings", "aggregate", "settings"]
 

@@ -7,7 +7,7 @@ from operator import length_hint
 from typing import TYPE_CHECKING
 
 from tapeloom.events import Event, Gap, Trade
-from tapeloom.feeds import LiveTrades
+from tapeloom.plugin import LiveTrades
 
 from ._series import Series
 from ._settings import Settings

@@ -1,7 +1,7 @@
 """Binance market data for tapeloom: spot, USD-M and COIN-M futures.
 
 The hooks stand here. `symbols` has the venue's facts and names, `wire` its frames, `codec` its
-subscription language, `history` its REST interface, `simulate` its server side.
+subscription language, `history` its REST interface, `simulator` its server side.
 """
 
 from __future__ import annotations
@@ -21,9 +21,8 @@ from .wire import Parser
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from tapeloom.feeds import Codec, Endpoint, Feed, Parse
-    from tapeloom.history import History
-    from tapeloom.simulation import Counterpart, Market
+    from tapeloom.plugin import Codec, Endpoint, Feed, History, Parse
+    from tapeloom_simulator.server_api import Counterpart, Market
 
 __all__ = ["Settings"]
 
@@ -91,11 +90,9 @@ def history(feed: Feed) -> History:
     return BinanceHistory(feed, _names(feed))
 
 
-# Not named "simulate": importing the submodule of that name would put the module in its place, and
-# the plugin would have lost the hook when it is registered the next time.
 @hookimpl(specname="simulate")
 def counterpart(market: Market) -> Counterpart:
     """Return the server side; only who simulates pays for importing it."""
-    from .simulate import simulate
+    from .simulator import simulate
 
     return simulate(market)

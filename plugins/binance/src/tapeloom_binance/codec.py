@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-from tapeloom.feeds import Ack, Feed, Message, Notice, Refusal, Reply, Subscription
+from tapeloom.plugin import Ack, Feed, Message, Notice, Refusal, Reply, Subscription
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -12,8 +12,7 @@ from attrs import evolve
 from msgspec import Struct
 from msgspec.json import Decoder
 from tapeloom.events import Event
-from tapeloom.feeds import Feed, channel_parts
-from tapeloom.history import Request, Want
+from tapeloom.plugin import Feed, Request, Want, channel_parts
 from tapeloom.symbols import Instrument, Kind, Symbol
 from tapeloom.units import duration_ns
 

@@ -15,7 +15,7 @@ from attrs import define
 from msgspec import Raw, Struct, field
 from msgspec.json import Decoder, encode
 from tapeloom.events import Bar, Book, Event, Origin, Quote, Reject, Side, Ticker, Trade
-from tapeloom.feeds import Feed, Frames, LiveTrades, channel_parts
+from tapeloom.plugin import Feed, Frames, LiveTrades, channel_parts
 
 if TYPE_CHECKING:
     from .symbols import Names

@@ -15,7 +15,7 @@ from .settings import Settings
 from .stage import Books
 
 if TYPE_CHECKING:
-    from tapeloom.feeds import Feed
+    from tapeloom.plugin import Feed
 
 __all__ = ["Books", "Ladder", "LocalBook", "Settings", "aggregate", "settings"]
 

@@ -10,7 +10,7 @@ from collections import Counter, deque
 from typing import TYPE_CHECKING
 
 from tapeloom.events import Book, Event, Gap, Status
-from tapeloom.history import Want
+from tapeloom.plugin import Want
 
 from .rules import after_delta, after_snapshot, is_checked, missing
 from .teller import Teller

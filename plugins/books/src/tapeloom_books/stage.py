@@ -12,7 +12,7 @@ from .local import LocalBook
 from .settings import Settings
 
 if TYPE_CHECKING:
-    from tapeloom.feeds import Feed
+    from tapeloom.plugin import Feed
 
 __all__ = ["Books"]
 

@@ -1,7 +1,7 @@
 """Bybit spot and linear perpetual market data for tapeloom: API v5, without a key.
 
 The hooks stand here. `names` has the venue's facts and words, `wire` its frames, `codec` its
-subscription language, `history` its REST interface, `simulate` its server side.
+subscription language, `history` its REST interface. The package `simulator` is its server side.
 """
 
 from __future__ import annotations
@@ -20,9 +20,8 @@ from .wire import Parser
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from tapeloom.feeds import Codec, Endpoint, Feed, Parse
-    from tapeloom.history import History
-    from tapeloom.simulation import Counterpart, Market
+    from tapeloom.plugin import Codec, Endpoint, Feed, History, Parse
+    from tapeloom_simulator.server_api import Counterpart, Market
 
 __all__ = ["Settings"]
 
@@ -93,10 +92,9 @@ def history(feed: Feed) -> History:
     return BybitHistory(feed, _names(feed))
 
 
-# Not named like the submodule: importing that would put the module in the hook's place.
-@hookimpl(specname="simulate")
-def counterpart(market: Market) -> Counterpart:
-    """Return the server side; it is imported by nobody else."""
-    from .simulate import BybitSide
+@hookimpl
+def simulate(market: Market) -> Counterpart:
+    """Return the server side. Its package is imported only when this hook is called."""
+    from . import simulator
 
-    return BybitSide(market)
+    return simulator.simulate(market)

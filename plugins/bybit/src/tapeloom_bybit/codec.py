@@ -6,7 +6,7 @@ import re
 from typing import TYPE_CHECKING
 
 import msgspec
-from tapeloom.feeds import Ack, Feed, Message, Notice, Pong, Refusal, Reply, Subscription
+from tapeloom.plugin import Ack, Feed, Message, Notice, Pong, Refusal, Reply, Subscription
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -10,9 +10,9 @@ from urllib.parse import parse_qsl, urlencode, urlsplit
 import msgspec
 from attrs import evolve
 from msgspec import Struct
+from tapeloom.errors import Denied
 from tapeloom.events import Bar, Book, Event, Trade
-from tapeloom.feeds import Feed, channel_parts
-from tapeloom.history import Denied, Request, Want
+from tapeloom.plugin import Feed, Request, Want, channel_parts
 from tapeloom.symbols import Instrument, Kind, Symbol
 from tapeloom.units import Rate, duration_ns
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from attrs import frozen
 from tapeloom.errors import ConfigError, Mistake, SymbolError, nearest
-from tapeloom.feeds import Endpoint, Feed, Heartbeat, channel_parts
+from tapeloom.plugin import Endpoint, Feed, Heartbeat, channel_parts
 from tapeloom.symbols import Symbol
 from tapeloom.units import Rate
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, TypeAlias, TypeVar
 import msgspec
 from msgspec import UNSET, Struct, UnsetType
 from tapeloom.events import Bar, Book, Event, Quote, Reject, Side, Ticker, Trade
-from tapeloom.feeds import Feed, Frames, LiveTrades, channel_parts
+from tapeloom.plugin import Feed, Frames, LiveTrades, channel_parts
 
 if TYPE_CHECKING:
     from .names import Names

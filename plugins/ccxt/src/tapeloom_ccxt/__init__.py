@@ -16,7 +16,7 @@ from tapeloom import Secret
 from tapeloom.hooks import hookimpl
 
 if TYPE_CHECKING:
-    from tapeloom.feeds import Feed, Source
+    from tapeloom.plugin import Feed, Source
 
 __all__ = ["BACKENDS", "ExchangeSettings", "Settings"]
 

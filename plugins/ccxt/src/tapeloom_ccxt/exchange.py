@@ -10,7 +10,7 @@ import ccxt  # type: ignore[import-untyped]
 import ccxt.pro  # type: ignore[import-untyped]
 from attrs import frozen
 from tapeloom.errors import ConfigError, Mistake, nearest
-from tapeloom.feeds import channel_parts
+from tapeloom.plugin import channel_parts
 from tapeloom.symbols import Instrument
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from decimal import Decimal
 from typing import Any, Literal, Protocol
 
 from tapeloom.events import Bar, Book, Event, Quote, Reject, Side, Ticker, Trade
-from tapeloom.feeds import Feed, channel_parts
+from tapeloom.plugin import Feed, channel_parts
 
 from .exchange import exact, text
 

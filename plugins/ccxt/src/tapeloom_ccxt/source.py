@@ -23,7 +23,7 @@ from tapeloom.errors import (
     nearest,
 )
 from tapeloom.events import Event, Reject, Status
-from tapeloom.feeds import Feed, channel_parts
+from tapeloom.plugin import Feed, channel_parts
 
 from . import ExchangeSettings
 from .exchange import KINDS, instruments

@@ -9,7 +9,7 @@ from typing import Any
 import anyio
 from attrs import define, field
 from tapeloom.events import Event, Gap, Reject
-from tapeloom.feeds import channel_parts
+from tapeloom.plugin import channel_parts
 
 from .exchange import KINDS, Kind
 from .shapes import Reader

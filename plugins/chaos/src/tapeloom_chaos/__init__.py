@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Generator
 
     from tapeloom import Stream
-    from tapeloom.feeds import Dial, Feed
+    from tapeloom.plugin import Dial, Feed
 
     from ._faults import Done, Fault, Relaying, Settings
     from ._link import Chaos, wrap

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 
 import anyio
 from tapeloom.errors import ConnectionFailed, ConnectionLost
-from tapeloom.feeds import Clock, Dial, Endpoint, Link
+from tapeloom.plugin import Clock, Dial, Endpoint, Link
 
 from ._faults import ON_DIAL, Done, Dose, Ledger, Settings
 

@@ -1,7 +1,7 @@
 """Hyperliquid market data for tapeloom: perpetuals, those of builders too, and spot.
 
 The hooks stand here. `symbols` has the venue's facts and names, `wire` its frames, `codec` its
-subscription language, `history` its REST interface, `simulate` its server side.
+subscription language, `history` its REST interface. The package `simulator` is its server side.
 """
 
 from __future__ import annotations
@@ -21,9 +21,8 @@ from .wire import Parser
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from tapeloom.feeds import Codec, Endpoint, Feed, Parse
-    from tapeloom.history import History
-    from tapeloom.simulation import Counterpart, Market
+    from tapeloom.plugin import Codec, Endpoint, Feed, History, Parse
+    from tapeloom_simulator.server_api import Counterpart, Market
 
 __all__ = ["Settings"]
 
@@ -84,10 +83,9 @@ def history(feed: Feed) -> History:
     return HyperliquidHistory(feed, _names(feed))
 
 
-# Not named "simulate": importing the submodule of that name would put the module in its place.
-@hookimpl(specname="simulate")
-def counterpart(market: Market) -> Counterpart:
-    """Return the server side; only who simulates pays for importing it."""
-    from .simulate import simulate
+@hookimpl
+def simulate(market: Market) -> Counterpart:
+    """Return the server side. Its package is imported only when this hook is called."""
+    from . import simulator
 
-    return simulate(market)
+    return simulator.simulate(market)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import msgspec
-from tapeloom.feeds import Ack, Feed, Message, Notice, Pong, Refusal, Reply, Subscription
+from tapeloom.plugin import Ack, Feed, Message, Notice, Pong, Refusal, Reply, Subscription
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -9,8 +9,7 @@ import msgspec
 from msgspec import Meta, Struct
 from tapeloom.errors import SymbolError
 from tapeloom.events import Book, Event
-from tapeloom.feeds import Feed, channel_parts
-from tapeloom.history import Request, Want
+from tapeloom.plugin import Feed, Request, Want, channel_parts
 from tapeloom.symbols import Instrument, Symbol
 from tapeloom.units import duration_ns
 

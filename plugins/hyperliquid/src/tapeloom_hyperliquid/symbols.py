@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from attrs import evolve, frozen
 from tapeloom.errors import ConfigError, Mistake, SymbolError, nearest
-from tapeloom.feeds import Endpoint, Feed, Heartbeat, Subscription, channel_parts
+from tapeloom.plugin import Endpoint, Feed, Heartbeat, Subscription, channel_parts
 from tapeloom.symbols import Symbol
 from tapeloom.units import Rate
 

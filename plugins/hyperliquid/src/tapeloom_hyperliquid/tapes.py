@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Literal
 
 from msgspec import Struct
 from tapeloom.events import Bar, Event, Side, Trade
-from tapeloom.feeds import Feed
-from tapeloom.history import Want
+from tapeloom.plugin import Feed, Want
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -22,7 +22,7 @@ from .symbols import INTERVALS
 from .tapes import Candle, Candles, Fill, TradeTapes, trade
 
 if TYPE_CHECKING:
-    from tapeloom.feeds import Feed, Frames
+    from tapeloom.plugin import Feed, Frames
 
     from .symbols import Names
 

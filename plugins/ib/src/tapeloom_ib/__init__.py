@@ -2,7 +2,7 @@
 
 The hooks stand here. `contracts` turns symbols into contracts, `wire` the gateway's fields into
 events, `codes` says what each error code asks for, `session` keeps one connection and `source` one
-after the other; `simulate` is the server side.
+after the other; `simulator` is the server side.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from .contracts import ContractTable
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from tapeloom.feeds import Feed, Source
-    from tapeloom.simulation import Counterpart, Market
+    from tapeloom.plugin import Feed, Source
+    from tapeloom_simulator.server_api import Counterpart, Market
 
 __all__ = ["BACKENDS", "ContractTable", "Settings"]
 
@@ -108,11 +108,9 @@ def connect(feed: Feed) -> Source:
     return IBSource(feed, feed.settings or Settings())
 
 
-# Not named "simulate": importing the submodule of that name would put the module in its place, and
-# the plugin would have lost the hook when it is registered the next time.
 @hookimpl(specname="simulate")
 def counterpart(market: Market) -> Counterpart:
     """Return the server side; only who simulates pays for importing it."""
-    from .simulate import simulate
+    from .simulator import simulate
 
     return simulate(market)

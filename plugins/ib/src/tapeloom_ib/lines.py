@@ -16,7 +16,7 @@ from .wire import Line, Rows
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tapeloom.feeds import Feed
+    from tapeloom.plugin import Feed
 
     from . import Settings
     from .pace import Pace

@@ -18,7 +18,7 @@ from .wire import DEPTH, READERS, Line, read
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from tapeloom.feeds import Feed
+    from tapeloom.plugin import Feed
 
     from . import Settings
     from .pace import Pace

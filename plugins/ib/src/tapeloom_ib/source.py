@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tapeloom.errors import ConfigError, Mistake
-from tapeloom.feeds import channel_parts
+from tapeloom.plugin import channel_parts
 
 from .contracts import contract
 from .pace import Pace
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from tapeloom.events import Event
-    from tapeloom.feeds import Feed
+    from tapeloom.plugin import Feed
 
     from . import Settings
 

@@ -10,7 +10,7 @@ from ._settings import RULES, TYPES, Settings
 from ._stage import quality
 
 if TYPE_CHECKING:
-    from tapeloom.feeds import Feed, Stage
+    from tapeloom.plugin import Feed, Stage
 
 __all__ = ["RULES", "TYPES", "Settings"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tapeloom.events import Gap
-from tapeloom.history import Want
+from tapeloom.plugin import Want
 from tapeloom.units import duration_ns
 
 from ._line import Line

@@ -12,7 +12,7 @@ from operator import length_hint
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from tapeloom.events import Bar, Book, Event, Gap, Quote, Reject, Ticker, Trade
-from tapeloom.feeds import LiveTrades
+from tapeloom.plugin import LiveTrades
 
 from ._bars import Bars, Tickers
 from ._books import Books
@@ -24,8 +24,7 @@ from ._trades import Trades
 if TYPE_CHECKING:
     from collections import Counter
 
-    from tapeloom.feeds import Stage
-    from tapeloom.history import Want
+    from tapeloom.plugin import Stage, Want
 
     from ._settings import Settings
 

@@ -7,7 +7,7 @@ from decimal import InvalidOperation
 from typing import TYPE_CHECKING
 
 from tapeloom.events import Event, Gap, Reject, Trade
-from tapeloom.history import Want
+from tapeloom.plugin import Want
 
 from ._rules import INFINITY, PAST, ZERO, Rules, positive
 from ._series import Seen, Series

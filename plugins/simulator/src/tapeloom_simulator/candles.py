@@ -9,8 +9,9 @@ from bisect import bisect_left
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from tapeloom.simulation import Candle, Fill
 from tapeloom.units import duration_ns
+
+from .server_api import Candle, Fill
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
 
     from anyio.abc import ByteStream, TaskGroup
-    from tapeloom.simulation import Session, Stream
 
     from .hub import Hub
     from .injector import Injector
+    from .server_api import Session, Stream
     from .truth import Opened, Truth
 
 __all__ = ["BROKEN", "GOODBYE", "Connection"]

@@ -52,7 +52,7 @@ def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the verb; return the exit code."""
-    from tapeloom.console import drive, output
+    from tapeloom.cli import drive, output
 
     venue, stages = _installed(args.venue)
     return drive(lambda: _demo(args, venue, stages), output(args.out), seconds=args.seconds)

@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
-    from tapeloom.simulation import Step, Stream
-
     from .injector import Injector
+    from .server_api import Step, Stream
     from .truth import Sent, Truth
 
 __all__ = ["Follower", "Hub"]

@@ -7,18 +7,16 @@ import random
 from collections import defaultdict
 from typing import TYPE_CHECKING, Any
 
-from tapeloom.simulation import Framing
-
 from .faults import CHANNELS, Fault
+from .server_api import Framing
 from .truth import Injected
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Mapping, Sequence
 
-    from tapeloom.simulation import Counterpart, Stream
-
     from .hub import Follower
     from .market import SimulatedMarket
+    from .server_api import Counterpart, Stream
     from .truth import Truth
 
 __all__ = ["Injector", "faults_of"]

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 from attrs import define, field
 
 if TYPE_CHECKING:
-    from tapeloom.simulation import Budget
     from tapeloom.units import Rate
+
+    from .server_api import Budget
 
 __all__ = ["Purse", "Window"]
 

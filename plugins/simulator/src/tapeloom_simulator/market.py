@@ -16,7 +16,7 @@ from .pit import Trading
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from tapeloom.simulation import Step
+    from .server_api import Step
 
 __all__ = ["EPOCH", "SimulatedMarket"]
 

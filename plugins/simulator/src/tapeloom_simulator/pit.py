@@ -11,9 +11,8 @@ from __future__ import annotations
 from bisect import bisect_left
 from typing import TYPE_CHECKING
 
-from tapeloom.simulation import Best, Candle, Fill, Ladder, Step
-
 from .candles import DAY, MINUTE, Tally, end_of, start_of
+from .server_api import Best, Candle, Fill, Ladder, Step
 
 if TYPE_CHECKING:
     from decimal import Decimal

@@ -10,7 +10,7 @@ import anyio
 from .connection import GOODBYE, Connection
 
 if TYPE_CHECKING:
-    from tapeloom.simulation import Framing
+    from .server_api import Framing
 
 __all__ = ["Plain"]
 

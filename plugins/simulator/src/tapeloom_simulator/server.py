@@ -10,7 +10,6 @@ import h11
 from anyio.abc import SocketAttribute
 from anyio.streams.tls import TLSListener
 from attrs import evolve
-from tapeloom.simulation import Answer, Call, Framing
 from wsproto.connection import ConnectionType
 from wsproto.events import AcceptConnection
 from wsproto.handshake import H11Handshake
@@ -19,6 +18,7 @@ from wsproto.utilities import RemoteProtocolError
 from .connection import BROKEN, Connection
 from .limits import Purse, Window
 from .plain import Plain
+from .server_api import Answer, Call, Framing
 from .websocket import WebSocket
 
 if TYPE_CHECKING:
@@ -26,10 +26,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from anyio.abc import AnyByteStream, ByteStream, Listener
-    from tapeloom.simulation import Counterpart, Session
 
     from .hub import Follower, Hub
     from .injector import Injector
+    from .server_api import Counterpart, Session
     from .truth import Truth
 
 __all__ = ["Server"]

@@ -16,7 +16,6 @@ import anyio
 import pluggy
 from tapeloom import hooks
 from tapeloom.errors import PluginBroken, PluginNotFound
-from tapeloom.simulation import Framing
 
 from .clockwork import Clockwork
 from .faults import Fault, check, load
@@ -25,15 +24,15 @@ from .hub import Hub
 from .injector import Injector, faults_of
 from .market import EPOCH, SimulatedMarket
 from .server import Server
+from .server_api import Framing
 from .truth import Truth
 
 if TYPE_CHECKING:
     import ssl
     from collections.abc import AsyncIterator, Callable, Sequence
 
-    from tapeloom.simulation import Counterpart, Market
-
     from .listings import Listed
+    from .server_api import Counterpart, Market
 
 __all__ = ["Simulation", "counterpart", "serve"]
 

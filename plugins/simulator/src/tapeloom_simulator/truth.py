@@ -17,10 +17,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from decimal import Decimal
 
-    from tapeloom.simulation import Best, Candle, Fill, Step
-
     from .market import SimulatedMarket
     from .pit import Trading
+    from .server_api import Best, Candle, Fill, Step
 
 __all__ = ["Injected", "Opened", "Quoted", "Sent", "Traded", "Truth"]
 

@@ -1,0 +1,1 @@
+"""What runs around every feed: clock, event loop, garbage collector, backoff, rate limits, taps."""

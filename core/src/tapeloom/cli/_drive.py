@@ -1,0 +1,104 @@
+"""Run a stream until it ends, the time is up, or somebody says stop."""
+
+from __future__ import annotations
+
+import importlib.util
+import signal
+import sys
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+
+import anyio
+
+from tapeloom._stream.consumers import Consumer
+from tapeloom._stream.stream import Stream
+from tapeloom.errors import ConfigError, Mistake, PluginError, SymbolError, TapeloomError, alone
+from tapeloom.events import Event
+
+from ._output import Output, Summary
+
+__all__ = ["drive"]
+
+_REFRESH = 0.25
+
+
+def drive(
+    make: Callable[[], AbstractAsyncContextManager[Stream]],
+    out: Output,
+    *,
+    seconds: float | None = None,
+    backend: str = "asyncio",
+) -> int:
+    """Stream into *out*; return the exit code. The summary is the last line on standard error.
+
+    *make* is called inside the event loop. With *seconds*, the stream is stopped after so long.
+
+    Raises TapeloomError where the stream cannot be opened.
+    """
+    if importlib.util.find_spec(backend) is None:
+        problem = f"{backend} is not installed. Try: pip install {backend}"
+        raise ConfigError([Mistake("backend", problem)])
+    try:
+        # Whoever has it installed, by tapeloom[fast], wants it.
+        fast = backend == "asyncio" and importlib.util.find_spec("uvloop") is not None
+        options = {"use_uvloop": True} if fast else {}
+        return anyio.run(_drive, make, out, seconds, backend=backend, backend_options=options)
+    except BaseExceptionGroup as group:
+        raise alone(group) from None
+
+
+async def _drive(
+    make: Callable[[], AbstractAsyncContextManager[Stream]], out: Output, seconds: float | None
+) -> int:
+    summary = Summary()
+    errors: list[str] = []
+    code = 0
+    async with make() as stream:
+        try:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(_watch_signals, stream)
+                tasks.start_soon(_refresh, stream, out)
+                if seconds is not None:
+                    tasks.start_soon(_stop_after, stream, seconds)
+                code = await _consume(stream, out, summary, errors)
+                out.refresh(stream.counters)
+                tasks.cancel_scope.cancel()
+        finally:
+            out.close()
+            for error in errors:
+                print(f"tapeloom: {error}", file=sys.stderr)
+            summary.print(stream.counters, errors)
+    return code
+
+
+async def _consume(stream: Stream, out: Output, summary: Summary, errors: list[str]) -> int:
+    consumer: Consumer[Event] = stream.consume(policy="block", name="output")
+    try:
+        while events := await consumer.batch():
+            summary.add(events)
+            out.write(events)
+    except TapeloomError as error:
+        errors.append(str(error))
+        return 2 if isinstance(error, ConfigError | PluginError | SymbolError) else 1
+    return 0
+
+
+async def _watch_signals(stream: Stream) -> None:
+    """First signal: read no more, drain. Second: now."""
+    with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        async for _ in signals:
+            stream.stop()
+            break
+        async for _ in signals:
+            raise KeyboardInterrupt
+
+
+async def _stop_after(stream: Stream, seconds: float) -> None:
+    await anyio.sleep(seconds)
+    stream.stop()
+
+
+async def _refresh(stream: Stream, out: Output) -> None:
+    while True:
+        await anyio.sleep(_REFRESH)
+        out.refresh(stream.counters)

@@ -1,0 +1,45 @@
+"""``tapeloom run``: stream what a stack names."""
+
+from __future__ import annotations
+
+import argparse
+import math
+
+from tapeloom._stream.opening import load, open_stream
+
+from . import FORMATS, drive, output
+
+__all__ = ["add", "run", "seconds"]
+
+
+def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the verb."""
+    parser = verbs.add_parser(
+        "run",
+        help="stream what a stack names",
+        description="Stream what a stack names, until it is stopped.",
+        epilog="example: tapeloom run stack.toml --for 60 --out jsonl > events.jsonl",
+    )
+    parser.add_argument("stack", metavar="STACK.toml")
+    parser.add_argument("--for", dest="seconds", type=seconds, metavar="SECONDS", help="stop after")
+    parser.add_argument("--out", choices=FORMATS, default="table", help="default: table")
+    parser.set_defaults(run=run)
+
+
+def seconds(text: str) -> float:
+    """Read a number of seconds above 0."""
+    number = float(text)
+    if not 0 < number < math.inf:
+        raise argparse.ArgumentTypeError(f"expected a number of seconds above 0, found {text!r}")
+    return number
+
+
+def run(args: argparse.Namespace) -> int:
+    """Stream; return the exit code."""
+    draft = load(args.stack)
+    return drive(
+        lambda: open_stream(draft),
+        output(args.out),
+        seconds=args.seconds,
+        backend=draft.stack.backend,
+    )

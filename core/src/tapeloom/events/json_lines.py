@@ -1,0 +1,165 @@
+"""Events as lines of JSON, and back: the lossless form in which they leave the process.
+
+Prices and sizes are strings in plain decimal notation, with every digit that the venue wrote. Times are
+whole nanoseconds. A bar also carries `timestamp`, its start as ISO 8601 UTC.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from decimal import Decimal
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+import attrs
+
+from .control import Event, Reject
+from .market import Bar, Book, Levels
+from .registry import BY_TYPE
+
+__all__ = ["decode", "encode"]
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Decimal):
+        return format(value, "f")
+    if isinstance(value, tuple | list):
+        return [_plain(item) for item in value]
+    return value
+
+
+def _shape(cls: type[Event]) -> Callable[[Event], dict[str, Any]]:
+    names = [field.name for field in attrs.fields(cls)]
+
+    def shape(event: Event) -> dict[str, Any]:
+        shaped = {"type": cls.type}
+        for name in names:
+            shaped[name] = _plain(getattr(event, name))
+        return shaped
+
+    return shape
+
+
+def _shape_book(event: Event) -> dict[str, Any]:
+    shaped = _BASE[Book](event)
+    return {name.removeprefix("raw_"): value for name, value in shaped.items()}
+
+
+def _shape_bar(event: Event) -> dict[str, Any]:
+    shaped = _BASE[Bar](event)
+    start = event.time.isoformat().replace("+00:00", "Z")
+    return {**dict(list(shaped.items())[:3]), "timestamp": start, **dict(list(shaped.items())[3:])}
+
+
+def _shape_reject(event: Event) -> dict[str, Any]:
+    shaped = _BASE[Reject](event)
+    inner = shaped.pop("event")
+    return {**shaped, "event": None if inner is None else _SHAPES[type(inner)](inner)}
+
+
+_BASE = {cls: _shape(cls) for cls in BY_TYPE.values()}
+_SHAPES = {**_BASE, Book: _shape_book, Bar: _shape_bar, Reject: _shape_reject}
+
+
+def encode(event: Event) -> str:
+    """Return *event* as one line of JSON, without the newline."""
+    return json.dumps(_SHAPES[type(event)](event), separators=(",", ":"), ensure_ascii=False)
+
+
+def decode(line: str | bytes) -> Event:
+    """Return the event that `encode` made this line of.
+
+    Raises ValueError where the line is none.
+    """
+    try:
+        return _build(json.loads(line))
+    except (
+        KeyError,
+        TypeError,
+        ArithmeticError,
+        AttributeError,
+        ValueError,
+        RecursionError,
+    ) as error:
+        raise ValueError(f"no event: {error!r} in {line[:200]!r}") from error
+
+
+def _build(fields: dict[str, Any]) -> Event:
+    cls = BY_TYPE[fields.pop("type")]
+    if cls is Bar:
+        fields.pop("timestamp", None)
+    elif cls is Book:
+        fields["raw_bids"], fields["raw_asks"] = fields.pop("bids"), fields.pop("asks")
+    read = _READERS[cls]
+    return cls(**{name: read[name](value) for name, value in fields.items()})
+
+
+def _read_levels(value: Any) -> list[list[str]]:
+    if not all(len(level) == 2 and all(type(one) is str for one in level) for level in value):
+        raise ValueError("levels are pairs of strings")
+    return list(value)
+
+
+def _reader(kind: Any) -> Callable[[Any], Any]:
+    """Return what reads a field of this type, and takes no other."""
+    if kind == Levels:
+        return _read_levels
+    if kind == Decimal:
+        return _read_decimal
+    if get_origin(kind) is Literal:
+        return _one_of(get_args(kind))
+    if isinstance(kind, UnionType) or get_origin(kind) is Union:
+        return _any_of([_reader(part) for part in get_args(kind)])
+    if kind in _SHAPES:
+        return _read_event
+    return _exactly(kind)
+
+
+def _read_decimal(value: Any) -> Decimal:
+    if type(value) is not str:
+        raise TypeError(f"a number is written as a string, not as {value!r}")
+    return Decimal(value)
+
+
+def _read_event(value: Any) -> Event:
+    return _build(value)
+
+
+def _one_of(words: tuple[Any, ...]) -> Callable[[Any], Any]:
+    def read(value: Any) -> Any:
+        if value not in words:
+            raise ValueError(f"{value!r} is none of {words}")
+        return value
+
+    return read
+
+
+def _exactly(kind: Any) -> Callable[[Any], Any]:
+    def read(value: Any) -> Any:
+        if type(value) is not kind:
+            raise TypeError(f"{value!r} is no {kind.__name__}")
+        return value
+
+    return read
+
+
+def _any_of(readers: list[Callable[[Any], Any]]) -> Callable[[Any], Any]:
+    def read(value: Any) -> Any:
+        for reader in readers:
+            try:
+                return reader(value)
+            except (TypeError, ValueError, AttributeError, KeyError):
+                continue
+        raise ValueError(f"{value!r} is nothing that may stand here")
+
+    return read
+
+
+_READERS = {
+    cls: {
+        field.name: _reader(kind)
+        for field, kind in ((field, get_type_hints(cls)[field.name]) for field in attrs.fields(cls))
+    }
+    for cls in BY_TYPE.values()
+}

@@ -1,0 +1,186 @@
+"""Parts of a stream without the stream: for tests, benchmarks and tools.
+
+Nothing here dials by itself. `compose_feed` gives one feed of a stack as core composes it: its parser,
+its stages, what it would send. What stands here is public; the packages that it is made of are not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, NamedTuple
+
+from ._compose.composer import compose
+from ._compose.conformance import Level, Proof, conformance_file, read_conformance
+from ._compose.discovery import Found, installed
+from ._compose.hook_checks import BACKENDS
+from ._compose.plan import Composed, Plan
+from ._compose.registry import Registry
+from ._config import SinkSpec, StageSpec
+from ._connection.frame_intake import FrameIntake
+from ._connection.subscriptions import Subscriptions
+from ._network.http_client import client
+from ._network.websocket import dialer
+from ._runtime.system_clock import SystemClock
+from ._stream.opening import Given, load
+from ._stream.pipeline import Pipeline
+from ._tape.reader import Recorded, Tape
+from .errors import ConfigError, Mistake
+from .events import Event, Reject
+from .plugin import (
+    Ack,
+    Clock,
+    Dial,
+    Endpoint,
+    Frames,
+    Message,
+    Network,
+    Refusal,
+    Reply,
+    Sink,
+    Subscription,
+)
+
+__all__ = [
+    "BACKENDS", "ComposedFeed", "Found", "FramesRead", "Level", "PendingMessages", "Proof",
+    "Recorded", "SinkSpec", "StageSpec", "SystemClock", "Tape", "compose_feed", "compose_sink",
+    "conformance_file", "installed", "read_conformance", "websocket_dial",
+]  # fmt: skip
+
+
+class FramesRead(NamedTuple):
+    """What one read was understood as."""
+
+    events: list[Event]
+    replies: list[Reply]  #: what the codec understood
+
+
+class ComposedFeed:
+    """One feed as core composes it. Nothing of it runs, and nothing is dialled.
+
+    `feed` is what the hooks were given. `endpoints` and `codec`, or `source`, say where its data
+    comes from, `history` its REST calls; `dial` is the way to dial as plugins have wrapped it.
+    `parse` is the venue's parser, guarded: a frame at which it raises becomes a Reject.
+    """
+
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+        self._pipeline = Pipeline(plan.feed, plan.steps)
+        self.feed, self.history, self.dial = plan.feed, plan.history, plan.dial
+        self.endpoints, self.source, self.codec = plan.endpoints, plan.source, plan.codec
+        self.parse = FrameIntake(plan).parse
+
+    @property
+    def stages(self) -> Mapping[str, Any]:
+        """The stages by their names in the stack, in order."""
+        return self._pipeline.stages
+
+    @property
+    def due(self) -> int | None:
+        """The earliest time at which a stage wants `tick`; None where none does."""
+        return self._pipeline.due
+
+    def connections(self) -> list[tuple[Endpoint, list[Subscription]]]:
+        """Return the connections that the feed needs, with the subscriptions of each."""
+        return self._plan.connections(self.feed.symbols)
+
+    def read(self, payloads: Iterable[bytes], recv: int = 1) -> FramesRead:
+        """Parse frames that arrived together at *recv*, in ns, as a connection does."""
+        replies: list[Reply] = []
+
+        def on_control(frame: bytes) -> Sequence[Event]:
+            reply = self.codec.accept(frame) if self.codec is not None else None
+            if reply is not None:
+                replies.append(reply)
+                return []
+            text = frame[:500].decode(errors="replace")
+            return [Reject(self.feed.venue, "", recv, recv, "unreadable_frame", text)]
+
+        return FramesRead(list(self.parse(Frames(payloads, recv, on_control))), replies)
+
+    def process(self, events: list[Event]) -> list[Event]:
+        """Return what the stages make of a batch."""
+        return self._pipeline(events)
+
+    def tick(self, now: int) -> list[Event]:
+        """Return what the stages give that are due at *now*, in ns."""
+        return self._pipeline.tick(now)
+
+    def flush(self) -> list[Event]:
+        """Return what the stages still hold as the feed ends."""
+        return self._pipeline.flush()
+
+
+def _composed(
+    stack: Given, registry: Registry | None, clock: Clock | None, seed: int | None
+) -> Composed:
+    draft = load(stack)
+    return compose(
+        draft.stack, registry or Registry(), clock or SystemClock(), seed, draft.mistakes
+    )
+
+
+def compose_feed(
+    stack: Given,
+    *,
+    feed: str = "",
+    registry: Registry | None = None,
+    clock: Clock | None = None,
+    seed: int | None = 0,
+) -> ComposedFeed:
+    """Compose a stack and return the feed named *feed*, or its first one.
+
+    Raises ConfigError or PluginError.
+    """
+    plans = {plan.feed.name: plan for plan in _composed(stack, registry, clock, seed).plans}
+    if not plans or (feed and feed not in plans):
+        raise ConfigError([Mistake("feed", f"there is no feed {feed!r}, only {sorted(plans)}")])
+    return ComposedFeed(plans[feed or next(iter(plans))])
+
+
+def compose_sink(stack: Given, *, registry: Registry | None = None) -> Sink:
+    """Compose a stack and return its first sink. Raises ConfigError or PluginError."""
+    sinks = _composed(stack, registry, None, 0).sinks
+    if not sinks:
+        raise ConfigError([Mistake("sink", "there is no [[sink]]")])
+    return sinks[0][1]
+
+
+class PendingMessages:
+    """Matches replies with the messages that were sent, as a connection does."""
+
+    def __init__(self, wanted: Iterable[Subscription]) -> None:
+        self._subscriptions = Subscriptions(list(wanted))
+
+    @property
+    def acknowledged(self) -> frozenset[Subscription]:
+        """The subscriptions that the venue has acknowledged."""
+        return frozenset(self._subscriptions.acknowledged)
+
+    @property
+    def waiting(self) -> bool:
+        """Whether a message has not been answered."""
+        return self._subscriptions.waiting
+
+    def sent(self, message: Message, *, unsubscribes: bool = False) -> None:
+        """Record a message that was sent."""
+        self._subscriptions.sent(message, float("inf"), drops=unsubscribes)
+
+    def receive(self, reply: Reply) -> list[Subscription]:
+        """Return the subscriptions that an Ack newly acknowledges, or that a Refusal refuses."""
+        if isinstance(reply, Ack):
+            return self._subscriptions.agreed(reply)
+        return self._subscriptions.refused(reply) if isinstance(reply, Refusal) else []
+
+    def forget(self, subscriptions: Iterable[Subscription]) -> None:
+        """Want these no longer."""
+        self._subscriptions.forget(subscriptions)
+
+
+@asynccontextmanager
+async def websocket_dial(
+    network: Network | None = None, *, name: str = "harness", clock: Clock | None = None
+) -> AsyncIterator[Dial]:
+    """Give core's own way to dial a WebSocket; errors name the feed *name*."""
+    async with client(network or Network(), "harness") as web:
+        yield dialer(web, name, clock or SystemClock())

@@ -1,0 +1,65 @@
+"""What is proven of a plugin is read from its package without importing it."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+from tapeloom._compose.conformance import FILE, Level, Proof, conformance_file, read_conformance
+from tapeloom_testing.contract.conformance import table, write
+
+LEVEL = Level(
+    "venue",
+    "acme",
+    {
+        "spot": Proof(["trades", "book"], ["listing"], ["symbols", "truth"], {"sides": "not told"}),
+        "spot, raw": Proof(["trades"], [], ["truth"], {"sides": "not told", "symbols": "as above"}),
+    },
+)
+
+
+@pytest.fixture
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A package that cannot be imported."""
+    home = tmp_path / "made_proven"
+    home.mkdir()
+    (home / "__init__.py").write_text("raise AssertionError('imported')\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    return home
+
+
+def test_a_level_is_written_and_read_without_importing_its_package(package: Path) -> None:
+    write(LEVEL, package / FILE)
+
+    assert read_conformance("made_proven") == LEVEL
+    assert read_conformance("made_proven.plugin:object") == LEVEL
+    assert "made_proven" not in sys.modules
+    assert conformance_file("made_proven") == package / FILE
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"kind": "venue"}', '{"proven": 3}', "\xff"])
+def test_a_file_that_is_no_level_proves_nothing(package: Path, text: str) -> None:
+    (package / FILE).write_text(text, encoding="latin-1")
+
+    assert read_conformance("made_proven") is None
+
+
+def test_a_package_without_a_level_or_that_is_not_there_has_none(package: Path) -> None:
+    assert read_conformance("made_proven") is None
+    assert read_conformance("made_of_nothing") is None
+    assert read_conformance("json.decoder") is None
+
+
+def test_a_level_is_summed_up_in_a_line() -> None:
+    assert str(LEVEL) == "1-2 guarantees, channels: 3, markets: 1"
+    assert str(Level("stage", "bars", {"": Proof([], [], ["batches"])})) == "1 guarantees"
+
+
+def test_the_table_has_each_market_and_each_reason_once() -> None:
+    text = table([LEVEL, Level("stage", "bars", {})], {"symbols": "spelled", "truth": "true"})
+
+    assert "| acme | spot | trades book | listing | – |" in text
+    assert "| acme | spot, raw | trades | – | symbols |" in text
+    assert text.count("not told") == 1
+    assert "bars" not in text

@@ -1,0 +1,27 @@
+"""Bybit's server side: it serves a simulated market in the language of API v5.
+
+`server` accepts the connections and answers the requests on them. `streams` has the topics of the
+WebSocket streams, `rest` the REST answers. `text` writes symbols, prices and sizes.
+
+The package states the facts of the venue itself and imports nothing of the client side. If both
+sides shared a table, tests of one side against the other would not show an error in the table.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tapeloom.hooks import hookimpl
+
+from .server import BybitSide
+
+if TYPE_CHECKING:
+    from tapeloom_simulator.server_api import Counterpart, Market
+
+__all__ = ["simulate"]
+
+
+@hookimpl
+def simulate(market: Market) -> Counterpart:
+    """Return Bybit's server side for a simulated market."""
+    return BybitSide(market)

@@ -1,0 +1,123 @@
+"""How Bybit writes the numbers, symbols and levels of a simulated market."""
+
+from __future__ import annotations
+
+import zlib
+from typing import TYPE_CHECKING
+
+from attrs import frozen
+from tapeloom.errors import SymbolError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from decimal import Decimal
+
+    from tapeloom.symbols import Symbol
+    from tapeloom_simulator.server_api import Fill, Market, Pit
+
+__all__ = ["Spelling", "Texts"]
+
+_MS = 1_000_000
+_MONTHS = ("JAN", "FEB", "MAR", "APR", "MAY", "JUN", "JUL", "AUG", "SEP", "OCT", "NOV", "DEC")
+
+
+def _listed_name(parts: Symbol) -> str:
+    """Return the name that the venue lists a symbol under.
+
+    Contracts that settle in USDC are listed under their base coin, all else under base and quote:
+    ``BTCPERP`` and ``BTCUSDT``. The day of delivery follows after a hyphen: ``BTC-26DEC25``.
+
+    Raises SymbolError if the month of delivery is not one of the twelve.
+    """
+    in_usdc = parts.settle == "USDC"
+    coins = parts.base if in_usdc else parts.base + parts.quote
+    if not parts.expiry:
+        return f"{coins}PERP" if in_usdc else coins
+    year, month, day = parts.expiry[:2], parts.expiry[2:4], parts.expiry[4:]
+    if not "01" <= month <= "12":
+        raise SymbolError(f"Bybit cannot list {str(parts)!r}: there is no month {month}")
+    return f"{coins}-{day}{_MONTHS[int(month) - 1]}{year}"
+
+
+class Texts(dict[int, str]):
+    """Whole numbers of a step, as decimal text. Those that are looked up are kept."""
+
+    def __init__(self, step: Decimal) -> None:
+        super().__init__()
+        self._step = step
+
+    def write(self, number: int) -> str:
+        """Return the text without keeping it."""
+        return format(number * self._step, "f")
+
+    def __missing__(self, number: int) -> str:
+        if len(self) > 20_000:
+            self.clear()
+        text = self[number] = self.write(number)
+        return text
+
+
+@frozen(eq=False)
+class Spelling:
+    """How one symbol and its numbers are written."""
+
+    pit: Pit
+    market: Market
+    native: str
+    spot: bool
+    price: Texts
+    size: Texts
+    quote: Texts  #: of prices times sizes
+
+    @classmethod
+    def of(cls, pit: Pit, market: Market) -> Spelling:
+        """Return how *pit* is written."""
+        spot = pit.parts.kind == "spot"
+        texts = Texts(pit.tick), Texts(pit.lot), Texts(pit.tick * pit.lot)
+        return cls(pit, market, _listed_name(pit.parts), spot, *texts)
+
+    def levels(self, levels: Iterable[tuple[int, int]]) -> str:
+        """Return levels as JSON."""
+        price, size = self.price, self.size
+        return ",".join([f'["{price[p]}","{size[s]}"]' for p, s in levels])
+
+    def trade_id(self, fill: Fill) -> str:
+        """Return the id of a trade: digits on spot, a UUID elsewhere."""
+        if self.spot:
+            return f"21{fill.id:017d}"
+        return f"{zlib.crc32(self.native.encode()):08x}-0000-5000-8000-{fill.id:012x}"
+
+    def clock(self, now: int) -> int:
+        """Return what the venue's clock shows at *now*, in ms."""
+        return (now + self.market.clock - self.market.now) // _MS
+
+    def day(self) -> dict[str, str] | None:
+        """Return the ticker's fields; None before the first trade."""
+        day, best = self.pit.day(self.market.now), self.pit.best()
+        if day is None:
+            return None
+        price, size = self.price, self.size
+        fields = {
+            "symbol": self.native,
+            "lastPrice": price[day.close],
+            "prevPrice24h": price[day.open],
+            "highPrice24h": price[day.high],
+            "lowPrice24h": price[day.low],
+            "volume24h": size.write(day.volume),
+            "turnover24h": self.quote.write(day.quote),
+            "price24hPcnt": f"{(day.close - day.open) / day.open:.6f}",
+        }
+        if self.spot:
+            return fields | {"usdIndexPrice": ""}
+        return fields | {
+            "markPrice": price[day.close],
+            "indexPrice": price[day.close],
+            "openInterest": "492373.72",
+            "openInterestValue": "32824881841.75",
+            "fundingRate": "0.0001",
+            "fundingIntervalHour": "8",
+            "bid1Price": price[best.bid],
+            "bid1Size": size[best.bid_size],
+            "ask1Price": price[best.ask],
+            "ask1Size": size[best.ask_size],
+        }

@@ -1,0 +1,114 @@
+"""A venue's client side, composed as core composes it, and frames read as core reads them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+from unittest import mock
+
+from attrs import define, field
+from tapeloom import FeedSpec, Registry, Stack, StageSpec
+from tapeloom.events import Event
+from tapeloom.harness import ComposedFeed, compose_feed
+from tapeloom.plugin import Clock, Reply
+
+from tapeloom_testing.clock import VirtualClock
+
+from .declared import Broken
+
+if TYPE_CHECKING:
+    from tapeloom_simulator.server_api import Counterpart, Market
+
+__all__ = ["Reader", "Subject", "cut"]
+
+#: Names of environment variables in which the fakes of a contract stand.
+_VARIABLE = "TAPELOOM_CONTRACT_{}"
+
+
+@define
+class Subject:
+    """One market of a venue, as its contract class declares it."""
+
+    venue: str
+    market: str
+    symbols: tuple[str, ...]
+    channels: tuple[str, ...]
+    settings: Mapping[str, Any]
+    secrets: Mapping[str, str] = field(factory=dict)
+    registry: Callable[[], Registry] = Registry
+
+    def table(self, given: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """Return the venue's table: what is declared or *given*, and where its keys stand."""
+        table = {**(self.settings if given is None else given)}
+        for name in self.secrets:
+            table[name] = {"env": _VARIABLE.format(name.upper())}
+        return table
+
+    def environment(self) -> Any:
+        """Return a context in which the keys are in the environment."""
+        fakes = {_VARIABLE.format(name.upper()): fake for name, fake in self.secrets.items()}
+        return mock.patch.dict(os.environ, fakes)
+
+    def stack(
+        self,
+        given: Mapping[str, Any] | None = None,
+        *,
+        channels: Sequence[str] | None = None,
+        stages: Sequence[StageSpec] = (),
+    ) -> Stack:
+        """Return a stack of this market."""
+        feed = FeedSpec(
+            self.venue,
+            self.symbols,
+            self.channels if channels is None else tuple(channels),
+            market=self.market,
+            stages=tuple(stage.name for stage in stages),
+        )
+        return Stack(
+            feeds=(feed,),
+            stages={stage.name: stage for stage in stages},
+            venues={self.venue: self.table(given)},
+        )
+
+    def plan(
+        self,
+        given: Mapping[str, Any] | None = None,
+        *,
+        channels: Sequence[str] | None = None,
+        clock: Clock | None = None,
+    ) -> ComposedFeed:
+        """Return this market, composed. Raises ConfigError or PluginError."""
+        with self.environment():
+            stack = self.stack(given, channels=channels)
+            return compose_feed(stack, registry=self.registry(), clock=clock or VirtualClock())
+
+    def counterpart(self, market: Market, venue: str = "") -> Counterpart | None:
+        """Return the venue's server side; None where it has none."""
+        side: Counterpart | None = self.registry().call(
+            venue or self.venue, "simulate", market=market
+        )
+        return side
+
+
+class Reader:
+    """Reads frames as a session does, without a connection."""
+
+    def __init__(self, plan: ComposedFeed) -> None:
+        self.plan = plan
+        self.replies: list[Reply] = []
+
+    def read(self, payloads: Iterable[bytes], recv: int = 1) -> list[Event]:
+        """Return the events of one batch; what was said besides is in `replies`."""
+        events, replies = self.plan.read(payloads, recv)
+        unread = [event for event in events if getattr(event, "rule", "") == "unreadable_frame"]
+        if unread and self.plan.codec is None:
+            raise Broken(f"a frame was set aside and there is no `subscribe`: {unread[0]!r}")
+        self.replies += replies
+        return events
+
+
+def cut(items: Sequence[Any], size: int) -> list[Sequence[Any]]:
+    """Cut *items* into pieces of *size*; 0: one piece."""
+    size = size or max(len(items), 1)
+    return [items[start : start + size] for start in range(0, len(items), size)]

@@ -1,0 +1,81 @@
+"""A venue that hears everything and never answers."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+import anyio
+import structlog
+import tapeloom
+from tapeloom.events import Status
+from tapeloom.plugin import Endpoint
+
+from tapeloom_testing.clock import VirtualClock
+from tapeloom_testing.fakewire import FakeWire, WireEnd
+
+from .declared import Broken, Lacking
+from .dialogue import NOWHERE, SOURCE, asked, connections
+from .still import StillMarket
+
+if TYPE_CHECKING:
+    from .composed import Subject
+
+__all__ = ["silence"]
+
+_NUMBER = re.compile(r"\d+")
+
+
+def silence(subject: Subject, simulated: str, backend: str) -> None:
+    """Hold that a venue that never answers is left, and asked again."""
+    if subject.plan().codec is None:
+        raise Lacking(SOURCE)
+    side = subject.counterpart(StillMarket(subject.symbols), simulated)
+    given = {**subject.settings, **(side.settings(NOWHERE) if side is not None else {})}
+    plan = subject.plan(given)
+    endpoint, wanted = connections(plan)[0]
+    if endpoint.login is None and asked(plan, wanted)[0].id is None:
+        raise Lacking("this venue answers no message")
+    with structlog.testing.capture_logs():
+        told, sent = anyio.run(_unanswered, subject, given, backend=backend)
+    if not any("no answer" in status.detail for status in told):
+        raise Broken(
+            f"a message was not answered for {endpoint.ack_within:g} s and nobody was told."
+            " Give each message that is answered an id."
+        )
+    first, again = sent[0][:1], sent[1][:1] if len(sent) > 1 else []
+    # Messages are numbered on.
+    if [_NUMBER.sub("", text) for text in first] != [_NUMBER.sub("", text) for text in again]:
+        raise Broken(f"after the silence {first} was to be asked again, and {again} was.")
+
+
+async def _unanswered(
+    subject: Subject, given: dict[str, object]
+) -> tuple[list[Status], list[list[str]]]:
+    """Be a venue that hears and says nothing, until a second connection has asked.
+
+    Return what was told, and what was sent over each connection to the address that was first.
+    """
+    ends: list[tuple[str, WireEnd]] = []
+
+    async def deaf(end: WireEnd, endpoint: Endpoint) -> None:
+        ends.append((endpoint.url, end))
+        await anyio.sleep_forever()
+
+    def sent() -> list[list[str]]:
+        return [end.sent for url, end in ends if url == ends[0][0]]
+
+    wire, clock, told = FakeWire(deaf), VirtualClock(), list[Status]()
+    with subject.environment():
+        stream = tapeloom.open(
+            subject.stack(given), registry=subject.registry(), clock=clock, dial=wire.dial, seed=1
+        )
+    for plan in stream.plans:
+        plan.history = None  # nobody is asked but over this wire
+    with anyio.move_on_after(5):
+        async with clock.running(), stream:
+            async for status in stream.of(Status):
+                told.append(status)
+                if len(ends) > 1 and len(sent()) > 1 and sent()[-1]:
+                    break
+    return told, sent()

@@ -1,0 +1,261 @@
+"""The contract of a stage: streams of events that Hypothesis makes up, through it in many ways."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from decimal import Decimal
+from typing import Any, ClassVar
+
+import pytest
+from hypothesis import HealthCheck, Phase, given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+from tapeloom import FeedSpec, Registry, Stack, StageSpec
+from tapeloom.events import Event, Reject
+from tapeloom.harness import ComposedFeed, compose_feed
+from tapeloom.plugin import TimedStage
+
+from tapeloom_testing.clock import VirtualClock
+
+from .composed import cut
+from .declared import STAGE, Broken, Lacking
+from .proving import Proving
+from .streams import HOSTILE, START, SYMBOLS, VENUE, changed, spoiled, strange, streams
+from .undialled import Undialled
+
+__all__ = ["StageContract"]
+
+_SIZES = (1, 7, 64)
+_EXAMPLES = 25
+_checked = hypothesis_settings(
+    max_examples=_EXAMPLES,
+    deadline=None,
+    derandomize=True,
+    database=None,
+    phases=[Phase.generate],  # a smaller example is not worth a minute
+    suppress_health_check=list(HealthCheck),
+)
+
+
+class StageContract(Proving):
+    """Everything that a stage promises.
+
+    Inherit from it in a class whose name begins with ``Test``. `feed_settings` is its table; its
+    output for a stream of events is looked at, never its inside.
+    """
+
+    kind = "stage"
+    guarantees = STAGE
+
+    stage: str  #: the name of its entry point
+    settings: ClassVar[Mapping[str, Any]] = {}  #: its table in the stack
+    channels: Sequence[str] = ("trades", "quotes", "book", "klines:1m", "ticker")
+
+    def name(self) -> str:
+        """Return the name of the plugin."""
+        return self.stage
+
+    def registry(self) -> Registry:
+        """Return the plugins among which the stage is found."""
+        return Registry()
+
+    def test_events_in_batches_of_any_size_give_the_same_output(self) -> None:
+        """One by one, 7, 64, all at once."""
+        self.prove("batches", "")
+
+    def test_what_it_does_not_understand_is_passed_on_in_place(self) -> None:
+        """Statuses, rejects, tickers of an unknown symbol."""
+        self.prove("passes", "")
+
+    def test_its_input_is_not_changed(self) -> None:
+        """Neither the list nor an event in it; other consumers have the same."""
+        self.prove("unchanged", "")
+
+    def test_nan_and_infinity_raise_nothing(self) -> None:
+        """In any number of any event."""
+        self.prove("hostile", "")
+
+    def test_what_goes_in_comes_out_or_stands_in_a_reject(self) -> None:
+        """Nothing is lost in silence."""
+        self.prove("accounted", "")
+
+    def test_a_stage_that_acts_on_time_keeps_the_rules_of_one(self) -> None:
+        """`tick` leaves `due` later than now, or None."""
+        self.prove("timed", "")
+
+    def test_the_same_events_give_the_same_output(self) -> None:
+        """Each time."""
+        self.prove("deterministic", "")
+
+    def test_the_committed_level_is_the_one_that_is_proven(
+        self, request: pytest.FixtureRequest
+    ) -> None:
+        """What the package says of itself is what was just shown."""
+        self.level(request)
+
+    # ------------------------------------------------------------------------------- how each goes
+
+    def check(self, word: str, place: str) -> None:
+        """Prove one guarantee. Raises Broken or Lacking."""
+        getattr(self, f"_{word}")()
+
+    def pipeline(self) -> tuple[ComposedFeed, VirtualClock]:
+        """Return the stage, new, as core composes it."""
+        registry, clock = self.registry(), VirtualClock(START)
+        registry.register(Undialled(), VENUE)
+        feed = FeedSpec(VENUE, SYMBOLS, tuple(self.channels), stages=("contract-stage",))
+        spec = StageSpec("contract-stage", self.stage, dict(self.settings), "end")
+        stack = Stack(feeds=(feed,), stages={"contract-stage": spec})
+        return compose_feed(stack, registry=registry, clock=clock), clock
+
+    def _output(
+        self, events: Sequence[Event], size: int = 0, *, still: bool = False
+    ) -> list[Event]:
+        """Return what comes out; between the batches time passes as they tell, or stands still."""
+        pipeline, _ = self.pipeline()
+        out: list[Event] = []
+        for batch in cut(list(events), size):
+            out += [] if still or not batch else _ticked(pipeline, batch[0].recv)
+            out += pipeline.process(list(batch))
+        return out + pipeline.flush()
+
+    def _batches(self) -> None:
+        @_checked
+        @given(streams())
+        def holds(events: list[Event]) -> None:
+            # What comes together is of one time, or the passing of time would make a difference.
+            events = [changed(event, recv=START) for event in events]
+            whole = self._output(events, still=True)
+            for size in _SIZES:
+                _same(
+                    whole, self._output(events, size, still=True), f"in batches of {size}", events
+                )
+
+        holds()
+
+    def _deterministic(self) -> None:
+        @_checked
+        @given(streams())
+        def holds(events: list[Event]) -> None:
+            _same(self._output(events, 7), self._output(events, 7), "a second time", events)
+
+        holds()
+
+    def _passes(self) -> None:
+        unknown = strange()
+
+        @_checked
+        @given(streams(), st.integers(0, 60))
+        def holds(events: list[Event], at: int) -> None:
+            mixed = [*events[:at], *unknown, *events[at:]]
+            out = self._output(mixed)
+            kept = [event for event in out if any(event is one for one in unknown)]
+            if kept != unknown:
+                raise Broken(f"of {unknown!r}, this was passed on: {kept!r}")
+            place = next(at for at, event in enumerate(out) if event is unknown[0])
+            follow = out[place : place + len(unknown)]
+            if [type(event) for event in follow] != [type(event) for event in unknown]:
+                raise Broken("events that stood together were parted: pass them on in place.")
+
+        holds()
+
+    def _unchanged(self) -> None:
+        @_checked
+        @given(streams())
+        def holds(events: list[Event]) -> None:
+            before, batch = deepcopy(events), list(events)
+            pipeline, _ = self.pipeline()
+            pipeline.process(batch)
+            changed = [(old, new) for old, new in zip(before, events, strict=True) if old != new]
+            if changed:
+                raise Broken(
+                    f"the stage changed an event: {changed[0][0]!r} became {changed[0][1]!r}. Others"
+                    " have it too: make a new one with attrs.evolve."
+                )
+
+        holds()
+
+    def _hostile(self) -> None:
+        @_checked
+        @given(streams(), st.sampled_from(HOSTILE), st.integers(0, 4))
+        def holds(events: list[Event], value: Decimal, which: int) -> None:
+            hostile = [
+                spoiled(event, value, which + at) if at % 3 == 0 else event
+                for at, event in enumerate(events)
+            ]
+            try:
+                self._output(hostile, 7)
+            except Exception as error:
+                bad = next((event for event in hostile if str(value) in repr(event)), None)
+                raise Broken(f"{value} makes the stage raise {error!r}, as in {bad!r}") from error
+
+        holds()
+
+    def _accounted(self) -> None:
+        @_checked
+        @given(streams())
+        def holds(events: list[Event]) -> None:
+            out = self._output(events, 7)
+            shown = {id(event) for event in out}
+            shown |= {id(event.event) for event in out if type(event) is Reject}
+            for event in events:
+                if id(event) not in shown and not _like(event, out):
+                    raise Broken(
+                        f"this went in, and neither it nor a Reject of it came out: {event!r}"
+                    )
+
+        holds()
+
+    def _timed(self) -> None:
+        pipeline, _ = self.pipeline()
+        timed = [one for one in pipeline.stages.values() if isinstance(one, TimedStage)]
+        if not timed:
+            raise Lacking("it does not act on time")
+
+        @_checked
+        @given(streams())
+        def holds(events: list[Event]) -> None:
+            pipeline, _ = self.pipeline()
+            stage: Any = next(iter(pipeline.stages.values()))
+            for event in events:
+                stage([event])
+                for _ in range(100):
+                    due = stage.due
+                    if due is None:
+                        break
+                    if type(due) is not int:
+                        raise Broken(f"`due` should be ns or None, and is {due!r}")
+                    stage.tick(due)
+                    if stage.due is not None and stage.due <= due:
+                        raise Broken(
+                            f"`tick({due})` left `due` at {stage.due}: it must be later, or None."
+                        )
+                else:
+                    break  # it wants to be called for ever, which it may
+
+        holds()
+
+
+def _ticked(pipeline: ComposedFeed, now: int) -> list[Event]:
+    due = pipeline.due
+    return pipeline.tick(now) if due is not None and due <= now else []
+
+
+def _like(event: Event, out: Sequence[Event]) -> bool:
+    """Say whether something in *out* is *event*, repaired or closed over."""
+    key = (event.type, event.symbol, event.ts, event.channel)
+    return any((one.type, one.symbol, one.ts, one.channel) == key for one in out)
+
+
+def _same(expected: Sequence[Event], got: Sequence[Event], how: str, events: Sequence[Any]) -> None:
+    if list(expected) == list(got):
+        return
+    at = next(
+        (at for at, pair in enumerate(zip(expected, got, strict=False)) if pair[0] != pair[1]),
+        min(len(expected), len(got)),
+    )
+    raise Broken(
+        f"{how}, {len(events)} events give {len(got)} instead of {len(expected)}, first at {at}:"
+        f" {expected[at : at + 1]!r} became {got[at : at + 1]!r}"
+    )
