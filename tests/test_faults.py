@@ -19,9 +19,8 @@ import tapeloom_simulator as simulator
 from attrs import define, evolve, field, frozen
 from tapeloom import Event, FeedSpec, Gap, Network, Quote, Stack, Status, Trade
 from tapeloom.errors import FeedError
-from tapeloom_simulator import EPOCH, Account, Fault, Ledger, Truth, never, signs
+from tapeloom_simulator import EPOCH, Account, Fault, Ledger, Truth, counterpart, never, signs
 from tapeloom_simulator.faults import COMMON
-from tapeloom_simulator.simulation import counterpart
 from tapeloom_testing import LoopClock, virtual_backend
 
 SECOND = 1_000_000_000

@@ -9,9 +9,8 @@ from typing import Any
 import tapeloom_simulator as simulator
 from attrs import field, frozen
 from tapeloom import FeedSpec
-from tapeloom_simulator import Fault
+from tapeloom_simulator import Fault, counterpart
 from tapeloom_simulator.faults import COMMON
-from tapeloom_simulator.simulation import counterpart
 
 SECOND = 1_000_000_000
 #: Seconds without faults at the beginning and at the end, and up to how long before it all is told.

@@ -30,34 +30,11 @@ from .events import Bar, Book, Event, Gap, Quote, Reject, Status, Ticker, Trade,
 from .symbols import Symbol
 
 __all__ = [
-    "Bar",
-    "Batches",
-    "Book",
-    "Consumer",
-    "Event",
-    "FeedSpec",
-    "FlightSpec",
-    "Gap",
-    "Network",
-    "Process",
-    "QueueSpec",
-    "Quote",
-    "Registry",
-    "Reject",
-    "Secret",
-    "SinkSpec",
-    "Stack",
-    "StageSpec",
-    "Status",
-    "Stream",
-    "Symbol",
-    "Ticker",
-    "Trade",
-    "decode",
-    "encode",
-    "open",
+    "Bar", "Batches", "Book", "Consumer", "Event", "FeedSpec", "FlightSpec", "Gap", "Network",
+    "Process", "QueueSpec", "Quote", "Registry", "Reject", "Secret", "SinkSpec", "Stack",
+    "StageSpec", "Status", "Stream", "Symbol", "Ticker", "Trade", "decode", "encode", "open",
     "replay",
-]
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> str:

@@ -33,29 +33,11 @@ from pathlib import Path
 import attrs
 
 __all__ = [
-    "BackendUnsupported",
-    "ConfigError",
-    "ConnectionFailed",
-    "ConnectionLost",
-    "Denied",
-    "FeedError",
-    "GivenUp",
-    "LoginRefused",
-    "Mistake",
-    "PluginBroken",
-    "PluginError",
-    "PluginNotFound",
-    "QueueOverflow",
-    "RequestFailed",
-    "StageFailed",
-    "SubscriptionRefused",
-    "SymbolError",
-    "TapeError",
-    "TapeloomError",
-    "Throttled",
-    "alone",
-    "nearest",
-]
+    "BackendUnsupported", "ConfigError", "ConnectionFailed", "ConnectionLost", "Denied",
+    "FeedError", "GivenUp", "LoginRefused", "Mistake", "PluginBroken", "PluginError",
+    "PluginNotFound", "QueueOverflow", "RequestFailed", "StageFailed", "SubscriptionRefused",
+    "SymbolError", "TapeError", "TapeloomError", "Throttled", "alone", "nearest",
+]  # fmt: skip
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

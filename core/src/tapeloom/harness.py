@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from ._compose.composer import compose
 from ._compose.conformance import Level, Proof, conformance_file, read_conformance
 from ._compose.discovery import Found, installed
-from ._compose.hook_checks import BACKENDS
+from ._compose.hook_checks import BACKENDS, HookSpecs
 from ._compose.plan import Composed, Plan
 from ._compose.registry import Registry
 from ._config import SinkSpec, StageSpec
@@ -42,7 +42,7 @@ from .plugin import (
 )
 
 __all__ = [
-    "BACKENDS", "ComposedFeed", "Found", "FramesRead", "Level", "PendingMessages", "Proof",
+    "BACKENDS", "ComposedFeed", "Found", "FramesRead", "HookSpecs", "Level", "PendingMessages", "Proof",
     "Recorded", "SinkSpec", "StageSpec", "SystemClock", "Tape", "compose_feed", "compose_sink",
     "conformance_file", "installed", "read_conformance", "websocket_dial",
 ]  # fmt: skip

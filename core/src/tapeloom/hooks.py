@@ -15,25 +15,12 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Sequence
 
-    from tapeloom_simulator.server_api import Counterpart, Market
-
     from .plugin import Codec, Dial, Endpoint, Feed, History, Parse, Sink, Source, Stage
 
 __all__ = [
-    "aggregate",
-    "commands",
-    "connect",
-    "history",
-    "hookimpl",
-    "hookspec",
-    "parse",
-    "settings",
-    "simulate",
-    "sink",
-    "subscribe",
-    "transport",
-    "validate",
-]
+    "aggregate", "commands", "connect", "history", "hookimpl", "hookspec", "parse", "settings",
+    "sink", "subscribe", "transport", "validate",
+]  # fmt: skip
 
 hookspec = pluggy.HookspecMarker("tapeloom")
 hookimpl = pluggy.HookimplMarker("tapeloom")
@@ -90,12 +77,6 @@ def transport(feed: Feed) -> Dial:
 @hookspec(firstresult=True)
 def sink(settings: Any) -> Sink:
     """Return where batches leave the process."""
-    raise NotImplementedError
-
-
-@hookspec(firstresult=True)
-def simulate(market: Market) -> Counterpart:
-    """Return the venue's server side, fed by a simulated market."""
     raise NotImplementedError
 
 

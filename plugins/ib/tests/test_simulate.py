@@ -7,8 +7,8 @@ from decimal import Decimal
 from types import SimpleNamespace
 
 import pytest
-import tapeloom_ib
 from tapeloom.symbols import Symbol
+from tapeloom_ib.simulator import simulate
 from tapeloom_simulator.server_api import Best, Call, Candle, Fill, Framing, Ladder, Step
 
 NANO = 1_000_000_000
@@ -72,7 +72,7 @@ def side():
         for symbol in ("AAPL/USD", "EUR/USD", "BTC/USD", "B1/USD", "B2/USD", "B3/USD")
     }
     market = SimpleNamespace(pits=pits, now=NOW, clock=NOW, epoch=NOW)
-    return tapeloom_ib.counterpart(market)
+    return simulate(market)
 
 
 def dial(side, client=7):

@@ -35,6 +35,7 @@ from tapeloom.plugin import (
 )
 from tapeloom.symbols import Instrument
 from tapeloom.units import Rate
+from tapeloom_simulator import hooks, simulators
 from tapeloom_simulator.server_api import Answer, Best, Call, Line, Market, Pit, Rules, Step, Stream
 from tapeloom_testing.contract import Broken, Capture, Lacking, VenueContract
 from tapeloom_testing.contract.declared import VENUE
@@ -93,10 +94,6 @@ class Toy:
     @hookimpl
     def history(self, feed: Feed) -> History:
         return History(feed, self.defect)
-
-    @hookimpl
-    def simulate(self, market: Market) -> Side:
-        return Side(market, self.defect)
 
     # the codec
 
@@ -427,6 +424,15 @@ class Side:
         return None
 
 
+class ToySimulator:
+    def __init__(self, defect: str) -> None:
+        self.defect = defect
+
+    @hooks.hookimpl
+    def simulate(self, market: Market) -> Side:
+        return Side(market, self.defect)
+
+
 class Contract(VenueContract):
     venue = "toy"
     markets = {"spot": ("BTC/USDT", "ETH/USDT")}
@@ -440,6 +446,11 @@ class Contract(VenueContract):
     def registry(self) -> Registry:
         registry = Registry({})
         registry.register(Toy(self.defect), "toy")
+        return registry
+
+    def simulators(self) -> Registry:
+        registry = simulators({})
+        registry.register(ToySimulator(self.defect), "toy")
         return registry
 
 

@@ -15,15 +15,13 @@ import attrs
 
 from tapeloom.errors import PluginBroken
 
-from .hook_checks import brief
+from .hook_checks import GROUP, brief
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["GROUP", "SWITCH", "Found", "imported", "installed"]
+__all__ = ["SWITCH", "Found", "imported", "installed"]
 
-#: The group of the entry points; the name of an entry is the word that a stack uses.
-GROUP = "tapeloom.plugins"
 #: An environment variable: only the plugins that it names, separated by commas, may be found.
 SWITCH = "TAPELOOM_PLUGINS"
 
@@ -45,8 +43,8 @@ class Found:
         return f"{self.distribution} {self.version}".strip()
 
 
-def installed(*, hidden: bool = False) -> dict[str, Found]:
-    """Return the plugins that are installed, by name, in the order of their names.
+def installed(*, hidden: bool = False, group: str = GROUP) -> dict[str, Found]:
+    """Return the plugins that are installed in a *group*, by name, in the order of their names.
 
     Nothing is imported. Those that the environment variable `SWITCH` leaves out are returned only
     where *hidden* asks for them.
@@ -54,8 +52,8 @@ def installed(*, hidden: bool = False) -> dict[str, Found]:
     switch = os.environ.get(SWITCH)
     allowed = None if switch is None else {name.strip() for name in switch.split(",")}
     found: dict[str, Found] = {}
-    for distribution in _distributions():
-        for entry in distribution.entry_points.select(group=GROUP):
+    for distribution in _distributions(group):
+        for entry in distribution.entry_points.select(group=group):
             one = _found(
                 entry, distribution, hidden=allowed is not None and entry.name not in allowed
             )
@@ -65,11 +63,11 @@ def installed(*, hidden: bool = False) -> dict[str, Found]:
     return {name: found[name] for name in sorted(found) if hidden or not found[name].hidden}
 
 
-def _distributions() -> Iterator[importlib.metadata.Distribution]:
+def _distributions(group: str) -> Iterator[importlib.metadata.Distribution]:
     """Yield each distribution once: the one that the import system would see first."""
     seen = set()
     for distribution in importlib.metadata.distributions():
-        if not distribution.entry_points.select(group=GROUP):
+        if not distribution.entry_points.select(group=group):
             continue
         name = re.sub(r"[-_.]+", "-", _metadata(distribution)[0]).lower()
         if name not in seen:

@@ -4,29 +4,48 @@ from __future__ import annotations
 
 import inspect
 import traceback
+from functools import cached_property
 from types import ModuleType
 from typing import TYPE_CHECKING
 
-from tapeloom import hooks
+import attrs
+
 from tapeloom.errors import PluginBroken, nearest
 
 if TYPE_CHECKING:
     import pluggy
 
-__all__ = ["BACKENDS", "SPECS", "brief", "culprit", "verify"]
+__all__ = ["BACKENDS", "GROUP", "HookSpecs", "brief", "culprit", "verify"]
 
 #: The event loops that a plugin works on where it does not say otherwise.
 BACKENDS = ("asyncio", "trio")
-
-#: Every hook, and whether one result is all that is asked for.
-SPECS: dict[str, bool] = {
-    name: bool(getattr(spec, "tapeloom_spec")["firstresult"])  # noqa: B009
-    for name, spec in vars(hooks).items()
-    if hasattr(spec, "tapeloom_spec")
-}
+#: The group of the entry points of plugins; the name of an entry is the word that a stack uses.
+GROUP = "tapeloom.plugins"
 
 
-def verify(manager: pluggy.PluginManager, plugin: object, name: str) -> None:
+@attrs.frozen(slots=False)
+class HookSpecs:
+    """The hooks that plugins may implement, and the entry-point group in which the plugins are found.
+
+    *module* has the specifications, marked for pluggy's *project*.
+    """
+
+    module: ModuleType
+    project: str = "tapeloom"
+    group: str = GROUP
+
+    @cached_property
+    def first_result(self) -> dict[str, bool]:
+        """Every hook by name, and whether its first result is all that is asked for."""
+        marker = f"{self.project}_spec"
+        return {
+            name: bool(getattr(spec, marker)["firstresult"])
+            for name, spec in vars(self.module).items()
+            if hasattr(spec, marker)
+        }
+
+
+def verify(manager: pluggy.PluginManager, specs: HookSpecs, plugin: object, name: str) -> None:
     """Check a plugin before anything is registered.
 
     Raises PluginBroken for what would otherwise never be called, or be called the wrong way.
@@ -40,17 +59,17 @@ def verify(manager: pluggy.PluginManager, plugin: object, name: str) -> None:
         if problem or options is None:
             continue
         hook = options.get("specname") or attribute
-        if hook not in SPECS:
+        if hook not in specs.first_result:
             if not options.get("optionalhook"):
-                problem = f"there is no hook {hook!r}.{nearest(hook, SPECS)}"
+                problem = f"there is no hook {hook!r}.{nearest(hook, specs.first_result)}"
             continue
         other = seen.setdefault((hook, False), attribute)
         if other != attribute:
             problem = f"it implements the hook {hook!r} twice, as {other!r} and as {attribute!r}."
             problem += " A plugin implements or wraps a hook, once: make them two plugins."
         else:
-            problem = _argument_problem(plugin, attribute, hook)
-    problem = problem or ("" if seen else _no_hooks(plugin)) or _backends_problem(plugin)
+            problem = _argument_problem(specs, plugin, attribute, hook)
+    problem = problem or ("" if seen else _no_hooks(specs, plugin)) or _backends_problem(plugin)
     if problem:
         raise PluginBroken(name, f"plugin {name!r} breaks the rules of the hooks: {problem}")
 
@@ -63,8 +82,8 @@ def _hashable(plugin: object) -> bool:
     return True
 
 
-def _argument_problem(plugin: object, attribute: str, hook: str) -> str:
-    allowed = list(inspect.signature(getattr(hooks, hook)).parameters)
+def _argument_problem(specs: HookSpecs, plugin: object, attribute: str, hook: str) -> str:
+    allowed = list(inspect.signature(getattr(specs.module, hook)).parameters)
     implementation = getattr(plugin, attribute)
     for parameter in inspect.signature(implementation).parameters.values():
         if parameter.kind in {parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD}:
@@ -86,12 +105,13 @@ def _backends_problem(plugin: object) -> str:
     return f"its BACKENDS are {backends!r}; expected some of {BACKENDS!r}."
 
 
-def _no_hooks(plugin: object) -> str:
-    bare = [name for name in SPECS if callable(getattr(plugin, name, None))]
+def _no_hooks(specs: HookSpecs, plugin: object) -> str:
+    home = specs.module.__name__
+    bare = [name for name in specs.first_result if callable(getattr(plugin, name, None))]
     if bare:
-        return f"its {bare[0]!r} is not marked. Write @hookimpl, from tapeloom.hooks, above it."
+        return f"its {bare[0]!r} is not marked. Write @hookimpl, from {home}, above it."
     kind = "module" if isinstance(plugin, ModuleType) else "object"
-    return f"the {kind} has no hook. Mark what it provides with @hookimpl, from tapeloom.hooks."
+    return f"the {kind} has no hook. Mark what it provides with @hookimpl, from {home}."
 
 
 def culprit(error: BaseException, caller: pluggy.HookCaller) -> str:

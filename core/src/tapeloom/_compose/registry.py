@@ -11,7 +11,7 @@ from tapeloom import hooks
 from tapeloom.errors import PluginBroken, PluginError, PluginNotFound, TapeloomError, nearest
 
 from .discovery import Found, imported, installed
-from .hook_checks import BACKENDS, SPECS, brief, culprit, verify
+from .hook_checks import BACKENDS, HookSpecs, brief, culprit, verify
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -45,11 +45,17 @@ class Shown:
 
 
 class Registry:
-    """The plugins of one stack: loaded by name, asked by name."""
+    """The plugins of one stack: loaded by name, asked by name.
 
-    def __init__(self, found: Mapping[str, Found] | None = None) -> None:
-        self._manager = pluggy.PluginManager("tapeloom")
-        self._manager.add_hookspecs(hooks)
+    *specs* are the hooks that they may implement, where those are not core's own.
+    """
+
+    def __init__(
+        self, found: Mapping[str, Found] | None = None, *, specs: HookSpecs | None = None
+    ) -> None:
+        self._specs = specs or HookSpecs(hooks)
+        self._manager = pluggy.PluginManager(self._specs.project)
+        self._manager.add_hookspecs(self._specs.module)
         self._installed = None if found is None else dict(found)
         self._own: set[str] = set()
 
@@ -57,7 +63,7 @@ class Registry:
     def found(self) -> dict[str, Found]:
         """The installed plugins, looked up once."""
         if self._installed is None:
-            self._installed = installed(hidden=True)
+            self._installed = installed(hidden=True, group=self._specs.group)
         return self._installed
 
     def register(self, plugin: object, name: str) -> None:
@@ -97,8 +103,9 @@ class Registry:
 
         Raises PluginNotFound or PluginBroken. A `TapeloomError` from inside the hook passes through.
         """
-        if hook not in SPECS:
-            raise ValueError(f"there is no hook {hook!r}.{nearest(hook, SPECS)}")
+        first_result = self._specs.first_result
+        if hook not in first_result:
+            raise ValueError(f"there is no hook {hook!r}.{nearest(hook, first_result)}")
         if hook not in self.implements(name):
             return None
         active = {name, *(one for one in wrappers if hook in self.wraps(one))}
@@ -113,7 +120,7 @@ class Registry:
             problem = f"plugin {guilty!r}: its hook {hook!r} raised {brief(error)}."
             remedy = f" This is a defect of the plugin{self._report(guilty)}."
             raise PluginBroken(guilty, problem + remedy) from error
-        if isinstance(result, list) and not SPECS[hook]:
+        if isinstance(result, list) and not first_result[hook]:
             return result[0] if result else None
         return result
 
@@ -162,14 +169,14 @@ class Registry:
         plugin = self._manager.get_plugin(name)
         return tuple(
             hook
-            for hook in SPECS
+            for hook in self._specs.first_result
             for implementation in getattr(self._manager.hook, hook).get_hookimpls()
             if implementation.plugin is plugin
             and (implementation.wrapper or implementation.hookwrapper) is wrapping
         )
 
     def _enter(self, plugin: Any, name: str) -> None:
-        verify(self._manager, plugin, name)
+        verify(self._manager, self._specs, plugin, name)
         before = self._manager.get_plugin(name)
         if before is not None:
             self._manager.unregister(name=name)

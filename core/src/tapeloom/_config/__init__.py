@@ -26,21 +26,7 @@ from .stack import (
 from .structure import structure
 
 __all__ = [
-    "CHANNELS",
-    "Backend",
-    "Draft",
-    "FeedSpec",
-    "FlightSpec",
-    "Network",
-    "Policy",
-    "Process",
-    "QueueSpec",
-    "Secret",
-    "SinkSpec",
-    "Stack",
-    "StageSpec",
-    "parse",
-    "read",
-    "resolved",
+    "CHANNELS", "Backend", "Draft", "FeedSpec", "FlightSpec", "Network", "Policy", "Process",
+    "QueueSpec", "Secret", "SinkSpec", "Stack", "StageSpec", "parse", "read", "resolved",
     "structure",
-]
+]  # fmt: skip

@@ -19,17 +19,9 @@ from .masking import masked_table, masked_url
 from .places import Places
 
 __all__ = [
-    "Backend",
-    "FeedSpec",
-    "FlightSpec",
-    "Network",
-    "Policy",
-    "Process",
-    "QueueSpec",
-    "SinkSpec",
-    "Stack",
-    "StageSpec",
-]
+    "Backend", "FeedSpec", "FlightSpec", "Network", "Policy", "Process", "QueueSpec",
+    "SinkSpec", "Stack", "StageSpec",
+]  # fmt: skip
 
 Policy = Literal["block", "drop_oldest", "conflate", "error"]
 Backend = Literal["asyncio", "trio"]

@@ -5,19 +5,22 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import NamedTuple
 
 import anyio
 import anyio.lowlevel
 import structlog
 
+from tapeloom._compose.plan import Plan
 from tapeloom._runtime.backoff import Backoff
 from tapeloom._runtime.event_loop import DONE
+from tapeloom._runtime.rate_limits import Budget
 from tapeloom.errors import ConnectionLost, FeedError, LoginRefused, SubscriptionRefused, Throttled
 from tapeloom.events import Event, Reject, Status
 from tapeloom.plugin import (
     Ack,
     Delivering,
+    Endpoint,
     Frames,
     Link,
     Message,
@@ -27,34 +30,60 @@ from tapeloom.plugin import (
     Subscription,
 )
 
+from .frame_intake import FrameIntake
 from .subscriptions import Subscriptions
 
-if TYPE_CHECKING:
-    from .owner import Owner
-
-__all__ = ["PLANNED", "Connection"]
+__all__ = ["PLANNED", "Connection", "Supervision"]
 
 log = structlog.get_logger()
 
 
-class Connection:
-    """One link's life, and the subscriptions on it. It is lived once."""
+class Supervision(NamedTuple):
+    """What a connection tells its supervisor, and asks of it."""
 
-    def __init__(self, owner: Owner) -> None:
-        plan, endpoint = owner.plan, owner.endpoint
+    #: Takes the events of one read; returns what is to be awaited before more is read.
+    on_events: Callable[[Connection, list[Event]], Awaitable[None]]
+    tell: Callable[[str, str], Awaitable[None]]  #: puts a Status into the stream
+    #: These are live; the second argument is when the venue's reply arrived, None where none did.
+    live: Callable[[Sequence[Subscription], int | None], None]
+    refused: Callable[[Sequence[Subscription], int], None]  #: the venue refused these, and when
+    watch: Callable[[Connection], None]  #: looks, from time to time, for what has fallen silent
+    reset_deadlines: Callable[[], None]  #: we did not read: no silence counts against the venue
+    #: Begins to replace the connection; False where nothing can take its place before it has ended.
+    retire: Callable[[Connection], bool]
+
+
+class Connection:
+    """One link's life, and the subscriptions on it. It is lived once.
+
+    *wanted* is the supervisor's own list of subscriptions, *messages* the rate limit of the host.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        endpoint: Endpoint,
+        intake: FrameIntake,
+        wanted: list[Subscription],
+        label: str,
+        messages: Budget | None,
+        supervision: Supervision,
+    ) -> None:
         assert plan.codec is not None
-        self.subscriptions = Subscriptions(owner.wanted)
+        self.subscriptions = Subscriptions(wanted)
         self.ready = anyio.Event()  #: all that is wanted was answered; or it has ended
         self.opened: float | None = None  #: when, on the clock's monotonic time
         self.ended = False
         self.last_recv = 0
-        self._owner = owner
+        self._label = label
+        self._messages = messages
+        self._supervision = supervision
         self._endpoint = endpoint
         self._feed = plan.feed
-        self._intake = owner.intake
-        self._parse = owner.intake.parse
-        self._hand_on = owner.take
-        self._taps = owner.intake.taps
+        self._intake = intake
+        self._parse = intake.parse
+        self._hand_on = supervision.on_events
+        self._taps = intake.taps
         self._number = 0
         self._codec = plan.codec
         self._dial = plan.dial
@@ -126,8 +155,8 @@ class Connection:
         self.last_recv = self._clock.time_ns()
         self._counters["connections"] += 1
         self._number = self._counters["connections"]
-        log.info("feed_connected", feed=self._feed.name, connection=self._owner.label)
-        await self._owner.tell("connected", self._owner.label)
+        log.info("feed_connected", feed=self._feed.name, connection=self._label)
+        await self._supervision.tell("connected", self._label)
         self.heard = self._clock.monotonic()
         self._link = link
 
@@ -261,7 +290,7 @@ class Connection:
                 due = self._clock.monotonic() + self._endpoint.ack_within
                 self.subscriptions.sent(message, due, drops=drops)
                 if message.id is None and not drops:
-                    self._owner.live(self.subscriptions.still(message.subscriptions))
+                    self._supervision.live(self.subscriptions.still(message.subscriptions), None)
                 await link.send(message.text)
                 if not self._leaving:
                     await self._keep_pace()
@@ -269,8 +298,8 @@ class Connection:
     async def _await_turn(self) -> None:
         """Wait until something may be sent, and count it as sent."""
         await self._keep_pace()  # where the one before us has given up waiting
-        if self._owner.messages is not None:
-            await self._owner.messages.take()
+        if self._messages is not None:
+            await self._messages.take()
         self._free = self._clock.monotonic() + self._pace
 
     async def _keep_pace(self) -> None:
@@ -292,7 +321,7 @@ class Connection:
         if isinstance(reply, Refusal):
             return self._refuse(reply)
         if isinstance(reply, Notice):
-            if reply.ends and not self._owner.retire(self):
+            if reply.ends and not self._supervision.retire(self):
                 self.end(PLANNED)
             return [self._status("notice", f"{reply.kind} {reply.detail}".rstrip())]
         if isinstance(reply, Pong):
@@ -307,13 +336,13 @@ class Connection:
         if login is not None and ack.id == login.id:
             self.subscriptions.answered(login)
             self._admitted.set()
-            return [self._status("logged_in", self._owner.label)]
+            return [self._status("logged_in", self._label)]
         new = self.subscriptions.agreed(ack)
         self._see_ready()
-        self._owner.live(new, self.last_recv)
+        self._supervision.live(new, self.last_recv)
         if not new:
             return []
-        return [self._status("subscribed", f"{self._owner.label}: {len(new)} subscriptions")]
+        return [self._status("subscribed", f"{self._label}: {len(new)} subscriptions")]
 
     def _refuse(self, refusal: Refusal) -> list[Event]:
         login = self._endpoint.login
@@ -326,7 +355,7 @@ class Connection:
         wanted = self.subscriptions.still(refused)
         if refusal.permanent:
             self.subscriptions.forget(wanted)
-            self._owner.refused(wanted, self.last_recv)
+            self._supervision.refused(wanted, self.last_recv)
         else:
             self._later(wanted)
         if refused and refusal.permanent and not self.subscriptions.wanted:
@@ -389,18 +418,18 @@ class Connection:
             await self._clock.sleep(step)
             now = self._clock.monotonic()
             if now - before > step + _LATE:  # nobody ran meanwhile: somebody has blocked the loop
-                self._owner.excuse()
+                self._supervision.reset_deadlines()
                 self.subscriptions.excuse(now - before - step)
                 self.heard = now
             before = now
             if endpoint.max_age is not None and now - opened > endpoint.max_age and not old:
                 old = True
-                if not self._owner.retire(self):
+                if not self._supervision.retire(self):
                     self.end(PLANNED)
             if self._blocked:
-                self._owner.excuse()
+                self._supervision.reset_deadlines()
                 continue
-            self._owner.watch(self)
+            self._supervision.watch(self)
             if now - self.heard > endpoint.silence:
                 self.end(f"nothing was heard for {now - self.heard:.0f} s")
             if self._answer_due is not None and now > self._answer_due:

@@ -15,7 +15,7 @@ from tapeloom.events import Event, Status
 from tapeloom.plugin import Endpoint, Subscription
 
 from .clock_monitor import Finding
-from .connection import PLANNED, Connection
+from .connection import PLANNED, Connection, Supervision
 from .frame_intake import FrameIntake
 from .handover import Overlap
 from .stall_detector import Mute
@@ -49,15 +49,15 @@ class Session:
         label: str = "",
         missed: Missed | None = None,
     ) -> None:
-        self.plan = plan
         self.endpoint = endpoint
+        self._plan = plan
         self.label = label or endpoint.name or plan.feed.name
         self.wanted: list[Subscription] = list(subscriptions)
-        self.messages = budgets.of(endpoint.url, "message", endpoint.host_messages)
+        self._messages = budgets.of(endpoint.url, "message", endpoint.host_messages)
         self._feed = plan.feed
         self._clock = plan.feed.clock
         self._counters = plan.feed.counters
-        self.intake = intake
+        self._intake = intake
         self._emit = emit
         self._budgets = budgets
         self._dials = budgets.of(endpoint.url, "dial", endpoint.dials)
@@ -137,7 +137,7 @@ class Session:
 
         Returns the last one; how it ended is in `_outcome`.
         """
-        first = self._current = Connection(self)
+        first = self._current = self._connection()
         try:
             async with anyio.create_task_group() as tasks:
                 self._tasks = tasks
@@ -146,6 +146,25 @@ class Session:
             last = self._current
             self._tasks = self._current = self._successor = self._overlap = None
         return last
+
+    def _connection(self) -> Connection:
+        return Connection(
+            self._plan,
+            self.endpoint,
+            self._intake,
+            self.wanted,
+            self.label,
+            self._messages,
+            Supervision(
+                self._take,
+                self.tell,
+                self._live_now,
+                self._refused,
+                self._look,
+                self._reset_deadlines,
+                self._retire,
+            ),
+        )
 
     async def _live(self, connection: Connection) -> None:
         """Live one connection; the chain ends when its current one has ended without a successor."""
@@ -182,7 +201,7 @@ class Session:
 
     # --------------------------------------------------------------------------------- the hand-over
 
-    def retire(self, connection: Connection) -> bool:
+    def _retire(self, connection: Connection) -> bool:
         """Begin to replace it; return False where nothing can take its place before it has ended."""
         if connection is not self._current or self._tasks is None:
             return True  # it is being replaced, or is no longer needed
@@ -201,7 +220,7 @@ class Session:
         assert self._tasks is not None
         await self.tell("replacing", f"{self.label}: a second connection takes over")
         while self._current is old:
-            new = self._successor = Connection(self)
+            new = self._successor = self._connection()
             self._tasks.start_soon(self._live, new)
             await new.ready.wait()
             if not new.ended:
@@ -229,7 +248,7 @@ class Session:
 
     # ------------------------------------------------------------------------------------- the data
 
-    def take(self, connection: Connection, events: list[Event]) -> Awaitable[None]:
+    def _take(self, connection: Connection, events: list[Event]) -> Awaitable[None]:
         """Take what a read has brought: announce, stage, deliver. The hot path.
 
         It is done at once, but for what the awaitable that it returns still waits for.
@@ -268,19 +287,19 @@ class Session:
 
     # ------------------------------------------------------------------------------- subscriptions
 
-    def live(self, some: Sequence[Subscription], said: int | None = None) -> None:
+    def _live_now(self, some: Sequence[Subscription], said: int | None) -> None:
         """Take note that these are live; *said*: when the venue's own word of it came."""
         self._watch.live(some, said)
 
-    def refused(self, some: Sequence[Subscription], said: int) -> None:
+    def _refused(self, some: Sequence[Subscription], said: int) -> None:
         """Take note that the venue does not give us these, by its word of then."""
         self._watch.refused(some, said)
 
-    def excuse(self) -> None:
+    def _reset_deadlines(self) -> None:
         """Hold no silence against the venue: it was we who did not listen."""
         self._watch.excuse()
 
-    def watch(self, connection: Connection) -> None:
+    def _look(self, connection: Connection) -> None:
         """Subscribe anew to what has fallen silent; give up a connection where that does not help."""
         self._watch.look_at_clock()
         if connection is not self._current or self._successor is not None or self._tasks is None:

@@ -22,21 +22,10 @@ from tapeloom.units import retry_after
 from .feeds import Network
 
 __all__ = [
-    "AGENT",
-    "CLOSE_WITHIN",
-    "CONNECT_WITHIN",
-    "MESSAGE_LIMIT",
-    "asks_for_pause",
-    "check_headers",
-    "explain",
-    "misunderstood",
-    "proxy_for",
-    "refused",
-    "stopped",
-    "throttled",
-    "trust",
-    "unusable",
-]
+    "AGENT", "CLOSE_WITHIN", "CONNECT_WITHIN", "MESSAGE_LIMIT", "asks_for_pause",
+    "check_headers", "explain", "misunderstood", "proxy_for", "refused", "stopped", "throttled",
+    "trust", "unusable",
+]  # fmt: skip
 
 #: The largest message that is read, in bytes; a larger one ends the connection.
 MESSAGE_LIMIT = 16 * 1024 * 1024

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from tapeloom.plugin import Codec, Endpoint, Feed, History, Parse, Source
-    from tapeloom_simulator.server_api import Counterpart, Market
 
 __all__ = ["Settings"]
 
@@ -139,11 +138,3 @@ def parse(feed: Feed) -> Parse:
 def history(feed: Feed) -> History:
     """Return the REST language."""
     return AlpacaHistory(feed, _names(feed))
-
-
-@hookimpl(specname="simulate")
-def counterpart(market: Market) -> Counterpart:
-    """Return the server side; only who simulates pays for importing it."""
-    from .simulator import simulate
-
-    return simulate(market)

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from tapeloom.plugin import Codec, Endpoint, Feed, History, Parse
-    from tapeloom_simulator.server_api import Counterpart, Market
 
 __all__ = ["Settings"]
 
@@ -90,11 +89,3 @@ def parse(feed: Feed) -> Parse:
 def history(feed: Feed) -> History:
     """Return the REST language."""
     return BybitHistory(feed, _names(feed))
-
-
-@hookimpl
-def simulate(market: Market) -> Counterpart:
-    """Return the server side. Its package is imported only when this hook is called."""
-    from . import simulator
-
-    return simulator.simulate(market)

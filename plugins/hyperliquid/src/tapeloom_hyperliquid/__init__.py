@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from tapeloom.plugin import Codec, Endpoint, Feed, History, Parse
-    from tapeloom_simulator.server_api import Counterpart, Market
 
 __all__ = ["Settings"]
 
@@ -81,11 +80,3 @@ def parse(feed: Feed) -> Parse:
 def history(feed: Feed) -> History:
     """Return the REST language."""
     return HyperliquidHistory(feed, _names(feed))
-
-
-@hookimpl
-def simulate(market: Market) -> Counterpart:
-    """Return the server side. Its package is imported only when this hook is called."""
-    from . import simulator
-
-    return simulator.simulate(market)

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from tapeloom.plugin import Feed, Source
-    from tapeloom_simulator.server_api import Counterpart, Market
 
 __all__ = ["BACKENDS", "ContractTable", "Settings"]
 
@@ -106,11 +105,3 @@ def connect(feed: Feed) -> Source:
     from .source import IBSource
 
     return IBSource(feed, feed.settings or Settings())
-
-
-@hookimpl(specname="simulate")
-def counterpart(market: Market) -> Counterpart:
-    """Return the server side; only who simulates pays for importing it."""
-    from .simulator import simulate
-
-    return simulate(market)

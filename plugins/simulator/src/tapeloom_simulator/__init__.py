@@ -5,7 +5,8 @@
 
 `market` and `pit` are what is traded; `server`, `connection` (`websocket`, `plain`) and `hub` bring it
 to the clients, `clockwork` at the right time; `faults` and `injector` spoil it; `truth` writes down what was so.
-The venue's language comes from the venue's plugin, through the hook `simulate`.
+The venue's language comes from the venue's package, through the hook `simulate` in `hooks`; what a
+server side is handed and hands back stands in `server_api`.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from .faults import Fault, load
     from .listings import MAJORS, Listed, listed
     from .market import EPOCH, SimulatedMarket
+    from .registry import counterpart, simulators
     from .simulation import Simulation, serve
     from .truth import Injected, Opened, Quoted, Sent, Traded, Truth
     from .written import Written
@@ -40,11 +42,13 @@ __all__ = [
     "Traded",
     "Truth",
     "Written",
+    "counterpart",
     "listed",
     "load",
     "never",
     "serve",
     "signs",
+    "simulators",
 ]
 
 _HOMES = {
@@ -52,6 +56,7 @@ _HOMES = {
     "ledger": ("Account", "Ledger", "never", "signs"),
     "listings": ("MAJORS", "Listed", "listed"),
     "market": ("EPOCH", "SimulatedMarket"),
+    "registry": ("counterpart", "simulators"),
     "simulation": ("Simulation", "serve"),
     "truth": ("Injected", "Opened", "Quoted", "Sent", "Traded", "Truth"),
     "written": ("Written",),

@@ -63,15 +63,21 @@ def _installed(venue: str) -> tuple[str, tuple[str, ...]]:
 
     Raises PluginNotFound where no installed venue can be simulated.
     """
-    from tapeloom import Registry
     from tapeloom.errors import PluginNotFound
+    from tapeloom.harness import installed
 
-    shown = {plugin.name: plugin.hooks for plugin in Registry().describe()}
-    venues = [name for name, hooks in shown.items() if "simulate" in hooks]
+    from .registry import simulators
+
+    plugins = installed()
+    venues = [
+        name
+        for name, found in simulators().found.items()
+        if name in plugins and not found.hidden and not plugins[name].hidden
+    ]
     if (venue and venue not in venues) or not venues:
         raise PluginNotFound(venue or "binance", venues)
     usual = "binance" if "binance" in venues else venues[0]
-    return venue or usual, tuple(stage for stage in _STAGES if stage in shown)
+    return venue or usual, tuple(stage for stage in _STAGES if stage in plugins)
 
 
 @asynccontextmanager
@@ -79,7 +85,8 @@ async def _demo(
     args: argparse.Namespace, venue: str, stages: tuple[str, ...]
 ) -> AsyncIterator[Stream]:
     from .market import SimulatedMarket
-    from .simulation import counterpart, serve
+    from .registry import counterpart
+    from .simulation import serve
 
     # Which symbols a venue has, it says itself; a market must be there to ask it.
     shown = counterpart(venue, SimulatedMarket(("BTC/USDT",))).markets

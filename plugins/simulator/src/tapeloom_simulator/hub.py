@@ -6,31 +6,17 @@ A stream speaks once for all its followers: its text is encoded, framed and then
 from __future__ import annotations
 
 from collections import defaultdict
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
+    from .follower import Follower
     from .injector import Injector
     from .server_api import Step, Stream
     from .truth import Sent, Truth
 
-__all__ = ["Follower", "Hub"]
-
-
-class Follower(Protocol):
-    """What the hub needs of a connection."""
-
-    def __hash__(self) -> int: ...
-
-    @property
-    def number(self) -> int:
-        """Which connection this is."""
-        ...
-
-    def queue(self, frames: Sequence[bytes]) -> None:
-        """Put frames into the buffer."""
-        ...
+__all__ = ["Hub"]
 
 
 class _Live:

@@ -14,7 +14,7 @@ from .truth import Injected
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Mapping, Sequence
 
-    from .hub import Follower
+    from .follower import Follower
     from .market import SimulatedMarket
     from .server_api import Counterpart, Stream
     from .truth import Truth

@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 
     from anyio.abc import AnyByteStream, ByteStream, Listener
 
-    from .hub import Follower, Hub
+    from .follower import Follower
+    from .hub import Hub
     from .injector import Injector
     from .server_api import Counterpart, Session
     from .truth import Truth

@@ -6,16 +6,12 @@ async with serve("binance", symbols=["BTC/USDT"], seed=7, rate=50) as sim:
 
 from __future__ import annotations
 
-import importlib.metadata
 import math
 from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Literal
 
 import anyio
-import pluggy
-from tapeloom import hooks
-from tapeloom.errors import PluginBroken, PluginNotFound
 
 from .clockwork import Clockwork
 from .faults import Fault, check, load
@@ -23,6 +19,7 @@ from .frames import frame
 from .hub import Hub
 from .injector import Injector, faults_of
 from .market import EPOCH, SimulatedMarket
+from .registry import counterpart
 from .server import Server
 from .server_api import Framing
 from .truth import Truth
@@ -34,33 +31,10 @@ if TYPE_CHECKING:
     from .listings import Listed
     from .server_api import Counterpart, Market
 
-__all__ = ["Simulation", "counterpart", "serve"]
+__all__ = ["Simulation", "serve"]
 
-_GROUP = "tapeloom.plugins"
 _PATIENCE = 5.0  # seconds that clients have to take what waits for them when the simulation stops
 _GOODBYES = 0.2  # and to say goodbye themselves; some do so only when their user closes
-
-
-def counterpart(venue: str, market: Market) -> Counterpart:
-    """Return the server side of *venue*, from the plugin of that name.
-
-    Raises PluginNotFound or PluginBroken.
-    """
-    found = {entry.name: entry for entry in importlib.metadata.entry_points(group=_GROUP)}
-    if venue not in found:
-        raise PluginNotFound(venue, found)
-    plugins = pluggy.PluginManager("tapeloom")
-    plugins.add_hookspecs(hooks)
-    try:
-        plugins.register(found[venue].load(), venue)
-    except Exception as problem:
-        raise PluginBroken(venue, f"plugin {venue!r} cannot be loaded: {problem}") from problem
-    made: Counterpart | None = plugins.hook.simulate(market=market)
-    if made is None:
-        raise PluginBroken(
-            venue, f"plugin {venue!r} has no simulate hook, so it cannot be simulated."
-        )
-    return made
 
 
 def open_text(path: str | Path) -> IO[str]:
@@ -139,7 +113,7 @@ async def serve(
 ) -> AsyncIterator[Simulation]:
     """Simulate *venue* and listen until the block is left.
 
-    *venue* is the name of a plugin, or a function that makes the server side itself.
+    *venue* is the name of a simulator, or a function that makes the server side itself.
 
     The market has *symbols*, makes *rate* trades a second of its own time, *trades* at most, and runs
     *speed* times as fast as the wall's clock (`math.inf`: as fast as clients can take it). It begins

@@ -1,11 +1,27 @@
-"""Alpaca's server side, fed by a simulated market. It imports nothing of the client side.
+"""Alpaca's server side, fed by a simulated market.
 
 `server` takes connections and calls, `streams` has the streams, `rest` the REST answers, and `text`
-writes numbers, times and items. `simulate` builds the server side.
+writes numbers, times and items.
+
+The package states the facts of the venue itself and imports nothing of the client side. If both
+sides shared a table, tests of one side against the other would not show an error in the table.
 """
 
 from __future__ import annotations
 
-from .server import simulate
+from typing import TYPE_CHECKING
+
+from tapeloom_simulator.hooks import hookimpl
+
+from .server import AlpacaSide
+
+if TYPE_CHECKING:
+    from tapeloom_simulator.server_api import Counterpart, Market
 
 __all__ = ["simulate"]
+
+
+@hookimpl
+def simulate(market: Market) -> Counterpart:
+    """Return Alpaca's server side, fed by a simulated market."""
+    return AlpacaSide(market)

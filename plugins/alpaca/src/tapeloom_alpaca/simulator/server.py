@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from tapeloom.units import Rate
-    from tapeloom_simulator.server_api import Call, Counterpart, Line, Market, Session, Stream
+    from tapeloom_simulator.server_api import Call, Line, Market, Session, Stream
 
-__all__ = ["AlpacaSide", "simulate"]
+__all__ = ["AlpacaSide"]
 
 _RULES = Rules()
 _PATHS = {
@@ -54,11 +54,6 @@ _MESSAGES = {
 def error(code: int) -> list[str]:
     """Return an error as the stream says it."""
     return [f'[{{"T":"error","code":{code},"msg":"{_MESSAGES[code]}"}}]']
-
-
-def simulate(market: Market) -> Counterpart:
-    """Return Alpaca's server side, fed by a simulated market."""
-    return AlpacaSide(market)
 
 
 class AlpacaSide:

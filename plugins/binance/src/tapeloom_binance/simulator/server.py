@@ -11,7 +11,6 @@ import json
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from tapeloom.hooks import hookimpl
 from tapeloom.units import Rate
 from tapeloom_simulator.server_api import Answer, Budget, Rules
 
@@ -22,9 +21,9 @@ from .text import Spelling
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from tapeloom_simulator.server_api import Call, Counterpart, Line, Market, Session, Stream
+    from tapeloom_simulator.server_api import Call, Line, Market, Session, Stream
 
-__all__ = ["BinanceSide", "simulate"]
+__all__ = ["BinanceSide"]
 
 _DAY = 86_400.0
 _SPOT = Rules(
@@ -45,12 +44,6 @@ _ROUTES = {"public", "market", "private"}
 #: The streams that a futures route carries; another one is acknowledged and never comes.
 _PUBLIC = ("bookTicker", "depth", "trade")
 _METHODS = ("SUBSCRIBE", "UNSUBSCRIBE", "LIST_SUBSCRIPTIONS", "SET_PROPERTY", "GET_PROPERTY")
-
-
-@hookimpl
-def simulate(market: Market) -> Counterpart:
-    """Return Binance's server side, fed by a simulated market."""
-    return BinanceSide(market)
 
 
 class BinanceSide:

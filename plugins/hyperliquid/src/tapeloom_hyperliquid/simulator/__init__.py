@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tapeloom.hooks import hookimpl
+from tapeloom_simulator.hooks import hookimpl
 
 from .server import HyperliquidSide
 

@@ -1,11 +1,27 @@
-"""The server side of IB Gateway, fed by a simulated market. It imports nothing of the client side.
+"""The server side of IB Gateway, fed by a simulated market.
 
 `server` takes connections, `client` answers the requests of one client, `streams` has the streamed
-market data, `history` past trades and bars. `simulate` builds the server side.
+market data, `history` past trades and bars.
+
+The package states the facts of the venue itself and imports nothing of the client side. If both
+sides shared a table, tests of one side against the other would not show an error in the table.
 """
 
 from __future__ import annotations
 
-from .server import simulate
+from typing import TYPE_CHECKING
+
+from tapeloom_simulator.hooks import hookimpl
+
+from .server import IBSide
+
+if TYPE_CHECKING:
+    from tapeloom_simulator.server_api import Counterpart, Market
 
 __all__ = ["simulate"]
+
+
+@hookimpl
+def simulate(market: Market) -> Counterpart:
+    """Return the gateway's side, fed by a simulated market."""
+    return IBSide(market)

@@ -18,19 +18,13 @@ if TYPE_CHECKING:
     from tapeloom_simulator.server_api import (
         Budget,
         Call,
-        Counterpart,
         Line,
         Market,
         Session,
         Stream,
     )
 
-__all__ = ["IBSide", "simulate"]
-
-
-def simulate(market: Market) -> Counterpart:
-    """Return the gateway's side, fed by a simulated market."""
-    return IBSide(market)
+__all__ = ["IBSide"]
 
 
 class IBSide:

@@ -9,9 +9,11 @@ from unittest import mock
 
 from attrs import define, field
 from tapeloom import FeedSpec, Registry, Stack, StageSpec
+from tapeloom.errors import PluginNotFound
 from tapeloom.events import Event
 from tapeloom.harness import ComposedFeed, compose_feed
 from tapeloom.plugin import Clock, Reply
+from tapeloom_simulator.registry import counterpart, simulators
 
 from tapeloom_testing.clock import VirtualClock
 
@@ -37,6 +39,7 @@ class Subject:
     settings: Mapping[str, Any]
     secrets: Mapping[str, str] = field(factory=dict)
     registry: Callable[[], Registry] = Registry
+    simulators: Callable[[], Registry] = simulators
 
     def table(self, given: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """Return the venue's table: what is declared or *given*, and where its keys stand."""
@@ -85,10 +88,10 @@ class Subject:
 
     def counterpart(self, market: Market, venue: str = "") -> Counterpart | None:
         """Return the venue's server side; None where it has none."""
-        side: Counterpart | None = self.registry().call(
-            venue or self.venue, "simulate", market=market
-        )
-        return side
+        try:
+            return counterpart(venue or self.venue, market, self.simulators())
+        except PluginNotFound:
+            return None
 
 
 class Reader:

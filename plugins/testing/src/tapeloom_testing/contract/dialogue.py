@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl, unquote, urlsplit
 
@@ -29,14 +29,12 @@ __all__ = [
     "connections",
     "planned",
     "refuse",
-    "spoken",
     "unsubscribe",
 ]
 
 #: An address at which nobody is, for languages that are composed and never dialled.
 NOWHERE = "http://127.0.0.1:9"
 SOURCE = "it connects through a Source: there are no messages"
-_SPOKEN = 20  # times that the venue's side speaks
 _LOGIN = 1  # the number that core gives the first message
 
 
@@ -183,22 +181,6 @@ def unsubscribe(subject: Subject, simulated: str = "") -> None:
 def _hear(kept: PendingMessages, replies: Sequence[Reply]) -> list[str]:
     """Take the acknowledgements; return what is live by them and was not before."""
     return [str(one) for reply in replies if isinstance(reply, Ack) for one in kept.receive(reply)]
-
-
-def spoken(subject: Subject, simulated: str = "") -> tuple[Callable[[], ComposedFeed], list[bytes]]:
-    """Return what makes a parser, and frames that the venue's side says to all subscriptions.
-
-    There are few of them; they are for where no simulator is installed.
-    """
-    plan, simulated = planned(subject, simulated)
-    said: list[bytes] = []
-    for endpoint, wanted in connections(plan):
-        talk = Dialogue(subject, plan, endpoint, simulated)
-        for message in asked(plan, wanted):
-            talk.say(message.text)
-        for number in range(1, _SPOKEN + 1):
-            said += [text.encode() for text in talk.line.says(number, talk.market.pits)]
-    return (lambda: planned(subject, simulated)[0]), said
 
 
 def refuse(subject: Subject, simulated: str = "") -> None:

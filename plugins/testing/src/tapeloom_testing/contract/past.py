@@ -9,11 +9,11 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 from tapeloom.events import Bar, Book, Event, Trade
 from tapeloom.plugin import Request, Want, channel_parts
 from tapeloom.symbols import Symbol
+from tapeloom_simulator import SimulatedMarket
 from tapeloom_simulator.server_api import Call
 
 from .declared import Broken, Lacking
 from .dialogue import NOWHERE
-from .recording import engine
 
 if TYPE_CHECKING:
     from tapeloom.harness import ComposedFeed
@@ -32,7 +32,7 @@ class Library:
     """A venue with a past, and a client that asks about it."""
 
     def __init__(self, subject: Subject, simulated: str) -> None:
-        self.market: Any = engine().SimulatedMarket(subject.symbols, seed=5, rate=10.0)
+        self.market: Any = SimulatedMarket(subject.symbols, seed=5, rate=10.0)
         self.market.advance(self.market.epoch + _SPAN)
         side = subject.counterpart(self.market, simulated)
         if side is None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import re
 import time
 from collections import Counter
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import anyio
 import structlog
 import tapeloom
+import tapeloom_simulator
 from attrs import Factory, define
 from tapeloom import StageSpec
 from tapeloom.errors import ConnectionLost
@@ -21,7 +21,7 @@ from tapeloom.harness import websocket_dial
 from tapeloom.hooks import hookimpl
 from tapeloom.plugin import Dial, Endpoint, Feed, Link, Want
 
-from .declared import Broken, Lacking
+from .declared import Broken
 
 if TYPE_CHECKING:
     from tapeloom import Consumer, Stream
@@ -29,23 +29,14 @@ if TYPE_CHECKING:
 
     from .composed import Subject
 
-__all__ = ["Plant", "Run", "engine", "record"]
+__all__ = ["Plant", "Run", "record"]
 
-#: The plugin that simulates venues, and the group in which plugins are found.
-_SIMULATOR, _GROUP = "simulator", "tapeloom.plugins"
 _SNAPSHOTS = "contract-snapshots"
 _SUBSCRIBED = re.compile(r"(\d+) subscriptions")
 _MINUTE = 60_000_000_000
 _ENOUGH = 5  # trades
 _READY = 8.0  # seconds in which every subscription has to be agreed to
 _DEADLINE = 40.0  # seconds for a whole run
-
-
-def engine() -> Any:
-    """Return the installed simulator. Raises Lacking where there is none."""
-    for entry in importlib.metadata.entry_points(group=_GROUP, name=_SIMULATOR):
-        return entry.load()
-    raise Lacking(f"the plugin {_SIMULATOR!r} is not installed", here=True)
 
 
 @define
@@ -144,21 +135,20 @@ class _Plugin:
 
 
 async def record(subject: Subject, plant: Plant) -> Run:
-    """Run *subject* against its simulated venue, from the first subscription to the last frame.
-
-    Raises Lacking where no simulator is installed.
-    """
-    simulator = engine()
+    """Run *subject* against its simulated venue, from the first subscription to the last frame."""
     run = Run(subject)
     options: dict[str, Any] = {
         "symbols": subject.symbols, "seed": 3, "rate": plant.rate, "speed": plant.speed,
-        "start": "manual", "slow": "wait", "faults": plant.faults(simulator),
+        "start": "manual", "slow": "wait", "faults": plant.faults(tapeloom_simulator),
         "epoch": (time.time_ns() // _MINUTE + 1) * _MINUTE,
     }  # fmt: skip
     if not plant.after:
         options["trades"] = max(1, round(plant.rate * plant.seconds))
     with structlog.testing.capture_logs() as logs, anyio.move_on_after(_DEADLINE) as scope:
-        async with simulator.serve(plant.serves, **options) as sim, websocket_dial() as base:
+        async with (
+            tapeloom_simulator.serve(plant.serves, **options) as sim,
+            websocket_dial() as base,
+        ):
             run.given = dict(plant.table(sim))
             async with _opened(subject, run, base) as stream:
                 await _follow(run, stream, sim, plant)

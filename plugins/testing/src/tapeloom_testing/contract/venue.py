@@ -16,6 +16,7 @@ import pytest
 from attrs import evolve
 from tapeloom import Registry
 from tapeloom.harness import Proof
+from tapeloom_simulator import simulators
 
 from tapeloom_testing.recordings import captures as captures_folder
 
@@ -69,6 +70,10 @@ class VenueContract(Proving):
     def registry(self) -> Registry:
         """Return the plugins among which the venue is found."""
         return Registry()
+
+    def simulators(self) -> Registry:
+        """Return the simulators among which the venue's server side is found."""
+        return simulators()
 
     def table(self, market: str, simulation: Any) -> Mapping[str, Any]:
         """Return the venue's table in a stack that is to use a simulation."""
@@ -185,7 +190,14 @@ class VenueContract(Proving):
         channels = self.channels[market] if isinstance(self.channels, Mapping) else self.channels
         symbols = tuple(self.markets[market])
         return Subject(
-            self.venue, market, symbols, tuple(channels), self.settings, self.secrets, self.registry
+            self.venue,
+            market,
+            symbols,
+            tuple(channels),
+            self.settings,
+            self.secrets,
+            self.registry,
+            self.simulators,
         )
 
     def _side(self) -> str:
@@ -230,12 +242,7 @@ class VenueContract(Proving):
         """Return what makes a parser for the frames of a run, and the frames."""
         if subject.plan().codec is None:
             raise Lacking("it connects through a Source: core sees no frames")
-        try:
-            run = self._run(subject)
-        except Lacking as error:
-            if not error.here:
-                raise
-            return dialogue.spoken(subject, self._side())
+        run = self._run(subject)
         together = [frame for batch in run.frames for frame in batch]
         if not together:
             raise Broken("no frame came.")
