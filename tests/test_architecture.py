@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
+import house
 import pytest
 
 ROOT = Path(__file__).parents[1]
@@ -14,112 +14,99 @@ CORE = ROOT / "core/src/tapeloom"
 PLUGINS = sorted(path.parent for path in ROOT.glob("plugins/*/pyproject.toml"))
 CONTRIB = sorted(path.parent for path in ROOT.glob("contrib/*/pyproject.toml"))
 
-#: Each room imports only from those before it.
-ROOMS = [
-    "errors",
-    "units",
-    "symbols",
-    "events",
-    "wire",
-    "history",
-    "feeds",
-    "dialling",
-    "simulation",
-    "hooks",
-    "_clock",
-    "_done",
-    "_loop",
-    "_config",
-    "_plugins",
-    "_levels",
-    "_direct",
-    "_sockets",
-    "_client",
-    "_deflate",
-    "_handshake",
-    "_messages",
-    "_framing",
-    "_transport",
-    "_pipeline",
-    "_tap",
-    "_compose",
-    "_limits",
-    "_session",
-    "_backfill",
-    "_history",
-    "_queues",
-    "_calls",
-    "_pumps",
-    "_compression",
-    "_tape",
-    "_record",
-    "_flight",
-    "_garbage",
-    "_engine",
-    "_consume",
-    "_stream",
-    "_open",
-    "__init__",
-    "testing",
-    "console",
-    "_cli",
-    "__main__",
-]
-PUBLIC = {"tapeloom"} | {f"tapeloom.{room}" for room in ROOMS if not room.startswith("_")}
+#: The levels of core: a module imports only from levels before its own. `__main__` runs the last.
+LEVELS = (
+    {"errors", "units", "events"},
+    {"symbols"},
+    {"plugin"},
+    {"hooks", "_config", "_runtime"},
+    {"_compose", "_network", "_gaps", "_tape"},
+    {"_history", "_connection"},
+    {"_stream"},
+    {"__init__", "harness"},
+    {"cli"},
+    {"__main__"},
+)
+LEVEL = {entry: number for number, level in enumerate(LEVELS) for entry in level}
+PUBLIC = {"tapeloom"} | {f"tapeloom.{entry}" for entry in LEVEL if not entry.startswith("_")}
+#: How many entries core's folder may have, how many modules a folder in it, and how much code.
+MOST_ENTRIES, MOST_MODULES, MOST_CODE_LINES = 20, 12, 8_400
 
 
-def imports(folder: Path) -> Iterator[tuple[Path, str]]:
-    """Yield every module that the files below *folder* import, by its absolute name."""
-    package = folder.name
-    for file in sorted(folder.rglob("*.py")):
-        parts = [package, *file.relative_to(folder).with_suffix("").parts]
-        here = parts[:-1]
-        for node in ast.walk(ast.parse(file.read_text())):
-            if isinstance(node, ast.Import):
-                for name in node.names:
-                    yield file, name.name
-            elif isinstance(node, ast.ImportFrom):
-                base = here[: len(here) - node.level + 1] if node.level else []
-                module = ".".join([*base, *([node.module] if node.module else [])])
-                if node.module is None or module == "tapeloom":
-                    for name in node.names:
-                        inner = CORE / f"{name.name}.py"
-                        known = inner.exists() or (CORE / name.name).is_dir()
-                        yield file, f"{module}.{name.name}" if known else module
-                else:
-                    yield file, module
+def package_of(module: str) -> str:
+    """Return the package that a module belongs to."""
+    return module.partition(".")[0]
 
 
-def room_of(module: str) -> str:
+def entry_of(module: str) -> str:
+    """Return the entry of core that a module belongs to."""
     parts = module.split(".")
     return parts[1] if len(parts) > 1 else "__init__"
 
 
-def test_every_module_of_core_is_a_room_with_a_place_in_the_order() -> None:
+def is_server_side(module: str) -> bool:
+    """Return whether a module belongs to the simulated server side of a venue."""
+    return module.split(".")[1:2] == ["simulator"]
+
+
+def users(*libraries: str) -> set[str]:
+    """Return the modules of core that import one of some libraries."""
+    found = set()
+    for file in CORE.rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom) and not node.level:
+                names = [node.module or ""]
+            if any(package_of(name) in libraries for name in names):
+                found.add(file.relative_to(CORE).as_posix())
+    return found
+
+
+def test_every_entry_of_core_has_a_level() -> None:
     found = {path.stem for path in CORE.iterdir() if path.suffix == ".py"}
     found |= {path.name for path in CORE.iterdir() if (path / "__init__.py").is_file()}
 
-    assert found == set(ROOMS)
+    assert found == set(LEVEL)
 
 
-def test_each_room_of_core_imports_only_from_the_rooms_before_it() -> None:
-    place = {room: number for number, room in enumerate(ROOMS)}
-    wrong = []
-    for file, module in imports(CORE):
-        if module.split(".")[0] != "tapeloom":
-            continue
-        own = file.relative_to(CORE).parts[0].removesuffix(".py")
-        other = room_of(module)
-        if other != own and place[other] >= place[own]:
-            wrong.append(f"{own} imports {other} ({file.name})")
+def test_a_module_of_core_imports_only_from_levels_before_its_own() -> None:
+    wrong = [
+        f"{importer} imports {imported}"
+        for importer, imported in house.imports(CORE)
+        if package_of(imported) == "tapeloom"
+        and entry_of(imported) != entry_of(importer)
+        and LEVEL[entry_of(imported)] >= LEVEL[entry_of(importer)]
+    ]
 
     assert wrong == []
 
 
+@pytest.mark.parametrize("package", house.packages(), ids=lambda path: path.name)
+def test_no_modules_import_each_other_in_a_circle_types_included(package: Path) -> None:
+    assert house.circles(package) == []
+
+
+def test_core_fits_on_one_screen() -> None:
+    crowded = {
+        folder: count for folder, count in house.crowds(CORE).items() if count > MOST_MODULES
+    }
+
+    assert len(house.entries(CORE)) <= MOST_ENTRIES
+    assert crowded == {}
+    assert sum(map(house.code_lines, house.modules(CORE).values())) <= MOST_CODE_LINES
+
+
+def test_a_code_line_is_no_blank_no_comment_and_no_docstring(tmp_path: Path) -> None:
+    file = tmp_path / "module.py"
+    file.write_text(
+        '"""Two\nlines."""\n\nX = (  # a comment\n    # alone\n    1,\n)\n\n\ndef f():\n    """Doc."""\n    return X\n'
+    )
+
+    assert house.code_lines(file) == 5
+
+
 def test_core_imports_no_plugin() -> None:
-    wrong = [
-        (file.name, module) for file, module in imports(CORE) if module.startswith("tapeloom_")
-    ]
+    wrong = [found for found in house.imports(CORE) if package_of(found.imported) != "tapeloom"]
 
     assert wrong == []
 
@@ -170,14 +157,29 @@ def test_core_names_no_venue_and_no_plugin_that_is_a_venue() -> None:
     assert wrong == []
 
 
-@pytest.mark.parametrize("plugin", [*PLUGINS, *CONTRIB], ids=lambda path: path.name)
-def test_a_plugin_knows_only_public_core_and_itself(plugin: Path) -> None:
-    source = next((plugin / "src").iterdir())
+@pytest.mark.parametrize("package", house.packages()[1:], ids=lambda path: path.name)
+def test_a_plugin_knows_only_public_core_and_itself(package: Path) -> None:
+    """The server side of a venue, and the testing package, know the simulator too."""
+    wrong = []
+    for found in house.imports(package):
+        simulates = package.name == "tapeloom_testing" or is_server_side(found.importer)
+        known = {package.name, *(["tapeloom_simulator"] if simulates else [])}
+        public = ".".join(found.imported.split(".")[:2]) in PUBLIC
+        if not public and package_of(found.imported) not in known:
+            wrong.append(found)
+
+    assert wrong == []
+
+
+@pytest.mark.parametrize("package", house.packages()[1:], ids=lambda path: path.name)
+def test_server_side_and_client_side_of_a_venue_import_nothing_of_each_other(
+    package: Path,
+) -> None:
     wrong = [
-        (file.name, module)
-        for file, module in imports(source)
-        if (module.split(".")[0] == "tapeloom" and ".".join(module.split(".")[:2]) not in PUBLIC)
-        or (module.startswith("tapeloom_") and module.split(".")[0] != source.name)
+        found
+        for found in house.imports(package)
+        if package_of(found.imported) == package.name
+        and is_server_side(found.imported) is not is_server_side(found.importer)
     ]
 
     assert wrong == []
@@ -188,17 +190,11 @@ def test_a_package_sets_no_tool_of_its_own(plugin: Path) -> None:
     assert "[tool." not in (plugin / "pyproject.toml").read_text()
 
 
-def test_only_the_transport_knows_httpx_ws() -> None:
-    users = {file.name for file, module in imports(CORE) if module.split(".")[0] == "httpx_ws"}
-
-    assert users == {"_transport.py"}
+def test_only_the_websocket_module_knows_httpx_ws() -> None:
+    assert users("httpx_ws") == {"_network/websocket.py"}
 
 
-def test_two_rooms_know_an_event_loop() -> None:
-    users = {
-        str(file.relative_to(CORE))
-        for file, module in imports(CORE)
-        if module.split(".")[0] in {"asyncio", "trio", "uvloop"}
-    }
+def test_two_modules_know_an_event_loop() -> None:
+    known = users("asyncio", "trio", "uvloop")
 
-    assert users == {"_loop.py", "_direct.py", "testing/virtual.py"}  # the last is a loop itself
+    assert known == {"_runtime/event_loop.py", "_network/asyncio_socket.py"}

@@ -14,7 +14,16 @@ from attrs import evolve
 from httpx_ws import WebSocketUpgradeError
 from tapeloom.errors import PluginBroken, PluginNotFound
 from tapeloom.units import Rate
-from tapeloom_simulator import EPOCH, Fault, SimulatedMarket, Written, serve
+from tapeloom_simulator import (
+    EPOCH,
+    Fault,
+    SimulatedMarket,
+    Written,
+    counterpart,
+    serve,
+    simulators,
+)
+from tapeloom_simulator.hooks import hookimpl
 from wsproto import ConnectionType, WSConnection
 from wsproto.events import (
     AcceptConnection,
@@ -381,13 +390,20 @@ async def test_an_error_in_the_block_leaves_as_itself(simulate):
             raise LookupError("mine")
 
 
+class NoServerSide:
+    @hookimpl
+    def simulate(self, market):
+        return None
+
+
 async def test_a_venue_that_is_not_there_is_named():
     with pytest.raises(PluginNotFound, match="no plugin named 'nowhere'"):
         async with serve("nowhere"):
             pass
-    with pytest.raises(PluginBroken, match="no simulate hook"):
-        async with serve("simulator"):
-            pass
+    empty = simulators({})
+    empty.register(NoServerSide(), "empty")
+    with pytest.raises(PluginBroken, match="'empty' returns no server side"):
+        counterpart("empty", SimulatedMarket(("BTC/USDT",)), empty)
 
 
 async def test_the_truth_is_written_as_json_lines(simulate, dial, tmp_path):

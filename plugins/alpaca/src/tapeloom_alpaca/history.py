@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 from urllib.parse import parse_qsl, urlsplit
 
 import msgspec
@@ -20,14 +20,12 @@ from tapeloom.plugin import Feed, Request, Want, channel_parts
 from tapeloom.symbols import Instrument, Symbol
 from tapeloom.units import duration_ns
 
+from .names import Names
+from .settings import PAGE
 from .wire import Best, Build, Candle, Depth, Fill, rfc3339
 
-if TYPE_CHECKING:
-    from .names import Names
+__all__ = ["AlpacaHistory", "Page", "interval_of", "page", "timeframe"]
 
-__all__ = ["PAGE", "AlpacaHistory", "Page", "interval_of", "page", "timeframe"]
-
-PAGE = 10_000  #: items in an answer, over all symbols; the venue allows no more
 _MONTHS = {"1M": 31, "2M": 62, "3M": 93, "6M": 186, "12M": 372}
 _STATUSES = {
     401: "Check key_id and secret_key.",

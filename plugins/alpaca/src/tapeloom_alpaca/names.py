@@ -13,7 +13,7 @@ from tapeloom.symbols import Symbol
 from tapeloom.units import Rate
 
 if TYPE_CHECKING:
-    from . import Settings
+    from .settings import Settings
 
 __all__ = ["LOGIN", "MARKETS", "Market", "Names", "names_of"]
 

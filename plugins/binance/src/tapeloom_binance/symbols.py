@@ -17,7 +17,7 @@ from tapeloom.units import Rate
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
-    from . import Settings
+    from .settings import Settings
 
 __all__ = ["MARKETS", "Market", "Names", "names_of"]
 

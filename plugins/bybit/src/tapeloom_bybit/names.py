@@ -5,23 +5,17 @@ Sources: the exchange's own v5 documentation of July 2026; figures that it does 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from attrs import frozen
 from tapeloom.errors import ConfigError, Mistake, SymbolError, nearest
 from tapeloom.plugin import Endpoint, Feed, Heartbeat, channel_parts
 from tapeloom.symbols import Symbol
 from tapeloom.units import Rate
 
-if TYPE_CHECKING:
-    from . import Settings
+from .settings import DEPTHS, Settings
 
-__all__ = ["DEPTHS", "INTERVALS", "MARKETS", "Names", "names_of", "native"]
+__all__ = ["INTERVALS", "MARKETS", "Names", "names_of", "native"]
 
 MARKETS = ("spot", "linear")
-#: Levels a side of the books that the venue streams, the same in both markets. The first comes as
-#: snapshots alone.
-DEPTHS = (1, 50, 200, 1000)
 #: Our words for the intervals of klines, and the venue's.
 INTERVALS = {
     "1m": "1", "3m": "3", "5m": "5", "15m": "15", "30m": "30", "1h": "60", "2h": "120",

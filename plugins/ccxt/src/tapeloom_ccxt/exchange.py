@@ -14,7 +14,7 @@ from tapeloom.plugin import channel_parts
 from tapeloom.symbols import Instrument
 
 if TYPE_CHECKING:
-    from . import ExchangeSettings
+    from .settings import ExchangeSettings
 
 __all__ = [
     "KINDS",

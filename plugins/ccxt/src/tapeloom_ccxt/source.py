@@ -25,10 +25,10 @@ from tapeloom.errors import (
 from tapeloom.events import Event, Reject, Status
 from tapeloom.plugin import Feed, channel_parts
 
-from . import ExchangeSettings
 from .exchange import KINDS, instruments
 from .outbox import Outbox
 from .pulse import Pulse
+from .settings import ExchangeSettings
 from .shapes import CrossedError, reader
 from .topic import STRIKES, Topic
 from .trouble import failure, remedy, throttled

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Any
 
-    from . import Settings
+    from .settings import Settings
 
 __all__ = [
     "BUDGET",

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from tapeloom.events import Origin
 
-    from . import Settings
+    from .settings import Settings
 
 __all__ = ["Candle", "Candles", "Fill", "TradeTapes", "bar", "trade"]
 

@@ -9,18 +9,20 @@ from __future__ import annotations
 from decimal import Decimal
 from typing import TYPE_CHECKING
 
-from attrs import asdict, frozen
+from attrs import asdict
 from tapeloom.errors import SymbolError
 from tapeloom.symbols import Instrument, Symbol
+
+from .settings import ContractTable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ib_async import Contract, ContractDetails
 
-    from . import Settings
+    from .settings import Settings
 
-__all__ = ["ContractTable", "chosen", "contract", "instrument"]
+__all__ = ["chosen", "contract", "instrument"]
 
 #: What is traded at IDEALPRO; a pair of two of these is a currency pair.
 CURRENCIES = frozenset(
@@ -52,25 +54,6 @@ CURRENCIES = frozenset(
 )
 #: What is a coin before it is a stock. Anything else needs a table.
 COINS = frozenset(["BTC", "ETH", "LTC", "BCH", "SOL", "ADA", "XRP", "DOGE", "AVAX", "LINK"])
-
-
-@frozen(kw_only=True)
-class ContractTable:
-    """A table such as ``contracts."ES/USD"`` in ``[venue.ib]``: the fields of a contract.
-
-    `symbol` and `currency` are the symbol's own unless they are given.
-    """
-
-    sec_type: str = ""  #: STK, CASH, CRYPTO, FUT, CONTFUT, IND, CFD, CMDTY, …
-    con_id: int = 0
-    symbol: str = ""
-    exchange: str = ""
-    primary_exchange: str = ""
-    currency: str = ""
-    expiry: str = ""  #: YYYYMM or YYYYMMDD
-    multiplier: str = ""
-    local_symbol: str = ""
-    trading_class: str = ""
 
 
 def _by_rule(symbol: Symbol, settings: Settings) -> ContractTable:

@@ -16,7 +16,7 @@ from .wire import READERS
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from . import Settings
+    from .settings import Settings
 
 __all__ = ["client", "dial", "failure", "leave"]
 

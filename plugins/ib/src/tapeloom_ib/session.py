@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
     from tapeloom.plugin import Feed
 
-    from . import Settings
     from .pace import Pace
+    from .settings import Settings
 
 __all__ = ["Session"]
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from tapeloom.events import Event
     from tapeloom.plugin import Feed
 
-    from . import Settings
+    from .settings import Settings
 
 __all__ = ["IBSource"]
 
