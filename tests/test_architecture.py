@@ -172,9 +172,7 @@ def test_a_plugin_knows_only_public_core_and_itself(package: Path) -> None:
 
 
 @pytest.mark.parametrize("package", house.packages()[1:], ids=lambda path: path.name)
-def test_server_side_and_client_side_of_a_venue_import_nothing_of_each_other(
-    package: Path,
-) -> None:
+def test_server_side_and_client_side_of_a_venue_import_nothing_of_each_other(package: Path) -> None:
     wrong = [
         found
         for found in house.imports(package)

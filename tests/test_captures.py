@@ -26,12 +26,7 @@ RECORDINGS: dict[str, tuple[str, dict[str, str], tuple[str, ...]]] = {
     ),
     "binance_spot/cf_20211012": (
         "spot",
-        {
-            "NKNUSDT": "NKN/USDT",
-            "BLZETH": "BLZ/ETH",
-            "LRCBTC": "LRC/BTC",
-            "RUNEEUR": "RUNE/EUR",
-        },
+        {"NKNUSDT": "NKN/USDT", "BLZETH": "BLZ/ETH", "LRCBTC": "LRC/BTC", "RUNEEUR": "RUNE/EUR"},
         ("agg_trades", "quotes", "book", "klines:1m"),
     ),
     "binance_usdm/btcusdt_20240718": (
@@ -256,9 +251,7 @@ def applied_ids(recordings: Path, name: str, native: str, expected: dict[str, An
 
 
 def compare(
-    applied: list[int],
-    quotes: dict[int, tuple[Decimal, ...]],
-    own: dict[int, tuple[Decimal, ...]],
+    applied: list[int], quotes: dict[int, tuple[Decimal, ...]], own: dict[int, tuple[Decimal, ...]]
 ) -> tuple[int, int]:
     """Count the places that can be compared, and those that agree."""
     theirs, ours = sorted(quotes), sorted(own)

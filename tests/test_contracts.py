@@ -13,7 +13,7 @@ from types import ModuleType
 
 import pytest
 from tapeloom import Registry
-from tapeloom._compose.conformance import levels, table
+from tapeloom._compose.conformance import conformances, table
 from tapeloom._compose.discovery import installed
 from tapeloom_testing.contract import SinkContract, StageContract, TransportContract, VenueContract
 from tapeloom_testing.contract.declared import VENUE
@@ -116,7 +116,7 @@ def test_every_channel_that_a_venue_serves_is_in_its_contract(name: str) -> None
 
 
 def test_the_page_of_the_venues_says_what_is_proven(request: pytest.FixtureRequest) -> None:
-    made = f"{MARKS[0]}\n\n{table(levels().values(), VENUE)}\n\n{MARKS[1]}"
+    made = f"{MARKS[0]}\n\n{table(conformances().values(), VENUE)}\n\n{MARKS[1]}"
     text = PAGE.read_text(encoding="utf-8")
     pattern = re.compile(f"{re.escape(MARKS[0])}.*{re.escape(MARKS[1])}", re.DOTALL)
     wanted = pattern.sub(lambda _: made, text)

@@ -393,10 +393,7 @@ def run_page(page: Path, url: str, folder: Path, capsys: pytest.CaptureFixture[s
 
 @pytest.mark.parametrize("page", [page for page in PAGES if any(blocks(page))], ids=ids)
 def test_blocks_run(
-    page: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = set(sys.modules)
     monkeypatch.chdir(tmp_path)

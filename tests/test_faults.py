@@ -19,7 +19,7 @@ import tapeloom_simulator as simulator
 from attrs import define, evolve, field, frozen
 from tapeloom import Event, FeedSpec, Gap, Network, Quote, Stack, Status, Trade
 from tapeloom.errors import FeedError
-from tapeloom_simulator import EPOCH, Account, Fault, Ledger, Truth, counterpart, never, signs
+from tapeloom_simulator import EPOCH, Account, Fault, Ledger, Truth, never, signs, venue_server
 from tapeloom_simulator.faults import COMMON
 from tapeloom_testing import LoopClock, virtual_backend
 
@@ -156,7 +156,7 @@ HARMLESS_HERE: dict[tuple[str, str], str] = {
 }  # fmt: skip
 #: Faults that nobody can see; and what bounds the harm.
 UNSEEN: dict[tuple[str, str], str] = {
-    ("alpaca crypto", "drop_diff"): "nothing numbers the updates; `book_resync` bounds the harm",
+    ("alpaca crypto", "drop_diff"): "nothing numbers the updates; `book_resync` bounds the harm"
 }
 #: Faults that a venue cannot have; and why.
 ABSENT: dict[tuple[str, str], str] = {
@@ -274,7 +274,7 @@ def begun(sim: simulator.Simulation, symbol: str) -> int:
 def kinds_of(place: Place) -> list[str]:
     """Return the faults that this venue can have, the common ones first."""
     market = simulator.SimulatedMarket(place.symbols, seed=0, rate=1)
-    own = getattr(counterpart(place.venue, market), "faults", {})
+    own = getattr(venue_server(place.venue, market), "faults", {})
     return [*COMMON, *own]
 
 

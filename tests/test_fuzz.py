@@ -25,7 +25,7 @@ import tapeloom_simulator as simulator
 from attrs import define, field, frozen
 from tapeloom import Event, FeedSpec, Registry, Reject, Stack
 from tapeloom._compose.composer import compose
-from tapeloom._compose.plan import Plan
+from tapeloom._compose.plan import FeedPlan
 from tapeloom._connection.frame_intake import guarded
 from tapeloom._tape.reader import Recorded, Tape
 from tapeloom.plugin import Frames, Request
@@ -165,10 +165,10 @@ class Runner:
     def __init__(self, place: Place) -> None:
         # So late that no time of the venue is by chance that of our clock.
         self.clock = VirtualClock(EPOCH + 3_600_000_000_000)
-        self.plan: Plan = compose(place.stack, Registry(), self.clock, 1).plans[0]
+        self.plan: FeedPlan = compose(place.stack, Registry(), self.clock, 1).plans[0]
         self.plan.wants.listen(lambda want: None)
 
-    def aside(self, frame: bytes) -> list[Event]:
+    def on_control(self, frame: bytes) -> list[Event]:
         """What a connection does with a frame that is no market data."""
         assert self.plan.codec is not None
         if self.plan.codec.accept(frame) is not None:
@@ -177,7 +177,7 @@ class Runner:
 
     def feed(self, frames: Sequence[bytes]) -> list[Event]:
         self.clock.advance(0.01)
-        events = self.plan.parse(Frames(frames, self.clock.time_ns(), self.aside))
+        events = self.plan.parse(Frames(frames, self.clock.time_ns(), self.on_control))
         return self.plan.pipeline(events)
 
 

@@ -18,6 +18,7 @@ from tapeloom.plugin import (
     Endpoint,
     Feed,
     Frames,
+    HistoryQuery,
     Message,
     Notice,
     Parse,
@@ -26,7 +27,6 @@ from tapeloom.plugin import (
     Reply,
     Request,
     Subscription,
-    Want,
 )
 from tapeloom.symbols import Instrument
 from tapeloom.units import Rate
@@ -116,7 +116,7 @@ class AcmeHistory:
     def listing(self) -> Request | None:
         return Request(url=f"{self.rest}/symbols", weight=1, rate=Rate(10, 1.0))
 
-    def request(self, want: Want) -> Request | None:
+    def request(self, want: HistoryQuery) -> Request | None:
         if want.kind == "trades" and self.past_trades:
             url = f"{self.rest}/trades?s={want.symbol}&after={want.after}"
             return Request(url=url, rate=Rate(10, 1.0), ranged=True)
@@ -202,7 +202,7 @@ class Acme:
             out: list[Event] = []
             for frame in frames:
                 if not frame.startswith(b'{"s"'):
-                    out.extend(frames.aside(frame))
+                    out.extend(frames.on_control(frame))
                     continue
                 if poisonous and b"poison" in frame:
                     raise RuntimeError("the parser did not expect this")

@@ -10,7 +10,7 @@ import anyio
 import pytest
 import tapeloom
 from tapeloom import Event, FeedSpec, Registry, Stack, Status, Trade
-from tapeloom.errors import ConfigError, ConnectionFailed, ConnectionLost, GivenUp
+from tapeloom.errors import ConfigError, ConnectionFailed, ConnectionLost, RetriesExhausted
 from tapeloom.hooks import hookimpl
 from tapeloom.plugin import Endpoint, Feed
 from tapeloom_testing import FakeWire, VirtualClock, WireEnd
@@ -43,7 +43,7 @@ async def events_until_the_end(
         try:
             async for event in stream:
                 events.append(event)  # noqa: PERF401 - what came before the error counts
-        except GivenUp as given_up:
+        except RetriesExhausted as given_up:
             error = given_up
         tasks.cancel_scope.cancel()
 
@@ -82,7 +82,7 @@ async def test_after_as_many_attempts_as_are_allowed_the_feed_ends_and_says_why(
     feed = spec(attempts=most)
     events, error = await events_until_the_end(registry, wire, feed, VirtualClock())
 
-    assert isinstance(error, GivenUp)
+    assert isinstance(error, RetriesExhausted)
     assert error.attempts == most
     assert isinstance(error.__cause__, ConnectionFailed)
     assert "it refused the connection" in str(error)
@@ -106,7 +106,7 @@ async def test_only_attempts_in_a_row_count_and_a_healthy_life_begins_them_anew(
     wire = FakeWire(answer)
     events, error = await events_until_the_end(registry, wire, spec(attempts=3), clock)
 
-    assert isinstance(error, GivenUp)
+    assert isinstance(error, RetriesExhausted)
     assert isinstance(error.__cause__, ConnectionLost)
     # Each healthy life began the count anew, with its own end as the first of the row.
     assert len(wire.ends) == 4
@@ -167,7 +167,7 @@ async def test_a_source_is_given_up_like_any_connection(registry: Registry) -> N
     feed = FeedSpec("well", ["BTC/USD"], ["trades"], attempts=5)
     events, error = await events_until_the_end(registry, FakeWire(acking), feed, VirtualClock())
 
-    assert isinstance(error, GivenUp)
+    assert isinstance(error, RetriesExhausted)
     assert isinstance(error.__cause__, ConnectionLost)
     assert (error.attempts, well.runs) == (5, 5)
     assert len(told(events, "reconnecting")) == 4

@@ -13,8 +13,8 @@ import tapeloom
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tapeloom import Bar, Event, FeedSpec, Gap, Registry, Stack, Status, Trade
-from tapeloom._gaps.gap_fill import Fill
-from tapeloom.plugin import Endpoint, Request, Want
+from tapeloom._gaps.gap_fill import GapFill
+from tapeloom.plugin import Endpoint, HistoryQuery, Request
 from tapeloom_testing import FakeVenue, FakeWire, WireEnd
 
 ONE = Decimal(1)
@@ -31,7 +31,7 @@ def gap_between(before: Trade, after: Trade) -> Gap:
                channel="trades")  # fmt: skip
 
 
-def answer(how: str, want: Want, sold: Sequence[Trade], size: int) -> list[Event]:
+def answer(how: str, want: HistoryQuery, sold: Sequence[Trade], size: int) -> list[Event]:
     """Answer as venues do: by number, by time, or with the newest few."""
     if how == "number":
         assert isinstance(want.after, int)
@@ -61,7 +61,7 @@ def test_what_was_delivered_and_what_was_fetched_are_all_that_was_sold_once_each
     # A page by time must hold more than one moment's trades, or no asking on gets past them.
     size += max(sum(t.ts == u.ts for t in sold) for u in sold) if how == "time" else 0
     came = sold[: first + 1] + sold[next_:]
-    fill = Fill(gap_between(sold[first], sold[next_]), sold[first], sold[next_],
+    fill = GapFill(gap_between(sold[first], sold[next_]), sold[first], sold[next_],
                 lambda: {t.id for t in came})  # fmt: skip
     fetched: list[Event] = []
     while (want := fill.wants()) is not None:
@@ -85,7 +85,7 @@ def test_the_newest_few_fill_a_hole_only_if_they_reach_back_to_what_is_known() -
     sold = [trade(n, n, named="name") for n in range(1, 21)]
     verdicts = []
     for size in (3, 9, 10, 11):
-        fill = Fill(gap_between(sold[9], sold[18]), sold[9], sold[18], lambda: {sold[19].id})
+        fill = GapFill(gap_between(sold[9], sold[18]), sold[9], sold[18], lambda: {sold[19].id})
         got = []
         while fill.wants() is not None:
             got += fill.take(sold[::-1][:size], Request(url=""))
@@ -96,7 +96,7 @@ def test_the_newest_few_fill_a_hole_only_if_they_reach_back_to_what_is_known() -
 
 def test_numbers_tell_how_many_are_missing_before_and_after() -> None:
     sold = [trade(n, n) for n in range(1, 21)]
-    fill = Fill(gap_between(sold[4], sold[14]), sold[4], sold[14])
+    fill = GapFill(gap_between(sold[4], sold[14]), sold[4], sold[14])
     before = fill.missing
     fill.take(sold[5:9], Request(url="", ranged=True))
     fill.take([], Request(url="", ranged=True))
@@ -108,7 +108,7 @@ def test_numbers_tell_how_many_are_missing_before_and_after() -> None:
 
 def test_trades_without_ids_are_taken_only_from_inside_the_hole() -> None:
     sold = [trade(n, n // 2, named="none") for n in range(1, 21)]
-    fill = Fill(gap_between(sold[5], sold[15]), sold[5], sold[15])
+    fill = GapFill(gap_between(sold[5], sold[15]), sold[5], sold[15])
     got = fill.take(sold, Request(url="", ranged=True))
 
     assert {event.ts for event in got} == {4, 5, 6, 7}
@@ -120,7 +120,7 @@ def test_bars_are_fetched_from_the_last_closed_one_to_the_one_that_is_live() -> 
         return Bar(*place, *[ONE] * 8, 1, closed, channel="klines:1m")
 
     gap = Gap("acme", "BTC/USD", 9 * 60, 0, 4 * 60, 9 * 60, "disconnect", channel="klines:1m")
-    fill = Fill(gap, bar(4), bar(8, closed=False))
+    fill = GapFill(gap, bar(4), bar(8, closed=False))
     want = fill.wants()
     got = fill.take([*map(bar, range(3, 9)), bar(9, closed=False)], Request(url="", ranged=True))
     fill.take([], Request(url="", ranged=True))

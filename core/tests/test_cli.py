@@ -236,10 +236,7 @@ def test_run_writes_events_as_lines_and_ends_with_its_summary(
 
 @pytest.mark.parametrize(("format", "shows"), [("none", ""), ("table", "BTC/USD")])
 def test_run_writes_a_table_or_nothing(
-    running: str,
-    capsys: pytest.CaptureFixture[str],
-    format: str,
-    shows: str,
+    running: str, capsys: pytest.CaptureFixture[str], format: str, shows: str
 ) -> None:
     code = main(["run", running, "--for", "0.4", "--out", format])
     out, err = capsys.readouterr()

@@ -15,9 +15,16 @@ import tapeloom
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tapeloom import Event, FeedSpec, Gap, Registry, Status, Trade
-from tapeloom._gaps.last_seen import Memory
+from tapeloom._gaps.last_seen import LastSeen
 from tapeloom._runtime.system_clock import SystemClock
-from tapeloom.plugin import Alarm, Clock, Endpoint, LiveTrades, Steps, Subscription
+from tapeloom.plugin import (
+    Clock,
+    ClockStepDetector,
+    Endpoint,
+    Subscription,
+    TradeBatch,
+    WallDeadline,
+)
 from tapeloom_testing import FakeWire, VirtualClock, WireEnd
 
 
@@ -71,7 +78,7 @@ def test_an_alarm_rings_after_the_seconds_that_were_left_whenever_the_clock_is_s
     wait: float, set_after: float, shift: int
 ) -> None:
     clock = Wall()
-    alarm = Alarm(clock)
+    alarm = WallDeadline(clock)
     due = clock.time_ns() + round(wait * SECOND)
     assert alarm.rings(due) is None
     rang: float | None = None
@@ -93,7 +100,7 @@ def test_a_time_that_is_first_heard_of_when_the_clock_was_set_is_taken_for_the_n
     shift: int, made: str
 ) -> None:
     clock = Wall()
-    alarm = Alarm(clock)
+    alarm = WallDeadline(clock)
     assert alarm.rings(None) is None
     before = clock.time_ns()
     clock.shift = shift
@@ -108,7 +115,7 @@ def test_a_time_that_is_first_heard_of_when_the_clock_was_set_is_taken_for_the_n
 
 def test_a_clock_that_is_slewed_was_not_set() -> None:
     clock = Wall()
-    steps = Steps(clock)
+    steps = ClockStepDetector(clock)
     for _ in range(100):
         clock.shift += SECOND // 100
         assert not steps.look()
@@ -201,8 +208,8 @@ def test_the_last_trade_is_the_last_whatever_our_clock_says() -> None:
     def trade(id: int, recv: int) -> Trade:
         return Trade("acme", "BTC/USD", id, recv, Decimal(1), Decimal(1), "buy", id, "trades")
 
-    memory = Memory()
+    memory = LastSeen()
     memory.note([Status("acme", "", 1, 2 * HOUR, "notice"), trade(1, 2 * HOUR)])
-    memory.note(LiveTrades([trade(2, HOUR)], [0]))
+    memory.note(TradeBatch([trade(2, HOUR)], [0]))
 
     assert memory.last(one) == trade(2, HOUR)

@@ -24,7 +24,7 @@ from tapeloom import (
     Trade,
 )
 from tapeloom._compose.composer import compose
-from tapeloom._compose.plan import Composed
+from tapeloom._compose.plan import Composition
 from tapeloom._connection.frame_intake import guarded
 from tapeloom.errors import (
     BackendUnsupported,
@@ -42,7 +42,7 @@ from tapeloom.errors import (
 )
 from tapeloom.harness import ComposedFeed
 from tapeloom.hooks import hookimpl
-from tapeloom.plugin import Endpoint, Frames, Want
+from tapeloom.plugin import Endpoint, Frames, HistoryQuery
 from tapeloom_testing import FakeWire, VirtualClock, WireEnd
 
 
@@ -137,7 +137,7 @@ def stack(*stages: str, tables: dict[str, StageSpec] | None = None, **more: Any)
     return Stack(feeds=(spec,), stages=tables or {}, **more)
 
 
-def composed(registry: Registry, given: Stack) -> Composed:
+def composed(registry: Registry, given: Stack) -> Composition:
     return compose(given, registry, VirtualClock(), 1)
 
 
@@ -607,7 +607,7 @@ def test_a_stage_that_raises_again_and_again_is_set_aside_and_the_rest_goes_on(
 
 def test_a_stage_may_be_set_aside_at_once(stocked: Registry) -> None:
     stocked.register(Moody(1), "moody")
-    tables = {"moody": StageSpec("moody", on_error="aside")}
+    tables = {"moody": StageSpec("moody", on_error="disable")}
     pipeline = ComposedFeed(composed(stocked, stack("moody", "plain", tables=tables)).plans[0])
 
     assert told(pipeline.process(trades(1, 2))) == ["stage_aside", 1, 2, "plain"]
@@ -641,10 +641,10 @@ def test_what_a_tick_gives_goes_through_the_later_stages_only(
 
 def test_what_a_stage_wants_is_kept_until_somebody_listens(registry: Registry) -> None:
     plan = composed(registry, stack()).plans[0]
-    heard: list[Want] = []
-    plan.feed.want(Want("book", "BTC/USD"))
+    heard: list[HistoryQuery] = []
+    plan.feed.want(HistoryQuery("book", "BTC/USD"))
     plan.wants.listen(heard.append)
-    plan.feed.want(Want("book", "ETH/USD"))
+    plan.feed.want(HistoryQuery("book", "ETH/USD"))
 
     assert [want.symbol for want in heard] == ["BTC/USD", "ETH/USD"]
 
@@ -794,19 +794,14 @@ def test_a_channel_that_a_source_does_not_serve_is_a_mistake_of_the_stack(
         tapeloom.open(FeedSpec("pump", ["BTC/USD"], ["quotes"]), registry=stocked)
 
 
-def test_a_mistake_that_a_venue_finds_is_told_with_the_place_of_its_feed(
-    stocked: Registry,
-) -> None:
+def test_a_mistake_that_a_venue_finds_is_told_with_the_place_of_its_feed(stocked: Registry) -> None:
     class Picky(Odd):
         @hookimpl
         def connect(self, feed: Any) -> Any:
             raise ConfigError([Mistake("channels[0]", "not this one")])
 
     stocked.register(Picky(None), "picky")
-    feeds = [
-        FeedSpec("acme", ["BTC/USD"], ["trades"]),
-        FeedSpec("picky", ["BTC/USD"], ["trades"]),
-    ]
+    feeds = [FeedSpec("acme", ["BTC/USD"], ["trades"]), FeedSpec("picky", ["BTC/USD"], ["trades"])]
 
     with pytest.raises(ConfigError, match=r"feed\[1\]\.channels\[0\]: not this one"):
         tapeloom.open(feeds, registry=stocked)
@@ -827,7 +822,7 @@ async def test_a_book_that_no_history_can_give_is_had_by_subscribing_anew(
     async with tapeloom.open(feed, registry=registry, dial=FakeWire(answer).dial) as stream:
         async for event in stream.of(Status):
             if event.state == "subscribed" and len(asked) == 1:
-                stream.plans[0].feed.want(Want("book", "BTC/USD", "book"))
+                stream.plans[0].feed.want(HistoryQuery("book", "BTC/USD", "book"))
             elif event.state == "subscribed":
                 stream.stop()
 
@@ -857,7 +852,7 @@ async def test_a_source_for_one_event_loop_is_refused_on_the_other(
 
 async def test_what_a_source_feed_wants_and_cannot_have_is_told(stocked: Registry) -> None:
     async def play(deliver: Any) -> None:
-        stream.plans[0].feed.want(Want("book", "BTC/USD"))
+        stream.plans[0].feed.want(HistoryQuery("book", "BTC/USD"))
         await anyio.sleep_forever()
 
     async with tapeloom.open(pumping(stocked, play), registry=stocked) as stream:

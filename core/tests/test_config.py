@@ -166,10 +166,7 @@ def test_sinks_of_one_kind_are_told_apart_by_number() -> None:
 # --------------------------------------------------------------------------- twenty kinds of mistake
 
 GOLDEN: dict[str, tuple[str, list[str]]] = {
-    "empty file": (
-        "",
-        ["there is no [[feed]]. Name a venue, symbols and channels in one."],
-    ),
+    "empty file": ("", ["there is no [[feed]]. Name a venue, symbols and channels in one."]),
     "unknown table": (
         f"{FEED}[queu]\nsize = 1",
         ["line 5: queu: unknown key. Did you mean 'queue'?"],
@@ -224,10 +221,7 @@ GOLDEN: dict[str, tuple[str, list[str]]] = {
         FEED.replace('venue = "acme"\n', ""),
         ["line 1: feed[0]: the key 'venue' is missing; it takes a string"],
     ),
-    "empty venue": (
-        FEED.replace("acme", ""),
-        ["line 2: feed[0].venue: expected a name, got ''"],
-    ),
+    "empty venue": (FEED.replace("acme", ""), ["line 2: feed[0].venue: expected a name, got ''"]),
     "number for a text": (
         FEED.replace('"acme"', "5"),
         ["line 2: feed[0].venue: expected a string, got the number 5"],

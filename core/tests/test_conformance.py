@@ -6,10 +6,16 @@ import sys
 from pathlib import Path
 
 import pytest
-from tapeloom._compose.conformance import FILE, Level, Proof, conformance_file, read_conformance
+from tapeloom._compose.conformance import (
+    FILE,
+    Conformance,
+    Proof,
+    conformance_file,
+    read_conformance,
+)
 from tapeloom_testing.contract.conformance import table, write
 
-LEVEL = Level(
+LEVEL = Conformance(
     "venue",
     "acme",
     {
@@ -53,11 +59,11 @@ def test_a_package_without_a_level_or_that_is_not_there_has_none(package: Path) 
 
 def test_a_level_is_summed_up_in_a_line() -> None:
     assert str(LEVEL) == "1-2 guarantees, channels: 3, markets: 1"
-    assert str(Level("stage", "bars", {"": Proof([], [], ["batches"])})) == "1 guarantees"
+    assert str(Conformance("stage", "bars", {"": Proof([], [], ["batches"])})) == "1 guarantees"
 
 
 def test_the_table_has_each_market_and_each_reason_once() -> None:
-    text = table([LEVEL, Level("stage", "bars", {})], {"symbols": "spelled", "truth": "true"})
+    text = table([LEVEL, Conformance("stage", "bars", {})], {"symbols": "spelled", "truth": "true"})
 
     assert "| acme | spot | trades book | listing | – |" in text
     assert "| acme | spot, raw | trades | – | symbols |" in text

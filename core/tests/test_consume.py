@@ -670,7 +670,7 @@ async def test_a_sink_that_fails_is_left_out_where_the_stack_says_so(
     registry: Registry, store: Store
 ) -> None:
     store.fails_on = frozenset({3})
-    sinks = [SinkSpec("store", types=("trade",), on_error="aside")]
+    sinks = [SinkSpec("store", types=("trade",), on_error="disable")]
     async with opened(registry, each(20), sinks=sinks) as stream:
         trades = await upto(stream.of(Trade), 19)
 

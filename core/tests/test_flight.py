@@ -12,7 +12,7 @@ import pytest
 import tapeloom
 from tapeloom import Event, FeedSpec, FlightSpec, Gap, Registry, Reject, Stack, Trade
 from tapeloom._tape.compression import opened
-from tapeloom._tape.flight_recorder import Flight
+from tapeloom._tape.flight_recorder import FlightRecorder
 from tapeloom._tape.reader import Answer, Recorded, Tape
 from tapeloom.plugin import Endpoint, Feed, Request
 from tapeloom_testing import FakeWire, VirtualClock, WireEnd
@@ -136,7 +136,7 @@ async def test_a_storm_of_rejects_is_an_incident_and_a_single_one_is_none(tmp_pa
         async with VirtualClock().running() as clock, anyio.create_task_group() as tasks:
             feed = Feed("f", "acme", clock=clock)
             folder = tmp_path / str(count)
-            flight = Flight(feed, FlightSpec(str(folder)), 1000)
+            flight = FlightRecorder(feed, FlightSpec(str(folder)), 1000)
             tasks.start_soon(flight.run)
             await clock.sleep(1.5)
             feed.counters["reject.price"] += count
@@ -184,7 +184,7 @@ async def test_nothing_is_written_where_no_folder_is_named_until_somebody_asks(
 async def test_memory_is_bounded_and_the_oldest_is_forgotten_first(tmp_path: Path) -> None:
     clock = VirtualClock()
     feed = Feed("f", "acme", clock=clock)
-    flight = Flight(feed, FlightSpec(), 10_000)
+    flight = FlightRecorder(feed, FlightSpec(), 10_000)
     for n in range(5_000):
         payloads = [b"%d" % n, b"x" * (n % 50)]
         flight.frames(1, clock.time_ns(), payloads, sum(map(len, payloads)))
@@ -201,7 +201,7 @@ async def test_memory_is_bounded_and_the_oldest_is_forgotten_first(tmp_path: Pat
 async def test_what_is_older_than_asked_for_is_not_in_the_bundle(tmp_path: Path) -> None:
     clock = VirtualClock()
     feed = Feed("f", "acme", clock=clock)
-    flight = Flight(feed, FlightSpec(seconds=10), 10_000)
+    flight = FlightRecorder(feed, FlightSpec(seconds=10), 10_000)
     for n in range(20):
         flight.frames(1, clock.time_ns(), [b"%d" % n], 2)
         clock.advance(1)

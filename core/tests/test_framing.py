@@ -249,9 +249,7 @@ WRONG = [
     b"\x01\x01a\x82\x01b",
 ]
 anything = st.builds(
-    lambda first, rest: bytes((first, len(rest))) + rest,
-    st.integers(0, 255),
-    st.binary(max_size=9),
+    lambda first, rest: bytes((first, len(rest))) + rest, st.integers(0, 255), st.binary(max_size=9)
 )
 wrong = st.one_of(st.sampled_from(WRONG), anything, st.binary(max_size=30))
 
@@ -319,10 +317,7 @@ def held_against_wsproto(examples: int) -> Counter[str]:
     ends: Counter[str] = Counter()
 
     @settings(
-        max_examples=examples,
-        deadline=None,
-        database=None,
-        suppress_health_check=list(HealthCheck),
+        max_examples=examples, deadline=None, database=None, suppress_health_check=list(HealthCheck)
     )
     @given(conversations())
     def run(sent: Sent) -> None:

@@ -16,7 +16,7 @@ from attrs import define
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tapeloom import FeedSpec, Gap, Registry, Status, Trade
-from tapeloom._connection.handover import Overlap
+from tapeloom._connection.handover import Handover
 from tapeloom.events import Book, Event, Quote
 from tapeloom.plugin import Endpoint
 from tapeloom.units import Rate
@@ -192,7 +192,7 @@ def test_each_event_of_two_overlapping_streams_is_passed_once(data: st.DataObjec
             ]
         )
     )
-    overlap = Overlap()
+    overlap = Handover()
     out = overlap.passed([make(i) for i in range(1, m + 1)])
     overlap.hold([make(i) for i in range(k, held + 1)])
     out = [*out, *overlap.release(), *overlap.passed([make(i) for i in range(held + 1, n + 1)])]
@@ -201,13 +201,13 @@ def test_each_event_of_two_overlapping_streams_is_passed_once(data: st.DataObjec
 
 
 def test_a_snapshot_that_is_behind_the_book_is_not_passed_and_one_ahead_is() -> None:
-    overlap = Overlap()
+    overlap = Handover()
     overlap.passed([book(7), book(8)])
     overlap.hold([book(6, "snapshot"), book(7), book(8), book(9)])
 
     assert [event.last for event in overlap.release() if isinstance(event, Book)] == [9]
 
-    ahead = Overlap()
+    ahead = Handover()
     ahead.passed([book(7)])
     ahead.hold([book(9, "snapshot"), book(10)])
 
@@ -215,7 +215,7 @@ def test_a_snapshot_that_is_behind_the_book_is_not_passed_and_one_ahead_is() -> 
 
 
 def test_what_we_say_ourselves_is_always_passed() -> None:
-    overlap = Overlap()
+    overlap = Handover()
     status = Status("acme", "", 1, 1, "subscribed")
     overlap.passed([status])
     overlap.hold([status])
@@ -226,7 +226,7 @@ def test_what_we_say_ourselves_is_always_passed() -> None:
 def test_quotes_without_numbers_are_told_apart_by_what_they_say() -> None:
     quote = Quote("acme", "BTC/USD", 1, 5, ONE, ONE, ONE + 1, ONE)
     other = attrs.evolve(quote, bid_size=Decimal(2))
-    overlap = Overlap()
+    overlap = Handover()
     overlap.passed([quote])
     overlap.hold([quote, other])
 

@@ -14,15 +14,15 @@ import tapeloom
 from attrs import define, field
 from tapeloom import Book, Event, FeedSpec, Gap, Registry, Stack, Status, Trade
 from tapeloom._compose.composer import compose
-from tapeloom._compose.plan import Plan
+from tapeloom._compose.plan import FeedPlan
 from tapeloom._history.listing_check import check_symbols
-from tapeloom._history.query_queue import HistoryDesk
+from tapeloom._history.query_queue import HistoryClient
 from tapeloom._history.rest_client import RestClient
-from tapeloom._runtime.rate_limits import Budgets
+from tapeloom._runtime.rate_limits import RateLimits
 from tapeloom._stream.pipeline import Pipeline
-from tapeloom.errors import ConnectionFailed, Denied, SymbolError
+from tapeloom.errors import ConnectionFailed, RequestRefused, SymbolError
 from tapeloom.hooks import hookimpl
-from tapeloom.plugin import Request, Subscription, Want
+from tapeloom.plugin import HistoryQuery, Request, Subscription
 from tapeloom_testing import FakeVenue, FakeWire, VirtualClock, WireEnd
 
 BOOK = b'{"b": [["1.5", "2"]], "a": [["1.6", "3"]], "u": 7}'
@@ -55,13 +55,13 @@ class Answers(dict[str, Any]):
 class Rig:
     clock: VirtualClock
     http: Answers
-    plan: Plan
+    plan: FeedPlan
     rest: RestClient
-    desk: HistoryDesk
+    desk: HistoryClient
     got: list[Event] = field(factory=list)
 
     def ask(self, symbol: str = "BTC/USD", kind: Any = "book", **more: Any) -> None:
-        self.plan.feed.want(Want(kind, symbol, channel="book", **more))
+        self.plan.feed.want(HistoryQuery(kind, symbol, channel="book", **more))
 
     async def until(self, count: int) -> None:
         with anyio.fail_after(10):
@@ -91,8 +91,8 @@ async def desk(
         async def emit(events: list[Event]) -> None:
             got.extend(pipeline(events))
 
-        rest = RestClient(plan, client, Budgets(clock))
-        one = HistoryDesk(plan, rest, emit, activity=activity)
+        rest = RestClient(plan, client, RateLimits(clock))
+        one = HistoryClient(plan, rest, emit, activity=activity)
         async with clock.running(), anyio.create_task_group() as tasks:
             if run:
                 tasks.start_soon(one.run)
@@ -358,12 +358,10 @@ async def streaming(
             clock.running(),
             tapeloom.open(stack, registry=registry, dial=wire.dial, clock=clock, seed=1) as stream,
         ):
-            yield stream, wire, lambda: stream.plans[0].feed.want(Want("book", "BTC/USD"))
+            yield stream, wire, lambda: stream.plans[0].feed.want(HistoryQuery("book", "BTC/USD"))
 
 
-async def test_in_a_stream_answers_and_trades_come_to_the_same_consumer(
-    registry: Registry,
-) -> None:
+async def test_in_a_stream_answers_and_trades_come_to_the_same_consumer(registry: Registry) -> None:
     async with streaming(registry, LISTED, BOOK) as (stream, _, want):
         kinds = set()
         with anyio.fail_after(10):
@@ -414,7 +412,7 @@ async def test_a_request_with_a_body_is_a_post_of_json(registry: Registry) -> No
         0
     ]
     async with httpx.AsyncClient(transport=httpx.MockTransport(venue)) as client:
-        HistoryDesk(plan, RestClient(plan, client, Budgets(clock)), _nowhere)
+        HistoryClient(plan, RestClient(plan, client, RateLimits(clock)), _nowhere)
         await plan.feed.fetch(Request(url="http://acme.invalid/info", body=b'{"type":"book"}'))
         await plan.feed.fetch(Request(url="http://acme.invalid/info"))
 
@@ -431,7 +429,7 @@ async def test_a_refusal_in_an_answer_is_asked_again_if_the_venue_says_that_it_h
         class Moody(type(history)):  # type: ignore[misc]
             def answer(self, request: Request, body: bytes, recv: int) -> list[Event]:
                 if body == b"busy":
-                    raise Denied("too many visits", pause)
+                    raise RequestRefused("too many visits", pause)
                 return list(super().answer(request, body, recv))
 
         rig.plan.history = Moody(history.rest)

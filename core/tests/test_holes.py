@@ -11,10 +11,10 @@ import pytest
 import tapeloom
 from attrs import evolve
 from tapeloom import Event, FeedSpec, Gap, Quote, Registry, Stack, Trade
-from tapeloom._gaps.gap_tracker import Holes
-from tapeloom._gaps.last_seen import Memory
+from tapeloom._gaps.gap_tracker import GapTracker
+from tapeloom._gaps.last_seen import LastSeen
 from tapeloom.errors import ConnectionLost
-from tapeloom.plugin import Feed, LiveTrades, Subscription
+from tapeloom.plugin import Feed, Subscription, TradeBatch
 from tapeloom_testing import VirtualClock
 
 SECOND = 1_000_000_000
@@ -39,8 +39,8 @@ class Rig:
     """Holes of two live subscriptions, driven as a session drives them."""
 
     def __init__(self) -> None:
-        self.memory = Memory()
-        self.holes = Holes("acme", self.memory)
+        self.memory = LastSeen()
+        self.holes = GapTracker("acme", self.memory)
         self.holes.live |= {TRADES, QUOTES}
 
     def read(self, *events: Event) -> list[Gap]:
@@ -119,8 +119,8 @@ def test_what_is_subscribed_to_anew_does_not_live_by_an_older_word() -> None:
 
 
 def test_what_was_dropped_is_forgotten_however_it_came() -> None:
-    memory = Memory()
-    memory.note(LiveTrades([trade(1, 5)], [0]))
+    memory = LastSeen()
+    memory.note(TradeBatch([trade(1, 5)], [0]))
     memory.note([trade(2, 6)])
     memory.forget([TRADES])
 
@@ -128,13 +128,13 @@ def test_what_was_dropped_is_forgotten_however_it_came() -> None:
 
 
 def test_numbered_trades_are_remembered_one_by_one_only_while_somebody_may_ask() -> None:
-    memory = Memory()
+    memory = LastSeen()
     memory.note([trade(1, 5)])
     assert memory.known(TRADES, 0) == set()  # the last one tells all
 
     asking = memory.ask(TRADES, 2 * SECOND)
     memory.note([trade(2, 6), trade(1.5, 5)])
-    memory.note(LiveTrades([trade(n, n + 4) for n in range(3, 20)], [0] * 17))
+    memory.note(TradeBatch([trade(n, n + 4) for n in range(3, 20)], [0] * 17))
     assert asking() == set(range(6, 24))
 
     del asking
@@ -143,9 +143,9 @@ def test_numbered_trades_are_remembered_one_by_one_only_while_somebody_may_ask()
 
 
 def test_named_trades_are_remembered_before_anybody_asks() -> None:
-    memory = Memory()
+    memory = LastSeen()
     memory.note([trade(1, "a"), trade(2, "b")])
-    memory.note(LiveTrades([trade(3, f"c{n}") for n in range(2000)], [0] * 2000))
+    memory.note(TradeBatch([trade(3, f"c{n}") for n in range(2000)], [0] * 2000))
 
     known = memory.ask(TRADES, 2 * SECOND)()
     assert 1000 < len(known) <= 1024  # the latest

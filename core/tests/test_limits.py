@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import anyio
 import pytest
-from tapeloom._runtime.rate_limits import Budget, Budgets
+from tapeloom._runtime.rate_limits import RateLimit, RateLimits
 from tapeloom.units import Rate
 from tapeloom_testing import VirtualClock
 
@@ -14,7 +14,7 @@ from tapeloom_testing import VirtualClock
 @pytest.mark.parametrize("count", [1, 3, 5])
 async def test_no_window_of_the_rate_holds_more_than_the_rate_allows(count: int) -> None:
     clock = VirtualClock()
-    budget = Budget(Rate(count, 1.0), clock)
+    budget = RateLimit(Rate(count, 1.0), clock)
     times = []
     async with clock.running():
         for n in range(40):
@@ -30,7 +30,7 @@ async def test_no_window_of_the_rate_holds_more_than_the_rate_allows(count: int)
 
 async def test_waiting_costs_no_more_than_the_rate_demands() -> None:
     clock = VirtualClock()
-    budget = Budget(Rate(5, 1.0), clock)
+    budget = RateLimit(Rate(5, 1.0), clock)
     async with clock.running():
         for _ in range(11):
             await budget.take()
@@ -40,7 +40,7 @@ async def test_waiting_costs_no_more_than_the_rate_demands() -> None:
 
 async def test_weights_add_up() -> None:
     clock = VirtualClock()
-    budget = Budget(Rate(100, 60.0), clock)
+    budget = RateLimit(Rate(100, 60.0), clock)
     async with clock.running():
         await budget.take(60)
         await budget.take(40)
@@ -53,7 +53,7 @@ async def test_weights_add_up() -> None:
 
 async def test_a_weight_over_the_whole_budget_takes_all_of_it() -> None:
     clock = VirtualClock()
-    budget = Budget(Rate(10, 1.0), clock)
+    budget = RateLimit(Rate(10, 1.0), clock)
     async with clock.running():
         await budget.take(99)
         await budget.take(1)
@@ -63,7 +63,7 @@ async def test_a_weight_over_the_whole_budget_takes_all_of_it() -> None:
 
 async def test_a_pause_that_the_venue_asks_for_is_kept_by_all() -> None:
     clock = VirtualClock()
-    budget = Budget(Rate(10, 1.0), clock)
+    budget = RateLimit(Rate(10, 1.0), clock)
     budget.pause(30)
     async with clock.running(), anyio.create_task_group() as tasks:
         for _ in range(3):
@@ -73,7 +73,7 @@ async def test_a_pause_that_the_venue_asks_for_is_kept_by_all() -> None:
 
 
 def test_a_budget_belongs_to_a_host_and_a_purpose() -> None:
-    budgets = Budgets(VirtualClock())
+    budgets = RateLimits(VirtualClock())
     rate = Rate(1, 1.0)
     one = budgets.of("wss://a.example/ws", "dial", rate)
 

@@ -437,10 +437,7 @@ def test_wrappers_of_the_named_plugins_wrap_and_those_of_others_do_not(install: 
         registry.load(name)
 
     assert registry.call("bars", "validate", feed=1) == ("validated", 1)
-    assert registry.call("bars", "validate", wrappers=("one",), feed=1) == (
-        "one",
-        ("validated", 1),
-    )
+    assert registry.call("bars", "validate", wrappers=("one",), feed=1) == ("one", ("validated", 1))
     assert registry.call("bars", "validate", wrappers=("three", "one"), feed=1) == (
         "three",
         ("one", ("validated", 1)),

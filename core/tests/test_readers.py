@@ -28,7 +28,7 @@ channels = ["trades", "book:20", "klines:1m"]
 stages = ["quality"]
 
 [stage.quality]
-on_error = "aside"
+on_error = "disable"
 
 [queue]
 size = 1000
@@ -44,7 +44,7 @@ proxy = "http://127.0.0.1:3128"
 folder = "flights"
 seconds = 30
 """,
-    b'backend = "trio"\n[[feed]]\nvenue = "nowhere"\nsymbols = ["A/B"]\nchannels = ["trades"]\n[[sink]]\nuse = "jsonl"\non_error = "aside"\ntypes = ["trade", "bar"]\n',
+    b'backend = "trio"\n[[feed]]\nvenue = "nowhere"\nsymbols = ["A/B"]\nchannels = ["trades"]\n[[sink]]\nuse = "jsonl"\non_error = "disable"\ntypes = ["trade", "bar"]\n',
 ]
 """All a stack may say, in short; `nowhere` is no venue, which is one more mistake to find."""
 
@@ -73,7 +73,7 @@ TABLES = {
     "venue": {"nowhere": {"base_url": "http://127.0.0.1:1"}},
     "network": {"proxy": "http://127.0.0.1:3128"},
     "flight": {"folder": "flights", "seconds": 30, "keep": 3},
-    "stage": {"quality": {"on_error": "aside"}},
+    "stage": {"quality": {"on_error": "disable"}},
     "sink": [{"use": "jsonl", "queue": {"size": 5}}],
     "queue": {"size": 5, "policy": "conflate"},
 }

@@ -81,7 +81,7 @@ async def test_answers_over_rest_are_on_the_tape_too(registry: Registry, tmp_pat
         dial = FakeWire(talk).dial
         with anyio.fail_after(10):
             async with tapeloom.open(stack, registry=registry, dial=dial, record=tmp_path) as live:
-                live.plans[0].feed.want(tapeloom.plugin.Want("book", "BTC/USD", "book"))
+                live.plans[0].feed.want(tapeloom.plugin.HistoryQuery("book", "BTC/USD", "book"))
                 async for event in live.of(tapeloom.Book):
                     assert event.last == 7
                     live.stop()

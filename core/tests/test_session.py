@@ -19,9 +19,9 @@ from hypothesis import strategies as st
 from tapeloom import Event, FeedSpec, Gap, Registry, Stack, Status, Trade
 from tapeloom._compose.composer import compose
 from tapeloom._connection.frame_intake import FrameIntake
-from tapeloom._connection.supervisor import Session
+from tapeloom._connection.supervisor import Supervisor
 from tapeloom._runtime.backoff import Backoff
-from tapeloom._runtime.rate_limits import Budgets
+from tapeloom._runtime.rate_limits import RateLimits
 from tapeloom.errors import (
     ConfigError,
     ConnectionFailed,
@@ -96,7 +96,7 @@ class Rig:
 
     clock: VirtualClock
     wire: FakeWire
-    session: Session
+    session: Supervisor
     got: list[tuple[float, Event]] = field(factory=list)
     dials: list[float] = field(factory=list)
     error: FeedError | None = None
@@ -157,7 +157,7 @@ async def living(
             await blocks(rig, events)
 
     endpoint, subscriptions = plan.connections(plan.feed.symbols)[0]
-    session = Session(plan, endpoint, subscriptions, FrameIntake(plan), emit, Budgets(clock))
+    session = Supervisor(plan, endpoint, subscriptions, FrameIntake(plan), emit, RateLimits(clock))
     rig = Rig(clock, wire, session, dials=dials)
 
     async def run() -> None:
@@ -529,7 +529,7 @@ async def test_what_was_live_but_never_acknowledged_has_a_gap_too(registry: Regi
 async def test_a_venue_that_acknowledges_nothing_has_gaps_all_the_same(
     registry: Registry, acme: Any
 ) -> None:
-    class Mute(type(acme.subscribe(None))):  # type: ignore[misc]
+    class Stalled(type(acme.subscribe(None))):  # type: ignore[misc]
         def add(self, subscriptions: Sequence[Subscription], first_id: int) -> list[Message]:
             return [Message(m.text, m.subscriptions) for m in super().add(subscriptions, first_id)]
 
@@ -537,7 +537,7 @@ async def test_a_venue_that_acknowledges_nothing_has_gaps_all_the_same(
     registry = Registry({})
     registry.register(acme, "acme")
     async with living(registry, script(*turns)) as rig:
-        rig.session.plan.codec = Mute()
+        rig.session._plan.codec = Stalled()
         await rig.clock.sleep(30)
 
     assert rig.story() == [1, "gap BTC/USD trades", 2]

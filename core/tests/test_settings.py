@@ -17,7 +17,7 @@ from tapeloom.units import duration_ns, fraction
 
 
 @attrs.frozen(kw_only=True)
-class Level:
+class Conformance:
     depth: int = 5
     price: Decimal = Decimal(1)
 
@@ -53,8 +53,8 @@ class Settings:
     step: Literal[1, 5] = 1
     limit: int | None = None
     either: str | int = ""
-    level: Level = attrs.field(factory=Level)
-    levels: tuple[Level, ...] = ()
+    level: Conformance = attrs.field(factory=Conformance)
+    levels: tuple[Conformance, ...] = ()
     named: dict[str, int] = attrs.field(factory=dict)
     path: Path | None = None
     anything: Any = None
@@ -107,8 +107,8 @@ def problems(cls: type[Any], table: Any) -> list[str]:
         ("limit", None, None),
         ("either", 3, 3),
         ("either", "4", "4"),
-        ("level", {"depth": 9}, Level(depth=9)),
-        ("levels", [{"depth": 9}, {}], (Level(depth=9), Level())),
+        ("level", {"depth": 9}, Conformance(depth=9)),
+        ("levels", [{"depth": 9}, {}], (Conformance(depth=9), Conformance())),
         ("named", {"a": 1}, {"a": 1}),
         ("path", "x/y", Path("x/y")),
         ("anything", [1, {}], [1, {}]),
@@ -361,10 +361,7 @@ def test_secret_comes_from_the_environment_or_a_file(
                 ' write { env = "NAME" } or { file = "path" }'
             ),
         ),
-        (
-            {"env": 5},
-            'env must be a name in quotes: write { env = "NAME" } or { file = "path" }',
-        ),
+        ({"env": 5}, 'env must be a name in quotes: write { env = "NAME" } or { file = "path" }'),
         ({"envi": "X"}, "unknown key 'envi' in a secret. Did you mean 'env'?"),
         (
             {"env": "X", "file": "y"},

@@ -14,9 +14,9 @@ import tapeloom
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tapeloom import Event, FeedSpec, Gap, Registry, Status, Trade
-from tapeloom._connection.stall_detector import Mute, Silence
-from tapeloom._gaps.last_seen import Memory
-from tapeloom.plugin import Endpoint, LiveTrades, Subscription
+from tapeloom._connection.stall_detector import StallDetector, Stalled
+from tapeloom._gaps.last_seen import LastSeen
+from tapeloom.plugin import Endpoint, Subscription, TradeBatch
 from tapeloom_testing import FakeWire, VirtualClock, WireEnd
 
 ONE = Decimal(1)
@@ -28,15 +28,15 @@ def word(one: Subscription) -> Event:
     return Trade("acme", one.symbol, 1, 1, ONE, ONE, "buy", 1, one.channel)
 
 
-class Listener(Silence):
+class Listener(StallDetector):
     """Silence that is told what a session's memory has heard of late."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.memory = Memory()
+        self.memory = LastSeen()
         self.note = self.memory.note
 
-    def look(self, now: float) -> list[Mute]:
+    def look(self, now: float) -> list[Stalled]:
         return self.judge(self.memory.spoke(), now)
 
 
@@ -179,7 +179,7 @@ def test_in_a_busy_feed_a_single_word_is_heard_too() -> None:
     for now in range(60):
         silence.note([word(ETH)])
         for _ in range(10):
-            silence.note(LiveTrades([word(BTC)] * 400, [0] * 400))
+            silence.note(TradeBatch([word(BTC)] * 400, [0] * 400))
         assert len(silence.memory.sample()) <= 64
         assert not silence.look(now)
 

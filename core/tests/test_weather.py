@@ -14,7 +14,7 @@ import pytest
 import tapeloom
 import trustme
 from tapeloom import FeedSpec, Network, Registry, Stack, Status, Trade
-from tapeloom.errors import ConnectionFailed, GivenUp
+from tapeloom.errors import ConnectionFailed, RetriesExhausted
 from tapeloom_testing import FakeClient, FakeVenue
 
 FEED = FeedSpec("acme", ["BTC/USD"], ["trades"])
@@ -68,7 +68,7 @@ async def test_a_name_that_nobody_knows_is_given_up_where_the_stack_says_so(
 ) -> None:
     feed = FeedSpec("acme", ["BTC/USD"], ["trades"], attempts=1)
     stack = Stack(feeds=(feed,), venues={"acme": {"url": "ws://nowhere.invalid/ws"}})
-    with pytest.raises(GivenUp, match=r"nowhere\.invalid could not be resolved"):
+    with pytest.raises(RetriesExhausted, match=r"nowhere\.invalid could not be resolved"):
         async with tapeloom.open(stack, registry=registry) as stream:
             with anyio.fail_after(10):
                 async for _ in stream:

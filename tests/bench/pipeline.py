@@ -15,7 +15,7 @@ from pathlib import Path
 import msgspec
 from tapeloom import FeedSpec, QueueSpec, Registry, Stack
 from tapeloom._compose.composer import compose
-from tapeloom._compose.plan import Plan
+from tapeloom._compose.plan import FeedPlan
 from tapeloom._runtime.system_clock import SystemClock
 from tapeloom._stream.queues import Queue
 from tapeloom.plugin import Frames
@@ -50,7 +50,7 @@ def floor(payloads: list[bytes]) -> float:
     return time.perf_counter() - began
 
 
-def plan(symbols: int, stages: tuple[str, ...]) -> Plan:
+def plan(symbols: int, stages: tuple[str, ...]) -> FeedPlan:
     """Return a composed feed."""
     feed = FeedSpec(
         "binance", tuple(frames.unified(symbols)), ("trades",), market="spot", stages=stages

@@ -9,7 +9,7 @@ from typing import Any
 import tapeloom_simulator as simulator
 from attrs import field, frozen
 from tapeloom import FeedSpec
-from tapeloom_simulator import Fault, counterpart
+from tapeloom_simulator import Fault, venue_server
 from tapeloom_simulator.faults import COMMON
 
 SECOND = 1_000_000_000
@@ -122,7 +122,7 @@ LEFT_OUT: Mapping[tuple[str, str], str] = {
 def kinds_of(venue: str, symbols: Sequence[str]) -> list[str]:
     """Return the faults that this venue can have and that can be accounted for."""
     market = simulator.SimulatedMarket(symbols, seed=0, rate=1)
-    own = getattr(counterpart(venue, market), "faults", {})
+    own = getattr(venue_server(venue, market), "faults", {})
     return [kind for kind in (*COMMON, *own) if (venue, kind) not in LEFT_OUT]
 
 

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 import anyio
 import pytest
 from tapeloom.errors import ConnectionLost, StageFailed
-from tapeloom.plugin import Delivering, Endpoint, Network
+from tapeloom.plugin import Endpoint, Network, PushLink
 from tapeloom_picows.dial import Dialler
 from tapeloom_picows.link import PicowsLink
 from tapeloom_testing import FakeClient, FakeVenue, VirtualClock
@@ -41,7 +41,7 @@ async def test_what_taking_raises_is_raised_where_the_link_is_read() -> None:
         raise StageFailed("f", "bars", ValueError("no"))
 
     async with dialled(speaking) as link:
-        assert isinstance(link, Delivering)
+        assert isinstance(link, PushLink)
         with pytest.raises(StageFailed, match="bars"):
             await link.deliver(take)
 

@@ -11,7 +11,7 @@ TapeloomError
 └── FeedError              carries .feed and .retryable
     ├── ConnectionFailed   could not be opened (refused, unknown host, certificate, HTTP status)
     ├── ConnectionLost     was open and ended; carries .code, the WebSocket close code if one came
-    ├── GivenUp            as many attempts as the feed may make have failed; carries .attempts
+    ├── RetriesExhausted            as many attempts as the feed may make have failed; carries .attempts
     ├── LoginRefused
     ├── SubscriptionRefused
     ├── RequestFailed      a REST request went wrong; carries .status
@@ -33,10 +33,28 @@ from pathlib import Path
 import attrs
 
 __all__ = [
-    "BackendUnsupported", "ConfigError", "ConnectionFailed", "ConnectionLost", "Denied",
-    "FeedError", "GivenUp", "LoginRefused", "Mistake", "PluginBroken", "PluginError",
-    "PluginNotFound", "QueueOverflow", "RequestFailed", "StageFailed", "SubscriptionRefused",
-    "SymbolError", "TapeError", "TapeloomError", "Throttled", "alone", "nearest",
+    "BackendUnsupported",
+    "ConfigError",
+    "ConnectionFailed",
+    "ConnectionLost",
+    "FeedError",
+    "LoginRefused",
+    "Mistake",
+    "PluginBroken",
+    "PluginError",
+    "PluginNotFound",
+    "QueueOverflow",
+    "RequestFailed",
+    "RequestRefused",
+    "RetriesExhausted",
+    "StageFailed",
+    "SubscriptionRefused",
+    "SymbolError",
+    "TapeError",
+    "TapeloomError",
+    "Throttled",
+    "nearest",
+    "unwrap_single",
 ]  # fmt: skip
 
 
@@ -46,7 +64,7 @@ def nearest(word: str, known: Iterable[str]) -> str:
     return f" Did you mean {found[0]!r}?" if found else ""
 
 
-def alone(error: BaseException) -> BaseException:
+def unwrap_single(error: BaseException) -> BaseException:
     """Return the one failure inside *error*: a single failure is no group."""
     while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
         error = error.exceptions[0]
@@ -157,7 +175,7 @@ class ConnectionLost(FeedError):
         self.code = code
 
 
-class GivenUp(FeedError):
+class RetriesExhausted(FeedError):
     """All `attempts` that a feed may make in a row have failed; the last failure is chained."""
 
     def __init__(self, feed: str, attempts: int, reason: str) -> None:
@@ -220,7 +238,7 @@ class QueueOverflow(FeedError):
     """A consumer whose queue has the policy "error" fell behind."""
 
 
-class Denied(ValueError):
+class RequestRefused(ValueError):
     """The venue has answered a request with a refusal, in `reason`'s words.
 
     `pause` is how many seconds to wait, at the least, before it is worth asking again; None: it is not.

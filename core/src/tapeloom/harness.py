@@ -11,10 +11,10 @@ from contextlib import asynccontextmanager
 from typing import Any, NamedTuple
 
 from ._compose.composer import compose
-from ._compose.conformance import Level, Proof, conformance_file, read_conformance
-from ._compose.discovery import Found, installed
+from ._compose.conformance import Conformance, Proof, conformance_file, read_conformance
+from ._compose.discovery import InstalledPlugin, installed
 from ._compose.hook_checks import BACKENDS, HookSpecs
-from ._compose.plan import Composed, Plan
+from ._compose.plan import Composition, FeedPlan
 from ._compose.registry import Registry
 from ._config import SinkSpec, StageSpec
 from ._connection.frame_intake import FrameIntake
@@ -22,7 +22,7 @@ from ._connection.subscriptions import Subscriptions
 from ._network.http_client import client
 from ._network.websocket import dialer
 from ._runtime.system_clock import SystemClock
-from ._stream.opening import Given, load
+from ._stream.opening import StackLike, load
 from ._stream.pipeline import Pipeline
 from ._tape.reader import Recorded, Tape
 from .errors import ConfigError, Mistake
@@ -42,9 +42,25 @@ from .plugin import (
 )
 
 __all__ = [
-    "BACKENDS", "ComposedFeed", "Found", "FramesRead", "HookSpecs", "Level", "PendingMessages", "Proof",
-    "Recorded", "SinkSpec", "StageSpec", "SystemClock", "Tape", "compose_feed", "compose_sink",
-    "conformance_file", "installed", "read_conformance", "websocket_dial",
+    "BACKENDS",
+    "ComposedFeed",
+    "Conformance",
+    "FramesRead",
+    "HookSpecs",
+    "InstalledPlugin",
+    "PendingMessages",
+    "Proof",
+    "Recorded",
+    "SinkSpec",
+    "StageSpec",
+    "SystemClock",
+    "Tape",
+    "compose_feed",
+    "compose_sink",
+    "conformance_file",
+    "installed",
+    "read_conformance",
+    "websocket_dial",
 ]  # fmt: skip
 
 
@@ -63,7 +79,7 @@ class ComposedFeed:
     `parse` is the venue's parser, guarded: a frame at which it raises becomes a Reject.
     """
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: FeedPlan) -> None:
         self._plan = plan
         self._pipeline = Pipeline(plan.feed, plan.steps)
         self.feed, self.history, self.dial = plan.feed, plan.history, plan.dial
@@ -112,8 +128,8 @@ class ComposedFeed:
 
 
 def _composed(
-    stack: Given, registry: Registry | None, clock: Clock | None, seed: int | None
-) -> Composed:
+    stack: StackLike, registry: Registry | None, clock: Clock | None, seed: int | None
+) -> Composition:
     draft = load(stack)
     return compose(
         draft.stack, registry or Registry(), clock or SystemClock(), seed, draft.mistakes
@@ -121,7 +137,7 @@ def _composed(
 
 
 def compose_feed(
-    stack: Given,
+    stack: StackLike,
     *,
     feed: str = "",
     registry: Registry | None = None,
@@ -138,7 +154,7 @@ def compose_feed(
     return ComposedFeed(plans[feed or next(iter(plans))])
 
 
-def compose_sink(stack: Given, *, registry: Registry | None = None) -> Sink:
+def compose_sink(stack: StackLike, *, registry: Registry | None = None) -> Sink:
     """Compose a stack and return its first sink. Raises ConfigError or PluginError."""
     sinks = _composed(stack, registry, None, 0).sinks
     if not sinks:

@@ -18,10 +18,7 @@ class TestAlpaca(contract.VenueContract):
         "stocks": ("trades", "quotes", "klines:1m", "klines:1d", "x-statuses", "x-lulds"),
         "crypto": ("trades", "quotes", "book", "klines:1m", "klines:1d"),
     }
-    history = {
-        "stocks": ("listing", "trades", "bars"),
-        "crypto": ("listing", "trades", "bars"),
-    }
+    history = {"stocks": ("listing", "trades", "bars"), "crypto": ("listing", "trades", "bars")}
     unit = 1
     without = LESS
     secrets = {"key_id": "PKNOTAKEY", "secret_key": "not-a-secret-either"}

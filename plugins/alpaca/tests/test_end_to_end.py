@@ -303,9 +303,7 @@ async def test_a_book_is_begun_anew_from_time_to_time_where_that_is_set():
     async with (
         serve(trades=20_000, speed=50) as sim,
         heard(
-            sim,
-            FeedSpec("alpaca", ("BTC/USD",), ("book",), market="crypto"),
-            book_resync="100ms",
+            sim, FeedSpec("alpaca", ("BTC/USD",), ("book",), market="crypto"), book_resync="100ms"
         ) as got,
     ):
         await got.until(lambda got: got.of(Status, state="subscribed"))

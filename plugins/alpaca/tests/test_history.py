@@ -7,9 +7,9 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 import tapeloom_alpaca
-from tapeloom.errors import Denied
+from tapeloom.errors import RequestRefused
 from tapeloom.events import Bar, Book, Reject, Trade
-from tapeloom.plugin import Request, Want
+from tapeloom.plugin import HistoryQuery, Request
 from tapeloom_alpaca.history import timeframe
 
 NOW = 1_800_000_000_000_000_000
@@ -24,7 +24,7 @@ def asked(request: Request) -> tuple[str, dict[str, str]]:
 
 def test_trades_between_two_times_are_asked_for_in_order(make) -> None:
     history = tapeloom_alpaca.history(make(feed="sip"))
-    request = history.request(Want("trades", "AAPL/USD", "trades", since=1, until=NOW + 5))
+    request = history.request(HistoryQuery("trades", "AAPL/USD", "trades", since=1, until=NOW + 5))
 
     assert asked(request) == (
         "data.alpaca.markets/v2/stocks/trades",
@@ -43,7 +43,9 @@ def test_trades_between_two_times_are_asked_for_in_order(make) -> None:
 
 def test_the_end_of_bars_is_not_included(make) -> None:
     history = tapeloom_alpaca.history(make("crypto", ("BTC/USD",)))
-    request = history.request(Want("bars", "BTC/USD", interval="1h", since=NOW, until=NOW + 1))
+    request = history.request(
+        HistoryQuery("bars", "BTC/USD", interval="1h", since=NOW, until=NOW + 1)
+    )
     path, query = asked(request)
 
     assert path == "data.alpaca.markets/v1beta3/crypto/us/bars"
@@ -65,12 +67,12 @@ def test_an_interval_has_the_venues_word_or_none(interval, word) -> None:
 
 
 def test_a_streamed_book_is_subscribed_anew_and_a_polled_one_asked_for(make) -> None:
-    want = Want("book", "BTC/USD", "book")
+    want = HistoryQuery("book", "BTC/USD", "book")
     polled = make("crypto", ("BTC/USD",), ("book",), mode="poll")
     stocks = make(mode="poll")
 
     assert tapeloom_alpaca.history(make("crypto", ("BTC/USD",), ("book",))).request(want) is None
-    assert tapeloom_alpaca.history(stocks).request(Want("book", "AAPL/USD")) is None
+    assert tapeloom_alpaca.history(stocks).request(HistoryQuery("book", "AAPL/USD")) is None
     assert asked(tapeloom_alpaca.history(polled).request(want)) == (
         "data.alpaca.markets/v1beta3/crypto/us/latest/orderbooks",
         {"symbols": "BTC/USD"},
@@ -80,13 +82,13 @@ def test_a_streamed_book_is_subscribed_anew_and_a_polled_one_asked_for(make) -> 
 def test_trades_cannot_be_asked_for_by_id(make) -> None:
     history = tapeloom_alpaca.history(make())
 
-    assert history.request(Want("trades", "AAPL/USD", after="D:5")) is None
-    assert not history.request(Want("trades", "AAPL/USD")).ranged
+    assert history.request(HistoryQuery("trades", "AAPL/USD", after="D:5")) is None
+    assert not history.request(HistoryQuery("trades", "AAPL/USD")).ranged
 
 
 def test_the_test_feed_has_no_past(make) -> None:
     feed = make(symbols=("FAKEPACA/USD",), feed="test")
-    want = Want("trades", "FAKEPACA/USD", since=1)
+    want = HistoryQuery("trades", "FAKEPACA/USD", since=1)
 
     assert tapeloom_alpaca.history(feed).request(want) is None
 
@@ -213,9 +215,9 @@ def test_a_refusal_has_the_venues_words_and_a_remedy(make, status, body, words) 
 
 def test_an_empty_page_after_which_more_is_to_come_is_no_end(make) -> None:
     history = tapeloom_alpaca.history(make("crypto", ("BTC/USD",)))
-    request = history.request(Want("trades", "BTC/USD", "trades", since=1, until=NOW))
+    request = history.request(HistoryQuery("trades", "BTC/USD", "trades", since=1, until=NOW))
 
     assert history.answer(request, b'{"trades":{},"next_page_token":null}', NOW) == []
-    with pytest.raises(Denied, match="more is said to follow") as denied:
+    with pytest.raises(RequestRefused, match="more is said to follow") as denied:
         history.answer(request, b'{"trades":{},"next_page_token":"AAAA"}', NOW)
     assert denied.value.pause is not None

@@ -13,7 +13,7 @@ import tapeloom_alpaca
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tapeloom.events import Bar, Book, Quote, Reject, Status, Trade
-from tapeloom.plugin import Frames, Want
+from tapeloom.plugin import Frames, HistoryQuery
 from tapeloom_alpaca.wire import nanoseconds, rfc3339
 
 TRADE = (
@@ -126,7 +126,7 @@ def test_a_book_begins_with_the_whole_and_goes_on_with_changes_without_numbers(m
 
 def test_a_book_is_asked_for_anew_when_it_has_been_long_enough_since_the_last_whole(make) -> None:
     feed = make("crypto", ("BTC/USD",), ("book",), book_resync="10s")
-    wanted: list[Want] = []
+    wanted: list[HistoryQuery] = []
     feed.want = wanted.append
     parse = tapeloom_alpaca.parse(feed)
     for second, text in [
@@ -139,7 +139,7 @@ def test_a_book_is_asked_for_anew_when_it_has_been_long_enough_since_the_last_wh
     ]:
         parse(Frames([f"[{text}]".encode()], second * 1_000_000_000))
 
-    assert wanted == [Want("book", "BTC/USD", "book")]
+    assert wanted == [HistoryQuery("book", "BTC/USD", "book")]
 
 
 def test_corrections_and_cancels_are_told_and_rewrite_nothing(make) -> None:
@@ -191,13 +191,15 @@ def test_a_bad_item_costs_no_other_in_its_frame(make, bad) -> None:
 
 
 def test_control_messages_go_aside_one_by_one_whatever_their_company(make) -> None:
-    aside: list[bytes] = []
+    on_control: list[bytes] = []
     said = ['{"T":"success","msg":"connected"}', '{"T":"error","code":406}']
-    frames = Frames([f"[{said[0]},{TRADE},{said[1]}]".encode()], 7, lambda f: aside.append(f) or [])
+    frames = Frames(
+        [f"[{said[0]},{TRADE},{said[1]}]".encode()], 7, lambda f: on_control.append(f) or []
+    )
     events = tapeloom_alpaca.parse(make())(frames)
 
     assert [type(event) for event in events] == [Trade]
-    assert aside == [f"[{text}]".encode() for text in said]
+    assert on_control == [f"[{text}]".encode() for text in said]
 
 
 GOOD = [f"[{TRADE}]", f"[{QUOTE},{BAR}]", f"[{UPDATED},{TRADE},{DAILY}]", f"[{UPDATED}]"]

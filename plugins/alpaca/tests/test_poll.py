@@ -32,7 +32,7 @@ class Rest:
         self.limit = limit
         self.takes = 0.0  # seconds for an answer
         self.calls: list[str] = []
-        self.spoil: Callable[[dict[str, str], dict[str, Any]], None] = lambda query, answer: None
+        self.corrupt: Callable[[dict[str, str], dict[str, Any]], None] = lambda query, answer: None
         self.bodies: list[bytes | Exception] = []  # met first, one by one
         self.feed = feed
         feed.fetch = self.fetch
@@ -66,7 +66,7 @@ class Rest:
             found = {name: self.rows[kind][name][-1] for name in names if name in self.rows[kind]}
             return json.dumps({kind: found}).encode()
         answer = self._page(kind, names, query)
-        self.spoil(query, answer)
+        self.corrupt(query, answer)
         return json.dumps(answer).encode()
 
     def _page(self, kind: str, names: list[str], query: dict[str, str]) -> dict[str, Any]:
@@ -219,7 +219,7 @@ async def test_an_empty_page_in_between_ends_nothing(make) -> None:
             answer["trades"] = None
             answer["next_page_token"] = f"0{query['page_token']}"
 
-    polled.rest.spoil = empty
+    polled.rest.corrupt = empty
     async with running(polled) as wait:
         for number in range(1, 31):
             polled.rest.trade("AAPL", 1 + number / 100, number)
@@ -239,7 +239,7 @@ async def test_a_token_that_repeats_ends_the_paging_and_loses_nothing(make) -> N
             looped.append(len(polled.rest.calls))
             answer["next_page_token"] = "10"
 
-    polled.rest.spoil = loop
+    polled.rest.corrupt = loop
     async with running(polled) as wait:
         for number in range(1, 31):
             polled.rest.trade("AAPL", 1 + number / 100, number)
@@ -269,7 +269,7 @@ async def test_what_was_read_before_a_failure_is_neither_lost_nor_repeated(
 
     def fail(query: dict[str, str], answer: dict[str, Any]) -> None:
         if "page_token" in query:
-            polled.rest.spoil = lambda query, answer: None
+            polled.rest.corrupt = lambda query, answer: None
             raise error
 
     polled.rest.trade("AAPL", -1, 1)
@@ -278,7 +278,7 @@ async def test_what_was_read_before_a_failure_is_neither_lost_nor_repeated(
             await wait(1)
             for number in range(2, 32):
                 polled.rest.trade("AAPL", 1 + number / 100, number)
-            polled.rest.spoil = fail
+            polled.rest.corrupt = fail
             await wait(20)
     before = polled.ids
     async with running(polled) as wait:

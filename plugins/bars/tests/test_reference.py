@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import settings as budget
 from hypothesis import strategies as st
 from tapeloom.events import Bar, Gap, Quote, Reject, Trade
-from tapeloom.plugin import LiveTrades
+from tapeloom.plugin import TradeBatch
 from tapeloom_bars import Bars, Settings
 
 MS = 1_000_000
@@ -315,13 +315,13 @@ SETTINGS = st.builds(
 
 
 def numbered(numbers):
-    """Return what makes `LiveTrades` of every batch that can be one, as a parser does."""
+    """Return what makes `TradeBatch` of every batch that can be one, as a parser does."""
 
     def mark(batch):
         if any(type(event) is not Trade or event.origin != "live" for event in batch):
             return batch
         keys = [(event.symbol, event.channel) for event in batch]
-        return LiveTrades(batch, [numbers.setdefault(key, len(numbers)) for key in keys])
+        return TradeBatch(batch, [numbers.setdefault(key, len(numbers)) for key in keys])
 
     return mark
 

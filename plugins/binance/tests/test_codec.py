@@ -109,10 +109,7 @@ def test_dropping_is_unsubscribing(make) -> None:
             Refusal("Invalid request: unknown variant SUBSCRIB (code 2)"),
         ),
         ('{"code":0,"msg":"Unknown property","id":4}', Refusal("Unknown property (code 0)", 4)),
-        (
-            '{"error":{"code":3,"msg":"Invalid JSON"},"id":null}',
-            Refusal("Invalid JSON (code 3)"),
-        ),
+        ('{"error":{"code":3,"msg":"Invalid JSON"},"id":null}', Refusal("Invalid JSON (code 3)")),
         (
             '{"error":{"code":-1003,"msg":"Too many requests"},"id":2}',
             Refusal("Too many requests (code -1003)", 2, permanent=False),

@@ -10,7 +10,7 @@ from urllib.parse import parse_qsl, urlsplit
 import pytest
 import tapeloom_binance
 from tapeloom import Secret
-from tapeloom.plugin import Request, Want
+from tapeloom.plugin import HistoryQuery, Request
 from tapeloom.units import Rate
 
 PERP = "BTC/USDT:USDT"
@@ -78,8 +78,8 @@ def test_both_kinds_of_futures_stay_within_the_weight_that_they_share(make) -> N
     ],
 )
 def test_a_snapshot_has_at_least_the_levels_that_are_set(make, limit, in_spot, in_usdm) -> None:
-    book = spot(make, snapshot_limit=limit).request(Want("book", "BTC/USDT"))
-    perp = usdm(make, snapshot_limit=limit).request(Want("book", PERP))
+    book = spot(make, snapshot_limit=limit).request(HistoryQuery("book", "BTC/USDT"))
+    perp = usdm(make, snapshot_limit=limit).request(HistoryQuery("book", PERP))
 
     assert asked(book) == (f"{SPOT}/depth", {"symbol": "BTCUSDT", "limit": in_spot[0]}, in_spot[1])
     assert asked(perp) == (f"{USDM}/depth", {"symbol": "BTCUSDT", "limit": in_usdm[0]}, in_usdm[1])
@@ -87,20 +87,20 @@ def test_a_snapshot_has_at_least_the_levels_that_are_set(make, limit, in_spot, i
 
 def test_trades_are_asked_for_from_the_one_after_the_last_known(make) -> None:
     query = {"symbol": "BTCUSDT", "fromId": "43", "limit": "1000"}
-    raw = spot(make).request(Want("trades", "BTC/USDT", "trades", after=42))
-    aggregate = spot(make).request(Want("trades", "BTC/USDT", "agg_trades", after=42))
-    perp = usdm(make).request(Want("trades", PERP, "trades", after=42))
+    raw = spot(make).request(HistoryQuery("trades", "BTC/USDT", "trades", after=42))
+    aggregate = spot(make).request(HistoryQuery("trades", "BTC/USDT", "agg_trades", after=42))
+    perp = usdm(make).request(HistoryQuery("trades", PERP, "trades", after=42))
 
     assert asked(raw) == (f"{SPOT}/historicalTrades", query, 25)
     assert asked(aggregate) == (f"{SPOT}/aggTrades", query, 4)
     assert asked(perp) == (f"{USDM}/aggTrades", query, 20)
-    inverse = coinm(make).request(Want("trades", INVERSE, "trades", after=42))
+    inverse = coinm(make).request(HistoryQuery("trades", INVERSE, "trades", after=42))
     assert asked(inverse) == (f"{COINM}/aggTrades", query | {"symbol": "ETHUSD_PERP"}, 20)
 
 
 def test_aggregate_trades_can_be_asked_for_by_time_within_an_hour(make) -> None:
     def span(since: int | None, until: int | None) -> tuple[str | None, str | None]:
-        want = Want("trades", PERP, "trades", since=since, until=until)
+        want = HistoryQuery("trades", PERP, "trades", since=since, until=until)
         _, query, _ = asked(usdm(make).request(want))
         return query.get("startTime"), query.get("endTime")
 
@@ -111,7 +111,7 @@ def test_aggregate_trades_can_be_asked_for_by_time_within_an_hour(make) -> None:
 
 
 def test_raw_trades_of_futures_need_a_key(make) -> None:
-    want = Want("trades", PERP, "trades", after=42)
+    want = HistoryQuery("trades", PERP, "trades", after=42)
     request = usdm(make, futures_trades="raw", api_key=Secret("k")).request(want)
 
     assert usdm(make, futures_trades="raw").request(want) is None
@@ -123,20 +123,20 @@ def test_raw_trades_of_futures_need_a_key(make) -> None:
 def test_no_request_is_made_for_what_the_venue_cannot_give(make) -> None:
     history = spot(make)
 
-    assert history.request(Want("trades", "BTC/USDT", "trades", since=1)) is None
-    assert history.request(Want("trades", "BTC/USDT", "trades", after="abc")) is None
-    assert history.request(Want("trades", "BTC/USDT", "quotes", after=1)) is None
-    assert history.request(Want("bars", "BTC/USDT", interval="7m")) is None
-    assert usdm(make).request(Want("bars", PERP, interval="1s")) is None
+    assert history.request(HistoryQuery("trades", "BTC/USDT", "trades", since=1)) is None
+    assert history.request(HistoryQuery("trades", "BTC/USDT", "trades", after="abc")) is None
+    assert history.request(HistoryQuery("trades", "BTC/USDT", "quotes", after=1)) is None
+    assert history.request(HistoryQuery("bars", "BTC/USDT", interval="7m")) is None
+    assert usdm(make).request(HistoryQuery("bars", PERP, interval="1s")) is None
 
 
 def test_bars_are_asked_for_by_the_time_at_which_they_begin(make) -> None:
     minute = 60 * SECOND
-    want = Want("bars", "BTC/USDT", interval="1m", since=minute, until=3 * minute)
+    want = HistoryQuery("bars", "BTC/USDT", interval="1m", since=minute, until=3 * minute)
     query = {"symbol": "BTCUSDT", "interval": "1m", "startTime": "60000", "endTime": "179999"}
 
     assert asked(spot(make).request(want)) == (f"{SPOT}/klines", query | {"limit": "1000"}, 2)
-    by_channel = usdm(make).request(Want("bars", PERP, "klines:4h"))
+    by_channel = usdm(make).request(HistoryQuery("bars", PERP, "klines:4h"))
     assert asked(by_channel)[1:] == ({"symbol": "BTCUSDT", "interval": "4h", "limit": "1000"}, 5)
 
 
@@ -150,7 +150,7 @@ def test_a_span_holds_no_more_bars_than_one_answer(make, interval, spot_days, co
         (spot(make), "BTC/USDT", spot_days),
         (coinm(make), INVERSE, coinm_days),
     ):
-        want = Want("bars", symbol, interval=interval, since=0)
+        want = HistoryQuery("bars", symbol, interval=interval, since=0)
         _, query, _ = asked(history.request(want))
 
         assert query["startTime"] == "0"
@@ -215,7 +215,7 @@ def test_columns_that_the_venue_adds_are_borne(make) -> None:
 
 def test_a_simulator_behind_any_address_is_understood(make) -> None:
     history = spot(make, base_url="ws://127.0.0.1:8080/sim")
-    url = history.request(Want("book", "BTC/USDT")).url
+    url = history.request(HistoryQuery("book", "BTC/USDT")).url
     body = b'{"lastUpdateId":3,"bids":[],"asks":[["1.0","2"]]}'
     (book,) = history.answer(Request(url=url), body, 7)
 

@@ -11,7 +11,7 @@ import tapeloom_binance
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tapeloom.events import Bar, Book, Quote, Reject, Ticker, Trade
-from tapeloom.plugin import Frames, LiveTrades
+from tapeloom.plugin import Frames, TradeBatch
 
 PERP, INVERSE = "BTC/USDT:USDT", "BTC/USD:BTC"
 TRADE = {"e": "trade", "E": 9, "s": "BTCUSDT", "t": 12, "p": "0.10", "q": "100", "T": 8, "m": True}
@@ -177,7 +177,7 @@ def test_many_frames_at_a_time_give_what_each_gives_alone(
     together = parse(Frames(frames, 7))
 
     assert together == alone
-    assert isinstance(together, LiveTrades) is not bool(settings)
+    assert isinstance(together, TradeBatch) is not bool(settings)
     assert {event.side for event in together if type(event) is Trade} == {"buy", "sell"}
     assert [type(event) for event in together].count(Reject) == len(settings)
 
@@ -239,8 +239,7 @@ def test_what_nobody_asked_for_is_counted(make) -> None:
 
 
 @pytest.mark.parametrize(
-    ("market", "symbol", "own", "other"),
-    [("usdm", PERP, 1, 2), ("coinm", INVERSE, 2, 1)],
+    ("market", "symbol", "own", "other"), [("usdm", PERP, 1, 2), ("coinm", INVERSE, 2, 1)]
 )
 def test_a_stream_of_the_other_kind_of_futures_was_not_asked_for(
     make, market, symbol, own, other
@@ -305,9 +304,9 @@ def test_microseconds_are_read_where_they_were_asked_for(make) -> None:
 def test_control_frames_go_aside_and_what_they_give_stands_in_their_place(make) -> None:
     seen: list[bytes] = []
 
-    def aside(frame: bytes) -> list[Any]:
+    def on_control(frame: bytes) -> list[Any]:
         seen.append(frame)
-        return [Reject("binance", "", 7, 7, "aside", str(len(seen)))]
+        return [Reject("binance", "", 7, 7, "on_control", str(len(seen)))]
 
     good = combined("btcusdt@trade", TRADE)
     control = [
@@ -325,7 +324,7 @@ def test_control_frames_go_aside_and_what_they_give_stands_in_their_place(make) 
         json.dumps(BEST).encode(),
     ]
     frames = [each for frame in control for each in (good, frame)]
-    events = tapeloom_binance.parse(make())(Frames(frames, 7, aside))
+    events = tapeloom_binance.parse(make())(Frames(frames, 7, on_control))
 
     assert seen == control
     assert [type(event) for event in events] == [Trade, Reject] * len(control)
@@ -382,8 +381,7 @@ def written(fill: dict[str, Any], form: str) -> bytes:
 
 @settings(max_examples=120, deadline=None)
 @given(
-    items=st.lists(st.one_of(st.tuples(fills, forms), garbage), max_size=40),
-    cut=st.integers(1, 40),
+    items=st.lists(st.one_of(st.tuples(fills, forms), garbage), max_size=40), cut=st.integers(1, 40)
 )
 def test_no_form_and_no_garbage_costs_a_trade_and_numbers_stay_as_written(make, items, cut) -> None:
     frames = [item if isinstance(item, bytes) else written(*item) for item in items]

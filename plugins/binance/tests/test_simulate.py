@@ -20,7 +20,7 @@ import tapeloom
 import tapeloom_binance
 from httpx_ws import WebSocketDisconnect, WebSocketUpgradeError, aconnect_ws
 from tapeloom import FeedSpec, Stack, Trade
-from tapeloom.plugin import Feed, Want
+from tapeloom.plugin import Feed, HistoryQuery
 from tapeloom.units import duration_ns
 
 simulator = pytest.importorskip("tapeloom_simulator", reason="tapeloom-simulator is not installed")
@@ -194,8 +194,7 @@ async def test_coin_margined_futures_are_told_on_one_path_with_their_own_kind():
         since = rows[0][0]
         (last,) = (
             await get(
-                sim,
-                f"/dapi/v1/klines?symbol=BTCUSD_PERP&interval=1m&limit=1&startTime={since}",
+                sim, f"/dapi/v1/klines?symbol=BTCUSD_PERP&interval=1m&limit=1&startTime={since}"
             )
         ).json()
         (day,) = (await get(sim, "/dapi/v1/ticker/24hr?symbol=BTCUSD_PERP")).json()
@@ -669,7 +668,7 @@ async def test_trades_after_an_id_come_page_by_page_each_once(market, symbol, ch
     listed = (contracts(symbol) if market == "coinm" else symbol,)
     async with serve(symbols=listed, trades=3000, start="now") as sim:
         await sim.finished()
-        want = Want("trades", symbol, channel, after=7)
+        want = HistoryQuery("trades", symbol, channel, after=7)
         answers = await pages(sim, market, symbol, want, **settings)
         truth = sim.truth.trades(symbol)
     ids = [trade.id for answer in answers for trade in answer]
@@ -696,7 +695,7 @@ async def test_bars_between_two_times_come_page_by_page_each_once(market, symbol
         await sim.finished()
         first = sim.truth.trades(symbol)[0].ts // length * length
         since, until = first + 5 * length, first + 1105 * length
-        want = Want("bars", symbol, f"klines:{interval}", since=since, until=until)
+        want = HistoryQuery("bars", symbol, f"klines:{interval}", since=since, until=until)
         answers = await pages(sim, market, symbol, want)
         truth = [t for t in sim.truth.trades(symbol) if since <= t.ts < until]
     bars = [bar for answer in answers for bar in answer]

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from tapeloom.events import Book
-from tapeloom.plugin import Feed, Want
+from tapeloom.plugin import Feed, HistoryQuery
 from tapeloom_books import Books, Settings
 
 SECOND = 1_000_000_000
@@ -24,7 +24,7 @@ class Bench:
     """A stage of books, and what it asked for."""
 
     def __init__(self, **settings) -> None:
-        self.wants: list[Want] = []
+        self.wants: list[HistoryQuery] = []
         self.feed = Feed(
             "f", "acme", symbols=["A/B", "C/D"], clock=StoppedClock(), want=self.wants.append
         )

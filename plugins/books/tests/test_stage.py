@@ -6,11 +6,11 @@ import pluggy
 import pytest
 import tapeloom_books
 from tapeloom.events import Book, Gap, Quote, Status, Trade
-from tapeloom.plugin import TimedStage, Want
+from tapeloom.plugin import HistoryQuery, TimedStage
 
 SECOND = 1_000_000_000
 ONE = ([("10", "1")], [("11", "2")])
-BOOK_WANTED = Want("book", "A/B", "book")
+BOOK_WANTED = HistoryQuery("book", "A/B", "book")
 
 
 def told(events, kind=Status):

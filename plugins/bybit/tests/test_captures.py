@@ -21,7 +21,7 @@ def played(make, recorded) -> tuple[list[Any], list[Any], Any]:
     feed = make("spot", *CHANNELS)
     codec, replies = tapeloom_bybit.subscribe(feed), []
     frames = recorded(STREAM)
-    frames.aside = lambda frame: replies.append(codec.accept(frame)) or ()
+    frames.on_control = lambda frame: replies.append(codec.accept(frame)) or ()
     return tapeloom_bybit.parse(feed)(frames), replies, feed
 
 
@@ -77,7 +77,7 @@ def test_the_deep_book_has_the_best_prices_of_the_first_level(make, recorded, or
     feed = make("spot", "book:1", "book:50")
     stage = books.Books(feed, books.Settings())
     frames = recorded(STREAM)
-    frames.aside = lambda _: ()
+    frames.on_control = lambda _: ()
     best: dict[str, dict[int, Any]] = {"book:1": {}, "book:50": {}}
     for event in tapeloom_bybit.parse(feed)(frames):
         told = stage([event])
@@ -108,7 +108,7 @@ def test_every_sample_of_a_stream_is_read(make, recorded) -> None:
     feed = make("linear", "book:1", "klines:5m", "ticker")
     codec, replies = tapeloom_bybit.subscribe(feed), []
     frames = recorded(SAMPLES)
-    frames.aside = lambda frame: replies.append(codec.accept(frame)) or ()
+    frames.on_control = lambda frame: replies.append(codec.accept(frame)) or ()
     events = tapeloom_bybit.parse(feed)(frames)
 
     assert [type(event) for event in events] == [Bar, Book, Book, Ticker]

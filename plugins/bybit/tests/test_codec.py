@@ -95,19 +95,13 @@ def test_dropping_is_unsubscribing(make) -> None:
             answer("error:handler not found,topic:x", req_id="3-1"),
             Refusal("error:handler not found,topic:x", 3),
         ),
-        (
-            answer("error:already subscribed,topic:publicTrade.BTCUSDT", req_id="3-1"),
-            Ack(3),
-        ),
+        (answer("error:already subscribed,topic:publicTrade.BTCUSDT", req_id="3-1"), Ack(3)),
         (
             answer("Too many visits!", req_id="3-1", retCode=10006),
             Refusal("Too many visits!", 3, permanent=False),
         ),
         (answer("", req_id="3-1", retCode=10016), Refusal("code 10016", 3, permanent=False)),
-        (
-            answer("Request timeout", req_id="3-1"),
-            Refusal("Request timeout", 3, permanent=False),
-        ),
+        (answer("Request timeout", req_id="3-1"), Refusal("Request timeout", 3, permanent=False)),
         (
             b'{"retCode":10001,"retMsg":"?","op":"subscribe","req_id":"3-1"}',
             Refusal("code 10001", 3),

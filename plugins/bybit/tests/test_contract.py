@@ -10,7 +10,7 @@ REST = {"resync": "rest"}
 RECORDED = {
     "bybit/v5_spot_testnet_20260913": Capture(
         market="spot", symbols=("BTC/USDT",), channels=("trades", "quotes", "book:50")
-    ),
+    )
 }
 
 

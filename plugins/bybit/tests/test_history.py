@@ -10,9 +10,9 @@ from urllib.parse import parse_qsl, urlsplit
 import attrs
 import pytest
 import tapeloom_bybit
-from tapeloom.errors import Denied
+from tapeloom.errors import RequestRefused
 from tapeloom.events import Bar, Trade
-from tapeloom.plugin import Request, Want
+from tapeloom.plugin import HistoryQuery, Request
 from tapeloom.symbols import Instrument
 from tapeloom.units import Rate
 
@@ -44,29 +44,29 @@ def test_the_listing_is_one_request(make) -> None:
 @pytest.mark.parametrize(("market", "limit"), [("spot", "60"), ("linear", "1000")])
 def test_as_many_trades_are_asked_for_as_there_are(make, market, limit) -> None:
     symbol = PERP if market == "linear" else "BTC/USDT"
-    path, query = asked(history(make, market).request(Want("trades", symbol, "trades")))
+    path, query = asked(history(make, market).request(HistoryQuery("trades", symbol, "trades")))
 
     assert path == f"{SPOT}/recent-trade"
     assert query == {"category": market, "symbol": "BTCUSDT", "limit": limit}
 
 
 def test_bars_are_asked_for_between_two_times_the_end_not_included(make) -> None:
-    want = Want("bars", "BTC/USDT", "klines:1h", since=3600 * SECOND, until=7200 * SECOND)
+    want = HistoryQuery("bars", "BTC/USDT", "klines:1h", since=3600 * SECOND, until=7200 * SECOND)
     path, query = asked(history(make).request(want))
 
     assert path == f"{SPOT}/kline"
     assert (query["interval"], query["start"], query["end"]) == ("60", "3600000", "7199999")
-    assert history(make).request(Want("bars", "BTC/USDT", interval="7m")) is None
+    assert history(make).request(HistoryQuery("bars", "BTC/USDT", interval="7m")) is None
 
 
 def test_a_book_is_asked_for_only_where_that_is_wished_and_fits(make) -> None:
     usual, rest = history(make, "spot", "book"), history(make, "spot", "book", resync="rest")
-    path, query = asked(rest.request(Want("book", "BTC/USDT", "book")))
+    path, query = asked(rest.request(HistoryQuery("book", "BTC/USDT", "book")))
 
-    assert usual.request(Want("book", "BTC/USDT", "book")) is None
+    assert usual.request(HistoryQuery("book", "BTC/USDT", "book")) is None
     assert path == f"{SPOT}/orderbook"
     assert query == {"category": "spot", "symbol": "BTCUSDT", "limit": "1000"}
-    assert rest.request(Want("book", "BTC/USDT", "book:50")) is None
+    assert rest.request(HistoryQuery("book", "BTC/USDT", "book:50")) is None
 
 
 ORDERS = {
@@ -98,7 +98,7 @@ def row(number: int, side: str = "Buy", block: bool = False) -> dict[str, Any]:
 
 
 def test_trades_come_oldest_first(make) -> None:
-    request = history(make).request(Want("trades", "BTC/USDT"))
+    request = history(make).request(HistoryQuery("trades", "BTC/USDT"))
     answer = body({"category": "spot", "list": [row(3, "Sell"), row(2, block=True), row(1)]})
     events = history(make).answer(request, answer, 9)
     others = history(make, block_trades=False).answer(request, answer, 9)
@@ -119,7 +119,7 @@ def test_bars_come_oldest_first_and_the_newest_is_closed_once_it_has_ended(
         ["3600000", "17071", "17073", "17027", "17055.5", "268611", "15.74462667"],
         ["0", "17071.5", "17071.5", "17061", "17071", "4177", "0.24469757"],
     ]
-    request = history(make).request(Want("bars", "BTC/USDT", interval="1h"))
+    request = history(make).request(HistoryQuery("bars", "BTC/USDT", interval="1h"))
     first, last = history(make).answer(request, body({"list": rows}, time=now), 9)
 
     assert last == Bar(
@@ -157,7 +157,7 @@ def test_an_address_that_is_not_ours_has_no_answer(make, url) -> None:
 def test_an_error_and_garbage_are_told_in_the_words_of_the_venue(make, answer, told) -> None:
     one = history(make)
     with pytest.raises(ValueError, match=told):
-        one.answer(one.request(Want("bars", "BTC/USDT", interval="1m")), answer, 9)
+        one.answer(one.request(HistoryQuery("bars", "BTC/USDT", interval="1m")), answer, 9)
     with pytest.raises(ValueError):
         one.instruments(answer)
 
@@ -184,15 +184,17 @@ def test_a_refusal_is_explained_and_says_when_to_ask_again(
 @pytest.mark.parametrize(("code", "passing"), [(10006, True), (10016, True), (10001, False)])
 def test_a_refusal_with_the_status_200_says_whether_to_ask_again(make, code, passing) -> None:
     one = history(make)
-    with pytest.raises(Denied) as denied:
-        one.answer(one.request(Want("bars", "BTC/USDT", interval="1m")), body({}, code, "no"), 9)
+    with pytest.raises(RequestRefused) as denied:
+        one.answer(
+            one.request(HistoryQuery("bars", "BTC/USDT", interval="1m")), body({}, code, "no"), 9
+        )
 
     assert (denied.value.pause is not None) == passing
 
 
 def test_bars_of_a_long_time_are_asked_for_from_its_beginning(make) -> None:
     day = 86_400 * SECOND
-    want = Want("bars", "BTC/USDT", interval="1m", since=day, until=3 * day)
+    want = HistoryQuery("bars", "BTC/USDT", interval="1m", since=day, until=3 * day)
     request = history(make).request(want)
     short = history(make).request(attrs.evolve(want, until=day + 3600 * SECOND))
 

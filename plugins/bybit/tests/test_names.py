@@ -40,11 +40,7 @@ def test_a_feed_that_names_no_market_means_spot(make) -> None:
     ("settings", "stream", "rest"),
     [
         ({}, "wss://stream.bybit.com", "https://api.bybit.com"),
-        (
-            {"testnet": True},
-            "wss://stream-testnet.bybit.com",
-            "https://api-testnet.bybit.com",
-        ),
+        ({"testnet": True}, "wss://stream-testnet.bybit.com", "https://api-testnet.bybit.com"),
         ({"demo": True}, "wss://stream.bybit.com", "https://api-demo.bybit.com"),
         ({"base_url": "http://127.0.0.1:9/"}, "ws://127.0.0.1:9", "http://127.0.0.1:9"),
         ({"base_url": "wss://sim.example"}, "wss://sim.example", "https://sim.example"),

@@ -11,7 +11,7 @@ import tapeloom_bybit
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tapeloom.events import Bar, Quote, Reject, Ticker, Trade
-from tapeloom.plugin import Frames, LiveTrades
+from tapeloom.plugin import Frames, TradeBatch
 
 PERP = "BTC/USDT:USDT"
 FILL = {
@@ -67,10 +67,10 @@ def test_a_batch_of_trades_alone_says_so_and_names_its_lines(make) -> None:
     alone, again = (parse(Frames([btc, eth], 7)) for _ in range(2))
     mixed = parse(Frames([btc, push("orderbook.1.BTCUSDT", DEPTH)], 7))
 
-    assert isinstance(alone, LiveTrades)
+    assert isinstance(alone, TradeBatch)
     assert alone.lines == again.lines
     assert len({*zip([t.symbol for t in alone], alone.lines, strict=True)}) == 2
-    assert not isinstance(mixed, LiveTrades)
+    assert not isinstance(mixed, TradeBatch)
 
 
 @pytest.mark.parametrize(("kept", "wanted"), [(True, Trade), (False, Reject)])
@@ -254,14 +254,14 @@ BAD = [
 def test_what_is_no_market_data_goes_aside_and_what_that_gives_stands_in_its_place(make) -> None:
     seen: list[bytes] = []
 
-    def aside(frame: bytes) -> list[Any]:
+    def on_control(frame: bytes) -> list[Any]:
         seen.append(frame)
-        return [Reject("bybit", "", 7, 7, "aside", str(len(seen)))]
+        return [Reject("bybit", "", 7, 7, "on_control", str(len(seen)))]
 
     feed = make("spot", "trades", "quotes", "book:50", "ticker")
     good = push("publicTrade.BTCUSDT", [FILL])
     frames = [each for frame in BAD for each in (good, frame)]
-    events = tapeloom_bybit.parse(feed)(Frames(frames, 7, aside))
+    events = tapeloom_bybit.parse(feed)(Frames(frames, 7, on_control))
 
     assert seen == BAD
     assert [type(event) for event in events] == [Trade, Reject] * len(BAD)

@@ -173,11 +173,7 @@ async def test_every_topic_has_the_fields_of_the_documentation(category):
 @pytest.mark.parametrize("depth", [50, 200, 1000])
 async def test_a_book_begins_whole_and_its_numbers_go_on_by_one(depth):
     topic = f"orderbook.{depth}.BTCUSDT"
-    async with (
-        serve(trades=2000, start="manual") as sim,
-        dial(sim) as client,
-        dial(sim) as late,
-    ):
+    async with serve(trades=2000, start="manual") as sim, dial(sim) as client, dial(sim) as late:
         await client.ask("subscribe", topic)
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(client.read)

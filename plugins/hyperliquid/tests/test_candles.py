@@ -10,7 +10,7 @@ import pytest
 import tapeloom_hyperliquid
 from attrs import evolve
 from tapeloom.events import Bar
-from tapeloom.plugin import Frames, Want
+from tapeloom.plugin import Frames, HistoryQuery
 
 MS, MINUTE = 1_000_000, 60_000
 PERP = "BTC/USDC:USDC"
@@ -150,8 +150,8 @@ def test_a_candle_that_changes_after_its_close_is_sent_again_as_a_revision(feed)
     assert [bar.trades for bar in some if bar.closed and not bar.revision] == [1]
 
 
-def wants(feed) -> list[Want]:
-    asked: list[Want] = []
+def wants(feed) -> list[HistoryQuery]:
+    asked: list[HistoryQuery] = []
     feed.want = asked.append
     return asked
 
@@ -175,7 +175,7 @@ def test_candles_that_were_skipped_are_asked_for_if_that_is_set(make, fill) -> N
     asked = wants(feed)
     bars(feed, push(1), push(2), push(5))
 
-    wanted = [Want("bars", PERP, "klines:1m", "1m", 3 * MINUTE * MS, 5 * MINUTE * MS)]
+    wanted = [HistoryQuery("bars", PERP, "klines:1m", "1m", 3 * MINUTE * MS, 5 * MINUTE * MS)]
     assert asked == (wanted if fill else [])
 
 

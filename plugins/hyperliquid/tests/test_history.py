@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import tapeloom_hyperliquid
-from tapeloom.plugin import Request, Want
+from tapeloom.plugin import HistoryQuery, Request
 
 PERP, MS, MINUTE = "BTC/USDC:USDC", 1_000_000, 60_000_000_000
 ALL = ("trades", "book:20", "klines:1m")
@@ -20,8 +20,8 @@ def asked(request: Request) -> dict[str, Any]:
 
 def test_every_request_is_a_post_with_its_weight(make) -> None:
     history = tapeloom_hyperliquid.history(make(channels=ALL))
-    book, trades = (history.request(Want(kind, PERP)) for kind in ("book", "trades"))
-    bars = history.request(Want("bars", PERP, "klines:1m", "", 3 * MINUTE, 123 * MINUTE))
+    book, trades = (history.request(HistoryQuery(kind, PERP)) for kind in ("book", "trades"))
+    bars = history.request(HistoryQuery("bars", PERP, "klines:1m", "", 3 * MINUTE, 123 * MINUTE))
 
     assert asked(book) == {"type": "l2Book", "coin": "BTC"}
     assert asked(trades) == {"type": "recentTrades", "coin": "BTC"}
@@ -36,7 +36,7 @@ def test_every_request_is_a_post_with_its_weight(make) -> None:
 
 def test_bars_without_a_beginning_are_the_last_five_hundred(make) -> None:
     feed = make(channels=ALL)
-    request = tapeloom_hyperliquid.history(feed).request(Want("bars", PERP, interval="1h"))
+    request = tapeloom_hyperliquid.history(feed).request(HistoryQuery("bars", PERP, interval="1h"))
     start = feed.clock.time_ns() - 500 * 60 * MINUTE
 
     assert asked(request)["req"] == {"coin": "BTC", "interval": "1h", "startTime": start // MS}
@@ -44,7 +44,10 @@ def test_bars_without_a_beginning_are_the_last_five_hundred(make) -> None:
 
 @pytest.mark.parametrize("interval", ["1s", "6h", ""])
 def test_an_interval_that_the_venue_does_not_have_cannot_be_asked_for(make, interval) -> None:
-    assert tapeloom_hyperliquid.history(make()).request(Want("bars", PERP, "", interval)) is None
+    assert (
+        tapeloom_hyperliquid.history(make()).request(HistoryQuery("bars", PERP, "", interval))
+        is None
+    )
 
 
 @pytest.mark.parametrize(

@@ -117,10 +117,7 @@ def test_everything_wrong_is_told_at_once(make) -> None:
     assert len(caught.value.mistakes) == 3
 
 
-@pytest.mark.parametrize(
-    "settings",
-    [{"base_url": "127.0.0.1"}, {"ws_url": "x"}, {"remember": 99}],
-)
+@pytest.mark.parametrize("settings", [{"base_url": "127.0.0.1"}, {"ws_url": "x"}, {"remember": 99}])
 def test_settings_are_checked(settings) -> None:
     with pytest.raises(ValueError, match=next(iter(settings))):
         Settings(**settings)

@@ -121,11 +121,7 @@ def test_which_of_several_coins_has_no_past_is_known_when_the_others_have_shown_
     symbols = ("BTC/USDC:USDC", "ETH/USDC:USDC")
     frames = [answer(), answer("ETH"), batch(), batch(1), batch(2, coin="ETH"), batch(3)]
 
-    assert told(make(symbols=symbols), *frames) == [
-        ("1", "history"),
-        ("2", "live"),
-        ("3", "live"),
-    ]
+    assert told(make(symbols=symbols), *frames) == [("1", "history"), ("2", "live"), ("3", "live")]
 
 
 def test_an_empty_batch_while_nobody_waits_is_forgotten(make) -> None:

@@ -16,7 +16,7 @@ NOW = 1_795_339_800 * NANO
 CONTRACT = "0|AAPL|STK||0.0|||SMART||USD||"
 
 
-class Pit:
+class SimulatedInstrument:
     """A symbol with a fixed past."""
 
     tick, lot, update = Decimal("0.01"), Decimal(1), 1
@@ -68,7 +68,7 @@ class Line:
 @pytest.fixture
 def side():
     pits = {
-        symbol: Pit(symbol)
+        symbol: SimulatedInstrument(symbol)
         for symbol in ("AAPL/USD", "EUR/USD", "BTC/USD", "B1/USD", "B2/USD", "B3/USD")
     }
     market = SimpleNamespace(pits=pits, now=NOW, clock=NOW, epoch=NOW)
@@ -237,7 +237,7 @@ def test_an_outage_silences_all_and_ends_with_or_without_the_subscriptions(side,
     (stream,) = session.line.following
     step = Step("AAPL/USD", NOW, stream.pit.trades, 1, 0, None)
     assert stream.step(step)
-    said = side.spoil(fault, stream, "x")
+    said = side.corrupt(fault, stream, "x")
 
     assert said[0].split("\0")[3] == ("2103" if fault == "ib_2103" else "1100")
     assert stream.step(step) == ()
@@ -258,18 +258,19 @@ def test_a_fault_of_one_stream_leaves_the_others(side):
     trades, depth = session.line.following
     tick = trades.step(Step("AAPL/USD", NOW, trades.pit.trades[:1], 1, 0, None))[0]
 
-    reset = side.spoil("ib_317", depth, "x")
+    reset = side.corrupt("ib_317", depth, "x")
     assert reset[0].startswith("4\x002\x006\x00317\0")
     assert len(reset) == 5
-    assert side.spoil("ib_317", trades, tick) is None
-    assert [text.split("\0")[4:7] for text in side.spoil("ib_halt", trades, tick)[:2]] == [
+    assert side.corrupt("ib_317", trades, tick) is None
+    assert [text.split("\0")[4:7] for text in side.corrupt("ib_halt", trades, tick)[:2]] == [
         ["0", "0", "1"]
     ] * 2
-    assert side.spoil("ib_sentinel", trades, tick)[0].split("\0")[4:6] == ["-1", "0"]
+    assert side.corrupt("ib_sentinel", trades, tick)[0].split("\0")[4:6] == ["-1", "0"]
     assert (
-        len(side.spoil("missing_fields", trades, tick)[0].split("\0")) == len(tick.split("\0")) - 1
+        len(side.corrupt("missing_fields", trades, tick)[0].split("\0"))
+        == len(tick.split("\0")) - 1
     )
-    assert side.spoil("ib_10197", trades, tick)[0].startswith("4\x002\x004\x0010197\0")
+    assert side.corrupt("ib_10197", trades, tick)[0].startswith("4\x002\x004\x0010197\0")
     assert trades.tick(NOW) == ()
     session.line.acts[-1][1]()
     assert session.line.following == [depth]

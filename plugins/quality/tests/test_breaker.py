@@ -1,7 +1,7 @@
 """The circuit breaker on jumps: it stops a wrong price, and never a market that has moved."""
 
 import pytest
-from tapeloom.plugin import LiveTrades
+from tapeloom.plugin import TradeBatch
 
 
 def rules(events):
@@ -61,7 +61,7 @@ def test_the_very_object_of_a_good_price_closes_the_breaker_as_well(quality, mak
         if trade.price == 100:
             trade.price = trades[0].price
     stage = quality()
-    out = [event for trade in trades for event in stage(LiveTrades([trade], [0]))]
+    out = [event for trade in trades for event in stage(TradeBatch([trade], [0]))]
 
     assert rules(out) == ["trade", "trade", "jump", "jump", "trade", "jump", "jump", "trade"]
 

@@ -7,7 +7,7 @@ from fractions import Fraction
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tapeloom.events import Gap, Reject, Trade
-from tapeloom.plugin import LiveTrades
+from tapeloom.plugin import TradeBatch
 from tapeloom_quality import Settings
 from tapeloom_quality._stage import quality
 
@@ -172,7 +172,7 @@ def test_batches_that_a_parser_has_numbered_give_the_same(rows, others, cuts):
         piece = mixed[start : start + cuts[turn % len(cuts)]]
         start, turn = start + len(piece), turn + 1
         if all(type(one) is Trade and one.origin == "live" for one in piece):
-            piece = LiveTrades(piece, [int(one.symbol == "ETH/USDT") for one in piece])
+            piece = TradeBatch(piece, [int(one.symbol == "ETH/USDT") for one in piece])
         got += quick(piece)
 
     assert repr(got) == repr(expected)

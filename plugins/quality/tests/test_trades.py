@@ -4,7 +4,7 @@ from decimal import Context, Decimal, Inexact, localcontext
 
 import pytest
 from tapeloom.events import Gap, Reject, Status, Trade
-from tapeloom.plugin import LiveTrades
+from tapeloom.plugin import TradeBatch
 
 
 def rules(events):
@@ -21,7 +21,7 @@ def test_a_batch_without_a_fault_is_returned_as_the_same_list(quality, make, cou
 
 @pytest.mark.parametrize("settings", [{}, {"ahead": "1s"}])
 def test_a_batch_in_which_nothing_is_left_is_returned_as_it_came(quality, settings):
-    batch = LiveTrades()
+    batch = TradeBatch()
 
     assert quality(**settings)(batch) is batch
 

@@ -136,7 +136,7 @@ class Acme:
     def limited(self, status: int, retry_after: int, budget: Budget | None) -> Answer:
         return Answer("too much", status, {"Retry-After": str(retry_after)})
 
-    def spoil(self, fault: str, stream: Stream, text: str) -> list[str] | None:
+    def corrupt(self, fault: str, stream: Stream, text: str) -> list[str] | None:
         message = json.loads(text)
         if fault == "acme_echo":
             return [text, json.dumps({"t": "echo", "id": message["id"]})]

@@ -19,9 +19,9 @@ from tapeloom_simulator import (
     Fault,
     SimulatedMarket,
     Written,
-    counterpart,
     serve,
     simulators,
+    venue_server,
 )
 from tapeloom_simulator.hooks import hookimpl
 from wsproto import ConnectionType, WSConnection
@@ -403,7 +403,7 @@ async def test_a_venue_that_is_not_there_is_named():
     empty = simulators({})
     empty.register(NoServerSide(), "empty")
     with pytest.raises(PluginBroken, match="'empty' returns no server side"):
-        counterpart("empty", SimulatedMarket(("BTC/USDT",)), empty)
+        venue_server("empty", SimulatedMarket(("BTC/USDT",)), empty)
 
 
 async def test_the_truth_is_written_as_json_lines(simulate, dial, tmp_path):

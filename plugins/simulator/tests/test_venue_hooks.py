@@ -157,7 +157,7 @@ async def test_faults_of_the_wire_keep_the_frames_around_them_whole(plain):
 async def test_fields_of_a_venue_over_tcp_are_for_the_venue_to_take_away(plain):
     client, truth = await told(plain, Fault(kind="missing_fields", after=9))
 
-    assert sum('"bids"' in text for text in client.texts) == 1  # what Acme's `spoil` makes of it
+    assert sum('"bids"' in text for text in client.texts) == 1  # what Acme's `corrupt` makes of it
     assert truth.injected() == {"missing_fields": 1}
 
 
@@ -327,11 +327,11 @@ async def test_a_venues_own_fault_is_asked_about_only_when_it_is_due(simulate, d
     def make(market):
         venue = acme()(market)
 
-        def spoil(fault, stream, text):
+        def corrupt(fault, stream, text):
             asked.append(json.loads(text)["id"])
             return None if len(asked) == 1 else [text]
 
-        venue.spoil = spoil
+        venue.corrupt = corrupt
         return venue
 
     fault = Fault(kind="acme_echo", after=9)

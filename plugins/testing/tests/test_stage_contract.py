@@ -14,7 +14,7 @@ from tapeloom import Registry, decode, encode
 from tapeloom.events import Event, Reject, Status, Trade
 from tapeloom.hooks import hookimpl
 from tapeloom.plugin import Feed
-from tapeloom_testing.contract import Broken, Lacking, SinkContract, StageContract
+from tapeloom_testing.contract import ContractViolation, NotApplicable, SinkContract, StageContract
 from tapeloom_testing.contract.declared import SINK, STAGE
 
 LIMIT = Decimal(105)
@@ -100,7 +100,7 @@ def test_a_sound_stage_keeps_every_guarantee(word: str) -> None:
 def test_a_defect_of_a_stage_breaks_the_guarantee_that_is_about_it(defect: str, word: str) -> None:
     cls = type("Defective", (Staged,), {"defect": defect})
 
-    assert isinstance(cls().outcome(word, ""), Broken)
+    assert isinstance(cls().outcome(word, ""), ContractViolation)
 
 
 def test_every_guarantee_of_a_stage_has_a_defect_that_breaks_it() -> None:
@@ -191,7 +191,7 @@ SINK_DEFECTS = {
 
 
 def failed(outcome: Exception | None) -> bool:
-    return outcome is not None and not isinstance(outcome, Lacking)
+    return outcome is not None and not isinstance(outcome, NotApplicable)
 
 
 @pytest.mark.parametrize("word", SINK)

@@ -24,6 +24,7 @@ from tapeloom.plugin import (
     Feed,
     Frames,
     Heartbeat,
+    HistoryQuery,
     Message,
     Notice,
     Pong,
@@ -31,13 +32,22 @@ from tapeloom.plugin import (
     Reply,
     Request,
     Subscription,
-    Want,
 )
 from tapeloom.symbols import Instrument
 from tapeloom.units import Rate
 from tapeloom_simulator import hooks, simulators
-from tapeloom_simulator.server_api import Answer, Best, Call, Line, Market, Pit, Rules, Step, Stream
-from tapeloom_testing.contract import Broken, Capture, Lacking, VenueContract
+from tapeloom_simulator.server_api import (
+    Answer,
+    Best,
+    Call,
+    Line,
+    Market,
+    Rules,
+    SimulatedInstrument,
+    Step,
+    Stream,
+)
+from tapeloom_testing.contract import Capture, ContractViolation, NotApplicable, VenueContract
 from tapeloom_testing.contract.declared import VENUE
 
 MS = 1_000_000
@@ -168,7 +178,7 @@ class Toy:
                         continue
                     some = None
                 if some is None:
-                    some = list(frames.aside(frame))
+                    some = list(frames.on_control(frame))
                 if bad == "loses the second of a batch" and at == 1:
                     continue
                 if bad == "knows what it has seen" and frame in seen and len(frames) > 7:
@@ -241,7 +251,7 @@ class History:
     def listing(self) -> Request:
         return Request(url=f"{self.feed.settings.url}/list")
 
-    def request(self, want: Want) -> Request | None:
+    def request(self, want: HistoryQuery) -> Request | None:
         if want.kind == "book":
             return None
         query = {
@@ -289,7 +299,7 @@ class History:
 class Told:
     """A stream of one channel of one symbol."""
 
-    def __init__(self, pit: Pit, market: Market, channel: str) -> None:
+    def __init__(self, pit: SimulatedInstrument, market: Market, channel: str) -> None:
         self.pit, self.market, self.channel = pit, market, channel
         self.symbol = pit.symbol
         self.native = f"{pit.parts.base}-{pit.parts.quote}"
@@ -420,7 +430,7 @@ class Side:
     def limited(self, status: int, retry_after: int, budget: Any) -> Answer:
         return Answer("", status)
 
-    def spoil(self, fault: str, stream: Stream, text: str) -> None:
+    def corrupt(self, fault: str, stream: Stream, text: str) -> None:
         return None
 
 
@@ -516,7 +526,7 @@ GOOD = '{"c":"trades","s":"BTC-USDT","d":[[1,"2.50","1","buy",1700000000000]]}'
 def test_a_sound_venue_keeps_every_guarantee(word: str, tape: Callable[[str], None]) -> None:
     tape(GOOD)
     outcome = Contract().outcome(word, "spot")
-    if isinstance(outcome, Lacking) and outcome.here:
+    if isinstance(outcome, NotApplicable) and outcome.here:
         pytest.skip(str(outcome))
 
     assert outcome is None
@@ -526,10 +536,10 @@ def test_a_sound_venue_keeps_every_guarantee(word: str, tape: Callable[[str], No
 def test_a_defect_breaks_the_guarantee_that_is_about_it(defect: str, word: str) -> None:
     cls = type("Defective", (Contract,), {"defect": defect})
     outcome = cls().outcome(word, "spot")
-    if isinstance(outcome, Lacking) and outcome.here:
+    if isinstance(outcome, NotApplicable) and outcome.here:
         pytest.skip(str(outcome))
 
-    assert isinstance(outcome, Broken), outcome
+    assert isinstance(outcome, ContractViolation), outcome
 
 
 def test_a_recorded_frame_that_is_not_understood_breaks_the_contract(
@@ -538,7 +548,7 @@ def test_a_recorded_frame_that_is_not_understood_breaks_the_contract(
     tape('{"c":"trades","s":"BTC-USDT"}')
     cls = type("Recorded", (Contract,), {})
 
-    assert isinstance(cls().outcome("captures", "spot"), Broken)
+    assert isinstance(cls().outcome("captures", "spot"), ContractViolation)
 
 
 def test_every_guarantee_has_a_defect_that_breaks_it() -> None:

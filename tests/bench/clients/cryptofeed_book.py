@@ -10,8 +10,7 @@ from cryptofeed_ import given, meter, run
 given_rest = f"http{given.url.removeprefix('ws')}"
 Binance.rest_endpoints = [
     RestEndpoint(
-        given_rest,
-        routes=Routes("/api/v3/exchangeInfo", l2book="/api/v3/depth?symbol={}&limit={}"),
+        given_rest, routes=Routes("/api/v3/exchangeInfo", l2book="/api/v3/depth?symbol={}&limit={}")
     )
 ]
 

@@ -9,7 +9,7 @@ from meter import Meter, arguments, bases, trust
 from tapeloom import Network
 from tapeloom._network.http_client import client
 from tapeloom._network.websocket import dialer
-from tapeloom.plugin import Delivering, Endpoint
+from tapeloom.plugin import Endpoint, PushLink
 
 given = arguments(("loop", "asyncio"), ("session", "ours"))
 meter = Meter(given)
@@ -24,7 +24,7 @@ async def ours() -> None:
         client(Network(ca=given.ca), "bench") as web,
         dialer(web, "bench")(Endpoint(url=given.url + path)) as link,
     ):
-        assert isinstance(link, Delivering)
+        assert isinstance(link, PushLink)
         await link.deliver(take)
 
 

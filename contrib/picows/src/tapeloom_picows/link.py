@@ -14,7 +14,7 @@ from typing import NoReturn
 import anyio
 import picows
 from tapeloom.errors import ConnectionLost
-from tapeloom.plugin import Take
+from tapeloom.plugin import OnRead
 from tapeloom.plugin.transports import CLOSE_WITHIN, MESSAGE_LIMIT
 
 __all__ = ["PicowsLink"]
@@ -40,7 +40,7 @@ class PicowsLink(picows.WSListener):
         self._pieces = bytearray()
         self._lost: ConnectionLost | None = None
         self._waiter: asyncio.Future[None] | None = None
-        self._take: Take[list[bytes]] | None = None
+        self._take: OnRead[list[bytes]] | None = None
         self._rest: Awaitable[None] | None = None  # what `_take` left to be awaited
         self._behind = False  # what came has not been taken
         self._choked = False  # the peer does not read what we send
@@ -194,7 +194,7 @@ class PicowsLink(picows.WSListener):
         self._go_on()
         return came
 
-    async def deliver(self, take: Take[list[bytes]]) -> NoReturn:
+    async def deliver(self, take: OnRead[list[bytes]]) -> NoReturn:
         """Call *take* with what each read brings, from within it, until cancelled.
 
         Where it returns an awaitable, nothing is read until that has been awaited.

@@ -10,12 +10,7 @@ from __future__ import annotations
 from .adapter import Venue, WebSocketAdapter
 from .aggregation import BarAggregator
 from .bar import OHLCVBar, market_data
-from .coordination import (
-    RobustWebSocketAdapter,
-    StreamManager,
-    batch_subscribe,
-    graceful_stream,
-)
+from .coordination import RobustWebSocketAdapter, StreamManager, batch_subscribe, graceful_stream
 from .processing import HeartbeatMonitor, batch_processor, process_batch
 from .queue import BarQueue, StreamEnded
 from .validation import BarValidator, validate_bar

@@ -12,7 +12,7 @@ from typing import Any, Protocol, Self
 
 import anyio
 import structlog
-from tapeloom.errors import FeedError, TapeloomError, alone
+from tapeloom.errors import FeedError, TapeloomError, unwrap_single
 
 from .bar import OHLCVBar
 from .processing import Readable
@@ -221,7 +221,7 @@ async def graceful_stream(
             await _process_all(adapter, process_bar, list(symbols))
             tasks.cancel_scope.cancel()
     except BaseExceptionGroup as group:
-        raise alone(group) from None
+        raise unwrap_single(group) from None
 
 
 async def _process_all(

@@ -19,11 +19,8 @@ from tapeloom.errors import ConfigError, Mistake, PluginBroken, PluginError, Sym
 from tapeloom.events import Event
 from tapeloom.plugin import Clock, Codec, Dial, Endpoint, Feed, Frames, Sink, Source
 
-from .plan import Composed, Plan, StageStep, Transport, Wants, too_many
+from .plan import Composition, FeedPlan, HistoryQueue, StageStep, Transport, too_many
 from .registry import Registry
-
-__all__ = ["compose"]
-
 
 Ask = Callable[..., Any]
 
@@ -34,7 +31,7 @@ def compose(
     clock: Clock,
     seed: int | None = None,
     mistakes: Sequence[Mistake] = (),
-) -> Composed:
+) -> Composition:
     """Call the hooks of every plugin that *stack* names; return its feeds and sinks, ready to run.
 
     *mistakes* are those already found in it: they are raised together with what is found here.
@@ -46,9 +43,8 @@ def compose(
     plans = [composer.feed(place, spec) for place, spec in enumerate(stack.feeds)]
     sinks = [composer.sink(place, spec) for place, spec in enumerate(stack.sinks)]
     composer.finish()
-    return Composed(
-        [plan for plan in plans if plan is not None],
-        [sink for sink in sinks if sink is not None],
+    return Composition(
+        [plan for plan in plans if plan is not None], [sink for sink in sinks if sink is not None]
     )
 
 
@@ -80,14 +76,14 @@ class _Composer:
         if mistakes:
             raise self._stack.error(mistakes)
 
-    def feed(self, place: int, spec: FeedSpec) -> Plan | None:
+    def feed(self, place: int, spec: FeedSpec) -> FeedPlan | None:
         """Compose one feed; None where something about it is wrong."""
         stages = [self._stack.stages.get(name) or StageSpec(name, name) for name in spec.stages]
         names = [spec.venue, *(stage.use for stage in stages)]
         loaded = [self._load(name) for name in dict.fromkeys(names)]
         if not all(loaded):
             return None
-        wants = Wants()
+        wants = HistoryQueue()
         feed = Feed(
             spec.name,
             spec.venue,
@@ -139,10 +135,10 @@ class _Composer:
         ask: Ask,
         feed: Feed,
         spec: FeedSpec,
-        wants: Wants,
+        wants: HistoryQueue,
         stages: list[StageSpec],
         names: Sequence[str],
-    ) -> Plan | None:
+    ) -> FeedPlan | None:
         before = len(self._mistakes)
         table = self._stack.venues.get(spec.venue, {})
         feed.settings = self.settings(spec.venue, table, f"venue.{spec.venue}")
@@ -156,7 +152,7 @@ class _Composer:
             )
             raise ConfigError([Mistake("venue", problem)])
         transport = Transport(self._transport(feed))
-        plan = Plan(
+        plan = FeedPlan(
             spec,
             feed,
             wants,

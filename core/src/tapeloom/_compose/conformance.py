@@ -14,8 +14,6 @@ from attrs import Factory, define, field
 
 from .discovery import installed
 
-__all__ = ["FILE", "Level", "Proof", "conformance_file", "levels", "read_conformance"]
-
 FILE = "conformance.json"
 
 
@@ -33,7 +31,7 @@ class Proof:
 
 
 @define
-class Level:
+class Conformance:
     """What is proven of one plugin. `proven` is by market; "" where there are none."""
 
     kind: str  #: "venue", "stage" or "sink"
@@ -60,7 +58,7 @@ def conformance_file(module: str) -> Path | None:
     return Path(places[0]) / FILE if places else None
 
 
-def read_conformance(module: str) -> Level | None:
+def read_conformance(module: str) -> Conformance | None:
     """Return the level that the package of *module* was committed with; None where it has none."""
     path = conformance_file(module)
     if path is None:
@@ -68,12 +66,12 @@ def read_conformance(module: str) -> Level | None:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
         proven = {name: Proof(**proof) for name, proof in found["proven"].items()}
-        return Level(found["kind"], found["name"], proven)
+        return Conformance(found["kind"], found["name"], proven)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None  # whatever else stands there, nothing is proven by it
 
 
-def levels() -> dict[str, Level]:
+def conformances() -> dict[str, Conformance]:
     """Return the levels of all installed plugins that have one, by name."""
     read_ = {name: read_conformance(found.module) for name, found in installed().items()}
     return {name: level for name, level in read_.items() if level is not None}

@@ -20,14 +20,13 @@ from .hook_checks import GROUP, brief
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["SWITCH", "Found", "imported", "installed"]
 
 #: An environment variable: only the plugins that it names, separated by commas, may be found.
 SWITCH = "TAPELOOM_PLUGINS"
 
 
 @attrs.frozen
-class Found:
+class InstalledPlugin:
     """An installed plugin, not imported. `rivals` are other distributions that claim its name."""
 
     name: str
@@ -43,7 +42,7 @@ class Found:
         return f"{self.distribution} {self.version}".strip()
 
 
-def installed(*, hidden: bool = False, group: str = GROUP) -> dict[str, Found]:
+def installed(*, hidden: bool = False, group: str = GROUP) -> dict[str, InstalledPlugin]:
     """Return the plugins that are installed in a *group*, by name, in the order of their names.
 
     Nothing is imported. Those that the environment variable `SWITCH` leaves out are returned only
@@ -51,7 +50,7 @@ def installed(*, hidden: bool = False, group: str = GROUP) -> dict[str, Found]:
     """
     switch = os.environ.get(SWITCH)
     allowed = None if switch is None else {name.strip() for name in switch.split(",")}
-    found: dict[str, Found] = {}
+    found: dict[str, InstalledPlugin] = {}
     for distribution in _distributions(group):
         for entry in distribution.entry_points.select(group=group):
             one = _found(
@@ -80,10 +79,10 @@ def _found(
     distribution: importlib.metadata.Distribution,
     *,
     hidden: bool,
-) -> Found:
+) -> InstalledPlugin:
     name, version = _metadata(distribution)
     origin = _origin(distribution)
-    return Found(entry.name, entry.value, name, version, origin, hidden, entry=entry)
+    return InstalledPlugin(entry.name, entry.value, name, version, origin, hidden, entry=entry)
 
 
 def _metadata(distribution: importlib.metadata.Distribution) -> tuple[str, str]:
@@ -104,7 +103,7 @@ def _origin(distribution: importlib.metadata.Distribution) -> str:
     return str(distribution.locate_file(""))
 
 
-def imported(found: Found) -> Any:
+def imported(found: InstalledPlugin) -> Any:
     """Import a plugin.
 
     Raises PluginBroken, with the cause in one line and the remedy.
@@ -130,7 +129,7 @@ def imported(found: Found) -> Any:
         ) from error
 
 
-def _import_problem(found: Found, error: BaseException) -> str:
+def _import_problem(found: InstalledPlugin, error: BaseException) -> str:
     again = f"Try: pip install --force-reinstall {found.distribution}"
     upgrade = f"Try: pip install --upgrade {found.distribution}"
     module, _, attribute = found.module.partition(":")

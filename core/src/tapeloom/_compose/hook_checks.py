@@ -15,7 +15,6 @@ from tapeloom.errors import PluginBroken, nearest
 if TYPE_CHECKING:
     import pluggy
 
-__all__ = ["BACKENDS", "GROUP", "HookSpecs", "brief", "culprit", "verify"]
 
 #: The event loops that a plugin works on where it does not say otherwise.
 BACKENDS = ("asyncio", "trio")

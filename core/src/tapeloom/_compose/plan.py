@@ -16,19 +16,17 @@ from tapeloom.plugin import (
     Endpoint,
     Feed,
     History,
+    HistoryQuery,
     Link,
     Parse,
     Sink,
     Source,
     Stage,
     Subscription,
-    Want,
     channel_parts,
 )
 
 from .hook_checks import BACKENDS
-
-__all__ = ["Composed", "Plan", "StageStep", "Transport", "Wants", "too_many"]
 
 
 @frozen
@@ -41,17 +39,17 @@ class StageStep:
     on_error: str = "restart"
 
 
-class Wants:
+class HistoryQueue:
     """What stages ask of the venue's history. Kept until somebody listens."""
 
     def __init__(self) -> None:
-        self._waiting: list[Want] = []
-        self._listener: Callable[[Want], None] = self._waiting.append
+        self._waiting: list[HistoryQuery] = []
+        self._listener: Callable[[HistoryQuery], None] = self._waiting.append
 
-    def __call__(self, want: Want) -> None:
+    def __call__(self, want: HistoryQuery) -> None:
         self._listener(want)
 
-    def listen(self, listener: Callable[[Want], None]) -> None:
+    def listen(self, listener: Callable[[HistoryQuery], None]) -> None:
         """Hand everything asked, so far and from now on, to *listener*."""
         self._listener = listener
         for want in self._waiting:
@@ -82,12 +80,12 @@ class Transport:
 
 
 @define
-class Plan:
+class FeedPlan:
     """One feed, composed: everything that runs it, and nothing that has been started."""
 
     spec: FeedSpec
     feed: Feed
-    wants: Wants
+    wants: HistoryQueue
     parse: Parse
     steps: tuple[StageStep, ...]
     endpoints: tuple[Endpoint, ...] = ()
@@ -143,10 +141,10 @@ class Plan:
 
 
 @define
-class Composed:
+class Composition:
     """A whole stack, composed."""
 
-    plans: list[Plan]
+    plans: list[FeedPlan]
     sinks: list[tuple[SinkSpec, Sink, Callable[[], Sink]]]  #: and how each is made anew
 
 

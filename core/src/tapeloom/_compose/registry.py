@@ -10,20 +10,19 @@ import pluggy
 from tapeloom import hooks
 from tapeloom.errors import PluginBroken, PluginError, PluginNotFound, TapeloomError, nearest
 
-from .discovery import Found, imported, installed
+from .discovery import InstalledPlugin, imported, installed
 from .hook_checks import BACKENDS, HookSpecs, brief, culprit, verify
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-__all__ = ["Registry", "Shown"]
 
 #: Stands for core where a plugin's name would stand.
 _OURS = "<core>"
 
 
 @attrs.frozen
-class Shown:
+class PluginInfo:
     """A plugin as it is listed: where it is from, and what it provides or why it cannot."""
 
     name: str
@@ -51,7 +50,7 @@ class Registry:
     """
 
     def __init__(
-        self, found: Mapping[str, Found] | None = None, *, specs: HookSpecs | None = None
+        self, found: Mapping[str, InstalledPlugin] | None = None, *, specs: HookSpecs | None = None
     ) -> None:
         self._specs = specs or HookSpecs(hooks)
         self._manager = pluggy.PluginManager(self._specs.project)
@@ -60,7 +59,7 @@ class Registry:
         self._own: set[str] = set()
 
     @property
-    def found(self) -> dict[str, Found]:
+    def found(self) -> dict[str, InstalledPlugin]:
         """The installed plugins, looked up once."""
         if self._installed is None:
             self._installed = installed(hidden=True, group=self._specs.group)
@@ -143,7 +142,7 @@ class Registry:
         """Return the hooks of other plugins that the plugin *name* wraps. Loads it."""
         return self._hooks(name, wrapping=True)
 
-    def describe(self) -> list[Shown]:
+    def describe(self) -> list[PluginInfo]:
         """Describe every plugin there is, importing each; one that is broken says why."""
         names = sorted({*self._own, *self.found})
         return [self._shown(name) for name in names if self._visible(name)]
@@ -151,11 +150,11 @@ class Registry:
     def _visible(self, name: str) -> bool:
         return name in self._own or not self.found[name].hidden
 
-    def _shown(self, name: str) -> Shown:
-        found = Found(name, "", origin="registered by the program")
+    def _shown(self, name: str) -> PluginInfo:
+        found = InstalledPlugin(name, "", origin="registered by the program")
         if name not in self._own:
             found = self.found[name]
-        shown = Shown(name, found.distribution, found.version, found.origin)
+        shown = PluginInfo(name, found.distribution, found.version, found.origin)
         try:
             implements, wraps = self.implements(name), self.wraps(name)
         except PluginError as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, get_args
 from urllib.parse import urlsplit
 
 import attrs
@@ -16,20 +16,6 @@ from tapeloom.symbols import resolve
 
 from .secret import Secret
 from .words import shown
-
-__all__ = [
-    "CHANNELS",
-    "at_least_one",
-    "channels",
-    "filled",
-    "named",
-    "one_of",
-    "positive",
-    "proxy",
-    "stages",
-    "symbols",
-    "types",
-]
 
 #: The channels that have one meaning at every venue. Which of them a venue serves, and with which
 #: parameter, is for the venue to say. What only one venue has is written with the prefix ``x-``, so
@@ -179,8 +165,9 @@ def positive(instance: object, attribute: attrs.Attribute[float], value: object)
         raise ConfigError([Mistake(attribute.name, f"expected a number above 0, got {value!r}")])
 
 
-def one_of(*words: str) -> Callable[[object, attrs.Attribute[Any], object], None]:
-    """Return a check that a value is one of *words*."""
+def one_of(words: Any) -> Callable[[object, attrs.Attribute[Any], object], None]:
+    """Return a check that a value is one of a `Literal`'s words."""
+    words = get_args(words)
 
     def check(instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
         if value not in words:

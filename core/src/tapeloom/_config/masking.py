@@ -7,8 +7,6 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
-__all__ = ["MASK", "masked", "masked_table", "masked_url", "without_user"]
-
 MASK = "***"
 _SECRET = re.compile(r"key|secret|token|passw|passphrase|credential", re.IGNORECASE)
 

@@ -18,7 +18,6 @@ from tapeloom.errors import Mistake
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["Places", "at"]
 
 _BARE = re.compile(r"[A-Za-z0-9_-]+")
 _STRING = re.compile(

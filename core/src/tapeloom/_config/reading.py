@@ -28,8 +28,6 @@ from .stack import (
 from .structure import structure
 from .words import shown
 
-__all__ = ["Draft", "parse", "read"]
-
 T = TypeVar("T")
 
 _TOP = ("backend", "feed", "flight", "network", "process", "queue", "sink", "stage", "venue")

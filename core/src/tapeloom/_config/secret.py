@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-__all__ = ["Secret"]
 
 _REMEDY = 'write { env = "NAME" } or { file = "path" }'
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")

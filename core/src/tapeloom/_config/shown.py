@@ -17,8 +17,6 @@ from .secret import Secret
 if TYPE_CHECKING:
     from .stack import Stack
 
-__all__ = ["resolved"]
-
 
 def resolved(stack: Stack, settings: Mapping[str, object] | None = None) -> str:
     """Return the whole of *stack*, defaults included, as TOML that can be read again.

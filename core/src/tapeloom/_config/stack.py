@@ -18,15 +18,10 @@ from . import checks
 from .masking import masked_table, masked_url
 from .places import Places
 
-__all__ = [
-    "Backend", "FeedSpec", "FlightSpec", "Network", "Policy", "Process", "QueueSpec",
-    "SinkSpec", "Stack", "StageSpec",
-]  # fmt: skip
-
 Policy = Literal["block", "drop_oldest", "conflate", "error"]
 Backend = Literal["asyncio", "trio"]
-OnError = Literal["restart", "aside", "end"]
-OnSinkError = Literal["continue", "restart", "aside"]
+OnError = Literal["restart", "disable", "end"]
+OnSinkError = Literal["continue", "restart", "disable"]
 
 
 @attrs.frozen
@@ -38,9 +33,7 @@ class QueueSpec:
     """
 
     size: int = attrs.field(default=10_000, validator=checks.at_least_one)
-    policy: Policy = attrs.field(
-        default="block", validator=checks.one_of("block", "drop_oldest", "conflate", "error")
-    )
+    policy: Policy = attrs.field(default="block", validator=checks.one_of(Policy))
 
 
 @attrs.frozen
@@ -70,7 +63,7 @@ class FeedSpec:
 class StageSpec:
     """A stage: its name in the stack, the plugin it uses, and that plugin's settings.
 
-    `on_error` says what happens when it raises: ``restart`` makes it anew, ``aside`` leaves it out,
+    `on_error` says what happens when it raises: ``restart`` makes it anew, ``on_control`` leaves it out,
     ``end`` ends the feed.
     """
 
@@ -79,9 +72,7 @@ class StageSpec:
         default=attrs.Factory(lambda self: self.name, takes_self=True), validator=checks.filled
     )
     table: Mapping[str, Any] = attrs.field(factory=dict, repr=masked_table)
-    on_error: OnError = attrs.field(
-        default="restart", validator=checks.one_of("restart", "aside", "end")
-    )
+    on_error: OnError = attrs.field(default="restart", validator=checks.one_of(OnError))
 
 
 @attrs.frozen
@@ -89,7 +80,7 @@ class SinkSpec:
     """A sink: the plugin it uses, the types of event it takes (none: all), its queue, its settings.
 
     `on_error` says what happens when it raises: ``continue`` goes on with the next batch,
-    ``restart`` makes it anew for that, ``aside`` ends it.
+    ``restart`` makes it anew for that, ``on_control`` ends it.
     """
 
     use: str = attrs.field(validator=checks.filled)
@@ -97,9 +88,7 @@ class SinkSpec:
     types: tuple[str, ...] = attrs.field(default=(), converter=checks.types)
     queue: QueueSpec = attrs.field(factory=QueueSpec)
     table: Mapping[str, Any] = attrs.field(factory=dict, repr=masked_table)
-    on_error: OnSinkError = attrs.field(
-        default="continue", validator=checks.one_of("continue", "restart", "aside")
-    )
+    on_error: OnSinkError = attrs.field(default="continue", validator=checks.one_of(OnSinkError))
 
 
 @attrs.frozen
@@ -187,7 +176,7 @@ class Stack:
     network: Network = attrs.field(factory=Network)
     flight: FlightSpec = attrs.field(factory=FlightSpec)
     process: Process = attrs.field(factory=Process)
-    backend: Backend = attrs.field(default="asyncio", validator=checks.one_of("asyncio", "trio"))
+    backend: Backend = attrs.field(default="asyncio", validator=checks.one_of(Backend))
     source: str = "stack"
     places: Places = attrs.field(factory=Places, eq=False, repr=False, kw_only=True)
 

@@ -26,8 +26,6 @@ from tapeloom.errors import Mistake, nearest
 from .secret import Secret
 from .words import is_union, item_type, secretive, sequence_class, shown, wanted
 
-__all__ = ["SIGHT", "ExpectedError", "Read", "RefusedError", "Sight", "converter"]
-
 Read: TypeAlias = Callable[[Any, Any], Any]
 
 

@@ -32,7 +32,6 @@ from .words import shown, wanted
 if TYPE_CHECKING:
     import cattrs
 
-__all__ = ["structure"]
 
 T = TypeVar("T")
 

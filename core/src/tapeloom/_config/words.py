@@ -12,8 +12,6 @@ from typing import Any, Literal, Union, get_args, get_origin
 
 from .secret import Secret
 
-__all__ = ["is_union", "item_type", "secretive", "sequence_class", "shown", "wanted"]
-
 _LONGEST = 60
 _SEQUENCES: dict[Any, Callable[[Iterable[Any]], Any]] = {
     AbstractSet: frozenset,

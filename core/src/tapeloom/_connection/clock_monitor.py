@@ -10,10 +10,8 @@ from attrs import define
 
 from tapeloom.events import Book, Event, Quote, Trade
 
-__all__ = ["Finding", "VenueClock"]
 
-
-class Finding(NamedTuple):
+class ClockAlert(NamedTuple):
     """What is to be told: a state, what was seen, and of which subscription (empty: of the venue)."""
 
     state: str
@@ -32,7 +30,7 @@ class _Line:
     frozen: bool = False
 
 
-class VenueClock:
+class ClockMonitor:
     """Looks once a second at what came last, and at nothing else.
 
     A feed that repeats what it knows, with a time that stands still, looks alive to any other watch.
@@ -44,10 +42,10 @@ class VenueClock:
         self._lead: int | None = None  # of the venue's clock before ours, as it is usual
         self._leads: deque[int] = deque(maxlen=_SECONDS)
 
-    def look(self, sample: Iterable[Event]) -> list[Finding]:
+    def look(self, sample: Iterable[Event]) -> list[ClockAlert]:
         """Return what is to be told after this second, of which these events are a *sample*."""
         lead: int | None = None
-        found: list[Finding] = []
+        found: list[ClockAlert] = []
         for event in sample:
             if type(event) not in _TIMED or event.ts == event.recv:
                 continue  # what a venue sends without a time bears ours
@@ -58,7 +56,7 @@ class VenueClock:
             found += self._runs(event)
         return found if lead is None else found + self._distance(lead)
 
-    def _runs(self, event: Event) -> list[Finding]:
+    def _runs(self, event: Event) -> list[ClockAlert]:
         key = event.symbol, event.channel
         line = self._lines.get(key)
         if line is None:
@@ -68,7 +66,7 @@ class VenueClock:
             line.ts, line.recv, line.words = event.ts, event.recv, 0
             if line.frozen:
                 line.frozen = False
-                return [Finding("running", "the venue's time goes on", *key)]
+                return [ClockAlert("running", "the venue's time goes on", *key)]
             return []
         line.words += 1
         stands = event.recv - line.recv
@@ -78,9 +76,9 @@ class VenueClock:
         detail = (
             f"for {stands / 1e9:.0f} s, {line.words} events came and the venue's time stood still"
         )
-        return [Finding("frozen", detail, *key)]
+        return [ClockAlert("frozen", detail, *key)]
 
-    def _distance(self, lead: int) -> list[Finding]:
+    def _distance(self, lead: int) -> list[ClockAlert]:
         """Compare the least delay of this second with the usual one."""
         if self._lead is None:
             self._lead = lead
@@ -97,7 +95,7 @@ class VenueClock:
             f"the venue's clock against ours has moved by {step / 1e9:+.3f} s;"
             " one of them was set, or everything comes later than before"
         )
-        return [Finding("clock_moved", detail)]
+        return [ClockAlert("clock_moved", detail)]
 
     def step(self, now: int) -> None:
         """Take note that our clock was set, and is at *now*: what stands still is measured anew."""

@@ -11,29 +11,27 @@ import anyio
 import anyio.lowlevel
 import structlog
 
-from tapeloom._compose.plan import Plan
+from tapeloom._compose.plan import FeedPlan
 from tapeloom._runtime.backoff import Backoff
 from tapeloom._runtime.event_loop import DONE
-from tapeloom._runtime.rate_limits import Budget
+from tapeloom._runtime.rate_limits import RateLimit
 from tapeloom.errors import ConnectionLost, FeedError, LoginRefused, SubscriptionRefused, Throttled
 from tapeloom.events import Event, Reject, Status
 from tapeloom.plugin import (
     Ack,
-    Delivering,
     Endpoint,
     Frames,
     Link,
     Message,
     Notice,
     Pong,
+    PushLink,
     Refusal,
     Subscription,
 )
 
 from .frame_intake import FrameIntake
 from .subscriptions import Subscriptions
-
-__all__ = ["PLANNED", "Connection", "Supervision"]
 
 log = structlog.get_logger()
 
@@ -61,12 +59,12 @@ class Connection:
 
     def __init__(
         self,
-        plan: Plan,
+        plan: FeedPlan,
         endpoint: Endpoint,
         intake: FrameIntake,
         wanted: list[Subscription],
         label: str,
-        messages: Budget | None,
+        messages: RateLimit | None,
         supervision: Supervision,
     ) -> None:
         assert plan.codec is not None
@@ -182,7 +180,7 @@ class Connection:
     async def _read(self, link: Link) -> None:
         """Read, for as long as the connection lives."""
         delay = self._delay
-        if isinstance(link, Delivering) and not delay:
+        if isinstance(link, PushLink) and not delay:
             await link.deliver(self._came)
         receive = link.receive
         while True:
@@ -233,7 +231,7 @@ class Connection:
         """Parse, and hand on to the session."""
         frames = _blank(Frames)  # filled in by hand it takes a third of the time
         frames += payloads
-        frames.recv, frames.aside = self.last_recv, self._aside
+        frames.recv, frames.on_control = self.last_recv, self._aside
         events = self._parse(frames)
         if not events:
             return None

@@ -6,12 +6,10 @@ from collections.abc import Callable, Sequence
 
 import anyio
 
-from tapeloom._compose.plan import Plan
+from tapeloom._compose.plan import FeedPlan
 from tapeloom._runtime.taps import FrameTap
 from tapeloom.events import Event, Reject
 from tapeloom.plugin import Frames, Parse
-
-__all__ = ["FrameIntake", "guarded"]
 
 
 class FrameIntake:
@@ -22,7 +20,10 @@ class FrameIntake:
     """
 
     def __init__(
-        self, plan: Plan, taps: Sequence[FrameTap] = (), read_turns: anyio.Semaphore | None = None
+        self,
+        plan: FeedPlan,
+        taps: Sequence[FrameTap] = (),
+        read_turns: anyio.Semaphore | None = None,
     ) -> None:
         self.taps = list(taps)
         self.read_turns = read_turns or anyio.Semaphore(1, fast_acquire=True)
@@ -50,7 +51,7 @@ def guarded(parse: Parse, venue: str, unreadable: Callable[[int, bytes, str], No
             events: list[Event] = []
             for frame in frames:
                 try:
-                    events += parse(Frames((frame,), frames.recv, frames.aside))
+                    events += parse(Frames((frame,), frames.recv, frames.on_control))
                 except Exception as error:
                     cause = f"{type(error).__name__}: {error}"
                     unreadable(frames.recv, frame, cause)

@@ -8,10 +8,8 @@ import anyio
 
 from tapeloom.events import OURS, Bar, Book, Event, Quote, Ticker, Trade
 
-__all__ = ["Overlap"]
 
-
-class Overlap:
+class Handover:
     """The two streams of one hand-over.
 
     What the old connection brings is delivered, and noted. What the new one brings is held. At the

@@ -7,34 +7,33 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from tapeloom._gaps.gap_tracker import Holes, Missed
-from tapeloom._gaps.last_seen import Memory
+from tapeloom._gaps.gap_tracker import GapTracker, Missed
+from tapeloom._gaps.last_seen import LastSeen
 from tapeloom._runtime.backoff import Backoff
-from tapeloom.errors import FeedError, GivenUp, Throttled
+from tapeloom.errors import FeedError, RetriesExhausted, Throttled
 from tapeloom.events import OURS, Event, Status
 from tapeloom.plugin import Subscription
 
 if TYPE_CHECKING:
-    from tapeloom._compose.plan import Plan
+    from tapeloom._compose.plan import FeedPlan
 
-__all__ = ["SourceSession"]
 
 log = structlog.get_logger()
 
 
-class SourceSession:
-    """Keeps a `Source` running, as a `Session` keeps a connection."""
+class SourceSupervisor:
+    """Keeps a `Source` running, as a `Supervisor` keeps a connection."""
 
     def __init__(
-        self, plan: Plan, emit: Callable[[list[Event]], Awaitable[None]], missed: Missed
+        self, plan: FeedPlan, emit: Callable[[list[Event]], Awaitable[None]], missed: Missed
     ) -> None:
         self._plan = plan
         self._feed = plan.feed
         self._clock = plan.feed.clock
         self._emit = emit
         self._backoff = Backoff(plan.feed.random, most=plan.spec.attempts)
-        self._memory = Memory()
-        self._holes = Holes(plan.feed.venue, self._memory, missed, apart=True)
+        self._memory = LastSeen()
+        self._holes = GapTracker(plan.feed.venue, self._memory, missed, apart=True)
         self._seen: set[tuple[str, str]] = set()
         self._last_recv = 0
 
@@ -60,7 +59,9 @@ class SourceSession:
             self._backoff.lived(self._clock.monotonic() - started)
             pause = max(pause, self._backoff.next())
             if self._backoff.spent:
-                raise GivenUp(self._feed.name, self._backoff.attempt, str(failure)) from failure
+                raise RetriesExhausted(
+                    self._feed.name, self._backoff.attempt, str(failure)
+                ) from failure
             await self._again(str(failure), pause)
 
     def holes(self) -> list[Event]:

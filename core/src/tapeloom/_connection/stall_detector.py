@@ -10,10 +10,8 @@ from attrs import define
 
 from tapeloom.plugin import Subscription, channel_parts
 
-__all__ = ["Mute", "Silence"]
 
-
-class Mute(NamedTuple):
+class Stalled(NamedTuple):
     """A subscription of which nothing has come for `seconds`.
 
     `usual` is how often something used to come, where that is known; `strikes` how often in a row
@@ -34,7 +32,7 @@ class Mute(NamedTuple):
 
 
 @define
-class _Voice:
+class Cadence:
     """How often one subscription speaks, in seconds."""
 
     spoke: float
@@ -59,14 +57,14 @@ class _Voice:
             pause = _between(self.mean, step)
             self.patience = max(_LEAST, _TIMES_MEAN * pause, _TIMES_LONGEST * self.longest)
 
-    def mute(self, one: Subscription, now: float) -> Mute:
+    def mute(self, one: Subscription, now: float) -> Stalled:
         """Return that it is silent, and wait once more."""
         self.strikes += 1
         usual = self.mean if self.heard > _ENOUGH else None
         if self.strikes > 1 or usual is None:
             self.patience = min(2 * max(self.patience, _FIRST), _LAST)
         self.waiting = now
-        return Mute(one, now - self.known, usual, self.strikes, not self.heard)
+        return Stalled(one, now - self.known, usual, self.strikes, not self.heard)
 
 
 def _between(seen: float, step: float) -> float:
@@ -77,18 +75,18 @@ def _between(seen: float, step: float) -> float:
     return -step / math.log1p(-step / seen) if seen > step else 0.0
 
 
-class Silence:
+class StallDetector:
     """Watches the subscriptions of one session, by who has spoken since it last looked."""
 
     def __init__(self) -> None:
-        self._voices: dict[Subscription, _Voice] = {}
-        self._whole = _Voice(math.inf, math.inf, 0.0, math.inf)  # whoever speaks
+        self._voices: dict[Subscription, Cadence] = {}
+        self._whole = Cadence(math.inf, math.inf, 0.0, math.inf)  # whoever speaks
         self._looked: float | None = None
 
     def begin(self, some: Iterable[Subscription], now: float) -> None:
         """Await a word of these, which the venue has agreed to."""
         for one in some:
-            voice = self._voices.setdefault(one, _Voice(now, now, now, _FIRST))
+            voice = self._voices.setdefault(one, Cadence(now, now, now, _FIRST))
             voice.spoke = voice.waiting = voice.known = now
         if self._whole.waiting > now:
             self._whole.spoke = self._whole.waiting = now
@@ -109,7 +107,7 @@ class Silence:
             if voice.waiting < now:
                 voice.spoke = voice.waiting = now
 
-    def judge(self, spoke: Collection[tuple[str, str]], now: float) -> list[Mute]:
+    def judge(self, spoke: Collection[tuple[str, str]], now: float) -> list[Stalled]:
         """Return those that have been silent for longer than is sound.
 
         *spoke* is of which symbols and channels something has come since the last time.
@@ -158,7 +156,7 @@ class Silence:
             if now - voice.known > _LOOKS + (voice.longest if voice.heard > _ENOUGH else _LEAST)
         }
 
-    def most(self, mute: Collection[Mute]) -> bool:
+    def most(self, mute: Collection[Stalled]) -> bool:
         """Return whether most of all that is watched is silent: then it is the connection."""
         return len(mute) > 1 and 2 * len(mute) > len(self._voices)
 

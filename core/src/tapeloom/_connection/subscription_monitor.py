@@ -5,38 +5,36 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
-from tapeloom._gaps.gap_tracker import Holes, Missed
-from tapeloom._gaps.last_seen import Memory
+from tapeloom._gaps.gap_tracker import GapTracker, Missed
+from tapeloom._gaps.last_seen import LastSeen
 from tapeloom.events import Event
-from tapeloom.plugin import Feed, Steps, Subscription
+from tapeloom.plugin import ClockStepDetector, Feed, Subscription
 
-from .clock_monitor import Finding, VenueClock
-from .stall_detector import Mute, Silence
+from .clock_monitor import ClockAlert, ClockMonitor
+from .stall_detector import StallDetector, Stalled
 from .subscriptions import Subscriptions
-
-__all__ = ["Seen", "Watch", "silent"]
 
 
 class Seen(NamedTuple):
     """What is to be done after a look."""
 
     gaps: list[Event]  #: to be told: holes after which nothing came yet
-    findings: Sequence[Finding]  #: to be told: of the venue's clock
-    mute: Sequence[Mute]  #: to be subscribed to anew
+    findings: Sequence[ClockAlert]  #: to be told: of the venue's clock
+    mute: Sequence[Stalled]  #: to be subscribed to anew
     end: str  #: why the connection is to be given up, if it is
 
 
-class Watch:
+class SubscriptionMonitor:
     """Takes in what comes and what the venue says, and is looked at once a second."""
 
     def __init__(self, feed: Feed, missed: Missed | None = None) -> None:
-        self.memory = Memory()
-        self.holes = Holes(feed.venue, self.memory, *((missed,) if missed else ()))
+        self.memory = LastSeen()
+        self.holes = GapTracker(feed.venue, self.memory, *((missed,) if missed else ()))
         self._clock = feed.clock
         self._counters = feed.counters
-        self._silence = Silence()
-        self._venue_clock = VenueClock()
-        self._steps = Steps(feed.clock)
+        self._silence = StallDetector()
+        self._venue_clock = ClockMonitor()
+        self._steps = ClockStepDetector(feed.clock)
 
     # ------------------------------------------------------------------------------- what comes
 
@@ -121,7 +119,7 @@ class Watch:
         return Seen(gaps, findings, mute, "")
 
 
-def silent(mute: Sequence[Mute]) -> str:
+def silent(mute: Sequence[Stalled]) -> str:
     """Say what is silent, and for how long."""
     first, more = mute[0], len(mute) - 1
     usual = f", usually every {first.usual:.1f} s" if first.usual is not None else ""

@@ -8,8 +8,6 @@ from attrs import define, evolve
 
 from tapeloom.plugin import Ack, Message, Refusal, Subscription
 
-__all__ = ["Subscriptions"]
-
 
 @define
 class _Waiting:

@@ -10,23 +10,22 @@ import structlog
 
 from tapeloom._gaps.gap_tracker import Missed
 from tapeloom._runtime.backoff import Backoff
-from tapeloom.errors import ConnectionFailed, ConnectionLost, FeedError, GivenUp, Throttled
+from tapeloom.errors import ConnectionFailed, ConnectionLost, FeedError, RetriesExhausted, Throttled
 from tapeloom.events import Event, Status
 from tapeloom.plugin import Endpoint, Subscription
 
-from .clock_monitor import Finding
+from .clock_monitor import ClockAlert
 from .connection import PLANNED, Connection, Supervision
 from .frame_intake import FrameIntake
-from .handover import Overlap
-from .stall_detector import Mute
-from .subscription_monitor import Watch, silent
+from .handover import Handover
+from .stall_detector import Stalled
+from .subscription_monitor import SubscriptionMonitor, silent
 from .subscriptions import Subscriptions
 
 if TYPE_CHECKING:
-    from tapeloom._compose.plan import Plan
-    from tapeloom._runtime.rate_limits import Budgets
+    from tapeloom._compose.plan import FeedPlan
+    from tapeloom._runtime.rate_limits import RateLimits
 
-__all__ = ["Session"]
 
 log = structlog.get_logger()
 
@@ -34,17 +33,17 @@ log = structlog.get_logger()
 Emit = Callable[[list[Event]], Awaitable[None]]
 
 
-class Session:
+class Supervisor:
     """One endpoint, and the subscriptions that go over its connection."""
 
     def __init__(
         self,
-        plan: Plan,
+        plan: FeedPlan,
         endpoint: Endpoint,
         subscriptions: Sequence[Subscription],
         intake: FrameIntake,
         emit: Emit,
-        budgets: Budgets,
+        budgets: RateLimits,
         *,
         label: str = "",
         missed: Missed | None = None,
@@ -62,12 +61,12 @@ class Session:
         self._budgets = budgets
         self._dials = budgets.of(endpoint.url, "dial", endpoint.dials)
         self._backoff = Backoff(plan.feed.random, most=plan.spec.attempts)
-        self._watch = Watch(plan.feed, missed)
+        self._watch = SubscriptionMonitor(plan.feed, missed)
         self._note, self._missing = self._watch.memory.note, self._watch.holes.open
         self._renewed: dict[Subscription, float] = {}  # when each was last subscribed anew
         self._current: Connection | None = None
         self._successor: Connection | None = None
-        self._overlap: Overlap | None = None
+        self._overlap: Handover | None = None
         self._tasks: anyio.abc.TaskGroup | None = None
         self._scope = anyio.CancelScope()
         self._worked = False  # a connection has been open
@@ -95,7 +94,9 @@ class Session:
         if reason != PLANNED or lived < _SETTLED:
             pause = max(pause, self._backoff.next())
             if self._backoff.spent:
-                raise GivenUp(self._feed.name, self._backoff.attempt, reason) from self._failure
+                raise RetriesExhausted(
+                    self._feed.name, self._backoff.attempt, reason
+                ) from self._failure
         await self._again(reason, pause)
 
     @property
@@ -210,11 +211,11 @@ class Session:
             room = self._budgets.room(self.endpoint.url, self.endpoint.max_connections)
             if lived < _SETTLED or not room:
                 return False
-            self._overlap = Overlap()
+            self._overlap = Handover()
             self._tasks.start_soon(self._replace, connection, self._overlap)
         return True
 
-    async def _replace(self, old: Connection, overlap: Overlap) -> None:
+    async def _replace(self, old: Connection, overlap: Handover) -> None:
         """Bring up a successor beside *old*, as often as it takes, and let it take over."""
         backoff = Backoff(self._feed.random)
         assert self._tasks is not None
@@ -261,7 +262,7 @@ class Session:
         return self._emit(events)
 
     async def _take_turn(
-        self, overlap: Overlap, connection: Connection, events: list[Event]
+        self, overlap: Handover, connection: Connection, events: list[Event]
     ) -> None:
         async with overlap.turn:
             if connection is self._successor:
@@ -314,14 +315,14 @@ class Session:
         elif seen.mute:
             self._tasks.start_soon(self._wake, seen.mute)
 
-    async def _wake(self, mute: Sequence[Mute]) -> None:
+    async def _wake(self, mute: Sequence[Stalled]) -> None:
         for each in mute:
             one, detail = each.subscription, f"{silent([each])}; subscribing anew"
             log.warning("subscription_silent", feed=self._feed.name, reason=detail)
             await self.tell("silent", detail, one.symbol, one.channel)
         await self.renew([each.subscription for each in mute])
 
-    async def _tell_all(self, found: Sequence[Finding]) -> None:
+    async def _tell_all(self, found: Sequence[ClockAlert]) -> None:
         for one in found:
             log.warning("venue_clock", feed=self._feed.name, state=one.state, reason=one.detail)
             await self.tell(one.state, one.detail, one.symbol, one.channel)

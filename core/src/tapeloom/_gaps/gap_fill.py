@@ -12,9 +12,7 @@ from typing import Literal, Self, TypeAlias
 from attrs import evolve
 
 from tapeloom.events import Bar, Event, Gap, Trade, Verdict
-from tapeloom.plugin import Request, Want, channel_parts
-
-__all__ = ["Fill", "kind_of"]
+from tapeloom.plugin import HistoryQuery, Request, channel_parts
 
 Kind: TypeAlias = Literal["trades", "bars"]
 _KINDS: dict[str, Kind] = {"trades": "trades", "agg_trades": "trades", "klines": "bars"}
@@ -27,7 +25,7 @@ def kind_of(channel: str) -> Kind | None:
     return _KINDS.get(channel_parts(channel)[0])
 
 
-class Fill:
+class GapFill:
     """One hole, while it is being filled.
 
     *before* and *after* are the last event that came before it and the first one after it; *known*
@@ -80,12 +78,12 @@ class Fill:
             return max(self._next - self._first - 1 - self._got, 0)
         return 0 if self._reached and self._whole else None
 
-    def wants(self) -> Want | None:
+    def wants(self) -> HistoryQuery | None:
         """Return what to ask for next; None where nothing more is to be had."""
         if self.done or self._pages >= _PAGES or self.missing == 0:
             return None
         gap = self.gap
-        return Want(
+        return HistoryQuery(
             self._kind, gap.symbol, gap.channel, self._interval, self._since, gap.until, self._after
         )
 

@@ -12,9 +12,7 @@ from attrs import evolve
 from tapeloom.events import OURS, Event, Gap
 from tapeloom.plugin import Subscription
 
-from .last_seen import Memory
-
-__all__ = ["Holes", "Known", "Missed"]
+from .last_seen import LastSeen
 
 _NONE: Mapping[Subscription, int] = MappingProxyType({})
 
@@ -29,7 +27,7 @@ def _unrecoverable(gap: Gap, before: Event | None, after: Event | None, known: K
     return evolve(gap, verdict="unrecoverable")
 
 
-class Holes:
+class GapTracker:
     """The subscriptions of one session that have been live, and since when nothing is known of them.
 
     A hole opens when the connection ends, and is told once: before the first event of its
@@ -39,7 +37,7 @@ class Holes:
     """
 
     def __init__(
-        self, venue: str, memory: Memory, missed: Missed = _unrecoverable, *, apart: bool = False
+        self, venue: str, memory: LastSeen, missed: Missed = _unrecoverable, *, apart: bool = False
     ) -> None:
         self.live: set[Subscription] = set()
         self.open: dict[Subscription, tuple[int, str]] = {}  #: since when nothing is known, and why
@@ -181,16 +179,7 @@ class Holes:
         until = max(since, until)
         self._memory.times.told(one.channel, until)
         return Gap(
-            self._venue,
-            one.symbol,
-            until,
-            recv,
-            since,
-            until,
-            cause,
-            None,
-            "open",
-            one.channel,
+            self._venue, one.symbol, until, recv, since, until, cause, None, "open", one.channel
         )
 
 

@@ -7,12 +7,10 @@ from collections.abc import Collection
 from weakref import WeakSet
 
 from tapeloom.events import OURS, Bar, Event, Trade
-from tapeloom.plugin import LiveTrades, Subscription, Times
-
-__all__ = ["Asking", "Memory"]
+from tapeloom.plugin import ClockOffset, Subscription, TradeBatch
 
 
-class Memory:
+class LastSeen:
     """The last trade and bar of each subscription, the venue's times, and who has spoken of late.
 
     A batch is only put aside as it comes. It is looked at when somebody asks, or together with some
@@ -21,7 +19,7 @@ class Memory:
     """
 
     def __init__(self) -> None:
-        self._times = Times()
+        self._times = ClockOffset()
         self._recv = 0
         self._new: list[list[Event]] = []  # batches nobody has looked at
         self._room = _MANY
@@ -46,7 +44,7 @@ class Memory:
         new, self._new, self._room = self._new, [], _MANY
         plain: list[Event] = []
         for events in new:
-            if len(events) >= _LONG and type(events) is LiveTrades:
+            if len(events) >= _LONG and type(events) is TradeBatch:
                 self._by_line.update(zip(events.lines, events, strict=False))
                 self._times.learn(events[-1:])
                 self._sample.append(events[-1])
@@ -86,7 +84,7 @@ class Memory:
         return self._recv
 
     @property
-    def times(self) -> Times:
+    def times(self) -> ClockOffset:
         """The venue's times, as of the last batch."""
         self._learn()
         return self._times
@@ -151,7 +149,7 @@ class Memory:
 class Asking:
     """Tells the ids of trades that are known on both sides of a hole; they are kept while it lives."""
 
-    def __init__(self, memory: Memory, one: Subscription, since: int) -> None:
+    def __init__(self, memory: LastSeen, one: Subscription, since: int) -> None:
         self._memory = memory
         self._one = one
         self._since = since

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import structlog
 
-from tapeloom._compose.plan import Plan
+from tapeloom._compose.plan import FeedPlan
 from tapeloom.errors import ConnectionFailed, SymbolError, nearest
 
 from .rest_client import RestClient
-
-__all__ = ["check_symbols"]
 
 log = structlog.get_logger()
 
@@ -17,7 +15,7 @@ log = structlog.get_logger()
 _PATIENCE = 10.0
 
 
-async def check_symbols(rest: RestClient, plan: Plan) -> None:
+async def check_symbols(rest: RestClient, plan: FeedPlan) -> None:
     """Hold the feed's symbols against what the venue lists.
 
     A venue that cannot be asked is no reason not to stream: the names made by rule then stand.

@@ -14,21 +14,19 @@ import anyio
 import structlog
 from attrs import evolve
 
-from tapeloom._compose.plan import Plan
-from tapeloom._gaps.gap_fill import Fill, kind_of
+from tapeloom._compose.plan import FeedPlan
+from tapeloom._gaps.gap_fill import GapFill, kind_of
 from tapeloom._gaps.gap_tracker import Known
 from tapeloom.errors import FeedError, SymbolError
 from tapeloom.events import Event, Gap, Status
-from tapeloom.plugin import Request, Subscription, Want
+from tapeloom.plugin import HistoryQuery, Request, Subscription
 
 from .rest_client import RestClient
-
-__all__ = ["HistoryDesk"]
 
 log = structlog.get_logger()
 
 
-class HistoryDesk:
+class HistoryClient:
     """Answers what is asked of one feed's history, one request after another.
 
     Books come first, then what concerns the most active symbols: after a lost connection all ask at
@@ -37,7 +35,7 @@ class HistoryDesk:
 
     def __init__(
         self,
-        plan: Plan,
+        plan: FeedPlan,
         rest: RestClient,
         emit: Callable[[list[Event]], Awaitable[None]],
         *,
@@ -49,27 +47,27 @@ class HistoryDesk:
         self._emit = emit
         self._renew = renew
         self._activity = activity
-        self._waiting: set[Want] = set()
-        self._turns: list[tuple[int, float, int, Want | Fill]] = []
+        self._waiting: set[HistoryQuery] = set()
+        self._turns: list[tuple[int, float, int, HistoryQuery | GapFill]] = []
         self._count = count()
         self._more = anyio.Event()
         plan.wants.listen(self._ask)
         plan.feed.fetch = rest.fetch
 
-    def _ask(self, want: Want) -> None:
+    def _ask(self, want: HistoryQuery) -> None:
         if want.before is not None:
             self.fill(self._hole(want))
         elif want not in self._waiting:
             self._waiting.add(want)
             self._enter(want, Subscription(want.symbol, want.channel), first=want.kind == "book")
 
-    def fill(self, fill: Fill) -> None:
+    def fill(self, fill: GapFill) -> None:
         """Fetch what was missed in a hole, as far as it is to be had, and say how it stands then."""
         self._enter(fill, Subscription(fill.gap.symbol, fill.gap.channel))
 
     def missed(self, gap: Gap, before: Event | None, after: Event | None, known: Known) -> Gap:
         """Take a hole that is about to be announced; return the Gap with what is known of it by now."""
-        fill = Fill(gap, before, after, known) if kind_of(gap.channel) else None
+        fill = GapFill(gap, before, after, known) if kind_of(gap.channel) else None
         if fill is not None and fill.numbered and fill.missing == 0:
             return fill.verdict(gap.recv)  # nothing was sold meanwhile
         if fill is None or self._request(fill.wants()) is None:
@@ -77,7 +75,7 @@ class HistoryDesk:
         self.fill(fill)
         return evolve(gap, missing=fill.missing)
 
-    def _hole(self, want: Want) -> Fill:
+    def _hole(self, want: HistoryQuery) -> GapFill:
         """Return the hole that a stage has found in the ids, and has told already."""
         feed = self._plan.feed
         now = feed.clock.time_ns()
@@ -85,9 +83,11 @@ class HistoryDesk:
         gap = Gap(
             feed.venue, want.symbol, until, now, since, until, "sequence", channel=want.channel
         )
-        return Fill(gap).between(want.after, want.before)
+        return GapFill(gap).between(want.after, want.before)
 
-    def _enter(self, what: Want | Fill, one: Subscription, *, first: bool = False) -> None:
+    def _enter(
+        self, what: HistoryQuery | GapFill, one: Subscription, *, first: bool = False
+    ) -> None:
         turn = (not first, -self._activity(one), next(self._count), what)
         heapq.heappush(self._turns, turn)
         self._more.set()
@@ -97,7 +97,7 @@ class HistoryDesk:
         while True:
             while self._turns:
                 *_, what = heapq.heappop(self._turns)
-                if isinstance(what, Want):
+                if isinstance(what, HistoryQuery):
                     events = await self._answer(what)
                     self._waiting.discard(what)
                 else:
@@ -106,7 +106,7 @@ class HistoryDesk:
             self._more = anyio.Event()
             await self._more.wait()
 
-    async def _answer(self, want: Want) -> list[Event]:
+    async def _answer(self, want: HistoryQuery) -> list[Event]:
         request = self._request(want)
         if request is not None:
             return await self._events(want, request)
@@ -115,7 +115,7 @@ class HistoryDesk:
             return []
         return [self._failed(want, f"{self._plan.feed.venue} has no history of that kind")]
 
-    async def _filled(self, fill: Fill) -> list[Event]:
+    async def _filled(self, fill: GapFill) -> list[Event]:
         """Fetch one page for a hole; return what was missed, or, at the end, the verdict."""
         want = fill.wants()
         request = self._request(want)
@@ -131,10 +131,10 @@ class HistoryDesk:
             return [*events, fill.verdict(self._plan.feed.clock.time_ns())]
         return [fill.verdict(self._plan.feed.clock.time_ns())]
 
-    def _wanted(self, fill: Fill) -> bool:
+    def _wanted(self, fill: GapFill) -> bool:
         return fill.gap.symbol in self._plan.feed.symbols
 
-    def _request(self, want: Want | None) -> Request | None:
+    def _request(self, want: HistoryQuery | None) -> Request | None:
         """Return what to ask the venue for; None where it cannot be asked."""
         history = self._plan.history
         if history is None or want is None:
@@ -145,7 +145,7 @@ class HistoryDesk:
             log.warning("request_impossible", feed=self._plan.feed.name, reason=str(error))
             return None
 
-    async def _events(self, want: Want, request: Request) -> list[Event]:
+    async def _events(self, want: HistoryQuery, request: Request) -> list[Event]:
         """Return the answer to *request*, or a Status that says why there is none."""
         history, clock = self._plan.history, self._plan.feed.clock
         assert history is not None
@@ -158,7 +158,7 @@ class HistoryDesk:
         except Exception as error:  # an answer in a shape that its adapter did not foresee
             return [self._failed(want, f"{type(error).__name__}: {error}")]
 
-    def _failed(self, want: Want, reason: str) -> Status:
+    def _failed(self, want: HistoryQuery, reason: str) -> Status:
         feed = self._plan.feed
         now = feed.clock.time_ns()
         log.warning("request_given_up", feed=feed.name, symbol=want.symbol, reason=reason)

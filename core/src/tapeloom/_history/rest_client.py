@@ -9,16 +9,14 @@ from typing import TypeVar
 import httpx
 import structlog
 
-from tapeloom._compose.plan import Plan
+from tapeloom._compose.plan import FeedPlan
 from tapeloom._runtime.backoff import Backoff
-from tapeloom._runtime.rate_limits import Budget, Budgets
+from tapeloom._runtime.rate_limits import RateLimit, RateLimits
 from tapeloom._runtime.taps import FrameTap
-from tapeloom.errors import ConnectionFailed, Denied, FeedError, RequestFailed, Throttled
+from tapeloom.errors import ConnectionFailed, FeedError, RequestFailed, RequestRefused, Throttled
 from tapeloom.plugin import Request
 from tapeloom.plugin.transports import asks_for_pause, check_headers, explain, throttled
 from tapeloom.symbols import Instrument
-
-__all__ = ["RestClient"]
 
 log = structlog.get_logger()
 
@@ -31,7 +29,11 @@ class RestClient:
     """Fetches the answers of one feed's venue, and reads them."""
 
     def __init__(
-        self, plan: Plan, client: httpx.AsyncClient, budgets: Budgets, taps: Sequence[FrameTap] = ()
+        self,
+        plan: FeedPlan,
+        client: httpx.AsyncClient,
+        budgets: RateLimits,
+        taps: Sequence[FrameTap] = (),
     ) -> None:
         self._plan = plan
         self._client = client
@@ -51,7 +53,7 @@ class RestClient:
             body = await self.fetch(request, patience=last - clock.monotonic())
             try:
                 return read(body)
-            except Denied as denied:
+            except RequestRefused as denied:
                 pause = denied.pause
                 if attempt == _ATTEMPTS or pause is None or clock.monotonic() + pause > last:
                     raise
@@ -73,7 +75,7 @@ class RestClient:
             return []
         return await self.read(request, history.instruments, patience)
 
-    def _budget(self, request: Request) -> Budget | None:
+    def _budget(self, request: Request) -> RateLimit | None:
         return self._budgets.of(request.url, "rest", request.rate)
 
     async def fetch(self, request: Request, *, patience: float = math.inf) -> bytes:
@@ -135,7 +137,7 @@ class RestClient:
         """Return the error for an answer that is none, in the venue's own words where it has some."""
         name, status, history = self._plan.feed.name, response.status_code, self._plan.history
         words = history.refusal(status, response.content) if history is not None else ""
-        if isinstance(words, Denied):
+        if isinstance(words, RequestRefused):
             if words.pause is not None:
                 return Throttled(name, f"{url}: {words.reason}", status, words.pause)
             words = words.reason

@@ -18,9 +18,7 @@ import anyio
 import anyio.abc
 import anyio.lowlevel
 
-from tapeloom.plugin import Take
-
-__all__ = ["Direct", "connect", "possible"]
+from tapeloom.plugin import OnRead
 
 
 def possible() -> bool:
@@ -38,7 +36,7 @@ class Direct(anyio.abc.ByteStream):
         self._turn = anyio.Lock()  # to send
         self._size = _USUAL
         self._waiter: asyncio.Future[None] | None = None
-        self._take: Take[bytes] = _nobody
+        self._take: OnRead[bytes] = _nobody
         self._rest: Awaitable[None] | None = None  # what `_take` left to be awaited
         self._error: Exception | None = None
         self._ended = False
@@ -81,7 +79,7 @@ class Direct(anyio.abc.ByteStream):
         if self._socket.fileno() >= 0:  # closing has done it already
             self._loop.remove_reader(self._socket)
 
-    async def push(self, take: Take[bytes]) -> None:
+    async def push(self, take: OnRead[bytes]) -> None:
         """Call *take* with what each read brings, from within the read, until the end.
 
         Where it returns an awaitable, that is awaited before anything more is read. Raises what

@@ -13,8 +13,6 @@ from typing import NamedTuple
 from .inflate import Inflate
 from .message_assembly import DEFLATED, FIN, OPCODE, TEXT, Messages, ProtocolError, judge
 
-__all__ = ["Control", "Decoder", "ProtocolError"]
-
 _CONTINUATION, _BINARY, _CLOSE, _PING, _PONG = 0x0, 0x2, 0x8, 0x9, 0xA
 _RESERVED, _MASKED = 0x70, 0x80
 #: First bytes of frames, by what may come: a message or the start of one, others, inside a message.

@@ -8,8 +8,6 @@ from collections.abc import Mapping
 
 from .inflate import Inflate
 
-__all__ = ["OFFER", "HandshakeError", "agreed"]
-
 #: What asks for compressed messages. We send none ourselves, so any window of ours is small enough.
 OFFER = {"Sec-WebSocket-Extensions": "permessage-deflate; client_max_window_bits"}
 _GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"

@@ -19,8 +19,6 @@ from tapeloom.plugin.transports import AGENT, CONNECT_WITHIN, proxy_for, trust
 
 from .sockets import Sockets
 
-__all__ = ["client"]
-
 
 def client(network: Network, source: str) -> httpx.AsyncClient:
     """Return a client by what a stack says of the network; *source* names that stack.

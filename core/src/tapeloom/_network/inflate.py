@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import zlib
 
-__all__ = ["Inflate"]
-
 #: What the sender leaves off the end of every message (RFC 7692 §7.2.1).
 _TAIL = b"\x00\x00\xff\xff"
 #: Each end of a stream inside a frame costs a copy of what follows it.

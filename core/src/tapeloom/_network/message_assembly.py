@@ -7,8 +7,6 @@ import zlib
 
 from .inflate import Inflate
 
-__all__ = ["DEFLATED", "FIN", "OPCODE", "TEXT", "Messages", "ProtocolError", "judge"]
-
 #: The first byte of a frame: its last piece, compressed, what it is (RFC 6455 §5.2, RFC 7692 §6).
 FIN, DEFLATED, OPCODE = 0x80, 0x40, 0x0F
 TEXT = 0x1

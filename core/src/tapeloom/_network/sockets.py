@@ -20,11 +20,9 @@ import anyio.abc
 import httpcore
 
 from tapeloom._runtime.event_loop import running_backend
-from tapeloom.plugin import Take
+from tapeloom.plugin import OnRead
 
 from .asyncio_socket import Direct, connect, possible
-
-__all__ = ["READ", "Sockets", "Wire"]
 
 #: Bytes that one read of a socket may bring; and a TLS record, at most.
 READ, _RECORD = 256 * 1024, 16 * 1024
@@ -68,7 +66,7 @@ async def _connected(host: str, port: int, local: str | None) -> anyio.abc.ByteS
 class Wire(httpcore.AsyncNetworkStream):
     """A stream of ours, plain or encrypted."""
 
-    async def push(self, take: Take[bytes]) -> None:
+    async def push(self, take: OnRead[bytes]) -> None:
         """Call *take* with what each read brings until the end, or until cancelled.
 
         Where the loop allows it, that is done from within the read. Raises httpcore's ReadError, and
@@ -106,7 +104,7 @@ class _Plain(Wire):
     def __init__(self, stream: anyio.abc.ByteStream) -> None:
         self._stream = stream
 
-    async def push(self, take: Take[bytes]) -> None:
+    async def push(self, take: OnRead[bytes]) -> None:
         """Call *take* with what each read brings."""
         if not isinstance(self._stream, Direct):
             await super().push(take)
@@ -199,7 +197,7 @@ class _Secure(Wire):
         self._left = data[max_bytes:]
         return data[:max_bytes] if self._left else data
 
-    async def push(self, take: Take[bytes]) -> None:
+    async def push(self, take: OnRead[bytes]) -> None:
         """Call *take* with what each read of the socket brings."""
 
         def decrypt(data: bytes) -> Awaitable[None] | None:
@@ -220,7 +218,7 @@ class _Secure(Wire):
         except _FarewellError:
             pass
 
-    async def _go_on(self, plain: bytes, take: Take[bytes]) -> None:
+    async def _go_on(self, plain: bytes, take: OnRead[bytes]) -> None:
         """Hand over, and then say what TLS has to say; raises _FarewellError where that is the end."""
         if plain and (waiting := take(plain)) is not None:
             await waiting

@@ -22,7 +22,7 @@ from wsproto.utilities import LocalProtocolError
 
 from tapeloom._runtime.system_clock import SystemClock
 from tapeloom.errors import ConnectionLost
-from tapeloom.plugin import Clock, Dial, Endpoint, Link, Take
+from tapeloom.plugin import Clock, Dial, Endpoint, Link, OnRead
 from tapeloom.plugin.transports import (
     CLOSE_WITHIN,
     MESSAGE_LIMIT,
@@ -33,11 +33,10 @@ from tapeloom.plugin.transports import (
     unusable,
 )
 
-from .frame_decoder import Decoder, ProtocolError
+from .frame_decoder import Decoder
 from .handshake import OFFER, HandshakeError, agreed
+from .message_assembly import ProtocolError
 from .sockets import READ, Wire
-
-__all__ = ["BatchSession", "dialer"]
 
 
 class BatchSession(httpx_ws.AsyncWebSocketSession):
@@ -87,8 +86,8 @@ class BatchSession(httpx_ws.AsyncWebSocketSession):
             await self._complain(self._decoder.error)
         return messages
 
-    async def deliver_batches(self, take: Take[list[bytes]]) -> NoReturn:
-        """Call *take* with the messages of each read, as `receive_batch` returns them; see `Delivering`."""
+    async def deliver_batches(self, take: OnRead[list[bytes]]) -> NoReturn:
+        """Call *take* with the messages of each read, as `receive_batch` returns them; see `PushLink`."""
         decoder = self._decoder
 
         def fed(data: bytes) -> Awaitable[None] | None:
@@ -108,7 +107,7 @@ class BatchSession(httpx_ws.AsyncWebSocketSession):
                 raise self._end("the connection broke", None) from error
             raise self._end("the server ended the connection without a close frame", 1006)
 
-    async def _told_apart(self, messages: list[bytes], take: Take[list[bytes]]) -> None:
+    async def _told_apart(self, messages: list[bytes], take: OnRead[list[bytes]]) -> None:
         """Hand over messages, and do what the control frames among them want."""
         if messages and (waiting := take(messages)) is not None:
             await waiting

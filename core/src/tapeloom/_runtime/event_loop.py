@@ -13,8 +13,6 @@ from typing import Final, Protocol
 
 import anyio
 
-__all__ = ["DONE", "Bell", "bell", "running_backend"]
-
 
 def running_backend() -> str:
     """Return the name of the event loop that runs us."""
@@ -22,7 +20,7 @@ def running_backend() -> str:
     return "trio" if trio is not None and trio.lowlevel.in_trio_run() else "asyncio"
 
 
-class Bell(Protocol):
+class Notify(Protocol):
     """Wakes everybody who waits when it is rung; it can be rung again and again."""
 
     def wait(self) -> Awaitable[None]:
@@ -34,7 +32,7 @@ class Bell(Protocol):
         ...
 
 
-def bell() -> Bell:
+def bell() -> Notify:
     """Return a bell for the loop that runs us."""
     return _AnyBell() if running_backend() == "trio" else _FutureBell()
 

@@ -6,11 +6,9 @@ import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-__all__ = ["calm"]
-
 
 @contextmanager
-def calm(threshold: int) -> Iterator[None]:
+def gc_tuned(threshold: int) -> Iterator[None]:
     """Leave alone what is there by now, and look only after *threshold* new objects; 0: as before.
 
     Events have no cycles: they go when nobody holds them any more, without the collector. Whoever

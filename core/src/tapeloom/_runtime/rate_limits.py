@@ -11,10 +11,8 @@ from urllib.parse import urlsplit
 from tapeloom.plugin import Clock
 from tapeloom.units import Rate
 
-__all__ = ["Budget", "Budgets"]
 
-
-class Budget:
+class RateLimit:
     """Let at most `rate.count` through in any window of `rate.seconds`, in the order of asking.
 
     A sliding window, not a token bucket: a bucket lets twice its size through around a burst, and
@@ -56,21 +54,21 @@ class Budget:
         return self._rate.seconds
 
 
-class Budgets:
+class RateLimits:
     """Every budget of a stream, by host and purpose: its feeds share them."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._all: dict[tuple[str, str], Budget] = {}
+        self._all: dict[tuple[str, str], RateLimit] = {}
         self._open: Counter[str] = Counter()  # connections, by address
 
-    def of(self, url: str, purpose: str, rate: Rate | None) -> Budget | None:
+    def of(self, url: str, purpose: str, rate: Rate | None) -> RateLimit | None:
         """Return the budget for *purpose* on the host of *url*; None where there is no limit."""
         if rate is None:
             return None
         key = (urlsplit(url).netloc, purpose)
         if key not in self._all:
-            self._all[key] = Budget(rate, self._clock)
+            self._all[key] = RateLimit(rate, self._clock)
         return self._all[key]
 
     def opened(self, url: str, count: int = 1) -> None:

@@ -6,8 +6,6 @@ import time
 
 import anyio
 
-__all__ = ["SystemClock"]
-
 
 class SystemClock:
     """Time as the machine keeps it."""

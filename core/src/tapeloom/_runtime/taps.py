@@ -7,8 +7,6 @@ from typing import Protocol
 
 from tapeloom.plugin import Request
 
-__all__ = ["FrameTap"]
-
 
 class FrameTap(Protocol):
     """Listens to one feed: the tape that is being recorded, and the memory of the last seconds."""

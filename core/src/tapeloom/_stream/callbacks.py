@@ -16,7 +16,6 @@ from .queues import Queue
 if TYPE_CHECKING:
     from tapeloom._config import QueueSpec
 
-__all__ = ["Callback", "Calls", "failed"]
 
 log = structlog.get_logger()
 
@@ -29,7 +28,7 @@ def failed(name: str, event: Event, error: Exception, counters: Counter[str]) ->
     log.error("callback_failed", callback=name, failed_at=repr(event), exc_info=error)
 
 
-class Calls(Queue):
+class Callbacks(Queue):
     """Calls a plain function with what is offered, at once: nothing is queued, and nothing dropped.
 
     Should the function return an awaitable, this is a queue like any other from then on: *pump* is

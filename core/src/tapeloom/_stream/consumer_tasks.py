@@ -19,8 +19,6 @@ from tapeloom.plugin import Sink
 from .callbacks import Callback, failed
 from .queues import Queue
 
-__all__ = ["Pumps"]
-
 log = structlog.get_logger()
 
 Build = Callable[[], Sink]
@@ -28,7 +26,7 @@ Build = Callable[[], Sink]
 CLOSE_WITHIN = 5.0
 
 
-class Pumps:
+class ConsumerTasks:
     """The callbacks and sinks of one stream."""
 
     def __init__(self, counters: Counter[str]) -> None:
@@ -79,7 +77,7 @@ class Pumps:
                     await sink.write(events)
                 except Exception as error:
                     self._failed(queue, error, len(events), first=repr(events[0]))
-                    if on_error == "aside":
+                    if on_error == "disable":
                         self._leave_out(queue)
                     elif on_error == "restart":
                         sink = await self._anew(sink, queue, build)

@@ -13,7 +13,6 @@ from tapeloom.events import Event
 if TYPE_CHECKING:
     from .queues import Queue
 
-__all__ = ["Batches", "Consumer"]
 
 E = TypeVar("E", bound=Event)
 

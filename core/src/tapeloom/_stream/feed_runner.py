@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Any
 import anyio
 import structlog
 
-from tapeloom._compose.plan import Plan, too_many
+from tapeloom._compose.plan import FeedPlan, too_many
 from tapeloom._connection.frame_intake import FrameIntake
-from tapeloom._connection.source_supervisor import SourceSession
-from tapeloom._connection.supervisor import Session
+from tapeloom._connection.source_supervisor import SourceSupervisor
+from tapeloom._connection.supervisor import Supervisor
 from tapeloom._history.listing_check import check_symbols
-from tapeloom._history.query_queue import HistoryDesk
+from tapeloom._history.query_queue import HistoryClient
 from tapeloom._history.rest_client import RestClient
 from tapeloom._runtime.event_loop import DONE, running_backend
-from tapeloom._runtime.rate_limits import Budgets
+from tapeloom._runtime.rate_limits import RateLimits
 from tapeloom._runtime.taps import FrameTap
 from tapeloom._tape.replay import Recording, Replay
 from tapeloom.errors import (
@@ -25,11 +25,11 @@ from tapeloom.errors import (
     StageFailed,
     SymbolError,
     TapeloomError,
-    alone,
     nearest,
+    unwrap_single,
 )
 from tapeloom.events import Event, Status
-from tapeloom.plugin import Alarm, Endpoint, Subscription
+from tapeloom.plugin import Endpoint, Subscription, WallDeadline
 from tapeloom.symbols import resolve
 
 from .pipeline import Pipeline
@@ -37,7 +37,6 @@ from .pipeline import Pipeline
 if TYPE_CHECKING:
     import httpx
 
-__all__ = ["RunningFeed"]
 
 log = structlog.get_logger()
 
@@ -49,15 +48,15 @@ _LEAVE_WITHIN = 2.0
 Deliver = Callable[[list[Event]], Awaitable[None]]
 
 
-class RunningFeed:
+class FeedRunner:
     """One feed in operation: its connections, its history, its timer."""
 
     def __init__(
         self,
-        plan: Plan,
+        plan: FeedPlan,
         deliver: Deliver,
         client: httpx.AsyncClient,
-        budgets: Budgets,
+        budgets: RateLimits,
         taps: Sequence[FrameTap] = (),
         read_turns: anyio.Semaphore | None = None,
         recording: Recording | None = None,
@@ -65,16 +64,16 @@ class RunningFeed:
         self.plan = plan
         self.pipeline = Pipeline(plan.feed, plan.steps)
         self.intake = FrameIntake(plan, taps, read_turns)
-        self.sessions: list[Session] = []
+        self.sessions: list[Supervisor] = []
         self.error: Exception | None = None
         self._deliver = deliver
         self._budgets = budgets
         self._rest = RestClient(plan, client, budgets, self.intake.taps)
-        self._desk = HistoryDesk(
+        self._desk = HistoryClient(
             plan, self._rest, self.emit, renew=self._renew, activity=self._activity
         )
         self._recording = recording
-        self._source: SourceSession | None = None
+        self._source: SourceSupervisor | None = None
         self._tasks: anyio.abc.TaskGroup | None = None
         self._stopped = anyio.Event()
 
@@ -92,7 +91,7 @@ class RunningFeed:
                 await self._run()
                 tasks.cancel_scope.cancel()
         except BaseExceptionGroup as group:
-            raise alone(group) from None
+            raise unwrap_single(group) from None
 
     async def _run(self) -> None:
         feed = self.plan.feed
@@ -108,7 +107,7 @@ class RunningFeed:
         except TapeloomError as error:
             self.error = error
         except BaseExceptionGroup as group:
-            single = alone(group)
+            single = unwrap_single(group)
             if not isinstance(single, TapeloomError):
                 raise single from None
             self.error = single
@@ -162,7 +161,7 @@ class RunningFeed:
 
     async def _run_source(self) -> None:
         await check_symbols(self._rest, self.plan)
-        session = self._source = SourceSession(self.plan, self.emit, self._desk.missed)
+        session = self._source = SourceSupervisor(self.plan, self.emit, self._desk.missed)
         await self._until_stopped(session.run, self._timer, self._desk.run)
 
     async def _until_stopped(
@@ -188,7 +187,7 @@ class RunningFeed:
     def _connect(self, endpoint: Endpoint, subscriptions: Sequence[Subscription]) -> None:
         assert self._tasks is not None
         label = f"{endpoint.name or self.plan.feed.name}#{len(self.sessions) + 1}"
-        session = Session(
+        session = Supervisor(
             self.plan,
             endpoint,
             subscriptions,
@@ -212,7 +211,7 @@ class RunningFeed:
     def _activity(self, one: Subscription) -> float:
         return max((session.activity(one) for session in self.sessions), default=0.0)
 
-    async def _keep(self, session: Session) -> None:
+    async def _keep(self, session: Supervisor) -> None:
         """Run a connection; when the last one has given up, so has the feed."""
         assert self._tasks is not None
         try:
@@ -229,7 +228,7 @@ class RunningFeed:
                 return
             await self._tell_given_up(session, str(error))
 
-    async def _tell_given_up(self, session: Session, reason: str) -> None:
+    async def _tell_given_up(self, session: Supervisor, reason: str) -> None:
         """Tell of each subscription that ends, while those on other connections go on."""
         venue, now = self.plan.feed.venue, self.plan.feed.clock.time_ns()
         told: list[Event] = [
@@ -260,7 +259,7 @@ class RunningFeed:
     async def _timer(self) -> None:
         """Let stages act when nothing comes."""
         clock, pipeline = self.plan.feed.clock, self.pipeline
-        alarm = Alarm(clock)
+        alarm = WallDeadline(clock)
         while pipeline.timed:
             await clock.sleep(TICK)
             now = alarm.rings(pipeline.due)

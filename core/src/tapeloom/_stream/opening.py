@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from tapeloom._compose.composer import compose
-from tapeloom._compose.plan import Composed
+from tapeloom._compose.plan import Composition
 from tapeloom._compose.registry import Registry
 from tapeloom._config import Draft, FeedSpec, Stack, parse, read
 from tapeloom._runtime.system_clock import SystemClock
@@ -18,14 +18,13 @@ from tapeloom.plugin import Clock, Dial
 
 from .stream import Stream
 
-__all__ = ["Given", "load", "open_replay", "open_stream"]
-
-
 #: Whatever says what to stream: a stack as a file, as objects or as a mapping.
-Given: TypeAlias = Path | str | Draft | Stack | FeedSpec | Iterable[FeedSpec] | Mapping[str, Any]
+StackLike: TypeAlias = (
+    Path | str | Draft | Stack | FeedSpec | Iterable[FeedSpec] | Mapping[str, Any]
+)
 
 
-def load(given: Given) -> Draft:
+def load(given: StackLike) -> Draft:
     """Return the stack that was given, with what is wrong with it.
 
     Raises ConfigError where a file cannot be read at all.
@@ -44,7 +43,7 @@ def load(given: Given) -> Draft:
 
 
 def open_stream(
-    stack: Given,
+    stack: StackLike,
     *,
     registry: Registry | None = None,
     clock: Clock | None = None,
@@ -70,7 +69,7 @@ def open_stream(
     return Stream(draft.stack, composed, clock, dial, record=Path(record) if record else None)
 
 
-def _check_frames(draft: Draft, composed: Composed) -> None:
+def _check_frames(draft: Draft, composed: Composition) -> None:
     """Raise ConfigError for feeds that have no frames to record."""
     mistakes = [
         Mistake("feed", f"{plan.feed.name!r} comes over no WebSocket: there is nothing to record")
@@ -83,7 +82,7 @@ def _check_frames(draft: Draft, composed: Composed) -> None:
 
 def open_replay(
     path: Path | str,
-    stack: Given,
+    stack: StackLike,
     *,
     registry: Registry | None = None,
     batch: int = 256,
@@ -106,7 +105,9 @@ def open_replay(
     return Stream(draft.stack, composed, clock, None, Recording(Tape(path), batch, speed, clock))
 
 
-def _composed(draft: Draft, registry: Registry | None, clock: Clock, seed: int | None) -> Composed:
+def _composed(
+    draft: Draft, registry: Registry | None, clock: Clock, seed: int | None
+) -> Composition:
     composed = compose(draft.stack, registry or Registry(), clock, seed, draft.mistakes)
     if not composed.plans:
         raise draft.stack.error([Mistake("feed", "there is no [[feed]]: nothing to stream")])

@@ -16,8 +16,6 @@ from tapeloom.errors import StageFailed
 from tapeloom.events import Event, Reject, Status
 from tapeloom.plugin import Feed, Stage, TimedStage
 
-__all__ = ["Pipeline"]
-
 log = structlog.get_logger()
 
 #: A stage is made anew so many times within so many seconds; then it is set aside.
@@ -110,7 +108,7 @@ class Pipeline:
         what = f"stage {step.name!r} raised {type(error).__name__}: {error}"
         now = feed.clock.monotonic()
         often = len(restarts) == _MOST_RESTARTS and now - restarts[0] < _WINDOW
-        aside = step.on_error == "aside" or often
+        aside = step.on_error == "disable" or often
         log.error(
             "stage_failed", feed=feed.name, stage=step.name, aside=aside, events=len(events),
             reason=what, exc_info=error,

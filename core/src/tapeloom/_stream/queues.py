@@ -10,15 +10,14 @@ from collections import Counter, deque
 from collections.abc import Collection
 from typing import TYPE_CHECKING, Any, Literal
 
-from tapeloom._runtime.event_loop import Bell, bell
+from tapeloom._runtime.event_loop import Notify, bell
 from tapeloom.errors import QueueOverflow
 from tapeloom.events import Event, Gap, Trade
-from tapeloom.plugin import LiveTrades
+from tapeloom.plugin import TradeBatch
 
 if TYPE_CHECKING:
     from tapeloom._config import QueueSpec
 
-__all__ = ["Queue"]
 
 Policy = Literal["block", "drop_oldest", "conflate", "error"]
 
@@ -50,8 +49,8 @@ class Queue:
         self._counters: Counter[str] = Counter() if counters is None else counters
         self._batches: deque[list[Event]] = deque()
         self._lost: dict[tuple[str, str, str], list[int]] = {}
-        self._more: Bell | None = None
-        self._less: Bell | None = None
+        self._more: Notify | None = None
+        self._less: Notify | None = None
         self._closed = False
         self._error: Exception | None = None
 
@@ -63,7 +62,7 @@ class Queue:
     def wanted(self, events: list[Event]) -> list[Event]:
         """Return those of *events* that are of the types wanted."""
         types = self.types
-        if types is None or (self._trades and type(events) is LiveTrades):
+        if types is None or (self._trades and type(events) is TradeBatch):
             return events
         if len(events) == 1:
             return events if type(events[0]) in types else []

@@ -14,28 +14,26 @@ from typing import Any, Self, TypeVar
 import anyio
 import structlog
 
-from tapeloom._compose.plan import Composed, Plan
+from tapeloom._compose.plan import Composition, FeedPlan
 from tapeloom._config import Policy, QueueSpec, Stack
 from tapeloom._network.http_client import client
 from tapeloom._network.websocket import dialer
 from tapeloom._runtime.event_loop import DONE, running_backend
-from tapeloom._runtime.gc_tuning import calm
-from tapeloom._runtime.rate_limits import Budgets
+from tapeloom._runtime.gc_tuning import gc_tuned
+from tapeloom._runtime.rate_limits import RateLimits
 from tapeloom._runtime.taps import FrameTap
-from tapeloom._tape.flight_recorder import Flight
+from tapeloom._tape.flight_recorder import FlightRecorder
 from tapeloom._tape.recorder import TAPE, Recorder
 from tapeloom._tape.replay import Recording
-from tapeloom.errors import BackendUnsupported, ConfigError, Mistake, alone
+from tapeloom.errors import BackendUnsupported, ConfigError, Mistake, unwrap_single
 from tapeloom.events import BY_TYPE, Event, Status
 from tapeloom.plugin import Clock, Dial
 
-from .callbacks import Callback, Calls
-from .consumer_tasks import Pumps
+from .callbacks import Callback, Callbacks
+from .consumer_tasks import ConsumerTasks
 from .consumers import Batches, Consumer
-from .feed_runner import RunningFeed
+from .feed_runner import FeedRunner
 from .queues import Queue
-
-__all__ = ["Stream"]
 
 log = structlog.get_logger()
 
@@ -57,7 +55,7 @@ class Stream:
     def __init__(
         self,
         stack: Stack,
-        composed: Composed,
+        composed: Composition,
         clock: Clock,
         dial: Dial | None,
         recording: Recording | None = None,
@@ -71,10 +69,10 @@ class Stream:
         self._recording = recording
         self._record = record
         self._queues: tuple[Queue, ...] = ()
-        self._feeds: dict[str, RunningFeed] = {}
-        self._flights: dict[str, Flight] = {}
+        self._feeds: dict[str, FeedRunner] = {}
+        self._flights: dict[str, FlightRecorder] = {}
         self._own: Counter[str] = Counter()
-        self._pumps = Pumps(self._own)
+        self._pumps = ConsumerTasks(self._own)
         self._started = False
         self._ended = anyio.Event()
         self._exits = AsyncExitStack()
@@ -86,16 +84,16 @@ class Stream:
                 raise BackendUnsupported(spec.use, running, sink.backends)
         self._check_ways()
         web = await self._exits.enter_async_context(client(self.stack.network, self.stack.source))
-        budgets, turns = Budgets(self._clock), anyio.Semaphore(1, fast_acquire=True)
+        budgets, turns = RateLimits(self._clock), anyio.Semaphore(1, fast_acquire=True)
         compressed = self.stack.network.compression
         for plan in self.plans:
             name = plan.feed.name
             own = dialer(web, name, self._clock, compressed=compressed)
             plan.transport.chosen = self._dial or plan.transport.chosen or own
-            self._feeds[name] = RunningFeed(
+            self._feeds[name] = FeedRunner(
                 plan, self._deliver, web, budgets, self._taps(plan), turns, self._recording
             )
-        self._exits.enter_context(calm(self.stack.process.gc_threshold))
+        self._exits.enter_context(gc_tuned(self.stack.process.gc_threshold))
         self._tasks = await self._exits.enter_async_context(anyio.create_task_group())
         return self
 
@@ -126,14 +124,14 @@ class Stream:
             # The body's own exception goes its way untouched, not wrapped in a group of ours.
             await self._exits.__aexit__(None, None, None)
         except BaseExceptionGroup as group:
-            raise alone(group) from None
+            raise unwrap_single(group) from None
 
-    def _taps(self, plan: Plan) -> list[FrameTap]:
+    def _taps(self, plan: FeedPlan) -> list[FrameTap]:
         """Return who listens to what a feed brings, before anybody understands it."""
         if self._recording is not None or plan.source is not None:
             return []
         feed, spec = plan.feed, self.stack.flight
-        flight = Flight(feed, spec, max(spec.size // len(self.plans), _LEAST))
+        flight = FlightRecorder(feed, spec, max(spec.size // len(self.plans), _LEAST))
         self._flights[feed.name] = flight
         if self._record is None:
             return [flight]
@@ -151,11 +149,7 @@ class Stream:
     # ------------------------------------------------------------------------------------ consuming
 
     def consume(
-        self,
-        *types: type[E],
-        size: int | None = None,
-        policy: Policy | None = None,
-        name: str = "",
+        self, *types: type[E], size: int | None = None, policy: Policy | None = None, name: str = ""
     ) -> Consumer[E]:
         """Attach a consumer of events of these types, or of all.
 
@@ -217,7 +211,7 @@ class Stream:
                 self._pump(self._pumps.call, callback, queue)
             else:
                 pump = partial(self._pump, self._pumps.call, callback)
-                queue = Calls(callback, spec, wanted, name, own, pump)
+                queue = Callbacks(callback, spec, wanted, name, own, pump)
             self._attach(queue)
             return callback
 
@@ -256,7 +250,7 @@ class Stream:
         for queue in self._queues:
             queue.close(self.error)
 
-    async def _run_feed(self, feed: RunningFeed) -> None:
+    async def _run_feed(self, feed: FeedRunner) -> None:
         await feed.run()
         name, now = feed.plan.feed.name, feed.plan.feed.clock.time_ns()
         state, detail = ("failed", str(feed.error)) if feed.error else ("ended", f"feed {name}")
@@ -302,7 +296,7 @@ class Stream:
         for feed in self._feeds.values():
             feed.stop()
 
-    def _feed(self, name: str) -> RunningFeed:
+    def _feed(self, name: str) -> FeedRunner:
         if not name and len(self._feeds) == 1:
             return next(iter(self._feeds.values()))
         if name not in self._feeds:

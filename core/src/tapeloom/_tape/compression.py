@@ -8,8 +8,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any, cast
 
-__all__ = ["broken", "compressor", "opened"]
-
 
 def _zstd() -> Any:
     """Return the module, which only who has such a tape pays for."""

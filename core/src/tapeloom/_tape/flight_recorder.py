@@ -24,15 +24,13 @@ from tapeloom.plugin import Feed, Request
 from .compression import compressor
 from .recorder import TAPE, head_of, line_of, line_of_answer
 
-__all__ = ["Flight"]
-
 log = structlog.get_logger()
 
 #: Its size, when it came, on which connection, its payloads; for an answer, what was requested.
 _Read: TypeAlias = tuple[int, int, int, Sequence[bytes], Request | None]
 
 
-class Flight:
+class FlightRecorder:
     """The flight recorder of one feed; *room* is how many bytes it may hold."""
 
     def __init__(self, feed: Feed, spec: FlightSpec, room: int) -> None:

@@ -25,8 +25,6 @@ from tapeloom.errors import TapeError
 
 from .compression import broken, opened
 
-__all__ = ["Answer", "Corrupt", "Head", "Record", "Recorded", "Tape"]
-
 #: Seconds from 1970 at which 64 bits of nanoseconds end.
 _FAR = 9_223_372_036
 #: What JSON of another shape makes the reading of it raise.

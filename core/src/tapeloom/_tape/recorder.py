@@ -24,8 +24,6 @@ from tapeloom.plugin import Clock, Feed, Request
 
 from .compression import compressor
 
-__all__ = ["TAPE", "Recorder", "head_of", "line_of", "line_of_answer"]
-
 log = structlog.get_logger()
 
 #: How the name of a tape ends.

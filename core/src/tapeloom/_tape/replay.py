@@ -26,8 +26,6 @@ from tapeloom.plugin import (
 
 from .reader import Answer, Corrupt, Record, Recorded, Tape
 
-__all__ = ["Recording", "Replay", "TapeClock"]
-
 #: Stages that act on time are asked whether they want to at every multiple of this, in tape time.
 TICK_NS = 100_000_000
 #: Frames after which everybody else has a turn.

@@ -7,14 +7,12 @@ from collections.abc import Iterator
 
 from tapeloom._compose.composer import compose
 from tapeloom._compose.discovery import installed
-from tapeloom._compose.plan import Plan
+from tapeloom._compose.plan import FeedPlan
 from tapeloom._compose.registry import Registry
 from tapeloom._config import resolved
 from tapeloom._runtime.system_clock import SystemClock
 from tapeloom._stream.opening import load
-from tapeloom.plugin import Want
-
-__all__ = ["add", "describe", "run"]
+from tapeloom.plugin import HistoryQuery
 
 
 def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -63,13 +61,13 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _uses(plan: Plan, stages: object) -> Iterator[str]:
+def _uses(plan: FeedPlan, stages: object) -> Iterator[str]:
     assert isinstance(stages, dict)
     for name in plan.spec.stages:
         yield stages[name].use if name in stages else name
 
 
-def describe(plan: Plan) -> Iterator[str]:
+def describe(plan: FeedPlan) -> Iterator[str]:
     """Yield lines that say what a feed will do."""
     feed = plan.feed
     order = " → ".join(["parse", *dict.fromkeys(step.name for step in plan.steps)]) or "parse"
@@ -91,13 +89,13 @@ def describe(plan: Plan) -> Iterator[str]:
     yield from _requests(plan)
 
 
-def _requests(plan: Plan) -> Iterator[str]:
+def _requests(plan: FeedPlan) -> Iterator[str]:
     if plan.history is None:
         return
     requests = [plan.history.listing()]
     if any(channel == "book" for channel in plan.feed.channels):
         requests += [
-            plan.history.request(Want("book", s, channel="book")) for s in plan.feed.symbols
+            plan.history.request(HistoryQuery("book", s, channel="book")) for s in plan.feed.symbols
         ]
     asked = [request for request in requests if request is not None]
     weight = sum(request.weight for request in asked)

@@ -12,12 +12,17 @@ import anyio
 
 from tapeloom._stream.consumers import Consumer
 from tapeloom._stream.stream import Stream
-from tapeloom.errors import ConfigError, Mistake, PluginError, SymbolError, TapeloomError, alone
+from tapeloom.errors import (
+    ConfigError,
+    Mistake,
+    PluginError,
+    SymbolError,
+    TapeloomError,
+    unwrap_single,
+)
 from tapeloom.events import Event
 
 from ._output import Output, Summary
-
-__all__ = ["drive"]
 
 _REFRESH = 0.25
 
@@ -44,7 +49,7 @@ def drive(
         options = {"use_uvloop": True} if fast else {}
         return anyio.run(_drive, make, out, seconds, backend=backend, backend_options=options)
     except BaseExceptionGroup as group:
-        raise alone(group) from None
+        raise unwrap_single(group) from None
 
 
 async def _drive(

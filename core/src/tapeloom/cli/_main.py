@@ -25,8 +25,6 @@ from . import _record as record
 from . import _replay as replay
 from . import _run as run
 
-__all__ = ["main"]
-
 _CORE = (run, record, replay, check, plugins)
 
 

@@ -17,8 +17,6 @@ from tapeloom.events import Event, Reject, encode
 
 from ._table import Table
 
-__all__ = ["FORMATS", "Output", "Summary", "output"]
-
 FORMATS = ("table", "jsonl", "none")
 
 

@@ -5,10 +5,8 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from tapeloom._compose.conformance import Level, levels
+from tapeloom._compose.conformance import Conformance, conformances
 from tapeloom._compose.registry import Registry
-
-__all__ = ["add", "run"]
 
 
 def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -28,7 +26,7 @@ def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """List; return the exit code."""
-    proven = levels()
+    proven = conformances()
     if args.proven:
         for level in proven.values():
             _print_proven(level)
@@ -62,7 +60,7 @@ def _print_table(rows: Sequence[tuple[str, ...]]) -> None:
         )
 
 
-def _print_proven(level: Level) -> None:
+def _print_proven(level: Conformance) -> None:
     for market, proof in level.proven.items():
         print(f"{level.kind} {level.name} {market}".rstrip())
         for title, words in (

@@ -9,8 +9,6 @@ from tapeloom._stream.opening import load, open_stream
 from . import FORMATS, drive, output
 from ._run import seconds
 
-__all__ = ["add", "run"]
-
 
 def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the verb."""

@@ -13,8 +13,6 @@ from tapeloom.errors import ConfigError, Mistake
 
 from . import FORMATS, drive, output
 
-__all__ = ["add", "run", "setting"]
-
 
 def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the verb."""
@@ -65,8 +63,7 @@ def run(args: argparse.Namespace) -> int:
         )
     speed = _speed(args.speed)
     return drive(
-        lambda: open_replay(args.capture, draft, batch=args.batch, speed=speed),
-        output(args.out),
+        lambda: open_replay(args.capture, draft, batch=args.batch, speed=speed), output(args.out)
     )
 
 

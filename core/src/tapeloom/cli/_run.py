@@ -9,8 +9,6 @@ from tapeloom._stream.opening import load, open_stream
 
 from . import FORMATS, drive, output
 
-__all__ = ["add", "run", "seconds"]
-
 
 def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the verb."""

@@ -13,8 +13,6 @@ from attrs import define
 
 from tapeloom.events import Bar, Event, Gap, Quote, Reject, Status, Trade
 
-__all__ = ["Table"]
-
 _HEAD = (
     f"{'VENUE':<10} {'SYMBOL':<16} {'PRICE':>14} {'BID':>14} {'ASK':>14} {'TRADES':>9} {'/s':>7}"
     f" {'GAPS':>5} {'REJECTS':>7}  LAST BAR"

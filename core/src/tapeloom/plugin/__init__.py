@@ -14,39 +14,57 @@ who write a transport is in `tapeloom.plugin.transports`.
 from __future__ import annotations
 
 from .channels import Subscription, channel_parts
-from .feeds import (
-    Feed,
-    Frames,
-    Listing,
-    LiveTrades,
-    Network,
-    Parse,
-    Sink,
-    Stage,
-    TimedStage,
-)
-from .history import History, Request, Want
+from .feeds import Feed, Frames, Listing, Network, Parse, Sink, Stage, TimedStage, TradeBatch
+from .history import History, HistoryQuery, Request
 from .protocol import (
     Ack,
     Codec,
-    Delivering,
     Dial,
     Endpoint,
     Heartbeat,
     Link,
     Message,
     Notice,
+    OnRead,
     Pong,
+    PushLink,
     Refusal,
     Reply,
     Source,
-    Take,
 )
-from .timing import Alarm, Clock, Steps, Times
+from .timing import Clock, ClockOffset, ClockStepDetector, WallDeadline
 
 __all__ = [
-    "Ack", "Alarm", "Clock", "Codec", "Delivering", "Dial", "Endpoint", "Feed", "Frames",
-    "Heartbeat", "History", "Link", "Listing", "LiveTrades", "Message", "Network", "Notice",
-    "Parse", "Pong", "Refusal", "Reply", "Request", "Sink", "Source", "Stage", "Steps",
-    "Subscription", "Take", "TimedStage", "Times", "Want", "channel_parts",
+    "Ack",
+    "Clock",
+    "ClockOffset",
+    "ClockStepDetector",
+    "Codec",
+    "Dial",
+    "Endpoint",
+    "Feed",
+    "Frames",
+    "Heartbeat",
+    "History",
+    "HistoryQuery",
+    "Link",
+    "Listing",
+    "Message",
+    "Network",
+    "Notice",
+    "OnRead",
+    "Parse",
+    "Pong",
+    "PushLink",
+    "Refusal",
+    "Reply",
+    "Request",
+    "Sink",
+    "Source",
+    "Stage",
+    "Subscription",
+    "TimedStage",
+    "TradeBatch",
+    "WallDeadline",
+    "channel_parts",
 ]  # fmt: skip

@@ -19,10 +19,10 @@ from attrs import Factory, define, field, frozen
 from tapeloom.events import Event, Reject
 from tapeloom.symbols import Instrument
 
-from .history import Request, Want
+from .history import HistoryQuery, Request
 from .timing import Clock
 
-Aside: TypeAlias = "Callable[[bytes], Sequence[Event]]"
+OnControl: TypeAlias = "Callable[[bytes], Sequence[Event]]"
 
 
 def _unreadable(frame: bytes) -> Sequence[Event]:
@@ -32,21 +32,21 @@ def _unreadable(frame: bytes) -> Sequence[Event]:
 class Frames(list[bytes]):
     """The frames that one read of a socket brought, stamped once with `recv`.
 
-    `aside` takes what is not market data (an acknowledgement, a notice, garbage) and returns the
+    `on_control` takes what is not market data (an acknowledgement, a notice, garbage) and returns the
     events to put in its place.
     """
 
-    __slots__ = ("aside", "recv")
+    __slots__ = ("on_control", "recv")
 
     def __init__(
-        self, frames: Iterable[bytes] = (), recv: int = 0, aside: Aside = _unreadable
+        self, frames: Iterable[bytes] = (), recv: int = 0, on_control: OnControl = _unreadable
     ) -> None:
         super().__init__(frames)
         self.recv = recv
-        self.aside = aside
+        self.on_control = on_control
 
 
-class LiveTrades(list[Any]):
+class TradeBatch(list[Any]):
     """A batch of live trades and nothing else, as most batches are.
 
     `lines` has for each of them a small number that stands for its symbol and channel, the same for
@@ -133,7 +133,7 @@ class Network:
     ca: str | None = None
 
 
-def _ignore(want: Want) -> None:
+def _ignore(want: HistoryQuery) -> None:
     pass
 
 
@@ -166,7 +166,7 @@ class Feed:
     network: Network = field(kw_only=True, factory=Network)
     listing: Listing = field(kw_only=True, factory=Listing)
     counters: Counter[str] = field(kw_only=True, factory=Counter)
-    want: Callable[[Want], None] = field(kw_only=True, default=_ignore)
+    want: Callable[[HistoryQuery], None] = field(kw_only=True, default=_ignore)
     fetch: Fetch = field(kw_only=True, default=_unreachable)
 
 

@@ -10,14 +10,14 @@ from typing import Literal, Protocol
 
 from attrs import field, frozen
 
-from tapeloom.errors import Denied
+from tapeloom.errors import RequestRefused
 from tapeloom.events import Event
 from tapeloom.symbols import Instrument
 from tapeloom.units import Rate
 
 
 @frozen
-class Want:
+class HistoryQuery:
     """What a stage asks of a venue's history: a book, trades or bars of one symbol.
 
     The answer comes as events, through the stages, like anything else. `since` and `until` are
@@ -59,7 +59,7 @@ class History(Protocol):
         """Ask what the venue lists; None where it has no such list."""
         ...
 
-    def request(self, want: Want) -> Request | None:
+    def request(self, want: HistoryQuery) -> Request | None:
         """Ask for *want*; None where the venue cannot give it."""
         ...
 
@@ -78,9 +78,9 @@ class History(Protocol):
         """
         ...
 
-    def refusal(self, status: int, body: bytes) -> str | Denied:
+    def refusal(self, status: int, body: bytes) -> str | RequestRefused:
         """Return the venue's own words for an HTTP status that is not 200, or nothing.
 
-        A `Denied` says more: whether to ask again, and when.
+        A `RequestRefused` says more: whether to ask again, and when.
         """
         ...

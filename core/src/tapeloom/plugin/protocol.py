@@ -77,17 +77,17 @@ class Link(Protocol):
 
 
 #: Takes what a read has brought; returns what is to be awaited before more is read, None for nothing.
-Take: TypeAlias = Callable[[T], Awaitable[None] | None]
+OnRead: TypeAlias = Callable[[T], Awaitable[None] | None]
 
 
 @runtime_checkable
-class Delivering(Link, Protocol):
+class PushLink(Link, Protocol):
     """A link that can hand over what a read brings from within the read, with no task in between.
 
     That saves a turn of the event loop a read, which is what most lone frames cost.
     """
 
-    async def deliver(self, take: Take[list[bytes]]) -> NoReturn:
+    async def deliver(self, take: OnRead[list[bytes]]) -> NoReturn:
         """Call *take* with what each read brings, as `receive` returns it, until cancelled.
 
         Where *take* returns an awaitable, that is awaited here before it is called again, and nothing

@@ -24,7 +24,7 @@ class Clock(Protocol):
         ...
 
 
-class Steps:
+class ClockStepDetector:
     """Notices when the wall's clock is set: it has moved against the seconds that really passed."""
 
     def __init__(self, clock: Clock) -> None:
@@ -44,7 +44,7 @@ class Steps:
         return True
 
 
-class Alarm:
+class WallDeadline:
     """Says when a time on the wall's clock has come, though that clock be set while it is awaited.
 
     How far away a time is, is measured when it is first asked for; from then on only the seconds
@@ -54,7 +54,7 @@ class Alarm:
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._steps = Steps(clock)
+        self._steps = ClockStepDetector(clock)
         self._due: int | None = None
         self._offset = 0
 
@@ -76,7 +76,7 @@ class Alarm:
 _STEP = 500_000_000
 
 
-class Times:
+class ClockOffset:
     """The times of one session's channels."""
 
     def __init__(self) -> None:

@@ -14,9 +14,9 @@ from urllib.parse import parse_qsl, urlsplit
 import msgspec
 from attrs import evolve
 from msgspec import Struct
-from tapeloom.errors import Denied, SymbolError
+from tapeloom.errors import RequestRefused, SymbolError
 from tapeloom.events import Event
-from tapeloom.plugin import Feed, Request, Want, channel_parts
+from tapeloom.plugin import Feed, HistoryQuery, Request, channel_parts
 from tapeloom.symbols import Instrument, Symbol
 from tapeloom.units import duration_ns
 
@@ -149,7 +149,7 @@ class AlpacaHistory:
         """Ask what can be traded; None where the venue has no such list."""
         return self._names.assets()
 
-    def request(self, want: Want) -> Request | None:
+    def request(self, want: HistoryQuery) -> Request | None:
         """Ask for up to 10,000 trades or bars, the oldest first, or for the latest book.
 
         None for trades by id alone, for bars of an interval that the venue does not have, and for
@@ -203,7 +203,7 @@ class AlpacaHistory:
         query = dict(parse_qsl(address.query))
         items, token = page(kind, body)
         if token and not any(items.values()):
-            raise Denied("an empty page, though more is said to follow", pause=1.0)
+            raise RequestRefused("an empty page, though more is said to follow", pause=1.0)
         make = _MADE[kind]
         return [
             make(self._build, one, symbol, recv, query)

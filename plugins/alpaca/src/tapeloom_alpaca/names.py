@@ -30,12 +30,7 @@ class Market:
     lists: Mapping[str, str]
 
 
-_COMMON = {
-    "trades": "trades",
-    "quotes": "quotes",
-    "klines:1m": "bars",
-    "klines:1d": "dailyBars",
-}
+_COMMON = {"trades": "trades", "quotes": "quotes", "klines:1m": "bars", "klines:1d": "dailyBars"}
 MARKETS = {
     "stocks": Market(
         "/v2/stocks", "us_equity", {**_COMMON, "x-statuses": "statuses", "x-lulds": "lulds"}

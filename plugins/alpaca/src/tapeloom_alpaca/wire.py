@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from msgspec import Struct
 from tapeloom.events import Bar, Book, Event, Origin, Quote, Reject, Side, Status, Trade, utc
-from tapeloom.plugin import Feed, Frames, Want
+from tapeloom.plugin import Feed, Frames, HistoryQuery
 
 if TYPE_CHECKING:
     from .names import Names
@@ -267,11 +267,7 @@ class Parser:
         self._resync = names.settings.book_resync
         self._whole: dict[str, int] = {}
         makers: dict[str, dict[type[_Item], Callable[[Any, str, int], Event]]] = {
-            "trades": {
-                Fill: self._build.trade,
-                Correction: self._correction,
-                Cancel: self._cancel,
-            },
+            "trades": {Fill: self._build.trade, Correction: self._correction, Cancel: self._cancel},
             "quotes": {Best: self._build.quote},
             "klines:1m": {Candle: self._build.bar, Updated: self._updated},
             "klines:1d": {Daily: self._daily},
@@ -307,7 +303,7 @@ class Parser:
                     OverflowError,
                     ArithmeticError,
                 ):  # its time, or its sums
-                    events.extend(frames.aside(msgspec.json.encode([item])))
+                    events.extend(frames.on_control(msgspec.json.encode([item])))
         return events
 
     def _unusual(self, frame: bytes, frames: Frames, events: list[Event]) -> None:
@@ -317,16 +313,16 @@ class Parser:
         except (ValueError, RecursionError):
             raws = []
         if len(raws) < 2:
-            events.extend(frames.aside(frame))
+            events.extend(frames.on_control(frame))
             return
         for raw in raws:
             text = b"[" + bytes(raw) + b"]"
             try:
                 _item(raw)
             except (ValueError, RecursionError):
-                events.extend(frames.aside(text))
+                events.extend(frames.on_control(text))
                 continue
-            alone = Frames([text], frames.recv, frames.aside)
+            alone = Frames([text], frames.recv, frames.on_control)
             events.extend(self(alone))
 
     def _updated(self, one: Updated, symbol: str, recv: int) -> Event:
@@ -346,7 +342,7 @@ class Parser:
             self._whole[symbol] = recv
         elif self._resync and recv - self._whole.setdefault(symbol, recv) >= self._resync:
             self._whole[symbol] = recv
-            self._feed.want(Want("book", symbol, "book"))
+            self._feed.want(HistoryQuery("book", symbol, "book"))
         return self._build.book(one, symbol, recv, whole=one.r, origin="live")
 
     def _correction(self, one: Correction, symbol: str, recv: int) -> Event:

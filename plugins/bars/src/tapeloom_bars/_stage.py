@@ -7,7 +7,7 @@ from operator import length_hint
 from typing import TYPE_CHECKING
 
 from tapeloom.events import Event, Gap, Trade
-from tapeloom.plugin import LiveTrades
+from tapeloom.plugin import TradeBatch
 
 from ._series import Series
 from ._settings import Settings
@@ -41,19 +41,19 @@ class Bars:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._venue = Venue()
-        self._numbered: list[Series] = []  # by the numbers of `LiveTrades`
+        self._numbered: list[Series] = []  # by the numbers of `TradeBatch`
         self._unwanted = "" if settings.history else "history"
 
     def __call__(self, events: list[Event]) -> list[Event]:
         """Return *events* with bars among them; the very same list where there are none."""
         splices: list[_Splice] = []
-        if type(events) is LiveTrades:
+        if type(events) is TradeBatch:
             exactly(self._take_trades, events, splices)
         else:
             self._take(events, splices)
         return _spliced(events, splices) if splices else events
 
-    def _take_trades(self, events: LiveTrades, splices: list[_Splice]) -> None:
+    def _take_trades(self, events: TradeBatch, splices: list[_Splice]) -> None:
         """Add up trades, and look closely at those with which something begins or ends."""
         series_of = self._numbered
         trades = iter(events)

@@ -42,15 +42,7 @@ class Venue:
     is the latest `recv`.
     """
 
-    __slots__ = (
-        "_last_lead",
-        "_queue",
-        "begins",
-        "ends",
-        "lead",
-        "seen",
-        "series",
-    )
+    __slots__ = ("_last_lead", "_queue", "begins", "ends", "lead", "seen", "series")
 
     def __init__(self) -> None:
         self.series: dict[str, Series] = {}

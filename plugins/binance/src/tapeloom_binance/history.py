@@ -12,7 +12,7 @@ from attrs import evolve
 from msgspec import Struct
 from msgspec.json import Decoder
 from tapeloom.events import Event
-from tapeloom.plugin import Feed, Request, Want, channel_parts
+from tapeloom.plugin import Feed, HistoryQuery, Request, channel_parts
 from tapeloom.symbols import Instrument, Kind, Symbol
 from tapeloom.units import duration_ns
 
@@ -96,7 +96,7 @@ class BinanceHistory:
         """Ask what the market lists."""
         return self._get("exchangeInfo", {})
 
-    def request(self, want: Want) -> Request | None:
+    def request(self, want: HistoryQuery) -> Request | None:
         """Ask for a snapshot, for up to 1,000 trades, or for up to 1,000 bars, the oldest first.
 
         Trades of times are those of the first hour at the most. Without `since` and `after` they are,
@@ -122,7 +122,7 @@ class BinanceHistory:
         query["limit"] = _ROWS
         return _ranged(self._get("klines", query), span, want)
 
-    def _ask_trades(self, symbol: str, want: Want) -> Request | None:
+    def _ask_trades(self, symbol: str, want: HistoryQuery) -> Request | None:
         channel = want.channel or "trades"
         if channel not in ("trades", "agg_trades") or isinstance(want.after, str):
             return None
@@ -219,7 +219,7 @@ def _span(since: int | None, until: int | None, most: int) -> dict[str, int]:
     return {name: time // 1_000_000 for name, time in span.items() if time is not None}
 
 
-def _ranged(request: Request, span: Mapping[str, int], want: Want) -> Request:
+def _ranged(request: Request, span: Mapping[str, int], want: HistoryQuery) -> Request:
     """Return *request* with word of how much of what is wanted its answer can have."""
     if "fromId" not in span and "startTime" not in span:
         return request

@@ -15,7 +15,7 @@ from attrs import define
 from msgspec import Raw, Struct, field
 from msgspec.json import Decoder, encode
 from tapeloom.events import Bar, Book, Event, Origin, Quote, Reject, Side, Ticker, Trade
-from tapeloom.plugin import Feed, Frames, LiveTrades, channel_parts
+from tapeloom.plugin import Feed, Frames, TradeBatch, channel_parts
 
 if TYPE_CHECKING:
     from .symbols import Names
@@ -269,7 +269,7 @@ class Parser:
         places, venue, scale, new, trade_class, number_of = (
             self._places, self._feed.venue, self._names.scale, _new, Trade, Decimal,
         )  # fmt: skip
-        events = LiveTrades()
+        events = TradeBatch()
         add, number = events.append, events.lines.append
         for push in pushes:
             at = places[push.stream]
@@ -332,7 +332,7 @@ class Parser:
             wire = decode(key + b',"data":' + bytes(push.data) + b"}").data
             return (wire.event(at, frames.recv),)
         except _OUT_OF_THE_ORDINARY:
-            return frames.aside(frame)
+            return frames.on_control(frame)
 
     def _open(self, push: _Push[Raw]) -> bool:
         """Make the route of a stream that comes for the first time; False if nobody asked for it.

@@ -10,7 +10,7 @@ from collections import Counter, deque
 from typing import TYPE_CHECKING
 
 from tapeloom.events import Book, Event, Gap, Status
-from tapeloom.plugin import Want
+from tapeloom.plugin import HistoryQuery
 
 from .rules import after_delta, after_snapshot, is_checked, missing
 from .teller import Teller
@@ -40,7 +40,7 @@ class Keeper:
         self,
         book: LocalBook,
         settings: Settings,
-        want: Callable[[Want], None],
+        want: Callable[[HistoryQuery], None],
         waiting: dict[tuple[str, str], int],
         counters: Counter[str],
     ) -> None:
@@ -138,7 +138,7 @@ class Keeper:
         self._asked = True
         self._attempts += 1
         self._allowed = self._waiting[self._key] = now + self._pause()
-        self._want(Want("book", self.book.symbol, self.book.channel))
+        self._want(HistoryQuery("book", self.book.symbol, self.book.channel))
 
     def _hole(self, event: Book, out: list[Event]) -> None:
         book, seen = self.book, self._seen

@@ -10,9 +10,9 @@ from urllib.parse import parse_qsl, urlencode, urlsplit
 import msgspec
 from attrs import evolve
 from msgspec import Struct
-from tapeloom.errors import Denied
+from tapeloom.errors import RequestRefused
 from tapeloom.events import Bar, Book, Event, Trade
-from tapeloom.plugin import Feed, Request, Want, channel_parts
+from tapeloom.plugin import Feed, HistoryQuery, Request, channel_parts
 from tapeloom.symbols import Instrument, Kind, Symbol
 from tapeloom.units import Rate, duration_ns
 
@@ -108,7 +108,7 @@ class BybitHistory:
         """Ask what the market lists: spot all at once, linear a thousand at the most."""
         return self._get("instruments-info", {} if self._names.market == "spot" else _LIMIT)
 
-    def request(self, want: Want) -> Request | None:
+    def request(self, want: HistoryQuery) -> Request | None:
         """Ask for the newest trades (60 on spot, 1,000 on linear), or for up to 1,000 bars.
 
         None for a book, which comes with a subscription; but with ``resync = "rest"`` one of 1,000
@@ -210,15 +210,15 @@ class BybitHistory:
             events.append(Bar(*place, *sums, closed, True, 0, f"klines:{interval}", "backfill"))
         return events
 
-    def refusal(self, status: int, body: bytes) -> Denied:
+    def refusal(self, status: int, body: bytes) -> RequestRefused:
         """Return the venue's words, its code, what to do about it, and when to ask again."""
         remedy, pause = _REMEDIES.get(status, ""), _PAUSES.get(status)
         try:
             said = _body(body)
         except (ValueError, RecursionError):
-            return Denied(remedy, pause)
+            return RequestRefused(remedy, pause)
         remedy = _REMEDIES.get(said.ret_code, remedy)
-        return Denied(f"{said.ret_msg} (code {said.ret_code}) {remedy}".strip(), pause)
+        return RequestRefused(f"{said.ret_msg} (code {said.ret_code}) {remedy}".strip(), pause)
 
 
 _LIMIT = {"limit": _ROWS}
@@ -246,7 +246,7 @@ def _open(body: bytes) -> _Body:
     if said.ret_code:
         remedy = _REMEDIES.get(said.ret_code, "")
         words = f"bybit says: {said.ret_msg} (code {said.ret_code}). {remedy}".strip()
-        raise Denied(words, _PASSING_FOR if said.ret_code in PASSING else None)
+        raise RequestRefused(words, _PASSING_FOR if said.ret_code in PASSING else None)
     return said
 
 

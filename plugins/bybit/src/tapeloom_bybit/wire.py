@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, TypeAlias, TypeVar
 import msgspec
 from msgspec import UNSET, Struct, UnsetType
 from tapeloom.events import Bar, Book, Event, Quote, Reject, Side, Ticker, Trade
-from tapeloom.plugin import Feed, Frames, LiveTrades, channel_parts
+from tapeloom.plugin import Feed, Frames, TradeBatch, channel_parts
 
 if TYPE_CHECKING:
     from .names import Names
@@ -23,7 +23,7 @@ __all__ = ["MS", "SIDES", "ZERO", "Depth", "Level", "Parser"]
 T = TypeVar("T")
 Level: TypeAlias = tuple[str, str]
 #: Appends the events of a push, which was read at a time.
-Build: TypeAlias = Callable[[Any, int, LiveTrades], None]
+Build: TypeAlias = Callable[[Any, int, TradeBatch], None]
 MS = 1_000_000
 ZERO = Decimal(0)
 SIDES: dict[str, Side] = {"Buy": "buy", "Sell": "sell"}
@@ -109,7 +109,7 @@ def _trades(route: Route) -> Build:
     venue, symbol, channel, line = route.feed.venue, route.symbol, route.channel, [route.line]
     blocks = route.names.settings.block_trades
 
-    def build(push: Push[list[Fill]], recv: int, out: LiveTrades) -> None:
+    def build(push: Push[list[Fill]], recv: int, out: TradeBatch) -> None:
         sides, add, trades = SIDES, out.append, 0
         for fill in push.data:
             ts = fill.T * MS
@@ -132,7 +132,7 @@ def _quotes(route: Route) -> Build:
     counters = route.feed.counters
     seen: int | None = None
 
-    def build(push: Push[Depth], recv: int, out: LiveTrades) -> None:
+    def build(push: Push[Depth], recv: int, out: TradeBatch) -> None:
         nonlocal seen
         book = push.data
         # After three quiet seconds a quote is said again: it still stood at the time of the push.
@@ -156,7 +156,7 @@ def _books(route: Route) -> Build:
     depth = int(route.names.head(channel).partition(".")[2])
     checked = depth not in route.names.settings.unchecked
 
-    def build(push: Push[Depth], recv: int, out: LiveTrades) -> None:
+    def build(push: Push[Depth], recv: int, out: TradeBatch) -> None:
         book, ts = push.data, (push.cts or push.ts) * MS
         # The number 1 says that the venue's service began anew, and with it the book.
         whole = push.type == "snapshot" or book.u == 1
@@ -172,7 +172,7 @@ def _klines(route: Route) -> Build:
     venue, symbol, channel = route.feed.venue, route.symbol, route.channel
     interval = channel_parts(channel)[1]
 
-    def build(push: Push[list[Candle]], recv: int, out: LiveTrades) -> None:
+    def build(push: Push[list[Candle]], recv: int, out: TradeBatch) -> None:
         for c in push.data:
             place = venue, symbol, c.start * MS, recv, interval, c.open, c.high, c.low, c.close
             # What takers bought, and how many trades there were, the venue does not tell.
@@ -186,7 +186,7 @@ def _tickers(route: Route) -> Build:
     venue, symbol, channel = route.feed.venue, route.symbol, route.channel
     known: list[Any] = [UNSET] * 6
 
-    def build(push: Push[Day], recv: int, out: LiveTrades) -> None:
+    def build(push: Push[Day], recv: int, out: TradeBatch) -> None:
         nonlocal known
         day, ts = push.data, push.ts * MS
         figures: list[Any] = [day.last, day.open, day.high, day.low, day.volume, day.quote_volume]
@@ -230,14 +230,14 @@ class Parser:
     def __call__(self, frames: Frames) -> list[Event]:
         """Return the events of *frames*, in their order."""
         routes, recv = self._routes, frames.recv
-        out = LiveTrades()
+        out = TradeBatch()
         for frame in frames:
             try:
                 route = routes.get(frame.partition(b",")[0]) or self._look(frame)
                 if route is not None:
                     route[1](route[0](frame), recv, out)
             except _BAD:
-                out.extend(frames.aside(frame))
+                out.extend(frames.on_control(frame))
         return out if len(out.lines) == len(out) else list(out)
 
     def _look(self, frame: bytes) -> tuple[Callable[[bytes], Any], Build] | None:

@@ -19,8 +19,8 @@ from tapeloom.errors import (
     FeedError,
     SubscriptionRefused,
     SymbolError,
-    alone,
     nearest,
+    unwrap_single,
 )
 from tapeloom.events import Event, Reject, Status
 from tapeloom.plugin import Feed, channel_parts
@@ -84,7 +84,7 @@ class CcxtSource:
                 finally:  # what came before the end is still delivered
                     self._out.close()
         except BaseExceptionGroup as group:
-            raise alone(group) from None
+            raise unwrap_single(group) from None
         if self._failed is not None:
             raise self._failed
 

@@ -21,17 +21,7 @@ if TYPE_CHECKING:
     from ._link import Chaos, wrap
     from ._relay import Relay, relay
 
-__all__ = [
-    "Chaos",
-    "Done",
-    "Fault",
-    "Relay",
-    "Relaying",
-    "Settings",
-    "done",
-    "relay",
-    "wrap",
-]
+__all__ = ["Chaos", "Done", "Fault", "Relay", "Relaying", "Settings", "done", "relay", "wrap"]
 
 _HOMES = {
     "_faults": ("Done", "Fault", "Relaying", "Settings"),

@@ -9,7 +9,7 @@ import msgspec
 from msgspec import Meta, Struct
 from tapeloom.errors import SymbolError
 from tapeloom.events import Book, Event
-from tapeloom.plugin import Feed, Request, Want, channel_parts
+from tapeloom.plugin import Feed, HistoryQuery, Request, channel_parts
 from tapeloom.symbols import Instrument, Symbol
 from tapeloom.units import duration_ns
 
@@ -108,7 +108,7 @@ class HyperliquidHistory:
             return self._post(_Body("spotMeta"), 20)
         return self._post(_Body("meta", dex=self._names.dex), 20)
 
-    def request(self, want: Want) -> Request | None:
+    def request(self, want: HistoryQuery) -> Request | None:
         """Ask for a book of 20 levels, the newest trades, or up to 5,000 bars.
 
         None for an interval that the venue does not have. Trades cannot be asked for by time or id.

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 
 from msgspec import Struct
 from tapeloom.events import Bar, Event, Side, Trade
-from tapeloom.plugin import Feed, Want
+from tapeloom.plugin import Feed, HistoryQuery
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -272,7 +272,7 @@ class Candles:
             self._close(line, recv, out)
         if self._fill and not line.cut and since < candle.t:
             channel, times = f"klines:{candle.i}", (since * _MS, candle.t * _MS)
-            self._feed.want(Want("bars", line.symbol, channel, candle.i, *times))
+            self._feed.want(HistoryQuery("bars", line.symbol, channel, candle.i, *times))
 
     def _close(self, line: _Line, recv: int, out: list[Event]) -> None:
         line.closed = True

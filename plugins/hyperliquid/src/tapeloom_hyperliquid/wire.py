@@ -160,11 +160,11 @@ class Parser:
                 message = _decode(frame)
                 if type(message) is Answered:
                     self._answered(message.data)
-                    events.extend(frames.aside(frame))
+                    events.extend(frames.on_control(frame))
                 else:
                     read[type(message)](message.data, recv, events)
             except (ValueError, ArithmeticError, RecursionError):
-                events.extend(frames.aside(frame))
+                events.extend(frames.on_control(frame))
         return events
 
     def _answered(self, answer: Answer) -> None:

@@ -18,12 +18,7 @@ __all__ = ["ContractTable", "Settings"]
 _S = 1_000_000_000
 _DATA = ("live", "frozen", "delayed", "delayed-frozen")
 # Program and account → the port it listens on unless told otherwise.
-_PORTS = {
-    (False, False): 7496,
-    (False, True): 7497,
-    (True, False): 4001,
-    (True, True): 4002,
-}
+_PORTS = {(False, False): 7496, (False, True): 7497, (True, False): 4001, (True, True): 4002}
 
 
 def _seconds(text: str | int) -> float:

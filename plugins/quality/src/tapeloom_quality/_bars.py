@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tapeloom.events import Gap
-from tapeloom.plugin import Want
+from tapeloom.plugin import HistoryQuery
 from tapeloom.units import duration_ns
 
 from ._line import Line
@@ -94,7 +94,7 @@ class BarLine(Line):
 class Bars:
     """Judges bars. An interval is a line of its own."""
 
-    def __init__(self, rules: Rules, want: Callable[[Want], None]) -> None:
+    def __init__(self, rules: Rules, want: Callable[[HistoryQuery], None]) -> None:
         self._rules = rules
         self._want = want
         self._lines: dict[tuple[str, str, str], BarLine] = {}
@@ -115,7 +115,7 @@ class Bars:
         length = _slack(late.interval)
         until = late.ts + length if length != _ANY else bar.ts
         self._want(
-            Want(
+            HistoryQuery(
                 "bars", late.symbol, late.channel, late.interval,
                 since=late.ts, until=until, before=until,
             )

@@ -12,7 +12,7 @@ from operator import length_hint
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from tapeloom.events import Bar, Book, Event, Gap, Quote, Reject, Ticker, Trade
-from tapeloom.plugin import LiveTrades
+from tapeloom.plugin import TradeBatch
 
 from ._bars import Bars, Tickers
 from ._books import Books
@@ -24,7 +24,7 @@ from ._trades import Trades
 if TYPE_CHECKING:
     from collections import Counter
 
-    from tapeloom.plugin import Stage, Want
+    from tapeloom.plugin import HistoryQuery, Stage
 
     from ._settings import Settings
 
@@ -36,7 +36,7 @@ _Judge: TypeAlias = Callable[[Any], list[Event] | None]
 
 
 def _judges(
-    rules: Rules, trades: Trades, types: tuple[str, ...], want: Callable[[Want], None]
+    rules: Rules, trades: Trades, types: tuple[str, ...], want: Callable[[HistoryQuery], None]
 ) -> dict[type[Event], _Judge]:
     """Return who judges which type of event. Trades are judged by the stage itself."""
     known: dict[type[Event], _Judge] = {
@@ -56,7 +56,7 @@ def _pass(_: object) -> None:
 
 
 def quality(
-    settings: Settings, counters: Counter[str], want: Callable[[Want], None] = _pass
+    settings: Settings, counters: Counter[str], want: Callable[[HistoryQuery], None] = _pass
 ) -> Stage:
     """Return the stage that these settings describe."""
     rules = Rules(settings, counters)
@@ -66,9 +66,9 @@ def quality(
     lines_of, ahead = trades.lines, rules.ahead
 
     unknown = Series(rules)  # its band is empty: whatever is compared with it fails
-    numbered: list[Series] = []  # what is remembered, by the numbers of `LiveTrades`
+    numbered: list[Series] = []  # what is remembered, by the numbers of `TradeBatch`
 
-    def quick(events: LiveTrades) -> int:
+    def quick(events: TradeBatch) -> int:
         """Take good trades until one needs a closer look; return how many were taken."""
         numbers = iter(events.lines)
         latest = _NO_LIMIT if ahead is None else events[0].recv + ahead
@@ -94,7 +94,7 @@ def quality(
             pass  # a new symbol; a NaN, which compares with nothing
         return len(events) - length_hint(numbers) - 1
 
-    def learn(events: LiveTrades) -> None:
+    def learn(events: TradeBatch) -> None:
         """Remember which number stands for what."""
         for event, number in zip(events, events.lines, strict=True):
             numbered.extend([unknown] * (number + 1 - len(numbered)))
@@ -103,7 +103,7 @@ def quality(
 
     # The quick look stands in the loops: in a function of its own it would cost a tenth more.
     def stage(events: list[Event]) -> list[Event]:
-        if not events or type(events) is not LiveTrades or Trade.type not in settings.types:
+        if not events or type(events) is not TradeBatch or Trade.type not in settings.types:
             return look(events, events)
         done = quick(events)
         if done == len(events):

@@ -7,7 +7,7 @@ from decimal import InvalidOperation
 from typing import TYPE_CHECKING
 
 from tapeloom.events import Event, Gap, Reject, Trade
-from tapeloom.plugin import Want
+from tapeloom.plugin import HistoryQuery
 
 from ._rules import INFINITY, PAST, ZERO, Rules, positive
 from ._series import Seen, Series
@@ -25,7 +25,7 @@ class Trades:
     passes as it is, else what stands in its place.
     """
 
-    def __init__(self, rules: Rules, want: Callable[[Want], None]) -> None:
+    def __init__(self, rules: Rules, want: Callable[[HistoryQuery], None]) -> None:
         self._rules = rules
         self._want = want
         self._ids = "duplicate" in rules.on or "order" in rules.on or "sequence" in rules.on
@@ -98,7 +98,7 @@ class Trades:
         )  # fmt: skip
         last = trade.id - missing - 1 if isinstance(trade.id, int) else None
         self._want(
-            Want(
+            HistoryQuery(
                 "trades", trade.symbol, trade.channel,
                 since=since, until=until, after=last, before=trade.id,
             )

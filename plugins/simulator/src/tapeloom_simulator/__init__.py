@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from .faults import Fault, load
     from .listings import MAJORS, Listed, listed
     from .market import EPOCH, SimulatedMarket
-    from .registry import counterpart, simulators
+    from .registry import simulators, venue_server
     from .simulation import Simulation, serve
     from .truth import Injected, Opened, Quoted, Sent, Traded, Truth
     from .written import Written
@@ -42,13 +42,13 @@ __all__ = [
     "Traded",
     "Truth",
     "Written",
-    "counterpart",
     "listed",
     "load",
     "never",
     "serve",
     "signs",
     "simulators",
+    "venue_server",
 ]
 
 _HOMES = {
@@ -56,7 +56,7 @@ _HOMES = {
     "ledger": ("Account", "Ledger", "never", "signs"),
     "listings": ("MAJORS", "Listed", "listed"),
     "market": ("EPOCH", "SimulatedMarket"),
-    "registry": ("counterpart", "simulators"),
+    "registry": ("venue_server", "simulators"),
     "simulation": ("Simulation", "serve"),
     "truth": ("Injected", "Opened", "Quoted", "Sent", "Traded", "Truth"),
     "written": ("Written",),

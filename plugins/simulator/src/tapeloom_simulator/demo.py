@@ -85,11 +85,11 @@ async def _demo(
     args: argparse.Namespace, venue: str, stages: tuple[str, ...]
 ) -> AsyncIterator[Stream]:
     from .market import SimulatedMarket
-    from .registry import counterpart
+    from .registry import venue_server
     from .simulation import serve
 
     # Which symbols a venue has, it says itself; a market must be there to ask it.
-    shown = counterpart(venue, SimulatedMarket(("BTC/USDT",))).markets
+    shown = venue_server(venue, SimulatedMarket(("BTC/USDT",))).markets
     simulation = serve(
         venue,
         symbols=[symbol for some in shown.values() for symbol in some],

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pluggy
 
 if TYPE_CHECKING:
-    from .server_api import Counterpart, Market
+    from .server_api import Market, VenueServer
 
 __all__ = ["hookimpl", "hookspec", "simulate"]
 
@@ -16,6 +16,6 @@ hookimpl = pluggy.HookimplMarker("tapeloom_simulator")
 
 
 @hookspec(firstresult=True)
-def simulate(market: Market) -> Counterpart:
+def simulate(market: Market) -> VenueServer:
     """Return the venue's server side, fed by a simulated market."""
     raise NotImplementedError

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from .follower import Follower
     from .market import SimulatedMarket
-    from .server_api import Counterpart, Stream
+    from .server_api import Stream, VenueServer
     from .truth import Truth
 
 __all__ = ["Injector", "faults_of"]
@@ -26,7 +26,7 @@ _LINE = ("disconnect", "server_shutdown")
 Out = tuple[str, bool]  # a text, and whether it is sent without the venue's envelope
 
 
-def faults_of(venue: Counterpart) -> Mapping[str, frozenset[str]]:
+def faults_of(venue: VenueServer) -> Mapping[str, frozenset[str]]:
     """Return the faults that only *venue* has; one that says nothing of any has none."""
     own: Mapping[str, frozenset[str]] = getattr(venue, "faults", {})
     return own
@@ -39,7 +39,7 @@ class Injector:
         self,
         faults: Sequence[Fault],
         market: SimulatedMarket,
-        venue: Counterpart,
+        venue: VenueServer,
         truth: Truth,
         seed: int,
     ) -> None:
@@ -203,14 +203,14 @@ class Injector:
         if fault.kind in self._own:
             # The venue is asked only when it is time: it may do more than change the text.
             if self._due(fault, key, number=number):
-                spoiled = self._venue.spoil(fault.kind, stream, text)
+                spoiled = self._venue.corrupt(fault.kind, stream, text)
                 if spoiled is not None:
                     self._did(fault, key, "", number, stream)
                     return [(item, False) for item in spoiled]
                 self._occasions[id(fault), key if fault.each else None] -= 1
             return out
         if fault.kind in self._by_venue:
-            spoiled = self._venue.spoil(fault.kind, stream, text)
+            spoiled = self._venue.corrupt(fault.kind, stream, text)
             if spoiled is None or not self._due(fault, key, number=number):
                 return out
             self._did(fault, key, "", number, stream)

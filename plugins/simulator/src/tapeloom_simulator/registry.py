@@ -6,31 +6,31 @@ from typing import TYPE_CHECKING
 
 from tapeloom import Registry
 from tapeloom.errors import PluginBroken
-from tapeloom.harness import Found, HookSpecs
+from tapeloom.harness import HookSpecs, InstalledPlugin
 
 from . import hooks
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from .server_api import Counterpart, Market
+    from .server_api import Market, VenueServer
 
-__all__ = ["SPECS", "counterpart", "simulators"]
+__all__ = ["SPECS", "simulators", "venue_server"]
 
 SPECS = HookSpecs(hooks, "tapeloom_simulator", "tapeloom.simulators")
 
 
-def simulators(found: Mapping[str, Found] | None = None) -> Registry:
+def simulators(found: Mapping[str, InstalledPlugin] | None = None) -> Registry:
     """Return a registry of the installed simulators, or of those in *found*."""
     return Registry(found, specs=SPECS)
 
 
-def counterpart(venue: str, market: Market, registry: Registry | None = None) -> Counterpart:
+def venue_server(venue: str, market: Market, registry: Registry | None = None) -> VenueServer:
     """Return the server side of *venue*, from the simulator of that name.
 
     Raises PluginNotFound or PluginBroken.
     """
-    made: Counterpart | None = (registry or simulators()).call(venue, "simulate", market=market)
+    made: VenueServer | None = (registry or simulators()).call(venue, "simulate", market=market)
     if made is None:
         raise PluginBroken(venue, f"simulator {venue!r} returns no server side from `simulate`.")
     return made

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from .follower import Follower
     from .hub import Hub
     from .injector import Injector
-    from .server_api import Counterpart, Session
+    from .server_api import Session, VenueServer
     from .truth import Truth
 
 __all__ = ["Server"]
@@ -50,7 +50,7 @@ class Server:
 
     def __init__(
         self,
-        venue: Counterpart,
+        venue: VenueServer,
         hub: Hub,
         truth: Truth,
         injector: Injector | None,

@@ -1,13 +1,13 @@
 """What a venue's server side is handed, and what it hands back.
 
 A simulator keeps one market, listens, enforces limits, injects faults and writes down the truth. A
-venue adds its language: the hook `simulate(market)` returns a `Counterpart`, which answers REST
+venue adds its language: the hook `simulate(market)` returns a `VenueServer`, which answers REST
 calls, opens a `Session` for each WebSocket connection, and makes `Stream`s that turn what happened
 in the market into text. It does no I/O, and it holds no prices of its own: whatever it says is read
 off the market, so that streams and REST agree. A venue that speaks neither HTTP nor WebSocket says
 with `Framing` how its texts travel over TCP; all else is the same.
 
-Inside, prices are whole numbers of ticks and sizes whole numbers of lots; `Pit.tick` and `Pit.lot`
+Inside, prices are whole numbers of ticks and sizes whole numbers of lots; `SimulatedInstrument.tick` and `SimulatedInstrument.lot`
 say what one is worth. Times are ns since 1970 UTC, in the market's own time.
 """
 
@@ -30,17 +30,17 @@ __all__ = [
     "Budget",
     "Call",
     "Candle",
-    "Counterpart",
     "Fill",
     "Framing",
     "Ladder",
     "Line",
     "Market",
-    "Pit",
     "Rules",
     "Session",
+    "SimulatedInstrument",
     "Step",
     "Stream",
+    "VenueServer",
 ]
 
 # ------------------------------------------------------------------------------ what has happened
@@ -120,7 +120,7 @@ class Ladder(NamedTuple):
 # ------------------------------------------------------------------------------------ the market
 
 
-class Pit(Protocol):
+class SimulatedInstrument(Protocol):
     """Where one symbol is traded: its book, its trades, its candles."""
 
     @property
@@ -209,7 +209,7 @@ class Market(Protocol):
         ...
 
     @property
-    def pits(self) -> Mapping[str, Pit]:
+    def pits(self) -> Mapping[str, SimulatedInstrument]:
         """Where each unified symbol is traded, in the order of their listing."""
         ...
 
@@ -369,7 +369,7 @@ class Session(Protocol):
         ...
 
 
-class Counterpart(Protocol):
+class VenueServer(Protocol):
     """A venue's server side."""
 
     @property
@@ -406,7 +406,7 @@ class Counterpart(Protocol):
         """Word a refusal for too many calls or dials; *budget* is None for dials."""
         ...
 
-    def spoil(self, fault: str, stream: Stream, text: str) -> list[str] | None:
+    def corrupt(self, fault: str, stream: Stream, text: str) -> list[str] | None:
         """Return what a fault makes of *text*; None where it does not apply to it.
 
         The faults are those that need the venue's language: "crossed_book", "huge_batch",

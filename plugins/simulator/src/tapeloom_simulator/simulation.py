@@ -19,7 +19,7 @@ from .frames import frame
 from .hub import Hub
 from .injector import Injector, faults_of
 from .market import EPOCH, SimulatedMarket
-from .registry import counterpart
+from .registry import venue_server
 from .server import Server
 from .server_api import Framing
 from .truth import Truth
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
 
     from .listings import Listed
-    from .server_api import Counterpart, Market
+    from .server_api import Market, VenueServer
 
 __all__ = ["Simulation", "serve"]
 
@@ -50,7 +50,7 @@ class Simulation:
     """
 
     def __init__(
-        self, url: str, market: SimulatedMarket, venue: Counterpart, truth: Truth, server: Server,
+        self, url: str, market: SimulatedMarket, venue: VenueServer, truth: Truth, server: Server,
         clockwork: Clockwork,
     ) -> None:  # fmt: skip
         self.url, self.market, self.truth, self.venue = url, market, truth, venue
@@ -90,7 +90,7 @@ class Simulation:
 
 @asynccontextmanager
 async def serve(
-    venue: str | Callable[[Market], Counterpart],
+    venue: str | Callable[[Market], VenueServer],
     *,
     symbols: Sequence[str | Listed] = ("BTC/USDT", "ETH/USDT"),
     seed: int = 0,
@@ -127,7 +127,7 @@ async def serve(
     if not speed > 0 or not time_scale > 0 or math.isinf(time_scale):
         raise ValueError(f"speed and time_scale must be above 0, not {speed} and {time_scale}")
     market = SimulatedMarket(symbols, seed=seed, rate=rate, trades=trades, epoch=epoch, depth=depth)
-    side = counterpart(venue, market) if isinstance(venue, str) else venue(market)
+    side = venue_server(venue, market) if isinstance(venue, str) else venue(market)
     own = faults_of(side)
     listed = load(Path(faults), own) if isinstance(faults, str | Path) else list(faults)
     check(listed, own)

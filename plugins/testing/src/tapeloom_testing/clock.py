@@ -11,7 +11,7 @@ from typing import Self
 
 import anyio
 import anyio.lowlevel
-from tapeloom.errors import alone
+from tapeloom.errors import unwrap_single
 
 __all__ = ["VirtualClock"]
 
@@ -79,4 +79,4 @@ class VirtualClock:
                 yield self
                 tasks.cancel_scope.cancel()
         except BaseExceptionGroup as group:
-            raise alone(group) from None
+            raise unwrap_single(group) from None

@@ -10,7 +10,7 @@ from typing import Any, Self
 import anyio
 import anyio.abc
 from attrs import define, field
-from tapeloom.errors import alone
+from tapeloom.errors import unwrap_single
 from wsproto import ConnectionType, WSConnection
 from wsproto import events as ws
 from wsproto.utilities import RemoteProtocolError
@@ -97,7 +97,7 @@ class FakeVenue:
                 yield self
                 tasks.cancel_scope.cancel()
         except BaseExceptionGroup as group:
-            raise alone(group) from None
+            raise unwrap_single(group) from None
 
     def url(self, scheme: str = "ws") -> str:
         """Return the address, for ``ws`` or ``http``; with an s where there is TLS."""

@@ -8,7 +8,7 @@ from typing import Any
 
 import anyio
 from attrs import define, field
-from tapeloom.errors import ConnectionLost, alone
+from tapeloom.errors import ConnectionLost, unwrap_single
 from tapeloom.plugin import Endpoint, Link
 
 __all__ = ["FakeWire", "WireEnd"]
@@ -94,4 +94,4 @@ class FakeWire:
                 finally:
                     tasks.cancel_scope.cancel()
         except BaseExceptionGroup as group:
-            raise alone(group) from None
+            raise unwrap_single(group) from None

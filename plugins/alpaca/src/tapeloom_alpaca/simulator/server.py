@@ -118,7 +118,7 @@ class AlpacaSide:
         """Word a refusal for too many calls."""
         return refusal(status, "too many requests.")
 
-    def spoil(self, fault: str, stream: Stream, text: str) -> list[str] | None:
+    def corrupt(self, fault: str, stream: Stream, text: str) -> list[str] | None:
         """Return what a fault makes of a frame; those of REST are armed, and change no frame."""
         assert isinstance(stream, Spoken)
         if fault in ("empty_page", "token_loop"):

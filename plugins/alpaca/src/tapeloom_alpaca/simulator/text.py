@@ -11,7 +11,7 @@ from tapeloom.events import utc
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from tapeloom_simulator.server_api import Best, Candle, Fill, Market, Pit
+    from tapeloom_simulator.server_api import Best, Candle, Fill, Market, SimulatedInstrument
 
 __all__ = ["Numbers", "Spelling", "stamp"]
 
@@ -95,7 +95,7 @@ def stamp(ts: int) -> str:
 class Spelling:
     """How one symbol and what happens to it are written. Items come without `T` and `S`."""
 
-    pit: Pit
+    pit: SimulatedInstrument
     market: Market
     native: str
     crypto: bool
@@ -103,7 +103,7 @@ class Spelling:
     size: Numbers
 
     @classmethod
-    def of(cls, pit: Pit, market: Market) -> Spelling:
+    def of(cls, pit: SimulatedInstrument, market: Market) -> Spelling:
         """Return how *pit* is written: a well-known coin, or what is not quoted in USD, is crypto."""
         parts = pit.parts
         crypto = parts.base in _CRYPTO or parts.quote != "USD"

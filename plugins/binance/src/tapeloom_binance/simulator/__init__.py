@@ -16,12 +16,12 @@ from tapeloom_simulator.hooks import hookimpl
 from .server import BinanceSide
 
 if TYPE_CHECKING:
-    from tapeloom_simulator.server_api import Counterpart, Market
+    from tapeloom_simulator.server_api import Market, VenueServer
 
 __all__ = ["simulate"]
 
 
 @hookimpl
-def simulate(market: Market) -> Counterpart:
+def simulate(market: Market) -> VenueServer:
     """Return Binance's server side, fed by a simulated market."""
     return BinanceSide(market)

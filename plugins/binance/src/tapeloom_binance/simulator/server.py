@@ -140,7 +140,7 @@ class BinanceSide:
             text = f"Way too much request weight used; IP banned until {until}."
         return error(-1003, text, status, **{"Retry-After": str(retry_after)})
 
-    def spoil(self, fault: str, stream: Stream, text: str) -> list[str] | None:
+    def corrupt(self, fault: str, stream: Stream, text: str) -> list[str] | None:
         """Return a crossed book, a huge one, or nothing in place of a final kline."""
         if fault == "missing_final_kline":
             return [] if '"x":true' in text else None

@@ -10,7 +10,7 @@ from attrs import frozen
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from tapeloom_simulator.server_api import Candle, Market, Pit
+    from tapeloom_simulator.server_api import Candle, Market, SimulatedInstrument
 
 __all__ = ["Spelling", "Texts", "bests_of", "statistics"]
 
@@ -50,7 +50,7 @@ class Texts(dict[int, str]):
 class Spelling:
     """How one symbol and its numbers are written in one market."""
 
-    pit: Pit
+    pit: SimulatedInstrument
     market: Market
     name: str  #: of the venue's market
     native: str
@@ -59,7 +59,7 @@ class Spelling:
     quote: Texts  #: of prices times sizes
 
     @classmethod
-    def of(cls, pit: Pit, market: Market) -> Spelling:
+    def of(cls, pit: SimulatedInstrument, market: Market) -> Spelling:
         """Return how *pit* is written."""
         parts = pit.parts
         inverse = parts.settle == parts.base

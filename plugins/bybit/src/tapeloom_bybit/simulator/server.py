@@ -108,7 +108,7 @@ class BybitSide:
         text = "Too many visits. Exceeded the API Rate Limit."
         return refused(10006, text, now, 429, **limits)
 
-    def spoil(self, fault: str, stream: Stream, text: str) -> list[str] | None:
+    def corrupt(self, fault: str, stream: Stream, text: str) -> list[str] | None:
         """Return what a fault makes of a push."""
         if fault == "missing_final_kline":
             return [] if '"confirm":true' in text else None

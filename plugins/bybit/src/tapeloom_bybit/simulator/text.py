@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from decimal import Decimal
 
     from tapeloom.symbols import Symbol
-    from tapeloom_simulator.server_api import Fill, Market, Pit
+    from tapeloom_simulator.server_api import Fill, Market, SimulatedInstrument
 
 __all__ = ["Spelling", "Texts"]
 
@@ -61,7 +61,7 @@ class Texts(dict[int, str]):
 class Spelling:
     """How one symbol and its numbers are written."""
 
-    pit: Pit
+    pit: SimulatedInstrument
     market: Market
     native: str
     spot: bool
@@ -70,7 +70,7 @@ class Spelling:
     quote: Texts  #: of prices times sizes
 
     @classmethod
-    def of(cls, pit: Pit, market: Market) -> Spelling:
+    def of(cls, pit: SimulatedInstrument, market: Market) -> Spelling:
         """Return how *pit* is written."""
         spot = pit.parts.kind == "spot"
         texts = Texts(pit.tick), Texts(pit.lot), Texts(pit.tick * pit.lot)

@@ -16,12 +16,12 @@ from tapeloom_simulator.hooks import hookimpl
 from .server import HyperliquidSide
 
 if TYPE_CHECKING:
-    from tapeloom_simulator.server_api import Counterpart, Market
+    from tapeloom_simulator.server_api import Market, VenueServer
 
 __all__ = ["simulate"]
 
 
 @hookimpl
-def simulate(market: Market) -> Counterpart:
+def simulate(market: Market) -> VenueServer:
     """Return Hyperliquid's server side for a simulated market."""
     return HyperliquidSide(market)

@@ -12,7 +12,7 @@ from .streams import INTERVALS, MS, REPEATED, Coin, mids, of_exchange
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from tapeloom_simulator.server_api import Call, Market, Pit
+    from tapeloom_simulator.server_api import Call, Market, SimulatedInstrument
 
 __all__ = ["BUDGET", "Rest", "coins_of"]
 
@@ -88,7 +88,7 @@ def _perpetual_name(base: str) -> str:
     return f"{exchange.lower()}:{coin}" if dot else _LISTED.get(base, base)
 
 
-def _is_perpetual(pit: Pit) -> bool:
+def _is_perpetual(pit: SimulatedInstrument) -> bool:
     """Say whether the venue could list this: all is settled in USDC, but for builders' own."""
     parts = pit.parts
     return parts.kind == "swap" and (parts.settle == "USDC" or "." in parts.base)

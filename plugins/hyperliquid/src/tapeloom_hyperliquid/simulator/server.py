@@ -125,7 +125,7 @@ class HyperliquidSide:
         """Refuse without a word: how the venue does it is not documented."""
         return Answer("null", status)
 
-    def spoil(self, fault: str, stream: Stream, text: str) -> list[str] | None:
+    def corrupt(self, fault: str, stream: Stream, text: str) -> list[str] | None:
         """Return what a fault makes of a text."""
         match fault:
             case "chain_halt" | "candle_gap":

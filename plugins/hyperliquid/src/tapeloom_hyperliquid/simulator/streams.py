@@ -15,7 +15,14 @@ from tapeloom.units import duration_ns
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from tapeloom_simulator.server_api import Candle, Fill, Ladder, Market, Pit, Step
+    from tapeloom_simulator.server_api import (
+        Candle,
+        Fill,
+        Ladder,
+        Market,
+        SimulatedInstrument,
+        Step,
+    )
 
 __all__ = ["INTERVALS", "MS", "REPEATED", "Bests", "Books", "Candles", "Coin", "Contexts", "Mids", "Spoken", "Trades", "mids", "of_exchange"]  # fmt: skip
 
@@ -56,7 +63,7 @@ class Texts(dict[int, str]):
 class Coin:
     """How one symbol and its numbers are written."""
 
-    pit: Pit
+    pit: SimulatedInstrument
     market: Market
     name: str
     spot: bool
@@ -65,7 +72,7 @@ class Coin:
     value: Texts  #: of prices times sizes
 
     @classmethod
-    def of(cls, pit: Pit, market: Market, name: str) -> Coin:
+    def of(cls, pit: SimulatedInstrument, market: Market, name: str) -> Coin:
         """Return how *pit* is written under the venue's *name*."""
         spot = pit.parts.kind == "spot"
         sizes = Texts(pit.tick), Texts(pit.lot), Texts(pit.tick * pit.lot)

@@ -13,7 +13,7 @@ from .streams import Bars, Depth, Feedline, Quotes, Top, Trades, error, joined
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from tapeloom_simulator.server_api import Line, Market, Pit
+    from tapeloom_simulator.server_api import Line, Market, SimulatedInstrument
 
 __all__ = ["Client", "Gateway"]
 
@@ -37,7 +37,7 @@ _OK = (
 _LOST = "Connectivity between IBKR and Trader Workstation has been lost."
 
 
-def _kind(pit: Pit) -> str:
+def _kind(pit: SimulatedInstrument) -> str:
     parts = pit.parts
     if parts.settle:
         return "FUT" if parts.expiry else "CONTFUT"
@@ -147,7 +147,7 @@ class Client:
 
     # ----------------------------------------------------------------------------------- contracts
 
-    def _fitting(self, contract: list[str]) -> list[tuple[int, Pit]]:
+    def _fitting(self, contract: list[str]) -> list[tuple[int, SimulatedInstrument]]:
         con_id, symbol, kind, expiry = contract[:4]
         exchange, currency, local = contract[7], contract[9], contract[10]
         found = []
@@ -176,7 +176,9 @@ class Client:
             joined(52, 1, request),
         ]
 
-    def _pit(self, request: str, contract: list[str]) -> tuple[Pit | None, list[str]]:
+    def _pit(
+        self, request: str, contract: list[str]
+    ) -> tuple[SimulatedInstrument | None, list[str]]:
         found = self._fitting(contract)
         if len(found) == 1:
             return found[0][1], []
@@ -185,7 +187,7 @@ class Client:
     # -------------------------------------------------------------------------------- subscriptions
 
     def _follow(
-        self, request: str, contract: list[str], make: Callable[[Pit], Feedline]
+        self, request: str, contract: list[str], make: Callable[[SimulatedInstrument], Feedline]
     ) -> list[str]:
         pit, problem = self._pit(request, contract)
         if pit is None:
@@ -278,7 +280,7 @@ class Client:
 
     # --------------------------------------------------------------------------------------- faults
 
-    def spoil(self, fault: str, stream: Feedline, text: str) -> list[str] | None:
+    def corrupt(self, fault: str, stream: Feedline, text: str) -> list[str] | None:
         """Return what is said in place of *text*; None where the fault does not apply."""
         request = stream.request
         match fault:
@@ -333,12 +335,12 @@ def _request(fields: list[str]) -> str:
     return fields[place] if len(fields) > place and fields[place].isdigit() else "-1"
 
 
-def _local(pit: Pit) -> str:
+def _local(pit: SimulatedInstrument) -> str:
     parts = pit.parts
     return f"{parts.base}.{parts.quote}" if _kind(pit) == "CASH" else parts.base
 
 
-def _described(request: str, number: int, pit: Pit) -> str:
+def _described(request: str, number: int, pit: SimulatedInstrument) -> str:
     """Return contract details; the number of the fields must be right to the last one."""
     parts, kind = pit.parts, _kind(pit)
     exchange = {"CASH": "IDEALPRO", "CRYPTO": "PAXOS", "FUT": "CME", "CONTFUT": "CME"}.get(

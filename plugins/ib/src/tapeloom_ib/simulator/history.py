@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from .streams import average, error, joined, plain
 
 if TYPE_CHECKING:
-    from tapeloom_simulator.server_api import Fill, Pit
+    from tapeloom_simulator.server_api import Fill, SimulatedInstrument
 
 __all__ = ["bars", "ticks"]
 
@@ -18,7 +18,7 @@ _SIZES = {"1 secs": "1s", "5 secs": "5s", "10 secs": "10s", "15 secs": "15s", "3
 _UNITS = {"S": 1, "D": 86_400, "W": 604_800}
 
 
-def ticks(request: str, pit: Pit, start: str, most: int) -> list[str]:
+def ticks(request: str, pit: SimulatedInstrument, start: str, most: int) -> list[str]:
     """Return the trades from *start* on: *most* of them, and what more there is of the last second."""
     since = _moment(start)
     first = pit.first_since(since)
@@ -35,7 +35,7 @@ def ticks(request: str, pit: Pit, start: str, most: int) -> list[str]:
     return [joined(98, request, len(found), *fields, 1)]
 
 
-def bars(request: str, pit: Pit, now: int, size: str, duration: str) -> list[str]:
+def bars(request: str, pit: SimulatedInstrument, now: int, size: str, duration: str) -> list[str]:
     """Return the bars of the time before *now*."""
     interval = _SIZES.get(size)
     count, _, unit = duration.partition(" ")

@@ -15,14 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from tapeloom.units import Rate
-    from tapeloom_simulator.server_api import (
-        Budget,
-        Call,
-        Line,
-        Market,
-        Session,
-        Stream,
-    )
+    from tapeloom_simulator.server_api import Budget, Call, Line, Market, Session, Stream
 
 __all__ = ["IBSide"]
 
@@ -107,7 +100,7 @@ class IBSide:
         """There is no REST."""
         return Answer("", status)
 
-    def spoil(self, fault: str, stream: Stream, text: str) -> list[str] | None:
+    def corrupt(self, fault: str, stream: Stream, text: str) -> list[str] | None:
         """Return what the gateway says in place of *text*."""
         assert isinstance(stream, Feedline)
-        return stream.session.spoil(fault, stream, text)
+        return stream.session.corrupt(fault, stream, text)

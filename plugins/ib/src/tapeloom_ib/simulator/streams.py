@@ -9,12 +9,12 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import Protocol
 
-    from tapeloom_simulator.server_api import Candle, Pit, Step
+    from tapeloom_simulator.server_api import Candle, SimulatedInstrument, Step
 
     class _Client(Protocol):
         muted: bool
 
-        def spoil(self, fault: str, stream: Feedline, text: str) -> list[str] | None: ...
+        def corrupt(self, fault: str, stream: Feedline, text: str) -> list[str] | None: ...
 
 
 __all__ = [
@@ -48,7 +48,7 @@ def plain(units: int | Decimal, step: Decimal) -> str:
     return format(units * step, "f")
 
 
-def average(candle: Candle, pit: Pit) -> str:
+def average(candle: Candle, pit: SimulatedInstrument) -> str:
     """Return the volume-weighted average price, to more digits than prices have."""
     if not candle.volume:
         return plain(candle.close, pit.tick)
@@ -61,7 +61,9 @@ class Feedline:
 
     word, every = "", 0
 
-    def __init__(self, session: _Client, request: str, pit: Pit, kind: str = "") -> None:
+    def __init__(
+        self, session: _Client, request: str, pit: SimulatedInstrument, kind: str = ""
+    ) -> None:
         self.session, self.request, self.kind = session, request, kind
         self.ended = False
         self.symbol, self.channel = pit.symbol, self.word
@@ -142,7 +144,7 @@ class Top(Feedline):
 
     word, every = "top", _SECOND // 4
 
-    def __init__(self, session: _Client, request: str, pit: Pit, kind: str) -> None:
+    def __init__(self, session: _Client, request: str, pit: SimulatedInstrument, kind: str) -> None:
         super().__init__(session, request, pit, kind)
         self.channel = "quotes"
         self._told: object = None
@@ -176,7 +178,7 @@ class Bars(Feedline):
 
     word, every = "klines", 5 * _SECOND
 
-    def __init__(self, session: _Client, request: str, pit: Pit, what: str) -> None:
+    def __init__(self, session: _Client, request: str, pit: SimulatedInstrument, what: str) -> None:
         super().__init__(session, request, pit, what)
         self.channel = "klines:5s"
         self._before = self._price()
@@ -210,7 +212,9 @@ class Depth(Feedline):
 
     word = "book"
 
-    def __init__(self, session: _Client, request: str, pit: Pit, rows: int, *, smart: bool) -> None:
+    def __init__(
+        self, session: _Client, request: str, pit: SimulatedInstrument, rows: int, *, smart: bool
+    ) -> None:
         super().__init__(session, request, pit)
         self.channel, self._count, self._smart = f"book:{rows}", rows, smart
         self._rows: dict[int, list[tuple[int, int]]] = {0: [], 1: []}

@@ -9,15 +9,15 @@ Each test is a claim; what does not apply is skipped, and says why. What was pro
 the plugin's package with ``pytest --write-contract``, and held against it ever after.
 
 `declared` has the words, `proving` remembers and writes down. `composed` is a venue's client side without
-a network and `still` a market for it to talk about, as `dialogue`, `signs`, `naming`, `deafness` and
-`past` do. `readers` are the ways in which a transport is read. `recording` is a run against the simulator, which `truth`, `frames` and `endings` look at.
+a network and `static_market` a market for it to talk about, as `dialogue`, `keepalive_limits`, `naming`, `no_reply` and
+`history` do. `readers` are the ways in which a transport is read. `recording` is a run against the simulator, which `truth`, `frames` and `endings` look at.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from .declared import Broken, Capture, Lacking
+from .declared import Capture, ContractViolation, NotApplicable
 
 if TYPE_CHECKING:
     from .sink import SinkContract
@@ -26,9 +26,9 @@ if TYPE_CHECKING:
     from .venue import VenueContract
 
 __all__ = [
-    "Broken",
     "Capture",
-    "Lacking",
+    "ContractViolation",
+    "NotApplicable",
     "SinkContract",
     "StageContract",
     "TransportContract",

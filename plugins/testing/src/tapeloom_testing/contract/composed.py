@@ -13,14 +13,14 @@ from tapeloom.errors import PluginNotFound
 from tapeloom.events import Event
 from tapeloom.harness import ComposedFeed, compose_feed
 from tapeloom.plugin import Clock, Reply
-from tapeloom_simulator.registry import counterpart, simulators
+from tapeloom_simulator.registry import simulators, venue_server
 
 from tapeloom_testing.clock import VirtualClock
 
-from .declared import Broken
+from .declared import ContractViolation
 
 if TYPE_CHECKING:
-    from tapeloom_simulator.server_api import Counterpart, Market
+    from tapeloom_simulator.server_api import Market, VenueServer
 
 __all__ = ["Reader", "Subject", "cut"]
 
@@ -86,10 +86,10 @@ class Subject:
             stack = self.stack(given, channels=channels)
             return compose_feed(stack, registry=self.registry(), clock=clock or VirtualClock())
 
-    def counterpart(self, market: Market, venue: str = "") -> Counterpart | None:
+    def venue_server(self, market: Market, venue: str = "") -> VenueServer | None:
         """Return the venue's server side; None where it has none."""
         try:
-            return counterpart(venue or self.venue, market, self.simulators())
+            return venue_server(venue or self.venue, market, self.simulators())
         except PluginNotFound:
             return None
 
@@ -106,7 +106,9 @@ class Reader:
         events, replies = self.plan.read(payloads, recv)
         unread = [event for event in events if getattr(event, "rule", "") == "unreadable_frame"]
         if unread and self.plan.codec is None:
-            raise Broken(f"a frame was set aside and there is no `subscribe`: {unread[0]!r}")
+            raise ContractViolation(
+                f"a frame was set aside and there is no `subscribe`: {unread[0]!r}"
+            )
         self.replies += replies
         return events
 

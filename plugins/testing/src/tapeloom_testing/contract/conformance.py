@@ -7,18 +7,18 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from attrs import asdict
-from tapeloom.harness import Level
+from tapeloom.harness import Conformance
 
 __all__ = ["table", "write"]
 
 
-def write(level: Level, path: Path) -> None:
+def write(level: Conformance, path: Path) -> None:
     """Write what was proven into the file of its package."""
     text = json.dumps(asdict(level), indent=1, sort_keys=True, ensure_ascii=False)
     path.write_text(text + "\n", encoding="utf-8")
 
 
-def table(some: Iterable[Level], words: Mapping[str, str]) -> str:
+def table(some: Iterable[Conformance], words: Mapping[str, str]) -> str:
     """Return venues, their markets and what is proven of them, as Markdown.
 
     *words* are the guarantees of a venue, each with what it says.

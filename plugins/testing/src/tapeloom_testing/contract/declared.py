@@ -7,7 +7,7 @@ from typing import Any
 
 from attrs import field, frozen
 
-__all__ = ["SINK", "STAGE", "TRANSPORT", "VENUE", "Broken", "Capture", "Lacking"]
+__all__ = ["SINK", "STAGE", "TRANSPORT", "VENUE", "Capture", "ContractViolation", "NotApplicable"]
 
 #: The guarantees of a venue: the word that a level uses, and what it says.
 VENUE: dict[str, str] = {
@@ -67,11 +67,11 @@ TRANSPORT: dict[str, str] = {
 }
 
 
-class Broken(AssertionError):
+class ContractViolation(AssertionError):
     """A part of the contract that does not hold: what was expected, what came, what to do."""
 
 
-class Lacking(Exception):
+class NotApplicable(Exception):
     """A part that is not proven. `here`: only because something is not installed here."""
 
     def __init__(self, reason: str, *, here: bool = False) -> None:

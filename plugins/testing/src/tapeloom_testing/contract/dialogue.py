@@ -12,8 +12,8 @@ from tapeloom.plugin import Ack, Endpoint, Message, Refusal, Reply, Subscription
 from tapeloom_simulator.server_api import Answer, Call
 
 from .composed import Reader
-from .declared import Broken, Lacking
-from .still import StillLine, StillMarket
+from .declared import ContractViolation, NotApplicable
+from .static_market import StillLine, StillMarket
 
 if TYPE_CHECKING:
     from tapeloom.harness import ComposedFeed
@@ -45,7 +45,7 @@ class Dialogue:
         self, subject: Subject, plan: ComposedFeed, endpoint: Endpoint, simulated: str
     ) -> None:
         self.market = StillMarket(subject.symbols)
-        side = subject.counterpart(self.market, simulated)
+        side = subject.venue_server(self.market, simulated)
         assert side is not None
         address = urlsplit(endpoint.url)
         call = Call(
@@ -58,16 +58,16 @@ class Dialogue:
         self.reader = Reader(plan)
         session = side.open(call, self.line)
         if isinstance(session, Answer):
-            raise Broken(
+            raise ContractViolation(
                 f"the venue's side refuses the handshake at {address.path!r} with HTTP"
-                f" {session.status}. The endpoint's url and `Counterpart.open` must agree."
+                f" {session.status}. The endpoint's url and `VenueServer.open` must agree."
             )
         self.session = session
         self.hear(session.opened())
         if endpoint.login is not None:
             replies = self.say(endpoint.login.text)
             if not any(isinstance(one, Ack) and one.id == endpoint.login.id for one in replies):
-                raise Broken(
+                raise ContractViolation(
                     f"after the login an Ack({endpoint.login.id!r}) was expected from `accept`,"
                     f" and {replies!r} came."
                 )
@@ -82,7 +82,7 @@ class Dialogue:
         self.events: list[Event] = self.reader.read([text.encode() for text in texts])
         unread = [each for each in self.events if getattr(each, "rule", "") == "unreadable_frame"]
         if unread:
-            raise Broken(
+            raise ContractViolation(
                 f"the codec makes nothing of what the venue's side says: {unread[0]!r}."
                 " `accept` must know every answer."
             )
@@ -92,10 +92,10 @@ class Dialogue:
 def planned(subject: Subject, simulated: str) -> tuple[ComposedFeed, str]:
     """Return the composed market, with the addresses of its server side where it has one."""
     if subject.plan().codec is None:
-        raise Lacking(SOURCE)
-    side = subject.counterpart(StillMarket(subject.symbols), simulated)
+        raise NotApplicable(SOURCE)
+    side = subject.venue_server(StillMarket(subject.symbols), simulated)
     if side is None:
-        raise Lacking("the plugin has no `simulate`: there is nobody to talk to")
+        raise NotApplicable("the plugin has no `simulate`: there is nobody to talk to")
     return subject.plan({**subject.settings, **side.settings(NOWHERE)}), simulated
 
 
@@ -110,13 +110,15 @@ def asked(plan: ComposedFeed, wanted: Sequence[Subscription]) -> list[Message]:
     messages = plan.codec.add(wanted, _LOGIN + 1)
     told = [one for message in messages for one in message.subscriptions]
     if sorted(map(str, told)) != sorted(map(str, wanted)):
-        raise Broken(
+        raise ContractViolation(
             f"`add` was given {[*map(str, wanted)]} and its messages are about {[*map(str, told)]}:"
             " each subscription belongs to exactly one message."
         )
     ids = [message.id for message in messages if message.id is not None]
     if len(ids) != len(set(ids)):
-        raise Broken(f"the messages have the ids {ids}: number them from first_id, each its own.")
+        raise ContractViolation(
+            f"the messages have the ids {ids}: number them from first_id, each its own."
+        )
     return messages
 
 
@@ -133,20 +135,26 @@ def acknowledge(subject: Subject, simulated: str = "") -> None:
                 answered.update(message.subscriptions)
             for reply in talk.say(message.text):
                 if isinstance(reply, Refusal):
-                    raise Broken(f"the venue's side refuses {message.text!r}: {reply.reason!r}.")
+                    raise ContractViolation(
+                        f"the venue's side refuses {message.text!r}: {reply.reason!r}."
+                    )
                 if isinstance(reply, Ack):
                     kept.receive(reply)
         missing = sorted(map(str, answered - kept.acknowledged))
         if missing or kept.waiting:
-            raise Broken(
+            raise ContractViolation(
                 f"not acknowledged: {missing}. The venue's answers must become an Ack with the id"
                 " of the message, or with its subscriptions."
             )
         if kept.receive(Ack(subscriptions=(Subscription("NONE/NONE", "trades"),))):
-            raise Broken("an acknowledgement of something else agrees to what was not asked for.")
+            raise ContractViolation(
+                "an acknowledgement of something else agrees to what was not asked for."
+            )
         unheard = {one.symbol for one in wanted} - {one.symbol for one in talk.line.following}
         if unheard and not any(not one.symbol for one in talk.line.following):
-            raise Broken(f"the venue acknowledges {sorted(unheard)} and does not send it.")
+            raise ContractViolation(
+                f"the venue acknowledges {sorted(unheard)} and does not send it."
+            )
 
 
 def unsubscribe(subject: Subject, simulated: str = "") -> None:
@@ -165,17 +173,19 @@ def unsubscribe(subject: Subject, simulated: str = "") -> None:
                 kept.sent(message, unsubscribes=True)
                 replies = talk.say(message.text)
                 if refusals := [one for one in replies if isinstance(one, Refusal)]:
-                    raise Broken(f"the venue refuses {message.text!r}: {refusals[0].reason!r}.")
+                    raise ContractViolation(
+                        f"the venue refuses {message.text!r}: {refusals[0].reason!r}."
+                    )
                 if back := _hear(kept, replies):
-                    raise Broken(f"the answer {replies!r} to a drop agrees to {back}.")
+                    raise ContractViolation(f"the answer {replies!r} to a drop agrees to {back}.")
             if kept.waiting:
-                raise Broken(f"the drop of {[*map(str, part)]} is not acknowledged.")
+                raise ContractViolation(f"the drop of {[*map(str, part)]} is not acknowledged.")
             still = {one.symbol for one in talk.line.following if one.symbol}
             if still & {one.symbol for one in part}:
-                raise Broken(f"after `drop`, the venue still sends {sorted(still)}.")
+                raise ContractViolation(f"after `drop`, the venue still sends {sorted(still)}.")
         if talk.line.following:
             names = [one.name for one in talk.line.following]
-            raise Broken(f"after everything was dropped, the venue still sends {names}.")
+            raise ContractViolation(f"after everything was dropped, the venue still sends {names}.")
 
 
 def _hear(kept: PendingMessages, replies: Sequence[Reply]) -> list[str]:
@@ -194,12 +204,12 @@ def refuse(subject: Subject, simulated: str = "") -> None:
         replies = talk.hear(talk.session.refuse(message.text))
         refusals = [one for one in replies if isinstance(one, Refusal)]
         if not refusals:
-            raise Broken(f"a refusal was expected from `accept`, and {replies!r} came.")
+            raise ContractViolation(f"a refusal was expected from `accept`, and {replies!r} came.")
         if not refusals[0].reason:
-            raise Broken("the refusal gives no reason: hand on the venue's own words.")
+            raise ContractViolation("the refusal gives no reason: hand on the venue's own words.")
         refused = [one for each in refusals for one in kept.receive(each)]
         if message.id is not None and not refused:
-            raise Broken(
+            raise ContractViolation(
                 f"{refusals[0]!r} names neither the message {message.id!r} nor any of its"
                 " subscriptions. Set `id`, `subscriptions` or `oldest`."
             )

@@ -10,10 +10,10 @@ import structlog
 import tapeloom
 from tapeloom.errors import BackendUnsupported, FeedError, TapeloomError
 from tapeloom.events import Event, Gap, Reject, Trade, encode
-from tapeloom.plugin import Want
+from tapeloom.plugin import HistoryQuery
 
 from .composed import Subject
-from .declared import Broken, Lacking
+from .declared import ContractViolation, NotApplicable
 from .recording import Plant, Run
 
 __all__ = ["refused", "restarting", "secretive", "survived"]
@@ -35,9 +35,9 @@ def restarting(plant: Callable[..., Plant]) -> Plant:
 def survived(run: Run, unit: int) -> None:
     """Hold that every trade came, or stands in a hole that a Gap announces at its place."""
     if not run.truth.faults:
-        raise Broken("the venue's side could not be made to end the connection.")
+        raise ContractViolation("the venue's side could not be made to end the connection.")
     if bad := [event for event in run.events if type(event) is Reject]:
-        raise Broken(f"over a planned end this was rejected: {bad[0]!r}")
+        raise ContractViolation(f"over a planned end this was rejected: {bad[0]!r}")
     for symbol in run.subject.symbols:
         real = [(one.price, one.size, one.ts // unit) for one in run.truth.trades(symbol)]
         joined: dict[int, list[Any]] = {}
@@ -50,7 +50,7 @@ def survived(run: Run, unit: int) -> None:
         parts = _parts(run, symbol, unit)
         if not any(_holes_only_between(parts, facts) for facts in (real, sums)):
             came = [len(part) for part in parts]
-            raise Broken(
+            raise ContractViolation(
                 f"{symbol}: {len(real)} trades were made, {came} came before and after gaps, and"
                 " what is missing is not where a Gap stands."
             )
@@ -91,7 +91,7 @@ def refused(subject: Subject, backend: str) -> None:
     """Hold that a feed on an event loop that its plugin does not name ends with a clear error."""
     error = anyio.run(_error_on, subject, backend=backend)
     if not isinstance(error, BackendUnsupported):
-        raise Broken(
+        raise ContractViolation(
             f"{subject.venue} does not name {backend}, and on it BackendUnsupported was expected"
             f" and {error!r} came."
         )
@@ -118,12 +118,12 @@ async def _error_on(subject: Subject) -> Exception | None:
 def secretive(subject: Subject, run: Run) -> None:
     """Hold that no key stands in a repr, an event, an error or a log line."""
     if not subject.secrets:
-        raise Lacking("it needs no key")
+        raise NotApplicable("it needs no key")
     plan = subject.plan(run.given)
     history = plan.history
     wants: list[Any] = [
-        Want("trades", subject.symbols[0], since=1),
-        Want("book", subject.symbols[0]),
+        HistoryQuery("trades", subject.symbols[0], since=1),
+        HistoryQuery("book", subject.symbols[0]),
     ]
     shown: dict[str, str] = {
         "the settings": repr(plan.feed.settings),
@@ -138,7 +138,7 @@ def secretive(subject: Subject, run: Run) -> None:
     for name, fake in subject.secrets.items():
         for where, text in texts:
             if fake in text:
-                raise Broken(
+                raise ContractViolation(
                     f"the secret {name!r} stands in {where}. Keep it in a tapeloom.Secret."
                 )
 

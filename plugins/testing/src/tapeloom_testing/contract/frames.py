@@ -12,7 +12,7 @@ from tapeloom.events import Bar, Book, Event, Quote, Reject, Ticker, Trade
 from tapeloom.harness import ComposedFeed
 
 from .composed import Reader, cut
-from .declared import Broken
+from .declared import ContractViolation
 
 __all__ = ["batches", "deterministic", "exact", "poison", "understood", "unknown"]
 
@@ -49,7 +49,7 @@ def _same(expected: Sequence[Event], got: Sequence[Event], how: str) -> None:
         (at for at, pair in enumerate(zip(expected, got, strict=False)) if pair[0] != pair[1]),
         min(len(expected), len(got)),
     )
-    raise Broken(
+    raise ContractViolation(
         f"{how}, the frames give other events: {len(expected)} became {len(got)}, first at {at}:"
         f" {expected[at : at + 1]!r} became {got[at : at + 1]!r}. A parser depends on frames alone,"
         " not on how they are cut, nor on the time."
@@ -61,10 +61,12 @@ def understood(plan: ComposedFeed, frames: Sequence[bytes], garbage: Sequence[st
     for event in _read(plan, frames, 64):
         unread = type(event) is Reject and event.rule in ("unreadable_frame", "parser_error")
         if unread and not any(part in event.evidence for part in garbage):  # type: ignore[union-attr]
-            raise Broken(f"a recorded frame is not understood: {event!r}")
+            raise ContractViolation(f"a recorded frame is not understood: {event!r}")
     counters = plan.feed.counters
     if counters["unasked"]:
-        raise Broken(f"{counters['unasked']} recorded frames are of what nobody asked for.")
+        raise ContractViolation(
+            f"{counters['unasked']} recorded frames are of what nobody asked for."
+        )
 
 
 # ------------------------------------------------------------------------------------------ poison
@@ -118,7 +120,7 @@ def poison(make: MakePlan, frames: Sequence[bytes]) -> None:
         try:
             got = [one for one in _read(make(), mixed, size) if type(one) is not Reject]
         except Exception as error:
-            raise Broken(
+            raise ContractViolation(
                 f"garbage between good frames makes the parser raise {error!r}."
             ) from error
         clean = [one for one in expected if type(one) is not Reject]
@@ -148,12 +150,14 @@ def _accounted(plan: ComposedFeed, frame: bytes, what: str) -> None:
     try:
         events = reader.read([frame])
     except Exception as error:
-        raise Broken(f"{what} makes the parser raise {error!r}: {frame[:120]!r}") from error
+        raise ContractViolation(
+            f"{what} makes the parser raise {error!r}: {frame[:120]!r}"
+        ) from error
     if strange := [one for one in events if one.type not in ("reject", "status")]:
-        raise Broken(f"{what} became {strange[0]!r}: {frame[:120]!r}")
+        raise ContractViolation(f"{what} became {strange[0]!r}: {frame[:120]!r}")
     if not events and not reader.replies and sum(plan.feed.counters.values()) == before:
-        raise Broken(
-            f"{what} is gone without a trace: {frame[:120]!r}. Give it to `frames.aside`, or count"
+        raise ContractViolation(
+            f"{what} is gone without a trace: {frame[:120]!r}. Give it to `frames.on_control`, or count"
             " it in `feed.counters`."
         )
 
@@ -186,10 +190,12 @@ def exact(plan: ComposedFeed, frames: Sequence[bytes]) -> None:
         for event in reader.read([frame]):
             for number in _numbers(event):
                 if not isinstance(number, Decimal | str):
-                    raise Broken(f"{number!r} is no Decimal made of the venue's text: {event!r}")
+                    raise ContractViolation(
+                        f"{number!r} is no Decimal made of the venue's text: {event!r}"
+                    )
                 # A bar without a trade has a volume that nobody wrote.
                 if str(number) not in seen and Decimal(number):
-                    raise Broken(
+                    raise ContractViolation(
                         f"the venue wrote no number {str(number)!r}; keep its digits as they are:"
                         f" {event!r} from {frame[:200]!r}"
                     )

@@ -8,10 +8,10 @@ from typing import Any, ClassVar
 
 import pytest
 from attrs import asdict
-from tapeloom.harness import Level, Proof, conformance_file, installed, read_conformance
+from tapeloom.harness import Conformance, Proof, conformance_file, installed, read_conformance
 
 from .conformance import write
-from .declared import Broken, Lacking
+from .declared import ContractViolation, NotApplicable
 
 __all__ = ["Proving", "remembered"]
 
@@ -67,7 +67,7 @@ class Proving:
     def _proven(self, word: str, place: str) -> Exception | None:
         try:
             if reason := self.reason(word, place):
-                raise Lacking(reason)
+                raise NotApplicable(reason)
             self.check(word, place)
         except Exception as error:
             return error
@@ -76,9 +76,9 @@ class Proving:
     def prove(self, word: str, place: str) -> None:
         """Pass, skip or fail, as a test."""
         outcome = self.outcome(word, place)
-        if isinstance(outcome, Lacking):
+        if isinstance(outcome, NotApplicable):
             pytest.skip(str(outcome))
-        if isinstance(outcome, Broken):
+        if isinstance(outcome, ContractViolation):
             pytest.fail(f"{self.name()} {place}: {word}: {outcome}", pytrace=False)
         if outcome is not None:
             raise outcome
@@ -89,16 +89,20 @@ class Proving:
         """Hold what was proven against what the package says, or write it there."""
         unknown = {key.partition(" ")[0] for key in self.without} - {*self.guarantees}
         if unknown:
-            raise Broken(f"`without` names {sorted(unknown)}; there is {sorted(self.guarantees)}.")
+            raise ContractViolation(
+                f"`without` names {sorted(unknown)}; there is {sorted(self.guarantees)}."
+            )
         found = installed().get(self.name())
         path = conformance_file(found.module) if found is not None else None
         if found is None or path is None:
             pytest.skip(f"{self.name()!r} is no installed package: it has no file to write to")
         proven = {self._key(place): self._place(place) for place in self.places()}
-        level = read_conformance(found.module) or Level(self.kind, self.name())
+        level = read_conformance(found.module) or Conformance(self.kind, self.name())
         if request.config.getoption(_SAID, default=False):
             variants = {key: one for key, one in level.proven.items() if self._other(key)}
-            write(Level(self.kind, self.name(), dict(sorted((variants | proven).items()))), path)
+            write(
+                Conformance(self.kind, self.name(), dict(sorted((variants | proven).items()))), path
+            )
             return
         mine = {key: one for key, one in level.proven.items() if not self._other(key)}
         if mine != proven:
@@ -117,10 +121,14 @@ class Proving:
 
     def _place(self, place: str) -> Proof:
         outcomes = {word: self.outcome(word, place) for word in self.guarantees}
-        here = [str(one) for one in outcomes.values() if isinstance(one, Lacking) and one.here]
+        here = [
+            str(one) for one in outcomes.values() if isinstance(one, NotApplicable) and one.here
+        ]
         if here:
             pytest.skip(f"a level is proven where everything is installed: {here[0]}")
-        failed = [word for word, one in outcomes.items() if one and not isinstance(one, Lacking)]
+        failed = [
+            word for word, one in outcomes.items() if one and not isinstance(one, NotApplicable)
+        ]
         if failed:
             pytest.fail(f"{place}: {', '.join(failed)} failed, so there is no level", pytrace=False)
         if held := [word for word in outcomes if self._needlessly_without(word, place)]:

@@ -9,9 +9,9 @@ from contextlib import asynccontextmanager
 import anyio
 import anyio.abc
 from tapeloom.errors import ConnectionLost
-from tapeloom.plugin import Delivering, Link
+from tapeloom.plugin import Link, PushLink
 
-from .declared import Broken
+from .declared import ContractViolation
 
 __all__ = ["PATIENCE", "Reader", "framed", "tunnel"]
 
@@ -52,7 +52,7 @@ class Reader:
         try:
             with anyio.fail_after(PATIENCE):
                 if self._way == "deliver":
-                    assert isinstance(self._link, Delivering)
+                    assert isinstance(self._link, PushLink)
                     await self._link.deliver(take)
                 while True:
                     waiting = take(await self._link.receive())
@@ -61,7 +61,7 @@ class Reader:
         except _Enough:
             pass
         except TimeoutError:
-            raise Broken(
+            raise ContractViolation(
                 f"by `{self._way}` came {len(self.messages)} messages in {len(self.batches)} reads,"
                 f" and then nothing for {PATIENCE:g} s: more was to be told."
             ) from None

@@ -19,9 +19,9 @@ from tapeloom.errors import ConnectionLost
 from tapeloom.events import Book, Event, Gap, Status, Trade
 from tapeloom.harness import websocket_dial
 from tapeloom.hooks import hookimpl
-from tapeloom.plugin import Dial, Endpoint, Feed, Link, Want
+from tapeloom.plugin import Dial, Endpoint, Feed, HistoryQuery, Link
 
-from .declared import Broken
+from .declared import ContractViolation
 
 if TYPE_CHECKING:
     from tapeloom import Consumer, Stream
@@ -124,7 +124,7 @@ class _Snapshots:
             if type(event) is Book and (event.symbol, event.channel) not in self._known:
                 self._known.add((event.symbol, event.channel))
                 if event.kind == "delta":
-                    self._feed.want(Want("book", event.symbol, event.channel))
+                    self._feed.want(HistoryQuery("book", event.symbol, event.channel))
         return events
 
 
@@ -154,7 +154,7 @@ async def record(subject: Subject, plant: Plant) -> Run:
                 await _follow(run, stream, sim, plant)
     run.logs = logs
     if scope.cancelled_caught:
-        raise Broken(
+        raise ContractViolation(
             f"after {_DEADLINE:g} s the run of market {subject.market!r} had not come to its end:"
             f" {len(run.events)} events, {len(run.frames)} frames; {run.error or 'no error'}"
         )

@@ -16,7 +16,7 @@ from tapeloom.events import Bar, Event, Gap, Quote, Status, Trade
 from tapeloom.harness import SinkSpec, compose_sink
 from tapeloom.plugin import Sink
 
-from .declared import SINK, Broken, Lacking
+from .declared import SINK, ContractViolation, NotApplicable
 from .proving import Proving
 
 __all__ = ["SinkContract"]
@@ -134,7 +134,7 @@ class SinkContract(Proving):
                 ),
                 min(len(wanted), len(got)),
             )
-            raise Broken(
+            raise ContractViolation(
                 f"{len(wanted)} events were written and {len(got)} arrived, first at {at}:"
                 f" {wanted[at : at + 1]!r} became {got[at : at + 1]!r}"
             )
@@ -150,7 +150,7 @@ class SinkContract(Proving):
         with tempfile.TemporaryDirectory() as name:
             table = self.failing(Path(name))
             if table is None:
-                raise Lacking("nothing that can be set makes it fail")
+                raise NotApplicable("nothing that can be set makes it fail")
 
             async def write() -> None:
                 sink = self._made(table)
@@ -161,10 +161,12 @@ class SinkContract(Proving):
                 anyio.run(write)
             except Exception:
                 return
-        raise Broken("writing cannot have worked, and neither `write` nor `aclose` raised.")
+        raise ContractViolation(
+            "writing cannot have worked, and neither `write` nor `aclose` raised."
+        )
 
     def _backends(self) -> None:
         for backend in self._loops():
             if importlib.util.find_spec(backend) is None:
-                raise Lacking(f"{backend} is not installed", here=True)
+                raise NotApplicable(f"{backend} is not installed", here=True)
             self._arrives(_events(20), (3,), backend)

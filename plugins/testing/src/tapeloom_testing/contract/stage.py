@@ -19,10 +19,10 @@ from tapeloom.plugin import TimedStage
 from tapeloom_testing.clock import VirtualClock
 
 from .composed import cut
-from .declared import STAGE, Broken, Lacking
+from .declared import STAGE, ContractViolation, NotApplicable
+from .null_venue import Undialled
 from .proving import Proving
 from .streams import HOSTILE, START, SYMBOLS, VENUE, changed, spoiled, strange, streams
-from .undialled import Undialled
 
 __all__ = ["StageContract"]
 
@@ -152,11 +152,13 @@ class StageContract(Proving):
             out = self._output(mixed)
             kept = [event for event in out if any(event is one for one in unknown)]
             if kept != unknown:
-                raise Broken(f"of {unknown!r}, this was passed on: {kept!r}")
+                raise ContractViolation(f"of {unknown!r}, this was passed on: {kept!r}")
             place = next(at for at, event in enumerate(out) if event is unknown[0])
             follow = out[place : place + len(unknown)]
             if [type(event) for event in follow] != [type(event) for event in unknown]:
-                raise Broken("events that stood together were parted: pass them on in place.")
+                raise ContractViolation(
+                    "events that stood together were parted: pass them on in place."
+                )
 
         holds()
 
@@ -169,7 +171,7 @@ class StageContract(Proving):
             pipeline.process(batch)
             changed = [(old, new) for old, new in zip(before, events, strict=True) if old != new]
             if changed:
-                raise Broken(
+                raise ContractViolation(
                     f"the stage changed an event: {changed[0][0]!r} became {changed[0][1]!r}. Others"
                     " have it too: make a new one with attrs.evolve."
                 )
@@ -188,7 +190,9 @@ class StageContract(Proving):
                 self._output(hostile, 7)
             except Exception as error:
                 bad = next((event for event in hostile if str(value) in repr(event)), None)
-                raise Broken(f"{value} makes the stage raise {error!r}, as in {bad!r}") from error
+                raise ContractViolation(
+                    f"{value} makes the stage raise {error!r}, as in {bad!r}"
+                ) from error
 
         holds()
 
@@ -201,7 +205,7 @@ class StageContract(Proving):
             shown |= {id(event.event) for event in out if type(event) is Reject}
             for event in events:
                 if id(event) not in shown and not _like(event, out):
-                    raise Broken(
+                    raise ContractViolation(
                         f"this went in, and neither it nor a Reject of it came out: {event!r}"
                     )
 
@@ -211,7 +215,7 @@ class StageContract(Proving):
         pipeline, _ = self.pipeline()
         timed = [one for one in pipeline.stages.values() if isinstance(one, TimedStage)]
         if not timed:
-            raise Lacking("it does not act on time")
+            raise NotApplicable("it does not act on time")
 
         @_checked
         @given(streams())
@@ -225,10 +229,10 @@ class StageContract(Proving):
                     if due is None:
                         break
                     if type(due) is not int:
-                        raise Broken(f"`due` should be ns or None, and is {due!r}")
+                        raise ContractViolation(f"`due` should be ns or None, and is {due!r}")
                     stage.tick(due)
                     if stage.due is not None and stage.due <= due:
-                        raise Broken(
+                        raise ContractViolation(
                             f"`tick({due})` left `due` at {stage.due}: it must be later, or None."
                         )
                 else:
@@ -255,7 +259,7 @@ def _same(expected: Sequence[Event], got: Sequence[Event], how: str, events: Seq
         (at for at, pair in enumerate(zip(expected, got, strict=False)) if pair[0] != pair[1]),
         min(len(expected), len(got)),
     )
-    raise Broken(
+    raise ContractViolation(
         f"{how}, {len(events)} events give {len(got)} instead of {len(expected)}, first at {at}:"
         f" {expected[at : at + 1]!r} became {got[at : at + 1]!r}"
     )

@@ -21,20 +21,20 @@ from tapeloom.errors import (
     ConnectionLost,
     FeedError,
     Throttled,
-    alone,
+    unwrap_single,
 )
 from tapeloom.harness import BACKENDS, SystemClock
-from tapeloom.plugin import Delivering, Dial, Endpoint, Feed, Link, Network
+from tapeloom.plugin import Dial, Endpoint, Feed, Link, Network, PushLink
 from tapeloom.plugin.transports import CLOSE_WITHIN, MESSAGE_LIMIT
 from wsproto import events as ws
 
 from tapeloom_testing.fakevenue import FakeClient, FakeVenue
 from tapeloom_testing.virtual import virtual_backend
 
-from .declared import TRANSPORT, Broken, Lacking
+from .declared import TRANSPORT, ContractViolation, NotApplicable
+from .null_venue import Undialled
 from .proving import Proving
 from .readers import PATIENCE, Reader, framed, tunnel
-from .undialled import Undialled
 
 __all__ = ["TransportContract"]
 
@@ -118,11 +118,11 @@ class TransportContract(Proving):
             return
         for backend in self._loops():
             if importlib.util.find_spec(backend) is None:
-                raise Lacking(f"{backend} is not installed", here=True)
+                raise NotApplicable(f"{backend} is not installed", here=True)
             try:
                 anyio.run(check, backend=backend)
             except BaseExceptionGroup as group:
-                raise alone(group) from None
+                raise unwrap_single(group) from None
 
     def _loops(self) -> list[str]:
         async def named() -> frozenset[str]:
@@ -149,7 +149,7 @@ class TransportContract(Proving):
         """Have *look* look at what a venue that runs *script* sends, in each way of reading."""
         async with self._dialled(FakeVenue(script), **more) as link:
             await look(Reader(link, "receive"), link)
-        if isinstance(link, Delivering):
+        if isinstance(link, PushLink):
             async with self._dialled(FakeVenue(script), **more) as link:
                 await look(Reader(link, "deliver"), link)
 
@@ -181,7 +181,9 @@ class TransportContract(Proving):
             await reader.count(len(texts))
             _same(texts, reader)
             if len(reader.batches) > 50:
-                raise Broken(f"one write of 500 messages was {len(reader.batches)} batches")
+                raise ContractViolation(
+                    f"one write of 500 messages was {len(reader.batches)} batches"
+                )
 
         await self._read(script, look)
 
@@ -218,12 +220,16 @@ class TransportContract(Proving):
             lost = await reader.end()
             _same(["good"], reader)
             if lost.code != code:
-                raise Broken(f"{what}: the end was told with {lost.code}, expected {code}: {lost}")
+                raise ContractViolation(
+                    f"{what}: the end was told with {lost.code}, expected {code}: {lost}"
+                )
 
         closes.clear()
         await self._read(script, look)
         if not closes or any(getattr(one, "code", None) != code for one in closes):
-            raise Broken(f"{what}: the venue was told {closes}, expected a close frame with {code}")
+            raise ContractViolation(
+                f"{what}: the venue was told {closes}, expected a close frame with {code}"
+            )
 
     async def _control(self) -> None:
         pongs: list[bytes] = []
@@ -238,14 +244,14 @@ class TransportContract(Proving):
         async def look(reader: Reader, link: Link) -> None:
             await reader.until(lambda: reader.batches.count([]) == 2)
             if reader.batches != [[], [b"x"], []]:
-                raise Broken(
+                raise ContractViolation(
                     "a ping, then a message with a pong in one read, were handed over as"
                     f" {reader.batches}; expected [], ['x'] and []: an empty batch tells of each."
                 )
 
         await self._read(script, look)
         if set(pongs) != {b"1699"}:
-            raise Broken(f"a ping with the payload '1699' was answered with {pongs}")
+            raise ContractViolation(f"a ping with the payload '1699' was answered with {pongs}")
 
     async def _farewell(self) -> None:
         async def script(client: FakeClient) -> None:
@@ -257,12 +263,16 @@ class TransportContract(Proving):
             lost = await reader.end()
             _same(["last", "x"], reader)
             if lost.code != 4001 or "bye" not in str(lost):
-                raise Broken(f"the venue closed with 4001 'bye', and this was told: {lost}")
+                raise ContractViolation(
+                    f"the venue closed with 4001 'bye', and this was told: {lost}"
+                )
             try:
                 await link.send("too late")
             except ConnectionLost:
                 return
-            raise Broken("a text was sent on a connection that has ended, and nothing was raised")
+            raise ContractViolation(
+                "a text was sent on a connection that has ended, and nothing was raised"
+            )
 
         await self._read(script, look)
 
@@ -304,9 +314,11 @@ class TransportContract(Proving):
         head = came[0]
         missing = [part for part in (b"\r\nx-key: k-1", b"\r\nuser-agent: ") if part not in head]
         if missing or b"permessage" in head:
-            raise Broken(f"the request lacks {missing}, or offers to compress: {head!r}")
+            raise ContractViolation(f"the request lacks {missing}, or offers to compress: {head!r}")
         if came[1:] != ["subscribe", large, ws.Ping]:
-            raise Broken(f"a text, a large one and a ping were sent; {came[1:]!r:.200} came")
+            raise ContractViolation(
+                f"a text, a large one and a ping were sent; {came[1:]!r:.200} came"
+            )
 
     async def _waits(self) -> None:
         """Let the venue send without end, and take nothing: it has to wait."""
@@ -324,7 +336,9 @@ class TransportContract(Proving):
             while sent[0] != before:
                 before = sent[0]
                 if before * size > most:
-                    raise Broken(f"{before * size >> 20} MiB were read, and nobody had taken any")
+                    raise ContractViolation(
+                        f"{before * size >> 20} MiB were read, and nobody had taken any"
+                    )
                 await anyio.sleep(0.2)
 
         async def look(reader: Reader, link: Link) -> None:
@@ -340,7 +354,7 @@ class TransportContract(Proving):
             await reader.until(lambda: len(reader.messages) > 200, slowly)
             numbers = [int(one[:9]) for one in reader.messages]
             if numbers != [*range(len(numbers))]:
-                raise Broken("messages were lost or disordered while nobody took them")
+                raise ContractViolation("messages were lost or disordered while nobody took them")
 
         await self._read(script, look)
 
@@ -364,7 +378,9 @@ class TransportContract(Proving):
             with anyio.move_on_after(PATIENCE):
                 await told.wait()
         if [getattr(one, "code", None) for one in closes] != [1000]:
-            raise Broken(f"leaving told the venue {closes}, expected a close frame with 1000")
+            raise ContractViolation(
+                f"leaving told the venue {closes}, expected a close frame with 1000"
+            )
         async with FakeVenue(deaf).serve() as venue, self.dialling(Network()) as dial:
             async with dial(Endpoint(url=venue.url())) as link:
                 await Reader(link, "receive").count(1)
@@ -375,7 +391,9 @@ class TransportContract(Proving):
                 began = anyio.current_time()
             took = anyio.current_time() - began
         if took > CLOSE_WITHIN + 1:
-            raise Broken(f"a venue that reads nothing held up the leaving for {took:.1f} s")
+            raise ContractViolation(
+                f"a venue that reads nothing held up the leaving for {took:.1f} s"
+            )
 
     async def _cancelled(self) -> None:
         go = [anyio.Event()]
@@ -406,11 +424,13 @@ class TransportContract(Proving):
         async with _listening(mute) as port, self.dialling(Network()) as dial:
             with anyio.move_on_after(0.3):
                 async with dial(Endpoint(url=f"ws://127.0.0.1:{port}")):
-                    raise Broken("a connection was open before its handshake was answered")
+                    raise ContractViolation(
+                        "a connection was open before its handshake was answered"
+                    )
             with anyio.move_on_after(2):
                 await ended.wait()
         if not ended.is_set():
-            raise Broken("a dial was cancelled, and its connection is still open")
+            raise ContractViolation("a dial was cancelled, and its connection is still open")
 
     # ------------------------------------------------------------------------- what does not come about
 
@@ -420,7 +440,9 @@ class TransportContract(Proving):
             async with venue.serve():
                 error = await self._failure(venue.url(), kind, retryable, str(status))
             if isinstance(error, Throttled) and error.retry_after != 7:
-                raise Broken(f"HTTP {status} with retry-after 7 told {error.retry_after}")
+                raise ContractViolation(
+                    f"HTTP {status} with retry-after 7 told {error.retry_after}"
+                )
         async with FakeVenue(_left, upgrade=(503, {}, b"no")).serve() as down:
             await self._failure(down.url(), ConnectionFailed, True, "503")
         async with FakeVenue(_left).serve() as gone:
@@ -435,7 +457,7 @@ class TransportContract(Proving):
         secret = Endpoint(url=gone.url(), headers={"X-Key": "sesame\n"})
         error = await self._failure(secret, ConnectionFailed, False, "X-Key")
         if "sesame" in str(error):
-            raise Broken(f"a header that cannot be sent is told with its value: {error}")
+            raise ContractViolation(f"a header that cannot be sent is told with its value: {error}")
 
     async def _failure(
         self, to: str | Endpoint, kind: type[FeedError], retryable: bool | None, part: str,
@@ -450,12 +472,12 @@ class TransportContract(Proving):
         except FeedError as error:
             right = type(error) is kind and retryable in (None, error.retryable)
             if not right or part not in str(error):
-                raise Broken(
+                raise ContractViolation(
                     f"{endpoint.url}: {type(error).__name__}, retryable {error.retryable}: {error}"
                     f" Expected {kind.__name__}, retryable {retryable}, that says {part!r}."
                 ) from error
             return error
-        raise Broken(f"{endpoint.url} was dialled, and cannot be")
+        raise ContractViolation(f"{endpoint.url} was dialled, and cannot be")
 
     async def _network(self) -> None:
         with _certified() as (context, ca):
@@ -471,13 +493,15 @@ class TransportContract(Proving):
                 async with self._dialled(venue, network) as link:
                     await Reader(link, "receive").count(1)
             if not served:
-                raise Broken("the stack names a proxy, and the connection did not go through it")
+                raise ContractViolation(
+                    "the stack names a proxy, and the connection did not go through it"
+                )
 
     def _backends(self) -> None:
         loops = self._loops()
         for backend in BACKENDS:
             if importlib.util.find_spec(backend) is None:
-                raise Lacking(f"{backend} is not installed", here=True)
+                raise NotApplicable(f"{backend} is not installed", here=True)
             if backend in loops:
                 name, options = virtual_backend(backend)
                 anyio.run(self._silent, backend=name, backend_options=options)
@@ -487,7 +511,7 @@ class TransportContract(Proving):
             except BackendUnsupported as error:
                 if error.plugin == self.name():
                     continue
-            raise Broken(f"it does not name {backend}, and was not refused on it")
+            raise ContractViolation(f"it does not name {backend}, and was not refused on it")
 
     async def _silent(self) -> None:
         """Dial a server that never answers: it is given up."""
@@ -504,9 +528,13 @@ class TransportContract(Proving):
             except ConnectionFailed as error:
                 if "did not answer in time" in str(error):
                     return
-                raise Broken(f"a server never answered, and this was told: {error}") from error
+                raise ContractViolation(
+                    f"a server never answered, and this was told: {error}"
+                ) from error
             except TimeoutError:
-                raise Broken("a server never answered, and was waited for without end") from None
+                raise ContractViolation(
+                    "a server never answered, and was waited for without end"
+                ) from None
 
     async def _opened(self) -> None:
         registry = self.registry()
@@ -524,7 +552,7 @@ def _same(texts: Sequence[str], reader: Reader) -> None:
     got = [one.decode() for one in reader.messages]
     if got != list(texts):
         at = next((n for n, two in enumerate(zip(texts, got, strict=False)) if two[0] != two[1]), 0)
-        raise Broken(
+        raise ContractViolation(
             f"{len(texts)} messages were sent and {len(got)} came, first unlike at {at}:"
             f" {texts[at : at + 1]!r:.80} became {got[at : at + 1]!r:.80}"
         )
@@ -557,7 +585,7 @@ def _certified() -> Iterator[tuple[ssl.SSLContext, str]]:
     try:
         import trustme
     except ImportError:
-        raise Lacking("trustme is not installed", here=True) from None
+        raise NotApplicable("trustme is not installed", here=True) from None
     authority = trustme.CA()
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert("127.0.0.1").configure_cert(context)

@@ -11,9 +11,9 @@ from tapeloom.events import Bar, Book, Event, Gap, Quote, Reject, Status, Ticker
 from tapeloom.plugin import channel_parts
 from tapeloom.units import duration_ns
 
-from .declared import Broken
-from .rebuilt import Rebuilt
+from .declared import ContractViolation
 from .recording import Run
+from .reference_book import Rebuilt
 
 __all__ = ["TYPES", "books", "clean", "delivered", "filled", "kept", "sides", "times"]
 
@@ -59,14 +59,16 @@ def _each(run: Run, channels: Iterable[str]) -> Iterable[tuple[str, str, str, li
 def clean(run: Run) -> None:
     """Hold that nothing went wrong in a run in which nothing was done to the venue."""
     if run.error is not None:
-        raise Broken(f"the feed ended with {run.error!r}.")
+        raise ContractViolation(f"the feed ended with {run.error!r}.")
     if not run.ready:
-        raise Broken(
+        raise ContractViolation(
             "the venue did not agree to every subscription, or its side does not follow them all."
             f" Sent: {run.sent[:3]}. Told: {_told(run)[:3]}"
         )
     if _told(run):
-        raise Broken(f"nothing was wrong with the venue, and this was told: {_told(run)[:3]}")
+        raise ContractViolation(
+            f"nothing was wrong with the venue, and this was told: {_told(run)[:3]}"
+        )
 
 
 def _told(run: Run) -> list[Event]:
@@ -89,23 +91,27 @@ def filled(run: Run, channels: Iterable[str]) -> None:
     names = {subject.venue, f"{subject.venue}-{subject.market}"}
     for symbol, channel, word, events in _each(run, channels):
         if not events:
-            raise Broken(
+            raise ContractViolation(
                 f"nothing came of {symbol} {channel} in {len(run.frames)} reads."
                 f" Channels that came: {sorted({one.channel for one in run.events} - {''})}"
             )
         for event in events:
             if type(event) is not TYPES.get(word, type(event)):
-                raise Broken(f"{channel} gives {TYPES[word].__name__}, and this came: {event!r}")
+                raise ContractViolation(
+                    f"{channel} gives {TYPES[word].__name__}, and this came: {event!r}"
+                )
             if event.venue not in names or not event.recv or not event.ts:
-                raise Broken(f"venue, recv or ts is not filled, or not right: {event!r}")
+                raise ContractViolation(f"venue, recv or ts is not filled, or not right: {event!r}")
     known = {*subject.symbols, ""}
     strange = [one for one in run.events if one.symbol not in known]
     if strange:
-        raise Broken(f"nobody asked for this symbol: {strange[0]!r}")
+        raise ContractViolation(f"nobody asked for this symbol: {strange[0]!r}")
     asked = {*subject.channels, ""}
     strange = [one for one in run.events if one.channel not in asked and one.type != "book"]
     if strange:
-        raise Broken(f"nobody asked for the channel {strange[0].channel!r}: {strange[0]!r}")
+        raise ContractViolation(
+            f"nobody asked for the channel {strange[0].channel!r}: {strange[0]!r}"
+        )
 
 
 def times(run: Run, channels: Iterable[str]) -> None:
@@ -117,25 +123,29 @@ def times(run: Run, channels: Iterable[str]) -> None:
             on_market = first <= event.ts <= last
             # A venue that sends no time leaves us our own.
             if type(event.ts) is not int or not (on_market or event.ts == event.recv):
-                raise Broken(
+                raise ContractViolation(
                     f"`ts` of {channel} should be ns between {first} and {last}: {event!r}"
                 )
             if not run.began <= event.recv <= run.ended:
-                raise Broken(
+                raise ContractViolation(
                     f"`recv` should be our clock's ns, {run.began} to {run.ended}: {event!r}"
                 )
             if length and event.ts % length and length <= _DAY:
-                raise Broken(f"`ts` of a bar is its start, a multiple of {length}: {event!r}")
+                raise ContractViolation(
+                    f"`ts` of a bar is its start, a multiple of {length}: {event!r}"
+                )
 
 
 def kept(run: Run) -> None:
     """Hold that the simulator, which enforces the venue's limits, had no cause to."""
     for opened in run.truth.connections:
         if opened.ended and not opened.ended.startswith(_PROPER_ENDS):
-            raise Broken(f"the venue ended a connection for breaking its rules: {opened!r}")
+            raise ContractViolation(
+                f"the venue ended a connection for breaking its rules: {opened!r}"
+            )
     refused = [call for call in run.truth.calls if call[1] in (403, 418, 429)]
     if refused:
-        raise Broken(f"the venue refused calls for there being too many: {refused[:3]}")
+        raise ContractViolation(f"the venue refused calls for there being too many: {refused[:3]}")
 
 
 # ------------------------------------------------------------------------------------ each channel
@@ -149,7 +159,9 @@ def sides(run: Run, channels: Iterable[str], *, told: bool) -> None:
         live = [trade for trade in events if trade.origin == "live"]
         if not told:
             if guessed := [trade for trade in live if trade.side is not None]:
-                raise Broken(f"this venue tells no side, and one was guessed: {guessed[0]!r}")
+                raise ContractViolation(
+                    f"this venue tells no side, and one was guessed: {guessed[0]!r}"
+                )
             continue
         got = [trade.side for trade in live]
         expected = [[fact[-1] for fact in facts] for facts in _trades(run, symbol)]
@@ -162,7 +174,9 @@ def sides(run: Run, channels: Iterable[str], *, told: bool) -> None:
                 ),
                 None,
             )
-            raise Broken(f"`side` of {channel} is not the taker's, first here: {wrong!r}")
+            raise ContractViolation(
+                f"`side` of {channel} is not the taker's, first here: {wrong!r}"
+            )
 
 
 def delivered(run: Run, channels: Iterable[str], unit: int) -> None:
@@ -189,11 +203,13 @@ def _check_trades(run: Run, symbol: str, channel: str, events: Sequence[Any], un
     single, joined = ([(p, s, ts // unit) for p, s, ts, _ in each] for each in _trades(run, symbol))
     ids = [one.id for one in events if one.origin == "live" and one.id != ""]
     if len(ids) != len(set(ids)):
-        raise Broken(f"{symbol} {channel}: two trades have one id.")
+        raise ContractViolation(f"{symbol} {channel}: two trades have one id.")
     if got == joined or (got == single and channel == "trades"):
         return
     expected = joined if channel != "trades" else single
-    raise Broken(f"{symbol} {channel}: {_difference(expected, got)} (price, size, ts / {unit} ns)")
+    raise ContractViolation(
+        f"{symbol} {channel}: {_difference(expected, got)} (price, size, ts / {unit} ns)"
+    )
 
 
 def _difference(expected: Sequence[Any], got: Sequence[Any]) -> str:
@@ -217,12 +233,14 @@ def _check_quotes(run: Run, symbol: str, channel: str, events: Sequence[Any], un
         try:
             at = real.index(quote, at)
         except ValueError:
-            raise Broken(
+            raise ContractViolation(
                 f"{symbol} {channel}: the market had no such best bid and ask, or had it before"
                 f" another one that came: {event!r}"
             ) from None
     if events and quote != real[-1]:
-        raise Broken(f"{symbol} {channel}: the last is {quote}, the market's last {real[-1]}.")
+        raise ContractViolation(
+            f"{symbol} {channel}: the last is {quote}, the market's last {real[-1]}."
+        )
 
 
 def _length(channel: str) -> int:
@@ -239,9 +257,9 @@ def _check_bars(run: Run, symbol: str, channel: str, events: Sequence[Any], unit
     closed: dict[int, Bar] = {}
     for bar in events:
         if bar.interval != interval:
-            raise Broken(f"{channel} gives bars of {interval}, and this came: {bar!r}")
+            raise ContractViolation(f"{channel} gives bars of {interval}, and this came: {bar!r}")
         if bar.closed and bar.ts in closed and not bar.revision:
-            raise Broken(f"a bar was closed twice, and this is no revision: {bar!r}")
+            raise ContractViolation(f"a bar was closed twice, and this is no revision: {bar!r}")
         if bar.closed:
             closed[bar.ts] = bar
     for bar in events:
@@ -249,16 +267,20 @@ def _check_bars(run: Run, symbol: str, channel: str, events: Sequence[Any], unit
     for start, bar in closed.items():
         candle = real.get(start)
         if candle is None:
-            raise Broken(f"{symbol} {channel}: a bar is closed that has not ended: {bar!r}")
+            raise ContractViolation(
+                f"{symbol} {channel}: a bar is closed that has not ended: {bar!r}"
+            )
         ticks = (candle.open, candle.high, candle.low, candle.close)
         expected = (*(price * pit.tick for price in ticks), candle.volume * pit.lot)
         if (bar.open, bar.high, bar.low, bar.close, bar.volume) != expected:
-            raise Broken(f"{symbol} {channel}: expected {[*map(str, expected)]}, came {bar!r}")
+            raise ContractViolation(
+                f"{symbol} {channel}: expected {[*map(str, expected)]}, came {bar!r}"
+            )
     # The bar of the last trade may close or not: some venues end a bar with the next one's first.
     last = pit.last.ts - pit.last.ts % _length(channel) if _length(channel) and pit.last else 0
     due = [start for start, one in real.items() if one.trades and start < last]
     if lost := [start for start in due if start not in closed]:
-        raise Broken(f"{symbol} {channel}: bars that ended were not closed: {lost}")
+        raise ContractViolation(f"{symbol} {channel}: bars that ended were not closed: {lost}")
 
 
 def _check_forming(pit: Any, bar: Bar) -> None:
@@ -269,7 +291,9 @@ def _check_forming(pit: Any, bar: Bar) -> None:
     first = candle.open * pit.tick
     within = candle.low * pit.tick <= bar.low <= bar.high <= candle.high * pit.tick
     if bar.open != first or not within or bar.volume > candle.volume * pit.lot:
-        raise Broken(f"the market's bar is {candle!r}, in ticks and lots, and this came: {bar!r}")
+        raise ContractViolation(
+            f"the market's bar is {candle!r}, in ticks and lots, and this came: {bar!r}"
+        )
 
 
 def _check_ticker(run: Run, symbol: str, channel: str, events: Sequence[Any], unit: int) -> None:
@@ -282,7 +306,9 @@ def _check_ticker(run: Run, symbol: str, channel: str, events: Sequence[Any], un
     # What the venue does not tell is None.
     told = zip((last.last, last.high, last.low), expected, strict=True)
     if any(number != real for number, real in told if number is not None):
-        raise Broken(f"{symbol} {channel}: expected last, high and low {expected}, came {last!r}")
+        raise ContractViolation(
+            f"{symbol} {channel}: expected last, high and low {expected}, came {last!r}"
+        )
 
 
 _Check: TypeAlias = Callable[[Run, str, str, Sequence[Any], int], None]
@@ -305,10 +331,12 @@ def books(run: Run, channels: Iterable[str]) -> None:
             if type(event) is Book:
                 kept.take(event)
         if not kept.whole:
-            raise Broken(f"{symbol} {channel}: no snapshot came, over REST or in the stream.")
+            raise ContractViolation(
+                f"{symbol} {channel}: no snapshot came, over REST or in the stream."
+            )
         parameter = channel_parts(channel)[1]
         depth = min(int(parameter) if parameter.isdigit() else _LEVELS, _LEVELS)
         real = [list(side.items())[:depth] for side in run.books[symbol]]
         for name, mine, theirs in zip(("bids", "asks"), kept.top(depth), real, strict=True):
             if mine != theirs:
-                raise Broken(f"{symbol} {channel}, {name}: {_difference(theirs, mine)}")
+                raise ContractViolation(f"{symbol} {channel}, {name}: {_difference(theirs, mine)}")

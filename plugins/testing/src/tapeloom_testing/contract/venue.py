@@ -20,9 +20,9 @@ from tapeloom_simulator import simulators
 
 from tapeloom_testing.recordings import captures as captures_folder
 
-from . import deafness, dialogue, endings, frames, naming, past, signs, truth
+from . import dialogue, endings, frames, history, keepalive_limits, naming, no_reply, truth
 from .composed import Subject
-from .declared import VENUE, Broken, Capture, Lacking
+from .declared import VENUE, Capture, ContractViolation, NotApplicable
 from .proving import Proving, remembered
 from .recording import Plant, Run, record
 
@@ -150,7 +150,7 @@ class VenueContract(Proving):
         self.prove("book", place)
 
     def test_rest_answers_what_it_is_said_to_answer(self, place: str) -> None:
-        """The list, trades, bars and books of the past."""
+        """The list, trades, bars and books of the history."""
         self.prove("history", place)
 
     def test_what_is_delivered_is_what_the_venue_sent_once_each_in_order(self, place: str) -> None:
@@ -206,7 +206,7 @@ class VenueContract(Proving):
     def _plant(self, subject: Subject, **changes: Any) -> Plant:
         return Plant(
             **{
-                "serves": lambda market: _needed(subject.counterpart(market, self._side())),
+                "serves": lambda market: _needed(subject.venue_server(market, self._side())),
                 "table": lambda simulation: self.table(subject.market, simulation),
                 "rate": self.rate,
                 "seconds": self.seconds,
@@ -241,11 +241,11 @@ class VenueContract(Proving):
     def _frames(self, subject: Subject) -> tuple[Any, list[bytes]]:
         """Return what makes a parser for the frames of a run, and the frames."""
         if subject.plan().codec is None:
-            raise Lacking("it connects through a Source: core sees no frames")
+            raise NotApplicable("it connects through a Source: core sees no frames")
         run = self._run(subject)
         together = [frame for batch in run.frames for frame in batch]
         if not together:
-            raise Broken("no frame came.")
+            raise ContractViolation("no frame came.")
         return (lambda: subject.plan(run.given)), together
 
     def _claimed(self, word: str, subject: Subject) -> list[str]:
@@ -261,13 +261,13 @@ class VenueContract(Proving):
         dialogue.refuse(subject, self._side())
 
     def _silence(self, subject: Subject) -> None:
-        deafness.silence(subject, self._side(), self._loops(subject)[0])
+        no_reply.silence(subject, self._side(), self._loops(subject)[0])
 
     def _unsubscribe(self, subject: Subject) -> None:
         dialogue.unsubscribe(subject, self._side())
 
     def _heartbeat(self, subject: Subject) -> None:
-        signs.heartbeat(subject, self._side())
+        keepalive_limits.heartbeat(subject, self._side())
 
     def _events(self, subject: Subject) -> None:
         truth.filled(self._run(subject), self._claimed("events", subject))
@@ -284,12 +284,12 @@ class VenueContract(Proving):
 
     def _sides(self, subject: Subject) -> None:
         if not any(one.partition(":")[0] in ("trades", "agg_trades") for one in subject.channels):
-            raise Lacking("it has no channel of trades")
+            raise NotApplicable("it has no channel of trades")
         truth.sides(self._run(subject), self._claimed("sides", subject), told=True)
 
     def _book(self, subject: Subject) -> None:
         if not any(one.partition(":")[0] == "book" for one in subject.channels):
-            raise Lacking("it has no channel of books")
+            raise NotApplicable("it has no channel of books")
         truth.books(self._run(subject), self._claimed("book", subject))
 
     def _batches(self, subject: Subject) -> None:
@@ -310,28 +310,28 @@ class VenueContract(Proving):
 
     def _limits(self, subject: Subject) -> None:
         if subject.plan().codec is not None:
-            signs.limits(subject, self._side())
+            keepalive_limits.limits(subject, self._side())
         truth.kept(self._run(subject))
 
     def _farewell(self, subject: Subject) -> None:
         if subject.plan().codec is not None:
-            signs.farewell(subject, self._side())
+            keepalive_limits.farewell(subject, self._side())
         words = ("trades", "agg_trades")
         told = [one for one in subject.channels if one.partition(":")[0] in words][:1]
         if not told:
-            raise Lacking("it has no channel of trades, by which a loss would show")
+            raise NotApplicable("it has no channel of trades, by which a loss would show")
         alone = evolve(subject, channels=tuple(told))
         plant = endings.restarting(partial(self._plant, alone))
         run = anyio.run(record, alone, plant, backend=self._loops(subject)[0])
         if not run.truth.connections:
-            raise Lacking("it keeps no connection that could end")
+            raise NotApplicable("it keeps no connection that could end")
         endings.survived(run, self.unit)
 
     def _history(self, subject: Subject) -> None:
         kinds = self._past(subject.market)
         if not kinds:
-            raise Lacking("it has no REST interface, or none that is used")
-        past.answered(subject, kinds, self.unit, self._side())
+            raise NotApplicable("it has no REST interface, or none that is used")
+        history.answered(subject, kinds, self.unit, self._side())
 
     def _past(self, market: str) -> list[str]:
         some = self.history.get(market, ()) if isinstance(self.history, Mapping) else self.history
@@ -341,7 +341,7 @@ class VenueContract(Proving):
         loops = self._loops(subject)
         missing = [one for one in _LOOPS if importlib.util.find_spec(one) is None]
         if missing:
-            raise Lacking(f"{missing[0]} is not installed", here=True)
+            raise NotApplicable(f"{missing[0]} is not installed", here=True)
         for backend in _LOOPS:
             if backend not in loops:
                 endings.refused(subject, backend)
@@ -354,7 +354,7 @@ class VenueContract(Proving):
     def _captures(self, subject: Subject) -> None:
         mine = {name: one for name, one in self.captures.items() if one.market == subject.market}
         if not mine:
-            raise Lacking("nobody has recorded this market")
+            raise NotApplicable("nobody has recorded this market")
         folder = _folder_of_captures(type(self))
         for name, one in mine.items():
             known = evolve(subject, symbols=tuple(one.symbols), channels=tuple(one.channels))
@@ -365,7 +365,7 @@ class VenueContract(Proving):
 
     def _secrets(self, subject: Subject) -> None:
         if not self.secrets:
-            raise Lacking("it needs no key")
+            raise NotApplicable("it needs no key")
         endings.secretive(subject, self._run(subject))
 
     def proof(self, place: str, words: list[str], without: dict[str, str]) -> Proof:
@@ -377,7 +377,7 @@ class VenueContract(Proving):
 
 def _needed(side: Any) -> Any:
     if side is None:
-        raise Lacking("the plugin has no `simulate`")
+        raise NotApplicable("the plugin has no `simulate`")
     return side
 
 
@@ -385,12 +385,12 @@ def _folder_of_captures(cls: type) -> Path:
     for parent in Path(inspect.getfile(cls)).resolve().parents:
         if (folder := captures_folder(parent)) is not None:
             return folder
-    raise Lacking("there is no folder of captures: set TAPELOOM_CAPTURES", here=True)
+    raise NotApplicable("there is no folder of captures: set TAPELOOM_CAPTURES", here=True)
 
 
 def _recorded(folder: Path, name: str) -> list[bytes]:
     plain, packed = folder / f"{name}.ws.jsonl", folder / f"{name}.ws.jsonl.gz"
     if not plain.exists() and not packed.exists():
-        raise Lacking(f"there is no recording {name!r} in the folder of captures", here=True)
+        raise NotApplicable(f"there is no recording {name!r} in the folder of captures", here=True)
     text = gzip.decompress(packed.read_bytes()) if packed.exists() else plain.read_bytes()
     return [json.loads(line)["frame"].encode() for line in text.splitlines() if line.strip()]

@@ -14,9 +14,9 @@ from tapeloom.plugin import Endpoint
 from tapeloom_testing.clock import VirtualClock
 from tapeloom_testing.fakewire import FakeWire, WireEnd
 
-from .declared import Broken, Lacking
+from .declared import ContractViolation, NotApplicable
 from .dialogue import NOWHERE, SOURCE, asked, connections
-from .still import StillMarket
+from .static_market import StillMarket
 
 if TYPE_CHECKING:
     from .composed import Subject
@@ -29,24 +29,26 @@ _NUMBER = re.compile(r"\d+")
 def silence(subject: Subject, simulated: str, backend: str) -> None:
     """Hold that a venue that never answers is left, and asked again."""
     if subject.plan().codec is None:
-        raise Lacking(SOURCE)
-    side = subject.counterpart(StillMarket(subject.symbols), simulated)
+        raise NotApplicable(SOURCE)
+    side = subject.venue_server(StillMarket(subject.symbols), simulated)
     given = {**subject.settings, **(side.settings(NOWHERE) if side is not None else {})}
     plan = subject.plan(given)
     endpoint, wanted = connections(plan)[0]
     if endpoint.login is None and asked(plan, wanted)[0].id is None:
-        raise Lacking("this venue answers no message")
+        raise NotApplicable("this venue answers no message")
     with structlog.testing.capture_logs():
         told, sent = anyio.run(_unanswered, subject, given, backend=backend)
     if not any("no answer" in status.detail for status in told):
-        raise Broken(
+        raise ContractViolation(
             f"a message was not answered for {endpoint.ack_within:g} s and nobody was told."
             " Give each message that is answered an id."
         )
     first, again = sent[0][:1], sent[1][:1] if len(sent) > 1 else []
     # Messages are numbered on.
     if [_NUMBER.sub("", text) for text in first] != [_NUMBER.sub("", text) for text in again]:
-        raise Broken(f"after the silence {first} was to be asked again, and {again} was.")
+        raise ContractViolation(
+            f"after the silence {first} was to be asked again, and {again} was."
+        )
 
 
 async def _unanswered(

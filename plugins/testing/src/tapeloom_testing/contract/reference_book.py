@@ -6,7 +6,7 @@ from decimal import Decimal
 
 from tapeloom.events import Book
 
-from .declared import Broken
+from .declared import ContractViolation
 
 __all__ = ["Rebuilt"]
 
@@ -48,7 +48,7 @@ class Rebuilt:
             if event.last <= self._last:
                 return
             if not self._joins(event):
-                raise Broken(
+                raise ContractViolation(
                     f"the book {event.symbol} {event.channel} stood at {self._last}, and the next"
                     f" update goes from {event.first} to {event.last} (previous: {event.previous})."
                     " `first`, `last` and `previous` must be the venue's."

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from tapeloom.plugin import Notice, Pong, Refusal
 
-from .declared import Broken
+from .declared import ContractViolation
 from .dialogue import Dialogue, connections, planned
 
 if TYPE_CHECKING:
@@ -24,22 +24,24 @@ def heartbeat(subject: Subject, simulated: str = "") -> None:
         beat, rules = endpoint.heartbeat, talk.session.rules
         if beat is None:
             if rules.silence is not None:
-                raise Broken(
+                raise ContractViolation(
                     f"the venue ends a connection on which the client is silent for {rules.silence}"
                     f" s, and the endpoint {endpoint.url} declares no heartbeat."
                 )
             continue
         if not 0 < beat.seconds < (rules.silence or math.inf):
-            raise Broken(
+            raise ContractViolation(
                 f"a heartbeat every {beat.seconds} s is too slow: the venue waits {rules.silence} s."
             )
         if beat.message is None:
             continue
         replies = talk.say(beat.message)
         if talk.line.closed or any(isinstance(one, Refusal) for one in replies):
-            raise Broken(f"the venue does not take the heartbeat {beat.message!r}: {replies!r}.")
+            raise ContractViolation(
+                f"the venue does not take the heartbeat {beat.message!r}: {replies!r}."
+            )
         if not any(isinstance(one, Pong) for one in replies):
-            raise Broken(
+            raise ContractViolation(
                 f"after the heartbeat {beat.message!r} a Pong was expected from `accept`, and"
                 f" {replies!r} came."
             )
@@ -53,7 +55,7 @@ def farewell(subject: Subject, simulated: str = "") -> None:
         texts = talk.session.farewell()
         replies = talk.hear(texts)
         if texts and not any(isinstance(one, Notice) and one.ends for one in replies):
-            raise Broken(
+            raise ContractViolation(
                 f"the venue says {texts[0]!r} before it ends the connection; a Notice with"
                 f" ends=True was expected from `accept`, and {replies!r} came."
             )
@@ -64,15 +66,15 @@ def limits(subject: Subject, simulated: str = "") -> None:
     plan, simulated = planned(subject, simulated)
     for endpoint, _ in connections(plan):
         if not endpoint.url.startswith(("ws://", "wss://")):
-            raise Broken(f"{endpoint.url!r} is no address of a WebSocket.")
+            raise ContractViolation(f"{endpoint.url!r} is no address of a WebSocket.")
         if not (endpoint.messages or endpoint.host_messages or endpoint.dials):
-            raise Broken(
+            raise ContractViolation(
                 f"the endpoint {endpoint.url} declares no limit: set `messages`, `host_messages` or"
                 " `dials`, with where the figure comes from."
             )
         rules = Dialogue(subject, plan, endpoint, simulated).session.rules
         if rules.max_streams is not None and endpoint.max_subscriptions > rules.max_streams:
-            raise Broken(
+            raise ContractViolation(
                 f"max_subscriptions is {endpoint.max_subscriptions}; the venue allows"
                 f" {rules.max_streams} streams on one connection."
             )
@@ -80,12 +82,12 @@ def limits(subject: Subject, simulated: str = "") -> None:
             theirs = rules.messages.count / rules.messages.seconds
             ours = [one for one in (endpoint.messages, endpoint.host_messages) if one is not None]
             if not ours or min(one.count / one.seconds for one in ours) > theirs:
-                raise Broken(
+                raise ContractViolation(
                     f"the venue takes {theirs:g} messages a second, and the endpoint declares"
                     f" {endpoint.messages!r}. Set `messages` to no more."
                 )
         if rules.max_age is not None and not (endpoint.max_age or math.inf) < rules.max_age:
-            raise Broken(
+            raise ContractViolation(
                 f"the venue ends a connection after {rules.max_age} s; set `max_age` below it, so"
                 " that it is replaced before."
             )
