@@ -134,7 +134,7 @@ async def test_bars_equal_the_oracle(
             type(event) is Bar
             and event.symbol == symbol
             and event.interval == interval
-            and event.origin == "trades"
+            and event.origin == "built_from_trades"
         ):
             latest[event.ts] = event
     got = [
@@ -219,7 +219,11 @@ async def test_books_agree_with_the_exchanges_own_best_bid_and_ask(
                 continue
             if type(event) is Quote and event.origin == "live" and event.sequence is not None:
                 quotes[event.sequence] = (event.bid, event.bid_size, event.ask, event.ask_size)
-            elif type(event) is Quote and event.origin == "book" and event.sequence is not None:
+            elif (
+                type(event) is Quote
+                and event.origin == "built_from_book"
+                and event.sequence is not None
+            ):
                 own[event.sequence] = (event.bid, event.bid_size, event.ask, event.ask_size)
             elif type(event) is Book and event.kind == "snapshot" and event.last is not None:
                 # What waited for it is applied in one go, and told of once, at the end.

@@ -70,11 +70,11 @@ async def test_a_clock_that_is_set_costs_no_event_no_bar_and_no_watch(
     assert sum(one.live + one.fetched for one in accounts) == sum(one.sent for one in accounts)
 
     # It is told, and nothing is called silent or frozen that is not.
-    moved = [at for at, _ in states("clock_moved")]
+    moved = [at for at, _ in states("venue_clock_jumped")]
     assert len(moved) == 1
     assert 130 < moved[0] < 140
-    assert states("frozen") == []
-    (silent,) = [(at, e) for at, e in states("silent") if at > 130]
+    assert states("venue_clock_stopped") == []
+    (silent,) = [(at, e) for at, e in states("stalled") if at > 130]
     assert (silent[1].symbol, silent[1].channel) == ("ETH/USDT", "trades")
     assert 200 < silent[0] < 230  # as patient as with any coin that trades so seldom
     # Subscribing anew does not help, so the connection is left after as long again; at 300 it is cut.

@@ -89,7 +89,7 @@ OR = " or "
 #: What must be told of each fault: all of these signs.
 NAMED: dict[str, tuple[str, ...]] = {
     "ack_missing": ("status reconnecting",),
-    "clock_skew_ms": ("status clock_moved",),
+    "clock_skew_ms": ("status venue_clock_jumped",),
     "crossed_book": ("reject crossed",),
     "dial_limit": ("status reconnecting",),
     "disconnect": ("status reconnecting", "gap disconnect", "status stale"),
@@ -101,7 +101,7 @@ NAMED: dict[str, tuple[str, ...]] = {
     "lingering_session": ("status reconnecting", "gap disconnect"),
     "malformed_json": ("reject unreadable_frame",),
     "max_age": ("status reconnecting", "gap disconnect"),
-    "misroute_silence": ("status silent", "gap stall"),
+    "misroute_silence": ("status stalled", "gap stall"),
     "missing_fields": ("reject unreadable_frame",),
     "missing_final_kline": ("gap sequence",),
     "plain_text_frame": ("reject unreadable_frame",),
@@ -110,7 +110,7 @@ NAMED: dict[str, tuple[str, ...]] = {
     "reorder": ("gap sequence",),
     "resnapshot": ("reject duplicate",),
     "server_shutdown": ("status reconnecting", "gap disconnect"),
-    "silent_stall": ("status silent", "gap stall"),
+    "silent_stall": ("status stalled", "gap stall"),
     "slow_client": ("status reconnecting", "gap disconnect"),
     "stale_snapshot": ("status stale", "counter requests"),
     "sub_error": ("status refused",),

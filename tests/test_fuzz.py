@@ -227,7 +227,7 @@ def facts(events: Sequence[Event]) -> list[Any]:
         (event.type, event.ts * (event.ts != event.recv), event.channel, getattr(event, "id", None),
          getattr(event, "price", None), getattr(event, "bid", None), getattr(event, "last", None))
         for event in events
-        if event.type != "book" or event.origin != "book"  # type: ignore[attr-defined]
+        if event.type != "book" or event.origin != "built_from_book"  # type: ignore[attr-defined]
     ]  # fmt: skip
 
 

@@ -86,7 +86,7 @@ class Running:
         ]  # fmt: skip
 
     def troubles(self, side: Side) -> list[Event]:
-        bad = {"stale", "crossed", "refused", "reconnecting", "failed", "silent"}
+        bad = {"stale", "crossed", "refused", "reconnecting", "failed", "stalled"}
         return [
             event
             for event in self.events[side.venue]

@@ -77,13 +77,17 @@ class AcmeCodec:
             for n in range((len(some) + 9) // 10)
         ]
 
-    def add(self, subscriptions: Sequence[Subscription], first_id: int) -> list[Message]:
+    def encode_subscribe(
+        self, subscriptions: Sequence[Subscription], first_id: int
+    ) -> list[Message]:
         return self._messages("sub", subscriptions, first_id)
 
-    def drop(self, subscriptions: Sequence[Subscription], first_id: int) -> list[Message]:
+    def encode_unsubscribe(
+        self, subscriptions: Sequence[Subscription], first_id: int
+    ) -> list[Message]:
         return self._messages("unsub", subscriptions, first_id)
 
-    def accept(self, frame: bytes) -> Reply | None:
+    def decode_reply(self, frame: bytes) -> Reply | None:
         try:
             reply = json.loads(frame)
         except ValueError:
@@ -98,13 +102,15 @@ class AcmeCodec:
             case {"not_live": names, "reason": reason}:
                 return Refusal(reason, subscriptions=tuple(map(_subscription, names)))
             case {"error": reason, "pause": pause}:
-                return Refusal(reason, permanent=False, oldest=True, pause=pause)
+                return Refusal(
+                    reason, permanent=False, oldest_pending=True, retry_after_seconds=pause
+                )
             case {"error": reason} if "id" not in reply:
-                return Refusal(reason, oldest=True)
+                return Refusal(reason, oldest_pending=True)
             case {"error": reason, "id": id}:
                 return Refusal(reason, id, permanent=not reply.get("busy"))
             case {"notice": kind, **rest}:
-                return Notice(kind, ends=bool(rest.get("ends")))
+                return Notice(kind, closes_connection=bool(rest.get("ends")))
         return None
 
 
@@ -113,21 +119,21 @@ class AcmeHistory:
         self.rest = rest
         self.past_trades = past_trades
 
-    def listing(self) -> Request | None:
+    def listing_request(self) -> Request | None:
         return Request(url=f"{self.rest}/symbols", weight=1, rate=Rate(10, 1.0))
 
     def request(self, want: HistoryQuery) -> Request | None:
         if want.kind == "trades" and self.past_trades:
-            url = f"{self.rest}/trades?s={want.symbol}&after={want.after}"
-            return Request(url=url, rate=Rate(10, 1.0), ranged=True)
+            url = f"{self.rest}/trades?s={want.symbol}&after={want.after_id}"
+            return Request(url=url, rate=Rate(10, 1.0), paged=True)
         if want.kind != "book":
             return None
         return Request(url=f"{self.rest}/book?s={want.symbol}", rate=Rate(10, 1.0))
 
-    def instruments(self, body: bytes) -> list[Instrument]:
+    def read_listing(self, body: bytes) -> list[Instrument]:
         return [Instrument(s, s.replace("/", ""), "spot", *s.split("/")) for s in json.loads(body)]
 
-    def answer(self, request: Request, body: bytes, recv: int) -> list[Event]:
+    def read_answer(self, request: Request, body: bytes, recv: int) -> list[Event]:
         symbol = request.url.partition("?s=")[2].partition("&")[0]
         fields = json.loads(body)
         if "/trades" in request.url:
@@ -145,12 +151,12 @@ class AcmeHistory:
                 "snapshot",
                 fields["b"],
                 fields["a"],
-                last=fields["u"],
+                last_id=fields["u"],
                 origin="history",
             )
         ]
 
-    def refusal(self, status: int, body: bytes) -> str:
+    def refusal_reason(self, status: int, body: bytes) -> str:
         return body.decode(errors="replace")
 
 
@@ -174,10 +180,10 @@ class Acme:
             name="main",
             channels=frozenset({"trades", "book"}),
             max_subscriptions=own.per_connection,
-            messages=Rate(50, 1.0),
-            dials=Rate(300, 300.0),
-            silence=own.silence,
-            max_age=own.max_age,
+            message_rate=Rate(50, 1.0),
+            dial_rate=Rate(300, 300.0),
+            silence_timeout_seconds=own.silence,
+            max_age_seconds=own.max_age,
         )
         return [attrs.evolve(endpoint, **self.endpoint)]
 
@@ -209,7 +215,7 @@ class Acme:
                 push = json.loads(frame)
                 symbol = names.get(push["s"])
                 if symbol is None:
-                    feed.counters["unasked"] += 1
+                    feed.counters["unrequested"] += 1
                     continue
                 out.append(
                     Trade(

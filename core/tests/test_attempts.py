@@ -79,14 +79,14 @@ async def test_after_as_many_attempts_as_are_allowed_the_feed_ends_and_says_why(
     registry: Registry, most: int
 ) -> None:
     wire = FakeWire(acking, refusals=refusals(10))
-    feed = spec(attempts=most)
+    feed = spec(max_attempts=most)
     events, error = await events_until_the_end(registry, wire, feed, VirtualClock())
 
     assert isinstance(error, RetriesExhausted)
     assert error.attempts == most
     assert isinstance(error.__cause__, ConnectionFailed)
     assert "it refused the connection" in str(error)
-    assert "raise attempts in [[feed]]" in str(error)
+    assert "raise max_attempts in [[feed]]" in str(error)
     assert len(wire.refusals) == 10 - most  # not one more
     assert len(told(events, "reconnecting")) == most - 1
     assert [status.detail for status in told(events, "failed")] == [str(error)]
@@ -104,7 +104,7 @@ async def test_only_attempts_in_a_row_count_and_a_healthy_life_begins_them_anew(
         end.close(1006)
 
     wire = FakeWire(answer)
-    events, error = await events_until_the_end(registry, wire, spec(attempts=3), clock)
+    events, error = await events_until_the_end(registry, wire, spec(max_attempts=3), clock)
 
     assert isinstance(error, RetriesExhausted)
     assert isinstance(error.__cause__, ConnectionLost)
@@ -131,9 +131,9 @@ async def test_a_connection_that_is_given_up_ends_what_it_carried_and_no_other(
             end.push(json.dumps({"s": "BTCUSD", "t": n, "p": "1", "q": "1", "i": n}))
 
     wire = FakeWire(answer)
-    feed = spec(("BTC/USD", "ETH/USD"), attempts=4)
+    feed = spec(("BTC/USD", "ETH/USD"), max_attempts=4)
     events, error = await events_until_the_end(registry, wire, feed, clock, 600.0)
-    ended = told(events, "given_up")
+    ended = told(events, "abandoned")
 
     assert error is None
     assert [(status.symbol, status.channel) for status in ended] == [("ETH/USD", "trades")]
@@ -153,7 +153,7 @@ async def test_a_source_is_given_up_like_any_connection(registry: Registry) -> N
             self.runs += 1
             raise ConnectionLost("well", "the gateway closed the connection")
 
-        def changed(self) -> None:
+        def symbols_changed(self) -> None:
             pass
 
     well = Well()
@@ -164,7 +164,7 @@ async def test_a_source_is_given_up_like_any_connection(registry: Registry) -> N
             return well
 
     registry.register(Plugin(), "well")
-    feed = FeedSpec("well", ["BTC/USD"], ["trades"], attempts=5)
+    feed = FeedSpec("well", ["BTC/USD"], ["trades"], max_attempts=5)
     events, error = await events_until_the_end(registry, FakeWire(acking), feed, VirtualClock())
 
     assert isinstance(error, RetriesExhausted)
@@ -176,19 +176,24 @@ async def test_a_source_is_given_up_like_any_connection(registry: Registry) -> N
 
 @pytest.mark.parametrize("attempts", [0, -1, "5", 1.5, True])
 def test_a_number_of_attempts_that_is_none_is_a_mistake_of_the_stack(attempts: Any) -> None:
-    table = {"venue": "acme", "symbols": ["BTC/USD"], "channels": ["trades"], "attempts": attempts}
+    table = {
+        "venue": "acme",
+        "symbols": ["BTC/USD"],
+        "channels": ["trades"],
+        "max_attempts": attempts,
+    }
 
-    with pytest.raises(ConfigError, match=r"feed\[0\]\.attempts: expected"):
+    with pytest.raises(ConfigError, match=r"feed\[0\]\.max_attempts: expected"):
         tapeloom.open({"feed": [table]}, registry=Registry({}))
 
 
 def test_the_number_stands_in_the_stack_or_in_code() -> None:
-    stack = Stack(feeds=(spec(attempts=7),))
+    stack = Stack(feeds=(spec(max_attempts=7),))
 
-    assert stack.feeds[0].attempts == 7
-    assert spec().attempts is None
+    assert stack.feeds[0].max_attempts == 7
+    assert spec().max_attempts is None
     with pytest.raises(ConfigError, match="expected a whole number from 1 on"):
-        spec(attempts=0)
+        spec(max_attempts=0)
 
 
 # ------------------------------------------------------------------------ what is not tried again
@@ -209,7 +214,7 @@ async def test_a_programming_error_is_raised_as_it_is_and_never_tried_again(
             runs.append("run")
             raise TypeError("a defect")
 
-        def changed(self) -> None:
+        def symbols_changed(self) -> None:
             pass
 
     class Plugin:
@@ -237,5 +242,5 @@ async def test_a_programming_error_is_raised_as_it_is_and_never_tried_again(
 
 
 class Defective:
-    def add(self, *_: Any) -> Any:
+    def encode_subscribe(self, *_: Any) -> Any:
         raise TypeError("a defect")

@@ -34,8 +34,8 @@ def gap_between(before: Trade, after: Trade) -> Gap:
 def answer(how: str, want: HistoryQuery, sold: Sequence[Trade], size: int) -> list[Event]:
     """Answer as venues do: by number, by time, or with the newest few."""
     if how == "number":
-        assert isinstance(want.after, int)
-        return [t for t in sold if t.id > want.after][:size]  # type: ignore[operator]
+        assert isinstance(want.after_id, int)
+        return [t for t in sold if t.id > want.after_id][:size]  # type: ignore[operator]
     if how == "time":
         assert want.since is not None
         assert want.until is not None
@@ -65,7 +65,7 @@ def test_what_was_delivered_and_what_was_fetched_are_all_that_was_sold_once_each
                 lambda: {t.id for t in came})  # fmt: skip
     fetched: list[Event] = []
     while (want := fill.wants()) is not None:
-        request = Request(url="", ranged=how != "newest")
+        request = Request(url="", paged=how != "newest")
         fetched += fill.take(answer(how, want, sold, size), request)
     got = [int(event.price) for event in fetched if isinstance(event, Trade)]
     missed = [*range(first + 2, next_ + 1)]
@@ -74,10 +74,10 @@ def test_what_was_delivered_and_what_was_fetched_are_all_that_was_sold_once_each
     assert len(set(got)) == len(got)
     assert set(got) <= set(missed)
     assert [sold[n - 1].ts for n in got] == sorted(sold[n - 1].ts for n in got)
-    if verdict.verdict == "filled":
+    if verdict.state == "filled":
         assert sorted(got) == missed
     elif how != "newest":
-        pytest.fail(f"{verdict.verdict}: {got} of {missed}")
+        pytest.fail(f"{verdict.state}: {got} of {missed}")
     assert all(event.origin == "backfill" for event in fetched if isinstance(event, Trade))
 
 
@@ -89,7 +89,7 @@ def test_the_newest_few_fill_a_hole_only_if_they_reach_back_to_what_is_known() -
         got = []
         while fill.wants() is not None:
             got += fill.take(sold[::-1][:size], Request(url=""))
-        verdicts.append((fill.verdict(0).verdict, len(got)))
+        verdicts.append((fill.verdict(0).state, len(got)))
 
     assert verdicts == [("partial", 1), ("partial", 7), ("partial", 8), ("filled", 8)]
 
@@ -98,18 +98,18 @@ def test_numbers_tell_how_many_are_missing_before_and_after() -> None:
     sold = [trade(n, n) for n in range(1, 21)]
     fill = GapFill(gap_between(sold[4], sold[14]), sold[4], sold[14])
     before = fill.missing
-    fill.take(sold[5:9], Request(url="", ranged=True))
-    fill.take([], Request(url="", ranged=True))
+    fill.take(sold[5:9], Request(url="", paged=True))
+    fill.take([], Request(url="", paged=True))
     told = fill.verdict(0)
 
     assert before == 9
-    assert (told.verdict, told.missing) == ("partial", 5)
+    assert (told.state, told.missing) == ("partial", 5)
 
 
 def test_trades_without_ids_are_taken_only_from_inside_the_hole() -> None:
     sold = [trade(n, n // 2, named="none") for n in range(1, 21)]
     fill = GapFill(gap_between(sold[5], sold[15]), sold[5], sold[15])
-    got = fill.take(sold, Request(url="", ranged=True))
+    got = fill.take(sold, Request(url="", paged=True))
 
     assert {event.ts for event in got} == {4, 5, 6, 7}
 
@@ -122,13 +122,13 @@ def test_bars_are_fetched_from_the_last_closed_one_to_the_one_that_is_live() -> 
     gap = Gap("acme", "BTC/USD", 9 * 60, 0, 4 * 60, 9 * 60, "disconnect", channel="klines:1m")
     fill = GapFill(gap, bar(4), bar(8, closed=False))
     want = fill.wants()
-    got = fill.take([*map(bar, range(3, 9)), bar(9, closed=False)], Request(url="", ranged=True))
-    fill.take([], Request(url="", ranged=True))
+    got = fill.take([*map(bar, range(3, 9)), bar(9, closed=False)], Request(url="", paged=True))
+    fill.take([], Request(url="", paged=True))
 
     assert want is not None
     assert (want.kind, want.interval) == ("bars", "1m")
     assert [event.ts // 60 for event in got] == [5, 6, 7]
-    assert fill.verdict(0).verdict == "filled"
+    assert fill.verdict(0).state == "filled"
 
 
 # -------------------------------------------------------------------------------- in a stream
@@ -174,7 +174,7 @@ async def events_of(registry: Registry, shop: Shop, **settings: Any) -> list[Eve
             async with tapeloom.open(stack, registry=registry, dial=dial, seed=1) as stream:
                 async for event in stream:
                     events.append(event)
-                    told = any(isinstance(e, Gap) and e.verdict != "open" for e in events)
+                    told = any(isinstance(e, Gap) and e.state != "open" for e in events)
                     if told and {11, 5} <= {e.id for e in events if isinstance(e, Trade)}:
                         break
     return events
@@ -182,7 +182,7 @@ async def events_of(registry: Registry, shop: Shop, **settings: Any) -> list[Eve
 
 def story(events: list[Event]) -> list[Any]:
     return [
-        (event.origin, event.id) if isinstance(event, Trade) else (event.verdict, event.missing)
+        (event.origin, event.id) if isinstance(event, Trade) else (event.state, event.missing)
         for event in events
         if isinstance(event, Trade | Gap)
     ]

@@ -501,7 +501,7 @@ def test_the_plugins_are_listed_with_what_is_proven_of_them(
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: tapeloom-hello\nVersion: 1.0\n")
     (info / "entry_points.txt").write_text("[tapeloom.plugins]\nhello = made_proven\n")
-    code = main(["plugins", "--proven"])
+    code = main(["plugins", "--conformance"])
     proven = capsys.readouterr().out
     main(["plugins"])
     rows = {line.split()[0]: line for line in capsys.readouterr().out.splitlines()}

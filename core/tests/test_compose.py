@@ -264,7 +264,7 @@ class Quieter:
         inner = yield
 
         def dial(endpoint: Endpoint) -> Any:
-            self.dialled.append(f"{feed.tables['quieter'].word} {endpoint.url}")
+            self.dialled.append(f"{feed.stage_settings['quieter'].word} {endpoint.url}")
             return inner(endpoint)
 
         return dial
@@ -601,7 +601,7 @@ def test_a_stage_that_raises_again_and_again_is_set_aside_and_the_rest_goes_on(
     out = [told(plan.process(trades(n))) for n in range(8)]
 
     assert out[:5] == [["stage_restarted", ("no", n), "plain"] for n in range(5)]
-    assert out[5:] == [["stage_aside", 5, "plain"], [6, "plain"], [7, "plain"]]
+    assert out[5:] == [["stage_disabled", 5, "plain"], [6, "plain"], [7, "plain"]]
     assert moody.made == 6
 
 
@@ -610,7 +610,7 @@ def test_a_stage_may_be_set_aside_at_once(stocked: Registry) -> None:
     tables = {"moody": StageSpec("moody", on_error="disable")}
     pipeline = ComposedFeed(composed(stocked, stack("moody", "plain", tables=tables)).plans[0])
 
-    assert told(pipeline.process(trades(1, 2))) == ["stage_aside", 1, 2, "plain"]
+    assert told(pipeline.process(trades(1, 2))) == ["stage_disabled", 1, 2, "plain"]
     assert told(pipeline.process(trades(1))) == [1, "plain"]
 
 
@@ -642,9 +642,9 @@ def test_what_a_tick_gives_goes_through_the_later_stages_only(
 def test_what_a_stage_wants_is_kept_until_somebody_listens(registry: Registry) -> None:
     plan = composed(registry, stack()).plans[0]
     heard: list[HistoryQuery] = []
-    plan.feed.want(HistoryQuery("book", "BTC/USD"))
+    plan.feed.query_history(HistoryQuery("book", "BTC/USD"))
     plan.wants.listen(heard.append)
-    plan.feed.want(HistoryQuery("book", "ETH/USD"))
+    plan.feed.query_history(HistoryQuery("book", "ETH/USD"))
 
     assert [want.symbol for want in heard] == ["BTC/USD", "ETH/USD"]
 
@@ -664,7 +664,7 @@ class Pump:
     async def run(self, deliver: Callable[[list[Event]], Awaitable[None]]) -> None:
         await self.play(deliver)
 
-    def changed(self) -> None:
+    def symbols_changed(self) -> None:
         pass
 
 
@@ -728,7 +728,11 @@ async def test_a_source_that_breaks_is_run_again_and_its_hole_is_told(stocked: R
         price = Decimal(1)
         await deliver([Trade("pump", "BTC/USD", n + 5, n + 6, price, price, "buy", n)])
         if n < 200:
-            raise ConnectionLost("pump", "gone") if n else Throttled("pump", "wait", retry_after=9)
+            raise (
+                ConnectionLost("pump", "gone")
+                if n
+                else Throttled("pump", "wait", retry_after_seconds=9)
+            )
 
     clock = VirtualClock()
     given = pumping(stocked, play)
@@ -775,7 +779,7 @@ async def test_a_source_that_goes_on_where_it_ended_has_no_hole(stocked: Registr
 async def test_a_source_hears_of_other_symbols(stocked: Registry) -> None:
     pump = Pump(lambda _: anyio.sleep_forever())
     heard: list[list[str]] = []
-    pump.changed = lambda: heard.append(list(stream.plans[0].feed.symbols))  # type: ignore[method-assign]
+    pump.symbols_changed = lambda: heard.append(list(stream.plans[0].feed.symbols))  # type: ignore[method-assign]
     stocked.register(Odd(pump), "pump")
     feed = FeedSpec("pump", ["BTC/USD"], ["trades"])
     async with tapeloom.open(feed, registry=stocked) as stream:
@@ -822,7 +826,7 @@ async def test_a_book_that_no_history_can_give_is_had_by_subscribing_anew(
     async with tapeloom.open(feed, registry=registry, dial=FakeWire(answer).dial) as stream:
         async for event in stream.of(Status):
             if event.state == "subscribed" and len(asked) == 1:
-                stream.plans[0].feed.want(HistoryQuery("book", "BTC/USD", "book"))
+                stream.plans[0].feed.query_history(HistoryQuery("book", "BTC/USD", "book"))
             elif event.state == "subscribed":
                 stream.stop()
 
@@ -852,7 +856,7 @@ async def test_a_source_for_one_event_loop_is_refused_on_the_other(
 
 async def test_what_a_source_feed_wants_and_cannot_have_is_told(stocked: Registry) -> None:
     async def play(deliver: Any) -> None:
-        stream.plans[0].feed.want(HistoryQuery("book", "BTC/USD"))
+        stream.plans[0].feed.query_history(HistoryQuery("book", "BTC/USD"))
         await anyio.sleep_forever()
 
     async with tapeloom.open(pumping(stocked, play), registry=stocked) as stream:

@@ -214,7 +214,7 @@ GOLDEN: dict[str, tuple[str, list[str]]] = {
     "key like none": (
         f"{FEED}zzz = 1",
         [
-            "line 5: feed[0].zzz: unknown key. Known: attempts, channels, market, max_batch_delay, name, stages, symbols, venue"
+            "line 5: feed[0].zzz: unknown key. Known: channels, market, max_attempts, max_batch_delay, name, stages, symbols, venue"
         ],
     ),
     "missing key": (

@@ -118,7 +118,7 @@ async def test_a_frame_that_nobody_can_read_is_kept_raw_with_its_error(
     ]
     assert [one["frame"] for one in frames] == ['{"s": "BTCUSD", "t": "poison"}', "\x00no json"]
     assert "Error" in frames[0]["error"]
-    assert head(bundle)["why"] == "bad_frames"
+    assert head(bundle)["why"] == "unreadable_frames"
     assert [type(event) for event in await replayed(tmp_path / "acme-bad.jsonl", registry=registry)
             if type(event) is Reject] == [Reject, Reject]  # fmt: skip
 
@@ -128,7 +128,7 @@ async def test_what_goes_wrong_in_the_last_moment_is_saved_too(
 ) -> None:
     await stream_for(0.5, stack(tmp_path), registry, breaking([coin(1), "\x00"]))
 
-    assert [head(bundle)["why"] for bundle in bundles(tmp_path)] == ["bad_frames"]
+    assert [head(bundle)["why"] for bundle in bundles(tmp_path)] == ["unreadable_frames"]
 
 
 async def test_a_storm_of_rejects_is_an_incident_and_a_single_one_is_none(tmp_path: Path) -> None:

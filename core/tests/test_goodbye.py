@@ -132,7 +132,11 @@ async def test_the_venue_s_pace_is_kept_to_the_end_and_what_would_take_too_long_
     registry: Registry, acme: Any
 ) -> None:
     """50 messages would take 25 seconds; two is what leaving may take."""
-    acme.endpoint = {"messages": Rate(2, 1.0), "ack_within": 1e6, "max_subscriptions": 1000}
+    acme.endpoint = {
+        "message_rate": Rate(2, 1.0),
+        "ack_timeout_seconds": 1e6,
+        "max_subscriptions": 1000,
+    }
     clock = VirtualClock()
     times: list[tuple[str, float]] = []
 
@@ -158,7 +162,7 @@ async def test_the_venue_s_pace_is_kept_to_the_end_and_what_would_take_too_long_
 async def test_what_was_refused_dropped_or_never_asked_for_is_not_ended(
     registry: Registry, acme: Any
 ) -> None:
-    acme.endpoint = {"messages": Rate(1, 1.0), "ack_within": 1e6}
+    acme.endpoint = {"message_rate": Rate(1, 1.0), "ack_timeout_seconds": 1e6}
 
     async def answer(end: WireEnd, endpoint: Endpoint) -> None:
         while True:
@@ -201,7 +205,7 @@ async def test_where_nothing_is_open_nothing_is_said_and_nobody_is_dialled_any_m
 async def test_a_venue_that_cuts_the_line_while_it_is_being_left_is_not_dialled_again(
     registry: Registry, acme: Any
 ) -> None:
-    acme.endpoint = {"messages": Rate(2, 1.0), "ack_within": 1e6}
+    acme.endpoint = {"message_rate": Rate(2, 1.0), "ack_timeout_seconds": 1e6}
 
     async def answer(end: WireEnd, endpoint: Endpoint) -> None:
         while True:

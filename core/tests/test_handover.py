@@ -90,7 +90,7 @@ def ids(events: list[Event]) -> list[Any]:
 async def test_a_planned_end_costs_no_event_whichever_connection_is_ahead(
     registry: Registry, acme: Any, lags: Sequence[float]
 ) -> None:
-    acme.endpoint = {"max_age": 20.0, "silence": 1e6, "dials": None}
+    acme.endpoint = {"max_age_seconds": 20.0, "silence_timeout_seconds": 1e6, "dial_rate": None}
     async with streaming(registry, acme, 100.0, lags=lags) as (exchange, events, wire):
         got = ids(events)
 
@@ -103,7 +103,11 @@ async def test_a_planned_end_costs_no_event_whichever_connection_is_ahead(
 async def test_a_day_of_rotations_loses_nothing_and_repeats_nothing(
     registry: Registry, acme: Any
 ) -> None:
-    acme.endpoint = {"max_age": 3600.0, "silence": 1e6, "dials": Rate(300, 300.0)}
+    acme.endpoint = {
+        "max_age_seconds": 3600.0,
+        "silence_timeout_seconds": 1e6,
+        "dial_rate": Rate(300, 300.0),
+    }
     venue = {"lags": (0.3, 0.0, 1.0), "every": 5.0}
     async with streaming(registry, acme, 24 * 3600.0, **venue) as (_, events, wire):
         got = ids(events)
@@ -115,7 +119,7 @@ async def test_a_day_of_rotations_loses_nothing_and_repeats_nothing(
 async def test_a_successor_that_cannot_be_dialled_is_tried_again_while_the_old_one_goes_on(
     registry: Registry, acme: Any
 ) -> None:
-    acme.endpoint = {"max_age": 20.0, "silence": 1e6, "dials": None}
+    acme.endpoint = {"max_age_seconds": 20.0, "silence_timeout_seconds": 1e6, "dial_rate": None}
     refusals = [tapeloom.errors.ConnectionFailed("acme", "not now") for _ in range(3)]
     async with streaming(registry, acme, 39.0, refusals) as (_, events, wire):
         got = ids(events)
@@ -128,7 +132,7 @@ async def test_a_successor_that_cannot_be_dialled_is_tried_again_while_the_old_o
 async def test_an_old_connection_that_dies_during_the_hand_over_leaves_no_hole(
     registry: Registry, acme: Any
 ) -> None:
-    acme.endpoint = {"max_age": 20.0, "silence": 1e6, "dials": None}
+    acme.endpoint = {"max_age_seconds": 20.0, "silence_timeout_seconds": 1e6, "dial_rate": None}
     venue = {"lags": (0.5, 0.0), "lives": (22.2,)}
     async with streaming(registry, acme, 35.0, **venue) as (_, events, wire):
         got = ids(events)
@@ -140,7 +144,7 @@ async def test_an_old_connection_that_dies_during_the_hand_over_leaves_no_hole(
 
 
 async def test_a_successor_that_dies_is_followed_by_another(registry: Registry, acme: Any) -> None:
-    acme.endpoint = {"max_age": 20.0, "silence": 1e6, "dials": None}
+    acme.endpoint = {"max_age_seconds": 20.0, "silence_timeout_seconds": 1e6, "dial_rate": None}
     async with streaming(registry, acme, 35.0, lives=(1e6, 1.0)) as (_, events, wire):
         got = ids(events)
 
@@ -151,7 +155,12 @@ async def test_a_successor_that_dies_is_followed_by_another(registry: Registry, 
 async def test_where_the_venue_allows_one_connection_the_hole_is_told(
     registry: Registry, acme: Any
 ) -> None:
-    acme.endpoint = {"max_age": 20.0, "silence": 1e6, "dials": None, "max_connections": 1}
+    acme.endpoint = {
+        "max_age_seconds": 20.0,
+        "silence_timeout_seconds": 1e6,
+        "dial_rate": None,
+        "max_connections": 1,
+    }
     async with streaming(registry, acme, 30.0) as (_, events, wire):
         got = ids(events)
 
@@ -205,13 +214,13 @@ def test_a_snapshot_that_is_behind_the_book_is_not_passed_and_one_ahead_is() -> 
     overlap.passed([book(7), book(8)])
     overlap.hold([book(6, "snapshot"), book(7), book(8), book(9)])
 
-    assert [event.last for event in overlap.release() if isinstance(event, Book)] == [9]
+    assert [event.last_id for event in overlap.release() if isinstance(event, Book)] == [9]
 
     ahead = Handover()
     ahead.passed([book(7)])
     ahead.hold([book(9, "snapshot"), book(10)])
 
-    assert [event.last for event in ahead.release() if isinstance(event, Book)] == [9, 10]
+    assert [event.last_id for event in ahead.release() if isinstance(event, Book)] == [9, 10]
 
 
 def test_what_we_say_ourselves_is_always_passed() -> None:

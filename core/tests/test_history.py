@@ -61,7 +61,7 @@ class Rig:
     got: list[Event] = field(factory=list)
 
     def ask(self, symbol: str = "BTC/USD", kind: Any = "book", **more: Any) -> None:
-        self.plan.feed.want(HistoryQuery(kind, symbol, channel="book", **more))
+        self.plan.feed.query_history(HistoryQuery(kind, symbol, channel="book", **more))
 
     async def until(self, count: int) -> None:
         with anyio.fail_after(10):
@@ -110,7 +110,12 @@ async def test_the_answer_comes_as_events(registry: Registry) -> None:
     (book,) = rig.got
 
     assert isinstance(book, Book)
-    assert (book.symbol, book.kind, book.last, book.origin) == ("BTC/USD", "snapshot", 7, "history")
+    assert (book.symbol, book.kind, book.last_id, book.origin) == (
+        "BTC/USD",
+        "snapshot",
+        7,
+        "history",
+    )
 
 
 async def test_the_answer_goes_through_the_stages(registry: Registry) -> None:
@@ -279,7 +284,7 @@ async def test_a_hole_of_a_symbol_that_was_dropped_meanwhile_is_not_called_fille
     (last,) = rig.got
 
     assert isinstance(last, Gap)
-    assert last.verdict == ("unrecoverable" if dropped else "filled")
+    assert last.state == ("unrecoverable" if dropped else "filled")
 
 
 async def test_a_symbol_that_is_not_listed_is_an_error_that_names_the_nearest(
@@ -358,7 +363,11 @@ async def streaming(
             clock.running(),
             tapeloom.open(stack, registry=registry, dial=wire.dial, clock=clock, seed=1) as stream,
         ):
-            yield stream, wire, lambda: stream.plans[0].feed.want(HistoryQuery("book", "BTC/USD"))
+            yield (
+                stream,
+                wire,
+                lambda: stream.plans[0].feed.query_history(HistoryQuery("book", "BTC/USD")),
+            )
 
 
 async def test_in_a_stream_answers_and_trades_come_to_the_same_consumer(registry: Registry) -> None:
@@ -427,10 +436,10 @@ async def test_a_refusal_in_an_answer_is_asked_again_if_the_venue_says_that_it_h
         history: Any = rig.plan.history
 
         class Moody(type(history)):  # type: ignore[misc]
-            def answer(self, request: Request, body: bytes, recv: int) -> list[Event]:
+            def read_answer(self, request: Request, body: bytes, recv: int) -> list[Event]:
                 if body == b"busy":
                     raise RequestRefused("too many visits", pause)
-                return list(super().answer(request, body, recv))
+                return list(super().read_answer(request, body, recv))
 
         rig.plan.history = Moody(history.rest)
         rig.ask()
@@ -468,7 +477,7 @@ async def test_books_come_first_and_then_what_concerns_the_most_active_symbols(
         registry, BOOK, ten, activity=lambda one: active[one.symbol], past_trades=True
     ) as rig:
         for symbol in active:
-            rig.ask(symbol, "trades", after=1)
+            rig.ask(symbol, "trades", after_id=1)
         rig.http.answers = [BOOK, BOOK, BOOK, ten]
         for symbol in active:
             rig.ask(symbol)

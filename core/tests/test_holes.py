@@ -174,7 +174,7 @@ class Well:
         self.more = anyio.Event()
         raise ConnectionLost("well", "it is dry", None)
 
-    def changed(self) -> None:
+    def symbols_changed(self) -> None:
         """Take note."""
 
 
@@ -232,6 +232,6 @@ async def test_a_hole_that_is_open_as_the_stream_ends_is_told(registry: Registry
 
     (gap,) = await drawn(registry, well, steer)
 
-    assert (gap.symbol, gap.cause, gap.verdict) == ("BTC/USD", "disconnect", "unrecoverable")
+    assert (gap.symbol, gap.cause, gap.state) == ("BTC/USD", "disconnect", "unrecoverable")
     assert gap.since == SECOND
     assert gap.until > SECOND

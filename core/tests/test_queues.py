@@ -72,7 +72,7 @@ def test_the_announcement_stands_before_the_events_that_were_kept_and_names_the_
 
     assert isinstance(gap, Gap)
     assert (gap.cause, gap.missing, gap.since, gap.until) == ("overflow", 3, 0, 2)
-    assert (gap.symbol, gap.channel, gap.verdict) == ("BTC/USDT", "trades", "unrecoverable")
+    assert (gap.symbol, gap.channel, gap.state) == ("BTC/USDT", "trades", "unrecoverable")
     assert first == trade(3)
 
 

@@ -81,9 +81,11 @@ async def test_answers_over_rest_are_on_the_tape_too(registry: Registry, tmp_pat
         dial = FakeWire(talk).dial
         with anyio.fail_after(10):
             async with tapeloom.open(stack, registry=registry, dial=dial, record=tmp_path) as live:
-                live.plans[0].feed.want(tapeloom.plugin.HistoryQuery("book", "BTC/USD", "book"))
+                live.plans[0].feed.query_history(
+                    tapeloom.plugin.HistoryQuery("book", "BTC/USD", "book")
+                )
                 async for event in live.of(tapeloom.Book):
-                    assert event.last == 7
+                    assert event.last_id == 7
                     live.stop()
     answers = [one for one in Tape(tmp_path / "acme.jsonl.zst") if isinstance(one, Answer)]
 
@@ -148,7 +150,7 @@ def test_a_feed_without_frames_cannot_be_recorded(registry: Registry, tmp_path: 
         async def run(self, deliver: Any) -> None:
             pass
 
-        def changed(self) -> None:
+        def symbols_changed(self) -> None:
             pass
 
     class Plugin:

@@ -200,7 +200,7 @@ def windows(times: Sequence[float], seconds: float) -> int:
 async def test_no_window_holds_more_messages_than_the_venue_allows_heartbeats_included(
     registry: Registry, acme: Any, beat: Heartbeat | None
 ) -> None:
-    acme.endpoint = {"messages": Rate(5, 1.0), "heartbeat": beat, "max_subscriptions": 1000}
+    acme.endpoint = {"message_rate": Rate(5, 1.0), "heartbeat": beat, "max_subscriptions": 1000}
     times: list[float] = []
 
     async def answer(end: WireEnd, endpoint: Endpoint, turn: int, clock: VirtualClock) -> None:
@@ -222,7 +222,11 @@ async def test_no_window_holds_more_messages_than_the_venue_allows_heartbeats_in
 
 
 async def test_a_limit_over_minutes_holds_over_minutes(registry: Registry, acme: Any) -> None:
-    acme.endpoint = {"messages": Rate(20, 60.0), "ack_within": 1e6, "silence": 1e6}
+    acme.endpoint = {
+        "message_rate": Rate(20, 60.0),
+        "ack_timeout_seconds": 1e6,
+        "silence_timeout_seconds": 1e6,
+    }
     acme.endpoint["max_subscriptions"] = 1000
     times: list[float] = []
 
@@ -243,10 +247,10 @@ async def test_the_heartbeat_is_sent_in_time_even_while_subscribing(
     registry: Registry, acme: Any, message: str | None
 ) -> None:
     acme.endpoint = {
-        "messages": Rate(1, 1.0),
+        "message_rate": Rate(1, 1.0),
         "heartbeat": Heartbeat(5.0, message),
         "max_subscriptions": 1000,
-        "ack_within": 60.0,
+        "ack_timeout_seconds": 60.0,
     }
     beats: list[float] = []
 
@@ -274,7 +278,7 @@ async def test_a_venue_that_asks_for_a_pause_is_not_dialled_within_it(registry: 
         await ack_all(end)
 
     async with living(registry, answer) as rig:
-        rig.wire.refusals = [Throttled("acme", "too many", retry_after=90.0)]
+        rig.wire.refusals = [Throttled("acme", "too many", retry_after_seconds=90.0)]
         await rig.clock.sleep(140)
 
     assert len(rig.dials) == 2
@@ -311,7 +315,7 @@ async def test_delays_grow_while_it_fails_and_begin_anew_after_a_healthy_life(
 
 
 async def test_waiting_to_dial_is_not_health(registry: Registry, acme: Any) -> None:
-    acme.endpoint = {"dials": Rate(1, 100.0)}
+    acme.endpoint = {"dial_rate": Rate(1, 100.0)}
 
     async def answer(end: WireEnd, endpoint: Endpoint, turn: int, clock: VirtualClock) -> None:
         end.close(1006)
@@ -327,7 +331,7 @@ async def test_waiting_to_dial_is_not_health(registry: Registry, acme: Any) -> N
 async def test_the_dial_budget_is_shared_by_all_feeds_on_one_host(
     registry: Registry, acme: Any
 ) -> None:
-    acme.endpoint = {"dials": Rate(3, 10.0), "max_subscriptions": 1}
+    acme.endpoint = {"dial_rate": Rate(3, 10.0), "max_subscriptions": 1}
     clock = VirtualClock()
     times: list[float] = []
 
@@ -354,7 +358,7 @@ async def test_the_dial_budget_is_shared_by_all_feeds_on_one_host(
 async def test_a_pause_asked_of_one_feed_holds_for_the_other_on_that_host(
     registry: Registry, acme: Any
 ) -> None:
-    acme.endpoint = {"dials": Rate(10, 10.0)}
+    acme.endpoint = {"dial_rate": Rate(10, 10.0)}
     clock = VirtualClock()
     times: list[float] = []
 
@@ -363,7 +367,7 @@ async def test_a_pause_asked_of_one_feed_holds_for_the_other_on_that_host(
         await ack_all(end)
 
     feeds = [FeedSpec("acme", BTC, ["trades"], name=name) for name in ("one", "two")]
-    wire = FakeWire(answer, refusals=[Throttled("acme", "enough", retry_after=60.0)])
+    wire = FakeWire(answer, refusals=[Throttled("acme", "enough", retry_after_seconds=60.0)])
     async with (
         clock.running(),
         tapeloom.open(feeds, registry=registry, dial=wire.dial, clock=clock, seed=1) as stream,
@@ -398,7 +402,7 @@ async def test_a_venue_that_says_it_is_about_to_end_is_left_and_dialled_at_once(
 async def test_a_venue_that_sends_everybody_away_is_not_dialled_without_a_pause(
     registry: Registry, acme: Any
 ) -> None:
-    acme.endpoint = {"dials": None}
+    acme.endpoint = {"dial_rate": None}
 
     async def answer(end: WireEnd, endpoint: Endpoint, turn: int, clock: VirtualClock) -> None:
         end.push('{"notice": "maintenance", "ends": true}')
@@ -530,8 +534,13 @@ async def test_a_venue_that_acknowledges_nothing_has_gaps_all_the_same(
     registry: Registry, acme: Any
 ) -> None:
     class Stalled(type(acme.subscribe(None))):  # type: ignore[misc]
-        def add(self, subscriptions: Sequence[Subscription], first_id: int) -> list[Message]:
-            return [Message(m.text, m.subscriptions) for m in super().add(subscriptions, first_id)]
+        def encode_subscribe(
+            self, subscriptions: Sequence[Subscription], first_id: int
+        ) -> list[Message]:
+            return [
+                Message(m.text, m.subscriptions)
+                for m in super().encode_subscribe(subscriptions, first_id)
+            ]
 
     turns = ([frame(1)], [frame(2)])
     registry = Registry({})
@@ -900,7 +909,7 @@ async def test_adding_on_a_connection_that_breaks_raises_nothing_and_is_made_goo
 async def test_a_long_series_of_messages_ends_with_its_connection(
     registry: Registry, acme: Any
 ) -> None:
-    acme.endpoint = {"messages": Rate(1, 1.0), "max_subscriptions": 1000}
+    acme.endpoint = {"message_rate": Rate(1, 1.0), "max_subscriptions": 1000}
 
     async def answer(end: WireEnd, endpoint: Endpoint, turn: int, clock: VirtualClock) -> None:
         await ack_all(end)
@@ -1016,7 +1025,7 @@ async def test_a_venue_that_is_full_is_asked_again_after_the_pause_it_wants(
 async def test_a_login_that_is_not_answered_ends_the_connection_and_is_not_shown(
     registry: Registry, acme: Any
 ) -> None:
-    acme.endpoint = {"login": LOGIN, "ack_within": 10.0}
+    acme.endpoint = {"login": LOGIN, "ack_timeout_seconds": 10.0}
 
     async def answer(end: WireEnd, endpoint: Endpoint, turn: int, clock: VirtualClock) -> None:
         await end.take()
@@ -1040,7 +1049,7 @@ async def test_a_login_that_is_not_answered_ends_the_connection_and_is_not_shown
 async def test_an_answer_by_subscription_settles_the_message_it_covers(
     registry: Registry, acme: Any
 ) -> None:
-    acme.endpoint = {"ack_within": 5.0}
+    acme.endpoint = {"ack_timeout_seconds": 5.0}
 
     async def answer(end: WireEnd, endpoint: Endpoint, turn: int, clock: VirtualClock) -> None:
         await end.take()
@@ -1061,7 +1070,7 @@ async def test_an_answer_by_subscription_settles_the_message_it_covers(
 async def test_a_message_of_which_a_part_is_never_answered_counts_as_unanswered(
     registry: Registry, acme: Any
 ) -> None:
-    acme.endpoint = {"ack_within": 5.0}
+    acme.endpoint = {"ack_timeout_seconds": 5.0}
 
     async def answer(end: WireEnd, endpoint: Endpoint, turn: int, clock: VirtualClock) -> None:
         await end.take()
@@ -1167,8 +1176,12 @@ async def test_a_venue_that_does_not_let_go_takes_nothing_away(registry: Registr
 async def test_the_message_budget_of_a_host_is_shared_by_its_connections(
     registry: Registry, acme: Any
 ) -> None:
-    acme.endpoint = {"host_messages": Rate(5, 10.0), "max_subscriptions": 10, "messages": None}
-    acme.endpoint["ack_within"] = 1e6
+    acme.endpoint = {
+        "host_message_rate": Rate(5, 10.0),
+        "max_subscriptions": 10,
+        "message_rate": None,
+    }
+    acme.endpoint["ack_timeout_seconds"] = 1e6
     clock = VirtualClock()
     times: list[float] = []
 
@@ -1211,7 +1224,7 @@ def test_more_connections_than_the_venue_allows_are_refused_before_any_is_made(
 async def test_a_heartbeat_that_is_not_answered_ends_the_connection_where_the_venue_says_so(
     registry: Registry, acme: Any, message: str | None
 ) -> None:
-    acme.endpoint = {"heartbeat": Heartbeat(20.0, message, 10.0), "silence": 1e6}
+    acme.endpoint = {"heartbeat": Heartbeat(20.0, message, 10.0), "silence_timeout_seconds": 1e6}
 
     async def answer(end: WireEnd, endpoint: Endpoint, turn: int, clock: VirtualClock) -> None:
         while True:

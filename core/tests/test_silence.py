@@ -253,7 +253,7 @@ def states(events: list[Event]) -> list[tuple[str, str]]:
     return [
         (event.state, event.symbol)
         for event in events
-        if isinstance(event, Status) and event.state in {"silent", "reconnecting"}
+        if isinstance(event, Status) and event.state in {"stalled", "reconnecting"}
     ]
 
 
@@ -271,7 +271,7 @@ async def test_a_stream_that_falls_silent_is_subscribed_anew_and_its_hole_is_tol
     (gap,) = [event for event in events if isinstance(event, Gap)]
 
     assert exchange.said == ["sub", "unsub", "sub", *AT_THE_END]
-    assert states(events) == [("silent", "BTC/USD")]
+    assert states(events) == [("stalled", "BTC/USD")]
     assert (gap.symbol, gap.channel, gap.cause) == ("BTC/USD", "trades", "stall")
     assert gap.since <= 61_000_000_000
     assert gap.until < 85_000_000_000
@@ -285,9 +285,9 @@ async def test_a_stream_that_stays_silent_costs_the_connection_once(registry: Re
 
     assert exchange.count == 2
     assert states(events)[:3] == [
-        ("silent", "BTC/USD"),
+        ("stalled", "BTC/USD"),
         ("reconnecting", ""),
-        ("silent", "BTC/USD"),
+        ("stalled", "BTC/USD"),
     ]
     assert len(states(events)) < 9
 

@@ -65,7 +65,7 @@ async def everything(stream: httpcore.AsyncNetworkStream, *, push: bool = False)
     with anyio.fail_after(60):
         if push:
             assert isinstance(stream, Wire)
-            await stream.push(parts.append)
+            await stream.push_to(parts.append)
         else:
             while part := await stream.read(1 << 18):
                 parts.append(part)
@@ -218,7 +218,7 @@ async def test_nothing_is_pushed_while_an_answer_is_awaited(tls: bool) -> None:
     async with connected(serve, tls=tls) as stream:
         assert isinstance(stream, Wire)
         with anyio.fail_after(10):
-            await stream.push(take)
+            await stream.push_to(take)
 
     assert story == [b"one", b"sent", b"awaited", b"two"]
 
@@ -240,7 +240,7 @@ async def test_what_is_raised_over_what_was_pushed_comes_out_and_the_rest_can_be
     async with connected(serve, tls=tls) as stream:
         assert isinstance(stream, Wire)
         with anyio.fail_after(10), pytest.raises(ValueError, match="one"):
-            await stream.push(take)
+            await stream.push_to(take)
         told.set()
         with anyio.fail_after(10):
             assert await stream.read(100) == b"two"
@@ -258,7 +258,7 @@ async def test_a_push_that_is_given_up_costs_no_byte(tls: bool) -> None:
     async with connected(serve, tls=tls) as stream:
         assert isinstance(stream, Wire)
         with anyio.move_on_after(0.1):
-            await stream.push(got.extend)
+            await stream.push_to(got.extend)
         asked.set()
         with anyio.fail_after(10):
             assert await stream.read(100) == b"late"

@@ -283,7 +283,7 @@ async def test_a_refused_handshake_is_told_by_its_status(
 
     assert caught.value.retryable is retryable  # type: ignore[attr-defined]
     if isinstance(caught.value, Throttled):
-        assert caught.value.retry_after is None
+        assert caught.value.retry_after_seconds is None
 
 
 @pytest.mark.parametrize("status", [403, 418, 429, 500, 503])
@@ -311,7 +311,7 @@ async def test_the_pause_that_a_server_asks_for_is_read_as_seconds_or_as_a_date(
             async with dialer(client, "test", clock)(Endpoint(url=venue.url())):
                 pass
 
-    assert caught.value.retry_after == seconds
+    assert caught.value.retry_after_seconds == seconds
 
 
 EXPIRED = datetime(2020, 1, 1, tzinfo=UTC)

@@ -66,7 +66,7 @@ async def test_a_name_that_cannot_be_resolved_for_a_while_is_tried_until_it_can(
 async def test_a_name_that_nobody_knows_is_given_up_where_the_stack_says_so(
     registry: Registry,
 ) -> None:
-    feed = FeedSpec("acme", ["BTC/USD"], ["trades"], attempts=1)
+    feed = FeedSpec("acme", ["BTC/USD"], ["trades"], max_attempts=1)
     stack = Stack(feeds=(feed,), venues={"acme": {"url": "ws://nowhere.invalid/ws"}})
     with pytest.raises(RetriesExhausted, match=r"nowhere\.invalid could not be resolved"):
         async with tapeloom.open(stack, registry=registry) as stream:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import re
 from decimal import Decimal
-from typing import Any
+from typing import Any, get_args
 
 import attrs
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tapeloom import Bar, Book, Event, Gap, Quote, Reject, Status, Ticker, Trade, decode, encode
-from tapeloom.events import BY_TYPE
+from tapeloom.events import BY_TYPE, Origin
 
 texts = st.text(max_size=12)
 times = st.integers(0, 2**62)
@@ -25,7 +25,7 @@ numbers = st.builds(
 )
 digits = numbers.map(lambda number: format(number, "f"))
 levels = st.lists(st.tuples(digits, digits).map(list), max_size=3)
-origins = st.sampled_from(["live", "history", "backfill", "book", "trades", "fill"])
+origins = st.sampled_from(get_args(Origin))
 
 head = (texts, texts, times, times)
 plain = st.one_of(

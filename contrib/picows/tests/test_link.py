@@ -43,7 +43,7 @@ async def test_what_taking_raises_is_raised_where_the_link_is_read() -> None:
     async with dialled(speaking) as link:
         assert isinstance(link, PushLink)
         with pytest.raises(StageFailed, match="bars"):
-            await link.deliver(take)
+            await link.push_to(take)
 
 
 async def test_what_is_to_be_awaited_is_awaited_before_anything_else_is_taken() -> None:
@@ -60,7 +60,7 @@ async def test_what_is_to_be_awaited_is_awaited_before_anything_else_is_taken() 
 
     async with dialled(speaking) as link:
         with pytest.raises(ConnectionLost, match="1001"):
-            await link.deliver(take)
+            await link.push_to(take)
 
     assert [one for one in story if one.isdigit()] == [str(n) for n in range(1000)]
     for place, one in enumerate(story):
@@ -85,7 +85,7 @@ async def test_what_is_to_be_awaited_is_awaited_by_a_reader_that_is_cancelled() 
                 scope.cancel()
                 return wait(taken[-1])
 
-            await link.deliver(take)
+            await link.push_to(take)
 
     assert done == taken == [0]
 
@@ -104,7 +104,7 @@ async def test_a_peer_that_pings_and_reads_nothing_is_not_read() -> None:
             sent += len(pings)
 
     async def read(link: PicowsLink) -> None:
-        await link.deliver(lambda batch: None)
+        await link.push_to(lambda batch: None)
 
     async with dialled(script) as link, anyio.create_task_group() as tasks:
         await link.receive()

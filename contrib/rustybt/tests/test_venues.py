@@ -80,7 +80,7 @@ async def test_order_books_come_beside_the_bars(simulate, venue, adapter, symbol
             await (await made.stream()).get()
         had = {(quote.bid, quote.ask) for quote in sim.truth.quotes(symbol)}
 
-    assert {quote.origin for quote in best} == {"book"}
+    assert {quote.origin for quote in best} == {"built_from_book"}
     assert {(quote.bid, quote.ask) for quote in best} <= had
 
 

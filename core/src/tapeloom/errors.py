@@ -11,7 +11,7 @@ TapeloomError
 └── FeedError              carries .feed and .retryable
     ├── ConnectionFailed   could not be opened (refused, unknown host, certificate, HTTP status)
     ├── ConnectionLost     was open and ended; carries .code, the WebSocket close code if one came
-    ├── RetriesExhausted            as many attempts as the feed may make have failed; carries .attempts
+    ├── RetriesExhausted   as many attempts as the feed may make have failed; carries .attempts
     ├── LoginRefused
     ├── SubscriptionRefused
     ├── RequestFailed      a REST request went wrong; carries .status
@@ -185,7 +185,7 @@ class RetriesExhausted(FeedError):
         super().__init__(
             feed,
             f"given up after {times}. The last one: {reason}."
-            " To go on for longer, raise attempts in [[feed]]; without it there is no end.",
+            " To go on for longer, raise max_attempts in [[feed]]; without it there is no end.",
         )
 
 
@@ -212,14 +212,14 @@ class RequestFailed(FeedError):
 
 
 class Throttled(RequestFailed):
-    """The venue asks for a pause of `retry_after` seconds (None: it does not say how long)."""
+    """The venue asks for a pause of `retry_after_seconds` (None: it does not say how long)."""
 
     def __init__(
-        self, feed: str, message: str, status: int = 429, retry_after: float | None = None
+        self, feed: str, message: str, status: int = 429, retry_after_seconds: float | None = None
     ) -> None:
         super().__init__(feed, message, status)
         self.retryable = True
-        self.retry_after = retry_after
+        self.retry_after_seconds = retry_after_seconds
 
 
 class StageFailed(FeedError):
@@ -241,10 +241,10 @@ class QueueOverflow(FeedError):
 class RequestRefused(ValueError):
     """The venue has answered a request with a refusal, in `reason`'s words.
 
-    `pause` is how many seconds to wait, at the least, before it is worth asking again; None: it is not.
+    `retry_after_seconds` is how many seconds to wait, at the least, before it is worth asking again; None: it is not.
     """
 
-    def __init__(self, reason: str, pause: float | None = None) -> None:
+    def __init__(self, reason: str, retry_after_seconds: float | None = None) -> None:
         self.reason = reason
-        self.pause = pause
+        self.retry_after_seconds = retry_after_seconds
         super().__init__(reason)

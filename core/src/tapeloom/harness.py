@@ -105,7 +105,7 @@ class ComposedFeed:
         replies: list[Reply] = []
 
         def on_control(frame: bytes) -> Sequence[Event]:
-            reply = self.codec.accept(frame) if self.codec is not None else None
+            reply = self.codec.decode_reply(frame) if self.codec is not None else None
             if reply is not None:
                 replies.append(reply)
                 return []

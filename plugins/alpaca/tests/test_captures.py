@@ -35,7 +35,7 @@ def test_a_session_of_the_test_stream_is_followed_from_greeting_to_bar(captures,
     feed = make(symbols=("FAKEPACA/USD",), channels=("quotes", "klines:1m"), feed="test")
     codec = tapeloom_alpaca.subscribe(feed)
     recorded = frames(captures / "docs_transcript_test_stream.ws.jsonl")
-    replies = [codec.accept(frame) for frame in recorded[:3]]
+    replies = [codec.decode_reply(frame) for frame in recorded[:3]]
     events = tapeloom_alpaca.parse(feed)(Frames(recorded[3:], 7))
 
     assert replies == [
@@ -66,7 +66,7 @@ def test_every_answer_over_rest_is_read(captures, make) -> None:
             continue
         symbols = tuple(f"{name}/USD" for name in shape[kind]) or ("AAPL/USD",)
         request = Request(url=f"https://any.example/v2/stocks/{kind}?timeframe=15Min")
-        events = tapeloom_alpaca.history(make(symbols=symbols)).answer(request, body, 7)
+        events = tapeloom_alpaca.history(make(symbols=symbols)).read_answer(request, body, 7)
         expected = sum(len(some) if isinstance(some, list) else 1 for some in shape[kind].values())
         # Prices in another currency are no prices of SYMBOL/USD.
         assert len(events) == (expected if shape.get("currency", "USD") == "USD" else 0), path.name
@@ -79,7 +79,7 @@ def test_every_answer_over_rest_is_read(captures, make) -> None:
 def test_void_trades_of_the_past_are_known_as_such(captures, make) -> None:
     body = (captures / "go.rest.GetTrades_Update_1.json").read_bytes()
     history = tapeloom_alpaca.history(make(symbols=("A/USD",)))
-    events = history.answer(Request(url="https://any.example/v2/stocks/trades"), body, 7)
+    events = history.read_answer(Request(url="https://any.example/v2/stocks/trades"), body, 7)
 
     assert [(type(event), event.rule) for event in events] == [(Reject, "trade_void")] * 2
 

@@ -14,7 +14,7 @@ from tapeloom.plugin import Ack, Notice, Refusal, Subscription
 
 
 def asked(codec, *subscriptions: tuple[str, str]) -> dict[str, object]:
-    (message,) = codec.add([Subscription(*each) for each in subscriptions], 5)
+    (message,) = codec.encode_subscribe([Subscription(*each) for each in subscriptions], 5)
     assert message.id == 5
     return json.loads(message.text)
 
@@ -52,7 +52,7 @@ def test_crypto_keeps_our_spelling_and_has_books(make) -> None:
 
 def test_dropping_waits_for_no_answer(make) -> None:
     codec = tapeloom_alpaca.subscribe(make())
-    (message,) = codec.drop([Subscription("AAPL/USD", "klines:1m")], 3)
+    (message,) = codec.encode_unsubscribe([Subscription("AAPL/USD", "klines:1m")], 3)
 
     assert json.loads(message.text) == {
         "action": "unsubscribe",
@@ -67,7 +67,7 @@ def test_dropping_waits_for_no_answer(make) -> None:
 def test_many_subscriptions_take_few_messages_and_none_is_lost(make, count) -> None:
     codec = tapeloom_alpaca.subscribe(make())
     wanted = [Subscription(f"S{n}/USD", "trades") for n in range(count)]
-    messages = codec.add(wanted, 1)
+    messages = codec.encode_subscribe(wanted, 1)
 
     assert [one for message in messages for one in message.subscriptions] == wanted
     assert [name for each in messages for name in json.loads(each.text)["trades"]] == [
@@ -78,7 +78,7 @@ def test_many_subscriptions_take_few_messages_and_none_is_lost(make, count) -> N
 
 def test_a_set_agrees_to_all_of_ours_that_it_has(make) -> None:
     codec = tapeloom_alpaca.subscribe(make(symbols=("AAPL/USD", "AMD/USD")))
-    reply = codec.accept(
+    reply = codec.decode_reply(
         b'[{"T":"subscription","trades":["AAPL","MSFT"],"quotes":["AMD"],"bars":["*"],'
         b'"updatedBars":["AAPL"],"dailyBars":["AAPL"],"corrections":["AAPL"]}]'
     )
@@ -93,7 +93,7 @@ def test_a_set_agrees_to_all_of_ours_that_it_has(make) -> None:
 
 
 def passing(text: str, pause: float = 0.0) -> Refusal:
-    return Refusal(text, permanent=False, oldest=True, pause=pause)
+    return Refusal(text, permanent=False, oldest_pending=True, retry_after_seconds=pause)
 
 
 @pytest.mark.parametrize(
@@ -103,7 +103,7 @@ def passing(text: str, pause: float = 0.0) -> Refusal:
         ('{"T":"success","msg":"authenticated"}', Ack("login")),
         (
             '{"T":"error","code":402,"msg":"auth failed"}',
-            Refusal("auth failed (code 402): Check key_id and secret_key.", oldest=True),
+            Refusal("auth failed (code 402): Check key_id and secret_key.", oldest_pending=True),
         ),
         (
             '{"T":"error","code":403,"msg":"already authenticated"}',
@@ -114,7 +114,7 @@ def passing(text: str, pause: float = 0.0) -> Refusal:
             '{"T":"error","code":405,"msg":"symbol limit exceeded"}',
             Refusal(
                 "symbol limit exceeded (code 405): Ask for fewer symbols, or for a larger plan.",
-                oldest=True,
+                oldest_pending=True,
             ),
         ),
         (
@@ -123,11 +123,11 @@ def passing(text: str, pause: float = 0.0) -> Refusal:
         ),
         (
             '{"T":"error","code":407,"msg":"slow client"}',
-            Notice("slow_client", "slow client (code 407)", ends=True),
+            Notice("slow_client", "slow client (code 407)", closes_connection=True),
         ),
         (
             '{"T":"error","code":500,"msg":"internal error"}',
-            Notice("internal_error", "internal error (code 500)", ends=True),
+            Notice("internal_error", "internal error (code 500)", closes_connection=True),
         ),
         ('{"T":"error","code":999}', passing("refused (code 999)")),
         ('{"T":"b","S":"AAPL"}', None),
@@ -139,24 +139,24 @@ def passing(text: str, pause: float = 0.0) -> Refusal:
 def test_each_answer_is_read(make, said, reply) -> None:
     codec = tapeloom_alpaca.subscribe(make(slot_pause="45s"))
 
-    assert codec.accept(f"[{said}]".encode()) == reply
+    assert codec.decode_reply(f"[{said}]".encode()) == reply
 
 
 @pytest.mark.parametrize("code", [400, 401, 402, 405, 408, 409, 410, 411])
 def test_what_does_not_pass_by_itself_is_refused_for_good_and_says_what_to_do(make, code) -> None:
-    reply = tapeloom_alpaca.subscribe(make()).accept(
+    reply = tapeloom_alpaca.subscribe(make()).decode_reply(
         f'[{{"T":"error","code":{code},"msg":"no"}}]'.encode()
     )
 
     assert reply.permanent
-    assert reply.oldest
+    assert reply.oldest_pending
     assert reply.reason.startswith(f"no (code {code}): ")
 
 
 @settings(max_examples=100, deadline=None)
 @given(frame=st.binary(max_size=80))
 def test_garbage_is_no_answer(make, frame) -> None:
-    assert tapeloom_alpaca.subscribe(make()).accept(frame) is None
+    assert tapeloom_alpaca.subscribe(make()).decode_reply(frame) is None
 
 
 # ------------------------------------------------------------------------------ names and addresses
@@ -227,7 +227,7 @@ def test_no_repr_shows_a_key(make) -> None:
     codec, (endpoint,) = tapeloom_alpaca.subscribe(feed), tapeloom_alpaca.connect(feed)
     history = tapeloom_alpaca.history(feed)
     shown = "".join(
-        map(repr, (feed, endpoint, codec.__dict__, history.__dict__, history.listing()))
+        map(repr, (feed, endpoint, codec.__dict__, history.__dict__, history.listing_request()))
     )
 
     assert "PKNOTAKEY" not in shown

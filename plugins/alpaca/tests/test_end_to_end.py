@@ -194,7 +194,7 @@ async def test_an_old_session_that_lingers_is_waited_for_and_what_was_missed_is_
     trades = sorted(got.of(Trade), key=lambda trade: trade.ts)
     assert {one.detail for one in refused} == {"connection limit exceeded (code 406)"}
     assert len(sim.truth.connections) == 2 + len(refused)
-    assert [(gap.channel, gap.cause, gap.verdict) for gap in got.of(Gap)] == [
+    assert [(gap.channel, gap.cause, gap.state) for gap in got.of(Gap)] == [
         ("trades", "disconnect", "open"), ("trades", "disconnect", "filled"),
     ]  # fmt: skip
     assert [(one.ts, one.price, one.size) for one in trades] == [

@@ -38,7 +38,7 @@ def test_trades_between_two_times_are_asked_for_in_order(make) -> None:
         "APCA-API-SECRET-KEY": "not-a-secret-either",
     }
     assert (request.rate.count, request.rate.seconds) == (100, 60.0)
-    assert request.ranged
+    assert request.paged
 
 
 def test_the_end_of_bars_is_not_included(make) -> None:
@@ -82,8 +82,8 @@ def test_a_streamed_book_is_subscribed_anew_and_a_polled_one_asked_for(make) -> 
 def test_trades_cannot_be_asked_for_by_id(make) -> None:
     history = tapeloom_alpaca.history(make())
 
-    assert history.request(HistoryQuery("trades", "AAPL/USD", after="D:5")) is None
-    assert not history.request(HistoryQuery("trades", "AAPL/USD")).ranged
+    assert history.request(HistoryQuery("trades", "AAPL/USD", after_id="D:5")) is None
+    assert not history.request(HistoryQuery("trades", "AAPL/USD")).paged
 
 
 def test_the_test_feed_has_no_past(make) -> None:
@@ -103,7 +103,7 @@ def test_the_test_feed_has_no_past(make) -> None:
     ],
 )
 def test_what_is_listed_stands_on_the_trading_host(make, settings_, host) -> None:
-    assert asked(tapeloom_alpaca.history(make(**settings_)).listing()) == (
+    assert asked(tapeloom_alpaca.history(make(**settings_)).listing_request()) == (
         f"{host}/v2/assets",
         {"status": "active", "asset_class": "us_equity"},
     )
@@ -111,7 +111,7 @@ def test_what_is_listed_stands_on_the_trading_host(make, settings_, host) -> Non
 
 @pytest.mark.parametrize("settings_", [{"feed": "test"}, {"sandbox": True}])
 def test_where_there_is_no_list_none_is_asked_for(make, settings_) -> None:
-    assert tapeloom_alpaca.history(make(**settings_)).listing() is None
+    assert tapeloom_alpaca.history(make(**settings_)).listing_request() is None
 
 
 def test_assets_are_instruments(make) -> None:
@@ -121,7 +121,7 @@ def test_assets_are_instruments(make) -> None:
         b'{"class":"crypto","symbol":"BTC/USD","status":"active","tradable":false,'
         b'"price_increment":"0.01","min_trade_increment":"0.000000001"}]'
     )
-    stock, coin = tapeloom_alpaca.history(make()).instruments(body)
+    stock, coin = tapeloom_alpaca.history(make()).read_listing(body)
 
     assert (stock.symbol, stock.native, stock.base, stock.quote, stock.tick) == (
         "AAPL/USD", "AAPL", "AAPL", "USD", None,
@@ -132,7 +132,7 @@ def test_assets_are_instruments(make) -> None:
 
 def answers(make, path: str, body: bytes, recv: int = NOW, **feed) -> list:
     history = tapeloom_alpaca.history(make(**feed))
-    return history.answer(Request(url=f"https://any.example{path}"), body, recv)
+    return history.read_answer(Request(url=f"https://any.example{path}"), body, recv)
 
 
 def test_past_trades_are_marked_as_such_and_void_ones_rejected(make) -> None:
@@ -210,14 +210,14 @@ def test_other_addresses_are_not_ours(make) -> None:
     ],
 )
 def test_a_refusal_has_the_venues_words_and_a_remedy(make, status, body, words) -> None:
-    assert tapeloom_alpaca.history(make()).refusal(status, body) == words
+    assert tapeloom_alpaca.history(make()).refusal_reason(status, body) == words
 
 
 def test_an_empty_page_after_which_more_is_to_come_is_no_end(make) -> None:
     history = tapeloom_alpaca.history(make("crypto", ("BTC/USD",)))
     request = history.request(HistoryQuery("trades", "BTC/USD", "trades", since=1, until=NOW))
 
-    assert history.answer(request, b'{"trades":{},"next_page_token":null}', NOW) == []
+    assert history.read_answer(request, b'{"trades":{},"next_page_token":null}', NOW) == []
     with pytest.raises(RequestRefused, match="more is said to follow") as denied:
-        history.answer(request, b'{"trades":{},"next_page_token":"AAAA"}', NOW)
-    assert denied.value.pause is not None
+        history.read_answer(request, b'{"trades":{},"next_page_token":"AAAA"}', NOW)
+    assert denied.value.retry_after_seconds is not None

@@ -118,7 +118,9 @@ def test_a_book_begins_with_the_whole_and_goes_on_with_changes_without_numbers(m
 
     assert [type(book) for book in books] == [Book, Book]
     assert [book.kind for book in books] == ["snapshot", "delta"]
-    assert [(book.first, book.last, book.previous) for book in books] == [(None, None, None)] * 2
+    assert [(book.first_id, book.last_id, book.previous_id) for book in books] == [
+        (None, None, None)
+    ] * 2
     assert books[0].bids == [(Decimal("71859.53"), Decimal("0.27994"))]
     assert str(books[0].asks[0][0]) == "71939.70"
     assert books[1].asks == [(Decimal("71939.7"), Decimal(0))]
@@ -127,7 +129,7 @@ def test_a_book_begins_with_the_whole_and_goes_on_with_changes_without_numbers(m
 def test_a_book_is_asked_for_anew_when_it_has_been_long_enough_since_the_last_whole(make) -> None:
     feed = make("crypto", ("BTC/USD",), ("book",), book_resync="10s")
     wanted: list[HistoryQuery] = []
-    feed.want = wanted.append
+    feed.query_history = wanted.append
     parse = tapeloom_alpaca.parse(feed)
     for second, text in [
         (0, WHOLE),
@@ -170,7 +172,7 @@ def test_what_nobody_asked_for_is_counted(make) -> None:
     events = parsed(feed, f"[{TRADE},{TRADE.replace('AAPL', 'MSFT')},{QUOTE}]")
 
     assert [type(event) for event in events] == [Trade]
-    assert feed.counters["unasked"] == 2
+    assert feed.counters["unrequested"] == 2
 
 
 @pytest.mark.parametrize(

@@ -312,13 +312,13 @@ async def test_symbols_may_come_and_go(make) -> None:
         polled.rest.trade("MSFT", 1, 50)
         await wait(7)
         feed.symbols.append("MSFT/USD")
-        polled.source.changed()
+        polled.source.symbols_changed()
         await wait(5)
         polled.rest.trade("AAPL", 9, 2)
         polled.rest.trade("MSFT", 12, 51)
         await wait(10)
         feed.symbols.remove("AAPL/USD")
-        polled.source.changed()
+        polled.source.symbols_changed()
         polled.rest.trade("AAPL", 23, 3)
         polled.rest.trade("MSFT", 23, 52)
         await wait(10)
@@ -333,7 +333,7 @@ async def test_a_symbol_that_cannot_be_is_refused_and_left_out(make) -> None:
     polled.rest.feed.symbols.append("AAPL/EUR")
 
     with pytest.raises(SymbolError):
-        polled.source.changed()
+        polled.source.symbols_changed()
     assert polled.rest.feed.symbols == ["AAPL/USD"]
 
 

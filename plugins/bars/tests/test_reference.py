@@ -97,7 +97,7 @@ class Naive:
             if symbol not in self.came or gap.channel not in ("", self.channel[symbol]):
                 continue
             hole = (gap.since, gap.until)
-            if gap.verdict == "filled":
+            if gap.state == "filled":
                 self.gaps[symbol] = [one for one in self.gaps[symbol] if one != hole]
             else:
                 self.gaps[symbol].append(hole)
@@ -230,7 +230,7 @@ class Naive:
             closed and self.complete(lane, start, came),
             revision,
             "bars",
-            "trades" if trades else "fill",
+            "built_from_trades" if trades else "empty",
         )
 
 

@@ -319,7 +319,7 @@ def test_empty_intervals_are_filled_with_the_close_before():
     _, one, two = bars(out)
     assert (one.ts, two.ts) == (at(1000), at(2000))
     assert (one.open, one.high, one.low, one.close) == (3, 3, 3, 3)
-    assert (one.volume, one.trades, one.origin, one.complete) == (0, 0, "fill", True)
+    assert (one.volume, one.trades, one.origin, one.complete) == (0, 0, "empty", True)
 
 
 def test_filling_goes_on_while_nothing_trades_and_stops_at_its_limit():

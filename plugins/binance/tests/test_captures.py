@@ -54,7 +54,7 @@ def played(request, captures, recorded, make) -> tuple[str, Frames, list[Any], d
     events = tapeloom_binance.parse(feed)(frames)
     oracle = json.loads((captures / "oracles" / "oracles.json").read_text())["captures"]
 
-    assert not feed.counters["unasked"]
+    assert not feed.counters["unrequested"]
     return request.param, frames, events, oracle[request.param]
 
 
@@ -124,12 +124,12 @@ def test_book_changes_equal_the_oracle_and_follow_each_other(played) -> None:
         books: list[Book] = of(events, Book, symbol)
         wanted = oracle["symbols"][native]["depth"]
         if market == "spot":
-            holes = [b for a, b in pairwise(books) if b.first != a.last + 1]
+            holes = [b for a, b in pairwise(books) if b.first_id != a.last_id + 1]
         else:
-            holes = [b for a, b in pairwise(books) if b.previous != a.last]
+            holes = [b for a, b in pairwise(books) if b.previous_id != a.last_id]
 
         assert len(books) == wanted["n"]
-        assert (books[0].first, books[-1].last) == (wanted["first_U"], wanted["last_u"])
+        assert (books[0].first_id, books[-1].last_id) == (wanted["first_U"], wanted["last_u"])
         assert len(holes) == wanted["sequence_gaps"]
         assert {book.kind for book in books} == {"delta"}
 
@@ -165,18 +165,18 @@ def test_snapshots_are_read_by_their_address(name, captures, make) -> None:
         if "depth" not in each["url"]:
             continue
         body = (folder / each["file"]).read_bytes()
-        (book,) = history.answer(Request(url=each["url"]), body, recv=9)
+        (book,) = history.read_answer(Request(url=each["url"]), body, recv=9)
         native = each["url"].partition("symbol=")[2].partition("&")[0]
         wanted = oracle_of(captures, name, native)
         raw = json.loads(body)
 
         assert book.symbol == symbols[native]
         assert (book.kind, book.origin, book.channel) == ("snapshot", "history", "book")
-        assert (book.first, book.last, book.depth) == (None, wanted, 1000)
+        assert (book.first_id, book.last_id, book.depth) == (None, wanted, 1000)
         assert [[*level] for level in book.raw_bids] == raw["bids"]
         assert [[*level] for level in book.raw_asks] == raw["asks"]
         assert book.ts == (9 if market == "spot" else raw["T"] * 1_000_000)
-        assert [o.answer(Request(url=each["url"]), body, recv=9) for o in others] == [[], []]
+        assert [o.read_answer(Request(url=each["url"]), body, recv=9) for o in others] == [[], []]
 
 
 def oracle_of(captures, name: str, native: str) -> int:

@@ -14,7 +14,7 @@ PERP = "BTC/USDT:USDT"
 
 
 def streams(codec, *subscriptions: tuple[str, str]) -> list[str]:
-    messages = codec.add([Subscription(*each) for each in subscriptions], 1)
+    messages = codec.encode_subscribe([Subscription(*each) for each in subscriptions], 1)
     return [name for message in messages for name in json.loads(message.text)["params"]]
 
 
@@ -72,7 +72,7 @@ def test_the_name_that_the_venue_lists_is_used(make) -> None:
 def test_many_subscriptions_take_few_messages_and_none_is_lost(make, count, first) -> None:
     codec = tapeloom_binance.subscribe(make())
     wanted = [Subscription(f"C{n}/USDT", "book:20") for n in range(count)]
-    messages = codec.add(wanted, first)
+    messages = codec.encode_subscribe(wanted, first)
     sent = [json.loads(message.text) for message in messages]
 
     assert [one for message in messages for one in message.subscriptions] == wanted
@@ -90,7 +90,7 @@ def test_many_subscriptions_take_few_messages_and_none_is_lost(make, count, firs
 
 def test_dropping_is_unsubscribing(make) -> None:
     codec = tapeloom_binance.subscribe(make())
-    (message,) = codec.drop([Subscription("BTC/USDT", "quotes")], 3)
+    (message,) = codec.encode_unsubscribe([Subscription("BTC/USDT", "quotes")], 3)
 
     assert json.loads(message.text) == {
         "method": "UNSUBSCRIBE",
@@ -116,10 +116,13 @@ def test_dropping_is_unsubscribing(make) -> None:
         ),
         ('{"result":["btcusdt@trade"],"id":3}', Notice("answer", "['btcusdt@trade'] to message 3")),
         ('{"result":true,"id":6}', Notice("answer", "True to message 6")),
-        ('{"e":"serverShutdown","E":1770123456789}', Notice("serverShutdown", ends=True)),
+        (
+            '{"e":"serverShutdown","E":1770123456789}',
+            Notice("serverShutdown", closes_connection=True),
+        ),
         (
             '{"stream":"!serverShutdown","data":{"e":"serverShutdown","E":1770123456789}}',
-            Notice("serverShutdown", ends=True),
+            Notice("serverShutdown", closes_connection=True),
         ),
         ('{"e":"newEvent","E":1}', None),
         ('{"result":null,"id":', None),
@@ -129,14 +132,14 @@ def test_dropping_is_unsubscribing(make) -> None:
     ],
 )
 def test_each_answer_is_read(make, frame, reply) -> None:
-    assert tapeloom_binance.subscribe(make()).accept(frame.encode()) == reply
+    assert tapeloom_binance.subscribe(make()).decode_reply(frame.encode()) == reply
 
 
 @settings(max_examples=100, deadline=None)
 @given(frame=st.binary(max_size=80))
 def test_garbage_is_no_answer(make, frame) -> None:
-    assert tapeloom_binance.subscribe(make()).accept(frame) is None
+    assert tapeloom_binance.subscribe(make()).decode_reply(frame) is None
 
 
 def test_nonsense_without_end_is_no_answer(make) -> None:
-    assert tapeloom_binance.subscribe(make()).accept(b'{"result":' + b"[" * 100_000) is None
+    assert tapeloom_binance.subscribe(make()).decode_reply(b'{"result":' + b"[" * 100_000) is None

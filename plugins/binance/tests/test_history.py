@@ -55,14 +55,14 @@ def coinm(make, *channels: str, **settings):
 
 
 def test_the_listing_costs_what_the_venue_says(make) -> None:
-    assert asked(spot(make).listing()) == (f"{SPOT}/exchangeInfo", {}, 20)
-    assert asked(usdm(make).listing()) == (f"{USDM}/exchangeInfo", {}, 1)
-    assert spot(make).listing().rate == Rate(6000, 60)
-    assert asked(coinm(make).listing()) == (f"{COINM}/exchangeInfo", {}, 1)
+    assert asked(spot(make).listing_request()) == (f"{SPOT}/exchangeInfo", {}, 20)
+    assert asked(usdm(make).listing_request()) == (f"{USDM}/exchangeInfo", {}, 1)
+    assert spot(make).listing_request().rate == Rate(6000, 60)
+    assert asked(coinm(make).listing_request()) == (f"{COINM}/exchangeInfo", {}, 1)
 
 
 def test_both_kinds_of_futures_stay_within_the_weight_that_they_share(make) -> None:
-    rates = [history.listing().rate for history in (usdm(make), coinm(make))]
+    rates = [history.listing_request().rate for history in (usdm(make), coinm(make))]
 
     assert rates == [Rate(2000, 60), Rate(400, 60)]
 
@@ -87,14 +87,14 @@ def test_a_snapshot_has_at_least_the_levels_that_are_set(make, limit, in_spot, i
 
 def test_trades_are_asked_for_from_the_one_after_the_last_known(make) -> None:
     query = {"symbol": "BTCUSDT", "fromId": "43", "limit": "1000"}
-    raw = spot(make).request(HistoryQuery("trades", "BTC/USDT", "trades", after=42))
-    aggregate = spot(make).request(HistoryQuery("trades", "BTC/USDT", "agg_trades", after=42))
-    perp = usdm(make).request(HistoryQuery("trades", PERP, "trades", after=42))
+    raw = spot(make).request(HistoryQuery("trades", "BTC/USDT", "trades", after_id=42))
+    aggregate = spot(make).request(HistoryQuery("trades", "BTC/USDT", "agg_trades", after_id=42))
+    perp = usdm(make).request(HistoryQuery("trades", PERP, "trades", after_id=42))
 
     assert asked(raw) == (f"{SPOT}/historicalTrades", query, 25)
     assert asked(aggregate) == (f"{SPOT}/aggTrades", query, 4)
     assert asked(perp) == (f"{USDM}/aggTrades", query, 20)
-    inverse = coinm(make).request(HistoryQuery("trades", INVERSE, "trades", after=42))
+    inverse = coinm(make).request(HistoryQuery("trades", INVERSE, "trades", after_id=42))
     assert asked(inverse) == (f"{COINM}/aggTrades", query | {"symbol": "ETHUSD_PERP"}, 20)
 
 
@@ -111,7 +111,7 @@ def test_aggregate_trades_can_be_asked_for_by_time_within_an_hour(make) -> None:
 
 
 def test_raw_trades_of_futures_need_a_key(make) -> None:
-    want = HistoryQuery("trades", PERP, "trades", after=42)
+    want = HistoryQuery("trades", PERP, "trades", after_id=42)
     request = usdm(make, futures_trades="raw", api_key=Secret("k")).request(want)
 
     assert usdm(make, futures_trades="raw").request(want) is None
@@ -124,8 +124,8 @@ def test_no_request_is_made_for_what_the_venue_cannot_give(make) -> None:
     history = spot(make)
 
     assert history.request(HistoryQuery("trades", "BTC/USDT", "trades", since=1)) is None
-    assert history.request(HistoryQuery("trades", "BTC/USDT", "trades", after="abc")) is None
-    assert history.request(HistoryQuery("trades", "BTC/USDT", "quotes", after=1)) is None
+    assert history.request(HistoryQuery("trades", "BTC/USDT", "trades", after_id="abc")) is None
+    assert history.request(HistoryQuery("trades", "BTC/USDT", "quotes", after_id=1)) is None
     assert history.request(HistoryQuery("bars", "BTC/USDT", interval="7m")) is None
     assert usdm(make).request(HistoryQuery("bars", PERP, interval="1s")) is None
 
@@ -160,16 +160,18 @@ def test_a_span_holds_no_more_bars_than_one_answer(make, interval, spot_days, co
 def test_microseconds_are_asked_for_where_the_venue_has_them(make) -> None:
     header = {"X-MBX-TIME-UNIT": "MICROSECOND"}
 
-    assert spot(make, microseconds=True).listing().headers == header
-    assert usdm(make, microseconds=True).listing().headers == {}
+    assert spot(make, microseconds=True).listing_request().headers == header
+    assert usdm(make, microseconds=True).listing_request().headers == {}
 
 
 def test_past_trades_are_read(make) -> None:
     history = spot(make, "trades", "agg_trades")
-    (raw,) = history.answer(
+    (raw,) = history.read_answer(
         Request(url=f"{SPOT}/historicalTrades?symbol=BTCUSDT&fromId=1"), PAST, 7
     )
-    (aggregate,) = history.answer(Request(url=f"{SPOT}/aggTrades?symbol=BTCUSDT"), AGGREGATES, 7)
+    (aggregate,) = history.read_answer(
+        Request(url=f"{SPOT}/aggTrades?symbol=BTCUSDT"), AGGREGATES, 7
+    )
 
     assert (raw.id, raw.side, raw.ts, raw.recv) == (28457, "sell", 1499865549590 * 10**6, 7)
     assert (str(raw.price), str(raw.size)) == ("4.00000100", "12.00000000")
@@ -179,19 +181,23 @@ def test_past_trades_are_read(make) -> None:
 
 def test_past_trades_of_another_series_are_not_mixed_in(make) -> None:
     history = usdm(make, "trades")
-    (trade,) = history.answer(Request(url=f"{USDM}/aggTrades?symbol=BTCUSDT"), AGGREGATES, 7)
+    (trade,) = history.read_answer(Request(url=f"{USDM}/aggTrades?symbol=BTCUSDT"), AGGREGATES, 7)
 
     assert trade.channel == "trades"
-    assert history.answer(Request(url=f"{USDM}/historicalTrades?symbol=BTCUSDT"), PAST, 7) == []
-    assert spot(make).answer(Request(url=f"{SPOT}/aggTrades?symbol=BTCUSDT"), AGGREGATES, 7) == []
+    assert (
+        history.read_answer(Request(url=f"{USDM}/historicalTrades?symbol=BTCUSDT"), PAST, 7) == []
+    )
+    assert (
+        spot(make).read_answer(Request(url=f"{SPOT}/aggTrades?symbol=BTCUSDT"), AGGREGATES, 7) == []
+    )
 
 
 def test_past_bars_are_closed_but_for_the_last_while_it_forms(make) -> None:
     body = f"[{CANDLE},{CANDLE}]".encode()
     url = f"{SPOT}/klines?symbol=BTCUSDT&interval=1w&limit=2"
     end = 1499644799999 * 10**6
-    bars = spot(make).answer(Request(url=url), body, end)
-    later = spot(make).answer(Request(url=url), body, end + 1)
+    bars = spot(make).read_answer(Request(url=url), body, end)
+    later = spot(make).read_answer(Request(url=url), body, end + 1)
     bar = bars[0]
 
     assert [bar.closed for bar in bars] == [True, False]
@@ -208,7 +214,11 @@ def test_columns_that_the_venue_adds_are_borne(make) -> None:
     body = f'[{CANDLE[:-1]},"new"]]'.encode()
 
     assert (
-        len(spot(make).answer(Request(url=f"{SPOT}/klines?symbol=BTCUSDT&interval=1w"), body, 7))
+        len(
+            spot(make).read_answer(
+                Request(url=f"{SPOT}/klines?symbol=BTCUSDT&interval=1w"), body, 7
+            )
+        )
         == 1
     )
 
@@ -217,10 +227,10 @@ def test_a_simulator_behind_any_address_is_understood(make) -> None:
     history = spot(make, base_url="ws://127.0.0.1:8080/sim")
     url = history.request(HistoryQuery("book", "BTC/USDT")).url
     body = b'{"lastUpdateId":3,"bids":[],"asks":[["1.0","2"]]}'
-    (book,) = history.answer(Request(url=url), body, 7)
+    (book,) = history.read_answer(Request(url=url), body, 7)
 
     assert url.startswith("http://127.0.0.1:8080/sim/api/v3/depth?")
-    assert (book.last, book.bids, book.asks) == (3, [], [(Decimal("1.0"), Decimal(2))])
+    assert (book.last_id, book.bids, book.asks) == (3, [], [(Decimal("1.0"), Decimal(2))])
 
 
 @pytest.mark.parametrize(
@@ -234,15 +244,15 @@ def test_a_simulator_behind_any_address_is_understood(make) -> None:
     ],
 )
 def test_an_address_that_is_not_ours_gives_nothing(make, url) -> None:
-    assert spot(make).answer(Request(url=url), b"{}", 7) == []
+    assert spot(make).read_answer(Request(url=url), b"{}", 7) == []
 
 
 @pytest.mark.parametrize("body", [b"", b"<html>", b"{}", b"\xff", b'{"bids":' + b"[" * 100_000])
 def test_a_body_that_cannot_be_read_says_which_and_how_it_begins(make, body) -> None:
     with pytest.raises(ValueError, match=r"the answer to depth cannot be read: .* It begins: "):
-        spot(make).answer(Request(url=f"{SPOT}/depth?symbol=BTCUSDT"), body, 7)
+        spot(make).read_answer(Request(url=f"{SPOT}/depth?symbol=BTCUSDT"), body, 7)
     with pytest.raises(ValueError, match="the answer to exchangeInfo cannot be read"):
-        spot(make).instruments(body)
+        spot(make).read_listing(body)
 
 
 @pytest.mark.parametrize(
@@ -266,7 +276,7 @@ def test_a_body_that_cannot_be_read_says_which_and_how_it_begins(make, body) -> 
     ],
 )
 def test_a_refusal_has_the_venues_words_and_a_remedy(make, status, body, words) -> None:
-    said = spot(make).refusal(status, body)
+    said = spot(make).refusal_reason(status, body)
 
     assert said.startswith(words)
     assert bool(said) == bool(words)
@@ -275,7 +285,7 @@ def test_a_refusal_has_the_venues_words_and_a_remedy(make, status, body, words) 
 def test_the_recorded_spot_listing_is_read(make, captures) -> None:
     packed = captures / "binance_spot" / "cf_20211012.rest.api_v3_exchangeInfo.json.gz"
     body = gzip.decompress(packed.read_bytes())
-    listed = {each.symbol: each for each in spot(make).instruments(body)}
+    listed = {each.symbol: each for each in spot(make).read_listing(body)}
     lrc = listed["LRC/BTC"]
 
     assert len(listed) == len(json.loads(body)["symbols"])
@@ -293,9 +303,9 @@ def test_a_perpetual_that_is_being_delisted_is_still_a_perpetual(make) -> None:
             {"filterType": "MIN_NOTIONAL", "notional": "5.0"},
         ],
     }  # fmt: skip
-    (blz,) = usdm(make).instruments(json.dumps({"symbols": [listed]}).encode())
+    (blz,) = usdm(make).read_listing(json.dumps({"symbols": [listed]}).encode())
     dated = listed | {"contractType": "CURRENT_QUARTER", "symbol": "BLZUSDT_260921"}
-    (future,) = usdm(make).instruments(json.dumps({"symbols": [dated]}).encode())
+    (future,) = usdm(make).read_listing(json.dumps({"symbols": [dated]}).encode())
 
     assert (blz.symbol, blz.kind, blz.active) == ("BLZ/USDT:USDT", "swap", False)
     assert (blz.tick, blz.lot) == (None, Decimal(1))
@@ -305,7 +315,7 @@ def test_a_perpetual_that_is_being_delisted_is_still_a_perpetual(make) -> None:
 def test_the_recorded_futures_listing_is_read(make, captures) -> None:
     path = captures / "binance_usdm" / "cf_20210722.rest.fapi_v1_exchangeInfo.json"
     history = usdm(make)
-    listed = {each.symbol: each for each in history.instruments(path.read_bytes())}
+    listed = {each.symbol: each for each in history.read_listing(path.read_bytes())}
     perp, future = listed[PERP], listed["BTC/USDT:USDT-210924"]
 
     assert len(listed) == len(json.loads(path.read_bytes())["symbols"])
@@ -331,7 +341,7 @@ def test_a_listing_of_coin_margined_futures_is_read(make) -> None:
         row("BTCUSD_PERP", "PERPETUAL", 4_133_404_800_000, "TRADING"),
         row("BTCUSD_260327", "CURRENT_QUARTER", 1_774_598_400_000, "PENDING_TRADING"),
     ]
-    perp, dated = coinm(make).instruments(json.dumps({"symbols": rows}).encode())
+    perp, dated = coinm(make).read_listing(json.dumps({"symbols": rows}).encode())
     feed = make("coinm", (perp.symbol, dated.symbol), ("trades",))
 
     assert (perp.symbol, perp.kind, perp.settle) == ("BTC/USD:BTC", "swap", "BTC")

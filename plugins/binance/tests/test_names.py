@@ -30,8 +30,12 @@ def test_spot_is_one_combined_stream(make) -> None:
 
     assert endpoint.url == "wss://stream.binance.com:9443/stream"
     assert endpoint.channels == {"trades", "agg_trades", "book", "quotes", "klines", "ticker"}
-    assert (endpoint.max_subscriptions, endpoint.messages) == (1024, Rate(4, 1.0))
-    assert (endpoint.dials, endpoint.silence, endpoint.max_age) == (Rate(300, 300.0), 60.0, 82_800)
+    assert (endpoint.max_subscriptions, endpoint.message_rate) == (1024, Rate(4, 1.0))
+    assert (endpoint.dial_rate, endpoint.silence_timeout_seconds, endpoint.max_age_seconds) == (
+        Rate(300, 300.0),
+        60.0,
+        82_800,
+    )
 
 
 @pytest.mark.parametrize(
@@ -46,7 +50,7 @@ def test_futures_are_two_and_each_channel_has_one(make, trades, of_public, of_ma
     assert public.channels == {"quotes", "book"} | of_public
     assert market.channels == {"agg_trades", "klines", "ticker"} | of_market
     assert (public.name, market.name) == ("public", "market")
-    assert (public.max_subscriptions, public.messages) == (200, Rate(8, 1.0))
+    assert (public.max_subscriptions, public.message_rate) == (200, Rate(8, 1.0))
 
 
 @pytest.mark.parametrize(
@@ -70,7 +74,7 @@ def test_every_environment_has_its_addresses(make, settings, stream, rest) -> No
     unit = "?timeUnit=MICROSECOND" if settings == {"microseconds": True} else ""
 
     assert tapeloom_binance.connect(feed)[0].url == f"{stream}stream{unit}"
-    assert tapeloom_binance.history(feed).listing().url == f"{rest}api/v3/exchangeInfo"
+    assert tapeloom_binance.history(feed).listing_request().url == f"{rest}api/v3/exchangeInfo"
 
 
 def test_futures_on_paper_have_their_addresses(make) -> None:
@@ -79,7 +83,7 @@ def test_futures_on_paper_have_their_addresses(make) -> None:
         urls = [endpoint.url for endpoint in tapeloom_binance.connect(feed)]
 
         assert urls == [f"wss://fstream.binancefuture.com/{p}/stream" for p in ("public", "market")]
-        assert "demo-fapi" in tapeloom_binance.history(feed).listing().url
+        assert "demo-fapi" in tapeloom_binance.history(feed).listing_request().url
 
 
 def test_coin_margined_futures_are_one_stream_that_is_not_split(make) -> None:
@@ -88,7 +92,7 @@ def test_coin_margined_futures_are_one_stream_that_is_not_split(make) -> None:
 
     assert endpoint.url == "wss://dstream.binance.com/stream"
     assert endpoint.channels == {"trades", "agg_trades", "book", "quotes", "klines", "ticker"}
-    assert (endpoint.max_subscriptions, endpoint.messages) == (200, Rate(8, 1.0))
+    assert (endpoint.max_subscriptions, endpoint.message_rate) == (200, Rate(8, 1.0))
     assert paper.url == "wss://dstream.binancefuture.com/stream"
 
 
@@ -98,7 +102,7 @@ def test_one_address_for_all_markets_tells_them_apart_by_path(make) -> None:
         for market, symbol in (("spot", "BTC/USDT"), ("usdm", PERP), ("coinm", "BTC/USD:BTC"))
     ]
     urls = [end.url for feed in feeds for end in tapeloom_binance.connect(feed)]
-    rest = [tapeloom_binance.history(feed).listing().url for feed in feeds]
+    rest = [tapeloom_binance.history(feed).listing_request().url for feed in feeds]
 
     assert urls == [f"ws://h:1/x{path}/stream" for path in ("", "/public", "/market", "/dstream")]
     assert rest == [

@@ -93,8 +93,8 @@ def test_a_depth_update_is_a_change_of_the_book(make) -> None:
     timed = DELTA | {"T": 8, "pu": 149}
     (perp,) = parsed(make("usdm", (PERP,), ("book",)), combined("btcusdt@depth@100ms", timed))
 
-    assert (spot.kind, spot.first, spot.last, spot.previous) == ("delta", 157, 160, None)
-    assert (spot.ts, perp.ts, perp.previous) == (9_000_000, 8_000_000, 149)
+    assert (spot.kind, spot.first_id, spot.last_id, spot.previous_id) == ("delta", 157, 160, None)
+    assert (spot.ts, perp.ts, perp.previous_id) == (9_000_000, 8_000_000, 149)
     assert spot.bids == [(Decimal("0.0024"), Decimal(10))]
     assert [[*level] for level in spot.raw_asks] == [["0.0026", "0.000"]]
 
@@ -107,10 +107,10 @@ def test_a_partial_book_is_a_snapshot_of_its_channel(make) -> None:
     (perp,) = parsed(usdm, combined("btcusdt@depth20@100ms", timed))
 
     assert isinstance(spot, Book)
-    assert (spot.kind, spot.depth, spot.channel, spot.last) == ("snapshot", 5, "book:5", 160)
-    assert (spot.ts, spot.first) == (7, None)
-    assert (perp.kind, perp.depth, perp.channel, perp.last) == ("snapshot", 20, "book:20", 160)
-    assert (perp.ts, perp.previous) == (8_000_000, None)
+    assert (spot.kind, spot.depth, spot.channel, spot.last_id) == ("snapshot", 5, "book:5", 160)
+    assert (spot.ts, spot.first_id) == (7, None)
+    assert (perp.kind, perp.depth, perp.channel, perp.last_id) == ("snapshot", 20, "book:20", 160)
+    assert (perp.ts, perp.previous_id) == (8_000_000, None)
 
 
 def test_a_kline_is_a_bar_that_is_closed_once(make) -> None:
@@ -208,7 +208,7 @@ def test_a_tape_with_both_kinds_of_trades_gives_one_of_them(make) -> None:
     def ids(*frames: bytes, **settings: str) -> list[int]:
         feed = make("usdm", (PERP,), ("trades",), **settings)
         found = [event.id for event in parsed(feed, *frames)]
-        assert feed.counters["unasked"] == len(frames) - len(found)
+        assert feed.counters["unrequested"] == len(frames) - len(found)
         return found
 
     assert ids(raw, aggregate, raw) == [12, 12]
@@ -221,7 +221,7 @@ def test_a_tape_with_a_book_at_two_speeds_gives_one_of_them(make) -> None:
     fast, slow = combined("btcusdt@depth@100ms", DELTA), combined("btcusdt@depth", DELTA)
 
     assert len(parsed(feed, slow, fast, slow)) == 2
-    assert feed.counters["unasked"] == 1
+    assert feed.counters["unrequested"] == 1
 
 
 def test_what_nobody_asked_for_is_counted(make) -> None:
@@ -235,7 +235,7 @@ def test_what_nobody_asked_for_is_counted(make) -> None:
     ]
 
     assert parsed(feed, *frames) == []
-    assert feed.counters["unasked"] == 5
+    assert feed.counters["unrequested"] == 5
 
 
 @pytest.mark.parametrize(
@@ -251,7 +251,7 @@ def test_a_stream_of_the_other_kind_of_futures_was_not_asked_for(
         frames = [combined(stream, AGGREGATE | {"nq": "90"} | extra)] * 20
 
         assert len(parsed(feed, *frames)) == heard
-        assert feed.counters["unasked"] == 20 - heard
+        assert feed.counters["unrequested"] == 20 - heard
 
 
 def test_sizes_of_coin_margined_futures_are_contracts(make) -> None:
@@ -267,7 +267,7 @@ def test_sizes_of_coin_margined_futures_are_contracts(make) -> None:
 
     assert (trade.symbol, trade.size) == (INVERSE, Decimal(15))
     assert (bar.volume, bar.quote_volume) == (Decimal(1000), Decimal("1.0000"))
-    assert (book.previous, book.last, quote.ts) == (149, 160, 8_000_000)
+    assert (book.previous_id, book.last_id, quote.ts) == (149, 160, 8_000_000)
 
 
 def test_a_symbol_that_is_added_later_is_heard(make) -> None:

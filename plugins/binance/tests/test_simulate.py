@@ -643,13 +643,13 @@ async def pages(sim, market, symbol, want, **settings):
         request = history.request(want)
         async with httpx.AsyncClient(trust_env=False) as http:
             body = (await http.get(request.url, headers=request.headers)).content
-        events = history.answer(request, body, sim.market.now)
+        events = history.read_answer(request, body, sim.market.now)
         if not events:
             return answers
         answers.append(events)
         last = events[-1]
         if want.kind == "trades":
-            want = attrs.evolve(want, after=last.id, since=None, until=None)
+            want = attrs.evolve(want, after_id=last.id, since=None, until=None)
         else:
             want = attrs.evolve(want, since=last.ts + duration_ns(last.interval))
 
@@ -668,7 +668,7 @@ async def test_trades_after_an_id_come_page_by_page_each_once(market, symbol, ch
     listed = (contracts(symbol) if market == "coinm" else symbol,)
     async with serve(symbols=listed, trades=3000, start="now") as sim:
         await sim.finished()
-        want = HistoryQuery("trades", symbol, channel, after=7)
+        want = HistoryQuery("trades", symbol, channel, after_id=7)
         answers = await pages(sim, market, symbol, want, **settings)
         truth = sim.truth.trades(symbol)
     ids = [trade.id for answer in answers for trade in answer]

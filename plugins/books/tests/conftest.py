@@ -26,7 +26,11 @@ class Bench:
     def __init__(self, **settings) -> None:
         self.wants: list[HistoryQuery] = []
         self.feed = Feed(
-            "f", "acme", symbols=["A/B", "C/D"], clock=StoppedClock(), want=self.wants.append
+            "f",
+            "acme",
+            symbols=["A/B", "C/D"],
+            clock=StoppedClock(),
+            query_history=self.wants.append,
         )
         self.stage = Books(self.feed, Settings(**settings))
 

@@ -49,7 +49,7 @@ def answers(folder, capture, frames):
 def from_rest(symbol, body):
     return Book(
         "v", symbol, 0, 0, "snapshot", body["bids"], body["asks"],
-        last=body["lastUpdateId"], origin="history",
+        last_id=body["lastUpdateId"], origin="history",
     )  # fmt: skip
 
 

@@ -53,7 +53,7 @@ def test_a_snapshot_and_the_deltas_that_waited_make_a_book(bench, delta, snapsho
     assert (quote.bid, quote.bid_size, quote.ask, quote.ask_size) == (10, 3, 11, 2)
     assert (
         quote.sequence, quote.channel, quote.origin, quote.ts, quote.recv,
-    ) == (12, "book", "book", 12_000, 99)  # fmt: skip
+    ) == (12, "book", "built_from_book", 12_000, 99)  # fmt: skip
     assert [price for price, _ in rig.book().bids] == [10, 8]
     assert rig.book().updates == 2
     assert rig.stage.due is None
@@ -330,19 +330,19 @@ def test_depth_follows_each_change_of_the_top(bench, delta, snapshot):
         delta(2, 2, [("8", "1")]),
         delta(3, 3, [("9.0", "1.0")]),
     )
-    tops = [event for event in told(out, Book) if event.origin == "book"]
+    tops = [event for event in told(out, Book) if event.origin == "built_from_book"]
 
     assert [Book, Status, Book, Book, Book, Book, Book] == [type(event) for event in out]
     assert tops == [out[2], out[4]]
     assert Book(
         "acme", "A/B", 1000, 4, "snapshot", [("10", "1"), ("9", "1")], [("11", "2")],
-        None, 1, None, 2, "book", "book",
+        None, 1, None, 2, "book", "built_from_book",
     ) == out[4]  # fmt: skip
 
 
 def test_what_a_books_stage_said_is_no_input_to_one(bench, snapshot):
     rig = bench()
-    said = snapshot(5, *ONE, origin="book", depth=2)
+    said = snapshot(5, *ONE, origin="built_from_book", depth=2)
 
     assert rig.send(said) == [said]
     assert rig.stage.books == {}

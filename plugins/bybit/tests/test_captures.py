@@ -21,7 +21,7 @@ def played(make, recorded) -> tuple[list[Any], list[Any], Any]:
     feed = make("spot", *CHANNELS)
     codec, replies = tapeloom_bybit.subscribe(feed), []
     frames = recorded(STREAM)
-    frames.on_control = lambda frame: replies.append(codec.accept(frame)) or ()
+    frames.on_control = lambda frame: replies.append(codec.decode_reply(frame)) or ()
     return tapeloom_bybit.parse(feed)(frames), replies, feed
 
 
@@ -49,7 +49,7 @@ def test_books_and_quotes_equal_the_oracle(played, oracle) -> None:
     quotes = [event for event in events if type(event) is Quote]
     deep, top = oracle["orderbook.50.BTCUSDT"]["depth"], oracle["orderbook.1.BTCUSDT"]["depth"]
 
-    assert (len(books), books[0].last, books[-1].last) == (
+    assert (len(books), books[0].last_id, books[-1].last_id) == (
         deep["n"],
         deep["first_u"],
         deep["last_u"],
@@ -108,13 +108,13 @@ def test_every_sample_of_a_stream_is_read(make, recorded) -> None:
     feed = make("linear", "book:1", "klines:5m", "ticker")
     codec, replies = tapeloom_bybit.subscribe(feed), []
     frames = recorded(SAMPLES)
-    frames.on_control = lambda frame: replies.append(codec.accept(frame)) or ()
+    frames.on_control = lambda frame: replies.append(codec.decode_reply(frame)) or ()
     events = tapeloom_bybit.parse(feed)(frames)
 
     assert [type(event) for event in events] == [Bar, Book, Book, Ticker]
     assert [book.kind for book in events[1:3]] == ["delta", "snapshot"]
     assert None not in replies
-    assert feed.counters["unasked"] == 1  # an option's ticker
+    assert feed.counters["unrequested"] == 1  # an option's ticker
 
 
 def test_every_sample_of_rest_is_read(make, folder) -> None:
@@ -126,19 +126,19 @@ def test_every_sample_of_rest_is_read(make, folder) -> None:
 
     def answer(path: str, name: str) -> list[Any]:
         address = f"https://x/v5/market/{path}&category=linear&symbol=BTCUSDT"
-        return linear.answer(Request(url=address), text(name), 9)
+        return linear.read_answer(Request(url=address), text(name), 9)
 
     (bar,) = answer("kline?interval=1", "klines_linear")
     (book,) = answer("orderbook?limit=1000", "orderbook")
     (trade,) = answer("recent-trade?limit=1000", "trades_recent")
     assert (bar.close, bar.closed) == (Decimal(27455), False)
-    assert (book.last, len(book.bids)) == (1234567, 3)
+    assert (book.last_id, len(book.bids)) == (1234567, 3)
     assert (trade.side, trade.price) == ("buy", Decimal("27450.50"))
-    assert [(one.symbol, one.tick) for one in linear.instruments(text("instruments_linear"))] == [
+    assert [(one.symbol, one.tick) for one in linear.read_listing(text("instruments_linear"))] == [
         ("BTC/USDT:USDT", Decimal("0.5")),
         ("ETH/USDT:USDT", Decimal("0.05")),
     ]
-    assert [(one.symbol, one.lot) for one in spot.instruments(text("instruments_spot"))] == [
+    assert [(one.symbol, one.lot) for one in spot.read_listing(text("instruments_spot"))] == [
         ("BTC/USDT", Decimal("0.0001")),
         ("ETH/USDT", Decimal("0.00001")),
     ]

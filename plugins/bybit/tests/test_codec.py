@@ -15,7 +15,7 @@ PERP = "BTC/USDT:USDT"
 
 
 def topics(codec: Any, *some: tuple[str, str]) -> list[list[str]]:
-    messages = codec.add([Subscription(*each) for each in some], 1)
+    messages = codec.encode_subscribe([Subscription(*each) for each in some], 1)
     return [json.loads(message.text)["args"] for message in messages]
 
 
@@ -46,7 +46,7 @@ def test_the_name_that_the_venue_lists_is_used(make) -> None:
 def test_many_subscriptions_go_ten_at_a_time_and_none_is_lost(make, count, first) -> None:
     codec = tapeloom_bybit.subscribe(make())
     wanted = [Subscription(f"C{n}/USDT", "book:50") for n in range(count)]
-    messages = codec.add(wanted, first)
+    messages = codec.encode_subscribe(wanted, first)
     sent = [json.loads(message.text) for message in messages]
 
     assert [one for message in messages for one in message.subscriptions] == wanted
@@ -66,14 +66,16 @@ def test_five_hundred_of_the_longest_topics_fit_on_a_connection(make) -> None:
     (endpoint,) = tapeloom_bybit.connect(make("linear"))
     some = [Subscription("1000000BABYDOGE/USDT:USDT", "book")] * endpoint.max_subscriptions
     # The same one over and over is asked for once, so the text of one is counted so often.
-    (message,) = codec.add(some, 1)
+    (message,) = codec.encode_subscribe(some, 1)
     (topic,) = json.loads(message.text)["args"]
 
     assert len(f'"{topic}",') * endpoint.max_subscriptions <= 21_000
 
 
 def test_dropping_is_unsubscribing(make) -> None:
-    (message,) = tapeloom_bybit.subscribe(make()).drop([Subscription("BTC/USDT", "quotes")], 3)
+    (message,) = tapeloom_bybit.subscribe(make()).encode_unsubscribe(
+        [Subscription("BTC/USDT", "quotes")], 3
+    )
 
     assert json.loads(message.text) == {
         "req_id": "3-1",
@@ -115,7 +117,7 @@ def test_dropping_is_unsubscribing(make) -> None:
     ],
 )
 def test_each_answer_is_read(make, frame, reply) -> None:
-    assert tapeloom_bybit.subscribe(make()).accept(frame) == reply
+    assert tapeloom_bybit.subscribe(make()).decode_reply(frame) == reply
 
 
 def test_what_was_refused_in_company_is_asked_for_alone_before_it_is_refused_for_good(make) -> None:
@@ -123,9 +125,9 @@ def test_what_was_refused_in_company_is_asked_for_alone_before_it_is_refused_for
     some = [("BTC/USDT", "trades"), ("BAD/USDT", "trades"), ("ETH/USDT", "trades")]
     reason = "Invalid symbol :[publicTrade.BADUSDT]"
     together = topics(codec, *some)
-    first = codec.accept(answer(reason, req_id="1-3"))
+    first = codec.decode_reply(answer(reason, req_id="1-3"))
     apart = topics(codec, *some)
-    second = codec.accept(answer(reason, req_id="3-1"))
+    second = codec.decode_reply(answer(reason, req_id="3-1"))
 
     assert len(together) == 1
     assert first == Refusal(reason, 1, permanent=False)
@@ -136,33 +138,33 @@ def test_what_was_refused_in_company_is_asked_for_alone_before_it_is_refused_for
 def test_a_refusal_that_names_no_topic_lets_each_be_asked_for_alone(make) -> None:
     codec = tapeloom_bybit.subscribe(make())
     some = [("BTC/USDT", "trades"), ("ETH/USDT", "trades")]
-    first = codec.accept(answer("Params Error", req_id="1-2"))
+    first = codec.decode_reply(answer("Params Error", req_id="1-2"))
     apart = topics(codec, *some)
 
     assert first == Refusal("Params Error", 1, permanent=False)
     assert apart == [["publicTrade.BTCUSDT"], ["publicTrade.ETHUSDT"]]
-    assert codec.accept(answer("Params Error", req_id="3-1")) == Refusal("Params Error", 3)
+    assert codec.decode_reply(answer("Params Error", req_id="3-1")) == Refusal("Params Error", 3)
 
 
 def test_a_refusal_without_a_number_means_the_oldest_request(make) -> None:
     codec = tapeloom_bybit.subscribe(make())
     reason = "Invalid symbol :[orderbook.50.NOSUCHSYM]"
-    first, second = (codec.accept(answer(reason)) for _ in range(2))
+    first, second = (codec.decode_reply(answer(reason)) for _ in range(2))
 
-    assert first == Refusal(reason, permanent=False, oldest=True)
-    assert second == Refusal(reason, permanent=True, oldest=True)
+    assert first == Refusal(reason, permanent=False, oldest_pending=True)
+    assert second == Refusal(reason, permanent=True, oldest_pending=True)
 
 
 def test_what_was_accepted_in_company_after_all_is_agreed_to(make) -> None:
     codec = tapeloom_bybit.subscribe(make())
     twice = "error:already subscribed,topic:publicTrade.BTCUSDT"
-    first = codec.accept(answer(twice, req_id="1-2"))
+    first = codec.decode_reply(answer(twice, req_id="1-2"))
 
     assert first == Refusal(twice, 1, permanent=False)
-    assert codec.accept(answer(twice, req_id="3-1")) == Ack(3)
+    assert codec.decode_reply(answer(twice, req_id="3-1")) == Ack(3)
 
 
 @settings(max_examples=100, deadline=None)
 @given(frame=st.binary(max_size=80))
 def test_garbage_is_no_answer(make, frame) -> None:
-    assert tapeloom_bybit.subscribe(make()).accept(frame) is None
+    assert tapeloom_bybit.subscribe(make()).decode_reply(frame) is None

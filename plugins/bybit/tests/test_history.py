@@ -36,9 +36,15 @@ def history(make, market: str = "spot", *channels: str, **settings: Any) -> Any:
 
 
 def test_the_listing_is_one_request(make) -> None:
-    assert asked(history(make).listing()) == (f"{SPOT}/instruments-info", {"category": "spot"})
-    assert asked(history(make, "linear").listing())[1] == {"category": "linear", "limit": "1000"}
-    assert history(make).listing().rate == Rate(600, 5.0)
+    assert asked(history(make).listing_request()) == (
+        f"{SPOT}/instruments-info",
+        {"category": "spot"},
+    )
+    assert asked(history(make, "linear").listing_request())[1] == {
+        "category": "linear",
+        "limit": "1000",
+    }
+    assert history(make).listing_request().rate == Rate(600, 5.0)
 
 
 @pytest.mark.parametrize(("market", "limit"), [("spot", "60"), ("linear", "1000")])
@@ -77,7 +83,7 @@ ORDERS = {
 
 def test_a_book_is_a_snapshot_of_the_channel_that_has_its_depth(make) -> None:
     request = Request(url=f"{SPOT}/orderbook?category=spot&symbol=BTCUSDT&limit=1000")
-    (book,) = history(make, "spot", "book").answer(request, body(ORDERS), 9)
+    (book,) = history(make, "spot", "book").read_answer(request, body(ORDERS), 9)
 
     assert (book.kind, book.origin, book.channel, book.depth) == (
         "snapshot",
@@ -85,9 +91,9 @@ def test_a_book_is_a_snapshot_of_the_channel_that_has_its_depth(make) -> None:
         "book",
         1000,
     )
-    assert (book.first, book.last, book.previous) == (None, 230704, None)
+    assert (book.first_id, book.last_id, book.previous_id) == (None, 230704, None)
     assert book.ts == 1716863718905 * 10**6
-    assert history(make, "spot", "book:50").answer(request, body(ORDERS), 9) == []
+    assert history(make, "spot", "book:50").read_answer(request, body(ORDERS), 9) == []
 
 
 def row(number: int, side: str = "Buy", block: bool = False) -> dict[str, Any]:
@@ -100,8 +106,8 @@ def row(number: int, side: str = "Buy", block: bool = False) -> dict[str, Any]:
 def test_trades_come_oldest_first(make) -> None:
     request = history(make).request(HistoryQuery("trades", "BTC/USDT"))
     answer = body({"category": "spot", "list": [row(3, "Sell"), row(2, block=True), row(1)]})
-    events = history(make).answer(request, answer, 9)
-    others = history(make, block_trades=False).answer(request, answer, 9)
+    events = history(make).read_answer(request, answer, 9)
+    others = history(make, block_trades=False).read_answer(request, answer, 9)
 
     assert events[0] == Trade(
         "bybit", "BTC/USDT", 1672052955758 * 10**6, 9, Decimal("16618.49"), Decimal("0.00012"),
@@ -120,7 +126,7 @@ def test_bars_come_oldest_first_and_the_newest_is_closed_once_it_has_ended(
         ["0", "17071.5", "17071.5", "17061", "17071", "4177", "0.24469757"],
     ]
     request = history(make).request(HistoryQuery("bars", "BTC/USDT", interval="1h"))
-    first, last = history(make).answer(request, body({"list": rows}, time=now), 9)
+    first, last = history(make).read_answer(request, body({"list": rows}, time=now), 9)
 
     assert last == Bar(
         "bybit", "BTC/USDT", 3600 * SECOND, 9, "1h", *map(Decimal, rows[0][1:]), None, None, None,
@@ -140,7 +146,7 @@ def test_bars_come_oldest_first_and_the_newest_is_closed_once_it_has_ended(
     ],
 )
 def test_an_address_that_is_not_ours_has_no_answer(make, url) -> None:
-    assert history(make).answer(Request(url=url), body({"list": []}), 9) == []
+    assert history(make).read_answer(Request(url=url), body({"list": []}), 9) == []
 
 
 @pytest.mark.parametrize(
@@ -157,9 +163,9 @@ def test_an_address_that_is_not_ours_has_no_answer(make, url) -> None:
 def test_an_error_and_garbage_are_told_in_the_words_of_the_venue(make, answer, told) -> None:
     one = history(make)
     with pytest.raises(ValueError, match=told):
-        one.answer(one.request(HistoryQuery("bars", "BTC/USDT", interval="1m")), answer, 9)
+        one.read_answer(one.request(HistoryQuery("bars", "BTC/USDT", interval="1m")), answer, 9)
     with pytest.raises(ValueError):
-        one.instruments(answer)
+        one.read_listing(answer)
 
 
 @pytest.mark.parametrize(
@@ -175,21 +181,21 @@ def test_an_error_and_garbage_are_told_in_the_words_of_the_venue(make, answer, t
 def test_a_refusal_is_explained_and_says_when_to_ask_again(
     make, status, answer, told, pause
 ) -> None:
-    refusal = history(make).refusal(status, answer)
+    refusal = history(make).refusal_reason(status, answer)
 
     assert told in refusal.reason
-    assert refusal.pause == pause
+    assert refusal.retry_after_seconds == pause
 
 
 @pytest.mark.parametrize(("code", "passing"), [(10006, True), (10016, True), (10001, False)])
 def test_a_refusal_with_the_status_200_says_whether_to_ask_again(make, code, passing) -> None:
     one = history(make)
     with pytest.raises(RequestRefused) as denied:
-        one.answer(
+        one.read_answer(
             one.request(HistoryQuery("bars", "BTC/USDT", interval="1m")), body({}, code, "no"), 9
         )
 
-    assert (denied.value.pause is not None) == passing
+    assert (denied.value.retry_after_seconds is not None) == passing
 
 
 def test_bars_of_a_long_time_are_asked_for_from_its_beginning(make) -> None:
@@ -198,8 +204,8 @@ def test_bars_of_a_long_time_are_asked_for_from_its_beginning(make) -> None:
     request = history(make).request(want)
     short = history(make).request(attrs.evolve(want, until=day + 3600 * SECOND))
 
-    assert (request.ranged, request.until) == (True, day + 1000 * 60 * SECOND)
-    assert (short.ranged, short.until) == (True, None)
+    assert (request.paged, request.page_end) == (True, day + 1000 * 60 * SECOND)
+    assert (short.paged, short.page_end) == (True, None)
 
 
 LINEAR = {
@@ -220,8 +226,8 @@ def test_what_is_listed_has_unified_symbols_and_steps(make) -> None:
         "symbol": "BTC-26DEC25", "contractType": "LinearFutures", "status": "PreLaunch",
         "deliveryTime": "1766736000000",
     }  # fmt: skip
-    (spot,) = history(make).instruments(body({"list": [coin]}))
-    perp, *others = history(make, "linear").instruments(
+    (spot,) = history(make).read_listing(body({"list": [coin]}))
+    perp, *others = history(make, "linear").read_listing(
         body({"list": [LINEAR, dollar, leaving, dated], "nextPageCursor": "x"})
     )
 
@@ -242,4 +248,4 @@ def test_a_listing_that_is_cut_off_is_not_taken_for_the_whole(make) -> None:
     rows = body({"list": [LINEAR] * 1000, "nextPageCursor": "first%3D1"})
 
     with pytest.raises(ValueError, match="more than the 1000 symbols"):
-        history(make, "linear").instruments(rows)
+        history(make, "linear").read_listing(rows)

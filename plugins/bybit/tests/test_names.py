@@ -25,8 +25,8 @@ def test_a_market_is_one_stream_with_the_limits_of_the_venue(make) -> None:
 
     assert endpoint.url == "wss://stream.bybit.com/v5/public/linear"
     assert endpoint.heartbeat == Heartbeat(20.0, '{"op":"ping"}')
-    assert (endpoint.dials, endpoint.max_connections) == (Rate(500, 300.0), 1000)
-    assert endpoint.silence > 2 * endpoint.heartbeat.seconds
+    assert (endpoint.dial_rate, endpoint.max_connections) == (Rate(500, 300.0), 1000)
+    assert endpoint.silence_timeout_seconds > 2 * endpoint.heartbeat.interval_seconds
 
 
 def test_a_feed_that_names_no_market_means_spot(make) -> None:
@@ -55,7 +55,7 @@ def test_each_environment_has_its_hosts(make, settings, stream, rest) -> None:
     feed = make(**settings)
 
     assert tapeloom_bybit.connect(feed)[0].url == f"{stream}/v5/public/spot"
-    assert tapeloom_bybit.history(feed).listing().url.startswith(f"{rest}/v5/market/")
+    assert tapeloom_bybit.history(feed).listing_request().url.startswith(f"{rest}/v5/market/")
 
 
 @pytest.mark.parametrize(

@@ -68,8 +68,8 @@ def test_a_batch_of_trades_alone_says_so_and_names_its_lines(make) -> None:
     mixed = parse(Frames([btc, push("orderbook.1.BTCUSDT", DEPTH)], 7))
 
     assert isinstance(alone, TradeBatch)
-    assert alone.lines == again.lines
-    assert len({*zip([t.symbol for t in alone], alone.lines, strict=True)}) == 2
+    assert alone.subscription_ids == again.subscription_ids
+    assert len({*zip([t.symbol for t in alone], alone.subscription_ids, strict=True)}) == 2
     assert not isinstance(mixed, TradeBatch)
 
 
@@ -116,8 +116,13 @@ def test_a_book_is_a_snapshot_and_then_what_has_changed(make) -> None:
     whole = push("orderbook.50.BTCUSDT", DEPTH, cts=8)
     first, delta = parsed(feed, whole, push("orderbook.50.BTCUSDT", depth(u=6), "delta", cts=8))
 
-    assert (first.kind, first.first, first.last, first.previous) == ("snapshot", None, 5, None)
-    assert (delta.kind, delta.first, delta.last, delta.previous) == ("delta", 6, 6, None)
+    assert (first.kind, first.first_id, first.last_id, first.previous_id) == (
+        "snapshot",
+        None,
+        5,
+        None,
+    )
+    assert (delta.kind, delta.first_id, delta.last_id, delta.previous_id) == ("delta", 6, 6, None)
     assert (delta.ts, delta.depth, delta.channel) == (8_000_000, 50, "book:50")
     assert [[*level] for level in delta.raw_bids] == DEPTH["b"]
     assert delta.asks == [(Decimal("16611.00"), Decimal("0.0"))]
@@ -126,14 +131,14 @@ def test_a_book_is_a_snapshot_and_then_what_has_changed(make) -> None:
 def test_an_update_with_the_number_one_is_the_whole_book(make) -> None:
     (book,) = parsed(make("spot", "book"), push("orderbook.1000.BTCUSDT", depth(u=1), "delta"))
 
-    assert (book.kind, book.last, book.channel) == ("snapshot", 1, "book")
+    assert (book.kind, book.last_id, book.channel) == ("snapshot", 1, "book")
 
 
 def test_where_the_numbers_may_jump_they_are_not_checked(make) -> None:
     feed = make("spot", "book:50", "book:200", unchecked=[200])
     events = parsed(feed, *(push(f"orderbook.{n}.BTCUSDT", DEPTH, "delta") for n in (50, 200)))
 
-    assert [(book.first, book.last) for book in events] == [(5, 5), (None, 5)]
+    assert [(book.first_id, book.last_id) for book in events] == [(5, 5), (None, 5)]
 
 
 @pytest.mark.parametrize("levels", [50, 200, 1000])
@@ -145,7 +150,7 @@ def test_the_book_is_the_depth_that_is_set(make, levels) -> None:
         ("book:1", 1),
         ("book", levels),
     ]
-    assert feed.counters["unasked"] == 2
+    assert feed.counters["unrequested"] == 2
 
 
 def test_a_kline_is_closed_where_the_venue_confirms_it_and_a_push_may_have_two(make) -> None:
@@ -209,7 +214,7 @@ def test_what_nobody_asked_for_is_counted(make) -> None:
     ]
 
     assert parsed(feed, *frames) == []
-    assert feed.counters["unasked"] == 5
+    assert feed.counters["unrequested"] == 5
 
 
 def test_a_symbol_that_is_added_later_is_heard(make) -> None:

@@ -98,7 +98,7 @@ def test_a_book_is_told_whole_and_then_by_what_changed():
     assert (whole.kind, whole.raw_bids) == ("snapshot", [("9", "1"), ("8", "2.50")])
     assert (delta.kind, delta.raw_bids) == ("delta", [("9", "3"), ("7", "1"), ("8", "0")])
     assert delta.raw_asks == []
-    assert (delta.first, delta.last, delta.previous) == (None, 6, None)
+    assert (delta.first_id, delta.last_id, delta.previous_id) == (None, 6, None)
 
 
 def test_a_book_that_has_not_changed_is_no_news():

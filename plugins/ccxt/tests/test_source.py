@@ -142,7 +142,7 @@ async def test_symbols_come_and_go_while_it_runs(source: Make):
     async with running(made):
         exchange = maker.made[0]
         made._feed.symbols[:] = ["ETH/USDT"]
-        made.changed()
+        made.symbols_changed()
         await rest()
 
         assert ("un_watch_trades", "BTC/USDT") in exchange.asked
@@ -198,7 +198,7 @@ async def test_the_pause_is_the_one_that_the_venue_named(source: Make):
 
     with pytest.raises(Throttled) as caught:
         await source(VirtualClock(), prepare=prepare)[0].run(Told().take)
-    assert caught.value.retry_after == 7
+    assert caught.value.retry_after_seconds == 7
 
 
 async def test_markets_are_loaded_once(source: Make):

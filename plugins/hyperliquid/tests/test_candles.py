@@ -130,7 +130,7 @@ def test_another_coins_candle_tells_the_time_too(make) -> None:
 
 
 def test_how_long_to_wait_can_be_set(make) -> None:
-    feed = make(channels=("klines:1m", "quotes"), candle_grace="1m")
+    feed = make(channels=("klines:1m", "quotes"), bar_grace="1m")
     over = 2 * MINUTE - 1 + MINUTE
 
     assert states(bars(feed, push(1), quote(over - 1))) == [(1, 1, False)]
@@ -152,7 +152,7 @@ def test_a_candle_that_changes_after_its_close_is_sent_again_as_a_revision(feed)
 
 def wants(feed) -> list[HistoryQuery]:
     asked: list[HistoryQuery] = []
-    feed.want = asked.append
+    feed.query_history = asked.append
     return asked
 
 
@@ -171,7 +171,7 @@ def test_a_candle_that_is_told_again_after_a_reconnect_is_complete(feed) -> None
 
 @pytest.mark.parametrize("fill", [False, True])
 def test_candles_that_were_skipped_are_asked_for_if_that_is_set(make, fill) -> None:
-    feed = make(channels=("klines:1m",), candle_fill=fill)
+    feed = make(channels=("klines:1m",), fill_bars=fill)
     asked = wants(feed)
     bars(feed, push(1), push(2), push(5))
 
@@ -180,7 +180,7 @@ def test_candles_that_were_skipped_are_asked_for_if_that_is_set(make, fill) -> N
 
 
 def test_what_a_reconnect_has_cost_core_asks_for(make) -> None:
-    feed = make(channels=("klines:1m",), candle_fill=True)
+    feed = make(channels=("klines:1m",), fill_bars=True)
     asked = wants(feed)
     bars(feed, push(1), answer(), push(5))
 
@@ -200,7 +200,7 @@ def test_what_nobody_wants_any_more_is_forgotten(feed) -> None:
 
 def test_another_interval_was_not_asked_for(feed) -> None:
     assert bars(feed, frame("candle", candle(1, i="5m")), frame("candle", candle(1, i="9m"))) == []
-    assert feed.counters["unasked"] == 2
+    assert feed.counters["unrequested"] == 2
 
 
 def test_a_closed_bar_has_what_the_open_one_had(feed) -> None:

@@ -77,7 +77,7 @@ def test_the_same_frames_on_another_connection_give_nothing_twice(recorded, make
     first = [e for e in parse(Frames([answer, *frames])) if type(e) is Trade]
     again = [e for e in parse(Frames([answer, frames[0]])) if type(e) is Trade]
 
-    assert (len(first), again, feed.counters["known_trades"]) == (32, [], 30)
+    assert (len(first), again, feed.counters["repeated_trades"]) == (32, [], 30)
 
 
 def test_samples_of_every_kind_are_read(recorded, make) -> None:
@@ -110,7 +110,7 @@ def test_bodies_of_rest_are_read(captures, make, file, body, symbol, count) -> N
     channels = ("trades", "book:20", "klines:1h")
     history = tapeloom_hyperliquid.history(make(symbols=(symbol,), channels=channels))
     request = Request(url="https://x/info", body=json.dumps(body).encode())
-    found = history.answer(request, (captures / f"hyperliquid/{file}.json").read_bytes(), 9)
+    found = history.read_answer(request, (captures / f"hyperliquid/{file}.json").read_bytes(), 9)
 
     assert len(found) == count
     assert [event.ts for event in found] == sorted(event.ts for event in found)
@@ -122,7 +122,7 @@ def test_bodies_of_rest_are_read(captures, make, file, body, symbol, count) -> N
 )
 def test_lists_are_read(captures, make, file, count) -> None:
     history = tapeloom_hyperliquid.history(make())
-    found = history.instruments((captures / f"hyperliquid/{file}.json").read_bytes())
+    found = history.read_listing((captures / f"hyperliquid/{file}.json").read_bytes())
 
     assert len(found) == count
     assert found[0].lot == Decimal("0.00001")

@@ -20,7 +20,7 @@ def subscriptions(*channels: str, symbol: str = PERP) -> list[Subscription]:
 
 def test_every_channel_is_a_message_of_its_own_with_a_number(make) -> None:
     codec = tapeloom_hyperliquid.subscribe(make(channels=ALL))
-    messages = codec.add(subscriptions(*ALL), 4)
+    messages = codec.encode_subscribe(subscriptions(*ALL), 4)
 
     assert [message.id for message in messages] == [4, 5, 6, 7, 8, 9]
     assert [message.subscriptions for message in messages] == [(s,) for s in subscriptions(*ALL)]
@@ -39,7 +39,9 @@ def test_every_channel_is_a_message_of_its_own_with_a_number(make) -> None:
 
 def test_dropping_repeats_what_was_subscribed_to(make) -> None:
     codec = tapeloom_hyperliquid.subscribe(make(channels=ALL))
-    added, dropped = (ask(subscriptions(*ALL), 1) for ask in (codec.add, codec.drop))
+    added, dropped = (
+        ask(subscriptions(*ALL), 1) for ask in (codec.encode_subscribe, codec.encode_unsubscribe)
+    )
 
     assert [m.text.replace("unsubscribe", "subscribe") for m in dropped] == [m.text for m in added]
     assert all('"method":"unsubscribe"' in message.text for message in dropped)
@@ -48,7 +50,9 @@ def test_dropping_repeats_what_was_subscribed_to(make) -> None:
 def test_the_name_that_the_venue_lists_is_used(make) -> None:
     feed = make("spot", ("BTC/USDC",))
     feed.listing.add("BTC/USDC", "@142")
-    (message,) = tapeloom_hyperliquid.subscribe(feed).add([Subscription("BTC/USDC", "trades")], 1)
+    (message,) = tapeloom_hyperliquid.subscribe(feed).encode_subscribe(
+        [Subscription("BTC/USDC", "trades")], 1
+    )
 
     assert json.loads(message.text)["subscription"]["coin"] == "@142"
 
@@ -70,14 +74,14 @@ def test_an_answer_is_known_by_the_subscription_it_repeats(make, method) -> None
         ({"type": "candle", "coin": "BTC", "interval": "1M"}, "klines:1M"),
         ({"type": "activeAssetCtx", "coin": "BTC"}, "ticker"),
     ):
-        reply = codec.accept(acknowledged(about, method))
+        reply = codec.decode_reply(acknowledged(about, method))
         assert reply == Ack(subscriptions=(Subscription(PERP, channel),))
 
 
 @pytest.mark.parametrize("channel", ["book:5", "book:20"])
 def test_an_answer_that_does_not_say_how_fast_is_about_the_book_we_have(make, channel) -> None:
     codec = tapeloom_hyperliquid.subscribe(make(channels=("trades", channel)))
-    reply = codec.accept(acknowledged({"type": "l2Book", "coin": "BTC", "nSigFigs": None}))
+    reply = codec.decode_reply(acknowledged({"type": "l2Book", "coin": "BTC", "nSigFigs": None}))
 
     assert reply == Ack(subscriptions=(Subscription(PERP, channel),))
 
@@ -94,7 +98,7 @@ def test_an_answer_that_does_not_say_how_fast_is_about_the_book_we_have(make, ch
 def test_an_answer_about_what_is_not_ours_settles_nothing(make, about) -> None:
     codec = tapeloom_hyperliquid.subscribe(make(channels=("trades", "klines:1m")))
 
-    assert codec.accept(acknowledged(about)) == Ack()
+    assert codec.decode_reply(acknowledged(about)) == Ack()
 
 
 ABOUT = '{"type":"trades","coin":"BTC"}'
@@ -120,12 +124,14 @@ OURS = (Subscription(PERP, "trades"),)
         ),
         (
             "Error parsing JSON into valid websocket request: {",
-            Refusal("Error parsing JSON into valid websocket request: {", oldest=True),
+            Refusal("Error parsing JSON into valid websocket request: {", oldest_pending=True),
         ),
         (
             "Cannot track more than 1000 total subscriptions.",
             Refusal(
-                "Cannot track more than 1000 total subscriptions.", permanent=False, oldest=True
+                "Cannot track more than 1000 total subscriptions.",
+                permanent=False,
+                oldest_pending=True,
             ),
         ),
     ],
@@ -133,7 +139,7 @@ OURS = (Subscription(PERP, "trades"),)
 def test_an_error_is_read_by_its_first_words(make, text, reply) -> None:
     frame = json.dumps({"channel": "error", "data": text}).encode()
 
-    assert tapeloom_hyperliquid.subscribe(make()).accept(frame) == reply
+    assert tapeloom_hyperliquid.subscribe(make()).decode_reply(frame) == reply
 
 
 @pytest.mark.parametrize(
@@ -155,13 +161,13 @@ def test_an_error_is_read_by_its_first_words(make, text, reply) -> None:
     ],
 )
 def test_each_frame_that_is_no_data_is_read(make, frame, reply) -> None:
-    assert tapeloom_hyperliquid.subscribe(make()).accept(frame) == reply
+    assert tapeloom_hyperliquid.subscribe(make()).decode_reply(frame) == reply
 
 
 @settings(max_examples=100, deadline=None)
 @given(frame=st.binary(max_size=80))
 def test_garbage_is_no_answer(make, frame) -> None:
-    reply = tapeloom_hyperliquid.subscribe(make()).accept(frame)
+    reply = tapeloom_hyperliquid.subscribe(make()).decode_reply(frame)
 
     assert reply is None or frame.startswith(b"Websocket connection established")
 
@@ -171,4 +177,4 @@ def test_garbage_is_no_answer(make, frame) -> None:
 def test_an_error_in_any_words_is_a_refusal(make, text) -> None:
     frame = json.dumps({"channel": "error", "data": text}).encode()
 
-    assert isinstance(tapeloom_hyperliquid.subscribe(make()).accept(frame), Refusal | Ack)
+    assert isinstance(tapeloom_hyperliquid.subscribe(make()).decode_reply(frame), Refusal | Ack)

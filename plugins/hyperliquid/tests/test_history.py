@@ -29,7 +29,7 @@ def test_every_request_is_a_post_with_its_weight(make) -> None:
         "type": "candleSnapshot",
         "req": {"coin": "BTC", "interval": "1m", "startTime": 180_000, "endTime": 7_379_999},
     }
-    assert (book.ranged, trades.ranged, bars.ranged) == (False, False, True)
+    assert (book.paged, trades.paged, bars.paged) == (False, False, True)
     assert (book.weight, trades.weight, bars.weight) == (2, 22, 23)
     assert {(each.rate.count, each.rate.seconds) for each in (book, trades, bars)} == {(1200, 60)}
 
@@ -59,12 +59,12 @@ def test_an_interval_that_the_venue_does_not_have_cannot_be_asked_for(make, inte
     ],
 )
 def test_the_list_of_the_right_market_is_asked_for(make, market, symbols, body) -> None:
-    assert asked(tapeloom_hyperliquid.history(make(market, symbols)).listing()) == body
+    assert asked(tapeloom_hyperliquid.history(make(market, symbols)).listing_request()) == body
 
 
 def listed(make, market: str, body: Any, symbols: tuple[str, ...] = ()) -> list[Any]:
     history = tapeloom_hyperliquid.history(make(market, symbols))
-    return history.instruments(json.dumps(body).encode())
+    return history.read_listing(json.dumps(body).encode())
 
 
 def test_perpetuals_are_listed_with_their_lot(make) -> None:
@@ -128,7 +128,7 @@ def request(body: dict[str, Any], url: str = "http://elsewhere/info") -> Request
 
 def answered(make, body: dict[str, Any], answer: Any, channels=ALL, recv: int = 9) -> list[Any]:
     history = tapeloom_hyperliquid.history(make(channels=channels))
-    return history.answer(request(body), json.dumps(answer).encode(), recv)
+    return history.read_answer(request(body), json.dumps(answer).encode(), recv)
 
 
 LEVEL = {"px": "1.0", "sz": "2", "n": 1}
@@ -185,17 +185,17 @@ def test_the_last_bar_is_closed_when_it_is_over(make) -> None:
 def test_what_is_not_ours_gives_nothing(make, body, url) -> None:
     history = tapeloom_hyperliquid.history(make(channels=ALL))
 
-    assert history.answer(request(body, url), b"{}", 9) == []
-    assert history.answer(Request(url=url), b"{}", 9) == []
+    assert history.read_answer(request(body, url), b"{}", 9) == []
+    assert history.read_answer(Request(url=url), b"{}", 9) == []
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"[]", b"[" * 100_000, b'{"universe":[{}]}'])
 def test_an_answer_that_cannot_be_read_says_which_one(make, body) -> None:
     history = tapeloom_hyperliquid.history(make(channels=ALL))
     with pytest.raises(ValueError, match="the answer to meta cannot be read"):
-        history.instruments(body)
+        history.read_listing(body)
     with pytest.raises(ValueError, match="the answer to l2Book cannot be read"):
-        history.answer(request({"type": "l2Book", "coin": "BTC"}), body, 9)
+        history.read_answer(request({"type": "l2Book", "coin": "BTC"}), body, 9)
 
 
 @pytest.mark.parametrize(
@@ -208,7 +208,7 @@ def test_an_answer_that_cannot_be_read_says_which_one(make, body) -> None:
     ],
 )
 def test_a_refusal_has_the_venues_words_and_a_remedy(make, status, body, words) -> None:
-    told = tapeloom_hyperliquid.history(make()).refusal(status, body)
+    told = tapeloom_hyperliquid.history(make()).refusal_reason(status, body)
 
     assert words in told
     assert "null" not in told

@@ -111,7 +111,7 @@ async def test_after_a_cut_the_missed_trades_are_backfill_and_none_comes_twice(
     ) as sim:  # fmt: skip
 
         def enough(events: list[Event]) -> bool:
-            told = any(type(event) is Gap and event.verdict != "open" for event in events)
+            told = any(type(event) is Gap and event.state != "open" for event in events)
             return told and len(trades(events, PERP)) >= 120
 
         events = await delivered(sim, (feed("perp", (PERP,), "trades"),), enough)

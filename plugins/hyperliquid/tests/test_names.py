@@ -26,18 +26,18 @@ def test_addresses_follow_from_the_settings(make, settings, stream, rest) -> Non
     (endpoint,) = tapeloom_hyperliquid.connect(feed)
 
     assert endpoint.url == stream
-    assert tapeloom_hyperliquid.history(feed).listing().url == rest
+    assert tapeloom_hyperliquid.history(feed).listing_request().url == rest
 
 
 def test_the_limits_of_an_address_are_declared(make) -> None:
     (endpoint,) = tapeloom_hyperliquid.connect(make())
-    dials, messages = endpoint.dials, endpoint.host_messages
+    dials, messages = endpoint.dial_rate, endpoint.host_message_rate
 
     assert (endpoint.max_connections, endpoint.max_subscriptions) == (10, 1000)
     assert (dials.count, dials.seconds) == (30, 60)
     assert (messages.count, messages.seconds) == (2000, 60)
     assert endpoint.heartbeat.message == '{"method":"ping"}'
-    assert endpoint.heartbeat.seconds < endpoint.silence / 2 < 30
+    assert endpoint.heartbeat.interval_seconds < endpoint.silence_timeout_seconds / 2 < 30
 
 
 @pytest.mark.parametrize(
@@ -117,13 +117,15 @@ def test_everything_wrong_is_told_at_once(make) -> None:
     assert len(caught.value.mistakes) == 3
 
 
-@pytest.mark.parametrize("settings", [{"base_url": "127.0.0.1"}, {"ws_url": "x"}, {"remember": 99}])
+@pytest.mark.parametrize(
+    "settings", [{"base_url": "127.0.0.1"}, {"ws_url": "x"}, {"remembered_trades": 99}]
+)
 def test_settings_are_checked(settings) -> None:
     with pytest.raises(ValueError, match=next(iter(settings))):
         Settings(**settings)
 
 
 def test_durations_are_written_as_people_write_them() -> None:
-    assert Settings(candle_grace="2s").candle_grace == 2_000_000_000
+    assert Settings(bar_grace="2s").bar_grace == 2_000_000_000
     with pytest.raises(ValueError, match="duration"):
-        Settings(candle_grace="soon")
+        Settings(bar_grace="soon")

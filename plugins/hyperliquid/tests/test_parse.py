@@ -86,7 +86,12 @@ def test_a_book_is_a_snapshot_of_its_channel(make, channels, data, channel, dept
     (event,) = parsed(make(channels=channels), frame("l2Book", data))
 
     assert (event.kind, event.channel, event.depth) == ("snapshot", channel, depth)
-    assert (event.ts, event.first, event.last, event.previous) == (8 * MS, None, None, None)
+    assert (event.ts, event.first_id, event.last_id, event.previous_id) == (
+        8 * MS,
+        None,
+        None,
+        None,
+    )
     assert event.raw_bids[0] == ("100.0", "0.97139")
     assert event.raw_asks[0] == ("101", "1.50")
     assert len(event.bids) == len(event.asks) == depth
@@ -96,7 +101,7 @@ def test_the_other_book_was_not_asked_for(make) -> None:
     feed = make(channels=("book:20",))
 
     assert parsed(feed, frame("l2Book", book(fast=True))) == []
-    assert feed.counters["unasked"] == 1
+    assert feed.counters["unrequested"] == 1
 
 
 def test_an_older_book_is_rejected_and_one_of_the_same_time_is_not(make) -> None:
@@ -174,7 +179,7 @@ def test_small_letters_count(make) -> None:
     )
 
     assert [event.symbol for event in events] == ["KPEPE/USDC:USDC"]
-    assert feed.counters["unasked"] == 1
+    assert feed.counters["unrequested"] == 1
 
 
 def test_what_nobody_asked_for_is_counted(make) -> None:
@@ -187,7 +192,7 @@ def test_what_nobody_asked_for_is_counted(make) -> None:
     ]
 
     assert parsed(feed, *frames) == []
-    assert feed.counters["unasked"] == 5
+    assert feed.counters["unrequested"] == 5
 
 
 def test_a_symbol_that_is_added_later_is_heard(make) -> None:

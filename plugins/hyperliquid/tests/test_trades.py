@@ -59,7 +59,7 @@ def test_after_a_reconnect_the_known_are_dropped_and_the_missed_are_backfill(mak
     frames = [answer(), batch(1, 2), batch(3), answer(), batch(1, 2, 3, 4, 5), batch(6)]
 
     assert told(feed, *frames)[3:] == [("4", "backfill"), ("5", "backfill"), ("6", "live")]
-    assert feed.counters["known_trades"] == 3
+    assert feed.counters["repeated_trades"] == 3
 
 
 def test_what_is_older_than_the_first_subscription_is_history_after_a_reconnect_as_well(
@@ -92,7 +92,7 @@ def test_a_batch_of_known_and_new_is_one_of_a_new_subscription_whose_answer_is_l
     frames = [answer(), batch(1), batch(2), batch(1, 2, 3), answer(), batch(4)]
 
     assert told(feed, *frames)[2:] == [("3", "backfill"), ("4", "live")]
-    assert feed.counters["known_trades"] == 2
+    assert feed.counters["repeated_trades"] == 2
 
 
 def test_a_block_that_comes_twice_is_rejected(make) -> None:
@@ -161,7 +161,7 @@ def test_what_nobody_wants_any_more_is_forgotten(make) -> None:
 
 
 def test_the_memory_is_bounded_and_holds_what_it_promises(make) -> None:
-    feed = make(remember=100)
+    feed = make(remembered_trades=100)
     frames = [answer(), *(batch(n) for n in range(1, 1001)), batch(901), batch(1)]
     parse = tapeloom_hyperliquid.parse(feed)
     events = parse(Frames(frames, 7))

@@ -143,7 +143,7 @@ async def test_what_is_lost_while_the_gateway_is_cut_off_lies_in_a_gap(told, kin
         assert lost
         assert covered(seen, lost)
         # Nobody fetches it, so nothing more is said of it.
-        gaps = [(gap.cause, gap.verdict) for gap in seen.of("gap", channel="trades")]
+        gaps = [(gap.cause, gap.state) for gap in seen.of("gap", channel="trades")]
         assert gaps == [("disconnect", "unrecoverable")]
         assert seen.states("")[:3] == ["connected", "stale", "connected"]
         assert len(seen.sim.truth.sent) == (
@@ -448,10 +448,10 @@ async def test_symbols_come_and_go_while_it_runs():
     async def act(feed, source):
         await until(lambda: any(one.type == "trade" for one in seen))
         feed.symbols.append("MSFT/USD")
-        source.changed()
+        source.symbols_changed()
         await until(lambda: any(one.type == "trade" and one.symbol == "MSFT/USD" for one in seen))
         feed.symbols.remove("AAPL/USD")
-        source.changed()
+        source.symbols_changed()
         await until(lambda: any(sent.until is not None for sent in sim.truth.sent))
         gone = len(seen)
         await until(lambda: len(seen) > gone + 50)

@@ -82,7 +82,7 @@ def quality(counters):
             clock=Clock(),
             random=random.Random(0),
             counters=counters,
-            want=want,
+            query_history=want,
         )
         return tapeloom_quality._validate(feed)
 

@@ -38,7 +38,7 @@ def test_volumes_are_numbers_of_zero_or_more(quality, make, bad):
 
 
 def test_a_flat_bar_passes(quality, make):
-    batch = [make.bar("100 100 100 100", "0", sums="0 0 0", origin="fill")]
+    batch = [make.bar("100 100 100 100", "0", sums="0 0 0", origin="empty")]
 
     assert quality()(batch) is batch
 

@@ -28,14 +28,14 @@ def test_a_real_move_of_15_percent_is_believed_and_the_symbol_goes_on(quality, m
 
 
 def test_a_slow_market_is_believed_after_hold(quality, make):
-    out = quality(confirm=100)(prices(make, "100", "115", "115", "116", "117", step=2500))
+    out = quality(confirmations=100)(prices(make, "100", "115", "115", "116", "117", step=2500))
 
     assert rules(out) == ["trade", "jump", "jump", "trade", "trade"]
 
 
 def test_a_market_that_never_settles_is_believed_after_hold(quality, make):
     wild = ["100" if n % 2 else "200" for n in range(40)]
-    out = rules(quality(hold="1s")(prices(make, "10", *wild, step=100)))
+    out = rules(quality(confirm_after="1s")(prices(make, "10", *wild, step=100)))
 
     assert out[:11] == ["trade"] + ["jump"] * 10
     assert out[11] == "trade"
@@ -83,7 +83,7 @@ def test_a_price_may_drift_any_way_in_small_steps(quality, make):
 def test_confirm_of_one_believes_at_once(quality, make):
     batch = prices(make, "100", "200", "50")
 
-    assert quality(confirm=1)(batch) is batch
+    assert quality(confirmations=1)(batch) is batch
 
 
 def test_max_jump_is_a_setting(quality, make):
@@ -122,7 +122,7 @@ def test_bars_jump_from_close_to_close_and_are_believed(quality, make):
     batch = [make.bar(text, at=n * 60_000) for n, text in enumerate([before, after, after, after])]
 
     assert rules(quality()(batch)) == ["bar", "jump", "bar", "bar"]
-    assert rules(quality(hold="1h")(batch)) == ["bar", "jump", "jump", "bar"]
+    assert rules(quality(confirm_after="1h")(batch)) == ["bar", "jump", "jump", "bar"]
 
 
 def test_tickers_jump_by_their_last(quality, make):

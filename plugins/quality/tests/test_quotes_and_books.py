@@ -72,7 +72,7 @@ def test_replayed_quotes_are_no_new_sequence(quality, make):
 def test_quotes_read_off_a_book_are_a_line_of_their_own(quality, make):
     batch = [
         make.quote(sequence=100, at=9000),
-        make.quote("200", "201", sequence=1, at=1, origin="book"),
+        make.quote("200", "201", sequence=1, at=1, origin="built_from_book"),
         make.quote(sequence=101, at=9001),
     ]
 
@@ -167,7 +167,7 @@ def test_rules_on_quotes_and_books_can_be_off(quality, make):
 
 
 def test_time_from_the_future_is_rejected_where_a_limit_is_set(quality, make):
-    stage = quality(ahead="0s")
+    stage = quality(max_ahead="0s")
     for event in (make.quote(), make.book(), make.bar(), make.ticker()):
         event.recv = event.ts - 1
 

@@ -12,16 +12,22 @@ def test_the_hook_names_the_settings():
 
 
 def test_text_is_read_as_people_write_it():
-    settings = Settings(max_jump="12.5%", hold="1m", backwards="500ms", ahead="2s")
+    settings = Settings(max_jump="12.5%", confirm_after="1m", max_backwards="500ms", max_ahead="2s")
 
     assert settings.max_jump == Decimal("0.125")
-    assert (settings.hold, settings.backwards, settings.ahead) == (60 * 10**9, 5 * 10**8, 2 * 10**9)
+    assert (settings.confirm_after, settings.max_backwards, settings.max_ahead) == (
+        60 * 10**9,
+        5 * 10**8,
+        2 * 10**9,
+    )
 
 
 def test_the_defaults_are_what_the_readme_says():
     settings = Settings()
 
-    assert settings == Settings(max_jump="10%", confirm=3, hold="5s", backwards="1s", ahead=None)
+    assert settings == Settings(
+        max_jump="10%", confirmations=3, confirm_after="5s", max_backwards="1s", max_ahead=None
+    )
     assert (settings.off, settings.types) == ((), TYPES)
 
 
@@ -30,8 +36,8 @@ def test_the_defaults_are_what_the_readme_says():
     [
         ({"max_jump": "0%"}, "max_jump is a fraction above 0, such as '10%'"),
         ({"max_jump": "ten"}, "is no fraction"),
-        ({"confirm": 0}, "confirm is a number of events, 1 or more, and was 0"),
-        ({"hold": "soon"}, "is no duration"),
+        ({"confirmations": 0}, "confirmations is a number of events, 1 or more, and was 0"),
+        ({"confirm_after": "soon"}, "is no duration"),
         ({"off": ("jumps",)}, "off knows no 'jumps'.*Did you mean 'jump'?"),
         ({"off": "jump"}, r"off is a list of words. Write \['jump'\]"),
         ({"types": ("trades",)}, "types knows no 'trades'.*Did you mean 'trade'?"),
@@ -51,6 +57,15 @@ def test_every_rule_can_be_off(quality, make, rule):
 
 def test_every_rule_and_setting_stands_in_the_readme(request):
     readme = (request.path.parent.parent / "README.md").read_text()
-    words = [*RULES, "max_jump", "confirm", "hold", "backwards", "ahead", "off", "types"]
+    words = [
+        *RULES,
+        "max_jump",
+        "confirmations",
+        "confirm_after",
+        "backwards",
+        "ahead",
+        "off",
+        "types",
+    ]
 
     assert [word for word in words if f"`{word}`" not in readme] == []

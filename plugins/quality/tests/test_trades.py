@@ -19,7 +19,7 @@ def test_a_batch_without_a_fault_is_returned_as_the_same_list(quality, make, cou
     assert not counters
 
 
-@pytest.mark.parametrize("settings", [{}, {"ahead": "1s"}])
+@pytest.mark.parametrize("settings", [{}, {"max_ahead": "1s"}])
 def test_a_batch_in_which_nothing_is_left_is_returned_as_it_came(quality, settings):
     batch = TradeBatch()
 
@@ -268,7 +268,7 @@ def test_one_wild_id_costs_no_good_trade(quality, make):
 
 
 def test_time_may_run_back_within_the_tolerance_only(quality, make):
-    out = quality(backwards="1s")(
+    out = quality(max_backwards="1s")(
         [
             make.trade(1, at=5000),
             make.trade(2, at=4000),
@@ -299,7 +299,7 @@ def test_time_from_the_future_is_rejected_where_a_limit_is_set(quality, make):
     batch = [make.trade(1, at=2000, recv=0), make.trade(2, at=3001, recv=1000)]
 
     assert quality()(batch) is batch
-    assert rules(quality(ahead="2s")(batch)) == ["trade", "ahead"]
+    assert rules(quality(max_ahead="2s")(batch)) == ["trade", "ahead"]
 
 
 @pytest.mark.parametrize(
@@ -315,8 +315,8 @@ def test_time_from_the_future_is_rejected_where_a_limit_is_set(quality, make):
 )
 def test_a_rule_that_is_off_rejects_nothing(quality, make, rule, fields):
     batch = [make.trade(1), make.trade(**({"id": 2} | fields)), make.trade(3)]
-    strict = rules(quality(ahead="1s")(batch))
-    lax = rules(quality(ahead="1s", off=(rule,))(batch))
+    strict = rules(quality(max_ahead="1s")(batch))
+    lax = rules(quality(max_ahead="1s", off=(rule,))(batch))
 
     assert rule in strict
     assert rule not in lax
@@ -388,5 +388,5 @@ def test_a_hole_that_the_ids_show_is_asked_for_and_one_that_was_told_is_not(qual
     stage([Gap("v", "BTC/USDT", 2**62, 0, 0, 2**62, "disconnect", channel="trades")])
     stage([make.trade(id=9, at=4)])
 
-    assert [(one.kind, one.after, one.before) for one in asked] == [("trades", 1, 5)]
+    assert [(one.kind, one.after_id, one.before_id) for one in asked] == [("trades", 1, 5)]
     assert (asked[0].since, asked[0].until) == (gap.since, gap.until)

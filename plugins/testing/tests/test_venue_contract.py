@@ -88,12 +88,12 @@ class Toy:
         return [
             Endpoint(
                 url=feed.settings.url.replace("http", "ws", 1) + "/ws",
-                messages=None if bad == "no limit declared" else Rate(20, 1.0),
-                dials=Rate(10, 1.0),
+                message_rate=None if bad == "no limit declared" else Rate(20, 1.0),
+                dial_rate=Rate(10, 1.0),
                 heartbeat=None if bad == "no heartbeat" else Heartbeat(10.0, '{"op":"ping"}'),
-                ack_within=1e9 if bad == "waits for ever" else 10.0,
-                max_age=3600.0,
-                silence=1e8 if bad == "waits for ever" else 60.0,
+                ack_timeout_seconds=1e9 if bad == "waits for ever" else 10.0,
+                max_age_seconds=3600.0,
+                silence_timeout_seconds=1e8 if bad == "waits for ever" else 60.0,
             )
         ]
 
@@ -123,13 +123,17 @@ class Toy:
             args = args[1:]
         return [Message(json.dumps({"op": op, "id": id, "args": args}), tuple(some), id)]
 
-    def add(self, subscriptions: Sequence[Subscription], first_id: int) -> list[Message]:
+    def encode_subscribe(
+        self, subscriptions: Sequence[Subscription], first_id: int
+    ) -> list[Message]:
         return self._message("sub", subscriptions, first_id)
 
-    def drop(self, subscriptions: Sequence[Subscription], first_id: int) -> list[Message]:
+    def encode_unsubscribe(
+        self, subscriptions: Sequence[Subscription], first_id: int
+    ) -> list[Message]:
         return self._message("unsub", subscriptions, first_id)
 
-    def accept(self, frame: bytes) -> Reply | None:
+    def decode_reply(self, frame: bytes) -> Reply | None:
         try:
             said = json.loads(frame)
         except (ValueError, RecursionError):
@@ -144,7 +148,7 @@ class Toy:
         if said == {"pong": 1}:
             return None if self.defect == "does not know the pong" else Pong()
         if said == {"bye": 1}:
-            return Notice("bye", ends=self.defect != "does not know the farewell")
+            return Notice("bye", closes_connection=self.defect != "does not know the farewell")
         return None
 
     # the parser
@@ -160,7 +164,7 @@ class Toy:
                 return [] if bad == "swallows the unknown" and "contract" in said else None
             symbol = unified.get(said["s"])
             if symbol is None:
-                counters["unasked"] += bad != "counts nothing"
+                counters["unrequested"] += bad != "counts nothing"
                 return []
             return self._events(feed, said, symbol, recv)
 
@@ -248,7 +252,7 @@ class History:
     def __init__(self, feed: Feed, defect: str) -> None:
         self.feed, self.defect = feed, defect
 
-    def listing(self) -> Request:
+    def listing_request(self) -> Request:
         return Request(url=f"{self.feed.settings.url}/list")
 
     def request(self, want: HistoryQuery) -> Request | None:
@@ -261,13 +265,13 @@ class History:
         }
         return Request(url=f"{self.feed.settings.url}/{want.kind}?{urlencode(query)}")
 
-    def instruments(self, body: bytes) -> list[Instrument]:
+    def read_listing(self, body: bytes) -> list[Instrument]:
         parsed = [Symbol.parse(symbol) for symbol in json.loads(body)]
         if self.defect == "lists half":
             parsed = parsed[1:]
         return [Instrument(str(p), f"{p.base}-{p.quote}", p.kind, p.base, p.quote) for p in parsed]
 
-    def answer(self, request: Request, body: bytes, recv: int) -> list[Event]:
+    def read_answer(self, request: Request, body: bytes, recv: int) -> list[Event]:
         address = urlsplit(request.url)
         symbol = parse_qs(address.query)["s"][0]
         rows, venue = json.loads(body), self.feed.venue
@@ -289,7 +293,7 @@ class History:
             for ms, *numbers, trades, closed in rows
         ]  # fmt: skip
 
-    def refusal(self, status: int, body: bytes) -> str:
+    def refusal_reason(self, status: int, body: bytes) -> str:
         return ""
 
 

@@ -25,7 +25,7 @@ async def ours() -> None:
         dialer(web, "bench")(Endpoint(url=given.url + path)) as link,
     ):
         assert isinstance(link, PushLink)
-        await link.deliver(take)
+        await link.push_to(take)
 
 
 async def stock() -> None:

@@ -194,7 +194,7 @@ class PicowsLink(picows.WSListener):
         self._go_on()
         return came
 
-    async def deliver(self, take: OnRead[list[bytes]]) -> NoReturn:
+    async def push_to(self, take: OnRead[list[bytes]]) -> NoReturn:
         """Call *take* with what each read brings, from within it, until cancelled.
 
         Where it returns an awaitable, nothing is read until that has been awaited.

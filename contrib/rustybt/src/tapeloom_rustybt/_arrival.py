@@ -30,7 +30,7 @@ async def reach(stream: Stream) -> None:
 async def listed(stream: Stream) -> None:
     """Wait for the venue's list of symbols, so that `subscribe` can refuse what is not on it."""
     plan = stream.plans[0]
-    if not plan.endpoints or plan.history is None or plan.history.listing() is None:
+    if not plan.endpoints or plan.history is None or plan.history.listing_request() is None:
         return
     symbols, known = plan.feed.symbols, plan.feed.listing.instruments
     with anyio.move_on_after(_LISTED_WITHIN):

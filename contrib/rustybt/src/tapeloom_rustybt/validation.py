@@ -28,7 +28,9 @@ class BarValidator:
     """
 
     def __init__(self, max_jump: str = "10%", confirm: int = 3, hold: str = "1d") -> None:
-        self._stage = alone("quality", "validate", max_jump=max_jump, confirm=confirm, hold=hold)
+        self._stage = alone(
+            "quality", "validate", max_jump=max_jump, confirmations=confirm, confirm_after=hold
+        )
 
     def __call__(self, bar: OHLCVBar) -> bool:
         """Tell whether *bar* is sound; where it is not, log the rule and the evidence."""

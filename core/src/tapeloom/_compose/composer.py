@@ -94,7 +94,7 @@ class _Composer:
             clock=self._clock,
             random=random.Random(self._seed),
             network=self._stack.network,
-            want=wants,
+            query_history=wants,
         )
         # Every plugin of the feed may wrap what another one answers.
         ask = partial(self._registry.call, wrappers=tuple(dict.fromkeys(names)))
@@ -188,7 +188,7 @@ class _Composer:
         settings = self.settings(spec.use, spec.table, f"stage.{spec.name}")
         if len(self._mistakes) > before:
             return []
-        feed.tables[spec.use] = settings
+        feed.stage_settings[spec.use] = settings
         own = evolve(feed, settings=settings)
         found = [
             StageStep(spec.name, stage, build, spec.on_error)

@@ -42,7 +42,7 @@ class FeedSpec:
 
     Symbols are unified; an alias such as ``BTC-PERP`` is resolved. A channel is one of `CHANNELS`, or
     a word of the venue's own that begins with ``x-``, each with an optional parameter: ``klines:1m``.
-    `name` is empty until the feed stands in a `Stack`. `attempts` is how often in a row a connection
+    `name` is empty until the feed stands in a `Stack`. `max_attempts` is how often in a row a connection
     may fail before it is given up; None: it never is. For `max_batch_delay` seconds at most, events
     may be held back so that more of them come together.
     """
@@ -53,7 +53,7 @@ class FeedSpec:
     name: str = ""
     market: str = ""
     stages: tuple[str, ...] = attrs.field(default=(), converter=checks.stages)
-    attempts: int | None = attrs.field(
+    max_attempts: int | None = attrs.field(
         default=None, validator=attrs.validators.optional(checks.at_least_one)
     )
     max_batch_delay: float = attrs.field(default=0.0, validator=checks.at_most_a_second)
@@ -63,7 +63,7 @@ class FeedSpec:
 class StageSpec:
     """A stage: its name in the stack, the plugin it uses, and that plugin's settings.
 
-    `on_error` says what happens when it raises: ``restart`` makes it anew, ``on_control`` leaves it out,
+    `on_error` says what happens when it raises: ``restart`` makes it anew, ``disable`` leaves it out,
     ``end`` ends the feed.
     """
 
@@ -80,7 +80,7 @@ class SinkSpec:
     """A sink: the plugin it uses, the types of event it takes (none: all), its queue, its settings.
 
     `on_error` says what happens when it raises: ``continue`` goes on with the next batch,
-    ``restart`` makes it anew for that, ``on_control`` ends it.
+    ``restart`` makes it anew for that, ``disable`` ends it.
     """
 
     use: str = attrs.field(validator=checks.filled)

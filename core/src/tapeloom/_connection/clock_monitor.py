@@ -66,7 +66,7 @@ class ClockMonitor:
             line.ts, line.recv, line.words = event.ts, event.recv, 0
             if line.frozen:
                 line.frozen = False
-                return [ClockAlert("running", "the venue's time goes on", *key)]
+                return [ClockAlert("venue_clock_running", "the venue's time goes on", *key)]
             return []
         line.words += 1
         stands = event.recv - line.recv
@@ -76,7 +76,7 @@ class ClockMonitor:
         detail = (
             f"for {stands / 1e9:.0f} s, {line.words} events came and the venue's time stood still"
         )
-        return [ClockAlert("frozen", detail, *key)]
+        return [ClockAlert("venue_clock_stopped", detail, *key)]
 
     def _distance(self, lead: int) -> list[ClockAlert]:
         """Compare the least delay of this second with the usual one."""
@@ -95,7 +95,7 @@ class ClockMonitor:
             f"the venue's clock against ours has moved by {step / 1e9:+.3f} s;"
             " one of them was set, or everything comes later than before"
         )
-        return [ClockAlert("clock_moved", detail)]
+        return [ClockAlert("venue_clock_jumped", detail)]
 
     def step(self, now: int) -> None:
         """Take note that our clock was set, and is at *now*: what stands still is measured anew."""

@@ -89,7 +89,9 @@ class Connection:
         self._counters = plan.feed.counters
         self._link: Link | None = None
         self._pace: float = (
-            endpoint.messages.seconds / endpoint.messages.count if endpoint.messages else 0.0
+            endpoint.message_rate.seconds / endpoint.message_rate.count
+            if endpoint.message_rate
+            else 0.0
         )
         self._turn = anyio.Lock()  # to send, which is paced
         self._free = 0.0  # when the next message may be sent
@@ -146,7 +148,9 @@ class Connection:
         self._tasks.cancel_scope.cancel()
         if begun:
             with contextlib.suppress(FeedError):  # it has ended by itself
-                await self._send(link, self._codec.drop(begun, self._next_id), drops=True)
+                await self._send(
+                    link, self._codec.encode_unsubscribe(begun, self._next_id), drops=True
+                )
 
     async def _begin(self, link: Link) -> None:
         self.opened = self.heard = self._clock.monotonic()
@@ -181,7 +185,7 @@ class Connection:
         """Read, for as long as the connection lives."""
         delay = self._delay
         if isinstance(link, PushLink) and not delay:
-            await link.deliver(self._came)
+            await link.push_to(self._came)
         receive = link.receive
         while True:
             payloads = await receive()
@@ -258,7 +262,7 @@ class Connection:
         self._see_ready()
 
     async def _ask(self, link: Link, some: Sequence[Subscription]) -> None:
-        await self._send(link, self._codec.add(some, self._next_id))
+        await self._send(link, self._codec.encode_subscribe(some, self._next_id))
 
     async def _ask_again(self, link: Link) -> None:
         await self._clock.sleep(self._asking.next())
@@ -274,7 +278,7 @@ class Connection:
         """End subscriptions."""
         self.subscriptions.acknowledged.difference_update(some)
         if self._link is not None and self._asks and some:
-            messages = self._codec.drop(some, self._next_id)
+            messages = self._codec.encode_unsubscribe(some, self._next_id)
             await self._guard(partial(self._send, messages=messages, drops=True), self._link)
 
     async def _send(self, link: Link, messages: Sequence[Message], *, drops: bool = False) -> None:
@@ -285,7 +289,7 @@ class Connection:
                 await self._await_turn()
                 if link is not self._link:
                     return
-                due = self._clock.monotonic() + self._endpoint.ack_within
+                due = self._clock.monotonic() + self._endpoint.ack_timeout_seconds
                 self.subscriptions.sent(message, due, drops=drops)
                 if message.id is None and not drops:
                     self._supervision.live(self.subscriptions.still(message.subscriptions), None)
@@ -312,14 +316,14 @@ class Connection:
 
     def _aside(self, frame: bytes) -> Sequence[Event]:
         """Take a frame that is not market data; return the events that stand in its place."""
-        reply = self._codec.accept(frame)
-        self._counters["control"] += 1
+        reply = self._codec.decode_reply(frame)
+        self._counters["control_frames"] += 1
         if isinstance(reply, Ack):
             return self._acknowledge(reply)
         if isinstance(reply, Refusal):
             return self._refuse(reply)
         if isinstance(reply, Notice):
-            if reply.ends and not self._supervision.retire(self):
+            if reply.closes_connection and not self._supervision.retire(self):
                 self.end(PLANNED)
             return [self._status("notice", f"{reply.kind} {reply.detail}".rstrip())]
         if isinstance(reply, Pong):
@@ -345,7 +349,7 @@ class Connection:
     def _refuse(self, refusal: Refusal) -> list[Event]:
         login = self._endpoint.login
         outside = not self._admitted.is_set()
-        if login is not None and outside and (refusal.id == login.id or refusal.oldest):
+        if login is not None and outside and (refusal.id == login.id or refusal.oldest_pending):
             return self._refuse_login(refusal)
         refused = self.subscriptions.refused(refusal)
         self._see_ready()
@@ -368,7 +372,7 @@ class Connection:
             self._fail(LoginRefused(self._feed.name, refusal.reason))
         else:
             reason = f"the venue does not let us in for now: {refusal.reason}"
-            self._fail(Throttled(self._feed.name, reason, 0, refusal.pause))
+            self._fail(Throttled(self._feed.name, reason, 0, refusal.retry_after_seconds))
         return [self._status("login_refused", refusal.reason)]
 
     def _fail(self, failure: FeedError) -> None:
@@ -394,7 +398,7 @@ class Connection:
             return
         due = self._clock.monotonic()
         while True:
-            due += beat.seconds
+            due += beat.interval_seconds
             await self._clock.sleep(max(0.0, due - self._clock.monotonic()))
             async with self._turn:
                 await self._await_turn()
@@ -402,14 +406,14 @@ class Connection:
                     await link.ping()
                 else:
                     await link.send(beat.message)
-                if beat.answer_within is not None and self._answer_due is None:
-                    self._answer_due = self._clock.monotonic() + beat.answer_within
+                if beat.reply_timeout_seconds is not None and self._answer_due is None:
+                    self._answer_due = self._clock.monotonic() + beat.reply_timeout_seconds
                 await self._keep_pace()
 
     async def _watch(self, link: Link) -> None:
         """End a connection that is silent or leaves a message unanswered; have an old one replaced."""
         opened, endpoint = self._clock.monotonic(), self._endpoint
-        step = min(1.0, endpoint.silence / 4, endpoint.ack_within / 4)
+        step = min(1.0, endpoint.silence_timeout_seconds / 4, endpoint.ack_timeout_seconds / 4)
         old = False
         before = opened
         while True:
@@ -420,7 +424,11 @@ class Connection:
                 self.subscriptions.excuse(now - before - step)
                 self.heard = now
             before = now
-            if endpoint.max_age is not None and now - opened > endpoint.max_age and not old:
+            if (
+                endpoint.max_age_seconds is not None
+                and now - opened > endpoint.max_age_seconds
+                and not old
+            ):
                 old = True
                 if not self._supervision.retire(self):
                     self.end(PLANNED)
@@ -428,7 +436,7 @@ class Connection:
                 self._supervision.reset_deadlines()
                 continue
             self._supervision.watch(self)
-            if now - self.heard > endpoint.silence:
+            if now - self.heard > endpoint.silence_timeout_seconds:
                 self.end(f"nothing was heard for {now - self.heard:.0f} s")
             if self._answer_due is not None and now > self._answer_due:
                 self.end("the venue does not answer heartbeats")
@@ -436,7 +444,7 @@ class Connection:
             if late is not None:
                 # A login holds a secret.
                 what = "the login" if late is endpoint.login else late.text[:120]
-                self.end(f"no answer within {endpoint.ack_within:g} s to {what}")
+                self.end(f"no answer within {endpoint.ack_timeout_seconds:g} s to {what}")
 
 
 _blank: Callable[[type[Frames]], Frames] = Frames.__new__

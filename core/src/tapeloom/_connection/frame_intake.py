@@ -32,7 +32,7 @@ class FrameIntake:
 
     def unreadable(self, recv: int, frame: bytes, error: str) -> None:
         """Count a frame that cannot be read, and tell the taps of it."""
-        self._counters["bad_frames"] += 1
+        self._counters["unreadable_frames"] += 1
         for tap in self.taps:
             tap.unreadable(recv, frame, error)
 

@@ -71,7 +71,7 @@ class Handover:
 def _number(event: Event) -> int | None:
     """Return the place of a book or quote in its venue's own count, where it has one."""
     if isinstance(event, Book):
-        return event.last
+        return event.last_id
     return event.sequence if isinstance(event, Quote) else None
 
 

@@ -31,7 +31,7 @@ class SourceSupervisor:
         self._feed = plan.feed
         self._clock = plan.feed.clock
         self._emit = emit
-        self._backoff = Backoff(plan.feed.random, most=plan.spec.attempts)
+        self._backoff = Backoff(plan.feed.random, most=plan.spec.max_attempts)
         self._memory = LastSeen()
         self._holes = GapTracker(plan.feed.venue, self._memory, missed, apart=True)
         self._seen: set[tuple[str, str]] = set()
@@ -40,7 +40,7 @@ class SourceSupervisor:
     async def run(self) -> None:
         """Run the source until it has no more, or until cancelled.
 
-        Raises FeedError where going on is pointless, or where the feed's `attempts` have all failed.
+        Raises FeedError where going on is pointless, or where the feed's `max_attempts` have all failed.
         """
         source = self._plan.source
         assert source is not None
@@ -53,7 +53,7 @@ class SourceSupervisor:
                     raise
                 failure = error
                 if isinstance(error, Throttled):
-                    pause = error.retry_after or 0.0
+                    pause = error.retry_after_seconds or 0.0
             if not source.resumes:
                 self._holes.cut(self._last_recv or self._clock.time_ns())
             self._backoff.lived(self._clock.monotonic() - started)

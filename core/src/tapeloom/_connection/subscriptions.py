@@ -99,7 +99,7 @@ class Subscriptions:
 
     def refused(self, refusal: Refusal) -> list[Subscription]:
         """Return what the venue does not give us; where it will not let go of something, nothing."""
-        oldest = self.oldest() if refusal.oldest else None
+        oldest = self.oldest() if refusal.oldest_pending else None
         return self._meant(evolve(refusal, id=oldest.id) if oldest is not None else refusal)
 
     def _meant(self, reply: Ack | Refusal) -> list[Subscription]:

@@ -52,15 +52,15 @@ class Supervisor:
         self._plan = plan
         self.label = label or endpoint.name or plan.feed.name
         self.wanted: list[Subscription] = list(subscriptions)
-        self._messages = budgets.of(endpoint.url, "message", endpoint.host_messages)
+        self._messages = budgets.of(endpoint.url, "message", endpoint.host_message_rate)
         self._feed = plan.feed
         self._clock = plan.feed.clock
         self._counters = plan.feed.counters
         self._intake = intake
         self._emit = emit
         self._budgets = budgets
-        self._dials = budgets.of(endpoint.url, "dial", endpoint.dials)
-        self._backoff = Backoff(plan.feed.random, most=plan.spec.attempts)
+        self._dials = budgets.of(endpoint.url, "dial", endpoint.dial_rate)
+        self._backoff = Backoff(plan.feed.random, most=plan.spec.max_attempts)
         self._watch = SubscriptionMonitor(plan.feed, missed)
         self._note, self._missing = self._watch.memory.note, self._watch.holes.open
         self._renewed: dict[Subscription, float] = {}  # when each was last subscribed anew
@@ -78,7 +78,7 @@ class Supervisor:
         """Keep a connection until cancelled, or left.
 
         Raises FeedError where going on is pointless: the venue refuses for good, or the feed's
-        `attempts` have all failed.
+        `max_attempts` have all failed.
         """
         with self._scope:
             while True:
@@ -109,7 +109,7 @@ class Supervisor:
         Raises FeedError where another one would end in the same way.
         """
         if isinstance(outcome, Throttled):
-            return str(outcome), outcome.retry_after or 0.0
+            return str(outcome), outcome.retry_after_seconds or 0.0
         if isinstance(outcome, ConnectionFailed | ConnectionLost):
             # What has worked before is worth another try, whatever it says now.
             if not outcome.retryable and not self._worked:
@@ -178,7 +178,7 @@ class Supervisor:
         except FeedError as error:
             outcome = error
             if isinstance(error, Throttled) and self._dials is not None:
-                self._dials.pause(error.retry_after or 0.0)
+                self._dials.pause(error.retry_after_seconds or 0.0)
         finally:
             self._budgets.opened(self.endpoint.url, -1)
             self._worked = self._worked or connection.opened is not None
@@ -318,8 +318,8 @@ class Supervisor:
     async def _wake(self, mute: Sequence[Stalled]) -> None:
         for each in mute:
             one, detail = each.subscription, f"{silent([each])}; subscribing anew"
-            log.warning("subscription_silent", feed=self._feed.name, reason=detail)
-            await self.tell("silent", detail, one.symbol, one.channel)
+            log.warning("subscription_stalled", feed=self._feed.name, reason=detail)
+            await self.tell("stalled", detail, one.symbol, one.channel)
         await self.renew([each.subscription for each in mute])
 
     async def _tell_all(self, found: Sequence[ClockAlert]) -> None:
@@ -370,7 +370,7 @@ class Supervisor:
         # The connection that is about to be made begins with the whole anyway.
         if connection is not None and connection is self._current:
             some = connection.subscriptions.still(some)
-            self._counters["renewals"] += len(some)
+            self._counters["resubscriptions"] += len(some)
             await connection.drop(some)
             await connection.add(some)
 

@@ -11,7 +11,7 @@ from typing import Literal, Self, TypeAlias
 
 from attrs import evolve
 
-from tapeloom.events import Bar, Event, Gap, Trade, Verdict
+from tapeloom.events import Bar, Event, Gap, GapState, Trade
 from tapeloom.plugin import HistoryQuery, Request, channel_parts
 
 Kind: TypeAlias = Literal["trades", "bars"]
@@ -92,12 +92,12 @@ class GapFill:
         self._pages += 1
         fresh = self._bars(events) if self._kind == "bars" else self._trades(events)
         self._got += len(fresh)
-        if request.ranged:
+        if request.paged:
             self._reached = True
-        if not fresh and request.ranged and request.until is not None:
-            self._since = request.until  # nothing in this part of the hole: on to the next
+        if not fresh and request.paged and request.page_end is not None:
+            self._since = request.page_end  # nothing in this part of the hole: on to the next
             return fresh
-        if not fresh or not (request.ranged or self.numbered):
+        if not fresh or not (request.paged or self.numbered):
             self.done = True
             self._whole = True
             return fresh
@@ -151,5 +151,7 @@ class GapFill:
     def verdict(self, recv: int) -> Gap:
         """Return how the hole stands now."""
         missing = self.missing
-        verdict: Verdict = "filled" if missing == 0 else "partial" if self._got else "unrecoverable"
-        return evolve(self.gap, recv=recv, missing=missing, verdict=verdict)
+        verdict: GapState = (
+            "filled" if missing == 0 else "partial" if self._got else "unrecoverable"
+        )
+        return evolve(self.gap, recv=recv, missing=missing, state=verdict)

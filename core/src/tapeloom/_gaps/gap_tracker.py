@@ -24,7 +24,7 @@ Missed: TypeAlias = Callable[[Gap, Event | None, Event | None, Known], Gap]
 
 
 def _unrecoverable(gap: Gap, before: Event | None, after: Event | None, known: Known) -> Gap:
-    return evolve(gap, verdict="unrecoverable")
+    return evolve(gap, state="unrecoverable")
 
 
 class GapTracker:
@@ -157,7 +157,7 @@ class GapTracker:
         """Return a Gap for each hole that is open as all ends, *now* on our clock."""
         times = self._memory.times
         gaps = [self._hole(one, now + times.lead(one.channel), now) for one in list(self.open)]
-        return [evolve(gap, verdict="unrecoverable") for gap in gaps]
+        return [evolve(gap, state="unrecoverable") for gap in gaps]
 
     def _gap(self, one: Subscription, until: int, recv: int, after: Event | None = None) -> Gap:
         before = self._memory.last(one)

@@ -45,7 +45,7 @@ class LastSeen:
         plain: list[Event] = []
         for events in new:
             if len(events) >= _LONG and type(events) is TradeBatch:
-                self._by_line.update(zip(events.lines, events, strict=False))
+                self._by_line.update(zip(events.subscription_ids, events, strict=False))
                 self._times.learn(events[-1:])
                 self._sample.append(events[-1])
                 self._keep(events)

@@ -55,7 +55,7 @@ class HistoryClient:
         plan.feed.fetch = rest.fetch
 
     def _ask(self, want: HistoryQuery) -> None:
-        if want.before is not None:
+        if want.before_id is not None:
             self.fill(self._hole(want))
         elif want not in self._waiting:
             self._waiting.add(want)
@@ -71,7 +71,7 @@ class HistoryClient:
         if fill is not None and fill.numbered and fill.missing == 0:
             return fill.verdict(gap.recv)  # nothing was sold meanwhile
         if fill is None or self._request(fill.wants()) is None:
-            return evolve(gap, missing=fill.missing if fill else None, verdict="unrecoverable")
+            return evolve(gap, missing=fill.missing if fill else None, state="unrecoverable")
         self.fill(fill)
         return evolve(gap, missing=fill.missing)
 
@@ -83,7 +83,7 @@ class HistoryClient:
         gap = Gap(
             feed.venue, want.symbol, until, now, since, until, "sequence", channel=want.channel
         )
-        return GapFill(gap).between(want.after, want.before)
+        return GapFill(gap).between(want.after_id, want.before_id)
 
     def _enter(
         self, what: HistoryQuery | GapFill, one: Subscription, *, first: bool = False
@@ -151,7 +151,7 @@ class HistoryClient:
         assert history is not None
         try:
             return await self._rest.read(
-                request, lambda body: history.answer(request, body, clock.time_ns())
+                request, lambda body: history.read_answer(request, body, clock.time_ns())
             )
         except (FeedError, ValueError) as error:
             return [self._failed(want, str(error))]
@@ -161,5 +161,5 @@ class HistoryClient:
     def _failed(self, want: HistoryQuery, reason: str) -> Status:
         feed = self._plan.feed
         now = feed.clock.time_ns()
-        log.warning("request_given_up", feed=feed.name, symbol=want.symbol, reason=reason)
+        log.warning("request_abandoned", feed=feed.name, symbol=want.symbol, reason=reason)
         return Status(feed.venue, want.symbol, now, now, "request_failed", reason, want.channel)

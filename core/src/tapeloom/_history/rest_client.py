@@ -54,7 +54,7 @@ class RestClient:
             try:
                 return read(body)
             except RequestRefused as denied:
-                pause = denied.pause
+                pause = denied.retry_after_seconds
                 if attempt == _ATTEMPTS or pause is None or clock.monotonic() + pause > last:
                     raise
                 log.warning("request_failed", feed=self._plan.feed.name, reason=denied.reason)
@@ -70,10 +70,10 @@ class RestClient:
         Raises FeedError or ValueError where it cannot be had within *patience* seconds.
         """
         history = self._plan.history
-        request = history.listing() if history is not None else None
+        request = history.listing_request() if history is not None else None
         if history is None or request is None:
             return []
-        return await self.read(request, history.instruments, patience)
+        return await self.read(request, history.read_listing, patience)
 
     def _budget(self, request: Request) -> RateLimit | None:
         return self._budgets.of(request.url, "rest", request.rate)
@@ -97,7 +97,7 @@ class RestClient:
             except FeedError as error:
                 pause = backoff.next()
                 if isinstance(error, Throttled):
-                    pause = max(pause, error.retry_after or 1.0)
+                    pause = max(pause, error.retry_after_seconds or 1.0)
                     if budget is not None:
                         budget.pause(pause)
                 late = clock.monotonic() + pause > last
@@ -136,10 +136,10 @@ class RestClient:
     def _refused(self, url: str, response: httpx.Response) -> RequestFailed:
         """Return the error for an answer that is none, in the venue's own words where it has some."""
         name, status, history = self._plan.feed.name, response.status_code, self._plan.history
-        words = history.refusal(status, response.content) if history is not None else ""
+        words = history.refusal_reason(status, response.content) if history is not None else ""
         if isinstance(words, RequestRefused):
-            if words.pause is not None:
-                return Throttled(name, f"{url}: {words.reason}", status, words.pause)
+            if words.retry_after_seconds is not None:
+                return Throttled(name, f"{url}: {words.reason}", status, words.retry_after_seconds)
             words = words.reason
         if asks_for_pause(status, response.headers):
             now = self._plan.feed.clock.time_ns()

@@ -28,7 +28,7 @@ def possible() -> bool:
 
 
 class Direct(anyio.abc.ByteStream):
-    """A connected socket; either `receive` is called, or `push`."""
+    """A connected socket; either `receive` is called, or `push_to`."""
 
     def __init__(self, connected: socket.socket) -> None:
         self._loop = asyncio.get_running_loop()
@@ -79,7 +79,7 @@ class Direct(anyio.abc.ByteStream):
         if self._socket.fileno() >= 0:  # closing has done it already
             self._loop.remove_reader(self._socket)
 
-    async def push(self, take: OnRead[bytes]) -> None:
+    async def push_to(self, take: OnRead[bytes]) -> None:
         """Call *take* with what each read brings, from within the read, until the end.
 
         Where it returns an awaitable, that is awaited before anything more is read. Raises what

@@ -66,7 +66,7 @@ async def _connected(host: str, port: int, local: str | None) -> anyio.abc.ByteS
 class Wire(httpcore.AsyncNetworkStream):
     """A stream of ours, plain or encrypted."""
 
-    async def push(self, take: OnRead[bytes]) -> None:
+    async def push_to(self, take: OnRead[bytes]) -> None:
         """Call *take* with what each read brings until the end, or until cancelled.
 
         Where the loop allows it, that is done from within the read. Raises httpcore's ReadError, and
@@ -104,13 +104,13 @@ class _Plain(Wire):
     def __init__(self, stream: anyio.abc.ByteStream) -> None:
         self._stream = stream
 
-    async def push(self, take: OnRead[bytes]) -> None:
+    async def push_to(self, take: OnRead[bytes]) -> None:
         """Call *take* with what each read brings."""
         if not isinstance(self._stream, Direct):
-            await super().push(take)
+            await super().push_to(take)
             return
         try:
-            await self._stream.push(take)
+            await self._stream.push_to(take)
         except _BROKEN as error:
             raise httpcore.ReadError(str(error)) from error
 
@@ -197,7 +197,7 @@ class _Secure(Wire):
         self._left = data[max_bytes:]
         return data[:max_bytes] if self._left else data
 
-    async def push(self, take: OnRead[bytes]) -> None:
+    async def push_to(self, take: OnRead[bytes]) -> None:
         """Call *take* with what each read of the socket brings."""
 
         def decrypt(data: bytes) -> Awaitable[None] | None:
@@ -214,7 +214,7 @@ class _Secure(Wire):
         try:
             if left and (waiting := take(left)) is not None:
                 await waiting
-            await self._under.push(decrypt)
+            await self._under.push_to(decrypt)
         except _FarewellError:
             pass
 

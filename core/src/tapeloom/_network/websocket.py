@@ -102,7 +102,7 @@ class BatchSession(httpx_ws.AsyncWebSocketSession):
             if self._wire is None or self._told or self._lost is not None:
                 continue
             try:
-                await self._wire.push(fed)
+                await self._wire.push_to(fed)
             except (httpcore.ReadError, httpcore.ReadTimeout, OSError) as error:
                 raise self._end("the connection broke", None) from error
             raise self._end("the server ended the connection without a close frame", 1006)

@@ -101,7 +101,7 @@ class ConsumerTasks:
         queue.close()
         while events := queue.get_nowait():
             lost += len(events)
-        log.error("sink_aside", sink=queue.name, events_lost=lost)
+        log.error("sink_disabled", sink=queue.name, events_lost=lost)
 
     def _failed(self, queue: Queue, error: Exception, lost: int, **more: str) -> None:
         """Count and log what a sink has raised."""

@@ -221,7 +221,7 @@ class FeedRunner:
             self._tasks.cancel_scope.cancel()
         except FeedError as error:
             self.sessions.remove(session)
-            log.error("connection_given_up", connection=session.label, reason=str(error))
+            log.error("connection_abandoned", connection=session.label, reason=str(error))
             if not self.sessions:
                 self.error = error
                 self._tasks.cancel_scope.cancel()
@@ -232,7 +232,7 @@ class FeedRunner:
         """Tell of each subscription that ends, while those on other connections go on."""
         venue, now = self.plan.feed.venue, self.plan.feed.clock.time_ns()
         told: list[Event] = [
-            Status(venue, one.symbol, now, now, "given_up", reason, one.channel)
+            Status(venue, one.symbol, now, now, "abandoned", reason, one.channel)
             for one in session.wanted
         ]
         await self.emit(told)
@@ -284,7 +284,7 @@ class FeedRunner:
         plan.name(new)
         feed.symbols += new
         if plan.source is not None:
-            plan.source.changed()
+            plan.source.symbols_changed()
         if self._tasks is None:
             return  # the connections that are about to be made include them
         for place, subscriptions in plan.subscriptions(new).items():
@@ -323,6 +323,6 @@ class FeedRunner:
         if self._source is not None:
             self._source.forget(gone)
         if self.plan.source is not None:
-            self.plan.source.changed()
+            self.plan.source.symbols_changed()
         for symbol in gone:
             feed.listing.remove(symbol)

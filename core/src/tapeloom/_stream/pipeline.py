@@ -115,7 +115,7 @@ class Pipeline:
         )  # fmt: skip
         if aside:
             self._replace(place, _passes)
-            return [self._status("stage_aside", f"{what}; it is left out from now on"), *events]
+            return [self._status("stage_disabled", f"{what}; it is left out from now on"), *events]
         restarts.append(now)
         stage = step.build()
         self._replace(place, stage)

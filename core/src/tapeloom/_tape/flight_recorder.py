@@ -172,7 +172,7 @@ def _stamp(ns: int) -> str:
 
 
 #: What is counted when something breaks; besides them, the rejects.
-_SIGNS = ("gaps", "bad_frames", "stale_books", "crossed_books")
+_SIGNS = ("gaps", "unreadable_frames", "stale_books", "crossed_books")
 #: So many rejects between two looks are a storm.
 _STORM = 10
 #: Seconds between two looks, and from an incident to its bundle.

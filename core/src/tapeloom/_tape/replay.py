@@ -97,7 +97,7 @@ class Replay:
         self._started: tuple[int, float] | None = None
         assert isinstance(feed.clock, TapeClock)
         self._clock = feed.clock
-        listing = history.listing() if history is not None else None
+        listing = history.listing_request() if history is not None else None
         self._listing_path = urlsplit(listing.url).path if listing is not None else ""
 
     async def run(self) -> None:
@@ -135,9 +135,9 @@ class Replay:
             return []
         try:
             if urlsplit(record.url).path == self._listing_path:
-                self._feed.listing.update(history.instruments(record.body))
+                self._feed.listing.update(history.read_listing(record.body))
                 return []
-            answer = history.answer(
+            answer = history.read_answer(
                 Request(url=record.url, body=record.request), record.body, record.recv
             )
         except Exception as error:  # also a shape that its adapter did not foresee
@@ -148,8 +148,8 @@ class Replay:
 
     def _aside(self, frame: bytes) -> list[Event]:
         """Take a frame that is not market data: replies to the recorder concern us no more."""
-        self._feed.counters["control"] += 1
-        reply = self._codec.accept(frame) if self._codec is not None else None
+        self._feed.counters["control_frames"] += 1
+        reply = self._codec.decode_reply(frame) if self._codec is not None else None
         if isinstance(reply, Ack | Refusal | Notice | Pong):
             return []
         text = frame[:500].decode(errors="replace")

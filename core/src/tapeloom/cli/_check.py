@@ -81,7 +81,7 @@ def describe(plan: FeedPlan) -> Iterator[str]:
     connections = plan.connections(feed.symbols)
     yield f"  connections: {len(connections)}"
     for number, (endpoint, subscriptions) in enumerate(connections, 1):
-        messages = plan.codec.add(subscriptions, 1) if plan.codec else []
+        messages = plan.codec.encode_subscribe(subscriptions, 1) if plan.codec else []
         yield (
             f"    {number}. {endpoint.url}: {len(subscriptions)} subscriptions in"
             f" {len(messages)} message(s), limit {endpoint.max_subscriptions}"
@@ -92,7 +92,7 @@ def describe(plan: FeedPlan) -> Iterator[str]:
 def _requests(plan: FeedPlan) -> Iterator[str]:
     if plan.history is None:
         return
-    requests = [plan.history.listing()]
+    requests = [plan.history.listing_request()]
     if any(channel == "book" for channel in plan.feed.channels):
         requests += [
             plan.history.request(HistoryQuery("book", s, channel="book")) for s in plan.feed.symbols

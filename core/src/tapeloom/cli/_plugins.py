@@ -16,10 +16,10 @@ def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         help="list the installed plugins",
         description="List the installed plugins: name, version, hooks, event loops, what their"
         " contract has proven, where from.",
-        epilog="example: tapeloom plugins --proven",
+        epilog="example: tapeloom plugins --conformance",
     )
     parser.add_argument(
-        "--proven", action="store_true", help="say what is proven of each, market by market"
+        "--conformance", action="store_true", help="say what is proven of each, market by market"
     )
     parser.set_defaults(run=run)
 
@@ -27,11 +27,11 @@ def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 def run(args: argparse.Namespace) -> int:
     """List; return the exit code."""
     proven = conformances()
-    if args.proven:
+    if args.conformance:
         for level in proven.values():
             _print_proven(level)
         return 0
-    rows = [("NAME", "VERSION", "HOOKS", "BACKENDS", "PROVEN", "FROM")]
+    rows = [("NAME", "VERSION", "HOOKS", "BACKENDS", "CONFORMANCE", "FROM")]
     shown = Registry().describe()
     for plugin in shown:
         provides = [*plugin.hooks, *(f"{hook} (wraps)" for hook in plugin.wraps)]

@@ -9,10 +9,26 @@ from __future__ import annotations
 from .base import utc
 from .control import OURS, Event, Gap, Reject, Status
 from .json_lines import decode, encode
-from .market import Bar, Book, Levels, Origin, Quote, Side, Ticker, Trade, Verdict
+from .market import Bar, Book, GapState, Levels, Origin, Quote, Side, Ticker, Trade
 from .registry import BY_TYPE
 
 __all__ = [
-    "BY_TYPE", "OURS", "Bar", "Book", "Event", "Gap", "Levels", "Origin", "Quote", "Reject", "Side",
-    "Status", "Ticker", "Trade", "Verdict", "decode", "encode", "utc",
+    "BY_TYPE",
+    "OURS",
+    "Bar",
+    "Book",
+    "Event",
+    "Gap",
+    "GapState",
+    "Levels",
+    "Origin",
+    "Quote",
+    "Reject",
+    "Side",
+    "Status",
+    "Ticker",
+    "Trade",
+    "decode",
+    "encode",
+    "utc",
 ]  # fmt: skip

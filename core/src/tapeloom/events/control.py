@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import ClassVar, TypeAlias
 
 from .base import Timed, frozen
-from .market import Bar, Book, Quote, Ticker, Trade, Verdict
+from .market import Bar, Book, GapState, Quote, Ticker, Trade
 
 
 @frozen
@@ -26,7 +26,7 @@ class Gap(Timed):
     until: int
     cause: str
     missing: int | None = None
-    verdict: Verdict = "open"
+    state: GapState = "open"
     channel: str = ""
 
 

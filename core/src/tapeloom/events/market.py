@@ -18,8 +18,8 @@ from typing import ClassVar, Literal, TypeAlias
 from .base import Timed, frozen, utc
 
 Side = Literal["buy", "sell"]
-Origin = Literal["live", "history", "backfill", "book", "trades", "fill"]
-Verdict = Literal["open", "filled", "partial", "unrecoverable"]
+Origin = Literal["live", "history", "backfill", "built_from_book", "built_from_trades", "empty"]
+GapState = Literal["open", "filled", "partial", "unrecoverable"]
 Levels: TypeAlias = Sequence[Sequence[str] | Sequence[Decimal]]
 
 
@@ -51,7 +51,7 @@ class Quote(Timed):
     """The best bid and ask, with their sizes.
 
     `sequence` orders the quotes of a symbol where the venue numbers them, and is None elsewhere.
-    `origin` is "book" for a quote that was read off a book we keep.
+    `origin` is "built_from_book" for a quote that was read off a book we keep.
     """
 
     type: ClassVar[str] = "quote"
@@ -75,8 +75,8 @@ class Book(Timed):
 
     `raw_bids` and `raw_asks` are pairs of price and size as the venue wrote them, `bids` and `asks`
     the same in `Decimal`, made when they are read. A size is absolute; a delta's size of zero
-    takes the level away. `first` and `last` are the update ids that the event spans; `previous` is
-    the `last` of the event before it where the venue tells, else None. `depth` is how many levels
+    takes the level away. `first_id` and `last_id` are the update ids that the event spans; `previous_id` is
+    the `last_id` of the event before it where the venue tells, else None. `depth` is how many levels
     a side the snapshot was asked for, 0 for all.
     """
 
@@ -89,9 +89,9 @@ class Book(Timed):
     kind: Literal["snapshot", "delta"]
     raw_bids: Levels
     raw_asks: Levels
-    first: int | None = None
-    last: int | None = None
-    previous: int | None = None
+    first_id: int | None = None
+    last_id: int | None = None
+    previous_id: int | None = None
     depth: int = 0
     channel: str = "book"
     origin: Origin = "live"
@@ -116,8 +116,8 @@ class Bar(Timed):
     `revision` counts how often the bar was sent again after it had closed.
     `quote_volume` is the sum of price times size (on an inverse market, which counts in contracts,
     what the venue says: an amount of base); `buy_volume` and `buy_quote_volume` are the parts where
-    the taker bought. These three and `trades` are None where the venue does not tell. `origin` is "trades" for bars that we built, "live" for the
-    venue's own, "fill" for one that stands for an interval without a trade.
+    the taker bought. These three and `trades` are None where the venue does not tell. `origin` is "built_from_trades" for bars that we built, "live" for the
+    venue's own, "empty" for one that stands for an interval without a trade.
     """
 
     type: ClassVar[str] = "bar"
@@ -140,7 +140,7 @@ class Bar(Timed):
     complete: bool = True
     revision: int = 0
     channel: str = "bars"
-    origin: Origin = "trades"
+    origin: Origin = "built_from_trades"
 
     @property
     def timestamp(self) -> datetime:

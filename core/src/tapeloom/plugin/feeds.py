@@ -49,20 +49,20 @@ class Frames(list[bytes]):
 class TradeBatch(list[Any]):
     """A batch of live trades and nothing else, as most batches are.
 
-    `lines` has for each of them a small number that stands for its symbol and channel, the same for
+    `subscription_ids` has for each of them a small number that stands for its symbol and channel, the same for
     the life of the feed: a stage that remembers something of each finds it by that number, without a
-    look at type, symbol, channel and origin. `sound` is set by a stage that has seen every price and
+    look at type, symbol, channel and origin. `validated` is set by a stage that has seen every price and
     size to be a finite number above zero. All are of one read: they share their `recv`.
 
     To a stage that does not care it is a list. A parser need not make any.
     """
 
-    __slots__ = ("lines", "sound")
+    __slots__ = ("subscription_ids", "validated")
 
-    def __init__(self, trades: Iterable[Event] = (), lines: Iterable[int] = ()) -> None:
+    def __init__(self, trades: Iterable[Event] = (), subscription_ids: Iterable[int] = ()) -> None:
         super().__init__(trades)
-        self.lines = list(lines)
-        self.sound = False
+        self.subscription_ids = list(subscription_ids)
+        self.validated = False
 
 
 Parse: TypeAlias = Callable[[Frames], list[Event]]
@@ -146,9 +146,9 @@ class Feed:
     """One venue, its symbols, channels and stages: what every hook is told.
 
     `settings` is the TOML table of the plugin that is being asked, as that plugin's own class;
-    `tables` has those of the feed's stages, by plugin, for one that wraps what others answer.
+    `stage_settings` has those of the feed's stages, by plugin, for one that wraps what others answer.
     `symbols` and `listing` change while the feed runs, in place.
-    `want` asks the venue's history for something; it returns at once. `fetch` brings the answer to a
+    `query_history` asks the venue's history for something; it returns at once. `fetch` brings the answer to a
     REST request, for a `Source` that polls: at the pace of the request's budget, tried again where
     that may help, through the stack's proxy. It raises FeedError.
     """
@@ -160,13 +160,13 @@ class Feed:
     channels: tuple[str, ...] = ()
     stages: tuple[str, ...] = ()
     settings: Any = None
-    tables: dict[str, Any] = field(kw_only=True, factory=dict, repr=False)
+    stage_settings: dict[str, Any] = field(kw_only=True, factory=dict, repr=False)
     clock: Clock = field(kw_only=True)
     random: random.Random = field(kw_only=True, factory=random.Random)
     network: Network = field(kw_only=True, factory=Network)
     listing: Listing = field(kw_only=True, factory=Listing)
     counters: Counter[str] = field(kw_only=True, factory=Counter)
-    want: Callable[[HistoryQuery], None] = field(kw_only=True, default=_ignore)
+    query_history: Callable[[HistoryQuery], None] = field(kw_only=True, default=_ignore)
     fetch: Fetch = field(kw_only=True, default=_unreachable)
 
 

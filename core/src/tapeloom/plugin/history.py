@@ -21,7 +21,7 @@ class HistoryQuery:
     """What a stage asks of a venue's history: a book, trades or bars of one symbol.
 
     The answer comes as events, through the stages, like anything else. `since` and `until` are
-    times in ns; `after` is the id of the last trade that is known. Where `before` is given as well,
+    times in ns; `after_id` is the id of the last trade that is known. Where `before_id` is given as well,
     the id of the first one after a hole, the hole is filled: what was missed comes with the origin
     "backfill", and then a Gap with the verdict.
     """
@@ -32,8 +32,8 @@ class HistoryQuery:
     interval: str = ""
     since: int | None = None
     until: int | None = None
-    after: int | str | None = None
-    before: int | str | None = None
+    after_id: int | str | None = None
+    before_id: int | str | None = None
 
 
 @frozen(kw_only=True)
@@ -48,14 +48,14 @@ class Request:
     weight: int = 1
     rate: Rate | None = None
     headers: Mapping[str, str] = field(factory=dict, repr=False)
-    ranged: bool = False  #: all between two times or ids, oldest first: asking on brings the rest
-    until: int | None = None  #: the time at which a ranged answer ends, where that is too early
+    paged: bool = False  #: all between two times or ids, oldest first: asking on brings the rest
+    page_end: int | None = None  #: the time at which a ranged answer ends, where that is too early
 
 
 class History(Protocol):
     """The venue's REST language: pure, no I/O."""
 
-    def listing(self) -> Request | None:
+    def listing_request(self) -> Request | None:
         """Ask what the venue lists; None where it has no such list."""
         ...
 
@@ -63,14 +63,14 @@ class History(Protocol):
         """Ask for *want*; None where the venue cannot give it."""
         ...
 
-    def instruments(self, body: bytes) -> list[Instrument]:
-        """Read the answer to `listing`.
+    def read_listing(self, body: bytes) -> list[Instrument]:
+        """Read the answer to `listing_request`.
 
         Raises Denied where it is a refusal, ValueError where it cannot be read.
         """
         ...
 
-    def answer(self, request: Request, body: bytes, recv: int) -> list[Event]:
+    def read_answer(self, request: Request, body: bytes, recv: int) -> list[Event]:
         """Read the answer to a *request*, whoever made it: a tape has its address and body alone.
 
         Raises Denied where it is a refusal, though the HTTP status was 200, ValueError where it cannot
@@ -78,7 +78,7 @@ class History(Protocol):
         """
         ...
 
-    def refusal(self, status: int, body: bytes) -> str | RequestRefused:
+    def refusal_reason(self, status: int, body: bytes) -> str | RequestRefused:
         """Return the venue's own words for an HTTP status that is not 200, or nothing.
 
         A `RequestRefused` says more: whether to ask again, and when.

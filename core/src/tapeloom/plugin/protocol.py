@@ -20,14 +20,14 @@ T = TypeVar("T")
 
 @frozen
 class Heartbeat:
-    """What the client must send by itself, every `seconds`. None: a WebSocket ping frame.
+    """What the client must send by itself, every `interval_seconds`. None: a WebSocket ping frame.
 
-    `answer_within` is the time in which the venue must be heard after it; None: that is not watched.
+    `reply_timeout_seconds` is the time in which the venue must be heard after it; None: that is not watched.
     """
 
-    seconds: float
+    interval_seconds: float
     message: str | None = None
-    answer_within: float | None = None
+    reply_timeout_seconds: float | None = None
 
 
 @frozen(kw_only=True)
@@ -35,8 +35,8 @@ class Endpoint:
     """A WebSocket address, and the venue's rules for it. Core obeys them.
 
     `channels` names those it serves (without parameter); empty means all. Where a venue has several
-    endpoints, each channel goes to the first one that serves it. `silence` is how long a connection
-    may bring no byte at all before it counts as dead. `max_age` is the age at which it is replaced,
+    endpoints, each channel goes to the first one that serves it. `silence_timeout_seconds` is how long a connection
+    may bring no byte at all before it counts as dead. `max_age_seconds` is the age at which it is replaced,
     before the venue would end it. `login` is said first, and must be agreed to before anything else
     is; it is never shown.
     """
@@ -47,13 +47,13 @@ class Endpoint:
     headers: Mapping[str, str] = field(factory=dict, repr=False)
     max_subscriptions: int = 1024
     max_connections: int | None = None  #: at a time, to this address, over all feeds
-    messages: Rate | None = None  #: what a client may send on one connection
-    host_messages: Rate | None = None  #: what it may send over all connections to one host
-    dials: Rate | None = None  #: how often a client may dial; shared by all feeds on one host
+    message_rate: Rate | None = None  #: what a client may send on one connection
+    host_message_rate: Rate | None = None  #: what it may send over all connections to one host
+    dial_rate: Rate | None = None  #: how often a client may dial; shared by all feeds on one host
     heartbeat: Heartbeat | None = None
-    silence: float = 60.0
-    max_age: float | None = None
-    ack_within: float = 10.0  #: seconds in which the venue answers a message
+    silence_timeout_seconds: float = 60.0
+    max_age_seconds: float | None = None
+    ack_timeout_seconds: float = 10.0  #: seconds in which the venue answers a message
     login: Message | None = field(default=None, repr=False)
 
 
@@ -87,7 +87,7 @@ class PushLink(Link, Protocol):
     That saves a turn of the event loop a read, which is what most lone frames cost.
     """
 
-    async def deliver(self, take: OnRead[list[bytes]]) -> NoReturn:
+    async def push_to(self, take: OnRead[list[bytes]]) -> NoReturn:
         """Call *take* with what each read brings, as `receive` returns it, until cancelled.
 
         Where *take* returns an awaitable, that is awaited here before it is called again, and nothing
@@ -122,7 +122,7 @@ class Source(Protocol):
         """
         ...
 
-    def changed(self) -> None:
+    def symbols_changed(self) -> None:
         """Take note that the feed's symbols are others now; called while it runs."""
         ...
 
@@ -158,7 +158,7 @@ class Ack:
 class Refusal:
     """The venue refuses the message `id`, or these `subscriptions`.
 
-    With `oldest`, it names neither and answers in order: the oldest message that waits is meant,
+    With `oldest_pending`, it names neither and answers in order: the oldest message that waits is meant,
     which is the login where that waits.
     """
 
@@ -166,17 +166,19 @@ class Refusal:
     id: int | str | None = None
     subscriptions: tuple[Subscription, ...] = ()
     permanent: bool = True  #: asking again would not help
-    oldest: bool = False
-    pause: float = 0.0  #: seconds to wait, at the least, before a login is tried again
+    oldest_pending: bool = False
+    retry_after_seconds: float = (
+        0.0  #: seconds to wait, at the least, before a login is tried again
+    )
 
 
 @frozen
 class Notice:
-    """The venue says something. `ends`: it is about to close this connection."""
+    """The venue says something. `closes_connection`: it is about to close this connection."""
 
     kind: str
     detail: str = ""
-    ends: bool = False
+    closes_connection: bool = False
 
 
 @frozen
@@ -197,14 +199,18 @@ class Codec(Protocol):
         """
         ...
 
-    def add(self, subscriptions: Sequence[Subscription], first_id: int) -> list[Message]:
+    def encode_subscribe(
+        self, subscriptions: Sequence[Subscription], first_id: int
+    ) -> list[Message]:
         """Return the messages that start these, numbered from *first_id*."""
         ...
 
-    def drop(self, subscriptions: Sequence[Subscription], first_id: int) -> list[Message]:
+    def encode_unsubscribe(
+        self, subscriptions: Sequence[Subscription], first_id: int
+    ) -> list[Message]:
         """Return the messages that end these, numbered from *first_id*."""
         ...
 
-    def accept(self, frame: bytes) -> Reply | None:
+    def decode_reply(self, frame: bytes) -> Reply | None:
         """Read a frame that the parser set aside; None where it makes no sense."""
         ...

@@ -70,14 +70,18 @@ class AlpacaCodec:
         """
         return self._names.native(symbol)
 
-    def add(self, subscriptions: Sequence[Subscription], first_id: int) -> list[Message]:
+    def encode_subscribe(
+        self, subscriptions: Sequence[Subscription], first_id: int
+    ) -> list[Message]:
         """Return the messages that start these. The number is ours: the venue repeats none."""
         return [
             Message(self._text("subscribe", part), tuple(part), number)
             for number, part in enumerate(_parts(subscriptions), first_id)
         ]
 
-    def drop(self, subscriptions: Sequence[Subscription], first_id: int) -> list[Message]:
+    def encode_unsubscribe(
+        self, subscriptions: Sequence[Subscription], first_id: int
+    ) -> list[Message]:
         """Return the messages that end these.
 
         No answer is waited for: a set that lacks them cannot be told from one sent before.
@@ -95,7 +99,7 @@ class AlpacaCodec:
             lists["updatedBars"] = lists["bars"]
         return msgspec.json.encode({"action": action, **lists}).decode()
 
-    def accept(self, frame: bytes) -> Reply | None:
+    def decode_reply(self, frame: bytes) -> Reply | None:
         """Read an array with one control message; None where it is something else."""
         try:
             (said,) = _decode(frame)
@@ -120,11 +124,11 @@ class AlpacaCodec:
         if code == _HARMLESS:
             return Notice("already_authenticated", reason)
         if code in _ENDING:
-            return Notice(_ENDING[code], reason, ends=True)
+            return Notice(_ENDING[code], reason, closes_connection=True)
         if code in _PERMANENT:
-            return Refusal(f"{reason}: {_PERMANENT[code]}", oldest=True)
+            return Refusal(f"{reason}: {_PERMANENT[code]}", oldest_pending=True)
         pause = self._pause if code == _TAKEN else 0.0
-        return Refusal(reason, oldest=True, permanent=False, pause=pause)
+        return Refusal(reason, oldest_pending=True, permanent=False, retry_after_seconds=pause)
 
 
 def _parts(some: Sequence[Subscription]) -> list[Sequence[Subscription]]:

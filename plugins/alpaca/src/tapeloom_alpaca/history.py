@@ -145,7 +145,7 @@ class AlpacaHistory:
     def __init__(self, feed: Feed, names: Names) -> None:
         self._names, self._listing, self._build = names, feed.listing, Build(feed, names)
 
-    def listing(self) -> Request | None:
+    def listing_request(self) -> Request | None:
         """Ask what can be traded; None where the venue has no such list."""
         return self._names.assets()
 
@@ -172,12 +172,12 @@ class AlpacaHistory:
         }
         if want.kind == "bars":
             query["timeframe"] = timeframe(want.interval or channel_parts(want.channel)[1])
-        known = query["timeframe"] if want.kind == "bars" else want.since or not want.after
+        known = query["timeframe"] if want.kind == "bars" else want.since or not want.after_id
         if not known:
             return None
-        return evolve(names.rest(f"/{want.kind}", **query), ranged=want.since is not None)
+        return evolve(names.rest(f"/{want.kind}", **query), paged=want.since is not None)
 
-    def instruments(self, body: bytes) -> list[Instrument]:
+    def read_listing(self, body: bytes) -> list[Instrument]:
         """Read what can be traded; what has a name that is no symbol of ours is left out.
 
         Raises ValueError where it cannot be read.
@@ -188,7 +188,7 @@ class AlpacaHistory:
             raise ValueError(f"the list of assets cannot be read: {error}") from error
         return [made for one in found if (made := _instrument(one)) is not None]
 
-    def answer(self, request: Request, body: bytes, recv: int) -> list[Event]:
+    def read_answer(self, request: Request, body: bytes, recv: int) -> list[Event]:
         """Read the answer to `request` by the path of its address; any host will do.
 
         Raises Denied for an empty page after which more is to come: taken for the end, it would
@@ -203,7 +203,9 @@ class AlpacaHistory:
         query = dict(parse_qsl(address.query))
         items, token = page(kind, body)
         if token and not any(items.values()):
-            raise RequestRefused("an empty page, though more is said to follow", pause=1.0)
+            raise RequestRefused(
+                "an empty page, though more is said to follow", retry_after_seconds=1.0
+            )
         make = _MADE[kind]
         return [
             make(self._build, one, symbol, recv, query)
@@ -212,7 +214,7 @@ class AlpacaHistory:
             for one in some
         ]
 
-    def refusal(self, status: int, body: bytes) -> str:
+    def refusal_reason(self, status: int, body: bytes) -> str:
         """Return the venue's words and what to do about it."""
         remedy = _STATUSES.get(status, "")
         try:

@@ -76,9 +76,9 @@ class Names:
             channels=frozenset(channel.partition(":")[0] for channel in self.market.lists),
             max_subscriptions=100_000,
             max_connections=1,
-            dials=Rate(30, 60.0),
+            dial_rate=Rate(30, 60.0),
             heartbeat=Heartbeat(10.0),
-            silence=60.0,
+            silence_timeout_seconds=60.0,
             login=self._login(),
         )
 

@@ -81,7 +81,7 @@ class Poller:
         detail = f"{feed.name}: {count} subscriptions, polled"
         return Status(feed.venue, "", now, now, "subscribed", detail)
 
-    def changed(self) -> None:
+    def symbols_changed(self) -> None:
         """Name the new symbols; the next round asks for them.
 
         Raises SymbolError where the market can have no such symbol, and leaves it out.

@@ -295,7 +295,7 @@ class Parser:
                 try:
                     events.append(make[type(item)](item, unified[item.S], recv))
                 except KeyError:
-                    kind = "unsupported" if type(item) is Imbalance else "unasked"
+                    kind = "unsupported" if type(item) is Imbalance else "unrequested"
                     self._feed.counters[kind] += 1
                 except (
                     ValueError,
@@ -342,7 +342,7 @@ class Parser:
             self._whole[symbol] = recv
         elif self._resync and recv - self._whole.setdefault(symbol, recv) >= self._resync:
             self._whole[symbol] = recv
-            self._feed.want(HistoryQuery("book", symbol, "book"))
+            self._feed.query_history(HistoryQuery("book", symbol, "book"))
         return self._build.book(one, symbol, recv, whole=one.r, origin="live")
 
     def _correction(self, one: Correction, symbol: str, recv: int) -> Event:

@@ -107,7 +107,7 @@ class Series:
         if gap.channel not in ("", self.channel) or not self._lanes:
             return []
         hole = (gap.since, gap.until)
-        if gap.verdict == "filled":
+        if gap.state == "filled":
             if hole not in self._gaps:
                 return []
             self._gaps.remove(hole)
@@ -243,7 +243,7 @@ class Series:
     def _closing(self, lane: Lane, tally: Tally, recv: int, *, closed: bool = True) -> Closing:
         if closed:
             tally.complete = self._complete(tally)
-        origin: Origin = "trades" if tally.trades else "fill"
+        origin: Origin = "built_from_trades" if tally.trades else "empty"
         sided = tally.sided  # venues tell the taker of every trade, or of none
         bar = Bar(
             self.venue,

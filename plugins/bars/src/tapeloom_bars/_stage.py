@@ -57,8 +57,8 @@ class Bars:
         """Add up trades, and look closely at those with which something begins or ends."""
         series_of = self._numbered
         trades = iter(events)
-        numbered = zip(trades, events.lines, strict=True)
-        while (found := self._add_up(numbered, events.sound)) is not None:
+        numbered = zip(trades, events.subscription_ids, strict=True)
+        while (found := self._add_up(numbered, events.validated)) is not None:
             trade, number = found
             place = len(events) - length_hint(trades) - 1
             if number < len(series_of) and (series := series_of[number]) is not UNKNOWN:

@@ -49,11 +49,15 @@ class BinanceCodec:
         """
         return self._names.native(symbol)
 
-    def add(self, subscriptions: Sequence[Subscription], first_id: int) -> list[Message]:
+    def encode_subscribe(
+        self, subscriptions: Sequence[Subscription], first_id: int
+    ) -> list[Message]:
         """Return the messages that start these, 100 streams a message."""
         return self._ask("SUBSCRIBE", subscriptions, first_id)
 
-    def drop(self, subscriptions: Sequence[Subscription], first_id: int) -> list[Message]:
+    def encode_unsubscribe(
+        self, subscriptions: Sequence[Subscription], first_id: int
+    ) -> list[Message]:
         """Return the messages that end these."""
         return self._ask("UNSUBSCRIBE", subscriptions, first_id)
 
@@ -71,7 +75,7 @@ class BinanceCodec:
             messages.append(Message(text.decode(), part, number))
         return messages
 
-    def accept(self, frame: bytes) -> Reply | None:
+    def decode_reply(self, frame: bytes) -> Reply | None:
         """Read an answer or a notice; None where it is neither."""
         try:
             answer = _decode(frame)
@@ -86,4 +90,4 @@ class BinanceCodec:
         if answer.result is not msgspec.UNSET:
             return Notice("answer", f"{answer.result} to message {answer.id}")
         event = (answer.data or answer).e
-        return Notice(event, ends=True) if event == "serverShutdown" else None
+        return Notice(event, closes_connection=True) if event == "serverShutdown" else None

@@ -92,7 +92,7 @@ class BinanceHistory:
         self._market = names.market
         self._keyed = {"historicalTrades"} if names.market.settled else set()
 
-    def listing(self) -> Request:
+    def listing_request(self) -> Request:
         """Ask what the market lists."""
         return self._get("exchangeInfo", {})
 
@@ -124,13 +124,13 @@ class BinanceHistory:
 
     def _ask_trades(self, symbol: str, want: HistoryQuery) -> Request | None:
         channel = want.channel or "trades"
-        if channel not in ("trades", "agg_trades") or isinstance(want.after, str):
+        if channel not in ("trades", "agg_trades") or isinstance(want.after_id, str):
             return None
         path = "aggTrades" if self._names.kind(channel) == "aggTrade" else "historicalTrades"
         if path in self._keyed and self._names.settings.api_key is None:
             return None
-        if want.after is not None:
-            span = {"fromId": want.after + 1}
+        if want.after_id is not None:
+            span = {"fromId": want.after_id + 1}
         elif path == "aggTrades":
             span = _span(want.since, want.until, _HOUR)
         elif want.since is None:
@@ -154,14 +154,14 @@ class BinanceHistory:
             headers=headers,
         )
 
-    def instruments(self, body: bytes) -> list[Instrument]:
+    def read_listing(self, body: bytes) -> list[Instrument]:
         """Read what the market lists.
 
         Raises ValueError where it cannot be read.
         """
         return [_instrument(listed) for listed in _read(_info, "exchangeInfo", body).symbols]
 
-    def answer(self, request: Request, body: bytes, recv: int) -> list[Event]:
+    def read_answer(self, request: Request, body: bytes, recv: int) -> list[Event]:
         """Read the answer to a request by the path and the query of its address; any host will do.
 
         Raises ValueError where it cannot be read. Returns nothing for another market's address, and
@@ -190,7 +190,7 @@ class BinanceHistory:
         at = Place(*here, channel, scale, "", "backfill")
         return [row.event(at, recv) for row in rows]
 
-    def refusal(self, status: int, body: bytes) -> str:
+    def refusal_reason(self, status: int, body: bytes) -> str:
         """Return the venue's words, its code, and what to do about it."""
         try:
             error = _error(body)
@@ -225,7 +225,7 @@ def _ranged(request: Request, span: Mapping[str, int], want: HistoryQuery) -> Re
         return request
     end = (span["endTime"] + 1) * 1_000_000 if "endTime" in span else None
     whole = end is None or (want.until is not None and end >= want.until)
-    return evolve(request, ranged=True, until=None if whole else end)
+    return evolve(request, paged=True, page_end=None if whole else end)
 
 
 def _instrument(listed: _Listed) -> Instrument:

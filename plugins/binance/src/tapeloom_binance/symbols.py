@@ -61,12 +61,14 @@ class Market:
 _HOURS = ("1h", "2h", "4h", "6h", "8h", "12h", "1d", "3d", "1w", "1M")
 _MINUTES = ("1m", "3m", "5m", "15m", "30m")
 # The venue ends a connection after 24 hours. 300 dials in 5 minutes is documented for spot only.
-_LIMITS = Endpoint(url="", max_age=23 * 3600.0, dials=Rate(300, 300.0))
+_LIMITS = Endpoint(url="", max_age_seconds=23 * 3600.0, dial_rate=Rate(300, 300.0))
 
 SPOT = Market(
     name="spot",
     # 5 messages a second, of which our pongs take some. The venue pings every 20 s.
-    endpoint=evolve(_LIMITS, max_subscriptions=1024, messages=Rate(4, 1.0), silence=60.0),
+    endpoint=evolve(
+        _LIMITS, max_subscriptions=1024, message_rate=Rate(4, 1.0), silence_timeout_seconds=60.0
+    ),
     hosts={
         "live": ("wss://stream.binance.com:9443", "https://api.binance.com"),
         "testnet": ("wss://stream.testnet.binance.vision", "https://testnet.binance.vision"),
@@ -89,7 +91,9 @@ USDM = Market(
     type=1,
     # 10 messages a second. 200 streams is the smaller of two documented figures. The venue pings
     # every 3 minutes: a minute more without a byte, and the connection is dead.
-    endpoint=evolve(_LIMITS, max_subscriptions=200, messages=Rate(8, 1.0), silence=240.0),
+    endpoint=evolve(
+        _LIMITS, max_subscriptions=200, message_rate=Rate(8, 1.0), silence_timeout_seconds=240.0
+    ),
     hosts={
         "live": ("wss://fstream.binance.com", "https://fapi.binance.com"),
         "testnet": _PAPER,

@@ -270,7 +270,7 @@ class Parser:
             self._places, self._feed.venue, self._names.scale, _new, Trade, Decimal,
         )  # fmt: skip
         events = TradeBatch()
-        add, number = events.append, events.lines.append
+        add, number = events.append, events.subscription_ids.append
         for push in pushes:
             at = places[push.stream]
             wire = push.data
@@ -297,7 +297,7 @@ class Parser:
             trade.origin = "live"
             add(trade)
             number(line)
-        return events if len(events.lines) == len(events) else list(events)
+        return events if len(events.subscription_ids) == len(events) else list(events)
 
     def _meet(self, frames: Frames, pushes: list[Any]) -> bool:
         """Open the streams that come for the first time; False where one was not asked for."""
@@ -325,7 +325,7 @@ class Parser:
         try:
             push = _envelope(frame)
             if push.stream not in self._places and not self._open(push):
-                self._feed.counters["unasked"] += 1
+                self._feed.counters["unrequested"] += 1
                 return ()
             key = _key(push.stream)
             decode, at = self._keyed[key]

@@ -69,7 +69,7 @@ class Keeper:
         out.append(event)
         if place == "old":
             return
-        self._seen = event.last
+        self._seen = event.last_id
         self._seen_ts = event.ts
         book = self.book
         if book.state != "synced":
@@ -102,15 +102,15 @@ class Keeper:
         """Pass a snapshot on, and take it over or join it to the deltas that wait."""
         out.append(event)
         if event.origin == "live":
-            self._seen = event.last
+            self._seen = event.last_id
             self._seen_ts = event.ts
             self._take(event, (), out)
             return
         self._asked = False
-        if self.book.state == "synced" and event.last is not None:
+        if self.book.state == "synced" and event.last_id is not None:
             return  # an answer that came too late to be of use
-        held = [delta for delta in self._held if after_snapshot(delta, event.last) != "old"]
-        if held and after_snapshot(held[0], event.last) == "gap":
+        held = [delta for delta in self._held if after_snapshot(delta, event.last_id) != "old"]
+        if held and after_snapshot(held[0], event.last_id) == "gap":
             self._hurry()
             self.ask(event.recv)
         else:
@@ -151,7 +151,11 @@ class Keeper:
             )
         )  # fmt: skip
         if book.state == "synced":
-            came = event.first if event.previous is None else f"the one after {event.previous}"
+            came = (
+                event.first_id
+                if event.previous_id is None
+                else f"the one after {event.previous_id}"
+            )
             self._lose("stale", event, out, f"expected the update after {seen}, and {came} came")
         self._held.clear()
 

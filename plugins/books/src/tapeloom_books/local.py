@@ -118,6 +118,6 @@ class LocalBook:
         except (ArithmeticError, IndexError, TypeError, ValueError) as error:
             self.lose("stale")
             raise ValueError(f"a level cannot be read: {error}") from error
-        self.sequence = event.last
+        self.sequence = event.last_id
         self.ts = event.ts
         self.recv = event.recv

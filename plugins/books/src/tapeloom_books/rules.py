@@ -21,20 +21,22 @@ Place: TypeAlias = Literal["next", "old", "gap"]
 
 def is_checked(event: Book) -> bool:
     """Tell whether *event* carries ids that can be checked."""
-    return event.last is not None and (event.previous is not None or event.first is not None)
+    return event.last_id is not None and (
+        event.previous_id is not None or event.first_id is not None
+    )
 
 
 def after_delta(event: Book, last: int | None) -> Place:
     """Place *event* behind a delta that ended with the id *last*."""
-    end = event.last
+    end = event.last_id
     if last is None or end is None:
         return "next"
-    previous = event.previous
+    previous = event.previous_id
     if previous is not None:
         if previous == last:
             return "next"
         return "old" if end <= last else "gap"
-    first = event.first
+    first = event.first_id
     if first is None:
         return "next"
     if end <= last:
@@ -48,13 +50,13 @@ def after_snapshot(event: Book, last: int | None) -> Place:
     A linked delta that ends with the snapshot's own id is the first to apply; a counted one is the
     last to drop. So the futures and the spot procedure of the venues that number like this say.
     """
-    end, first = event.last, event.first
+    end, first = event.last_id, event.first_id
     if last is None or end is None:
         return "next"
-    if event.previous is not None:
+    if event.previous_id is not None:
         if end < last:
             return "old"
-        joins = event.previous == last or first is None or first <= last
+        joins = event.previous_id == last or first is None or first <= last
         return "next" if joins else "gap"
     if first is None:
         return "next"
@@ -65,6 +67,6 @@ def after_snapshot(event: Book, last: int | None) -> Place:
 
 def missing(event: Book, last: int | None) -> int | None:
     """Count the ids lost between *last* and *event*; None where ids are not counted."""
-    if event.previous is not None or event.first is None or last is None:
+    if event.previous_id is not None or event.first_id is None or last is None:
         return None
-    return event.first - last - 1
+    return event.first_id - last - 1

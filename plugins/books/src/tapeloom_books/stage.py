@@ -44,7 +44,7 @@ class Books:
         out: list[Event] = []
         keepers = self._keepers
         for event in events:
-            if type(event) is Book and event.origin != "book":
+            if type(event) is Book and event.origin != "built_from_book":
                 keeper = keepers.get((event.symbol, event.channel)) or self._start(event)
                 if event.kind == "delta":
                     keeper.delta(event, out)
@@ -52,7 +52,7 @@ class Books:
                     keeper.snapshot(event, out)
                 continue
             out.append(event)
-            if type(event) is Gap and event.verdict != "filled":
+            if type(event) is Gap and event.state != "filled":
                 for keeper in self._meant(event):
                     keeper.gap(event, out)
             elif type(event) is Status and event.state == "request_failed":
@@ -76,7 +76,7 @@ class Books:
         book = LocalBook(event.venue, *key, kept=self.settings.depth)
         self.books[key] = book
         self._keepers[key] = Keeper(
-            book, self.settings, self.feed.want, self._waiting, self.feed.counters
+            book, self.settings, self.feed.query_history, self._waiting, self.feed.counters
         )
         return self._keepers[key]
 

@@ -60,7 +60,7 @@ class Teller:
         book = self._book
         out.append(
             Quote(
-                book.venue, book.symbol, ts, recv, *values, book.sequence, book.channel, "book"
+                book.venue, book.symbol, ts, recv, *values, book.sequence, book.channel, "built_from_book"
             )
         )  # fmt: skip
 
@@ -72,7 +72,7 @@ class Teller:
         out.append(
             Book(
                 book.venue, book.symbol, ts, recv, "snapshot", top[0], top[1],
-                None, book.sequence, None, self._depth, book.channel, "book",
+                None, book.sequence, None, self._depth, book.channel, "built_from_book",
             )
         )  # fmt: skip
 

@@ -55,11 +55,15 @@ class BybitCodec:
         """
         return self._names.native(symbol)
 
-    def add(self, subscriptions: Sequence[Subscription], first_id: int) -> list[Message]:
+    def encode_subscribe(
+        self, subscriptions: Sequence[Subscription], first_id: int
+    ) -> list[Message]:
         """Return the messages that start these."""
         return self._ask("subscribe", subscriptions, first_id)
 
-    def drop(self, subscriptions: Sequence[Subscription], first_id: int) -> list[Message]:
+    def encode_unsubscribe(
+        self, subscriptions: Sequence[Subscription], first_id: int
+    ) -> list[Message]:
         """Return the messages that end these."""
         return self._ask("unsubscribe", subscriptions, first_id)
 
@@ -80,7 +84,7 @@ class BybitCodec:
         listed = self._listed.get(one.symbol) or self._names.native(one.symbol)
         return f"{self._names.head(one.channel)}.{listed}"
 
-    def accept(self, frame: bytes) -> Reply | None:
+    def decode_reply(self, frame: bytes) -> Reply | None:
         """Read an answer; None where it is none."""
         try:
             answer = _decode(frame)
@@ -107,4 +111,4 @@ class BybitCodec:
         if not alone and not passing:
             self._alone.add(topic) if topic else setattr(self, "_each", True)
         permanent = alone and not passing
-        return Refusal(reason, asked, permanent=permanent, oldest=asked is None)
+        return Refusal(reason, asked, permanent=permanent, oldest_pending=asked is None)

@@ -104,7 +104,7 @@ class BybitHistory:
     def __init__(self, feed: Feed, names: Names) -> None:
         self._venue, self._listing, self._names = feed.venue, feed.listing, names
 
-    def listing(self) -> Request:
+    def listing_request(self) -> Request:
         """Ask what the market lists: spot all at once, linear a thousand at the most."""
         return self._get("instruments-info", {} if self._names.market == "spot" else _LIMIT)
 
@@ -138,13 +138,13 @@ class BybitHistory:
         times = {name: ts // MS for name, ts in span.items() if ts is not None}
         query = {**symbol, "interval": INTERVALS[interval], **times, **_LIMIT}
         cut = most if end == most else None
-        return evolve(self._get("kline", query), ranged=want.since is not None, until=cut)
+        return evolve(self._get("kline", query), paged=want.since is not None, page_end=cut)
 
     def _get(self, path: str, query: Mapping[str, str | int]) -> Request:
         whole = urlencode({"category": self._names.market, **query})
         return Request(url=f"{self._names.hosts[1]}/v5/market/{path}?{whole}", rate=_BUDGET)
 
-    def instruments(self, body: bytes) -> list[Instrument]:
+    def read_listing(self, body: bytes) -> list[Instrument]:
         """Read what the market lists.
 
         Raises ValueError where it cannot be read, or has more symbols than fit into one answer.
@@ -155,7 +155,7 @@ class BybitHistory:
             raise ValueError(f"the market lists more than the {_ROWS} symbols of one answer")
         return [_instrument(row) for row in rows]
 
-    def answer(self, request: Request, body: bytes, recv: int) -> list[Event]:
+    def read_answer(self, request: Request, body: bytes, recv: int) -> list[Event]:
         """Read the answer to a request, by the path and the query of its address.
 
         Raises ValueError where it cannot be read. Returns nothing for another market's address,
@@ -210,7 +210,7 @@ class BybitHistory:
             events.append(Bar(*place, *sums, closed, True, 0, f"klines:{interval}", "backfill"))
         return events
 
-    def refusal(self, status: int, body: bytes) -> RequestRefused:
+    def refusal_reason(self, status: int, body: bytes) -> RequestRefused:
         """Return the venue's words, its code, what to do about it, and when to ask again."""
         remedy, pause = _REMEDIES.get(status, ""), _PAUSES.get(status)
         try:

@@ -78,10 +78,10 @@ class Names:
             # longest topics have about 35.
             max_subscriptions=500,
             max_connections=1000,  # for each market and address
-            messages=Rate(10, 1.0),  # not documented
-            dials=Rate(500, 300.0),
+            message_rate=Rate(10, 1.0),  # not documented
+            dial_rate=Rate(500, 300.0),
             heartbeat=Heartbeat(20.0, '{"op":"ping"}'),
-            silence=45.0,  # two heartbeats without an answer
+            silence_timeout_seconds=45.0,  # two heartbeats without an answer
         )
 
     def native(self, symbol: str) -> str:

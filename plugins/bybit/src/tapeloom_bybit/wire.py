@@ -122,7 +122,7 @@ def _trades(route: Route) -> Build:
             else:
                 add(trade)
                 trades += 1
-        out.lines += line * trades
+        out.subscription_ids += line * trades
 
     return build
 
@@ -238,7 +238,7 @@ class Parser:
                     route[1](route[0](frame), recv, out)
             except _BAD:
                 out.extend(frames.on_control(frame))
-        return out if len(out.lines) == len(out) else list(out)
+        return out if len(out.subscription_ids) == len(out) else list(out)
 
     def _look(self, frame: bytes) -> tuple[Callable[[bytes], Any], Build] | None:
         """Return the route of a frame that does not begin as usual, or comes for the first time.
@@ -254,7 +254,7 @@ class Parser:
             symbol = self._feed.listing.unified.get(native)
             channel = self._names.channels.get(head)
             if symbol is None or channel is None:
-                self._feed.counters["unasked"] += 1
+                self._feed.counters["unrequested"] += 1
                 return None
             decode, builder = _READ[channel_parts(channel)[0]]
             route = Route(self._feed, self._names, symbol, channel, len(self._routes))

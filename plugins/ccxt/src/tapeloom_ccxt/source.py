@@ -62,7 +62,7 @@ class CcxtSource:
         self._failed: FeedError | None = None
         self._everything: anyio.CancelScope | None = None
 
-    def changed(self) -> None:
+    def symbols_changed(self) -> None:
         """Take note that the feed's symbols are others now."""
         self._renamed.set()
 

@@ -40,7 +40,7 @@ def remedy(error: BaseException) -> Remedy:
 def throttled(reason: str, headers: Any, now: int) -> Throttled:
     """Return the error for a venue that asks for a pause; *headers* are those of its last answer."""
     pause = retry_after(dict(headers or {}), now)
-    return Throttled("", reason, retry_after=_PAUSE if pause is None else pause)
+    return Throttled("", reason, retry_after_seconds=_PAUSE if pause is None else pause)
 
 
 def failure(feed: str, error: BaseException, reason: str, headers: Any, now: int) -> FeedError:

@@ -61,7 +61,7 @@ def transport(feed: Feed) -> Generator[None, Dial, Dial]:
     from ._link import wrap
 
     dial = yield
-    settings = feed.tables.get("chaos") or Settings()
+    settings = feed.stage_settings.get("chaos") or Settings()
     return wrap(dial, settings, feed.clock, feed=feed.name, counters=feed.counters)
 
 

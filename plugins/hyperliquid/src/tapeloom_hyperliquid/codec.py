@@ -62,11 +62,15 @@ class HyperliquidCodec:
         """
         return self._names.native(symbol)
 
-    def add(self, subscriptions: Sequence[Subscription], first_id: int) -> list[Message]:
+    def encode_subscribe(
+        self, subscriptions: Sequence[Subscription], first_id: int
+    ) -> list[Message]:
         """Return the messages that start these, one for each."""
         return self._ask("subscribe", subscriptions, first_id)
 
-    def drop(self, subscriptions: Sequence[Subscription], first_id: int) -> list[Message]:
+    def encode_unsubscribe(
+        self, subscriptions: Sequence[Subscription], first_id: int
+    ) -> list[Message]:
         """Return the messages that end these, one for each."""
         return self._ask("unsubscribe", subscriptions, first_id)
 
@@ -79,7 +83,7 @@ class HyperliquidCodec:
             messages.append(Message(text, (one,), number))
         return messages
 
-    def accept(self, frame: bytes) -> Reply | None:
+    def decode_reply(self, frame: bytes) -> Reply | None:
         """Read an answer, an error, a pong or the greeting; None where it is none of these."""
         if frame.startswith(_GREETING):
             return Notice("greeting", frame[:100].decode(errors="replace"))
@@ -107,9 +111,11 @@ class HyperliquidCodec:
         if text.startswith(("Already subscribed", "Already unsubscribed")):
             return Ack(subscriptions=subscriptions)
         if text.startswith(("Invalid subscription", "Error parsing JSON")):
-            return Refusal(text, subscriptions=subscriptions, oldest=not subscriptions)
+            return Refusal(text, subscriptions=subscriptions, oldest_pending=not subscriptions)
         # A limit, most likely: it is met by the address, and room may come.
-        return Refusal(text, subscriptions=subscriptions, permanent=False, oldest=not subscriptions)
+        return Refusal(
+            text, subscriptions=subscriptions, permanent=False, oldest_pending=not subscriptions
+        )
 
 
 def _quoted(text: str) -> About:

@@ -102,7 +102,7 @@ class HyperliquidHistory:
         self._feed, self._names = feed, names
         self._listing = feed.listing
 
-    def listing(self) -> Request:
+    def listing_request(self) -> Request:
         """Ask what the market lists: all pairs, or the perpetuals of one exchange."""
         if self._names.market == "spot":
             return self._post(_Body("spotMeta"), 20)
@@ -132,11 +132,11 @@ class HyperliquidHistory:
 
     def _post(self, body: _Body, weight: int, *, ranged: bool = False) -> Request:
         url, text = f"{self._names.hosts[1]}/info", msgspec.json.encode(body)
-        return Request(url=url, body=text, weight=weight, rate=BUDGET, ranged=ranged)
+        return Request(url=url, body=text, weight=weight, rate=BUDGET, paged=ranged)
 
     # ------------------------------------------------------------------------------------- listings
 
-    def instruments(self, body: bytes) -> list[Instrument]:
+    def read_listing(self, body: bytes) -> list[Instrument]:
         """Read what the market lists. What no unified symbol can name is left out.
 
         Raises ValueError where it cannot be read.
@@ -161,7 +161,7 @@ class HyperliquidHistory:
 
     # -------------------------------------------------------------------------------------- answers
 
-    def answer(self, request: Request, body: bytes, recv: int) -> list[Event]:
+    def read_answer(self, request: Request, body: bytes, recv: int) -> list[Event]:
         """Read the answer to a request by its address and body; any host will do.
 
         Raises ValueError where it cannot be read. Returns nothing for an address that is not ours,
@@ -207,7 +207,7 @@ class HyperliquidHistory:
             for candle in candles
         ]  # fmt: skip
 
-    def refusal(self, status: int, body: bytes) -> str:
+    def refusal_reason(self, status: int, body: bytes) -> str:
         """Return the venue's words, and what to do about it."""
         words = body[:200].decode(errors="replace").strip().strip('"')
         return " ".join(

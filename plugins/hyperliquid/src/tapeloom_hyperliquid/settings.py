@@ -24,8 +24,8 @@ class Settings:
     ws_url: str = field(default="", validator=_address)
     rest_url: str = field(default="", validator=_address)
     #: How long after its end, in the venue's time, a candle without a successor counts as closed.
-    candle_grace: int = field(default=5_000_000_000, converter=duration_ns)
+    bar_grace: int = field(default=5_000_000_000, converter=duration_ns)
     #: Whether candles that were skipped are asked for, though the venue may send none without a trade.
-    candle_fill: bool = False
+    fill_bars: bool = False
     #: How many trades of a symbol are remembered, at least, to know one that is sent again.
-    remember: int = field(default=2_000, validator=ge(100))
+    remembered_trades: int = field(default=2_000, validator=ge(100))

@@ -50,11 +50,11 @@ _LIMITS = Endpoint(
     url="",
     max_subscriptions=1000,
     max_connections=10,
-    messages=Rate(20, 1.0),
-    host_messages=Rate(2000, 60.0),
-    dials=Rate(30, 60.0),
+    message_rate=Rate(20, 1.0),
+    host_message_rate=Rate(2000, 60.0),
+    dial_rate=Rate(30, 60.0),
     heartbeat=Heartbeat(20.0, '{"method":"ping"}'),
-    silence=45.0,
+    silence_timeout_seconds=45.0,
 )
 #: REST weight.
 BUDGET = Rate(1200, 60.0)

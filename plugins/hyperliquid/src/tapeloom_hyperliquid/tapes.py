@@ -203,8 +203,8 @@ class Candles:
 
     def __init__(self, feed: Feed, settings: Settings) -> None:
         self._feed = feed
-        self._grace = settings.candle_grace // _MS
-        self._fill = settings.candle_fill
+        self._grace = settings.bar_grace // _MS
+        self._fill = settings.fill_bars
         self._lines: dict[tuple[str, str], _Line] = {}
         self._now = 0  # the venue's time, in ms
         self._due = _NEVER  # when to look again for candles that are over; never late
@@ -272,7 +272,7 @@ class Candles:
             self._close(line, recv, out)
         if self._fill and not line.cut and since < candle.t:
             channel, times = f"klines:{candle.i}", (since * _MS, candle.t * _MS)
-            self._feed.want(HistoryQuery("bars", line.symbol, channel, candle.i, *times))
+            self._feed.query_history(HistoryQuery("bars", line.symbol, channel, candle.i, *times))
 
     def _close(self, line: _Line, recv: int, out: list[Event]) -> None:
         line.closed = True

@@ -137,7 +137,7 @@ class Parser:
         self._feed, self._names = feed, names
         self._venue, self._counters = feed.venue, feed.counters
         self._unified = feed.listing.unified
-        self._tapes = TradeTapes(names.settings.remember)
+        self._tapes = TradeTapes(names.settings.remembered_trades)
         self._candles = Candles(feed, names.settings)
         self._books: dict[tuple[str, str], int] = {}  # the time of the last book
         self._has = frozenset(feed.channels)
@@ -188,7 +188,7 @@ class Parser:
         """Return the symbol that was asked for under this name; else count, and return nothing."""
         symbol = self._unified.get(coin) if channel in self._has else None
         if symbol is None:
-            self._counters["unasked"] += count
+            self._counters["unrequested"] += count
             return ""
         return symbol
 
@@ -210,7 +210,7 @@ class Parser:
                 else:
                     out.append(trade(venue, symbol, fill, recv, origin))
             if again:
-                self._counters["known_trades"] += again
+                self._counters["repeated_trades"] += again
 
     def _book(self, book: L2, recv: int, out: Out) -> None:
         channel = self._names.book(book.fast)

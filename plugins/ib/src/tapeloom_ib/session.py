@@ -98,7 +98,7 @@ class Session:
     def _take(self, fields: list[str]) -> None:
         line, events = read(self.lines.asked, fields, self._now())
         if line is None:
-            self._feed.counters["unasked"] += 1
+            self._feed.counters["unrequested"] += 1
         elif line.rows is not None:
             self._touched[line] = None
         elif events:
@@ -250,7 +250,7 @@ class Session:
                 self._client.MaxRequests = max(1, self._client.MaxRequests // 2)
             self._status("notice", text)
         else:
-            self._feed.counters["unasked"] += (
+            self._feed.counters["unrequested"] += (
                 1  # of a request that we have given up, or that raises
             )
 

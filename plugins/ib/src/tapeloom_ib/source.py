@@ -88,7 +88,7 @@ class IBSource:
             self._session = None
             _TAKEN.discard((host, port, number))
 
-    def changed(self) -> None:
+    def symbols_changed(self) -> None:
         """Ask for what is new and no longer for what is gone."""
         if self._session is not None:
             self._session.lines.stir.set()

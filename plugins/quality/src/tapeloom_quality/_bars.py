@@ -117,7 +117,7 @@ class Bars:
         self._want(
             HistoryQuery(
                 "bars", late.symbol, late.channel, late.interval,
-                since=late.ts, until=until, before=until,
+                since=late.ts, until=until, before_id=until,
             )
         )  # fmt: skip
         return Gap(

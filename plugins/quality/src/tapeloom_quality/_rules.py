@@ -60,11 +60,11 @@ class Rules:
 
     def __init__(self, settings: Settings, counters: Counter[str]) -> None:
         self.on = frozenset(RULES) - frozenset(settings.off)
-        self.confirm = settings.confirm
-        self.hold = settings.hold
+        self.confirm = settings.confirmations
+        self.hold = settings.confirm_after
         self.max_jump = settings.max_jump if "jump" in self.on else None
-        self.ahead = settings.ahead if "ahead" in self.on else None
-        self.backwards = settings.backwards if "backwards" in self.on else None
+        self.ahead = settings.max_ahead if "ahead" in self.on else None
+        self.backwards = settings.max_backwards if "backwards" in self.on else None
         self.context = Context(prec=60, traps=[])
         # Two prices within this fraction of a third are within `max_jump` of each other: for a band
         # of b, the larger is at most (1 + b) / (1 - b) times the smaller, and m / (m + 3) keeps that

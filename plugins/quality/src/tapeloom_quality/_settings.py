@@ -64,15 +64,15 @@ class Settings:
     """What is checked, and how strictly. Durations are nanoseconds once read.
 
     `max_jump` is the largest step between two prices that follow each other. A level beyond it is
-    believed after `confirm` events in a row that agree on it, or once `hold` has passed. `backwards`
-    is how far the venue's time may run back, `ahead` how far it may be ahead of ours (None: as far
+    believed after `confirmations` events in a row that agree on it, or once `confirm_after` has passed. `max_backwards`
+    is how far the venue's time may run back, `max_ahead` how far it may be ahead of ours (None: as far
     as it likes). `off` names rules to do without, `types` the events to check.
     """
 
     max_jump: Decimal = field(default=Decimal("0.1"), converter=fraction, validator=_above_zero)
-    confirm: int = field(default=3, validator=_at_least_one)
-    hold: int = field(default=5_000_000_000, converter=duration_ns)
-    backwards: int = field(default=1_000_000_000, converter=duration_ns)
-    ahead: int | None = field(default=None, converter=converters.optional(duration_ns))
+    confirmations: int = field(default=3, validator=_at_least_one)
+    confirm_after: int = field(default=5_000_000_000, converter=duration_ns)
+    max_backwards: int = field(default=1_000_000_000, converter=duration_ns)
+    max_ahead: int | None = field(default=None, converter=converters.optional(duration_ns))
     off: tuple[str, ...] = field(default=(), validator=_words(RULES))
     types: tuple[str, ...] = field(default=TYPES, validator=_words(TYPES))

@@ -70,7 +70,7 @@ def quality(
 
     def quick(events: TradeBatch) -> int:
         """Take good trades until one needs a closer look; return how many were taken."""
-        numbers = iter(events.lines)
+        numbers = iter(events.subscription_ids)
         latest = _NO_LIMIT if ahead is None else events[0].recv + ahead
         try:
             for event, number in zip(events, numbers, strict=True):
@@ -88,7 +88,7 @@ def quality(
                 else:
                     break
             else:
-                events.sound = True
+                events.validated = True
                 return len(events)
         except (IndexError, InvalidOperation):
             pass  # a new symbol; a NaN, which compares with nothing
@@ -96,7 +96,7 @@ def quality(
 
     def learn(events: TradeBatch) -> None:
         """Remember which number stands for what."""
-        for event, number in zip(events, events.lines, strict=True):
+        for event, number in zip(events, events.subscription_ids, strict=True):
             numbered.extend([unknown] * (number + 1 - len(numbered)))
             if numbered[number] is unknown:
                 numbered[number] = lines_of[event.channel].get(event.symbol, unknown)

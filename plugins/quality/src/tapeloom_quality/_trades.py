@@ -100,7 +100,7 @@ class Trades:
         self._want(
             HistoryQuery(
                 "trades", trade.symbol, trade.channel,
-                since=since, until=until, after=last, before=trade.id,
+                since=since, until=until, after_id=last, before_id=trade.id,
             )
         )  # fmt: skip
         return seen, [gap]

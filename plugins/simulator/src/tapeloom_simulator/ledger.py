@@ -152,7 +152,7 @@ class Ledger:
                 account.wrong.append(f"{gap.missing} missing, where {within} were sold: {gap}")
             if gap.since > gap.until:
                 account.wrong.append(f"a gap that ends before it begins: {gap}")
-        return [gap for gap in last.values() if gap.verdict != "filled"]
+        return [gap for gap in last.values() if gap.state != "filled"]
 
     def _missing(
         self, account: Account, real: Sequence[Traded], counts: Counter[Key], gaps: Sequence[Gap]
@@ -181,7 +181,7 @@ class Ledger:
         since: int | None = None
         for one in self.events:
             if one.symbol == symbol and one.channel == self._channel:
-                if type(one) is Status and one.state in ("silent", "refused"):
+                if type(one) is Status and one.state in ("stalled", "refused"):
                     since = one.ts if since is None else since  # said again, it is no newer
                 elif type(one) is Trade and one.origin == "live":
                     since = None
@@ -203,7 +203,7 @@ def signs(events: Iterable[Event], counters: Counter[str] | None = None) -> Coun
     for event in events:
         if type(event) is Gap:
             told[f"gap {event.cause}"] += 1
-            told[f"verdict {event.verdict}"] += 1
+            told[f"verdict {event.state}"] += 1
         elif type(event) is Reject:
             told[f"reject {event.rule}"] += 1
         elif type(event) is Status:

@@ -107,7 +107,7 @@ def connections(plan: ComposedFeed) -> list[tuple[Endpoint, list[Subscription]]]
 def asked(plan: ComposedFeed, wanted: Sequence[Subscription]) -> list[Message]:
     """Return the messages that ask for *wanted*; each must be asked for once."""
     assert plan.codec is not None
-    messages = plan.codec.add(wanted, _LOGIN + 1)
+    messages = plan.codec.encode_subscribe(wanted, _LOGIN + 1)
     told = [one for message in messages for one in message.subscriptions]
     if sorted(map(str, told)) != sorted(map(str, wanted)):
         raise ContractViolation(
@@ -169,7 +169,7 @@ def unsubscribe(subject: Subject, simulated: str = "") -> None:
         gone = [one for one in wanted if one.symbol == wanted[0].symbol]
         for part in (gone, [one for one in wanted if one not in gone]):
             kept.forget(part)
-            for message in plan.codec.drop(part, 100) if part else ():
+            for message in plan.codec.encode_unsubscribe(part, 100) if part else ():
                 kept.sent(message, unsubscribes=True)
                 replies = talk.say(message.text)
                 if refusals := [one for one in replies if isinstance(one, Refusal)]:

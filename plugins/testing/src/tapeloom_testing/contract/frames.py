@@ -63,9 +63,9 @@ def understood(plan: ComposedFeed, frames: Sequence[bytes], garbage: Sequence[st
         if unread and not any(part in event.evidence for part in garbage):  # type: ignore[union-attr]
             raise ContractViolation(f"a recorded frame is not understood: {event!r}")
     counters = plan.feed.counters
-    if counters["unasked"]:
+    if counters["unrequested"]:
         raise ContractViolation(
-            f"{counters['unasked']} recorded frames are of what nobody asked for."
+            f"{counters['unrequested']} recorded frames are of what nobody asked for."
         )
 
 

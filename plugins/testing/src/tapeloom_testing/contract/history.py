@@ -73,7 +73,7 @@ class Library:
         request = self.history.request(want)
         body = self.get(request, f"history {want.kind!r}")
         assert request is not None
-        events: list[Event] = self.history.answer(request, body, 7)
+        events: list[Event] = self.history.read_answer(request, body, 7)
         if not events:
             raise ContractViolation(
                 f"nothing came of {request.url}, to which the venue said {body[:200]!r}"
@@ -102,10 +102,10 @@ def answered(subject: Subject, kinds: Sequence[str], unit: int, simulated: str =
 
 
 def _listing(library: Library, subject: Subject) -> None:
-    request = library.history.listing()
+    request = library.history.listing_request()
     listed = {
         one.symbol: one
-        for one in library.history.instruments(library.get(request, "history 'listing'"))
+        for one in library.history.read_listing(library.get(request, "history 'listing'"))
     }
     for symbol in subject.symbols:
         one, parts = listed.get(symbol), Symbol.parse(symbol)

@@ -29,9 +29,9 @@ def heartbeat(subject: Subject, simulated: str = "") -> None:
                     f" s, and the endpoint {endpoint.url} declares no heartbeat."
                 )
             continue
-        if not 0 < beat.seconds < (rules.silence or math.inf):
+        if not 0 < beat.interval_seconds < (rules.silence or math.inf):
             raise ContractViolation(
-                f"a heartbeat every {beat.seconds} s is too slow: the venue waits {rules.silence} s."
+                f"a heartbeat every {beat.interval_seconds} s is too slow: the venue waits {rules.silence} s."
             )
         if beat.message is None:
             continue
@@ -54,7 +54,7 @@ def farewell(subject: Subject, simulated: str = "") -> None:
         talk = Dialogue(subject, plan, endpoint, simulated)
         texts = talk.session.farewell()
         replies = talk.hear(texts)
-        if texts and not any(isinstance(one, Notice) and one.ends for one in replies):
+        if texts and not any(isinstance(one, Notice) and one.closes_connection for one in replies):
             raise ContractViolation(
                 f"the venue says {texts[0]!r} before it ends the connection; a Notice with"
                 f" ends=True was expected from `accept`, and {replies!r} came."
@@ -67,7 +67,7 @@ def limits(subject: Subject, simulated: str = "") -> None:
     for endpoint, _ in connections(plan):
         if not endpoint.url.startswith(("ws://", "wss://")):
             raise ContractViolation(f"{endpoint.url!r} is no address of a WebSocket.")
-        if not (endpoint.messages or endpoint.host_messages or endpoint.dials):
+        if not (endpoint.message_rate or endpoint.host_message_rate or endpoint.dial_rate):
             raise ContractViolation(
                 f"the endpoint {endpoint.url} declares no limit: set `messages`, `host_messages` or"
                 " `dials`, with where the figure comes from."
@@ -80,13 +80,17 @@ def limits(subject: Subject, simulated: str = "") -> None:
             )
         if rules.messages is not None:
             theirs = rules.messages.count / rules.messages.seconds
-            ours = [one for one in (endpoint.messages, endpoint.host_messages) if one is not None]
+            ours = [
+                one
+                for one in (endpoint.message_rate, endpoint.host_message_rate)
+                if one is not None
+            ]
             if not ours or min(one.count / one.seconds for one in ours) > theirs:
                 raise ContractViolation(
                     f"the venue takes {theirs:g} messages a second, and the endpoint declares"
-                    f" {endpoint.messages!r}. Set `messages` to no more."
+                    f" {endpoint.message_rate!r}. Set `messages` to no more."
                 )
-        if rules.max_age is not None and not (endpoint.max_age or math.inf) < rules.max_age:
+        if rules.max_age is not None and not (endpoint.max_age_seconds or math.inf) < rules.max_age:
             raise ContractViolation(
                 f"the venue ends a connection after {rules.max_age} s; set `max_age` below it, so"
                 " that it is replaced before."

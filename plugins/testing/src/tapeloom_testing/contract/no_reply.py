@@ -40,7 +40,7 @@ def silence(subject: Subject, simulated: str, backend: str) -> None:
         told, sent = anyio.run(_unanswered, subject, given, backend=backend)
     if not any("no answer" in status.detail for status in told):
         raise ContractViolation(
-            f"a message was not answered for {endpoint.ack_within:g} s and nobody was told."
+            f"a message was not answered for {endpoint.ack_timeout_seconds:g} s and nobody was told."
             " Give each message that is answered an id."
         )
     first, again = sent[0][:1], sent[1][:1] if len(sent) > 1 else []

@@ -8,23 +8,23 @@ from typing import Any
 from tapeloom.hooks import hookimpl
 from tapeloom.plugin import Endpoint, Feed, Message
 
-__all__ = ["Undialled"]
+__all__ = ["NullVenue"]
 
 
 class _Codec:
     def native(self, symbol: str) -> str:
         return symbol
 
-    def add(self, subscriptions: Sequence[Any], first_id: int) -> list[Message]:
+    def encode_subscribe(self, subscriptions: Sequence[Any], first_id: int) -> list[Message]:
         return []
 
-    drop = add
+    encode_unsubscribe = encode_subscribe
 
-    def accept(self, frame: bytes) -> None:
+    def decode_reply(self, frame: bytes) -> None:
         return None
 
 
-class Undialled:
+class NullVenue:
     """The plugin."""
 
     @hookimpl

@@ -53,7 +53,7 @@ class Reader:
             with anyio.fail_after(PATIENCE):
                 if self._way == "deliver":
                     assert isinstance(self._link, PushLink)
-                    await self._link.deliver(take)
+                    await self._link.push_to(take)
                 while True:
                     waiting = take(await self._link.receive())
                     if waiting is not None:

@@ -124,7 +124,7 @@ class _Snapshots:
             if type(event) is Book and (event.symbol, event.channel) not in self._known:
                 self._known.add((event.symbol, event.channel))
                 if event.kind == "delta":
-                    self._feed.want(HistoryQuery("book", event.symbol, event.channel))
+                    self._feed.query_history(HistoryQuery("book", event.symbol, event.channel))
         return events
 
 

@@ -34,23 +34,23 @@ class Rebuilt:
             else:
                 self._waiting.append(event)
             return
-        if self.whole and event.last is not None and event.last < (self._last or 0):
+        if self.whole and event.last_id is not None and event.last_id < (self._last or 0):
             return  # an answer over REST that came late
         self.bids, self.asks = dict(event.bids), dict(event.asks)
         self.whole = self._fresh = True
-        self.depth, self._last = event.depth, event.last
+        self.depth, self._last = event.depth, event.last_id
         waiting, self._waiting = self._waiting, []
         for one in waiting:
             self._change(one)
 
     def _change(self, event: Book) -> None:
-        if event.last is not None and self._last is not None:
-            if event.last <= self._last:
+        if event.last_id is not None and self._last is not None:
+            if event.last_id <= self._last:
                 return
             if not self._joins(event):
                 raise ContractViolation(
                     f"the book {event.symbol} {event.channel} stood at {self._last}, and the next"
-                    f" update goes from {event.first} to {event.last} (previous: {event.previous})."
+                    f" update goes from {event.first_id} to {event.last_id} (previous: {event.previous_id})."
                     " `first`, `last` and `previous` must be the venue's."
                 )
         for side, levels in ((self.bids, event.bids), (self.asks, event.asks)):
@@ -60,15 +60,15 @@ class Rebuilt:
                 else:
                     side.pop(price, None)
         self._fresh = False
-        self._last = event.last if event.last is not None else self._last
+        self._last = event.last_id if event.last_id is not None else self._last
 
     def _joins(self, event: Book) -> bool:
         assert self._last is not None
         if self._fresh:
-            return event.first is None or event.first <= self._last + 1
-        if event.previous is not None:
-            return event.previous == self._last
-        return event.first is None or event.first == self._last + 1
+            return event.first_id is None or event.first_id <= self._last + 1
+        if event.previous_id is not None:
+            return event.previous_id == self._last
+        return event.first_id is None or event.first_id == self._last + 1
 
     def top(self, depth: int) -> tuple[list[tuple[Decimal, Decimal]], ...]:
         """Return the best *depth* levels of bids and asks, best first."""

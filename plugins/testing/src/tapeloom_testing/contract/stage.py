@@ -20,7 +20,7 @@ from tapeloom_testing.clock import VirtualClock
 
 from .composed import cut
 from .declared import STAGE, ContractViolation, NotApplicable
-from .null_venue import Undialled
+from .null_venue import NullVenue
 from .proving import Proving
 from .streams import HOSTILE, START, SYMBOLS, VENUE, changed, spoiled, strange, streams
 
@@ -103,7 +103,7 @@ class StageContract(Proving):
     def pipeline(self) -> tuple[ComposedFeed, VirtualClock]:
         """Return the stage, new, as core composes it."""
         registry, clock = self.registry(), VirtualClock(START)
-        registry.register(Undialled(), VENUE)
+        registry.register(NullVenue(), VENUE)
         feed = FeedSpec(VENUE, SYMBOLS, tuple(self.channels), stages=("contract-stage",))
         spec = StageSpec("contract-stage", self.stage, dict(self.settings), "end")
         stack = Stack(feeds=(feed,), stages={"contract-stage": spec})

@@ -32,7 +32,7 @@ from tapeloom_testing.fakevenue import FakeClient, FakeVenue
 from tapeloom_testing.virtual import virtual_backend
 
 from .declared import TRANSPORT, ContractViolation, NotApplicable
-from .null_venue import Undialled
+from .null_venue import NullVenue
 from .proving import Proving
 from .readers import PATIENCE, Reader, framed, tunnel
 
@@ -439,9 +439,9 @@ class TransportContract(Proving):
             venue = FakeVenue(_left, upgrade=(status, {"Retry-After": "7"}, b"no"))
             async with venue.serve():
                 error = await self._failure(venue.url(), kind, retryable, str(status))
-            if isinstance(error, Throttled) and error.retry_after != 7:
+            if isinstance(error, Throttled) and error.retry_after_seconds != 7:
                 raise ContractViolation(
-                    f"HTTP {status} with retry-after 7 told {error.retry_after}"
+                    f"HTTP {status} with retry-after 7 told {error.retry_after_seconds}"
                 )
         async with FakeVenue(_left, upgrade=(503, {}, b"no")).serve() as down:
             await self._failure(down.url(), ConnectionFailed, True, "503")
@@ -538,7 +538,7 @@ class TransportContract(Proving):
 
     async def _opened(self) -> None:
         registry = self.registry()
-        registry.register(Undialled(), "contract")
+        registry.register(NullVenue(), "contract")
         stack = Stack(
             feeds=(FeedSpec("contract", ("BTC/USDT",), ("trades",)),),
             network=tapeloom.Network(transport=self.transport),
