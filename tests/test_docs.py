@@ -36,7 +36,9 @@ from tapeloom._config import FlightSpec, Network, Process, parse, structure
 from tapeloom.cli._main import _parser, main
 from tapeloom.errors import TapeloomError
 from tapeloom.events import BY_TYPE, Event
+from tapeloom_simulator import hooks as simulator_hooks
 from tapeloom_testing import VirtualClock
+from test_architecture import LEVEL
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -118,7 +120,12 @@ def slug(heading: str) -> str:
 
 # -------------------------------------------------------------------------- every name is documented
 
-SPECS = {name: spec for name, spec in vars(hooks).items() if hasattr(spec, "tapeloom_spec")}
+SPECS = {
+    name: spec
+    for module, marker in ((hooks, "tapeloom_spec"), (simulator_hooks, "tapeloom_simulator_spec"))
+    for name, spec in vars(module).items()
+    if hasattr(spec, marker)
+}
 REFERENCE = DOCS / "reference"
 
 
@@ -256,11 +263,30 @@ def test_every_public_method_is_documented(cls: type[Any]) -> None:
 CORE = ROOT / "core/src/tapeloom"
 
 
-def test_every_room_of_core_is_on_the_page_of_the_architecture() -> None:
-    page = (DOCS / "explanation/architecture.md").read_text("utf-8")
-    rooms = {path.stem for path in CORE.iterdir() if not path.name.startswith("__")} - {"py"}
+def test_every_entry_of_core_is_on_the_page_of_the_architecture_with_its_level() -> None:
+    tree = rows(sections(DOCS / "explanation/architecture.md")["The tree of core"])
 
-    assert {room for room in rooms if f"`{room}`" not in page} == set()
+    assert {entry: int(cells[0]) - 1 for entry, cells in tree.items()} == LEVEL
+
+
+@pytest.mark.parametrize("folder", [p.parent for p in sorted(CORE.glob("*/__init__.py"))], ids=ids)
+def test_every_module_of_a_package_of_core_is_on_that_page_too(folder: Path) -> None:
+    tree = rows(sections(DOCS / "explanation/architecture.md")["The tree of core"])
+    modules = {path.stem for path in folder.glob("*.py")} - {"__init__"}
+
+    assert modules
+    assert {name for name in modules if f"`{name}`" not in f"`{tree[folder.name][1]}`"} == set()
+
+
+def test_every_module_of_core_that_a_page_names_is_there() -> None:
+    named = {
+        name
+        for page in [*PAGES, *READMES]
+        for name in re.findall(r"`(_\w+/\w+)`", page.read_text("utf-8"))
+    }
+
+    assert named
+    assert {name for name in named if not (CORE / f"{name}.py").is_file()} == set()
 
 
 def test_every_event_that_core_logs_is_on_the_page_about_trouble() -> None:
