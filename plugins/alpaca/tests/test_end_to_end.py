@@ -1,7 +1,4 @@
-"""The whole of it against the simulated venue: what is delivered is what happened.
-
-These tests need the simulator, which is a package of its own.
-"""
+"""The whole of it against the simulated venue: what is delivered is what happened."""
 
 from __future__ import annotations
 
@@ -11,11 +8,10 @@ from contextlib import asynccontextmanager, redirect_stderr, redirect_stdout
 import anyio
 import pytest
 import tapeloom
+import tapeloom_simulator as simulator
 from tapeloom import FeedSpec, Secret, Stack
 from tapeloom.errors import LoginRefused, RequestFailed, SubscriptionRefused
 from tapeloom.events import Bar, Book, Gap, Quote, Status, Trade
-
-simulator = pytest.importorskip("tapeloom_simulator", reason="tapeloom-simulator is not installed")
 
 STOCKS, COINS = ("AAPL/USD", "MSFT/USD"), ("BTC/USD", "ETH/USD")
 BOTH = pytest.mark.parametrize("anyio_backend", ["asyncio", "trio"])
