@@ -15,6 +15,7 @@ from types import ModuleType
 import pytest
 from tapeloom import Registry
 from tapeloom.harness import installed, read_conformance
+from tapeloom_simulator import simulators
 from tapeloom_testing.contract import SinkContract, StageContract, TransportContract, VenueContract
 from tapeloom_testing.contract.conformance import table
 from tapeloom_testing.contract.declared import VENUE
@@ -88,6 +89,13 @@ def test_every_installed_plugin_declares_its_contract(name: str) -> None:
     missing = [cls.__name__ for cls in needed if not any(issubclass(one, cls) for one in mine)]
 
     assert missing == [], f"put a class that inherits from it into tests/test_contract.py of {name}"
+
+
+@pytest.mark.parametrize("name", DECLARED)
+def test_the_server_side_that_a_contract_names_is_installed(name: str) -> None:
+    contract = DECLARED[name]
+    if issubclass(contract, VenueContract):
+        assert (contract.simulator or contract.venue) in simulators().found
 
 
 @pytest.mark.parametrize("name", CHANNELS)
