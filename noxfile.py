@@ -44,6 +44,7 @@ EXTRAS = {"simulator": ["tls"], "testing": ["stages"]}
 #: Tests of single packages that are skipped where no other package is installed.
 CROSSING = [
     Path("contrib/rustybt/tests"),
+    Path("plugins/bybit/tests/test_captures.py"),
     Path("plugins/bybit/tests/test_stream.py"),
     Path("plugins/ccxt/tests/test_simulators.py"),
     Path("plugins/simulator/tests/test_command.py"),
