@@ -211,7 +211,7 @@ async def test_leaving_waits_for_a_consumer_no_longer_than_the_deadline_and_coun
     registry: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One callback sleeps for ever, another is slow, and has what was read before the deadline."""
-    monkeypatch.setattr("tapeloom._stream.stream._DRAIN_WITHIN", 1.0)
+    monkeypatch.setattr("tapeloom._stream.stream._DRAIN_SECONDS", 1.0)
     heard: list[Any] = []
 
     async def script(client: FakeClient) -> None:
