@@ -106,7 +106,7 @@ def fuzz(session: nox.Session) -> None:
     Before that, hold the WebSocket decoder against wsproto for a hundred thousand conversations.
     """
     install(session, "tests", *members().values())
-    session.run("python", "core/tests/test_framing.py")
+    session.run("python", "core/tests/test_frame_decoder.py")
     session.run("python", "tests/test_fuzz.py", *session.posargs)
 
 

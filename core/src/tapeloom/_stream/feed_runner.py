@@ -212,7 +212,8 @@ class FeedRunner:
 
     def _activity(self, subscription: Subscription) -> float:
         """Return the events per second of a subscription, 0.0 if unknown."""
-        return max((each.activity(subscription) for each in self.supervisors), default=0.0)
+        rates = [supervisor.activity(subscription) for supervisor in self.supervisors]
+        return max(rates, default=0.0)
 
     async def _supervise(self, supervisor: Supervisor) -> None:
         """Run a connection; end the feed when the last one is abandoned."""
@@ -299,7 +300,8 @@ class FeedRunner:
         for index, subscriptions in self.plan.subscriptions(symbols).items():
             endpoint = self.plan.endpoints[index]
             if endpoint.max_connections is not None and self._tasks is not None:
-                loads = [len(each.wanted) for each in self.supervisors if each.endpoint == endpoint]
+                supervisors = [s for s in self.supervisors if s.endpoint == endpoint]
+                loads = [len(supervisor.wanted) for supervisor in supervisors]
                 connections = max(endpoint.max_connections, len(loads))
                 room = connections * endpoint.max_subscriptions - sum(loads)
                 if len(subscriptions) > room:
@@ -322,7 +324,7 @@ class FeedRunner:
         feed = self.plan.feed
         feed.symbols[:] = [symbol for symbol in feed.symbols if symbol not in removed]
         for supervisor in self.supervisors:
-            await supervisor.drop([each for each in supervisor.wanted if each.symbol in removed])
+            await supervisor.drop([sub for sub in supervisor.wanted if sub.symbol in removed])
         if self._source is not None:
             self._source.forget(removed)
         if self.plan.source is not None:
