@@ -172,7 +172,7 @@ def fuzz(session: nox.Session) -> None:
     It fails if a broken frame raises an error or costs a good frame.
     """
     install(session, PACKAGES.values(), "--group", "tests")
-    session.run("python", "core/tests/test_framing.py")
+    session.run("python", "core/tests/test_frame_decoder.py")
     session.run("python", "tests/test_fuzz.py", *session.posargs)
 
 

@@ -19,7 +19,7 @@ from ._compose.registry import Registry
 from ._config import SinkSpec, StageSpec
 from ._connection.frame_intake import FrameIntake
 from ._connection.subscriptions import Subscriptions
-from ._network.http_client import client
+from ._network.http_client import http_client
 from ._network.websocket import dialer
 from ._runtime.system_clock import SystemClock
 from ._stream.opening import StackLike, load
@@ -198,5 +198,5 @@ async def websocket_dial(
     network: Network | None = None, *, name: str = "harness", clock: Clock | None = None
 ) -> AsyncIterator[Dial]:
     """Give core's own way to dial a WebSocket; errors name the feed *name*."""
-    async with client(network or Network(), "harness") as web:
+    async with http_client(network or Network(), "harness") as web:
         yield dialer(web, name, clock or SystemClock())
