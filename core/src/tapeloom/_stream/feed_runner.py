@@ -70,7 +70,7 @@ class FeedRunner:
         self._budgets = budgets
         self._rest = RestClient(plan, client, budgets, self.intake.taps)
         self._desk = HistoryClient(
-            plan, self._rest, self.emit, renew=self._renew, activity=self._activity
+            plan, self._rest, self.emit, resubscribe=self._resubscribe, event_rate=self._event_rate
         )
         self._recording = recording
         self._source: SourceSupervisor | None = None
@@ -143,7 +143,7 @@ class FeedRunner:
     async def _flush(self) -> None:
         """Deliver what is left to be told: holes that nobody will fill any more, and what stages hold."""
         sessions = [*self.sessions, *([self._source] if self._source is not None else ())]
-        holes = [gap for session in sessions for gap in session.holes()]
+        holes = [gap for session in sessions for gap in session.close_gaps()]
         try:
             events = self.pipeline(holes) if holes else []
             events += self.pipeline.flush()
@@ -161,7 +161,7 @@ class FeedRunner:
 
     async def _run_source(self) -> None:
         await check_symbols(self._rest, self.plan)
-        session = self._source = SourceSupervisor(self.plan, self.emit, self._desk.missed)
+        session = self._source = SourceSupervisor(self.plan, self.emit, self._desk.on_gap)
         await self._until_stopped(session.run, self._timer, self._desk.run)
 
     async def _until_stopped(
@@ -195,21 +195,21 @@ class FeedRunner:
             self.emit,
             self._budgets,
             label=label,
-            missed=self._desk.missed,
+            on_gap=self._desk.on_gap,
         )
         self.sessions.append(session)
         self._tasks.start_soon(self._keep, session)
 
-    def _renew(self, one: Subscription) -> bool:
+    def _resubscribe(self, one: Subscription) -> bool:
         """Subscribe to *one* anew; return False where no connection has it."""
         for session in self.sessions:
             if one in session.wanted and self._tasks is not None:
-                self._tasks.start_soon(session.renew, [one])
+                self._tasks.start_soon(session.resubscribe, [one])
                 return True
         return False
 
-    def _activity(self, one: Subscription) -> float:
-        return max((session.activity(one) for session in self.sessions), default=0.0)
+    def _event_rate(self, one: Subscription) -> float:
+        return max((session.event_rate(one) for session in self.sessions), default=0.0)
 
     async def _keep(self, session: Supervisor) -> None:
         """Run a connection; when the last one has given up, so has the feed."""

@@ -10,7 +10,7 @@ from collections import Counter, deque
 from collections.abc import Collection
 from typing import TYPE_CHECKING, Any, Literal
 
-from tapeloom._runtime.event_loop import Notify, bell
+from tapeloom._runtime.event_loop import Notify, new_notify
 from tapeloom.errors import QueueOverflow
 from tapeloom.events import Event, Gap, Trade
 from tapeloom.plugin import TradeBatch
@@ -84,14 +84,14 @@ class Queue:
         if self.count > self.size and self.policy == "conflate":
             self._conflate()
         if self._more is not None:
-            self._more.ring()
+            self._more.notify_all()
         return True
 
     async def put(self, events: list[Event]) -> None:
         """Take a batch, and wait for room as long as the policy is to block."""
         while not self.offer(events):
             if self._less is None:
-                self._less = bell()
+                self._less = new_notify()
             await self._less.wait()
 
     async def get(self) -> list[Event]:
@@ -105,7 +105,7 @@ class Queue:
                     raise self._error
                 return []
             if self._more is None:
-                self._more = bell()
+                self._more = new_notify()
             await self._more.wait()
         return self._pop()
 
@@ -120,7 +120,7 @@ class Queue:
             self._error = error
         for waiting in (self._more, self._less):
             if waiting is not None:
-                waiting.ring()
+                waiting.notify_all()
 
     def _pop(self) -> list[Event]:
         events = self._batches.popleft()
@@ -128,7 +128,7 @@ class Queue:
         if self._lost:
             events = [*self._announce(events[0]), *events]
         if self._less is not None:
-            self._less.ring()
+            self._less.notify_all()
         return events
 
     def _make_room(self, wanted: int) -> bool:
