@@ -58,9 +58,9 @@ def test_delivered_and_fetched_trades_are_all_trades_once_each(data: st.DataObje
     size = data.draw(st.integers(3 if order == "time" else 1, 50))
     # A page by time must hold more than one moment's trades, or no next page gets past them.
     size += max(sum(t.ts == u.ts for t in trades) for u in trades) if order == "time" else 0
-    came = trades[: first + 1] + trades[next_:]
+    delivered = trades[: first + 1] + trades[next_:]
     fill = GapFill(gap_between(trades[first], trades[next_]), trades[first], trades[next_],
-                lambda: {t.id for t in came})  # fmt: skip
+                lambda: {t.id for t in delivered})  # fmt: skip
     fetched: list[Event] = []
     while (query := fill.next_query()) is not None:
         request = Request(url="", paged=order != "newest")

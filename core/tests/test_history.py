@@ -1,4 +1,4 @@
-"""HistoryClient and RestClient: queries are answered once, through the stages, within the rate limit."""
+"""HistoryClient and RestClient: queries are answered once, within the rate limit."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ CUT = object()
 
 
 class Answers(dict[str, Any]):
-    """The venue's answers in order, the last one repeated. `asked`: (seconds, path) of each request."""
+    """The venue's answers in order, the last one repeated; `asked` holds (seconds, path)."""
 
     def __init__(self, clock: VirtualClock, *answers: Any) -> None:
         super().__init__()

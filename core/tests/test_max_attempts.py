@@ -34,7 +34,7 @@ def spec(symbols: Sequence[str] = ("BTC/USD",), **more: Any) -> FeedSpec:
 async def events_until_the_end(
     registry: Registry, wire: FakeWire, feed: FeedSpec, clock: VirtualClock, seconds: float = HOUR
 ) -> tuple[list[Event], Exception | None]:
-    """Return what came in so many seconds, or until the stream failed, and what it failed with."""
+    """Return the events of so many seconds, or until the stream failed, and its error."""
     events: list[Event] = []
     error: Exception | None = None
 
@@ -74,21 +74,21 @@ async def test_without_max_attempts_a_venue_that_is_down_is_dialled_for_ever(
     assert statuses(events, "failed") == []
 
 
-@pytest.mark.parametrize("most", [1, 3])
+@pytest.mark.parametrize("max_attempts", [1, 3])
 async def test_after_max_attempts_the_feed_ends_with_the_reason(
-    registry: Registry, most: int
+    registry: Registry, max_attempts: int
 ) -> None:
     wire = FakeWire(acking, refusals=refusals(10))
-    feed = spec(max_attempts=most)
+    feed = spec(max_attempts=max_attempts)
     events, error = await events_until_the_end(registry, wire, feed, VirtualClock())
 
     assert isinstance(error, RetriesExhausted)
-    assert error.attempts == most
+    assert error.attempts == max_attempts
     assert isinstance(error.__cause__, ConnectionFailed)
     assert "it refused the connection" in str(error)
     assert "raise max_attempts in [[feed]]" in str(error)
-    assert len(wire.refusals) == 10 - most  # not one more
-    assert len(statuses(events, "reconnecting")) == most - 1
+    assert len(wire.refusals) == 10 - max_attempts  # and no further attempt
+    assert len(statuses(events, "reconnecting")) == max_attempts - 1
     assert [status.detail for status in statuses(events, "failed")] == [str(error)]
 
 

@@ -132,7 +132,7 @@ def test_a_never_active_subscription_is_found_with_growing_timeouts_and_only_whi
         found += [(now, stalled.subscription) for stalled in detector.check_at(now)]
 
     assert not any(only_silent)
-    assert {one for _, one in found} == {ETH}
+    assert {subscription for _, subscription in found} == {ETH}
     times = [now for now, _ in found]
     assert [later - sooner for sooner, later in pairwise(times)] == [121, 241, 481, 961][
         : len(times) - 1
@@ -201,13 +201,13 @@ def test_in_a_busy_feed_a_single_event_counts_as_activity() -> None:
 
 
 class Exchange:
-    """A venue with one trade a second per symbol, not sent where `mute` returns True.
+    """A venue with one trade a second per symbol, not sent where `is_stalled` returns True.
 
-    `mute(coin, now, subscribe_count, connection)`; coins are native symbols.
+    `is_stalled(coin, now, subscribe_count, connection)`; coins are native symbols.
     """
 
-    def __init__(self, clock: VirtualClock, mute: Any) -> None:
-        self.clock, self.mute = clock, mute
+    def __init__(self, clock: VirtualClock, is_stalled: Any) -> None:
+        self.clock, self.is_stalled = clock, is_stalled
         self.ops: list[str] = []
         self.count = 0
 
@@ -230,15 +230,15 @@ class Exchange:
             now = round(self.clock.monotonic())
             for name, count in wanted.items():
                 coin = name.partition("@")[0]
-                if not self.mute(coin, now, count, connection):
+                if not self.is_stalled(coin, now, count, connection):
                     end.push(json.dumps({"s": coin, "t": now, "p": "1", "q": "1", "i": now}))
 
 
 async def story(
-    registry: Registry, mute: Any, seconds: float, symbols: list[str]
+    registry: Registry, is_stalled: Any, seconds: float, symbols: list[str]
 ) -> tuple[list[Event], Exchange]:
     clock = VirtualClock(0)
-    exchange = Exchange(clock, mute)
+    exchange = Exchange(clock, is_stalled)
     events: list[Event] = []
     with anyio.fail_after(20):
         async with (
@@ -278,10 +278,10 @@ AT_THE_END = ["unsub"]  #: sent when the stream is closed
 async def test_a_stalled_subscription_is_resubscribed_and_its_gap_is_reported(
     registry: Registry,
 ) -> None:
-    def mute(coin: str, now: int, count: int, connection: int) -> bool:
+    def is_stalled(coin: str, now: int, count: int, connection: int) -> bool:
         return coin == "BTCUSD" and now > 60 and count == 1
 
-    events, exchange = await story(registry, mute, 120, THREE)
+    events, exchange = await story(registry, is_stalled, 120, THREE)
     (gap,) = [event for event in events if isinstance(event, Gap)]
 
     assert exchange.ops == ["sub", "unsub", "sub", *AT_THE_END]
@@ -294,10 +294,10 @@ async def test_a_stalled_subscription_is_resubscribed_and_its_gap_is_reported(
 async def test_a_subscription_that_stays_stalled_ends_the_connection_once(
     registry: Registry,
 ) -> None:
-    def mute(coin: str, now: int, count: int, connection: int) -> bool:
+    def is_stalled(coin: str, now: int, count: int, connection: int) -> bool:
         return coin == "BTCUSD" and now > 60
 
-    events, exchange = await story(registry, mute, 1500, THREE)
+    events, exchange = await story(registry, is_stalled, 1500, THREE)
 
     assert exchange.count == 2
     assert states(events)[:3] == [
@@ -311,10 +311,10 @@ async def test_a_subscription_that_stays_stalled_ends_the_connection_once(
 async def test_a_connection_on_which_all_subscriptions_stall_is_ended_at_once(
     registry: Registry,
 ) -> None:
-    def mute(coin: str, now: int, count: int, connection: int) -> bool:
+    def is_stalled(coin: str, now: int, count: int, connection: int) -> bool:
         return now > 60 and connection == 1
 
-    events, exchange = await story(registry, mute, 120, THREE)
+    events, exchange = await story(registry, is_stalled, 120, THREE)
 
     assert exchange.ops == ["sub", "sub", *AT_THE_END]
     assert states(events) == [("reconnecting", "")]
@@ -322,10 +322,10 @@ async def test_a_connection_on_which_all_subscriptions_stall_is_ended_at_once(
 
 
 async def test_a_rarely_traded_symbol_is_not_found_stalled(registry: Registry) -> None:
-    def mute(coin: str, now: int, count: int, connection: int) -> bool:
+    def is_stalled(coin: str, now: int, count: int, connection: int) -> bool:
         return coin == "BTCUSD" and now % 45 != 0
 
-    events, exchange = await story(registry, mute, 3600, THREE)
+    events, exchange = await story(registry, is_stalled, 3600, THREE)
 
     assert exchange.ops == ["sub", *AT_THE_END]
     assert states(events) == []

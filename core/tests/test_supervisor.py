@@ -699,11 +699,11 @@ async def test_an_event_of_a_stage_does_not_change_the_start_of_a_gap(registry: 
     registry.register(Late(), "late")
     clock = VirtualClock()
     spec = FeedSpec("acme", BTC, ["trades"], stages=("late",))
-    turn = iter([["ACK", frame(1, at=10 * SECOND)], ["ACK", frame(2, at=20 * SECOND)]])
+    frames = iter([["ACK", frame(1, at=10 * SECOND)], ["ACK", frame(2, at=20 * SECOND)]])
 
     async def answer(end: WireEnd, endpoint: Endpoint) -> None:
         end.push(ok(await end.take()))
-        end.push(next(turn)[1])
+        end.push(next(frames)[1])
         await clock.sleep(0)
         end.close(1006)
         await anyio.sleep_forever()

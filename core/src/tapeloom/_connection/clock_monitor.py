@@ -1,4 +1,4 @@
-"""Checks the venue's clock by the timestamps of its events: whether it runs, and whether it jumped."""
+"""Checks the venue's clock by the times of its events: whether it stopped or jumped."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tapeloom.events import Book, Event, Quote, Trade
 _TIMED = frozenset({Trade, Quote, Book})
 #: The clock has stopped after this number of events with an unchanged time, over this many ns.
 _MIN_UNCHANGED, _STOPPED_NS = 20, 10_000_000_000
-#: The clock has jumped if the offset changes by more than this many ns and stays for so many seconds.
+#: The clock has jumped if the offset changes by more than so many ns, for so many seconds in a row.
 _JUMP_NS, _SECONDS = 1_000_000_000, 5
 
 
@@ -29,7 +29,7 @@ class ClockAlert(NamedTuple):
 
 @define
 class _LastTime:
-    """The newest venue time of one subscription, its receive time, and the events without progress."""
+    """The newest venue time of one subscription, and how many events came without a newer one."""
 
     ts: int
     recv: int
@@ -80,10 +80,7 @@ class ClockMonitor:
         if last.stopped or last.unchanged < _MIN_UNCHANGED or constant_ns < _STOPPED_NS:
             return []
         last.stopped = True
-        detail = (
-            f"{last.unchanged} events in {constant_ns / 1e9:.0f} s"
-            " all had the same venue time or an earlier one"
-        )
+        detail = f"no newer venue time in {last.unchanged} events over {constant_ns / 1e9:.0f} s"
         return [ClockAlert("venue_clock_stopped", detail, *key)]
 
     def _check_offset(self, offset: int) -> list[ClockAlert]:

@@ -1,4 +1,4 @@
-"""One connection: dial, log in, subscribe, read, send heartbeats, watch the deadlines, until it ends.
+"""One connection: dial, log in, subscribe, read, send heartbeats, check the deadlines.
 
 Frames come from a `Link` of `_network`, are parsed by the feed's `FrameIntake`, and their events go
 to the `Supervisor`.
@@ -72,8 +72,8 @@ class Supervision(NamedTuple):
 class Connection:
     """One connection and the subscriptions on it. It runs once.
 
-    *wanted* is the supervisor's own list of subscriptions, *host_limit* the message rate limit shared
-    by all connections to the host.
+    *wanted* is the supervisor's own list of subscriptions, *host_limit* the message rate limit
+    shared by all connections to the host.
     """
 
     def __init__(
@@ -107,11 +107,8 @@ class Connection:
         self._clock = plan.feed.clock
         self._counters = plan.feed.counters
         self._link: Link | None = None
-        self._send_interval: float = (
-            endpoint.message_rate.seconds / endpoint.message_rate.count
-            if endpoint.message_rate
-            else 0.0
-        )
+        rate = endpoint.message_rate
+        self._send_interval = rate.seconds / rate.count if rate else 0.0
         self._send_lock = anyio.Lock()
         self._next_send = 0.0  # when the next message may be sent, in monotonic seconds
         self._next_id = 1
@@ -159,7 +156,7 @@ class Connection:
         return self._end_reason or "the connection ended"
 
     async def leave(self) -> None:
-        """Stop reading, and unsubscribe if the connection is open; the supervisor then closes it."""
+        """Stop reading, and unsubscribe if the connection is open; the supervisor then closes."""
         link, requested = self._link, list(self.subscriptions.requested)
         if link is None or self._tasks is None or self._end_reason is not None:
             return
@@ -389,10 +386,8 @@ class Connection:
         if refused and refusal.permanent and not self.subscriptions.wanted:
             reason = f"the venue refused every subscription: {refusal.reason}"
             self._fail(SubscriptionRefused(self._feed.name, reason))
-        return [
-            self._status("refused", refusal.reason, subscription.symbol, subscription.channel)
-            for subscription in refused
-        ] or [self._status("refused", refusal.reason)]
+        named = refused or [Subscription("", "")]  # one Status even if it names no subscription
+        return [self._status("refused", refusal.reason, key.symbol, key.channel) for key in named]
 
     def _on_login_refused(self, refusal: Refusal) -> list[Event]:
         if refusal.permanent:
@@ -433,14 +428,14 @@ class Connection:
                     await link.ping()
                 else:
                     await link.send(heartbeat.message)
-                timeout = heartbeat.reply_timeout_seconds
-                if timeout is not None and self._heartbeat_due is None:
-                    self._heartbeat_due = self._clock.monotonic() + timeout
+                if heartbeat.reply_timeout_seconds is not None and self._heartbeat_due is None:
+                    self._heartbeat_due = self._clock.monotonic() + heartbeat.reply_timeout_seconds
                 await self._wait_until_next_send()
 
     async def _watchdog(self, link: Link) -> None:
         """End a connection that is silent or has an overdue reply; replace one that is too old."""
         opened_at, endpoint = self._clock.monotonic(), self._endpoint
+        max_age = endpoint.max_age_seconds
         step = min(1.0, endpoint.silence_timeout_seconds / 4, endpoint.ack_timeout_seconds / 4)
         too_old = False
         last_check = opened_at
@@ -452,11 +447,7 @@ class Connection:
                 self.subscriptions.extend_deadlines(now - last_check - step)
                 self.last_byte = now
             last_check = now
-            if (
-                endpoint.max_age_seconds is not None
-                and now - opened_at > endpoint.max_age_seconds
-                and not too_old
-            ):
+            if max_age is not None and now - opened_at > max_age and not too_old:
                 too_old = True
                 if not self._supervision.replace(self):
                     self.end(PLANNED)

@@ -1,4 +1,4 @@
-"""What all connections of a feed share for reading: the guarded parser, the taps, the read turns."""
+"""What all connections of a feed share for reading: the guarded parser, taps, read turns."""
 
 from __future__ import annotations
 

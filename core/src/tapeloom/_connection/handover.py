@@ -1,4 +1,4 @@
-"""Merges the events of an old connection and its successor, so that each event is delivered once."""
+"""Merges the events of an old connection and its successor: each event is delivered once."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Handover:
         self._buffered += events
 
     def switch(self) -> list[Event]:
-        """Make the new connection the current one; return its buffered events without duplicates."""
+        """Make the new connection the current one; return its buffered events, deduplicated."""
         self._switched = True
         buffered, self._buffered = self._buffered, []
         return self.deduplicate(buffered)

@@ -40,7 +40,7 @@ class SourceSupervisor:
     async def run(self) -> None:
         """Run the source until it returns, or until cancelled.
 
-        Raises FeedError if another attempt is pointless, or if the feed's `max_attempts` have failed.
+        Raises FeedError if another attempt is pointless, or if `max_attempts` have failed.
         """
         source = self._plan.source
         assert source is not None
@@ -88,7 +88,7 @@ class SourceSupervisor:
         await self._emit(self._gaps.process(events, self._feed.counters))
 
     def _mark_live(self, events: list[Event]) -> None:
-        """Mark wanted subscriptions live once they have had an event: a source acknowledges nothing."""
+        """Mark subscriptions live at their first event: a source sends no acknowledgements."""
         new = {
             (event.symbol, event.channel) for event in events if type(event) not in OURS
         } - self._active

@@ -1,4 +1,4 @@
-"""Detects stalled subscriptions by comparing their silence with how often they had events so far."""
+"""Detects stalled subscriptions by comparing their silence with their cadence so far."""
 
 from __future__ import annotations
 
@@ -81,8 +81,7 @@ class Cadence:
         if self.stalls > 1 or usual is None:
             self.timeout = min(2 * max(self.timeout, _FIRST_TIMEOUT), _MAX_TIMEOUT)
         self.waiting_since = now
-        silent = now - self.complete_until
-        return Stalled(subscription, silent, usual, self.stalls, not self.checks)
+        return Stalled(subscription, now - self.complete_until, usual, self.stalls, not self.checks)
 
 
 def _true_pause(observed: float, step: float) -> float:
@@ -95,7 +94,7 @@ def _true_pause(observed: float, step: float) -> float:
 
 
 class StallDetector:
-    """Detects which subscriptions of one supervisor have stalled, by which had events since the last check."""
+    """Detects stalled subscriptions of one supervisor; `check` is called once a second."""
 
     def __init__(self) -> None:
         self._cadences: dict[Subscription, Cadence] = {}
@@ -132,8 +131,8 @@ class StallDetector:
 
         *active* holds each (symbol, channel) with events since the last check.
 
-        A subscription without any event so far may simply be quiet, so it is returned once, and only
-        while others are active. Books, quotes and tickers begin with a snapshot, and missed trades
+        A subscription without any event so far may be quiet: it is returned once, and only while
+        others are active. Books, quotes and tickers begin with a snapshot, and missed trades
         can be fetched: such subscriptions are returned again, with growing timeouts.
         """
         self._record_active(active, now)
@@ -153,7 +152,7 @@ class StallDetector:
         ]
 
     def all_silent_for(self, now: float) -> float:
-        """Return for how many seconds no subscription had events, 0.0 while that is within the timeout.
+        """Return for how many seconds no subscription had events, 0.0 within the timeout.
 
         To be called after `check`. Many subscriptions with rare events are together seldom silent,
         so all of them have a shorter timeout than each of them.
@@ -163,7 +162,7 @@ class StallDetector:
         return silent if several and silent > overall.timeout else 0.0
 
     def event_rate(self, subscription: Subscription) -> float:
-        """Return the events per second of *subscription* as observed at the checks, 0.0 if unknown."""
+        """Return the events per second of *subscription* as seen by the checks, 0.0 if unknown."""
         cadence = self._cadences.get(subscription)
         return 1.0 / cadence.mean_pause if cadence is not None and cadence.mean_pause else 0.0
 
@@ -182,7 +181,7 @@ class StallDetector:
         }
 
     def is_majority(self, stalled: Collection[Stalled]) -> bool:
-        """Return whether more than half of the subscriptions stalled: then the connection is at fault."""
+        """Return whether more than half of all stalled: then the connection is at fault."""
         return len(stalled) > 1 and 2 * len(stalled) > len(self._cadences)
 
     def _record_active(self, active: Collection[tuple[str, str]], now: float) -> None:

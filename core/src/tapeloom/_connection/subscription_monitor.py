@@ -1,4 +1,4 @@
-"""The state of one supervisor's subscriptions: which are live, which stalled, and what was missed."""
+"""The state of one supervisor's subscriptions: live, stalled, and what was missed."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class SubscriptionMonitor:
         return self.gaps.process(batch, self._counters)
 
     def live(self, subscriptions: Sequence[Subscription], replied_at: int | None) -> None:
-        """Record live subscriptions; *replied_at*: when the reply arrived in ns, None without one."""
+        """Record live subscriptions; *replied_at*: when the reply arrived in ns, or None."""
         now = self._clock.monotonic()
         self.gaps.live.update(subscriptions)
         self._stalls.start(subscriptions, now)

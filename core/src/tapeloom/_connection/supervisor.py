@@ -1,4 +1,4 @@
-"""Keeps one endpoint connected: dials again after each end, and replaces connections without a gap."""
+"""Keeps one endpoint connected: reconnects after each end, replaces connections without a gap."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ log = structlog.get_logger()
 #: Sends events through the stages and to the consumers; returns an awaitable to await before more.
 Emit = Callable[[list[Event]], Awaitable[None]]
 
-#: A planned end is followed by a new connection at once, except if the connection lived for less
-#: than this many seconds: a venue that closes every connection at once must not be dialled in a loop.
+#: A planned end is followed by a new connection at once, except if the connection lasted less than
+#: this many seconds: a venue that closes every connection at once must not be dialled in a loop.
 _MIN_LIFE_SECONDS = 1.0
-#: Seconds in which the old and the new connection are read side by side before the old one is closed.
+#: Seconds in which both connections are read side by side before the old one is closed.
 _OVERLAP_SECONDS = 5.0
-#: Seconds after the switch in which events of the new connection are still deduplicated: it may lag.
+#: Seconds after the switch in which events are still deduplicated: the new connection may lag.
 _DEDUPLICATE_SECONDS = 10.0
 #: Minimum seconds between two resubscribes of one subscription.
 _RESUBSCRIBE_SECONDS = 5.0
@@ -156,8 +156,8 @@ class Supervisor:
 
     def _new_connection(self) -> Connection:
         supervision = Supervision(
-            self._on_events, self.report, self._monitor_live, self._monitor_refused, self._check,
-            self._reset_deadlines, self._start_replacing,
+            self._on_events, self.report, self._monitor.live, self._monitor.refused, self._check,
+            self._monitor.reset_deadlines, self._start_replacing,
         )  # fmt: skip
         return Connection(
             self._plan, self.endpoint, self._intake, self.wanted, self.label, self._host_limit,
@@ -285,18 +285,6 @@ class Supervisor:
         return self._monitor.gaps.close_all(self._clock.time_ns())
 
     # ------------------------------------------------------------------------------- subscriptions
-
-    def _monitor_live(self, subscriptions: Sequence[Subscription], replied_at: int | None) -> None:
-        """Record live subscriptions; *replied_at*: when the reply arrived in ns, None without one."""
-        self._monitor.live(subscriptions, replied_at)
-
-    def _monitor_refused(self, subscriptions: Sequence[Subscription], replied_at: int) -> None:
-        """Record subscriptions the venue refused; *replied_at* is when the reply arrived, in ns."""
-        self._monitor.refused(subscriptions, replied_at)
-
-    def _reset_deadlines(self) -> None:
-        """Restart all timeouts: we did not read, so the silence was not the venue's."""
-        self._monitor.reset_deadlines()
 
     def _check(self, connection: Connection) -> None:
         """Resubscribe to stalled subscriptions; end a connection where that does not help."""

@@ -53,10 +53,8 @@ class GapFill:
         self._filled = 0
         self._reached_start = False  # the answers reach back to a known trade, or to the start
         self._reached_end = False
-        self.set_ids(
-            before.id if isinstance(before, Trade) else None,
-            after.id if isinstance(after, Trade) else None,
-        )
+        ids = [event.id if isinstance(event, Trade) else None for event in (before, after)]
+        self.set_ids(*ids)
 
     def set_ids(self, after_id: int | str | None, before_id: int | str | None) -> Self:
         """Set the ids of the last trade before the gap and of the first trade after it."""

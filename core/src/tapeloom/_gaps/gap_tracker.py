@@ -63,7 +63,7 @@ class GapTracker:
         pending: Iterable[Subscription],
         wanted: Iterable[Subscription],
     ) -> None:
-        """Mark those *pending* subscriptions live that have an event before their acknowledgement."""
+        """Mark *pending* subscriptions live that have an event before their acknowledgement."""
         not_live = set(pending) - self.live
         if not_live:
             active = {Subscription(event.symbol, event.channel) for event in batch}
@@ -96,7 +96,7 @@ class GapTracker:
             self.open_gaps.setdefault(subscription, (since, "disconnect"))
 
     def _complete_until(self, subscription: Subscription, recv: int) -> int:
-        """Return until when *subscription* is complete, on the venue's clock; *recv*: the last read."""
+        """Return until when it is complete, on the venue's clock; *recv* is the last read."""
         last = self._last_seen.last_event(subscription) if self._separate else None
         if last is not None:
             return last.ts
@@ -137,7 +137,7 @@ class GapTracker:
             self._reported.pop(subscription, None)
 
     def process(self, batch: list[Event], counters: Counter[str]) -> list[Event]:
-        """Add *batch* to the last seen events; return it with the gaps that it ends, and count them."""
+        """Return *batch* with the gaps that it ends, count them, and add it to the last seen."""
         events = batch
         if self.open_gaps:
             before = len(self.open_gaps)
@@ -195,8 +195,8 @@ class GapTracker:
             self.open_gaps[subscription] = (min(since, reported[0]), cause)
         gap = self._close(subscription, until, recv)
         start = before.ts if before is not None else gap.since
-        known = self._last_seen.watch_trade_ids(subscription, start)
-        return self._on_gap(gap, before, after, known)
+        known_ids = self._last_seen.watch_trade_ids(subscription, start)
+        return self._on_gap(gap, before, after, known_ids)
 
     def _close(self, subscription: Subscription, until: int, recv: int) -> Gap:
         """Close a gap at *until*; return it before it is known whether it can be filled."""

@@ -151,12 +151,11 @@ class LastSeen:
     def trade_ids(self, subscription: Subscription, since: int) -> set[int | str]:
         """Return the ids kept of the trades of *subscription* with a `ts` of at least *since*."""
         self._process_pending()
+        key = subscription.symbol, subscription.channel
         return {
             trade.id
             for trade in self._recent
-            if trade.ts >= since
-            and trade.symbol == subscription.symbol
-            and trade.channel == subscription.channel
+            if trade.ts >= since and (trade.symbol, trade.channel) == key
         }
 
     def forget(self, subscriptions: Collection[Subscription]) -> None:
@@ -167,7 +166,7 @@ class LastSeen:
 
 
 class TradeIdWatch:
-    """Returns the trade ids received on both sides of a gap; they are kept while it is referenced."""
+    """Returns the trade ids received around a gap; they are kept while it is referenced."""
 
     def __init__(self, last_seen: LastSeen, subscription: Subscription, since: int) -> None:
         self._last_seen = last_seen

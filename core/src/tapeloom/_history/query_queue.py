@@ -1,7 +1,7 @@
 """Queue of REST queries of one feed: snapshots, trades and bars, sent one after another.
 
-A stage that queries does not wait. The answer is emitted as events and goes through the stages of the
-same stream. If there is none, a `Status` with the state "request_failed" is emitted instead.
+A stage that queries does not wait. The answer is emitted as events and goes through the stages of
+the same stream. If there is none, a `Status` with the state "request_failed" is emitted instead.
 """
 
 from __future__ import annotations
@@ -30,8 +30,9 @@ class HistoryClient:
     """Answers the history queries and fills the gaps of one feed, one request after another.
 
     Book snapshots come first, then the symbols with the highest event rate: after a lost connection
-    all symbols query at once, and they share the venue's rate limit. *resubscribe* subscribes anew
-    and returns whether a connection carries the subscription; *event_rate* returns events per second.
+    all symbols query at once, and they share the venue's rate limit. *resubscribe* subscribes again
+    and returns whether a connection carries the subscription; *event_rate* returns its events per
+    second.
     """
 
     def __init__(
@@ -60,8 +61,7 @@ class HistoryClient:
             self.fill(self._gap_fill(query))
         elif query not in self._queued:
             self._queued.add(query)
-            subscription = Subscription(query.symbol, query.channel)
-            self._push(query, subscription, first=query.kind == "book")
+            self._push(query, Subscription(query.symbol, query.channel), first=query.kind == "book")
 
     def fill(self, fill: GapFill) -> None:
         """Queue a gap: fetch its missed events as far as possible, then emit its final state."""
@@ -149,7 +149,7 @@ class HistoryClient:
             return None
 
     async def _events(self, query: HistoryQuery, request: Request) -> list[Event]:
-        """Return the events of the answer to *request*, or a Status with the reason of the failure."""
+        """Return the events of the answer to *request*, or a Status with the failure."""
         history, clock = self._plan.history, self._plan.feed.clock
         assert history is not None
         try:

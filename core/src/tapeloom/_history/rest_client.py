@@ -57,8 +57,11 @@ class RestClient:
                 return parse(body)
             except RequestRefused as refused:
                 pause = refused.retry_after_seconds
-                late = pause is not None and clock.monotonic() + pause > deadline
-                if attempt == _MAX_ATTEMPTS or pause is None or late:
+                if (
+                    attempt == _MAX_ATTEMPTS
+                    or pause is None
+                    or clock.monotonic() + pause > deadline
+                ):
                     raise
                 log.warning("request_failed", feed=self._plan.feed.name, reason=refused.reason)
                 if limit is not None:
@@ -137,13 +140,14 @@ class RestClient:
         return response.content
 
     def _error(self, url: str, response: httpx.Response) -> RequestFailed:
-        """Return the error for an HTTP status that is not 200, with the venue's reason if it has one."""
+        """Return the error for an HTTP status that is not 200, with the venue's own reason."""
         name, status, history = self._plan.feed.name, response.status_code, self._plan.history
         reason = history.refusal_reason(status, response.content) if history is not None else ""
         if isinstance(reason, RequestRefused):
-            seconds = reason.retry_after_seconds
-            if seconds is not None:
-                return Throttled(name, f"{url}: {reason.reason}", status, seconds)
+            if reason.retry_after_seconds is not None:
+                return Throttled(
+                    name, f"{url}: {reason.reason}", status, reason.retry_after_seconds
+                )
             reason = reason.reason
         if asks_for_pause(status, response.headers):
             now = self._plan.feed.clock.time_ns()

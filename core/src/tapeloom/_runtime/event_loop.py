@@ -1,7 +1,7 @@
 """The running event loop: its name, and the cheapest objects to await on it.
 
-An `anyio.Event` can be set once and is costly to create. A consumer of single events waits thousands
-of times a second, so that a new Event for each wait would cost as much as the trade itself.
+An `anyio.Event` can be set once and is costly to create. A consumer of single events waits
+thousands of times a second, so that a new Event per wait would cost as much as the trade itself.
 """
 
 from __future__ import annotations

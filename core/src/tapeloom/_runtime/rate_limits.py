@@ -27,7 +27,7 @@ class RateLimit:
         self._not_before = 0.0
 
     async def acquire(self, weight: int = 1) -> None:
-        """Wait until *weight* is available, and use it. A weight above the limit counts as the limit."""
+        """Wait until *weight* is available, and use it; more than the limit counts as the limit."""
         weight = min(weight, self._rate.count)
         while (seconds := self._seconds_until(weight)) > 0:
             await self._clock.sleep(seconds)
