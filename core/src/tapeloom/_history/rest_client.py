@@ -23,7 +23,7 @@ log = structlog.get_logger()
 T = TypeVar("T")
 
 #: Maximum number of attempts for one request.
-_MAX_ATTEMPTS = 5
+_ATTEMPTS = 5
 
 
 class RestClient:
@@ -51,17 +51,13 @@ class RestClient:
         """
         clock, limit = self._plan.feed.clock, self._limit(request)
         deadline = clock.monotonic() + timeout_seconds
-        for attempt in range(1, _MAX_ATTEMPTS + 1):
+        for attempt in range(1, _ATTEMPTS + 1):
             body = await self.fetch(request, retry_seconds=deadline - clock.monotonic())
             try:
                 return parse(body)
             except RequestRefused as refused:
                 pause = refused.retry_after_seconds
-                if (
-                    attempt == _MAX_ATTEMPTS
-                    or pause is None
-                    or clock.monotonic() + pause > deadline
-                ):
+                if attempt == _ATTEMPTS or pause is None or clock.monotonic() + pause > deadline:
                     raise
                 log.warning("request_failed", feed=self._plan.feed.name, reason=refused.reason)
                 if limit is not None:
@@ -95,7 +91,7 @@ class RestClient:
         deadline = clock.monotonic() + retry_seconds
         backoff = Backoff(self._plan.feed.random)
         limit = self._limit(request)
-        for attempt in range(1, _MAX_ATTEMPTS + 1):
+        for attempt in range(1, _ATTEMPTS + 1):
             if limit is not None:
                 await limit.acquire(request.weight)
             try:
@@ -107,7 +103,7 @@ class RestClient:
                     if limit is not None:
                         limit.pause(pause)
                 late = clock.monotonic() + pause > deadline
-                if attempt == _MAX_ATTEMPTS or late or not error.retryable:
+                if attempt == _ATTEMPTS or late or not error.retryable:
                     raise
                 log.warning("request_failed", feed=self._plan.feed.name, reason=str(error))
                 await clock.sleep(pause)
@@ -144,11 +140,9 @@ class RestClient:
         name, status, history = self._plan.feed.name, response.status_code, self._plan.history
         reason = history.refusal_reason(status, response.content) if history is not None else ""
         if isinstance(reason, RequestRefused):
-            if reason.retry_after_seconds is not None:
-                return Throttled(
-                    name, f"{url}: {reason.reason}", status, reason.retry_after_seconds
-                )
-            reason = reason.reason
+            seconds, reason = reason.retry_after_seconds, reason.reason
+            if seconds is not None:
+                return Throttled(name, f"{url}: {reason}", status, seconds)
         if asks_for_pause(status, response.headers):
             now = self._plan.feed.clock.time_ns()
             return throttled(name, url, status, response.headers, now, reason)
