@@ -176,21 +176,21 @@ class PendingMessages:
     @property
     def waiting(self) -> bool:
         """Whether a message has not been answered."""
-        return self._subscriptions.waiting
+        return self._subscriptions.has_pending
 
     def sent(self, message: Message, *, unsubscribes: bool = False) -> None:
         """Record a message that was sent."""
-        self._subscriptions.sent(message, float("inf"), drops=unsubscribes)
+        self._subscriptions.sent(message, float("inf"), unsubscribes=unsubscribes)
 
     def receive(self, reply: Reply) -> list[Subscription]:
         """Return the subscriptions that an Ack newly acknowledges, or that a Refusal refuses."""
         if isinstance(reply, Ack):
-            return self._subscriptions.agreed(reply)
-        return self._subscriptions.refused(reply) if isinstance(reply, Refusal) else []
+            return self._subscriptions.acknowledge(reply)
+        return self._subscriptions.refuse(reply) if isinstance(reply, Refusal) else []
 
     def forget(self, subscriptions: Iterable[Subscription]) -> None:
         """Want these no longer."""
-        self._subscriptions.forget(subscriptions)
+        self._subscriptions.remove(subscriptions)
 
 
 @asynccontextmanager

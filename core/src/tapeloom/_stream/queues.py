@@ -10,7 +10,7 @@ from collections import Counter, deque
 from collections.abc import Collection
 from typing import TYPE_CHECKING, Any, Literal
 
-from tapeloom._runtime.event_loop import Notify, bell
+from tapeloom._runtime.event_loop import Notify, new_notify
 from tapeloom.errors import QueueOverflow
 from tapeloom.events import Event, Gap, Trade
 from tapeloom.plugin import TradeBatch
@@ -84,14 +84,14 @@ class Queue:
         if self.count > self.size and self.policy == "conflate":
             self._conflate()
         if self._not_empty is not None:
-            self._not_empty.ring()
+            self._not_empty.notify_all()
         return True
 
     async def put(self, events: list[Event]) -> None:
         """Put a batch; with the policy "block", wait until there is room."""
         while not self.put_nowait(events):
             if self._not_full is None:
-                self._not_full = bell()
+                self._not_full = new_notify()
             await self._not_full.wait()
 
     async def get(self) -> list[Event]:
@@ -105,7 +105,7 @@ class Queue:
                     raise self._error
                 return []
             if self._not_empty is None:
-                self._not_empty = bell()
+                self._not_empty = new_notify()
             await self._not_empty.wait()
         return self._pop()
 
@@ -120,7 +120,7 @@ class Queue:
             self._error = error
         for notify in (self._not_empty, self._not_full):
             if notify is not None:
-                notify.ring()
+                notify.notify_all()
 
     def _pop(self) -> list[Event]:
         events = self._batches.popleft()
@@ -128,7 +128,7 @@ class Queue:
         if self._lost:
             events = [*self._overflow_gaps(events[0]), *events]
         if self._not_full is not None:
-            self._not_full.ring()
+            self._not_full.notify_all()
         return events
 
     def _make_room(self, needed: int) -> bool:
