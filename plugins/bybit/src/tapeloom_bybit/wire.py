@@ -220,7 +220,7 @@ def _ticker_builder(route: Route) -> Builder:
                 old if new is UNSET else new for new, old in zip(figures, last_figures, strict=True)
             ]
         if UNSET in figures:
-            evidence = f"expected six figures; a {push.type} lacks some, and so did the last ticker"
+            evidence = f"expected all six figures; some are missing after this {push.type}"
             batch.append(Reject(venue, symbol, ts, recv, "half_ticker", evidence, None, channel))
             return
         last_figures = figures
