@@ -219,7 +219,7 @@ def test_every_market_states_what_its_streams_and_requests_need() -> None:
         assert len(served) == len(set(served)) == 6
         assert {"live", "testnet", "demo"} == set(market.hosts)
         assert [*market.depth_weights] == sorted(market.depth_weights)
-        assert "100ms" in market.speeds
+        assert "100ms" in market.depth_speeds
 
 
 def test_pluggy_finds_every_hook_also_after_the_server_side_was_imported() -> None:
