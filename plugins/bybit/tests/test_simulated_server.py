@@ -1,4 +1,4 @@
-"""Bybit's server side says what the venue's documentation says that Bybit says."""
+"""The simulated server of Bybit sends what the venue's documentation describes."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ class Client:
     def __init__(self, ws):
         self.ws, self.pushes = ws, defaultdict(list)
 
-    async def ask(self, op, *args, **more):
-        """Send a request and return the answer; keep what is pushed meanwhile."""
+    async def send_request(self, op, *args, **more):
+        """Send a request and return the reply; keep the pushes that arrive before it."""
         text = json.dumps({"op": op, "args": args} | more)
         await self.ws.send_text(text)
         while "topic" in (message := json.loads(await self.ws.receive_text())):
@@ -57,7 +57,7 @@ def serve(**options):
 
 
 async def run(sim, *clients):
-    """Read until the market has made its last trade, and stop it."""
+    """Read until the market has made its last trade, then stop the simulator."""
     async with anyio.create_task_group() as tasks:
         for client in clients:
             tasks.start_soon(client.read)
@@ -74,33 +74,33 @@ async def get(sim, path, **query):
 
 @pytest.fixture
 def anyio_backend():
-    """Return one event loop: the server itself is tested on both, where it is."""
+    """Return one event loop: the tests of the simulator run the server on both."""
     return "asyncio"
 
 
-# --------------------------------------------------------------------------------------- the talk
+# ---------------------------------------------------------------------------- requests and replies
 
 
-@pytest.mark.parametrize(("category", "word"), [("spot", "subscribe"), ("linear", "")])
-async def test_a_request_is_agreed_to_in_the_words_of_its_market(category, word):
+@pytest.mark.parametrize(("category", "ret_msg"), [("spot", "subscribe"), ("linear", "")])
+async def test_a_request_is_acknowledged_in_the_form_of_its_market(category, ret_msg):
     async with serve(start="manual") as sim, dial(sim, category) as client:
-        agreed = await client.ask(
+        acknowledged = await client.send_request(
             "subscribe", "publicTrade.BTCUSDT", req_id=7, callerMethodName="x"
         )
-        bare = await client.ask("subscribe", "tickers.BTCUSDT")
-        left = await client.ask("unsubscribe", "tickers.BTCUSDT", req_id="8")
-        pong = await client.ask("ping", req_id="9")
+        without_id = await client.send_request("subscribe", "tickers.BTCUSDT")
+        unsubscribed = await client.send_request("unsubscribe", "tickers.BTCUSDT", req_id="8")
+        pong = await client.send_request("ping", req_id="9")
 
     number = {} if category == "spot" else {"req_id": ""}
-    done = word.replace("subscribe", "unsubscribe")
-    assert agreed == {"success": True, "ret_msg": word, "req_id": "7", "op": "subscribe"}
-    assert bare == {"success": True, "ret_msg": word, "op": "subscribe", **number}
-    assert left == {"success": True, "ret_msg": done, "req_id": "8", "op": "unsubscribe"}
+    done = ret_msg.replace("subscribe", "unsubscribe")
+    assert acknowledged == {"success": True, "ret_msg": ret_msg, "req_id": "7", "op": "subscribe"}
+    assert without_id == {"success": True, "ret_msg": ret_msg, "op": "subscribe", **number}
+    assert unsubscribed == {"success": True, "ret_msg": done, "req_id": "8", "op": "unsubscribe"}
     assert pong == {"success": True, "ret_msg": "pong", "req_id": "9", "op": "ping"}
 
 
 @pytest.mark.parametrize(
-    ("category", "args", "words"),
+    ("category", "args", "reason"),
     [
         ("spot", ["orderbook.50.NOSUCH"], "Invalid symbol :[orderbook.50.NOSUCH]"),
         ("linear", ["orderbook.25.BTCUSDT"], "handler not found,topic:orderbook.25.BTCUSDT"),
@@ -112,20 +112,24 @@ async def test_a_request_is_agreed_to_in_the_words_of_its_market(category, word)
         ("spot", [1], "invalid args"),
     ],
 )
-async def test_what_is_refused_is_refused_as_a_whole_and_says_why(category, args, words):
+async def test_a_request_is_refused_as_a_whole_with_a_reason(category, args, reason):
     async with serve(start="manual") as sim, dial(sim, category) as client:
-        await client.ask("subscribe", "publicTrade.BTCUSDT")
-        refused = await client.ask("subscribe", *args, req_id="1")
-        again = await client.ask("subscribe", "publicTrade.ETHUSDT") if category == "spot" else None
+        await client.send_request("subscribe", "publicTrade.BTCUSDT")
+        refused = await client.send_request("subscribe", *args, req_id="1")
+        again = (
+            await client.send_request("subscribe", "publicTrade.ETHUSDT")
+            if category == "spot"
+            else None
+        )
 
     assert (refused["success"], refused["req_id"]) == (False, "1")
-    assert words in refused["ret_msg"]
+    assert reason in refused["ret_msg"]
     assert again is None or again["success"]
 
 
-async def test_what_makes_no_sense_is_an_error():
+async def test_an_invalid_request_is_an_error():
     async with serve(start="manual") as sim, dial(sim) as client:
-        odd = await client.ask("order.create", "x")
+        odd = await client.send_request("order.create", "x")
         await client.ws.send_text("{")
         bad = json.loads(await client.ws.receive_text())
         with pytest.raises(WebSocketUpgradeError):
@@ -143,7 +147,7 @@ async def test_what_makes_no_sense_is_an_error():
 async def test_every_topic_has_the_fields_of_the_documentation(category):
     heads = ("publicTrade", "orderbook.1", "orderbook.50", "kline.1", "tickers")
     async with serve(trades=1500, start="manual") as sim, dial(sim, category) as client:
-        await client.ask("subscribe", *[f"{head}.BTCUSDT" for head in heads])
+        await client.send_request("subscribe", *[f"{head}.BTCUSDT" for head in heads])
         await run(sim, client)
     found = {name: client.pushes[f"{name}.BTCUSDT"] for name in heads}
     linear = category == "linear"
@@ -167,40 +171,40 @@ async def test_every_topic_has_the_fields_of_the_documentation(category):
 
 
 @pytest.mark.parametrize("depth", [50, 200, 1000])
-async def test_a_book_begins_whole_and_its_numbers_go_on_by_one(depth):
+async def test_a_book_starts_with_a_snapshot_and_its_ids_rise_by_one(depth):
     topic = f"orderbook.{depth}.BTCUSDT"
     async with serve(trades=2000, start="manual") as sim, dial(sim) as client, dial(sim) as late:
-        await client.ask("subscribe", topic)
+        await client.send_request("subscribe", topic)
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(client.read)
             sim.begin()
             while not client.pushes[topic]:  # noqa: ASYNC110
                 await anyio.sleep(0.001)
-            await late.ask("subscribe", topic)
+            await late.send_request("subscribe", topic)
             await run(sim, late)
         final = sim.truth.book(SPOT)
-    for some in (client.pushes[topic], late.pushes[topic]):
+    for pushes in (client.pushes[topic], late.pushes[topic]):
         book = {"b": {}, "a": {}}
-        for push in some:
+        for push in pushes:
             for side, levels in book.items():
                 levels |= {Decimal(p): Decimal(s) for p, s in push["data"][side]}
         kept = [{p: s for p, s in book[side].items() if s} for side in "ba"]
         wanted = [dict([*levels.items()][:depth]) for levels in final]
 
-        assert [push["type"] for push in some] == ["snapshot"] + ["delta"] * (len(some) - 1)
-        assert all(b["data"]["u"] == a["data"]["u"] + 1 for a, b in pairwise(some))
-        assert all(b["data"]["seq"] >= a["data"]["seq"] for a, b in pairwise(some))
+        assert [push["type"] for push in pushes] == ["snapshot"] + ["delta"] * (len(pushes) - 1)
+        assert all(b["data"]["u"] == a["data"]["u"] + 1 for a, b in pairwise(pushes))
+        assert all(b["data"]["seq"] >= a["data"]["seq"] for a, b in pairwise(pushes))
         assert kept == wanted
-    # The numbers are the venue's: whoever comes later goes on with those that the others have.
+    # The update ids belong to the topic, so a later subscriber gets the same ids.
     assert {p["data"]["u"]: p["ts"] for p in late.pushes[topic][1:]}.items() <= {
         p["data"]["u"]: p["ts"] for p in client.pushes[topic]
     }.items()
 
 
-async def test_the_first_level_is_whole_each_time_and_said_again_after_three_quiet_seconds():
+async def test_a_quote_is_always_a_snapshot_and_repeats_after_three_unchanged_seconds():
     topic = "orderbook.1.BTCUSDT"
     async with serve(trades=60, rate=1.0, start="manual") as sim, dial(sim) as client:
-        await client.ask("subscribe", topic)
+        await client.send_request("subscribe", topic)
         await run(sim, client)
     pushes = client.pushes[topic]
     repeats = [(a, b) for a, b in pairwise(pushes) if a["data"]["u"] == b["data"]["u"]]
@@ -211,9 +215,9 @@ async def test_the_first_level_is_whole_each_time_and_said_again_after_three_qui
     assert all(b["ts"] - a["ts"] <= 3000 for a, b in pairwise(pushes))
 
 
-async def test_the_best_of_every_depth_is_the_same_at_the_same_moment():
+async def test_the_top_of_book_is_the_same_at_every_depth():
     async with serve(trades=2000, start="manual") as sim, dial(sim) as client:
-        await client.ask("subscribe", "orderbook.1.BTCUSDT", "orderbook.50.BTCUSDT")
+        await client.send_request("subscribe", "orderbook.1.BTCUSDT", "orderbook.50.BTCUSDT")
         await run(sim, client)
     top = {p["data"]["seq"]: p["data"] for p in client.pushes["orderbook.1.BTCUSDT"]}
     book, compared = {"b": {}, "a": {}}, 0
@@ -221,11 +225,10 @@ async def test_the_best_of_every_depth_is_the_same_at_the_same_moment():
         for side, levels in book.items():
             levels.update(push["data"][side])
         if same := top.get(push["data"]["seq"]):
-            some = [[[p, s] for p, s in book[side].items() if Decimal(s)] for side in ("b", "a")]
-            best = (
-                max(some[0], key=lambda x: Decimal(x[0])),
-                min(some[1], key=lambda x: Decimal(x[0])),
+            bids, asks = (
+                [[p, s] for p, s in book[side].items() if Decimal(s)] for side in ("b", "a")
             )
+            best = (max(bids, key=lambda x: Decimal(x[0])), min(asks, key=lambda x: Decimal(x[0])))
             compared += 1
             assert best == (same["b"][0], same["a"][0])
 
@@ -234,7 +237,7 @@ async def test_the_best_of_every_depth_is_the_same_at_the_same_moment():
 
 async def test_a_kline_is_confirmed_once_and_equals_its_trades():
     async with serve(trades=3000, rate=20.0, start="manual") as sim, dial(sim, "linear") as client:
-        await client.ask("subscribe", "kline.1.BTCUSDT", "publicTrade.BTCUSDT")
+        await client.send_request("subscribe", "kline.1.BTCUSDT", "publicTrade.BTCUSDT")
         await run(sim, client)
     minutes = defaultdict(list)
     for push in client.pushes["publicTrade.BTCUSDT"]:
@@ -246,13 +249,13 @@ async def test_a_kline_is_confirmed_once_and_equals_its_trades():
     assert [row["start"] for row in closed] == sorted(minutes)[: len(closed)]
     assert len(closed) >= 2
     for row in closed:
-        some = minutes[row["start"]]
-        assert (row["open"], row["close"]) == (some[0]["p"], some[-1]["p"])
-        assert Decimal(row["volume"]) == sum(Decimal(trade["v"]) for trade in some)
+        trades = minutes[row["start"]]
+        assert (row["open"], row["close"]) == (trades[0]["p"], trades[-1]["p"])
+        assert Decimal(row["volume"]) == sum(Decimal(trade["v"]) for trade in trades)
 
 
 @pytest.mark.parametrize(("fault", "depth"), [("restart", 50), ("restart", 1), ("resnapshot", 50)])
-async def test_a_service_that_begins_anew_sends_the_book_again(fault, depth):
+async def test_a_restarted_service_sends_a_snapshot(fault, depth):
     topic = f"orderbook.{depth}.BTCUSDT"
     faults = [simulator.Fault(kind=fault, after=20, connection=1)]
     async with (
@@ -260,29 +263,29 @@ async def test_a_service_that_begins_anew_sends_the_book_again(fault, depth):
         dial(sim) as client,
         dial(sim) as other,
     ):
-        await client.ask("subscribe", topic)
-        await other.ask("subscribe", topic)
+        await client.send_request("subscribe", topic)
+        await other.send_request("subscribe", topic)
         await run(sim, client, other)
-    some, others = client.pushes[topic], other.pushes[topic]
-    again = [n for n, push in enumerate(some) if n and push["type"] == "snapshot"]
-    numbers = [push["data"]["u"] for push in some]
+    pushes, others = client.pushes[topic], other.pushes[topic]
+    again = [n for n, push in enumerate(pushes) if n and push["type"] == "snapshot"]
+    numbers = [push["data"]["u"] for push in pushes]
 
     assert sim.truth.injected() == {fault: 1}
     if fault == "restart":
         place = numbers.index(1)
         assert numbers[place:] == [*range(1, len(numbers) - place + 1)]
         assert depth == 1 or again == [place]
-        assert [push["data"]["u"] for push in others] == numbers  # it is the same for everybody
+        assert [push["data"]["u"] for push in others] == numbers  # the same for all connections
     else:
         assert again == [21]
         assert numbers[21] == numbers[20]
-        assert len(others) == len(some) - 1
+        assert len(others) == len(pushes) - 1
 
 
 # ---------------------------------------------------------------------------------------- over REST
 
 
-async def test_what_is_listed_can_be_had_in_pages():
+async def test_listed_symbols_are_paged():
     async with serve() as sim:
         spot = await get(sim, "instruments-info", category="spot")
         first = await get(sim, "instruments-info", category="linear", limit=2)
@@ -301,15 +304,15 @@ async def test_what_is_listed_can_be_had_in_pages():
 @pytest.mark.parametrize(
     ("category", "symbol", "most"), [("spot", SPOT, 60), ("linear", SWAP, 1000)]
 )
-async def test_rest_says_what_the_topics_said(category, symbol, most):
-    asked = {"category": category, "symbol": "BTCUSDT"}
+async def test_rest_answers_agree_with_the_topics(category, symbol, most):
+    params = {"category": category, "symbol": "BTCUSDT"}
     async with serve(trades=6000, start="manual") as sim, dial(sim, category) as client:
-        await client.ask("subscribe", "publicTrade.BTCUSDT", "orderbook.1000.BTCUSDT")
+        await client.send_request("subscribe", "publicTrade.BTCUSDT", "orderbook.1000.BTCUSDT")
         await run(sim, client)
-        trades = (await get(sim, "recent-trade", **asked, limit=1000))["result"]["list"]
-        book = (await get(sim, "orderbook", **asked, limit=1000))["result"]
-        klines = (await get(sim, "kline", **asked, interval="1"))["result"]["list"]
-        (day,) = (await get(sim, "tickers", **asked))["result"]["list"]
+        trades = (await get(sim, "recent-trade", **params, limit=1000))["result"]["list"]
+        book = (await get(sim, "orderbook", **params, limit=1000))["result"]
+        klines = (await get(sim, "kline", **params, interval="1"))["result"]["list"]
+        (day,) = (await get(sim, "tickers", **params))["result"]["list"]
         wanted = sim.truth.book(symbol)
     pushed = [t for push in client.pushes["publicTrade.BTCUSDT"] for t in push["data"]]
     last = client.pushes["orderbook.1000.BTCUSDT"][-1]["data"]
@@ -337,7 +340,7 @@ async def test_errors_come_in_the_form_of_the_venue():
     assert int(time["result"]["timeNano"]) // 10**9 == int(time["result"]["timeSecond"])
 
 
-async def test_whoever_asks_too_often_is_shut_out():
+async def test_a_client_over_the_rate_limit_is_banned():
     faults = [simulator.Fault(kind="rate_limit_rest", value=418)]
     async with serve(faults=faults, start="manual") as sim:
         refused = await get(sim, "time")
@@ -348,7 +351,7 @@ async def test_whoever_asks_too_often_is_shut_out():
     assert budget.patience == 0
 
 
-async def test_a_limit_that_passes_names_the_time_at_which_it_ends():
+async def test_a_temporary_limit_names_the_time_of_its_end():
     faults = [simulator.Fault(kind="rate_limit_rest", seconds=2)]
     async with serve(faults=faults, start="manual") as sim:
         refused, fine = await get(sim, "time"), await get(sim, "time")

@@ -1,4 +1,4 @@
-"""Binance's server side says what protocols say that Binance says."""
+"""The simulated server of Binance sends what the venue's documentation describes."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from tapeloom.units import duration_ns
 SPOT, SWAP = "BTC/USDT", "BTC/USDT:USDT"
 
 
-def contracts(symbol="BTC/USD:BTC"):
-    """A symbol of COIN-M, where sizes are whole contracts."""
+def contract_listing(symbol="BTC/USD:BTC"):
+    """Return a listing of COIN-M, where sizes are whole contracts."""
     return simulator.listed(symbol, lot=Decimal(1))
 
 
@@ -37,7 +37,7 @@ class Client:
     def __init__(self, sim, ws):
         self.sim, self.ws, self.texts, self.code = sim, ws, [], None
 
-    async def ask(self, method, *params, id=1):
+    async def send_request(self, method, *params, id=1):
         await self.ws.send_text(json.dumps({"method": method, "params": list(params), "id": id}))
 
     async def read(self):
@@ -48,13 +48,13 @@ class Client:
             self.code = end.code
 
     async def reply(self, text):
-        """Send a text, and return the answer to it."""
+        """Send a text and return the reply."""
         await self.ws.send_text(text)
         return json.loads(await self.ws.receive_text())
 
     @property
     def streams(self):
-        """What came on each stream of a combined connection."""
+        """The messages of each stream of a combined connection."""
         found = defaultdict(list)
         for text in self.texts:
             message = json.loads(text)
@@ -87,7 +87,7 @@ def serve(**options):
 
 
 async def run(sim, *clients):
-    """Read until the market has made its last trade, and stop it."""
+    """Read until the market has made its last trade, then stop the simulator."""
     async with anyio.create_task_group() as tasks:
         for client in clients:
             tasks.start_soon(client.read)
@@ -102,7 +102,7 @@ async def get(sim, path, **more):
 
 @pytest.fixture
 def anyio_backend():
-    """Return one event loop: the server itself is tested on both, where it is."""
+    """Return one event loop: the tests of the simulator run the server on both."""
     return "asyncio"
 
 
@@ -121,7 +121,7 @@ async def test_every_spot_stream_has_the_fields_of_the_documentation():
             "ticker",
             "miniTicker",
         )
-        await client.ask("SUBSCRIBE", *[f"btcusdt@{kind}" for kind in kinds])
+        await client.send_request("SUBSCRIBE", *[f"btcusdt@{kind}" for kind in kinds])
         await run(sim, client)
     fields = {name.partition("@")[2]: " ".join(data[-1]) for name, data in client.streams.items()}
     kline = client.streams["btcusdt@kline_1s"][-1]["k"]
@@ -146,11 +146,11 @@ async def test_every_futures_stream_has_the_fields_of_the_documentation():
         dial(sim, "/public/stream") as public,
         dial(sim, "/market/stream") as market,
     ):
-        await public.ask(
+        await public.send_request(
             "SUBSCRIBE",
             *[f"btcusdt@{k}" for k in ("trade", "depth@100ms", "depth10", "bookTicker")],
         )
-        await market.ask(
+        await market.send_request(
             "SUBSCRIBE",
             *[f"btcusdt@{k}" for k in ("aggTrade", "kline_1m", "ticker", "miniTicker")],
             "!ticker@arr",
@@ -175,15 +175,17 @@ async def test_every_futures_stream_has_the_fields_of_the_documentation():
     assert len(data["btcusdt@depth10"][-1]["b"]) == 10
 
 
-async def test_coin_margined_futures_are_told_on_one_path_with_their_own_kind():
+async def test_coinm_streams_share_one_path_and_have_their_own_type():
     kinds = ("trade", "aggTrade", "depth@100ms", "bookTicker", "kline_1m", "ticker")
     async with (
-        serve(trades=2000, rate=20.0, start=8, symbols=(SWAP, contracts())) as sim,
+        serve(trades=2000, rate=20.0, start=8, symbols=(SWAP, contract_listing())) as sim,
         dial(sim, "/dstream/stream") as client,
         dial(sim, "/market/stream") as market,
     ):
-        await client.ask("SUBSCRIBE", *[f"btcusd_perp@{kind}" for kind in kinds], "!ticker@arr")
-        await market.ask("SUBSCRIBE", "!ticker@arr")
+        await client.send_request(
+            "SUBSCRIBE", *[f"btcusd_perp@{kind}" for kind in kinds], "!ticker@arr"
+        )
+        await market.send_request("SUBSCRIBE", "!ticker@arr")
         await run(sim, client, market)
         snapshot = (await get(sim, "/dapi/v1/depth?symbol=BTCUSD_PERP&limit=5")).json()
         rows = (await get(sim, "/dapi/v1/klines?symbol=BTCUSD_PERP&interval=1m")).json()
@@ -226,7 +228,7 @@ async def test_coin_margined_futures_are_told_on_one_path_with_their_own_kind():
 
 async def test_the_listing_of_coin_margined_futures_has_the_size_of_a_contract():
     dated = "ETH/USD:ETH-260327"
-    async with serve(start="manual", symbols=(contracts(), contracts(dated))) as sim:
+    async with serve(start="manual", symbols=(contract_listing(), contract_listing(dated))) as sim:
         body = (await get(sim, "/dapi/v1/exchangeInfo")).json()
         price = (await get(sim, "/dapi/v1/ticker/bookTicker?symbol=ETHUSD_260327")).json()
     perp, future = body["symbols"]
@@ -242,16 +244,16 @@ async def test_the_listing_of_coin_margined_futures_has_the_size_of_a_contract()
 
 
 async def test_both_kinds_of_futures_spend_one_budget():
-    async with serve(start="manual", symbols=(SWAP, contracts())) as sim:
+    async with serve(start="manual", symbols=(SWAP, contract_listing())) as sim:
         first = await get(sim, "/fapi/v1/depth?symbol=BTCUSDT&limit=1000")
         second = await get(sim, "/dapi/v1/depth?symbol=BTCUSD_PERP&limit=1000")
 
     assert [answer.headers["X-MBX-USED-WEIGHT-1M"] for answer in (first, second)] == ["20", "40"]
 
 
-async def test_a_feed_of_coin_margined_futures_gets_all_of_the_truth():
+async def test_a_coinm_feed_delivers_every_trade():
     symbols = ("BTC/USD:BTC", "ETH/USD:ETH", "ETH/USD:ETH-260327")
-    listings = [contracts(symbol) for symbol in symbols]
+    listings = [contract_listing(symbol) for symbol in symbols]
     async with serve(symbols=listings, trades=1500, start=9, slow="wait") as sim:
         spec = FeedSpec("binance", symbols, ("trades", "quotes", "klines:1m"), market="coinm")
         venue = {**sim.settings, "futures_trades": "raw"}
@@ -270,9 +272,9 @@ async def test_a_feed_of_coin_margined_futures_gets_all_of_the_truth():
     assert dict(ids) == truth
 
 
-async def test_trades_and_aggregates_tell_the_truth_and_agree():
+async def test_trades_and_aggregates_equal_the_market_and_each_other():
     async with serve(trades=1500) as sim, dial(sim) as client:
-        await client.ask("SUBSCRIBE", "btcusdt@trade", "btcusdt@aggTrade")
+        await client.send_request("SUBSCRIBE", "btcusdt@trade", "btcusdt@aggTrade")
         await run(sim, client)
     truth = sim.truth.trades(SPOT)
     trades, aggregates = client.streams["btcusdt@trade"], client.streams["btcusdt@aggTrade"]
@@ -291,7 +293,7 @@ async def test_trades_and_aggregates_tell_the_truth_and_agree():
 
 async def test_the_sequence_of_a_spot_book_follows_the_venues_rule():
     async with serve(trades=3000, speed=30) as sim, dial(sim) as client:
-        await client.ask("SUBSCRIBE", "btcusdt@depth@100ms")
+        await client.send_request("SUBSCRIBE", "btcusdt@depth@100ms")
         while sim.truth.count < 400:  # noqa: ASYNC110
             await anyio.sleep(0.001)
         snapshot = (await get(sim, "/api/v3/depth?symbol=BTCUSDT&limit=5000")).json()
@@ -315,9 +317,9 @@ async def test_the_sequence_of_a_spot_book_follows_the_venues_rule():
     assert asks == dict(final["asks"])
 
 
-async def test_a_futures_diff_names_the_one_before_it():
+async def test_a_futures_delta_has_the_id_of_the_delta_before():
     async with serve(trades=1500, start=2) as sim, dial(sim, "/public/stream") as client:
-        await client.ask("SUBSCRIBE", "btcusdt@depth@100ms", "btcusdt@depth@500ms")
+        await client.send_request("SUBSCRIBE", "btcusdt@depth@100ms", "btcusdt@depth@500ms")
         await run(sim, client)
     fast, slow = client.streams["btcusdt@depth@100ms"], client.streams["btcusdt@depth@500ms"]
 
@@ -334,8 +336,8 @@ async def test_klines_equal_the_trades_and_are_final_once():
         dial(sim) as spot,
         dial(sim, "/market/stream") as swap,
     ):
-        await spot.ask("SUBSCRIBE", "btcusdt@kline_1s", "btcusdt@trade")
-        await swap.ask("SUBSCRIBE", "btcusdt@kline_1m")
+        await spot.send_request("SUBSCRIBE", "btcusdt@kline_1s", "btcusdt@trade")
+        await swap.send_request("SUBSCRIBE", "btcusdt@kline_1m")
         await run(sim, spot, swap)
         rest = (await get(sim, "/api/v3/klines?symbol=BTCUSDT&interval=1s&limit=1000")).json()
     final = {k["k"]["t"]: k["k"] for k in spot.streams["btcusdt@kline_1s"] if k["k"]["x"]}
@@ -345,11 +347,11 @@ async def test_klines_equal_the_trades_and_are_final_once():
     seen = [k["k"]["t"] for k in spot.streams["btcusdt@kline_1s"] if k["k"]["x"]]
 
     assert len(seen) == len(set(seen)) == len(final) >= 10
-    for start, some in trades.items():
+    for start, rows in trades.items():
         if start in final:
             kline = final[start]
-            assert (kline["o"], kline["c"]) == (some[0]["p"], some[-1]["p"])
-            assert (kline["f"], kline["L"], kline["n"]) == (some[0]["t"], some[-1]["t"], len(some))
+            assert (kline["o"], kline["c"]) == (rows[0]["p"], rows[-1]["p"])
+            assert (kline["f"], kline["L"], kline["n"]) == (rows[0]["t"], rows[-1]["t"], len(rows))
             assert kline["T"] == start + 999
     for row in rest:
         if row[0] in final:
@@ -358,9 +360,9 @@ async def test_klines_equal_the_trades_and_are_final_once():
     assert all(kline["E"] % 250 == 0 for kline in swap.streams["btcusdt@kline_1m"])
 
 
-async def test_times_are_in_microseconds_where_that_is_asked_for():
+async def test_times_are_in_microseconds_if_requested():
     async with serve(trades=100) as sim, dial(sim, "/stream?timeUnit=MICROSECOND") as client:
-        await client.ask("SUBSCRIBE", "btcusdt@trade")
+        await client.send_request("SUBSCRIBE", "btcusdt@trade")
         await run(sim, client)
     truth = sim.truth.trades(SPOT)
 
@@ -379,7 +381,7 @@ async def test_times_are_in_microseconds_where_that_is_asked_for():
         ("/stream.sim/ws/btcusdt@trade/ethusdt@trade", False),
     ],
 )
-async def test_streams_may_stand_in_the_address(path, combined):
+async def test_streams_can_be_requested_in_the_url(path, combined):
     async with serve(trades=100) as sim, dial(sim, path) as client:
         await run(sim, client)
     first = json.loads(client.texts[0])
@@ -396,7 +398,7 @@ async def test_a_number_after_ws_is_no_stream(path):
     assert listed == {"result": [], "id": 3}
 
 
-async def test_requests_are_answered_to_the_letter():
+async def test_replies_have_the_documented_form():
     async with serve(start="manual") as sim, dial(sim, "/ws") as client:
         assert await client.reply(
             '{"method":"SUBSCRIBE","params":["btcusdt@aggTrade"],"id":"a1"}'
@@ -453,11 +455,11 @@ async def test_bad_requests_are_refused_in_the_form_of_their_market(text, code):
     assert nested["error"]["msg"] == flat["msg"]
 
 
-async def test_the_envelope_is_put_on_and_taken_off():
+async def test_the_property_combined_adds_the_envelope():
     async with serve(trades=400, speed=8, start=2) as sim, dial(sim, "/ws") as client:
-        await client.ask("SUBSCRIBE", "btcusdt@trade")
+        await client.send_request("SUBSCRIBE", "btcusdt@trade")
         await client.reply('{"method":"SET_PROPERTY","params":["combined",true],"id":5}')
-        await client.ask("SUBSCRIBE", "ethusdt@trade")
+        await client.send_request("SUBSCRIBE", "ethusdt@trade")
         await run(sim, client)
 
     assert set(client.streams) == {"btcusdt@trade", "ethusdt@trade"}
@@ -465,7 +467,7 @@ async def test_the_envelope_is_put_on_and_taken_off():
 
 
 @pytest.mark.parametrize(
-    ("path", "heard"),
+    ("path", "delivered"),
     [
         ("/public/stream", {"btcusdt@trade", "btcusdt@bookTicker"}),
         ("/market/stream", {"btcusdt@aggTrade", "btcusdt@ticker"}),
@@ -473,7 +475,7 @@ async def test_the_envelope_is_put_on_and_taken_off():
         ("/fstream/stream", {"btcusdt@trade", "btcusdt@bookTicker"}),
     ],
 )
-async def test_a_futures_stream_on_the_wrong_route_is_acknowledged_and_never_comes(path, heard):
+async def test_a_futures_stream_on_the_wrong_route_is_acknowledged_and_never_comes(path, delivered):
     names = (
         "btcusdt@trade",
         "btcusdt@bookTicker",
@@ -491,7 +493,7 @@ async def test_a_futures_stream_on_the_wrong_route_is_acknowledged_and_never_com
         sim.begin()
         await run(sim, client)
 
-    assert set(client.streams) == heard
+    assert set(client.streams) == delivered
 
 
 async def test_a_shutdown_is_announced_raw_and_combined():
@@ -512,7 +514,7 @@ async def test_a_client_that_sends_too_much_is_closed_sooner_on_spot():
     async with serve(start="manual") as sim, dial(sim) as spot, dial(sim, "/public/stream") as swap:
         for client in (spot, swap):
             for _ in range(6):
-                await client.ask("LIST_SUBSCRIPTIONS")
+                await client.send_request("LIST_SUBSCRIPTIONS")
         await spot.read()
         answers = [json.loads(await swap.ws.receive_text()) for _ in range(6)]
 
@@ -520,7 +522,7 @@ async def test_a_client_that_sends_too_much_is_closed_sooner_on_spot():
     assert len(answers) == 6
 
 
-async def test_a_bad_time_unit_or_path_is_refused_at_the_door():
+async def test_a_bad_time_unit_or_path_is_refused_in_the_handshake():
     async with serve(start="manual") as sim:
         statuses = []
         for path in ("/stream?timeUnit=DAY", "/api/v3/ws4"):
@@ -567,16 +569,16 @@ async def test_too_much_weight_is_429_and_then_a_ban():
 # -------------------------------------------------------------------------------------------- REST
 
 
-async def test_what_is_listed_has_the_steps_that_prices_and_sizes_have():
+async def test_listed_symbols_have_the_steps_of_prices_and_sizes():
     async with serve(start="manual") as sim:
         spot = (await get(sim, "/api/v3/exchangeInfo")).json()
-        one = (await get(sim, '/api/v3/exchangeInfo?symbols=["ETHUSDT"]')).json()
+        single = (await get(sim, '/api/v3/exchangeInfo?symbols=["ETHUSDT"]')).json()
         swap = (await get(sim, "/fapi/v1/exchangeInfo")).json()
     (contract,) = swap["symbols"]
     filters = {row["filterType"]: row for row in spot["symbols"][0]["filters"]}
 
     assert [row["symbol"] for row in spot["symbols"]] == ["BTCUSDT", "ETHUSDT"]
-    assert [row["symbol"] for row in one["symbols"]] == ["ETHUSDT"]
+    assert [row["symbol"] for row in single["symbols"]] == ["ETHUSDT"]
     assert filters["PRICE_FILTER"]["tickSize"] == "0.01000000"
     assert filters["LOT_SIZE"]["stepSize"] == "0.00001000"
     assert contract["contractType"] == "PERPETUAL"
@@ -593,7 +595,9 @@ async def test_what_is_listed_has_the_steps_that_prices_and_sizes_have():
 
 async def test_rest_answers_agree_with_the_streams():
     async with serve(trades=1200, start=3) as sim, dial(sim) as client:
-        await client.ask("SUBSCRIBE", "btcusdt@trade", "btcusdt@aggTrade", "btcusdt@bookTicker")
+        await client.send_request(
+            "SUBSCRIBE", "btcusdt@trade", "btcusdt@aggTrade", "btcusdt@bookTicker"
+        )
         await run(sim, client)
         trades = client.streams["btcusdt@trade"]
         aggregates = client.streams["btcusdt@aggTrade"]
@@ -627,16 +631,16 @@ async def test_rest_answers_agree_with_the_streams():
     assert prices[0] == {"symbol": "BTCUSDT", "price": trades[-1]["p"]}
 
 
-async def pages(sim, market, symbol, want, **settings):
-    """Ask for *want*, and again from where each answer ended, until nothing more comes."""
+async def pages(sim, market, symbol, query, **settings):
+    """Request *query*, and again from the end of each answer, until an answer is empty."""
     own = tapeloom_binance.Settings(base_url=sim.url, **settings)
-    channels = (want.channel,)
+    channels = (query.channel,)
     feed = Feed("f", "binance", market, [symbol], channels, settings=own, clock=None)
     feed.listing.add(symbol, tapeloom_binance.subscribe(feed).native(symbol))
     history = tapeloom_binance.history(feed)
     answers = []
     while True:
-        request = history.request(want)
+        request = history.request(query)
         async with httpx.AsyncClient(trust_env=False) as http:
             body = (await http.get(request.url, headers=request.headers)).content
         events = history.read_answer(request, body, sim.market.now)
@@ -644,10 +648,10 @@ async def pages(sim, market, symbol, want, **settings):
             return answers
         answers.append(events)
         last = events[-1]
-        if want.kind == "trades":
-            want = attrs.evolve(want, after_id=last.id, since=None, until=None)
+        if query.kind == "trades":
+            query = attrs.evolve(query, after_id=last.id, since=None, until=None)
         else:
-            want = attrs.evolve(want, since=last.ts + duration_ns(last.interval))
+            query = attrs.evolve(query, since=last.ts + duration_ns(last.interval))
 
 
 @pytest.mark.parametrize(
@@ -661,11 +665,11 @@ async def pages(sim, market, symbol, want, **settings):
     ],
 )
 async def test_trades_after_an_id_come_page_by_page_each_once(market, symbol, channel, settings):
-    listed = (contracts(symbol) if market == "coinm" else symbol,)
+    listed = (contract_listing(symbol) if market == "coinm" else symbol,)
     async with serve(symbols=listed, trades=3000, start="now") as sim:
         await sim.finished()
-        want = HistoryQuery("trades", symbol, channel, after_id=7)
-        answers = await pages(sim, market, symbol, want, **settings)
+        query = HistoryQuery("trades", symbol, channel, after_id=7)
+        answers = await pages(sim, market, symbol, query, **settings)
         truth = sim.truth.trades(symbol)
     ids = [trade.id for answer in answers for trade in answer]
     sizes = sum(trade.size for answer in answers for trade in answer)
@@ -683,16 +687,16 @@ async def test_trades_after_an_id_come_page_by_page_each_once(market, symbol, ch
     ("market", "symbol", "interval"), [("spot", SPOT, "1s"), ("coinm", "BTC/USD:BTC", "1m")]
 )
 async def test_bars_between_two_times_come_page_by_page_each_once(market, symbol, interval):
-    """Though the one gives the first bars of a span and the other the last."""
-    listed = (contracts(symbol) if market == "coinm" else symbol,)
+    """Spot returns the first bars of a time span, COIN-M the last."""
+    listed = (contract_listing(symbol) if market == "coinm" else symbol,)
     length = duration_ns(interval)
     rate = 1.2e9 / length
     async with serve(symbols=listed, trades=1600, rate=rate, start="now") as sim:
         await sim.finished()
         first = sim.truth.trades(symbol)[0].ts // length * length
         since, until = first + 5 * length, first + 1105 * length
-        want = HistoryQuery("bars", symbol, f"klines:{interval}", since=since, until=until)
-        answers = await pages(sim, market, symbol, want)
+        query = HistoryQuery("bars", symbol, f"klines:{interval}", since=since, until=until)
+        answers = await pages(sim, market, symbol, query)
         truth = [t for t in sim.truth.trades(symbol) if since <= t.ts < until]
     bars = [bar for answer in answers for bar in answer]
 
@@ -747,7 +751,7 @@ async def test_a_wrong_call_is_refused_with_the_venues_code(path, status, code):
     assert code is None or answer.json()["code"] == code
 
 
-async def test_a_futures_call_with_a_key_is_given_past_trades():
+async def test_a_futures_call_with_a_key_returns_past_trades():
     async with serve(trades=300, start="now") as sim:
         await sim.finished()
         answer = await get(
@@ -762,7 +766,7 @@ async def test_a_futures_call_with_a_key_is_given_past_trades():
 # ------------------------------------------------------------------------------------------ faults
 
 
-async def test_faults_are_spoken_in_binances_language():
+async def test_faults_have_binances_message_format():
     faults = [
         simulator.Fault(kind="crossed_book", channel="book", after=2),
         simulator.Fault(kind="crossed_book", channel="quotes", after=20),
@@ -770,7 +774,7 @@ async def test_faults_are_spoken_in_binances_language():
         simulator.Fault(kind="missing_final_kline"),
     ]
     async with serve(trades=2500, faults=faults, start=3) as sim, dial(sim) as client:
-        await client.ask(
+        await client.send_request(
             "SUBSCRIBE", "btcusdt@depth@100ms", "btcusdt@kline_1s", "btcusdt@bookTicker"
         )
         await run(sim, client)
@@ -785,11 +789,11 @@ async def test_faults_are_spoken_in_binances_language():
     assert sim.truth.injected() == {"crossed_book": 2, "huge_batch": 1, "missing_final_kline": 1}
 
 
-async def test_a_huge_diff_changes_nothing():
+async def test_a_huge_delta_does_not_change_the_book():
     fault = simulator.Fault(kind="huge_batch", after=3, every=2, count=0)
     async with serve(trades=2500, faults=[fault]) as sim, dial(sim) as client:
         snapshot = (await get(sim, "/api/v3/depth?symbol=BTCUSDT&limit=5000")).json()
-        await client.ask("SUBSCRIBE", "btcusdt@depth@100ms")
+        await client.send_request("SUBSCRIBE", "btcusdt@depth@100ms")
         await run(sim, client)
         final = (await get(sim, "/api/v3/depth?symbol=BTCUSDT&limit=5000")).json()
     bids, asks = dict(snapshot["bids"]), dict(snapshot["asks"])

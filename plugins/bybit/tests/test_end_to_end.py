@@ -1,4 +1,4 @@
-"""Streaming from the simulated venue, held against what the simulator knows to be true."""
+"""A stack streams from the simulated venue; its events are compared with the simulated market."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ async def play(
         return events, books, sim
 
 
-def of(events: list[Any], kind: type, symbol: str, channel: str) -> list[Any]:
+def events_of(events: list[Any], kind: type, symbol: str, channel: str) -> list[Any]:
     return [e for e in events if type(e) is kind and (e.symbol, e.channel) == (symbol, channel)]
 
 
@@ -73,38 +73,41 @@ def final(sim: Any, symbol: str, levels: int) -> tuple[str, list[Any], list[Any]
 
 
 @pytest.mark.parametrize(("market", "symbols"), [("spot", SPOT[:1]), ("linear", LINEAR)])
-async def test_what_is_delivered_is_the_truth(anyio_backend, market, symbols) -> None:
+async def test_delivered_events_equal_the_simulated_market(anyio_backend, market, symbols) -> None:
     events, books, sim = await play(market, symbols, ALL, trades=1300, rate=10.0)
 
     assert [event for event in events if type(event) in (Gap, Reject)] == []
     assert {e.state for e in events if type(e) is Status} == {"connected", "subscribed", "synced"}
     for symbol in symbols:
-        pit = sim.market.pits[symbol]
-        assert [(t.price, t.size, t.side, t.ts) for t in of(events, Trade, symbol, "trades")] == [
-            (t.price, t.size, t.side, t.ts // MS * MS) for t in sim.truth.trades(symbol)
-        ]
+        instrument = sim.market.pits[symbol]
+        assert [
+            (t.price, t.size, t.side, t.ts) for t in events_of(events, Trade, symbol, "trades")
+        ] == [(t.price, t.size, t.side, t.ts // MS * MS) for t in sim.truth.trades(symbol)]
         assert [
             (b.ts, b.open, b.high, b.low, b.close, b.volume, b.quote_volume)
-            for b in of(events, Bar, symbol, "klines:1m")
+            for b in events_of(events, Bar, symbol, "klines:1m")
             if b.closed
         ] == [
-            (c.start, *(p * pit.tick for p in (c.open, c.high, c.low, c.close)),
-             c.volume * pit.lot, c.quote * pit.tick * pit.lot)
+            (c.start, *(p * instrument.tick for p in (c.open, c.high, c.low, c.close)),
+             c.volume * instrument.lot, c.quote * instrument.tick * instrument.lot)
             for c in sim.truth.candles(symbol, "1m")
         ]  # fmt: skip
         for channel, levels in (("book", 1000), ("book:200", 200), ("book:50", 50)):
             assert books[symbol, channel] == final(sim, symbol, levels)
         best = {q.sequence: q[2:] for q in sim.truth.quotes(symbol)}
         known = sorted(best)
-        for quote in of(events, Quote, symbol, "quotes")[1:]:
+        for quote in events_of(events, Quote, symbol, "quotes")[1:]:
             last = known[bisect_right(known, quote.sequence) - 1]
             assert (quote.bid, quote.bid_size, quote.ask, quote.ask_size) == best[last]
-        assert of(events, Ticker, symbol, "ticker")[-1].last == sim.truth.trades(symbol)[-1].price
+        assert (
+            events_of(events, Ticker, symbol, "ticker")[-1].last
+            == sim.truth.trades(symbol)[-1].price
+        )
 
 
 @once
 @pytest.mark.parametrize(("resync", "more"), [("subscribe", ()), ("rest", ("stale_snapshot",))])
-async def test_a_book_with_a_hole_is_brought_back(anyio_backend, resync, more) -> None:
+async def test_a_book_with_a_gap_is_resynced(anyio_backend, resync, more) -> None:
     faults = [
         simulator.Fault(kind="drop_diff", after=5),
         *(simulator.Fault(kind=kind) for kind in more),
@@ -114,18 +117,18 @@ async def test_a_book_with_a_hole_is_brought_back(anyio_backend, resync, more) -
         resync=resync,
     )  # fmt: skip
     gaps = [event for event in events if type(event) is Gap]
-    asked = sum(path.endswith("orderbook") for path, _ in sim.truth.calls)
+    book_requests = sum(path.endswith("orderbook") for path, _ in sim.truth.calls)
 
     assert len(gaps) == 1
     assert sim.truth.injected() == {fault.kind: fault.count for fault in faults}
     assert {(gap.channel, gap.cause, gap.missing) for gap in gaps} == {("book", "sequence", 1)}
-    assert bool(asked) == (resync == "rest")
+    assert bool(book_requests) == (resync == "rest")
     assert books[LINEAR[0], "book"] == final(sim, LINEAR[0], 1000)
 
 
 @once
 @pytest.mark.parametrize("kind", ["restart", "resnapshot"])
-async def test_a_book_that_begins_anew_is_no_hole(anyio_backend, kind) -> None:
+async def test_a_new_snapshot_is_not_a_gap(anyio_backend, kind) -> None:
     faults = [simulator.Fault(kind=kind, after=10, every=25, count=3, each=True)]
     events, books, sim = await play("spot", SPOT[:1], ("trades", "quotes", *BOOKS), *faults)
 
@@ -134,12 +137,12 @@ async def test_a_book_that_begins_anew_is_no_hole(anyio_backend, kind) -> None:
     assert not {e.state for e in events if type(e) is Status} & {"stale", "crossed", "waiting"}
     for channel, levels in (("book", 1000), ("book:50", 50)):
         assert books[SPOT[0], channel] == final(sim, SPOT[0], levels)
-        snapshots = [b for b in of(events, Book, SPOT[0], channel) if b.kind == "snapshot"]
+        snapshots = [b for b in events_of(events, Book, SPOT[0], channel) if b.kind == "snapshot"]
         assert len(snapshots) == 4
 
 
 @once
-async def test_a_book_that_says_everything_and_more_is_no_hole(anyio_backend) -> None:
+async def test_a_huge_delta_is_not_a_gap(anyio_backend) -> None:
     fault = simulator.Fault(kind="huge_batch", after=10, count=3, each=True)
     events, books, sim = await play("linear", LINEAR[:1], ("trades", *BOOKS), fault, trades=600)
     sizes = [len(e.raw_asks) for e in events if type(e) is Book and e.kind == "delta"]
@@ -151,7 +154,7 @@ async def test_a_book_that_says_everything_and_more_is_no_hole(anyio_backend) ->
 
 
 @once
-async def test_a_crossed_book_is_found_and_brought_back(anyio_backend) -> None:
+async def test_a_crossed_book_is_detected_and_resynced(anyio_backend) -> None:
     fault = simulator.Fault(kind="crossed_book", channel="book", after=5)
     events, books, sim = await play(
         "spot", SPOT[:1], ("trades", "book"), fault, trades=900, speed=20.0, rate=300.0
@@ -159,7 +162,7 @@ async def test_a_crossed_book_is_found_and_brought_back(anyio_backend) -> None:
     states = [e.state for e in events if type(e) is Status and e.channel == "book"]
 
     assert sim.truth.injected() == {"crossed_book": 1}
-    assert states in (["synced"], ["synced", "crossed", "synced"])  # a later change may heal it
+    assert states in (["synced"], ["synced", "crossed", "synced"])  # a later delta may uncross it
     assert books[SPOT[0], "book"] == final(sim, SPOT[0], 1000)
 
 
@@ -169,7 +172,7 @@ async def test_a_kline_that_is_never_confirmed_is_never_closed(anyio_backend) ->
     events, _, sim = await play(
         "spot", SPOT[:1], ("trades", "klines:1m"), fault, trades=1000, rate=6.0
     )
-    closed = {bar.ts for bar in of(events, Bar, SPOT[0], "klines:1m") if bar.closed}
+    closed = {bar.ts for bar in events_of(events, Bar, SPOT[0], "klines:1m") if bar.closed}
 
     assert sim.truth.injected() == {"missing_final_kline": 1}
     assert closed == {candle.start for candle in sim.truth.candles(SPOT[0], "1m")[1:]}
@@ -180,15 +183,15 @@ async def test_a_request_that_is_refused_once_loses_no_topic(anyio_backend) -> N
     channels = ("trades", "book:1", *BOOKS, "klines:1m", "ticker")
     fault = simulator.Fault(kind="sub_error")
     events, _, sim = await play("linear", LINEAR, channels, fault, trades=300)
-    came = Counter((e.symbol, e.channel) for e in events if e.type not in ("status", "gap"))
+    counts = Counter((e.symbol, e.channel) for e in events if e.type not in ("status", "gap"))
 
     assert sim.truth.injected() == {"sub_error": 1}
-    assert {*came} >= {(symbol, channel) for symbol in LINEAR for channel in channels}
+    assert {*counts} >= {(symbol, channel) for symbol in LINEAR for channel in channels}
     assert sum(type(event) is Trade for event in events) == 300
 
 
 @once
-async def test_trades_that_come_twice_or_cut_off_cost_no_other(anyio_backend) -> None:
+async def test_malformed_frames_lose_only_their_own_trades(anyio_backend) -> None:
     faults = [
         simulator.Fault(kind="malformed_json", after=30, channel="trades"),
         simulator.Fault(kind="plain_text_frame", after=60, channel="trades"),
@@ -214,6 +217,6 @@ async def test_trades_that_come_twice_or_cut_off_cost_no_other(anyio_backend) ->
     rejects = [e.rule for e in events if type(e) is Reject]
 
     assert rejects == ["unreadable_frame"] * 2
-    assert 0 < total - len(delivered) < 20  # those of the one frame that was cut off
-    missing = iter(truth)
-    assert all(any(one == other for other in missing) for one in delivered)
+    assert 0 < total - len(delivered) < 20  # those of the truncated frame
+    remaining = iter(truth)
+    assert all(any(trade == other for other in remaining) for trade in delivered)
