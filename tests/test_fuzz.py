@@ -166,7 +166,7 @@ class Runner:
         # So late that no time of the venue is by chance that of our clock.
         self.clock = VirtualClock(EPOCH + 3_600_000_000_000)
         self.plan: FeedPlan = compose(place.stack, Registry(), self.clock, 1).plans[0]
-        self.plan.wants.listen(lambda want: None)
+        self.plan.queries.listen(lambda want: None)
 
     def on_control(self, frame: bytes) -> list[Event]:
         """What a connection does with a frame that is no market data."""

@@ -290,7 +290,7 @@ async def test_a_plugin_in_the_stack_may_wrap_the_way_to_dial_whoever_offers_it(
     (plan,) = stream.plans
 
     assert quieter.dialled == [f"hush {plan.endpoints[0].url}"]
-    assert plan.transport.chosen == wire.dial
+    assert plan.transport.base_dial == wire.dial
 
 
 def test_what_a_wrapper_breaks_costs_no_more_than_what_a_parser_breaks(stocked: Registry) -> None:
@@ -643,7 +643,7 @@ def test_what_a_stage_wants_is_kept_until_somebody_listens(registry: Registry) -
     plan = composed(registry, stack()).plans[0]
     heard: list[HistoryQuery] = []
     plan.feed.query_history(HistoryQuery("book", "BTC/USD"))
-    plan.wants.listen(heard.append)
+    plan.queries.listen(heard.append)
     plan.feed.query_history(HistoryQuery("book", "ETH/USD"))
 
     assert [want.symbol for want in heard] == ["BTC/USD", "ETH/USD"]

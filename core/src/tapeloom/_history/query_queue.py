@@ -51,7 +51,7 @@ class HistoryClient:
         self._turns: list[tuple[int, float, int, HistoryQuery | GapFill]] = []
         self._count = count()
         self._more = anyio.Event()
-        plan.wants.listen(self._ask)
+        plan.queries.listen(self._ask)
         plan.feed.fetch = rest.fetch
 
     def _ask(self, want: HistoryQuery) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import anyio
 import structlog
 
-from tapeloom._compose.plan import FeedPlan, too_many
+from tapeloom._compose.plan import FeedPlan, too_many_connections
 from tapeloom._connection.frame_intake import FrameIntake
 from tapeloom._connection.source_supervisor import SourceSupervisor
 from tapeloom._connection.supervisor import Supervisor
@@ -98,7 +98,7 @@ class FeedRunner:
         try:
             self._check_backend()
             if self._recording is not None:
-                self.plan.wants.listen(lambda want: None)  # a tape has what was answered then
+                self.plan.queries.listen(lambda want: None)  # a tape has what was answered then
                 await self._until_stopped(self._replay(self._recording).run)
             elif self.plan.source is not None:
                 await self._run_source()
@@ -281,7 +281,7 @@ class FeedRunner:
                 raise SymbolError(f"{feed.venue} does not list {symbol!r}.{nearest(symbol, known)}")
         plan.subscriptions(new)  # raises before anything has changed
         self._check_room(new)
-        plan.name(new)
+        plan.add_symbols(new)
         feed.symbols += new
         if plan.source is not None:
             plan.source.symbols_changed()
@@ -299,7 +299,7 @@ class FeedRunner:
                 more = max(endpoint.max_connections - len(carried), 0)
                 room = (len(carried) + more) * endpoint.max_subscriptions - sum(carried)
                 if len(subscriptions) > room:
-                    raise too_many(self.plan.feed.venue, endpoint)
+                    raise too_many_connections(self.plan.feed.venue, endpoint)
 
     async def _spread(self, endpoint: Endpoint, subscriptions: list[Subscription]) -> None:
         """Put subscriptions on the connections that have room, and on new ones."""

@@ -89,7 +89,7 @@ class Stream:
         for plan in self.plans:
             name = plan.feed.name
             own = dialer(web, name, self._clock, compressed=compressed)
-            plan.transport.chosen = self._dial or plan.transport.chosen or own
+            plan.transport.base_dial = self._dial or plan.transport.base_dial or own
             self._feeds[name] = FeedRunner(
                 plan, self._deliver, web, budgets, self._taps(plan), turns, self._recording
             )
