@@ -13,7 +13,7 @@ import tapeloom
 from tapeloom import Event, FeedSpec, FlightSpec, Gap, Registry, Reject, Stack, Trade
 from tapeloom._tape.compression import opened
 from tapeloom._tape.flight_recorder import FlightRecorder
-from tapeloom._tape.reader import Answer, Recorded, Tape
+from tapeloom._tape.reader import RecordedAnswer, RecordedFrame, Tape
 from tapeloom.plugin import Endpoint, Feed, Request
 from tapeloom_testing import FakeWire, VirtualClock, WireEnd
 
@@ -176,7 +176,7 @@ async def test_nothing_is_written_where_no_folder_is_named_until_somebody_asks(
                 break
         assert [path async for path in anyio.Path(tmp_path).iterdir()] == []
         (path,) = await stream.dump(tmp_path / "asked")
-    frames = [record.frame for record in Tape(path) if isinstance(record, Recorded)]
+    frames = [record.frame for record in Tape(path) if isinstance(record, RecordedFrame)]
 
     assert frames[1:] == [coin(1).encode(), b"\x00", coin(2).encode()]
 
@@ -194,8 +194,8 @@ async def test_memory_is_bounded_and_the_oldest_is_forgotten_first(tmp_path: Pat
 
     assert sum(map(len, held)) <= 10_000
     assert all(len(one) <= 5_000 for one in held)
-    assert isinstance(records[-1], Recorded | Answer)
-    assert [record.frame for record in records if isinstance(record, Recorded)][-2] == b"4999"
+    assert isinstance(records[-1], RecordedFrame | RecordedAnswer)
+    assert [record.frame for record in records if isinstance(record, RecordedFrame)][-2] == b"4999"
 
 
 async def test_what_is_older_than_asked_for_is_not_in_the_bundle(tmp_path: Path) -> None:
@@ -205,6 +205,8 @@ async def test_what_is_older_than_asked_for_is_not_in_the_bundle(tmp_path: Path)
     for n in range(20):
         flight.frames(1, clock.time_ns(), [b"%d" % n], 2)
         clock.advance(1)
-    frames = [r.frame for r in Tape(await flight.save(tmp_path, "x")) if isinstance(r, Recorded)]
+    frames = [
+        r.frame for r in Tape(await flight.save(tmp_path, "x")) if isinstance(r, RecordedFrame)
+    ]
 
     assert frames == [b"%d" % n for n in range(10, 20)]

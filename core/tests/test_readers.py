@@ -13,7 +13,7 @@ from tapeloom import Registry
 from tapeloom._compose.composer import compose
 from tapeloom._config import parse, read
 from tapeloom._tape.compression import compressor
-from tapeloom._tape.reader import Answer, Corrupt, Head, Recorded, Tape
+from tapeloom._tape.reader import CorruptLine, RecordedAnswer, RecordedFrame, Tape, TapeHead
 from tapeloom.errors import ConfigError, PluginNotFound, TapeError
 from tapeloom_testing import VirtualClock
 from tapeloom_testing.fuzz import mutants
@@ -127,8 +127,13 @@ def test_good_lines_between_broken_ones_are_all_read(suffix: str, tmp_path: Path
     tape = Tape(written(tmp_path / f"t.ws.{suffix}", b"\n".join(lines)))
 
     records = list(tape)
-    assert {type(record) for record in records} == {Recorded, Answer, Head, Corrupt}
-    read = [record.frame for record in records if isinstance(record, Recorded)]
+    assert {type(record) for record in records} == {
+        RecordedFrame,
+        RecordedAnswer,
+        TapeHead,
+        CorruptLine,
+    }
+    read = [record.frame for record in records if isinstance(record, RecordedFrame)]
     assert [frame for frame in read if frame.startswith(b"good")] == [
         b"good %d" % n for n in range(200)
     ]

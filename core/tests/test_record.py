@@ -21,7 +21,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tapeloom import Event, FeedSpec, Registry, Stack, Trade
 from tapeloom._tape.compression import compressor, opened
-from tapeloom._tape.reader import Answer, Head, Recorded, Tape
+from tapeloom._tape.reader import RecordedAnswer, RecordedFrame, Tape, TapeHead
 from tapeloom._tape.recorder import Recorder, line_of
 from tapeloom.errors import ConfigError, TapeError
 from tapeloom.plugin import Endpoint, Feed, Request
@@ -87,7 +87,7 @@ async def test_answers_over_rest_are_on_the_tape_too(registry: Registry, tmp_pat
                 async for event in live.of(tapeloom.Book):
                     assert event.last_id == 7
                     live.stop()
-    answers = [one for one in Tape(tmp_path / "acme.jsonl.zst") if isinstance(one, Answer)]
+    answers = [one for one in Tape(tmp_path / "acme.jsonl.zst") if isinstance(one, RecordedAnswer)]
 
     assert [one.body for one in answers] == [b'["BTC/USD"]', book]
 
@@ -118,12 +118,12 @@ def test_any_frame_comes_back_as_it_was(
     anyio.run(recorder.flush)
     head, *records = Tape(path)
 
-    assert isinstance(head, Head)
+    assert isinstance(head, TapeHead)
     assert head.feed == {"name": "majors", "venue": "acme", "market": "spot",
                          "symbols": ["BTC/USD"], "channels": ["trades"]}  # fmt: skip
     assert records == [
-        *(Recorded(NOW, frame) for frame in frames),
-        Answer(NOW, "https://acme.invalid/x?a=b", b"\xff", b'{"q": 1}'),
+        *(RecordedFrame(NOW, frame) for frame in frames),
+        RecordedAnswer(NOW, "https://acme.invalid/x?a=b", b"\xff", b'{"q": 1}'),
     ]
 
 
@@ -195,7 +195,7 @@ PROGRAM = textwrap.dedent(
 
 
 def numbers(path: Path) -> list[int]:
-    frames = [one.frame for one in Tape(path) if isinstance(one, Recorded)]
+    frames = [one.frame for one in Tape(path) if isinstance(one, RecordedFrame)]
     return [int(frame.split()[0]) for frame in frames]
 
 
@@ -263,7 +263,7 @@ def test_half_a_piece_is_cut_off_before_the_next_is_written(
     recorder.frames(1, NOW, [b"two"], 3)
     anyio.run(recorder.flush)
     monkeypatch.undo()
-    frames = [one.frame for one in Tape(tmp_path / "t.jsonl.zst") if isinstance(one, Recorded)]
+    frames = [one.frame for one in Tape(tmp_path / "t.jsonl.zst") if isinstance(one, RecordedFrame)]
 
     assert frames == [b"one", b"two"]
     assert own.counters["tape_errors"] == 1
@@ -278,7 +278,7 @@ def test_what_cannot_be_written_for_too_long_is_counted(
     recorder = Recorder(tmp_path / "t.jsonl", own, clock)
     recorder.frames(1, NOW, [b"x" * 100] * 20, 2000)
     anyio.run(recorder.flush)
-    kept = [one for one in Tape(tmp_path / "t.jsonl") if isinstance(one, Recorded)]
+    kept = [one for one in Tape(tmp_path / "t.jsonl") if isinstance(one, RecordedFrame)]
 
     assert own.counters["tape_lost"] == 20 - len(kept)
     assert 0 < len(kept) < 9

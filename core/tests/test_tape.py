@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tapeloom import Book, Event, FeedSpec, Registry, Reject, Stack, Status, Trade, encode
 from tapeloom._stream.pipeline import Pipeline
-from tapeloom._tape.reader import Answer, Corrupt, Recorded, Tape
+from tapeloom._tape.reader import CorruptLine, RecordedAnswer, RecordedFrame, Tape
 from tapeloom._tape.replay import Recording, Replay, TapeClock
 from tapeloom.errors import StageFailed, TapeError
 from tapeloom.harness import compose_feed
@@ -69,7 +69,7 @@ def test_frames_are_read_as_they_were_received(tmp_path: Path, name: str) -> Non
     path = write(tmp_path, "".join(line(n, text) for n, text in enumerate(texts)), name)
     tape = Tape(path)
 
-    assert [r.frame.decode() for r in tape if isinstance(r, Recorded)] == texts
+    assert [r.frame.decode() for r in tape if isinstance(r, RecordedFrame)] == texts
     assert list(tape) == list(tape)
 
 
@@ -87,7 +87,7 @@ def test_frames_are_read_as_they_were_received(tmp_path: Path, name: str) -> Non
 def test_times_are_exact_to_the_nanosecond(tmp_path: Path, text: str, ns: int) -> None:
     (record,), _ = read(write(tmp_path, line(text, "x")))
 
-    assert record == Recorded(ns, b"x")
+    assert record == RecordedFrame(ns, b"x")
 
 
 @settings(max_examples=50)
@@ -136,7 +136,7 @@ def test_a_corrupt_line_costs_no_neighbour(tmp_path: Path, bad: str) -> None:
     records, error = read(write(tmp_path, text))
 
     assert error is None
-    assert [type(r) for r in records] == [Recorded, Corrupt, Recorded]
+    assert [type(r) for r in records] == [RecordedFrame, CorruptLine, RecordedFrame]
     assert (records[1].line, records[1].recv) == (2, SECOND)
     assert len(records[1].text) <= 200
 
@@ -204,9 +204,11 @@ FRAMES = line(10, "a") + line(20, "b") + line(30, "c")
 
 def order(path: Path) -> list[str]:
     return [
-        r.frame.decode() if isinstance(r, Recorded) else f"{r.body.decode()}@{r.recv / SECOND:g}"
+        r.frame.decode()
+        if isinstance(r, RecordedFrame)
+        else f"{r.body.decode()}@{r.recv / SECOND:g}"
         for r in Tape(path)
-        if isinstance(r, Recorded | Answer)
+        if isinstance(r, RecordedFrame | RecordedAnswer)
     ]
 
 

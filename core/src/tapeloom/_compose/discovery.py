@@ -36,9 +36,7 @@ class InstalledPlugin:
     module: str  #: what is imported: ``package.module`` or ``package.module:object``
     distribution: str = ""
     version: str = ""
-    origin: str = (
-        ""  #: the folder it is installed in; "editable" and the source folder, if it is editable
-    )
+    origin: str = ""  #: the folder it is installed in, or "editable" and its source folder
     hidden: bool = False  #: whether the environment variable `SWITCH` hides it
     rivals: tuple[str, ...] = ()  #: other distributions that provide a plugin of this name
     entry: importlib.metadata.EntryPoint | None = attrs.field(default=None, repr=False, eq=False)
@@ -115,8 +113,7 @@ def import_plugin(found: InstalledPlugin) -> Any:
     name = found.name
     if found.hidden:
         raise PluginBroken(
-            name,
-            f"plugin {name!r} is installed, but {SWITCH} does not list it. Add {name!r} to it.",
+            name, f"plugin {name!r} is installed, but {SWITCH} hides it. Add {name!r} to it."
         )
     if found.rivals:
         several = " and ".join((str(found), *found.rivals))

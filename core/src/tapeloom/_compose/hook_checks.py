@@ -87,9 +87,7 @@ def _argument_problem(specs: HookSpecs, plugin: object, attribute: str, hook: st
         if parameter.name in allowed or parameter.default is not parameter.empty:
             continue
         if parameter.name == "self" and inspect.isclass(plugin):
-            return (
-                f"it is a class. Make the entry point refer to an instance of {plugin.__name__!r}."
-            )
+            return f"it is a class. Point the entry point at an instance of {plugin.__name__!r}."
         accepted = f"takes {', '.join(allowed)}" if allowed else "takes no arguments"
         hint = nearest(parameter.name, allowed)
         return f"its hook {hook!r} has the parameter {parameter.name!r}, but the hook {accepted}.{hint}"
@@ -115,8 +113,8 @@ def _no_hooks(specs: HookSpecs, plugin: object) -> str:
 def faulty_plugin(error: BaseException, caller: pluggy.HookCaller) -> str:
     """Return the name of the plugin whose code raised *error*, the wrapped one or a wrapper; or ""."""
     owners = {
-        getattr(hookimpl.function, "__code__", None): hookimpl.plugin_name
-        for hookimpl in caller.get_hookimpls()
+        getattr(impl.function, "__code__", None): impl.plugin_name
+        for impl in caller.get_hookimpls()
     }
     frames = [frame.f_code for frame, _ in traceback.walk_tb(error.__traceback__)]
     return next((owners[code] for code in reversed(frames) if code in owners), "")

@@ -126,10 +126,9 @@ class FeedPlan:
     def connections(self, symbols: Sequence[str]) -> list[tuple[Endpoint, list[Subscription]]]:
         """Return the connections for *symbols*, each with at most `max_subscriptions` subscriptions."""
         return [
-            (endpoint, subscriptions[start : start + endpoint.max_subscriptions])
-            for index, subscriptions in sorted(self.subscriptions(symbols).items())
-            for endpoint in (self.endpoints[index],)
-            for start in range(0, len(subscriptions), endpoint.max_subscriptions)
+            (endpoint := self.endpoints[index], wanted[start : start + endpoint.max_subscriptions])
+            for index, wanted in sorted(self.subscriptions(symbols).items())
+            for start in range(0, len(wanted), self.endpoints[index].max_subscriptions)
         ]
 
     def add_symbols(self, symbols: Sequence[str]) -> None:
@@ -149,9 +148,8 @@ class Composition:
     """The plans of a whole stack."""
 
     plans: list[FeedPlan]
-    sinks: list[
-        tuple[SinkSpec, Sink, Callable[[], Sink]]
-    ]  #: each with a function that makes it anew
+    #: Each sink with its spec and a function that makes a new instance.
+    sinks: list[tuple[SinkSpec, Sink, Callable[[], Sink]]]
 
 
 def too_many_connections(venue: str, endpoint: Endpoint) -> ConfigError:

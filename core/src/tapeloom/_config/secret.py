@@ -42,9 +42,7 @@ class Secret:
             return table
         if unknown := [str(key) for key in table if key not in {"env", "file"}]:
             hint = nearest(unknown[0], ("env", "file"))
-            raise ValueError(
-                f"unknown key {unknown[0]!r} in a secret.{hint or f' Please {_REMEDY}'}"
-            )
+            raise ValueError(f"unknown key {unknown[0]!r} in secret.{hint or f' Please {_REMEDY}'}")
         if len(table) != 1:
             raise ValueError(f"a secret has exactly one origin: {_REMEDY}")
         ((kind, name),) = table.items()
