@@ -119,7 +119,7 @@ class _Composer:
         return None
 
     def sink(self, index: int, spec: SinkSpec) -> tuple[SinkSpec, Sink, Callable[[], Sink]] | None:
-        """Return one sink and a function that builds it anew; None if it has mistakes."""
+        """Return one sink and a function that makes a new instance; None if it has mistakes."""
         if not self._load(spec.use):
             return None
         before = len(self._mistakes)

@@ -105,36 +105,36 @@ def _origin(distribution: importlib.metadata.Distribution) -> str:
     return str(distribution.locate_file(""))
 
 
-def import_plugin(found: InstalledPlugin) -> Any:
+def import_plugin(plugin: InstalledPlugin) -> Any:
     """Import and return a plugin.
 
     Raises PluginBroken with the cause on one line and what to do about it.
     """
-    name = found.name
-    if found.hidden:
+    name = plugin.name
+    if plugin.hidden:
         raise PluginBroken(
             name, f"plugin {name!r} is installed, but {SWITCH} hides it. Add {name!r} to it."
         )
-    if found.rivals:
-        several = " and ".join((str(found), *found.rivals))
+    if plugin.rivals:
+        several = " and ".join((str(plugin), *plugin.rivals))
         raise PluginBroken(
             name, f"plugin {name!r} is provided by {several}. Uninstall all but one of them."
         )
-    if found.entry is None:
+    if plugin.entry is None:
         raise PluginBroken(name, f"plugin {name!r} has no entry point, so it cannot be loaded.")
     try:
-        return found.entry.load()
+        return plugin.entry.load()
     except (Exception, SystemExit) as error:
-        cause = _import_problem(found, error)
+        cause = _import_problem(plugin, error)
         raise PluginBroken(
-            name, f"plugin {name!r} ({found}) cannot be imported: {cause}"
+            name, f"plugin {name!r} ({plugin}) cannot be imported: {cause}"
         ) from error
 
 
-def _import_problem(found: InstalledPlugin, error: BaseException) -> str:
-    reinstall = f"Try: pip install --force-reinstall {found.distribution}"
-    upgrade = f"Try: pip install --upgrade {found.distribution}"
-    module, _, attribute = found.module.partition(":")
+def _import_problem(plugin: InstalledPlugin, error: BaseException) -> str:
+    reinstall = f"Try: pip install --force-reinstall {plugin.distribution}"
+    upgrade = f"Try: pip install --upgrade {plugin.distribution}"
+    module, _, attribute = plugin.module.partition(":")
     if isinstance(error, ModuleNotFoundError) and error.name:
         if module == error.name or module.startswith(f"{error.name}."):
             return f"its module {module!r} does not exist. {reinstall}"

@@ -57,10 +57,10 @@ class Registry:
         self._manager = pluggy.PluginManager(self._specs.project)
         self._manager.add_hookspecs(self._specs.module)
         self._installed = None if found is None else dict(found)
-        self._own: set[str] = set()
+        self._registered: set[str] = set()
 
     @property
-    def found(self) -> dict[str, InstalledPlugin]:
+    def installed(self) -> dict[str, InstalledPlugin]:
         """The installed plugins by name, hidden ones included; discovered once."""
         if self._installed is None:
             self._installed = installed(hidden=True, group=self._specs.group)
@@ -73,12 +73,12 @@ class Registry:
         """
         if self._manager.get_plugin(name) is plugin:
             return
-        if name in self._own:
+        if name in self._registered:
             raise PluginBroken(
                 name, f"two plugins are registered as {name!r}. Give each a unique name."
             )
         self._register(plugin, name)
-        self._own.add(name)
+        self._registered.add(name)
 
     def load(self, name: str) -> None:
         """Import and register the plugin *name* and no other, unless it is already registered.
@@ -87,11 +87,11 @@ class Registry:
         """
         if self._manager.has_plugin(name):
             return
-        found = self.found.get(name)
-        if found is None:
-            known = [key for key, plugin in self.found.items() if not plugin.hidden]
-            raise PluginNotFound(name, {*known, *self._own})
-        self._register(import_plugin(found), name)
+        plugin = self.installed.get(name)
+        if plugin is None:
+            known = [key for key, entry in self.installed.items() if not entry.hidden]
+            raise PluginNotFound(name, {*known, *self._registered})
+        self._register(import_plugin(plugin), name)
 
     def call(
         self, name: str, hook: str, *, wrappers: tuple[str, ...] = (), **arguments: Any
@@ -146,17 +146,17 @@ class Registry:
 
     def describe(self) -> list[PluginInfo]:
         """Import every plugin and return its description; a broken one has a `problem`."""
-        names = sorted({*self._own, *self.found})
+        names = sorted({*self._registered, *self.installed})
         return [self._describe(name) for name in names if self._is_visible(name)]
 
     def _is_visible(self, name: str) -> bool:
-        return name in self._own or not self.found[name].hidden
+        return name in self._registered or not self.installed[name].hidden
 
     def _describe(self, name: str) -> PluginInfo:
-        found = InstalledPlugin(name, "", origin="registered by the program")
-        if name not in self._own:
-            found = self.found[name]
-        info = PluginInfo(name, found.distribution, found.version, found.origin)
+        source = InstalledPlugin(name, "", origin="registered by the program")
+        if name not in self._registered:
+            source = self.installed[name]
+        info = PluginInfo(name, source.distribution, source.version, source.origin)
         try:
             implements, wraps = self.implements(name), self.wraps(name)
         except PluginError as error:
@@ -192,5 +192,5 @@ class Registry:
             raise PluginBroken(name, f"plugin {name!r} breaks the hook rules: {problem}") from error
 
     def _report_hint(self, name: str) -> str:
-        found = None if name in self._own else self.found.get(name)
-        return f" ({found}): report it to its authors" if found else ""
+        plugin = None if name in self._registered else self.installed.get(name)
+        return f" ({plugin}): report it to its authors" if plugin else ""

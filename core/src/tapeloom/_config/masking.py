@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
-#: Stands in place of every masked text.
+#: Replaces every masked text.
 MASK = "***"
 #: Keys whose plain-text values are masked.
 _SECRET_KEY = re.compile(r"key|secret|token|passw|passphrase|credential", re.IGNORECASE)

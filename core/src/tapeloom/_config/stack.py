@@ -1,8 +1,8 @@
-"""The classes of a stack: what stack.toml says, or Python code says instead.
+"""The classes of a stack. They are read from stack.toml, or Python code builds them.
 
 Every class checks its values, from a file or from code, and raises ConfigError with all mistakes of
-one field. The places of these mistakes are relative to the object. A comment above each field says
-what the key of the same name in the stack file means.
+one field. The places of these mistakes are relative to the object. The comment above each field
+describes the key of the same name in the stack file.
 """
 
 from __future__ import annotations
@@ -154,7 +154,7 @@ def _sinks(value: Iterable[SinkSpec]) -> tuple[SinkSpec, ...]:
 
 
 def _stage_specs(value: Mapping[str, StageSpec | Mapping[str, Any]]) -> dict[str, StageSpec]:
-    """Return the specs by name; a plain table is read as it stands under ``[stage.<name>]``."""
+    """Return the specs by name; a plain table has the keys of a ``[stage.<name>]`` table."""
     return {
         name: spec
         if isinstance(spec, StageSpec)

@@ -44,7 +44,7 @@ _MAX_UNREADABLE_BYTES = 65_536
 _MAX_BAD_FILE_BYTES = 16 << 20
 
 #: One read: size in bytes, receive time in ns, connection number, payloads. For a REST response the
-#: payload is its body, and the request stands last.
+#: payload is its body and the last item is the request.
 _Read: TypeAlias = tuple[int, int, int, Sequence[bytes], Request | None]
 
 
@@ -144,10 +144,10 @@ class FlightRecorder:
         """
         now = self._feed.clock.time_ns()
         since = now - round(self._spec.seconds * 1_000_000_000)
-        kept = [read for read in self._ring if read[1] >= since]
+        reads = [read for read in self._ring if read[1] >= since]
         name = f"{self._feed.name}-{_timestamp(now)}-{incident}{TAPE}"
         head = head_line(self._feed, why=incident, counters=dict(self._feed.counters))
-        await anyio.to_thread.run_sync(_write, folder / name, head, kept)
+        await anyio.to_thread.run_sync(_write, folder / name, head, reads)
         return folder / name
 
     async def _write_unreadable(self) -> None:
@@ -165,10 +165,10 @@ class FlightRecorder:
             self._report_failure(path, error)
 
 
-def _write(path: Path, head: bytes, kept: list[_Read]) -> None:
+def _write(path: Path, head: bytes, reads: list[_Read]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     lines = [head]
-    for _, recv, connection, payloads, request in kept:
+    for _, recv, connection, payloads, request in reads:
         if request is not None:
             lines.append(answer_line(recv, request, payloads[0]))
         else:
