@@ -173,7 +173,7 @@ def child(*words: str, **options: Any) -> subprocess.Popen[str]:
 # -------------------------------------------------------------------------------------------- check
 
 
-def test_check_says_what_a_stack_will_do_and_dials_nobody(
+def test_check_prints_what_a_stack_will_do_without_connecting(
     stack: Stacked, capsys: pytest.CaptureFixture[str]
 ) -> None:
     code = main(["check", stack(symbols=["BTC/USD", "ETH/USD"])])
@@ -191,7 +191,7 @@ def test_check_says_what_a_stack_will_do_and_dials_nobody(
         assert part in out
 
 
-def test_check_tells_every_mistake_with_its_line(
+def test_check_reports_every_mistake_with_its_line(
     stack: Stacked, capsys: pytest.CaptureFixture[str]
 ) -> None:
     code = main(["check", stack(more='silence = "long"\nper_conection = 3')])
@@ -202,7 +202,7 @@ def test_check_tells_every_mistake_with_its_line(
     assert "Did you mean 'per_connection'?" in err
 
 
-def test_check_finds_wrong_what_run_finds_wrong(
+def test_check_rejects_what_run_rejects(
     site: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "empty.toml").write_text('backend = "asyncio"\n')
@@ -248,7 +248,7 @@ def test_run_writes_a_table_or_nothing(
     assert summary(err)["events"]["trade"] > 10
 
 
-def test_run_goes_on_the_event_loop_that_the_stack_names(
+def test_run_uses_the_event_loop_of_the_stack(
     stack: Stacked, serving: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = stack(serving(FakeVenue(busy)).url(), top='backend = "trio"')
@@ -258,7 +258,7 @@ def test_run_goes_on_the_event_loop_that_the_stack_names(
     assert summary(capsys.readouterr().err)["events"]["trade"] > 5
 
 
-def test_a_feed_that_fails_for_good_is_exit_code_1_with_the_reason(
+def test_a_failed_feed_is_exit_code_1_with_the_reason(
     stack: Stacked, serving: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = stack(serving(FakeVenue(busy, upgrade=(404, {}, b""))).url())
@@ -310,7 +310,7 @@ def test_replay_gives_the_same_lines_every_time(
     assert outs[0] == outs[1] == outs[2] != ""
 
 
-def test_replay_keeps_the_pace_that_is_asked_for(
+def test_replay_runs_at_the_chosen_speed(
     tape: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     main(["replay", tape, *REPLAY, "--out", "none", "--speed", "10x"])
@@ -328,7 +328,7 @@ def test_settings_reach_the_venue_from_the_command_line(
     assert "Did you mean 'silence'?" in capsys.readouterr().err
 
 
-def test_a_recording_that_breaks_off_is_exit_code_1_after_what_could_be_read(
+def test_a_truncated_recording_is_exit_code_1_after_its_readable_part(
     tape: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     import gzip
@@ -364,12 +364,12 @@ def test_a_recording_that_breaks_off_is_exit_code_1_after_what_could_be_read(
         (["replay", "day.ws.jsonl", *REPLAY, "--speed", "fast"], 2, "--speed"),
         (["replay", "day.ws.jsonl", *REPLAY, "--speed", "nan"], 2, "--speed"),
         (["replay", "day.ws.jsonl", *REPLAY, "--batch", "0"], 2, "--batch"),
-        (["replay", "day.ws.jsonl", *REPLAY, "--stages", "acme"], 2, "is no stage"),
+        (["replay", "day.ws.jsonl", *REPLAY, "--stages", "acme"], 2, "is not a stage"),
         (["replay", "day.ws.jsonl", *REPLAY[:2], "--symbols", "B", "--channels", "trades"], 2,
          "unified symbol"),
     ],
 )  # fmt: skip
-def test_a_mistake_of_the_user_is_one_message_and_no_traceback(
+def test_a_user_mistake_is_one_message_without_traceback(
     tape: str,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
@@ -408,7 +408,7 @@ def test_a_mistake_of_the_user_is_one_message_and_no_traceback(
         ["record", "stack.toml"],
     ],
 )
-def test_a_command_that_is_none_is_exit_code_2(
+def test_an_invalid_command_line_is_exit_code_2(
     stack: Stacked, capsys: pytest.CaptureFixture[str], words: list[str]
 ) -> None:
     stack()
@@ -419,7 +419,7 @@ def test_a_command_that_is_none_is_exit_code_2(
     assert "usage: tapeloom" in capsys.readouterr().err
 
 
-def test_a_recording_that_does_not_say_whose_it_is_needs_words(
+def test_a_recording_without_a_head_needs_symbols_and_channels(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "old.jsonl"
@@ -427,12 +427,12 @@ def test_a_recording_that_does_not_say_whose_it_is_needs_words(
 
     assert main(["replay", str(path), "--venue", "acme"]) == 2
     err = capsys.readouterr().err
-    assert "--symbols: the recording does not say it, so it must be given" in err
+    assert "--symbols: the recording does not contain it. Give this option." in err
     assert "--channels" in err
     assert "--venue" not in err
 
 
-def test_an_event_loop_that_is_not_installed_is_a_mistake_of_the_stack(
+def test_an_event_loop_that_is_not_installed_is_reported(
     stack: Stacked, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = stack(top='backend = "trio"')
@@ -452,7 +452,7 @@ def test_an_event_loop_that_is_not_installed_is_a_mistake_of_the_stack(
 # ------------------------------------------------------------------------------------------ plugins
 
 
-def test_a_broken_plugin_costs_only_itself(
+def test_a_broken_plugin_does_not_affect_other_commands(
     site: Path, stack: Stacked, capsys: pytest.CaptureFixture[str]
 ) -> None:
     install(site, "broken", "import nothing_of_that_name")
@@ -475,7 +475,7 @@ def test_a_broken_plugin_costs_only_itself(
     assert (checked, quiet.err) == (0, "")
 
 
-def test_the_plugins_are_listed_with_what_they_provide(
+def test_plugins_are_listed_with_their_hooks(
     site: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     code = main(["plugins"])
@@ -487,7 +487,7 @@ def test_the_plugins_are_listed_with_what_they_provide(
         assert part in rows["acme"]
 
 
-def test_the_plugins_are_listed_with_what_is_proven_of_them(
+def test_plugins_are_listed_with_their_conformance_results(
     site: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     home = site / "made_proven"
@@ -517,7 +517,7 @@ def test_the_plugins_are_listed_with_what_is_proven_of_them(
     assert "guarantees" not in rows["acme"]
 
 
-def test_verbs_of_core_import_no_plugin(
+def test_core_commands_import_no_plugin(
     site: Path, tape: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     install(site, "broken", "raise SystemExit('this was imported')")
@@ -531,7 +531,7 @@ def test_verbs_of_core_import_no_plugin(
 
 
 @pytest.mark.slow
-def test_ctrl_c_once_drains_and_ends_well(running: str) -> None:
+def test_ctrl_c_once_delivers_queued_events_and_exits_with_0(running: str) -> None:
     process = child("run", running, "--out", "jsonl")
     assert process.stdout is not None
     first = [process.stdout.readline() for _ in range(20)]
@@ -548,7 +548,7 @@ def test_ctrl_c_once_drains_and_ends_well(running: str) -> None:
 
 
 @pytest.mark.slow
-def test_a_request_to_terminate_is_a_stop_like_any(running: str) -> None:
+def test_sigterm_stops_like_ctrl_c(running: str) -> None:
     process = child("run", running, "--out", "jsonl")
     assert process.stdout is not None
     process.stdout.readline()
@@ -560,7 +560,7 @@ def test_a_request_to_terminate_is_a_stop_like_any(running: str) -> None:
 
 
 @pytest.mark.slow
-def test_ctrl_c_twice_waits_for_nobody(site: Path, stack: Stacked, serving: Any) -> None:
+def test_ctrl_c_twice_exits_without_waiting_for_sinks(site: Path, stack: Stacked, serving: Any) -> None:
     install(site, "stuck", STUCK)
     path = stack(serving(FakeVenue(busy)).url(), more='[[sink]]\nuse = "stuck"\n')
     process = child("run", path, "--out", "jsonl")
@@ -582,7 +582,7 @@ def test_ctrl_c_twice_waits_for_nobody(site: Path, stack: Stacked, serving: Any)
 
 
 @pytest.mark.slow
-def test_a_reader_that_has_had_enough_ends_it_quietly(running: str) -> None:
+def test_a_closed_pipe_ends_the_run_without_error(running: str) -> None:
     process = child("run", running, "--out", "jsonl", "--for", "20")
     assert process.stdout is not None
     line = process.stdout.readline()
@@ -600,7 +600,7 @@ def test_a_reader_that_has_had_enough_ends_it_quietly(running: str) -> None:
 
 
 @pytest.mark.slow
-def test_a_reader_that_was_never_there_is_no_error(site: Path) -> None:
+def test_a_pipe_closed_before_the_first_line_is_no_error(site: Path) -> None:
     process = child("plugins")
     assert process.stdout is not None
     process.stdout.close()
@@ -613,7 +613,7 @@ def test_a_reader_that_was_never_there_is_no_error(site: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_terminal_that_knows_no_such_letter_is_no_reason_to_fail(stack: Stacked) -> None:
+def test_characters_that_the_terminal_cannot_encode_are_escaped(stack: Stacked) -> None:
     process = child("check", stack(), env={**os.environ, "PYTHONIOENCODING": "ascii"})
     out, err = process.communicate(timeout=15)
 
@@ -622,7 +622,7 @@ def test_a_terminal_that_knows_no_such_letter_is_no_reason_to_fail(stack: Stacke
     assert "marker" in out
 
 
-def test_the_lines_are_utf_8_whatever_the_terminal_is(site: Path, tmp_path: Path) -> None:
+def test_json_lines_are_utf_8_in_any_terminal(site: Path, tmp_path: Path) -> None:
     frame = json.dumps("café")
     (tmp_path / "odd.ws.jsonl").write_text(f'{{"ts": 1, "frame": {frame}}}\n', "utf-8")
     process = subprocess.run(

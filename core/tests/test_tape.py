@@ -92,7 +92,7 @@ def test_times_are_exact_to_the_nanosecond(tmp_path: Path, text: str, ns: int) -
 
 @settings(max_examples=50)
 @given(st.integers(0, 2**63 - 10**9))
-def test_no_time_loses_a_digit(ns: int) -> None:
+def test_times_keep_every_digit(ns: int) -> None:
     with TemporaryDirectory() as folder:
         text = f"{ns // SECOND}.{ns % SECOND:09}"
         (record,), _ = read(write(Path(folder), line(text, "x")))
@@ -100,7 +100,7 @@ def test_no_time_loses_a_digit(ns: int) -> None:
     assert record.recv == ns
 
 
-def test_a_record_without_a_time_has_that_of_the_one_before_it(tmp_path: Path) -> None:
+def test_a_record_without_a_time_has_the_time_of_its_predecessor(tmp_path: Path) -> None:
     text = line(None, "a") + line(5, "b") + line(None, "c")
     records, _ = read(write(tmp_path, text))
 
@@ -131,7 +131,7 @@ def test_a_record_without_a_time_has_that_of_the_one_before_it(tmp_path: Path) -
         "\xff",
     ],
 )
-def test_a_corrupt_line_costs_no_neighbour(tmp_path: Path, bad: str) -> None:
+def test_a_corrupt_line_does_not_affect_its_neighbours(tmp_path: Path, bad: str) -> None:
     text = line(1, "a").encode() + bad.encode("latin-1") + b"\n\n" + line(2, "b").encode()
     records, error = read(write(tmp_path, text))
 
@@ -143,7 +143,7 @@ def test_a_corrupt_line_costs_no_neighbour(tmp_path: Path, bad: str) -> None:
 
 @pytest.mark.parametrize("name", ["day.ws.jsonl", "day.ws.jsonl.gz"])
 @pytest.mark.parametrize("text", ["time,price\n1,2\n", "\x1f\x8b\x08 not json", "[1, 2]\n"])
-def test_a_file_that_is_no_recording_says_so(tmp_path: Path, name: str, text: str) -> None:
+def test_a_file_that_is_not_a_recording_raises_tape_error(tmp_path: Path, name: str, text: str) -> None:
     records, error = read(write(tmp_path, text, name))
 
     assert records == []
@@ -153,7 +153,7 @@ def test_a_file_that_is_no_recording_says_so(tmp_path: Path, name: str, text: st
     assert error.path.endswith(name)
 
 
-def test_a_missing_file_says_so(tmp_path: Path) -> None:
+def test_a_missing_file_raises_tape_error(tmp_path: Path) -> None:
     with pytest.raises(TapeError, match=r"nothing\.ws\.jsonl: there is no such file"):
         Tape(tmp_path / "nothing.ws.jsonl")
     with pytest.raises(TapeError, match="there is no such file"):
@@ -161,7 +161,7 @@ def test_a_missing_file_says_so(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("keep", [0.3, 0.6, 0.99])
-def test_of_a_truncated_file_all_that_is_whole_is_read(tmp_path: Path, keep: float) -> None:
+def test_a_truncated_file_is_read_up_to_its_last_complete_line(tmp_path: Path, keep: float) -> None:
     texts = [f"{n * 7919 % 10007} frame {n}" for n in range(3000)]
     path = write(tmp_path, "".join(line(n, t) for n, t in enumerate(texts)), "day.ws.jsonl.gz")
     whole = path.read_bytes()
@@ -177,7 +177,7 @@ def test_of_a_truncated_file_all_that_is_whole_is_read(tmp_path: Path, keep: flo
 
 
 @pytest.mark.parametrize("where", [0.0, 0.001, 0.1, 0.5])
-def test_compressed_data_that_is_damaged_is_told_and_not_raised_raw(
+def test_damaged_compressed_data_raises_tape_error(
     tmp_path: Path, where: float
 ) -> None:
     path = write(tmp_path, "".join(line(n, f"{n * 7919}") for n in range(3000)), "day.ws.jsonl.gz")
@@ -228,7 +228,7 @@ def order(path: Path) -> list[str]:
         ([entry(None, 25), entry(None, 15, "c.json")], ["a", "C@15", "b", "B@25", "c"]),
     ],
 )
-def test_answers_stand_where_they_came(
+def test_rest_responses_are_yielded_at_their_time_or_position(
     tmp_path: Path, entries: list[Any], expected: list[str]
 ) -> None:
     index(tmp_path, *entries, bodies={"book.json": "B", "c.json": "C"})
@@ -246,7 +246,7 @@ def test_the_index_is_found_beside_a_compressed_recording_too(tmp_path: Path) ->
 @pytest.mark.parametrize(
     "body", [None, b"\x1f\x8b\x08\x00 damaged", gzip.compress(b"B" * 99, mtime=0)[:20]]
 )
-def test_an_answer_that_cannot_be_read_is_told_after_what_stood_before_it(
+def test_an_unreadable_rest_response_raises_after_the_records_before_it(
     tmp_path: Path, body: bytes | None
 ) -> None:
     index(tmp_path, entry(None, 15, "book.json.gz"))
@@ -274,7 +274,7 @@ def test_an_answer_that_cannot_be_read_is_told_after_what_stood_before_it(
         "[" * 100_000,
     ],
 )
-def test_an_index_that_cannot_be_read_is_named(tmp_path: Path, text: str) -> None:
+def test_a_malformed_index_raises_tape_error_with_its_name(tmp_path: Path, text: str) -> None:
     (tmp_path / "day.rest.index.json").write_bytes(text.encode("latin-1"))
 
     with pytest.raises(TapeError, match=r"day\.rest\.index\.json: expected a list"):
@@ -364,7 +364,7 @@ def taped(steps: Sequence[tuple[int, str]]) -> str:
 
 @settings(max_examples=25, deadline=None)
 @given(tapes, st.sampled_from([0, 1, 30, 100, 350]))
-def test_the_events_are_the_same_for_any_batch(
+def test_the_events_are_the_same_for_any_batch_size(
     acme_class: Any, steps: list[tuple[int, str]], after: int
 ) -> None:
     def lines(path: Path, batch: int) -> list[str]:
@@ -408,7 +408,7 @@ async def test_two_replays_are_the_same_to_the_byte(tmp_path: Path, registry: Re
         (100, ["1.000", "1.1", "1.2"], [1, 1.1, 2, 1.2, 3]),
     ],
 )
-async def test_ticks_come_on_the_grid_before_what_was_received_after_them(
+async def test_stages_tick_on_the_time_grid_before_later_frames(
     tmp_path: Path, registry: Registry, after: int, times: list[str], expected: list[float]
 ) -> None:
     registry.register(PulsePlugin(after * 1_000_000), "pulse")
@@ -424,7 +424,7 @@ async def test_ticks_come_on_the_grid_before_what_was_received_after_them(
     assert told == expected
 
 
-async def test_a_recording_that_begins_without_a_time_does_not_tick_through_the_ages(
+async def test_a_recording_that_begins_without_a_time_does_not_tick_since_1970(
     tmp_path: Path, registry: Registry
 ) -> None:
     plugin = PulsePlugin(SECOND)
@@ -438,7 +438,7 @@ async def test_a_recording_that_begins_without_a_time_does_not_tick_through_the_
     assert len(plugin.made[0].ticks) < 5
 
 
-async def test_answers_of_other_symbols_and_unreadable_ones_stay_out(
+async def test_rest_responses_of_other_symbols_are_dropped_and_unreadable_ones_rejected(
     tmp_path: Path, registry: Registry
 ) -> None:
     def book(symbol: str, file: str) -> dict[str, Any]:
@@ -461,7 +461,7 @@ async def test_answers_of_other_symbols_and_unreadable_ones_stay_out(
     assert [e.symbol for e in events if isinstance(e, Book)] == ["BTC/USD"]
 
 
-async def test_listed_names_are_taken_from_the_recording(
+async def test_the_listing_is_read_from_the_recording(
     tmp_path: Path, registry: Registry
 ) -> None:
     listed = {"ts": 0.5, "url": "http://h/symbols", "file": "s"}
@@ -484,7 +484,7 @@ async def test_a_corrupt_line_is_a_reject_in_its_place(tmp_path: Path, registry:
     assert "line 2: corrupt" in events[1].evidence  # type: ignore[union-attr]
 
 
-async def test_replies_to_the_recorder_concern_nobody_and_garbage_is_told(
+async def test_recorded_replies_are_ignored_and_unreadable_frames_rejected(
     tmp_path: Path, registry: Registry
 ) -> None:
     texts = ['{"ok": 1}', '{"notice": "bye", "ends": true}', '{"error": "x", "id": 1}', "junk"]
@@ -495,7 +495,7 @@ async def test_replies_to_the_recorder_concern_nobody_and_garbage_is_told(
     assert events[0].recv == 4 * SECOND
 
 
-async def test_of_a_truncated_recording_everything_before_the_end_is_delivered_first(
+async def test_a_truncated_recording_delivers_its_events_before_the_error(
     tmp_path: Path, registry: Registry
 ) -> None:
     text = "".join(line(n, frame(n)) for n in range(1, 3001))
@@ -511,7 +511,7 @@ async def test_of_a_truncated_recording_everything_before_the_end_is_delivered_f
     assert "day.ws.jsonl.gz" in str(error)
 
 
-async def test_a_stage_that_is_to_end_the_feed_ends_the_replay_by_name(
+async def test_a_stage_with_on_error_end_ends_the_replay(
     tmp_path: Path, registry: Registry
 ) -> None:
     class Broken:
@@ -533,7 +533,7 @@ async def test_a_stage_that_is_to_end_the_feed_ends_the_replay_by_name(
                 pass
 
 
-async def test_speed_is_kept_on_the_wall(tmp_path: Path, registry: Registry) -> None:
+async def test_replay_speed_is_kept_on_the_wall_clock(tmp_path: Path, registry: Registry) -> None:
     wall = VirtualClock()
     path = write(tmp_path, "".join(line(n, frame(n)) for n in (10, 11, 12, 20)))
     plan = compose_feed(SPEC, registry=registry, clock=TapeClock())
@@ -553,7 +553,7 @@ async def test_speed_is_kept_on_the_wall(tmp_path: Path, registry: Registry) -> 
     assert came == [(0, 10), (0.5, 11), (1.0, 12), (5.0, 20)]
 
 
-async def test_a_replay_that_gives_no_events_can_be_stopped(
+async def test_a_replay_without_events_can_be_stopped(
     tmp_path: Path, registry: Registry
 ) -> None:
     text = line(1, frame(1)) + line(1, '{"s": "OTHER"}') * 200_000
@@ -567,7 +567,7 @@ async def test_a_replay_that_gives_no_events_can_be_stopped(
     assert 0 < stream.counters["frames"] < 100_000
 
 
-async def test_a_recording_is_of_one_feed(tmp_path: Path, registry: Registry) -> None:
+async def test_a_recording_cannot_be_replayed_into_two_feeds(tmp_path: Path, registry: Registry) -> None:
     path = write(tmp_path, line(1, frame(1)))
     with pytest.raises(tapeloom.errors.ConfigError, match="a recording is of one feed"):
         tapeloom.replay(path, [SPEC, SPEC], registry=registry)

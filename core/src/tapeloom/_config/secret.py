@@ -41,10 +41,10 @@ class Secret:
         if isinstance(table, Secret):
             return table
         if unknown := [str(key) for key in table if key not in {"env", "file"}]:
-            hint = nearest(unknown[0], ("env", "file"))
-            raise ValueError(f"unknown key {unknown[0]!r} in secret.{hint or f' Please {_REMEDY}'}")
+            hint = nearest(unknown[0], ("env", "file")) or f" Please {_REMEDY}"
+            raise ValueError(f"unknown key {unknown[0]!r} in a secret.{hint}")
         if len(table) != 1:
-            raise ValueError(f"a secret has exactly one origin: {_REMEDY}")
+            raise ValueError(f"a secret has one origin: {_REMEDY}")
         ((kind, name),) = table.items()
         if not isinstance(name, str) or not name:
             raise ValueError(f"{kind} must be a name in quotes: {_REMEDY}")

@@ -49,7 +49,7 @@ seconds = 30
 """All a stack may say, in short; `nowhere` is no venue, which is one more mistake to find."""
 
 
-def test_a_broken_stack_raises_what_it_may_or_is_read(tmp_path: Path) -> None:
+def test_a_mutated_stack_file_is_read_or_raises_a_documented_error(tmp_path: Path) -> None:
     outcomes: Counter[str] = Counter()
     path = tmp_path / "stack.toml"
     for text in islice(mutants(STACKS, Random(1)), 6000):
@@ -79,7 +79,7 @@ TABLES = {
 }
 
 
-def test_tables_of_every_wrong_type_raise_what_they_may_or_are_read() -> None:
+def test_mutated_stack_tables_are_read_or_raise_config_error() -> None:
     outcomes: Counter[str] = Counter()
     for text in islice(mutants([json.dumps(TABLES).encode()], Random(2)), 6000):
         try:
@@ -117,7 +117,7 @@ def written(path: Path, content: bytes) -> Path:
 
 
 @pytest.mark.parametrize("suffix", ["jsonl", "jsonl.gz", "jsonl.zst"])
-def test_good_lines_between_broken_ones_are_all_read(suffix: str, tmp_path: Path) -> None:
+def test_valid_lines_between_mutated_ones_are_all_read(suffix: str, tmp_path: Path) -> None:
     chance, broken = Random(3), mutants(LINES, Random(4))
     good = [json.dumps({"ts": n, "frame": f"good {n}"}).encode() for n in range(200)]
     lines = list(good[:1])
@@ -140,7 +140,7 @@ def test_good_lines_between_broken_ones_are_all_read(suffix: str, tmp_path: Path
 
 
 @pytest.mark.parametrize("suffix", ["jsonl", "jsonl.gz", "jsonl.zst"])
-def test_a_file_broken_anywhere_is_read_up_to_there_or_raises_what_it_may(
+def test_a_mutated_tape_file_is_read_or_raises_tape_error(
     suffix: str, tmp_path: Path
 ) -> None:
     path = written(tmp_path / f"t.ws.{suffix}", b"\n".join(LINES * 20))
@@ -161,7 +161,7 @@ def test_a_file_broken_anywhere_is_read_up_to_there_or_raises_what_it_may(
     assert not outcomes["nameless"]
 
 
-def test_a_broken_index_beside_a_tape_raises_what_it_may_or_is_read(tmp_path: Path) -> None:
+def test_a_mutated_index_is_read_or_raises_tape_error(tmp_path: Path) -> None:
     path = written(tmp_path / "t.ws.jsonl", b"\n".join(LINES))
     (tmp_path / "a.json").write_text("{}")
     index = tmp_path / "t.rest.index.json"

@@ -11,7 +11,7 @@ import anyio
 import pytest
 import tapeloom
 from tapeloom import Event, FeedSpec, FlightSpec, Gap, Registry, Reject, Stack, Trade
-from tapeloom._tape.compression import opened
+from tapeloom._tape.compression import open_tape
 from tapeloom._tape.flight_recorder import FlightRecorder
 from tapeloom._tape.reader import RecordedAnswer, RecordedFrame, Tape
 from tapeloom.plugin import Endpoint, Feed, Request
@@ -61,7 +61,7 @@ def bundles(folder: Path) -> list[Path]:
 
 
 def head(bundle: Path) -> dict[str, Any]:
-    with opened(bundle) as lines:
+    with open_tape(bundle) as lines:
         found: dict[str, Any] = json.loads(next(iter(lines)))
     return found
 
@@ -84,7 +84,7 @@ def breaking(frames: list[str]) -> Talk:
     return talk
 
 
-async def test_a_gap_leaves_a_bundle_that_replays_what_came(
+async def test_a_gap_saves_a_bundle_that_can_be_replayed(
     registry: Registry, tmp_path: Path, replayed: Replayed
 ) -> None:
     talk = breaking([coin(1), coin(2), "end", coin(3), coin(4)])
@@ -102,7 +102,7 @@ async def test_a_gap_leaves_a_bundle_that_replays_what_came(
     assert bundle.name.startswith("acme-2023")
 
 
-async def test_a_frame_that_nobody_can_read_is_kept_raw_with_its_error(
+async def test_an_unreadable_frame_is_saved_with_its_error(
     registry: Registry, tmp_path: Path, replayed: Replayed
 ) -> None:
     talk = breaking([coin(1), '{"s": "BTCUSD", "t": "poison"}', "\x00no json", coin(2)])
@@ -123,7 +123,7 @@ async def test_a_frame_that_nobody_can_read_is_kept_raw_with_its_error(
             if type(event) is Reject] == [Reject, Reject]  # fmt: skip
 
 
-async def test_what_goes_wrong_in_the_last_moment_is_saved_too(
+async def test_an_incident_just_before_the_end_is_saved(
     registry: Registry, tmp_path: Path
 ) -> None:
     await stream_for(0.5, stack(tmp_path), registry, breaking([coin(1), "\x00"]))
@@ -131,7 +131,7 @@ async def test_what_goes_wrong_in_the_last_moment_is_saved_too(
     assert [head(bundle)["why"] for bundle in bundles(tmp_path)] == ["unreadable_frames"]
 
 
-async def test_a_storm_of_rejects_is_an_incident_and_a_single_one_is_none(tmp_path: Path) -> None:
+async def test_ten_rejects_between_two_checks_are_an_incident_and_nine_are_not(tmp_path: Path) -> None:
     for count, expected in ((9, []), (10, ["rejects"])):
         async with VirtualClock().running() as clock, anyio.create_task_group() as tasks:
             feed = Feed("f", "acme", clock=clock)
@@ -146,7 +146,7 @@ async def test_a_storm_of_rejects_is_an_incident_and_a_single_one_is_none(tmp_pa
         assert [head(bundle)["why"] for bundle in bundles(folder)] == expected
 
 
-async def test_a_venue_that_breaks_all_the_time_fills_no_disk(
+async def test_old_bundles_are_deleted_when_a_venue_keeps_failing(
     registry: Registry, tmp_path: Path
 ) -> None:
     talk = breaking([one for n in range(400) for one in (coin(n), "end")])
@@ -155,7 +155,7 @@ async def test_a_venue_that_breaks_all_the_time_fills_no_disk(
     assert 1 <= len(bundles(tmp_path)) <= 3
 
 
-async def test_a_folder_that_cannot_be_written_costs_no_event(
+async def test_an_unwritable_folder_loses_no_event(
     registry: Registry, tmp_path: Path
 ) -> None:
     (tmp_path / "file").write_text("")
@@ -165,7 +165,7 @@ async def test_a_folder_that_cannot_be_written_costs_no_event(
     assert [event.id for event in live if type(event) is Trade] == [1, 2]
 
 
-async def test_nothing_is_written_where_no_folder_is_named_until_somebody_asks(
+async def test_without_a_folder_a_bundle_is_written_only_on_request(
     registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -181,7 +181,7 @@ async def test_nothing_is_written_where_no_folder_is_named_until_somebody_asks(
     assert frames[1:] == [coin(1).encode(), b"\x00", coin(2).encode()]
 
 
-async def test_memory_is_bounded_and_the_oldest_is_forgotten_first(tmp_path: Path) -> None:
+async def test_memory_is_bounded_and_the_oldest_frames_are_dropped_first(tmp_path: Path) -> None:
     clock = VirtualClock()
     feed = Feed("f", "acme", clock=clock)
     flight = FlightRecorder(feed, FlightSpec(), 10_000)
@@ -198,7 +198,7 @@ async def test_memory_is_bounded_and_the_oldest_is_forgotten_first(tmp_path: Pat
     assert [record.frame for record in records if isinstance(record, RecordedFrame)][-2] == b"4999"
 
 
-async def test_what_is_older_than_asked_for_is_not_in_the_bundle(tmp_path: Path) -> None:
+async def test_frames_older_than_the_configured_seconds_are_not_in_the_bundle(tmp_path: Path) -> None:
     clock = VirtualClock()
     feed = Feed("f", "acme", clock=clock)
     flight = FlightRecorder(feed, FlightSpec(seconds=10), 10_000)
