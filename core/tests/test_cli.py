@@ -1,4 +1,4 @@
-"""The command line: exit codes, what is written where, signals; and never a traceback for a user."""
+"""The command line: exit codes, outputs, signals, and no traceback for user mistakes."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def sink(settings):
 
 @pytest.fixture
 def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A folder to install into; nothing but what it holds is seen, here and in child processes."""
+    """A folder to install plugins into; no other plugin is visible, here and in child processes."""
     folder = tmp_path / "site"
     folder.mkdir()
     monkeypatch.syspath_prepend(folder)
@@ -81,8 +81,8 @@ def install(site: Path, name: str, source: str, entries: dict[str, str] | None =
     info.mkdir()
     (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: tapeloom-{name}\nVersion: 1.0\n")
     points = [
-        f"{entry} = made_{name}{':' + what if what else ''}"
-        for entry, what in (entries or {name: ""}).items()
+        f"{entry} = made_{name}{':' + attribute if attribute else ''}"
+        for entry, attribute in (entries or {name: ""}).items()
     ]
     (info / "entry_points.txt").write_text("\n".join(["[tapeloom.plugins]", *points, ""]))
 
@@ -92,7 +92,7 @@ def trade(n: int) -> str:
 
 
 async def busy(client: FakeClient) -> None:
-    """Acknowledge, then send trades for as long as somebody listens."""
+    """Acknowledge the subscription, then send trades until the client disconnects."""
     await client.send(json.dumps({"ok": json.loads(await client.receive_text())["id"]}))
     n = 0
     while True:
@@ -103,7 +103,7 @@ async def busy(client: FakeClient) -> None:
 
 @pytest.fixture
 def serving() -> Iterator[Callable[[FakeVenue], FakeVenue]]:
-    """Serve a venue in a thread of its own, so that the command line may block this one."""
+    """Serve a venue in another thread, because the command line blocks this one."""
     with start_blocking_portal() as portal:
         contexts: list[Any] = []
 
@@ -141,7 +141,7 @@ def stack(site: Path, tmp_path: Path) -> Stacked:
 
 @pytest.fixture
 def running(stack: Stacked, serving: Any) -> str:
-    """The stack of a venue that is busy."""
+    """The stack of a venue that sends trades all the time."""
     return stack(serving(FakeVenue(busy)).url())
 
 
@@ -160,9 +160,9 @@ def summary(err: str) -> dict[str, Any]:
     return found
 
 
-def child(*words: str, **options: Any) -> subprocess.Popen[str]:
+def child(*arguments: str, **options: Any) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-m", "tapeloom", *words],
+        [sys.executable, "-m", "tapeloom", *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -222,15 +222,15 @@ def test_run_writes_events_as_lines_and_ends_with_its_summary(
     out, err = capsys.readouterr()
     events = [decode(line) for line in out.splitlines()]
     trades = [event.id for event in events if isinstance(event, Trade)]
-    told = summary(err)
+    totals = summary(err)
 
     assert code == 0
     assert trades == list(range(len(trades)))
-    assert told["events"]["trade"] == len(trades) > 10
-    assert told["events"]["status"] == len(events) - len(trades)
-    assert (told["rejects"], told["gaps"], told["errors"]) == ({}, 0, [])
-    assert told["frames"] > len(trades)
-    assert 0.4 <= told["seconds"] < 5
+    assert totals["events"]["trade"] == len(trades) > 10
+    assert totals["events"]["status"] == len(events) - len(trades)
+    assert (totals["rejects"], totals["gaps"], totals["errors"]) == ({}, 0, [])
+    assert totals["frames"] > len(trades)
+    assert 0.4 <= totals["seconds"] < 5
     assert events[-1].state == "ended"  # type: ignore[union-attr]
 
 
@@ -291,12 +291,12 @@ def test_replay_runs_the_pipeline_over_a_recording(
     code = main(["replay", tape, *REPLAY, "--stages", "marker", "--out", "jsonl", "--batch", "7"])
     out, err = capsys.readouterr()
     types = [json.loads(line)["type"] for line in out.splitlines()]
-    told = summary(err)
+    totals = summary(err)
 
     assert code == 0
     assert types.count("trade") == 40
-    assert told["rejects"] == {"corrupt_record": 1}
-    assert (told["frames"], told["errors"]) == (40, [])
+    assert totals["rejects"] == {"corrupt_record": 1}
+    assert (totals["frames"], totals["errors"]) == (40, [])
 
 
 def test_replay_gives_the_same_lines_every_time(
@@ -310,9 +310,7 @@ def test_replay_gives_the_same_lines_every_time(
     assert outs[0] == outs[1] == outs[2] != ""
 
 
-def test_replay_runs_at_the_chosen_speed(
-    tape: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_replay_runs_at_the_chosen_speed(tape: str, capsys: pytest.CaptureFixture[str]) -> None:
     main(["replay", tape, *REPLAY, "--out", "none", "--speed", "10x"])
 
     assert summary(capsys.readouterr().err)["seconds"] >= 0.39
@@ -347,7 +345,7 @@ def test_a_truncated_recording_is_exit_code_1_after_its_readable_part(
 
 
 @pytest.mark.parametrize(
-    ("words", "code", "says"),
+    ("arguments", "code", "message"),
     [
         (["run", "nothing.toml"], 2, "no such file"),
         (["check", "nothing.toml"], 2, "no such file"),
@@ -373,9 +371,9 @@ def test_a_user_mistake_is_one_message_without_traceback(
     tape: str,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
-    words: list[str],
+    arguments: list[str],
     code: int,
-    says: str,
+    message: str,
 ) -> None:
     feed = '[[feed]]\nvenue = "{}"\n{} = ["BTC/USD"]\nchannels = ["trades"]\n'
     (tmp_path / "bad.toml").write_text("[[feed\n")
@@ -385,17 +383,17 @@ def test_a_user_mistake_is_one_message_without_traceback(
     (tmp_path / "ca.toml").write_text(
         feed.format("acme", "symbols") + '[network]\nca = "bad.toml"\n'
     )
-    found = main(words)
+    found = main(arguments)
     err = capsys.readouterr().err
 
     assert found == code
-    assert says in err
+    assert message in err
     assert err.startswith("tapeloom: ") or summary(err)["errors"]
     assert "Traceback" not in err
 
 
 @pytest.mark.parametrize(
-    "words",
+    "arguments",
     [
         [],
         ["rum"],
@@ -409,11 +407,11 @@ def test_a_user_mistake_is_one_message_without_traceback(
     ],
 )
 def test_an_invalid_command_line_is_exit_code_2(
-    stack: Stacked, capsys: pytest.CaptureFixture[str], words: list[str]
+    stack: Stacked, capsys: pytest.CaptureFixture[str], arguments: list[str]
 ) -> None:
     stack()
     with pytest.raises(SystemExit) as caught:
-        main(words)
+        main(arguments)
 
     assert caught.value.code == 2
     assert "usage: tapeloom" in capsys.readouterr().err
@@ -560,7 +558,9 @@ def test_sigterm_stops_like_ctrl_c(running: str) -> None:
 
 
 @pytest.mark.slow
-def test_ctrl_c_twice_exits_without_waiting_for_sinks(site: Path, stack: Stacked, serving: Any) -> None:
+def test_ctrl_c_twice_exits_without_waiting_for_sinks(
+    site: Path, stack: Stacked, serving: Any
+) -> None:
     install(site, "stuck", STUCK)
     path = stack(serving(FakeVenue(busy)).url(), more='[[sink]]\nuse = "stuck"\n')
     process = child("run", path, "--out", "jsonl")
@@ -646,7 +646,7 @@ def test_a_replay_can_be_interrupted(site: Path, tmp_path: Path) -> None:
     (tmp_path / "long.ws.jsonl").write_text("\n".join(lines))
     process = child("replay", "long.ws.jsonl", *REPLAY, "--out", "jsonl")
     assert process.stdout is not None
-    process.stdout.readline()  # it is under way, and whoever listens for signals does so
+    process.stdout.readline()  # the replay is running, so its signal handler is installed
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=15)
 

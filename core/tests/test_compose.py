@@ -1,4 +1,4 @@
-"""From hooks to functions: order, names, settings, wrappers, and every mistake at once."""
+"""Composition of a stack: order and settings of stages, wrappers, sources, and all mistakes at once."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ class Plain:
 
 
 class Spy:
-    """Wraps whatever another plugin of the feed answers, and is no stage itself."""
+    """Wraps the parser and stages of other plugins; it is not a stage itself."""
 
     def __init__(self) -> None:
         self.seen: list[str] = []
@@ -107,7 +107,7 @@ class Spy:
 
 
 class SpyStage(Spy):
-    """The same, and a stage besides."""
+    """A `Spy` that is also a stage."""
 
     @hookimpl
     def aggregate(self, feed: Any) -> Any:
@@ -166,11 +166,11 @@ def test_stages_run_in_the_order_of_the_stack_each_with_its_own_settings(
         "b": StageSpec("b", "tagger", {"tag": "B"}),
     }
     plan = ComposedFeed(composed(stocked, stack(*order, tables=tables)).plans[0])
-    said = {"a": "A", "b": "B", "plain": "plain"}
+    tags = {"a": "A", "b": "B", "plain": "plain"}
 
     assert states(plan.process([Status("acme", "", 0, 0, "in")])) == [
         "in",
-        *(said[name] for name in order),
+        *(tags[name] for name in order),
     ]
     assert list(plan.stages) == list(order)
 
@@ -207,10 +207,10 @@ def test_stages_of_a_toml_file_run_in_its_order(stocked: Registry, tmp_path: Any
 def test_each_feed_has_separate_stage_instances(registry: Registry, marker: Any) -> None:
     feeds = [FeedSpec("acme", ["BTC/USD"], ["trades"], stages=("marker",)) for _ in range(2)]
     plans = composed(registry, Stack(feeds=tuple(feeds))).plans
-    one, two = (ComposedFeed(plan).stages["marker"] for plan in plans)
+    first, second = (ComposedFeed(plan).stages["marker"] for plan in plans)
 
-    assert one is not two
-    assert marker.stages == [one, two]
+    assert first is not second
+    assert marker.stages == [first, second]
 
 
 def test_only_hooks_of_plugins_in_the_stack_are_called(stocked: Registry) -> None:
@@ -246,7 +246,7 @@ def test_a_plugin_in_the_stack_may_wrap_the_parser_and_the_stages_of_others(
 
 
 class Quieter:
-    """Wraps whatever way to dial there is, and has settings of its own."""
+    """Wraps the transport, and has settings."""
 
     @attrs.frozen
     class Settings:
@@ -270,9 +270,7 @@ class Quieter:
         return dial
 
 
-async def test_a_plugin_in_the_stack_may_wrap_any_transport(
-    stocked: Registry,
-) -> None:
+async def test_a_plugin_in_the_stack_may_wrap_any_transport(stocked: Registry) -> None:
     quieter = Quieter()
     stocked.register(quieter, "quieter")
     given = Stack(
@@ -391,19 +389,15 @@ def test_mistakes_of_all_plugins_are_reported_at_once(stocked: Registry) -> None
         "sink[0].use: ",
         "no plugin named 'nowhere' is installed",
     ):
-        assert any(part in one for one in found), part
+        assert any(part in mistake for mistake in found), part
 
 
-def test_a_missing_plugin_alone_raises_plugin_not_found(
-    registry: Registry,
-) -> None:
+def test_a_missing_plugin_alone_raises_plugin_not_found(registry: Registry) -> None:
     with pytest.raises(PluginNotFound, match="Did you mean 'marker'"):
         composed(registry, stack("markre"))
 
 
-def test_an_invalid_sink_setting_is_a_mistake_of_the_stack(
-    stocked: Registry,
-) -> None:
+def test_an_invalid_sink_setting_is_a_mistake_of_the_stack(stocked: Registry) -> None:
     (mistake,) = mistakes(stocked, stack(sinks=(SinkSpec("store", table={"tag": 5}),)))
 
     assert mistake.startswith("sink[0].tag: ")
@@ -418,8 +412,8 @@ def test_a_sink_receives_its_settings(stocked: Registry) -> None:
     ]
 
 
-class Odd:
-    """A venue whose `connect` answers what a test wants it to."""
+class ConnectResult:
+    """A venue whose `connect` returns what a test gives it."""
 
     def __init__(self, answer: Any) -> None:
         self.answer = answer
@@ -435,15 +429,13 @@ class Odd:
 def test_connect_with_an_invalid_result_raises_plugin_broken(
     registry: Registry, answer: Any
 ) -> None:
-    registry.register(Odd(answer), "odd")
+    registry.register(ConnectResult(answer), "odd")
     with pytest.raises(PluginBroken, match="'odd'"):
         composed(registry, Stack(feeds=(FeedSpec("odd", ["BTC/USD"], ["trades"]),)))
 
 
-def test_a_venue_with_endpoints_but_without_codec_raises_plugin_broken(
-    registry: Registry,
-) -> None:
-    registry.register(Odd([Endpoint(url="ws://x")]), "odd")
+def test_a_venue_with_endpoints_but_without_codec_raises_plugin_broken(registry: Registry) -> None:
+    registry.register(ConnectResult([Endpoint(url="ws://x")]), "odd")
     with pytest.raises(TapeloomError, match=r"'odd'.*subscribe"):
         composed(registry, Stack(feeds=(FeedSpec("odd", ["BTC/USD"], ["trades"]),)))
 
@@ -467,7 +459,7 @@ def test_a_guarded_parser_rejects_only_the_failing_frame_in_order() -> None:
         return [Status("v", "", int(frame), frames.recv, "x") for frame in frames]
 
     unreadable: list[tuple[int, bytes, str]] = []
-    parsed = guarded(parse, "acme", lambda *told: unreadable.append(told))
+    parsed = guarded(parse, "acme", lambda *call: unreadable.append(call))
     events = parsed(Frames([b"1", b"x\xff", b"3", b""], 9))
 
     assert [e.rule if isinstance(e, Reject) else e.ts for e in events] == [
@@ -478,11 +470,11 @@ def test_a_guarded_parser_rejects_only_the_failing_frame_in_order() -> None:
     ]
     assert all(event.recv == 9 for event in events)
     assert "ValueError" in events[1].evidence  # type: ignore[union-attr]
-    assert [told[:2] for told in unreadable] == [(9, b"x\xff"), (9, b"")]
+    assert [call[:2] for call in unreadable] == [(9, b"x\xff"), (9, b"")]
 
 
 class Breaking:
-    """A stage that raises where a test wants it to."""
+    """A stage that raises in the method named *where*."""
 
     def __init__(self, where: str) -> None:
         self.where = where
@@ -512,9 +504,7 @@ class Breaking:
 
 
 @pytest.mark.parametrize("where", ["call", "tick", "flush"])
-def test_a_stage_with_on_error_end_is_named_in_the_error(
-    stocked: Registry, where: str
-) -> None:
+def test_a_stage_with_on_error_end_is_named_in_the_error(stocked: Registry, where: str) -> None:
     stocked.register(Breaking(where), "breaking")
     tables = {"mine": StageSpec("mine", "breaking", on_error="end")}
     pipeline = ComposedFeed(
@@ -533,7 +523,7 @@ def test_a_stage_with_on_error_end_is_named_in_the_error(
 
 
 class Moody:
-    """A stage that counts what it has passed, and raises at some trades."""
+    """A stage that counts the events it passed on, and raises at the trades in *bad*."""
 
     def __init__(self, *bad: int) -> None:
         self.bad = bad
@@ -563,8 +553,8 @@ def trades(*ids: int) -> list[Event]:
     ]
 
 
-def told(events: list[Event]) -> list[Any]:
-    """Trades by their id, rejects as ("no", id), Status by their state."""
+def summary(events: list[Event]) -> list[Any]:
+    """Return trades by their id, rejects as ("no", id), statuses by their state."""
     return [
         event.id
         if isinstance(event, Trade)
@@ -584,9 +574,9 @@ def test_a_stage_that_raises_is_restarted_and_only_that_event_is_rejected(
     plan = ComposedFeed(composed(stocked, stack("moody", "plain")).plans[0])
     before, at, after = (plan.process(trades(*ids)) for ids in ((1,), (2, 3, 4), (5,)))
 
-    assert told(before) == [1, "number 1", "plain"]
-    assert told(at) == ["stage_restarted", 2, "number 1", ("no", 3), 4, "number 2", "plain"]
-    assert told(after) == [5, "number 3", "plain"]
+    assert summary(before) == [1, "number 1", "plain"]
+    assert summary(at) == ["stage_restarted", 2, "number 1", ("no", 3), 4, "number 2", "plain"]
+    assert summary(after) == [5, "number 3", "plain"]
     assert moody.made == 2
     assert plan.feed.counters["stage_errors"] == 1
     (reject,) = (event for event in at if isinstance(event, Reject))
@@ -600,7 +590,7 @@ def test_a_stage_that_raises_repeatedly_is_disabled_and_other_stages_continue(
     moody = Moody(*range(100))
     stocked.register(moody, "moody")
     plan = ComposedFeed(composed(stocked, stack("moody", "plain")).plans[0])
-    out = [told(plan.process(trades(n))) for n in range(8)]
+    out = [summary(plan.process(trades(n))) for n in range(8)]
 
     assert out[:5] == [["stage_restarted", ("no", n), "plain"] for n in range(5)]
     assert out[5:] == [["stage_disabled", 5, "plain"], [6, "plain"], [7, "plain"]]
@@ -612,25 +602,21 @@ def test_a_stage_with_on_error_disable_is_disabled_at_once(stocked: Registry) ->
     tables = {"moody": StageSpec("moody", on_error="disable")}
     pipeline = ComposedFeed(composed(stocked, stack("moody", "plain", tables=tables)).plans[0])
 
-    assert told(pipeline.process(trades(1, 2))) == ["stage_disabled", 1, 2, "plain"]
-    assert told(pipeline.process(trades(1))) == [1, "plain"]
+    assert summary(pipeline.process(trades(1, 2))) == ["stage_disabled", 1, 2, "plain"]
+    assert summary(pipeline.process(trades(1))) == [1, "plain"]
 
 
 @pytest.mark.parametrize("where", ["tick", "flush"])
-def test_a_stage_that_raises_in_tick_or_flush_is_restarted(
-    stocked: Registry, where: str
-) -> None:
+def test_a_stage_that_raises_in_tick_or_flush_is_restarted(stocked: Registry, where: str) -> None:
     stocked.register(Breaking(where), "breaking")
     pipeline = ComposedFeed(composed(stocked, stack("breaking", "plain")).plans[0])
     run = {"tick": lambda: pipeline.tick(5), "flush": pipeline.flush}[where]
 
-    assert told(run()) == ["stage_restarted", "plain"]
-    assert told(pipeline.process(trades(1))) == [1, "plain"]
+    assert summary(run()) == ["stage_restarted", "plain"]
+    assert summary(pipeline.process(trades(1))) == [1, "plain"]
 
 
-def test_events_of_a_tick_pass_through_later_stages_only(
-    stocked: Registry, marker: Any
-) -> None:
+def test_events_of_a_tick_pass_through_later_stages_only(stocked: Registry, marker: Any) -> None:
     pipeline = ComposedFeed(composed(stocked, stack("tagger", "marker", "plain")).plans[0])
     marker.stages[0].due = 5
 
@@ -643,19 +629,19 @@ def test_events_of_a_tick_pass_through_later_stages_only(
 
 def test_history_queries_are_kept_until_a_listener_is_set(registry: Registry) -> None:
     plan = composed(registry, stack()).plans[0]
-    heard: list[HistoryQuery] = []
+    received: list[HistoryQuery] = []
     plan.feed.query_history(HistoryQuery("book", "BTC/USD"))
-    plan.queries.listen(heard.append)
+    plan.queries.listen(received.append)
     plan.feed.query_history(HistoryQuery("book", "ETH/USD"))
 
-    assert [want.symbol for want in heard] == ["BTC/USD", "ETH/USD"]
+    assert [query.symbol for query in received] == ["BTC/USD", "ETH/USD"]
 
 
 # ----------------------------------------------------------------------------------------- sources
 
 
 class Pump:
-    """A source that runs what a test gives it."""
+    """A source that runs the function that a test gives it."""
 
     def __init__(self, play: Any, backends: Any = ("asyncio", "trio")) -> None:
         self.backends = frozenset(backends)
@@ -671,11 +657,13 @@ class Pump:
 
 
 def pumping(registry: Registry, play: Any, backends: Any = ("asyncio", "trio")) -> Stack:
-    registry.register(Odd(Pump(play, backends)), "pump")
+    registry.register(ConnectResult(Pump(play, backends)), "pump")
     return Stack(feeds=(FeedSpec("pump", ["BTC/USD"], ["trades"], stages=("tagger",)),))
 
 
-async def test_events_of_a_source_pass_through_the_stages_until_it_returns(stocked: Registry) -> None:
+async def test_events_of_a_source_pass_through_the_stages_until_it_returns(
+    stocked: Registry,
+) -> None:
     async def play(deliver: Any) -> None:
         for n in range(3):
             await deliver([Status("pump", "", n, n, f"n{n}")])
@@ -767,7 +755,7 @@ async def test_a_source_that_resumes_reports_no_gap(stocked: Registry) -> None:
 
     pump = Pump(play)
     pump.resumes = True
-    stocked.register(Odd(pump), "pump")
+    stocked.register(ConnectResult(pump), "pump")
     clock = VirtualClock()
     feed = FeedSpec("pump", ["BTC/USD"], ["trades"])
     with anyio.fail_after(5):
@@ -780,28 +768,28 @@ async def test_a_source_that_resumes_reports_no_gap(stocked: Registry) -> None:
 
 async def test_a_source_is_notified_when_symbols_change(stocked: Registry) -> None:
     pump = Pump(lambda _: anyio.sleep_forever())
-    heard: list[list[str]] = []
-    pump.symbols_changed = lambda: heard.append(list(stream.plans[0].feed.symbols))  # type: ignore[method-assign]
-    stocked.register(Odd(pump), "pump")
+    notified: list[list[str]] = []
+    pump.symbols_changed = lambda: notified.append(list(stream.plans[0].feed.symbols))  # type: ignore[method-assign]
+    stocked.register(ConnectResult(pump), "pump")
     feed = FeedSpec("pump", ["BTC/USD"], ["trades"])
     async with tapeloom.open(feed, registry=stocked) as stream:
         await stream.add("ETH/USD")
         await stream.drop("BTC/USD")
 
-    assert heard == [["BTC/USD", "ETH/USD"], ["ETH/USD"]]
+    assert notified == [["BTC/USD", "ETH/USD"], ["ETH/USD"]]
 
 
 def test_a_channel_that_a_source_does_not_serve_is_a_mistake_of_the_stack(
     stocked: Registry,
 ) -> None:
-    stocked.register(Odd(Pump(None)), "pump")
+    stocked.register(ConnectResult(Pump(None)), "pump")
 
     with pytest.raises(ConfigError, match="pump has no channel 'quotes' here; it has trades"):
         tapeloom.open(FeedSpec("pump", ["BTC/USD"], ["quotes"]), registry=stocked)
 
 
 def test_a_mistake_raised_by_a_venue_has_the_place_of_its_feed(stocked: Registry) -> None:
-    class Picky(Odd):
+    class Picky(ConnectResult):
         @hookimpl
         def connect(self, feed: Any) -> Any:
             raise ConfigError([Mistake("channels[0]", "not this one")])
@@ -813,9 +801,7 @@ def test_a_mistake_raised_by_a_venue_has_the_place_of_its_feed(stocked: Registry
         tapeloom.open(feeds, registry=stocked)
 
 
-async def test_a_book_without_history_request_is_resubscribed(
-    registry: Registry,
-) -> None:
+async def test_a_book_without_history_request_is_resubscribed(registry: Registry) -> None:
     asked: list[str] = []
 
     async def answer(end: WireEnd, endpoint: Endpoint) -> None:
@@ -867,7 +853,7 @@ async def test_an_unsupported_history_query_of_a_source_is_reported(stocked: Reg
                 if event.state == "request_failed":
                     break
             return
-    pytest.fail("the want was neither answered nor refused")
+    pytest.fail("the query was neither answered nor refused")
 
 
 async def test_a_failed_feed_does_not_end_the_others(stocked: Registry) -> None:
@@ -915,9 +901,7 @@ async def test_symbols_may_be_added_before_the_first_connection(registry: Regist
     assert asked[:2] == ["BTCUSD@trades", "ETHUSD@trades"]
 
 
-async def test_an_unknown_feed_or_stage_is_reported_with_the_known_ones(
-    registry: Registry,
-) -> None:
+async def test_an_unknown_feed_or_stage_is_reported_with_the_known_ones(registry: Registry) -> None:
     async with tapeloom.open(stack("marker"), registry=registry) as stream:
         with pytest.raises(ConfigError, match="there is no feed 'other': 'acme'"):
             await stream.add("ETH/USD", feed="other")

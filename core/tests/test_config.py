@@ -76,7 +76,7 @@ proxy = "http://127.0.0.1:3128"
 
 
 def wrong(document: str) -> list[str]:
-    """Return what is said to be wrong with a stack, without the name of the file."""
+    """Return the mistakes reported for a stack, without the file name."""
     with pytest.raises(ConfigError) as caught:
         parse(document, "s.toml").stack_or_raise()
     lines = str(caught.value).splitlines()
@@ -151,10 +151,10 @@ def test_feed_without_a_name_gets_a_unique_name_that_later_feeds_do_not_change()
         return FeedSpec("acme", "BTC/USDT", "trades", name=name, market=market)
 
     feeds = [feed(market="spot"), feed(market="swap"), feed(market="swap"), feed(), feed("acme-3")]
-    names = [one.name for one in Stack(feeds).feeds]
+    names = [feed.name for feed in Stack(feeds).feeds]
 
     assert names == ["acme", "acme-swap", "acme-2", "acme-4", "acme-3"]
-    assert [one.name for one in Stack(feeds[:2]).feeds] == names[:2]
+    assert [feed.name for feed in Stack(feeds[:2]).feeds] == names[:2]
 
 
 def test_sinks_of_one_kind_get_numbered_names() -> None:
@@ -408,7 +408,7 @@ def test_at_least_twenty_kinds_of_mistake_are_tested() -> None:
 
 def test_all_mistakes_are_reported_at_once_in_file_order() -> None:
     document = """\
-    # what a stranger may write
+    # a stack with many mistakes
     backend = "Trio"
     [[feed]]
     venue = "acme"
@@ -591,10 +591,10 @@ VALUES = st.recursive(
 def toml(value: object) -> str:
     if isinstance(value, dict):
         return (
-            "{" + ", ".join(f"{child('', key)} = {toml(one)}" for key, one in value.items()) + "}"
+            "{" + ", ".join(f"{child('', key)} = {toml(item)}" for key, item in value.items()) + "}"
         )
     if isinstance(value, list):
-        return "[ # comment ]\n" + "".join(f" {toml(one)},\n" for one in value) + "]"
+        return "[ # comment ]\n" + "".join(f" {toml(item)},\n" for item in value) + "]"
     if isinstance(value, str) and "'" not in value and "\n" in value:
         return f"'''\n{value}'''"
     return (
@@ -610,12 +610,12 @@ def toml(value: object) -> str:
 
 def leaves(value: object, place: str) -> list[str]:
     if isinstance(value, dict):
-        inside = [leaves(one, child(place, key)) for key, one in value.items()]
+        inside = [leaves(item, child(place, key)) for key, item in value.items()]
     elif isinstance(value, list):
-        inside = [leaves(one, child(place, index)) for index, one in enumerate(value)]
+        inside = [leaves(item, child(place, index)) for index, item in enumerate(value)]
     else:
         return [place]
-    return [place, *(one for places in inside for one in places)]
+    return [place, *(leaf for places in inside for leaf in places)]
 
 
 @given(st.lists(st.dictionaries(KEYS, VALUES, min_size=1, max_size=3), min_size=1, max_size=3))

@@ -1,4 +1,4 @@
-"""What is proven of a plugin is read from its package without importing it."""
+"""Conformance results of a plugin are read from its package without importing it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tapeloom._compose.conformance import (
 )
 from tapeloom_testing.contract.conformance import table, write
 
-LEVEL = Conformance(
+CONFORMANCE = Conformance(
     "venue",
     "acme",
     {
@@ -36,10 +36,10 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_conformance_is_written_and_read_without_importing_the_package(package: Path) -> None:
-    write(LEVEL, package / FILE)
+    write(CONFORMANCE, package / FILE)
 
-    assert read_conformance("made_proven") == LEVEL
-    assert read_conformance("made_proven.plugin:object") == LEVEL
+    assert read_conformance("made_proven") == CONFORMANCE
+    assert read_conformance("made_proven.plugin:object") == CONFORMANCE
     assert "made_proven" not in sys.modules
     assert conformance_file("made_proven") == package / FILE
 
@@ -58,12 +58,14 @@ def test_a_missing_package_or_file_has_no_conformance(package: Path) -> None:
 
 
 def test_conformance_is_summarised_on_one_line() -> None:
-    assert str(LEVEL) == "1-2 guarantees, channels: 3, markets: 1"
+    assert str(CONFORMANCE) == "1-2 guarantees, channels: 3, markets: 1"
     assert str(Conformance("stage", "bars", {"": Proof([], [], ["batches"])})) == "1 guarantees"
 
 
 def test_the_table_has_each_market_and_each_reason_once() -> None:
-    text = table([LEVEL, Conformance("stage", "bars", {})], {"symbols": "spelled", "truth": "true"})
+    text = table(
+        [CONFORMANCE, Conformance("stage", "bars", {})], {"symbols": "spelled", "truth": "true"}
+    )
 
     assert "| acme | spot | trades book | listing | – |" in text
     assert "| acme | spot, raw | trades | – | symbols |" in text

@@ -1,4 +1,4 @@
-"""Whatever stands in a file, its reader says what is wrong, or reads it; nothing else comes out."""
+"""Readers of stacks and tapes either read a mutated file or raise their documented error."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ seconds = 30
 """,
     b'backend = "trio"\n[[feed]]\nvenue = "nowhere"\nsymbols = ["A/B"]\nchannels = ["trades"]\n[[sink]]\nuse = "jsonl"\non_error = "disable"\ntypes = ["trade", "bar"]\n',
 ]
-"""All a stack may say, in short; `nowhere` is no venue, which is one more mistake to find."""
+"""Two stacks that use every table. The venue `nowhere` does not exist, which is a further mistake."""
 
 
 def test_a_mutated_stack_file_is_read_or_raises_a_documented_error(tmp_path: Path) -> None:
@@ -111,7 +111,7 @@ LINES = [
 
 
 def written(path: Path, content: bytes) -> Path:
-    """Write a tape in the way that its name says."""
+    """Write a tape, compressed as the ending of its name says."""
     path.write_bytes(compressor(path.suffix)(content))
     return path
 
@@ -122,7 +122,7 @@ def test_valid_lines_between_mutated_ones_are_all_read(suffix: str, tmp_path: Pa
     good = [json.dumps({"ts": n, "frame": f"good {n}"}).encode() for n in range(200)]
     lines = list(good[:1])
     for line in good[1:]:
-        lines += [one.replace(b"\n", b" ") for one in islice(broken, chance.randrange(40))]
+        lines += [bad.replace(b"\n", b" ") for bad in islice(broken, chance.randrange(40))]
         lines.append(line)
     tape = Tape(written(tmp_path / f"t.ws.{suffix}", b"\n".join(lines)))
 
@@ -140,9 +140,7 @@ def test_valid_lines_between_mutated_ones_are_all_read(suffix: str, tmp_path: Pa
 
 
 @pytest.mark.parametrize("suffix", ["jsonl", "jsonl.gz", "jsonl.zst"])
-def test_a_mutated_tape_file_is_read_or_raises_tape_error(
-    suffix: str, tmp_path: Path
-) -> None:
+def test_a_mutated_tape_file_is_read_or_raises_tape_error(suffix: str, tmp_path: Path) -> None:
     path = written(tmp_path / f"t.ws.{suffix}", b"\n".join(LINES * 20))
     whole, outcomes = path.read_bytes(), Counter[str]()
     for content in islice(mutants([whole, whole[: len(whole) // 2]], Random(5)), 1500):

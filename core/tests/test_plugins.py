@@ -1,4 +1,4 @@
-"""Plugins are real here: small distributions, installed into a folder of the test's own."""
+"""Discovery and `Registry`, tested with real plugin distributions installed into a temporary folder."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def validate(feed):
 
 @pytest.fixture(autouse=True)
 def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A folder to install into, at the head of the path; what else is installed is not seen."""
+    """A folder to install into, first on the import path; no other plugin is visible."""
     folder = tmp_path / "site"
     folder.mkdir()
     path = [part for part in sys.path if not list(Path(part).glob("tapeloom*.dist-info"))]
@@ -57,7 +57,7 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 @pytest.fixture
 def install(site: Path) -> Install:
-    """Install a distribution with one plugin, whose module has this source; return the module's name."""
+    """Return a function that installs a distribution with one plugin and returns its module name."""
 
     def install(
         name: str,
@@ -129,7 +129,9 @@ def test_installation_without_metadata_is_listed_too(install: Install, site: Pat
     assert str(installed()["bars"]) == "an unnamed package"
 
 
-def test_distributions_without_plugin_entry_points_are_ignored(install: Install, site: Path) -> None:
+def test_distributions_without_plugin_entry_points_are_ignored(
+    install: Install, site: Path
+) -> None:
     install("bars")
     points = site / "tapeloom_bars-1.2.dist-info" / "entry_points.txt"
     points.write_text("[console_scripts]\nbars = x:y\n")
@@ -274,9 +276,7 @@ def test_failed_import_is_reported_on_one_line_with_the_remedy(
     assert message == f"plugin 'acme' (tapeloom-acme 1.2) cannot be imported: {cause}"
 
 
-def test_missing_module_or_attribute_suggests_reinstallation(
-    install: Install,
-) -> None:
+def test_missing_module_or_attribute_suggests_reinstallation(install: Install) -> None:
     gone = install("gone", None)
     bare = install("bare", value="{module}:plugin")
     registry = Registry()
@@ -298,8 +298,8 @@ def test_name_provided_by_two_distributions_is_an_error_that_names_both(install:
     message = broken(Registry(), "bars")
 
     assert message in {
-        f"plugin 'bars' is provided by {one} and {other}. Uninstall all but one of them."
-        for one, other in [
+        f"plugin 'bars' is provided by {first} and {second}. Uninstall all but one of them."
+        for first, second in [
             ("tapeloom-bars 1.0", "acme-bars 2.0"),
             ("acme-bars 2.0", "tapeloom-bars 1.0"),
         ]
@@ -358,7 +358,9 @@ RULES = {
 
 
 @pytest.mark.parametrize("kind", RULES)
-def test_plugin_that_breaks_a_hook_rule_is_rejected_with_the_remedy(install: Install, kind: str) -> None:
+def test_plugin_that_breaks_a_hook_rule_is_rejected_with_the_remedy(
+    install: Install, kind: str
+) -> None:
     source, problem = RULES[kind]
     install("acme", f"from tapeloom.hooks import hookimpl\n{source}\n")
     registry = Registry()
@@ -547,9 +549,7 @@ def test_second_plugin_of_the_same_name_is_rejected() -> None:
 # --------------------------------------------------------------------------------------- describing
 
 
-def test_every_plugin_is_described_even_if_others_are_broken(
-    install: Install, site: Path
-) -> None:
+def test_every_plugin_is_described_even_if_others_are_broken(install: Install, site: Path) -> None:
     install("bars", f"BACKENDS = ['asyncio']\n{STAGE}")
     install("acme", "import no_such_package")
     install("timing", WRAPPER.format(name="timing"))

@@ -1,4 +1,4 @@
-"""What came in is on the tape, and the tape gives what came out; whatever happens to process and disk."""
+"""`Recorder`: received frames are on the tape and replay to the same events, after a kill or a full disk too."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def coin(n: int) -> str:
     return json.dumps({"s": "BTCUSD", "t": n, "p": "1.50", "q": "2", "i": n})
 
 
-async def talk(end: WireEnd, endpoint: Endpoint) -> None:
+async def serve(end: WireEnd, endpoint: Endpoint) -> None:
     end.push(json.dumps({"ok": json.loads(await end.take())["id"]}))
     end.push(coin(1), coin(2))
     end.push(coin(3), "garbage \ud7ff", '{"notice": "hello"}')
@@ -47,7 +47,7 @@ async def talk(end: WireEnd, endpoint: Endpoint) -> None:
 
 
 def plain(events: Sequence[Event]) -> list[Any]:
-    """The events without the time at which we received them."""
+    """Return the events without their receive times."""
     return [attrs.evolve(event, recv=0, ts=0 if event.symbol == "" else event.ts)
             for event in events if event.type != "status"]  # fmt: skip
 
@@ -57,7 +57,7 @@ async def test_replaying_the_tape_yields_the_events_of_the_live_stream(
 ) -> None:
     spec = FeedSpec("acme", ["BTC/USD"], ["trades"], name="majors")
     live: list[Event] = []
-    dial = FakeWire(talk).dial
+    dial = FakeWire(serve).dial
     with anyio.fail_after(10):
         async with tapeloom.open(spec, registry=registry, dial=dial, record=tmp_path) as stream:
             async for event in stream:
@@ -78,7 +78,7 @@ async def test_rest_responses_are_recorded(registry: Registry, tmp_path: Path) -
     async with FakeVenue(lambda client: anyio.sleep_forever(), http=http).serve() as venue:
         spec = FeedSpec("acme", ["BTC/USD"], ["book"])
         stack = Stack(feeds=(spec,), venues={"acme": {"rest": venue.url("http")}})
-        dial = FakeWire(talk).dial
+        dial = FakeWire(serve).dial
         with anyio.fail_after(10):
             async with tapeloom.open(stack, registry=registry, dial=dial, record=tmp_path) as live:
                 live.plans[0].feed.query_history(
@@ -87,9 +87,11 @@ async def test_rest_responses_are_recorded(registry: Registry, tmp_path: Path) -
                 async for event in live.of(tapeloom.Book):
                     assert event.last_id == 7
                     live.stop()
-    answers = [one for one in Tape(tmp_path / "acme.jsonl.zst") if isinstance(one, RecordedAnswer)]
+    answers = [
+        record for record in Tape(tmp_path / "acme.jsonl.zst") if isinstance(record, RecordedAnswer)
+    ]
 
-    assert [one.body for one in answers] == [b'["BTC/USD"]', book]
+    assert [record.body for record in answers] == [b'["BTC/USD"]', book]
 
 
 def test_sent_messages_are_not_recorded(tmp_path: Path) -> None:
@@ -195,7 +197,7 @@ PROGRAM = textwrap.dedent(
 
 
 def numbers(path: Path) -> list[int]:
-    frames = [one.frame for one in Tape(path) if isinstance(one, RecordedFrame)]
+    frames = [record.frame for record in Tape(path) if isinstance(record, RecordedFrame)]
     return [int(frame.split()[0]) for frame in frames]
 
 
@@ -232,10 +234,10 @@ def test_a_full_disk_loses_only_the_frames_that_did_not_fit(tmp_path: Path) -> N
             errors = int(process.stdout.readline().split()[1])
         process.kill()
         assert process.stderr is not None
-        told = process.stderr.read()
+        errors_logged = process.stderr.read()
     read = numbers(path)
 
-    assert "tape_failed" in told
+    assert "tape_failed" in errors_logged
     assert 0 < path.stat().st_size <= 60_000
     assert read == [*range(len(read))]
     assert len(read) > 50
@@ -263,7 +265,11 @@ def test_a_partial_block_is_removed_before_the_next_is_written(
     recorder.frames(1, NOW, [b"two"], 3)
     anyio.run(recorder.flush)
     monkeypatch.undo()
-    frames = [one.frame for one in Tape(tmp_path / "t.jsonl.zst") if isinstance(one, RecordedFrame)]
+    frames = [
+        record.frame
+        for record in Tape(tmp_path / "t.jsonl.zst")
+        if isinstance(record, RecordedFrame)
+    ]
 
     assert frames == [b"one", b"two"]
     assert own.counters["tape_errors"] == 1
@@ -278,7 +284,7 @@ def test_frames_beyond_the_memory_limit_are_counted_as_lost(
     recorder = Recorder(tmp_path / "t.jsonl", own, clock)
     recorder.frames(1, NOW, [b"x" * 100] * 20, 2000)
     anyio.run(recorder.flush)
-    kept = [one for one in Tape(tmp_path / "t.jsonl") if isinstance(one, RecordedFrame)]
+    kept = [record for record in Tape(tmp_path / "t.jsonl") if isinstance(record, RecordedFrame)]
 
     assert own.counters["tape_lost"] == 20 - len(kept)
     assert 0 < len(kept) < 9

@@ -1,4 +1,4 @@
-"""A plugin's table as that plugin's own class."""
+"""`structure`: reading a plugin's TOML table into its settings class."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def _positive(_: object, attribute: attrs.Attribute[int], value: int) -> None:
 
 
 def _durations(value: str | Sequence[str]) -> tuple[int, ...]:
-    return tuple(duration_ns(one) for one in ([value] if isinstance(value, str) else value))
+    return tuple(duration_ns(text) for text in ([value] if isinstance(value, str) else value))
 
 
 def _unannotated(value):  # type: ignore[no-untyped-def]
@@ -377,10 +377,10 @@ def test_unavailable_secret_is_reported_without_its_text(
     monkeypatch.delenv("ACME_NOT_SET", raising=False)
     monkeypatch.setenv("ACME_EMPTY", "")
     monkeypatch.setenv("ACME_KEY", "x")
-    told = problems(Keyed, {"api_key": {"env": "ACME_KEY"}, key: given})
+    found = problems(Keyed, {"api_key": {"env": "ACME_KEY"}, key: given})
 
-    assert told == [f"stage.x.{key}: {message}"]
-    assert "hunter2" not in str(told)
+    assert found == [f"stage.x.{key}: {message}"]
+    assert "hunter2" not in str(found)
 
 
 def test_unreadable_secret_file_is_named(tmp_path: Path) -> None:
@@ -398,9 +398,7 @@ def test_unreadable_secret_file_is_named(tmp_path: Path) -> None:
     ]
 
 
-def test_secret_in_a_validator_message_is_masked(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_secret_in_a_validator_message_is_masked(monkeypatch: pytest.MonkeyPatch) -> None:
     def long_enough(_: object, __: attrs.Attribute[Secret], value: Secret) -> None:
         raise ValueError(f"{value.reveal()!r} is too short")
 

@@ -1,4 +1,4 @@
-"""Recordings: read exactly, and replayed the same whatever the batches are."""
+"""`Tape` and `Replay`: recordings are read exactly, and replay to the same events for any batch size."""
 
 from __future__ import annotations
 
@@ -50,11 +50,11 @@ def index(folder: Path, *entries: Any, bodies: dict[str, str] | None = None) -> 
 
 
 def read(path: Path) -> tuple[list[Any], TapeError | None]:
-    """Return what could be read, and what ended it."""
+    """Return the records that could be read, and the error at the end."""
     out: list[Any] = []
     try:
         for record in Tape(path):
-            out.append(record)  # noqa: PERF402 - what came before an error counts
+            out.append(record)  # noqa: PERF402 - the records before an error are kept
     except TapeError as error:
         return out, error
     return out, None
@@ -143,7 +143,9 @@ def test_a_corrupt_line_does_not_affect_its_neighbours(tmp_path: Path, bad: str)
 
 @pytest.mark.parametrize("name", ["day.ws.jsonl", "day.ws.jsonl.gz"])
 @pytest.mark.parametrize("text", ["time,price\n1,2\n", "\x1f\x8b\x08 not json", "[1, 2]\n"])
-def test_a_file_that_is_not_a_recording_raises_tape_error(tmp_path: Path, name: str, text: str) -> None:
+def test_a_file_that_is_not_a_recording_raises_tape_error(
+    tmp_path: Path, name: str, text: str
+) -> None:
     records, error = read(write(tmp_path, text, name))
 
     assert records == []
@@ -177,9 +179,7 @@ def test_a_truncated_file_is_read_up_to_its_last_complete_line(tmp_path: Path, k
 
 
 @pytest.mark.parametrize("where", [0.0, 0.001, 0.1, 0.5])
-def test_damaged_compressed_data_raises_tape_error(
-    tmp_path: Path, where: float
-) -> None:
+def test_damaged_compressed_data_raises_tape_error(tmp_path: Path, where: float) -> None:
     path = write(tmp_path, "".join(line(n, f"{n * 7919}") for n in range(3000)), "day.ws.jsonl.gz")
     raw = bytearray(path.read_bytes())
     middle = int(len(raw) * where)
@@ -286,7 +286,7 @@ def test_a_malformed_index_raises_tape_error_with_its_name(tmp_path: Path, text:
 
 @define
 class Pulse:
-    """A stage that counts trades, and tells the count some time after the first."""
+    """A stage that counts trades and emits the count *after* ns after the first one."""
 
     after: int
     due: int | None = None
@@ -340,7 +340,7 @@ async def replayed(
     async with tapeloom.replay(path, stack, registry=registry, **options) as stream:
         try:
             async for event in stream:
-                out.append(event)  # noqa: PERF401 - what came before an error counts
+                out.append(event)  # noqa: PERF401 - the events before an error are kept
         except tapeloom.errors.TapeloomError as error:
             failure = error
     return out, failure
@@ -353,7 +353,7 @@ tapes = st.lists(
 
 
 def taped(steps: Sequence[tuple[int, str]]) -> str:
-    """Return a recording: milliseconds and what came then (trade, garbage, corrupt record)."""
+    """Return a recording of steps: milliseconds to wait, and a trade, garbage or corrupt record."""
     now, text = 1_700_000_000_000, line("1700000000.0", frame(999))
     for n, (step, kind) in enumerate(steps, 1):
         now += step
@@ -381,8 +381,8 @@ def test_the_events_are_the_same_for_any_batch_size(
         first, *others = [lines(path, batch) for batch in (1, 7, 64, 4096)]
 
     assert all(other == first for other in others)
-    assert sum('"type":"trade"' in one for one in first) == 1 + sum(k == "t" for _, k in steps)
-    assert sum("corrupt_record" in one for one in first) == sum(k == "c" for _, k in steps)
+    assert sum('"type":"trade"' in text for text in first) == 1 + sum(k == "t" for _, k in steps)
+    assert sum("corrupt_record" in text for text in first) == sum(k == "c" for _, k in steps)
 
 
 async def test_two_replays_are_the_same_to_the_byte(tmp_path: Path, registry: Registry) -> None:
@@ -415,13 +415,13 @@ async def test_stages_tick_on_the_time_grid_before_later_frames(
     path = write(tmp_path, "".join(line(at, frame(n)) for n, at in enumerate(times, 1)))
     spec = FeedSpec("acme", ["BTC/USD"], ["trades"], stages=("pulse",))
     events, _ = await replayed(path, registry, spec)
-    told = [
+    order = [
         event.id if isinstance(event, Trade) else event.ts / SECOND
         for event in events
         if isinstance(event, Trade) or (isinstance(event, Status) and event.state == "counted")
     ]
 
-    assert told == expected
+    assert order == expected
 
 
 async def test_a_recording_that_begins_without_a_time_does_not_tick_since_1970(
@@ -461,9 +461,7 @@ async def test_rest_responses_of_other_symbols_are_dropped_and_unreadable_ones_r
     assert [e.symbol for e in events if isinstance(e, Book)] == ["BTC/USD"]
 
 
-async def test_the_listing_is_read_from_the_recording(
-    tmp_path: Path, registry: Registry
-) -> None:
+async def test_the_listing_is_read_from_the_recording(tmp_path: Path, registry: Registry) -> None:
     listed = {"ts": 0.5, "url": "http://h/symbols", "file": "s"}
     index(tmp_path, listed, bodies={"s": '["BTC/USD", "ETH/USD"]'})
     path = write(tmp_path, line(1, frame(1)))
@@ -478,9 +476,9 @@ async def test_the_listing_is_read_from_the_recording(
 async def test_a_corrupt_line_is_a_reject_in_its_place(tmp_path: Path, registry: Registry) -> None:
     text = line(1, frame(1)) + "corrupt\n" + line(2, frame(2))
     events, _ = await replayed(write(tmp_path, text), registry)
-    told = [e.id if isinstance(e, Trade) else e.rule for e in events[:-1]]  # type: ignore[union-attr]
+    found = [e.id if isinstance(e, Trade) else e.rule for e in events[:-1]]  # type: ignore[union-attr]
 
-    assert told == [1, "corrupt_record", 2]
+    assert found == [1, "corrupt_record", 2]
     assert "line 2: corrupt" in events[1].evidence  # type: ignore[union-attr]
 
 
@@ -537,10 +535,12 @@ async def test_replay_speed_is_kept_on_the_wall_clock(tmp_path: Path, registry: 
     wall = VirtualClock()
     path = write(tmp_path, "".join(line(n, frame(n)) for n in (10, 11, 12, 20)))
     plan = compose_feed(SPEC, registry=registry, clock=TapeClock())
-    came: list[tuple[float, Any]] = []
+    delivered: list[tuple[float, Any]] = []
 
     async def deliver(events: list[Event]) -> None:
-        came.extend((wall.monotonic(), event.id) for event in events if isinstance(event, Trade))
+        delivered.extend(
+            (wall.monotonic(), event.id) for event in events if isinstance(event, Trade)
+        )
 
     recording = Recording(Tape(path), 256, 2.0, wall)
     replay = Replay(
@@ -550,12 +550,10 @@ async def test_replay_speed_is_kept_on_the_wall_clock(tmp_path: Path, registry: 
     async with wall.running():
         await replay.run()
 
-    assert came == [(0, 10), (0.5, 11), (1.0, 12), (5.0, 20)]
+    assert delivered == [(0, 10), (0.5, 11), (1.0, 12), (5.0, 20)]
 
 
-async def test_a_replay_without_events_can_be_stopped(
-    tmp_path: Path, registry: Registry
-) -> None:
+async def test_a_replay_without_events_can_be_stopped(tmp_path: Path, registry: Registry) -> None:
     text = line(1, frame(1)) + line(1, '{"s": "OTHER"}') * 200_000
     path = write(tmp_path, text)
     async with tapeloom.replay(path, SPEC, registry=registry) as stream:
@@ -567,7 +565,9 @@ async def test_a_replay_without_events_can_be_stopped(
     assert 0 < stream.counters["frames"] < 100_000
 
 
-async def test_a_recording_cannot_be_replayed_into_two_feeds(tmp_path: Path, registry: Registry) -> None:
+async def test_a_recording_cannot_be_replayed_into_two_feeds(
+    tmp_path: Path, registry: Registry
+) -> None:
     path = write(tmp_path, line(1, frame(1)))
     with pytest.raises(tapeloom.errors.ConfigError, match="a recording is of one feed"):
         tapeloom.replay(path, [SPEC, SPEC], registry=registry)
