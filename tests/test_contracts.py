@@ -1,6 +1,7 @@
-"""Every installed plugin through its contract, and what is said of it in public.
+"""Every installed plugin declares its contract, and the page of the venues shows what is proven.
 
-The contracts are declared once, in the tests of each package; they are taken from there.
+The contracts are declared once, in the tests of each package, and proven there. Here are proven
+those whose simulated server side is in another package, which is not installed there.
 """
 
 from __future__ import annotations
@@ -13,9 +14,10 @@ from types import ModuleType
 
 import pytest
 from tapeloom import Registry
-from tapeloom._compose.conformance import conformances, table
-from tapeloom._compose.discovery import installed
+from tapeloom.harness import installed, read_conformance
+from tapeloom_simulator import simulators
 from tapeloom_testing.contract import SinkContract, StageContract, TransportContract, VenueContract
+from tapeloom_testing.contract.conformance import table
 from tapeloom_testing.contract.declared import VENUE
 from tapeloom_testing.contract.proving import Proving
 
@@ -69,8 +71,14 @@ def declared() -> dict[str, type[Proving]]:
     }
 
 
+def needs_other_package(contract: type[Proving]) -> bool:
+    """Return whether the simulated server side of a contract is in another package."""
+    return issubclass(contract, VenueContract) and contract.simulator not in (None, contract.venue)
+
+
 DECLARED = declared()
-globals().update(DECLARED)  # pytest collects them from here
+# pytest collects them from here.
+globals().update({name: cls for name, cls in DECLARED.items() if needs_other_package(cls)})
 
 
 @pytest.mark.parametrize("name", installed())
@@ -81,6 +89,13 @@ def test_every_installed_plugin_declares_its_contract(name: str) -> None:
     missing = [cls.__name__ for cls in needed if not any(issubclass(one, cls) for one in mine)]
 
     assert missing == [], f"put a class that inherits from it into tests/test_contract.py of {name}"
+
+
+@pytest.mark.parametrize("name", DECLARED)
+def test_the_server_side_that_a_contract_names_is_installed(name: str) -> None:
+    contract = DECLARED[name]
+    if issubclass(contract, VenueContract):
+        assert (contract.simulator or contract.venue) in simulators().installed
 
 
 @pytest.mark.parametrize("name", CHANNELS)
@@ -116,7 +131,9 @@ def test_every_channel_that_a_venue_serves_is_in_its_contract(name: str) -> None
 
 
 def test_the_page_of_the_venues_says_what_is_proven(request: pytest.FixtureRequest) -> None:
-    made = f"{MARKS[0]}\n\n{table(conformances().values(), VENUE)}\n\n{MARKS[1]}"
+    levels = [read_conformance(found.module) for found in installed().values()]
+    shown = table([level for level in levels if level is not None], VENUE)
+    made = f"{MARKS[0]}\n\n{shown}\n\n{MARKS[1]}"
     text = PAGE.read_text(encoding="utf-8")
     pattern = re.compile(f"{re.escape(MARKS[0])}.*{re.escape(MARKS[1])}", re.DOTALL)
     wanted = pattern.sub(lambda _: made, text)

@@ -16,6 +16,7 @@ import tapeloom
 from anyio.from_thread import start_blocking_portal
 from tapeloom import Bar
 from tapeloom.cli._main import main
+from tapeloom_simulator import serve
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text("utf-8")
@@ -35,7 +36,6 @@ def the_stack() -> str:
 @contextlib.contextmanager
 def simulated(folder: Path) -> Iterator[str]:
     """Write the README's stack into *folder*, pointed at a simulator that runs meanwhile."""
-    serve = pytest.importorskip("tapeloom_simulator").serve
     tables = tomllib.loads(the_stack())["feed"]
     symbols = [symbol for feed in tables for symbol in feed["symbols"]]
     with (

@@ -209,7 +209,7 @@ def test_the_last_trade_is_the_last_whatever_our_clock_says() -> None:
         return Trade("acme", "BTC/USD", id, recv, Decimal(1), Decimal(1), "buy", id, "trades")
 
     memory = LastSeen()
-    memory.note([Status("acme", "", 1, 2 * HOUR, "notice"), trade(1, 2 * HOUR)])
-    memory.note(TradeBatch([trade(2, HOUR)], [0]))
+    memory.add([Status("acme", "", 1, 2 * HOUR, "notice"), trade(1, 2 * HOUR)])
+    memory.add(TradeBatch([trade(2, HOUR)], [0]))
 
-    assert memory.last(one) == trade(2, HOUR)
+    assert memory.last_event(one) == trade(2, HOUR)

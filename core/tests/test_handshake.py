@@ -1,4 +1,4 @@
-"""What a server may answer to the opening handshake, by itself and through the dialer."""
+"""The checks of the server's response to the opening handshake, called directly and by the dialer."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import anyio
 import anyio.abc
 import httpx
 import pytest
-from tapeloom._network.handshake import OFFER, HandshakeError, agreed
+from tapeloom._network.handshake import OFFER, HandshakeError, negotiate
 from tapeloom._network.websocket import dialer
 from tapeloom.errors import ConnectionFailed
 from tapeloom.plugin import Endpoint
@@ -20,21 +20,21 @@ KEY, ACCEPT = "dGhlIHNhbXBsZSBub25jZQ==", "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
 OFFERED = next(iter(OFFER.values()))
 
 
-def answered(extensions: str | None = None, *, offer: str = OFFERED) -> object:
-    asked = {"sec-websocket-key": KEY, "sec-websocket-extensions": offer}
-    answer = {"sec-websocket-accept": ACCEPT}
+def negotiated(extensions: str | None = None, *, offer: str = OFFERED) -> object:
+    request = {"sec-websocket-key": KEY, "sec-websocket-extensions": offer}
+    response = {"sec-websocket-accept": ACCEPT}
     if extensions is not None:
-        answer["sec-websocket-extensions"] = extensions
-    return agreed(asked, answer)
+        response["sec-websocket-extensions"] = extensions
+    return negotiate(request, response)
 
 
 @pytest.mark.parametrize("extensions", [None, "", " "])
-def test_a_server_need_not_take_the_offer(extensions: str | None) -> None:
-    assert answered(extensions) is None
+def test_a_server_may_decline_compression(extensions: str | None) -> None:
+    assert negotiated(extensions) is None
 
 
 @pytest.mark.parametrize(
-    ("extensions", "forget"),
+    ("extensions", "no_context_takeover"),
     [
         ("permessage-deflate", False),
         ("Permessage-Deflate", False),
@@ -45,11 +45,13 @@ def test_a_server_need_not_take_the_offer(extensions: str | None) -> None:
         ("permessage-deflate ; server_max_window_bits = 9 ; server_no_context_takeover", True),
     ],
 )
-def test_what_the_rfc_allows_is_agreed_to(extensions: str, forget: bool) -> None:
-    inflate = answered(extensions)
+def test_valid_parameters_of_permessage_deflate_are_accepted(
+    extensions: str, no_context_takeover: bool
+) -> None:
+    inflate = negotiated(extensions)
 
     assert inflate is not None
-    assert inflate._forget is forget  # type: ignore[attr-defined]
+    assert inflate._no_context_takeover is no_context_takeover  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize(
@@ -72,9 +74,9 @@ def test_what_the_rfc_allows_is_agreed_to(extensions: str, forget: bool) -> None
         "x-webkit-deflate-frame",
     ],
 )
-def test_what_was_not_offered_or_makes_no_sense_is_refused(extensions: str) -> None:
+def test_invalid_parameters_of_permessage_deflate_are_rejected(extensions: str) -> None:
     with pytest.raises(HandshakeError, match="accepted"):
-        answered(extensions)
+        negotiated(extensions)
 
 
 @pytest.mark.parametrize(
@@ -84,33 +86,37 @@ def test_what_was_not_offered_or_makes_no_sense_is_refused(extensions: str) -> N
         ("permessage-deflate; client_max_window_bits=10", "permessage-deflate"),
     ],
 )
-def test_a_server_takes_nothing_that_this_client_did_not_offer(extensions: str, offer: str) -> None:
+def test_a_server_may_accept_only_what_was_offered(extensions: str, offer: str) -> None:
     with pytest.raises(HandshakeError, match="not offered"):
-        answered(extensions, offer=offer)
+        negotiated(extensions, offer=offer)
 
 
 # -------------------------------------------------------------------------------- through the dialer
 
 
 @asynccontextmanager
-async def answering(**headers: str | None) -> AsyncIterator[str]:
-    """Switch protocols with these headers beside, or in place of, the right ones."""
+async def serving(**headers: str | None) -> AsyncIterator[str]:
+    """Serve a 101 response with these headers added to, or replacing, the valid ones."""
 
     async def serve(stream: anyio.abc.ByteStream) -> None:
         async with stream:
             head = (await stream.receive()).decode()
             lines = (line.partition(": ") for line in head.split("\r\n")[1:-2])
-            asked = {name.lower(): value for name, _, value in lines}
-            accept = generate_accept_token(asked["sec-websocket-key"].encode()).decode()
-            answer: dict[str, str | None] = {
+            request = {name.lower(): value for name, _, value in lines}
+            accept = generate_accept_token(request["sec-websocket-key"].encode()).decode()
+            response: dict[str, str | None] = {
                 "upgrade": "websocket",
                 "connection": "upgrade",
                 "sec_websocket_accept": accept,
                 **headers,
             }
-            offers.append(asked.get("sec-websocket-extensions", ""))
-            said = [f"{k.replace('_', '-')}: {v}" for k, v in answer.items() if v is not None]
-            await stream.send("\r\n".join(["HTTP/1.1 101 Switching", *said, "", ""]).encode())
+            offers.append(request.get("sec-websocket-extensions", ""))
+            response_lines = [
+                f"{k.replace('_', '-')}: {v}" for k, v in response.items() if v is not None
+            ]
+            await stream.send(
+                "\r\n".join(["HTTP/1.1 101 Switching", *response_lines, "", ""]).encode()
+            )
             with anyio.move_on_after(5):
                 async for _ in stream:
                     pass
@@ -127,19 +133,19 @@ offers: list[str] = []
 
 
 @pytest.mark.parametrize(
-    ("headers", "words"),
+    ("headers", "message"),
     [
-        ({"sec_websocket_accept": None}, "does not belong to our key"),
-        ({"sec_websocket_accept": ACCEPT}, "does not belong to our key"),
+        ({"sec_websocket_accept": None}, "does not match our key"),
+        ({"sec_websocket_accept": ACCEPT}, "does not match our key"),
         ({"sec_websocket_protocol": "mqtt"}, "subprotocol 'mqtt', which was not offered"),
         ({"sec_websocket_extensions": "permessage-deflate"}, "which was not offered"),
     ],
 )
-async def test_a_handshake_that_breaks_the_rules_is_permanent_and_says_which(
-    headers: dict[str, str | None], words: str
+async def test_an_invalid_response_is_permanent_and_names_the_broken_rule(
+    headers: dict[str, str | None], message: str
 ) -> None:
-    async with answering(**headers) as url, httpx.AsyncClient(trust_env=False) as client:
-        with pytest.raises(ConnectionFailed, match=words) as caught:
+    async with serving(**headers) as url, httpx.AsyncClient(trust_env=False) as client:
+        with pytest.raises(ConnectionFailed, match=message) as caught:
             async with dialer(client, "test")(Endpoint(url=url)):
                 pass
 
@@ -147,9 +153,9 @@ async def test_a_handshake_that_breaks_the_rules_is_permanent_and_says_which(
     assert offers == [""]
 
 
-async def test_compression_is_offered_where_it_is_wanted_and_the_way_out_is_named() -> None:
+async def test_compression_is_offered_if_configured_and_its_error_names_the_setting() -> None:
     bad = {"sec_websocket_extensions": "permessage-deflate; level=11"}
-    async with answering(**bad) as url, httpx.AsyncClient(trust_env=False) as client:
+    async with serving(**bad) as url, httpx.AsyncClient(trust_env=False) as client:
         with pytest.raises(ConnectionFailed, match=r"level=11.*compression under \[network\]"):
             async with dialer(client, "test", compressed=True)(Endpoint(url=url)):
                 pass
@@ -157,12 +163,12 @@ async def test_compression_is_offered_where_it_is_wanted_and_the_way_out_is_name
     assert offers == [OFFERED]
 
 
-async def test_a_subprotocol_that_the_venue_asks_for_may_be_chosen() -> None:
-    asked = {"Sec-WebSocket-Protocol": "v1.acme, v2.acme"}
+async def test_an_offered_subprotocol_may_be_chosen() -> None:
+    request = {"Sec-WebSocket-Protocol": "v1.acme, v2.acme"}
     chosen = {"sec_websocket_protocol": "v2.acme"}
     async with (
-        answering(**chosen) as url,
+        serving(**chosen) as url,
         httpx.AsyncClient(trust_env=False) as client,
-        dialer(client, "test")(Endpoint(url=url, headers=asked)),
+        dialer(client, "test")(Endpoint(url=url, headers=request)),
     ):
         pass

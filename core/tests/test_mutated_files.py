@@ -49,6 +49,7 @@ seconds = 30
 """Two stacks that use every table. The venue `nowhere` does not exist, which is a further mistake."""
 
 
+@pytest.mark.thorough
 def test_a_mutated_stack_file_is_read_or_raises_a_documented_error(tmp_path: Path) -> None:
     outcomes: Counter[str] = Counter()
     path = tmp_path / "stack.toml"
@@ -79,6 +80,7 @@ TABLES = {
 }
 
 
+@pytest.mark.thorough
 def test_mutated_stack_tables_are_read_or_raise_config_error() -> None:
     outcomes: Counter[str] = Counter()
     for text in islice(mutants([json.dumps(TABLES).encode()], Random(2)), 6000):
@@ -139,6 +141,7 @@ def test_valid_lines_between_mutated_ones_are_all_read(suffix: str, tmp_path: Pa
     ]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("suffix", ["jsonl", "jsonl.gz", "jsonl.zst"])
 def test_a_mutated_tape_file_is_read_or_raises_tape_error(suffix: str, tmp_path: Path) -> None:
     path = written(tmp_path / f"t.ws.{suffix}", b"\n".join(LINES * 20))
@@ -159,6 +162,7 @@ def test_a_mutated_tape_file_is_read_or_raises_tape_error(suffix: str, tmp_path:
     assert not outcomes["nameless"]
 
 
+@pytest.mark.thorough
 def test_a_mutated_index_is_read_or_raises_tape_error(tmp_path: Path) -> None:
     path = written(tmp_path / "t.ws.jsonl", b"\n".join(LINES))
     (tmp_path / "a.json").write_text("{}")

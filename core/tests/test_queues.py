@@ -1,4 +1,4 @@
-"""Queues: bounded, and honest about what did not fit."""
+"""Queues: bounded; dropped events are counted and reported as gaps."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def quote(n: int) -> Quote:
     return Quote("acme", "BTC/USDT", n, n, Decimal(1), Decimal(1), Decimal(2), Decimal(1), n)
 
 
-def drained(queue: Queue) -> list[Event]:
+def drain(queue: Queue) -> list[Event]:
     out: list[Event] = []
     while events := queue.get_nowait():
         out += events
@@ -33,11 +33,13 @@ batches = st.lists(st.lists(st.integers(0, 99), min_size=1, max_size=9), max_siz
 
 
 @given(batches, st.integers(1, 20))
-def test_drop_oldest_delivers_or_announces_every_event(numbers: list[list[int]], size: int) -> None:
+def test_drop_oldest_delivers_every_event_or_reports_it_missing(
+    numbers: list[list[int]], size: int
+) -> None:
     queue = Queue(QueueSpec(size=size, policy="drop_oldest"))
-    for some in numbers:
-        assert queue.offer([trade(n) for n in some])
-    out = drained(queue)
+    for batch in numbers:
+        assert queue.put_nowait([trade(n) for n in batch])
+    out = drain(queue)
     missing = sum(event.missing or 0 for event in out if isinstance(event, Gap))
     delivered = sum(1 for event in out if isinstance(event, Trade))
 
@@ -51,12 +53,12 @@ def test_conflate_keeps_the_latest_of_each_kind_and_counts_the_rest(
     numbers: list[list[int]], size: int
 ) -> None:
     queue = Queue(QueueSpec(size=size, policy="conflate"))
-    for some in numbers:
-        assert queue.offer([trade(n, f"S{n % 3}/USDT") for n in some])
-    out = drained(queue)
+    for batch in numbers:
+        assert queue.put_nowait([trade(n, f"S{n % 3}/USDT") for n in batch])
+    out = drain(queue)
     trades = [event for event in out if isinstance(event, Trade)]
     missing = sum(event.missing or 0 for event in out if isinstance(event, Gap))
-    everything = [n for some in numbers for n in some]
+    everything = [n for batch in numbers for n in batch]
     latest = {n % 3: n for n in everything}
 
     assert len(trades) + missing == len(everything)
@@ -64,10 +66,10 @@ def test_conflate_keeps_the_latest_of_each_kind_and_counts_the_rest(
         assert [t for t in trades if t.symbol == f"S{key}/USDT"][-1].ts == n
 
 
-def test_the_announcement_stands_before_the_events_that_were_kept_and_names_the_channel() -> None:
+def test_the_overflow_gap_comes_before_the_kept_events_and_names_the_channel() -> None:
     queue = Queue(QueueSpec(size=2, policy="drop_oldest"))
     for n in range(5):
-        queue.offer([trade(n)])
+        queue.put_nowait([trade(n)])
     gap, first = queue.get_nowait()
 
     assert isinstance(gap, Gap)
@@ -76,19 +78,19 @@ def test_the_announcement_stands_before_the_events_that_were_kept_and_names_the_
     assert first == trade(3)
 
 
-def test_block_takes_nothing_more_until_there_is_room() -> None:
+def test_block_accepts_nothing_until_there_is_room() -> None:
     queue = Queue(QueueSpec(size=2, policy="block"))
 
-    assert queue.offer([trade(1), trade(2)])
-    assert not queue.offer([trade(3)])
+    assert queue.put_nowait([trade(1), trade(2)])
+    assert not queue.put_nowait([trade(3)])
     assert queue.get_nowait() == [trade(1), trade(2)]
-    assert queue.offer([trade(3)])
+    assert queue.put_nowait([trade(3)])
 
 
-def test_a_batch_larger_than_the_queue_is_taken_when_the_queue_is_empty() -> None:
+def test_an_empty_queue_accepts_a_batch_over_the_limit() -> None:
     queue = Queue(QueueSpec(size=2, policy="block"))
 
-    assert queue.offer([trade(n) for n in range(5)])
+    assert queue.put_nowait([trade(n) for n in range(5)])
     assert len(queue.get_nowait()) == 5
 
 
@@ -109,19 +111,19 @@ async def test_put_waits_for_room_and_then_delivers_in_order() -> None:
     assert got == [trade(n) for n in range(20)]
 
 
-async def test_error_tells_the_consumer_after_what_was_queued() -> None:
+async def test_the_policy_error_raises_after_the_queued_events() -> None:
     queue = Queue(QueueSpec(size=1, policy="error"), name="strategy")
-    queue.offer([trade(1)])
-    queue.offer([trade(2)])
+    queue.put_nowait([trade(1)])
+    queue.put_nowait([trade(2)])
 
     assert await queue.get() == [trade(1)]
     with pytest.raises(QueueOverflow, match="'strategy' fell 1 events behind"):
         await queue.get()
 
 
-async def test_closing_frees_whoever_waits_for_room() -> None:
+async def test_closing_wakes_a_blocked_put() -> None:
     queue = Queue(QueueSpec(size=1, policy="block"))
-    queue.offer([trade(1)])
+    queue.put_nowait([trade(1)])
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(queue.put, [trade(2)])
         await anyio.wait_all_tasks_blocked()
@@ -130,10 +132,10 @@ async def test_closing_frees_whoever_waits_for_room() -> None:
     assert queue.closed
 
 
-def test_only_the_types_asked_for_come_in() -> None:
+def test_only_events_of_the_selected_types_are_queued() -> None:
     queue = Queue(QueueSpec(size=9), [Quote])
-    queue.offer([trade(1), quote(2), trade(3)])
-    queue.offer([trade(4)])
+    queue.put_nowait([trade(1), quote(2), trade(3)])
+    queue.put_nowait([trade(4)])
 
-    assert drained(queue) == [quote(2)]
-    assert queue.taken == 1
+    assert drain(queue) == [quote(2)]
+    assert queue.received == 1

@@ -162,7 +162,7 @@ def test_a_feed_without_frames_cannot_be_recorded(registry: Registry, tmp_path: 
 
     registry.register(Plugin(), "well")
 
-    with pytest.raises(ConfigError, match="'well' comes over no WebSocket"):
+    with pytest.raises(ConfigError, match="'well' uses no WebSocket"):
         tapeloom.open(FeedSpec("well", ["BTC/USD"], ["trades"]), registry=registry, record=tmp_path)
 
 

@@ -1,4 +1,4 @@
-"""Sockets under httpcore, plain and TLS: what is sent comes, once, in order, and ends are told."""
+"""The network streams for httpcore, plain and TLS: data arrives once and in order, ends are reported."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import trustme
 from anyio.streams.tls import TLSStream
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tapeloom._network.sockets import Sockets, Wire
+from tapeloom._network.sockets import PushStream, SocketBackend
 from tapeloom_testing import virtual_backend
 
 Serve = Callable[[anyio.abc.ByteStream], Awaitable[None]]
@@ -31,7 +31,7 @@ AUTHORITY.configure_trust(CLIENT)
 async def connected(
     serve: Serve, *, tls: bool, server_tls: bool | None = None
 ) -> AsyncIterator[httpcore.AsyncNetworkStream]:
-    """Connect to a server that does *serve* with its end, after the handshake where it has *tls*."""
+    """Connect to a server that runs *serve* on its stream, after the handshake if it has *tls*."""
 
     async def serving(stream: anyio.abc.SocketStream) -> None:
         async with stream:
@@ -50,7 +50,7 @@ async def connected(
     port = listener.extra(anyio.abc.SocketAttribute.local_port)
     async with listener, anyio.create_task_group() as tasks:
         tasks.start_soon(listener.serve, serving)
-        stream = await Sockets().connect_tcp("127.0.0.1", port, timeout=5)
+        stream = await SocketBackend().connect_tcp("127.0.0.1", port, timeout=5)
         try:
             if tls:
                 stream = await stream.start_tls(CLIENT, "localhost", timeout=5)
@@ -60,11 +60,11 @@ async def connected(
             tasks.cancel_scope.cancel()
 
 
-async def everything(stream: httpcore.AsyncNetworkStream, *, push: bool = False) -> bytes:
+async def read_all(stream: httpcore.AsyncNetworkStream, *, push: bool = False) -> bytes:
     parts: list[bytes] = []
     with anyio.fail_after(60):
         if push:
-            assert isinstance(stream, Wire)
+            assert isinstance(stream, PushStream)
             await stream.push_to(parts.append)
         else:
             while part := await stream.read(1 << 18):
@@ -82,8 +82,8 @@ def tls(request: pytest.FixtureRequest) -> bool:
     return bool(request.param)
 
 
-async def test_what_is_sent_comes_back_whole(tls: bool, push: bool) -> None:
-    """More than fits into a record, a socket's memory or a read."""
+async def test_large_data_is_sent_and_received_unchanged(tls: bool, push: bool) -> None:
+    """The data is larger than a TLS record, a socket buffer and a read."""
     sent = bytes(range(256)) * 8192
 
     async def echo(stream: anyio.abc.ByteStream) -> None:
@@ -95,13 +95,13 @@ async def test_what_is_sent_comes_back_whole(tls: bool, push: bool) -> None:
 
     async with connected(echo, tls=tls) as stream, anyio.create_task_group() as tasks:
         tasks.start_soon(stream.write, sent)
-        got = await everything(stream, push=push)
+        got = await read_all(stream, push=push)
 
     assert got == sent
 
 
-async def test_one_read_brings_every_record_that_has_come() -> None:
-    """Venues send a record for each frame; a read for each would cost more than all the rest."""
+async def test_one_read_returns_all_tls_records_that_have_arrived() -> None:
+    """Venues send a TLS record per frame; one read per record would dominate the cost."""
 
     async def serve(stream: anyio.abc.ByteStream) -> None:
         assert isinstance(stream, TLSStream)
@@ -131,10 +131,8 @@ async def test_one_read_brings_every_record_that_has_come() -> None:
     st.integers(0, 1 << 18),
     st.booleans(),
 )
-def test_however_it_is_cut_the_bytes_are_the_same(
-    pieces: list[bytes], most: int, tls: bool
-) -> None:
-    """Read in parts of *most* bytes; or, where that is 0, pushed."""
+def test_the_bytes_are_the_same_for_any_split(pieces: list[bytes], most: int, tls: bool) -> None:
+    """Read up to *most* bytes at a time; if *most* is 0, use `push_to`."""
 
     async def run() -> None:
         async def serve(stream: anyio.abc.ByteStream) -> None:
@@ -142,7 +140,7 @@ def test_however_it_is_cut_the_bytes_are_the_same(
                 await stream.send(piece)
 
         async with connected(serve, tls=tls) as stream:
-            parts = [] if most else [await everything(stream, push=True)]
+            parts = [] if most else [await read_all(stream, push=True)]
             with anyio.fail_after(60):
                 while most and (part := await stream.read(most)):
                     assert len(part) <= most
@@ -154,22 +152,24 @@ def test_however_it_is_cut_the_bytes_are_the_same(
     anyio.run(run, backend=backend, backend_options=options)
 
 
-@pytest.mark.parametrize("word", [True, False], ids=["with a word", "without a word"])
-async def test_the_end_of_tls_is_the_end_after_all_that_came_before(word: bool, push: bool) -> None:
+@pytest.mark.parametrize("notify", [True, False], ids=["close_notify", "no close_notify"])
+async def test_tls_ends_after_all_data_with_or_without_close_notify(
+    notify: bool, push: bool
+) -> None:
     async def serve(stream: anyio.abc.ByteStream) -> None:
         await stream.send(b"the last words")
-        if word:
+        if notify:
             assert isinstance(stream, TLSStream)
             with anyio.move_on_after(1):
                 await stream.unwrap()
 
     async with connected(serve, tls=True) as stream:
         assert await stream.read(1 << 18) == b"the last words"
-        assert await everything(stream, push=push) == b""
-        assert await stream.read(10) == b""  # and it stays so
+        assert await read_all(stream, push=push) == b""
+        assert await stream.read(10) == b""  # and stays so
 
 
-async def test_a_reset_is_an_error_and_no_end(tls: bool, push: bool) -> None:
+async def test_a_reset_raises_an_error_and_is_not_an_end_of_stream(tls: bool, push: bool) -> None:
     async def serve(stream: anyio.abc.ByteStream) -> None:
         raw = stream.extra(anyio.abc.SocketAttribute.raw_socket)
         raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
@@ -177,13 +177,13 @@ async def test_a_reset_is_an_error_and_no_end(tls: bool, push: bool) -> None:
 
     async with connected(serve, tls=tls) as stream:
         with pytest.raises(httpcore.ReadError):
-            await everything(stream, push=push)
+            await read_all(stream, push=push)
         with pytest.raises(httpcore.WriteError):
             for _ in range(3):
                 await stream.write(b"anybody there?", timeout=1)
 
 
-async def test_bytes_that_are_no_tls_are_an_error(push: bool) -> None:
+async def test_bytes_that_are_not_tls_raise_a_read_error(push: bool) -> None:
     async def serve(stream: anyio.abc.ByteStream) -> None:
         assert isinstance(stream, TLSStream)
         await stream.transport_stream.send(b"HTTP/1.1 400 Bad Request\r\n\r\n")
@@ -191,82 +191,82 @@ async def test_bytes_that_are_no_tls_are_an_error(push: bool) -> None:
 
     async with connected(serve, tls=True) as stream:
         with pytest.raises(httpcore.ReadError):
-            await everything(stream, push=push)
+            await read_all(stream, push=push)
 
 
-async def test_nothing_is_pushed_while_an_answer_is_awaited(tls: bool) -> None:
-    story: list[bytes] = []
-    told, done = anyio.Event(), anyio.Event()
+async def test_nothing_is_pushed_while_a_returned_awaitable_is_pending(tls: bool) -> None:
+    log: list[bytes] = []
+    received, done = anyio.Event(), anyio.Event()
 
     async def serve(stream: anyio.abc.ByteStream) -> None:
         await stream.send(b"one")
-        await told.wait()
+        await received.wait()
         await stream.send(b"two")
-        await anyio.sleep(0.05)  # so that it could have come
-        story.append(b"sent")
+        await anyio.sleep(0.05)  # time enough to arrive
+        log.append(b"sent")
         done.set()
 
     async def slow() -> None:
-        told.set()
+        received.set()
         await done.wait()
-        story.append(b"awaited")
+        log.append(b"awaited")
 
-    def take(data: bytes) -> Awaitable[None] | None:
-        story.append(data)
+    def on_read(data: bytes) -> Awaitable[None] | None:
+        log.append(data)
         return slow() if data == b"one" else None
 
     async with connected(serve, tls=tls) as stream:
-        assert isinstance(stream, Wire)
+        assert isinstance(stream, PushStream)
         with anyio.fail_after(10):
-            await stream.push_to(take)
+            await stream.push_to(on_read)
 
-    assert story == [b"one", b"sent", b"awaited", b"two"]
+    assert log == [b"one", b"sent", b"awaited", b"two"]
 
 
-async def test_what_is_raised_over_what_was_pushed_comes_out_and_the_rest_can_be_read(
+async def test_push_to_raises_the_error_of_its_callback_and_the_stream_stays_readable(
     tls: bool,
 ) -> None:
-    told = anyio.Event()
+    received = anyio.Event()
 
     async def serve(stream: anyio.abc.ByteStream) -> None:
         await stream.send(b"one")
-        await told.wait()
+        await received.wait()
         await stream.send(b"two")
         await anyio.sleep_forever()
 
-    def take(data: bytes) -> None:
+    def on_read(data: bytes) -> None:
         raise ValueError(data.decode())
 
     async with connected(serve, tls=tls) as stream:
-        assert isinstance(stream, Wire)
+        assert isinstance(stream, PushStream)
         with anyio.fail_after(10), pytest.raises(ValueError, match="one"):
-            await stream.push_to(take)
-        told.set()
+            await stream.push_to(on_read)
+        received.set()
         with anyio.fail_after(10):
             assert await stream.read(100) == b"two"
 
 
-async def test_a_push_that_is_given_up_costs_no_byte(tls: bool) -> None:
-    asked, got = anyio.Event(), bytearray()
+async def test_a_cancelled_push_loses_no_byte(tls: bool) -> None:
+    released, got = anyio.Event(), bytearray()
 
     async def serve(stream: anyio.abc.ByteStream) -> None:
         await stream.send(b"early")
-        await asked.wait()
+        await released.wait()
         await stream.send(b"late")
         await anyio.sleep_forever()
 
     async with connected(serve, tls=tls) as stream:
-        assert isinstance(stream, Wire)
+        assert isinstance(stream, PushStream)
         with anyio.move_on_after(0.1):
             await stream.push_to(got.extend)
-        asked.set()
+        released.set()
         with anyio.fail_after(10):
             assert await stream.read(100) == b"late"
 
     assert got == b"early"
 
 
-async def test_closing_ends_who_waits_for_more(tls: bool) -> None:
+async def test_closing_ends_a_pending_push(tls: bool) -> None:
     async def serve(stream: anyio.abc.ByteStream) -> None:
         await anyio.sleep_forever()
 
@@ -274,7 +274,7 @@ async def test_closing_ends_who_waits_for_more(tls: bool) -> None:
 
         async def wait() -> None:
             with pytest.raises(httpcore.ReadError):
-                await everything(stream, push=True)
+                await read_all(stream, push=True)
 
         tasks.start_soon(wait)
         await anyio.sleep(0.05)
@@ -282,7 +282,7 @@ async def test_closing_ends_who_waits_for_more(tls: bool) -> None:
 
 
 @pytest.mark.parametrize("how", ["refuses", "never answers"])
-async def test_an_address_that_does_not_serve_leaves_the_next_one(
+async def test_the_next_address_is_tried_if_one_does_not_accept(
     how: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The name has two addresses."""
@@ -290,9 +290,9 @@ async def test_an_address_that_does_not_serve_leaves_the_next_one(
         port = good.getsockname()[1]
         bad = socket.create_server(("127.0.0.2", port), backlog=0)
         waiting = [socket.socket() for _ in range(4)]
-        for one in waiting:  # until its queue is full
-            one.setblocking(False)
-            one.connect_ex(("127.0.0.2", port))
+        for client in waiting:  # until the backlog is full
+            client.setblocking(False)
+            client.connect_ex(("127.0.0.2", port))
         if how == "refuses":
             bad.close()
         found = [
@@ -301,20 +301,20 @@ async def test_an_address_that_does_not_serve_leaves_the_next_one(
         ]
         monkeypatch.setattr(socket, "getaddrinfo", lambda *args, **named: found)
         try:
-            stream = await Sockets().connect_tcp("venue.test", port, timeout=5)
+            stream = await SocketBackend().connect_tcp("venue.test", port, timeout=5)
             assert stream.get_extra_info("server_addr") == ("127.0.0.1", port)
             await stream.aclose()
         finally:
-            for one in (bad, *waiting):
-                one.close()
+            for client in (bad, *waiting):
+                client.close()
 
 
 @pytest.mark.parametrize("own", [True, False], ids=["its deadline", "its caller"])
-async def test_a_read_that_is_given_up_costs_no_byte(own: bool, tls: bool) -> None:
-    asked = anyio.Event()
+async def test_a_cancelled_read_loses_no_byte(own: bool, tls: bool) -> None:
+    released = anyio.Event()
 
     async def serve(stream: anyio.abc.ByteStream) -> None:
-        await asked.wait()
+        await released.wait()
         await stream.send(b"late")
         await anyio.sleep_forever()
 
@@ -325,13 +325,13 @@ async def test_a_read_that_is_given_up_costs_no_byte(own: bool, tls: bool) -> No
         else:
             with anyio.move_on_after(0.05):
                 await stream.read(100)
-        asked.set()
+        released.set()
         with anyio.fail_after(10):
             assert await stream.read(100) == b"late"
 
 
-def test_a_loop_that_watches_no_sockets_has_the_streams_of_anyio() -> None:
-    """As that of Windows."""
+def test_a_loop_without_add_reader_uses_anyio_streams() -> None:
+    """As the proactor loop of Windows."""
 
     class Loop(asyncio.SelectorEventLoop):
         add_reader = asyncio.AbstractEventLoop.add_reader  # type: ignore[assignment]
@@ -341,20 +341,20 @@ def test_a_loop_that_watches_no_sockets_has_the_streams_of_anyio() -> None:
             await stream.send(b"here I am")
 
         async with connected(serve, tls=True) as stream:
-            return await everything(stream, push=True)
+            return await read_all(stream, push=True)
 
     got = anyio.run(run, backend="asyncio", backend_options={"loop_factory": Loop})
     assert got == b"here I am"
 
 
-async def test_nobody_listening_is_a_connect_error() -> None:
+async def test_a_refused_connection_is_a_connect_error() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
     with pytest.raises(httpcore.ConnectError):
-        await Sockets().connect_tcp("127.0.0.1", port, timeout=5)
+        await SocketBackend().connect_tcp("127.0.0.1", port, timeout=5)
 
 
-async def test_a_certificate_that_is_not_trusted_is_a_connect_error_that_says_why() -> None:
+async def test_an_untrusted_certificate_is_a_connect_error_with_its_cause() -> None:
     async def serve(stream: anyio.abc.ByteStream) -> None:
         await anyio.sleep_forever()
 
@@ -365,7 +365,7 @@ async def test_a_certificate_that_is_not_trusted_is_a_connect_error_that_says_wh
     assert isinstance(caught.value.__cause__, ssl.SSLCertVerificationError)
 
 
-async def test_a_server_that_never_shakes_hands_is_a_connect_timeout() -> None:
+async def test_a_missing_tls_handshake_is_a_connect_timeout() -> None:
     async def serve(stream: anyio.abc.ByteStream) -> None:
         await anyio.sleep_forever()
 
@@ -374,19 +374,19 @@ async def test_a_server_that_never_shakes_hands_is_a_connect_timeout() -> None:
             await stream.start_tls(CLIENT, "localhost", timeout=0.05)
 
 
-async def test_it_tells_whether_something_has_come(tls: bool) -> None:
-    """So httpcore knows a connection that the server has closed meanwhile."""
-    asked = anyio.Event()
+async def test_is_readable_says_whether_data_has_arrived(tls: bool) -> None:
+    """httpcore uses it to detect a pooled connection that the server has closed."""
+    released = anyio.Event()
 
     async def serve(stream: anyio.abc.ByteStream) -> None:
-        await asked.wait()
+        await released.wait()
 
     async with connected(serve, tls=tls) as stream:
         before = stream.get_extra_info("is_readable")
-        asked.set()
+        released.set()
         with anyio.fail_after(10):
-            while not stream.get_extra_info("is_readable"):  # noqa: ASYNC110 - nobody tells
+            while not stream.get_extra_info("is_readable"):  # noqa: ASYNC110 - there is no event to wait for
                 await anyio.sleep(0.01)
 
-    assert before is False or tls  # tickets of TLS 1.3 may lie there
+    assert before is False or tls  # session tickets of TLS 1.3 may have arrived
     assert (stream.get_extra_info("ssl_object") is not None) is tls

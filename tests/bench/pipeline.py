@@ -74,7 +74,7 @@ def pipeline(
     out = 0
     began = time.perf_counter()
     for group in groups:
-        queue.offer(run(parse(group)))
+        queue.put_nowait(run(parse(group)))
         out += len(queue.get_nowait())
     return time.perf_counter() - began, out
 

@@ -1,4 +1,4 @@
-"""The contract of this transport."""
+"""Runs the transport contract on picows."""
 
 from __future__ import annotations
 

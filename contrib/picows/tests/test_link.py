@@ -1,4 +1,4 @@
-"""What is picows' own affair: handing over from within a read, and a peer that does not read."""
+"""Tests of `PicowsLink` beyond the contract: pushing inside a read, and a peer that does not read."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import anyio
 import pytest
 from tapeloom.errors import ConnectionLost, StageFailed
 from tapeloom.plugin import Endpoint, Network, PushLink
-from tapeloom_picows.dial import Dialler
+from tapeloom_picows.dial import PicowsDial
 from tapeloom_picows.link import PicowsLink
 from tapeloom_testing import FakeClient, FakeVenue, VirtualClock
 from tapeloom_testing.contract.readers import framed
@@ -25,50 +25,50 @@ async def dialled(script) -> AsyncIterator[PicowsLink]:
     venue = FakeVenue(script)
     async with (
         venue.serve(),
-        Dialler("f", Network(), VirtualClock())(Endpoint(url=venue.url())) as link,
+        PicowsDial("f", Network(), VirtualClock())(Endpoint(url=venue.url())) as link,
     ):
         yield link
 
 
-async def speaking(client: FakeClient) -> None:
+async def send_numbers(client: FakeClient) -> None:
     for n in range(1000):
         await client.send(str(n))
     await client.close(1001)
 
 
-async def test_what_taking_raises_is_raised_where_the_link_is_read() -> None:
-    def take(batch: list[bytes]) -> None:
+async def test_an_exception_of_the_callback_is_raised_by_push_to() -> None:
+    def on_read(batch: list[bytes]) -> None:
         raise StageFailed("f", "bars", ValueError("no"))
 
-    async with dialled(speaking) as link:
+    async with dialled(send_numbers) as link:
         assert isinstance(link, PushLink)
         with pytest.raises(StageFailed, match="bars"):
-            await link.push_to(take)
+            await link.push_to(on_read)
 
 
-async def test_what_is_to_be_awaited_is_awaited_before_anything_else_is_taken() -> None:
-    story: list[str] = []
+async def test_a_returned_awaitable_is_awaited_before_the_next_batch() -> None:
+    log: list[str] = []
 
     async def wait(name: str) -> None:
-        story.append(f"waits for {name}")
+        log.append(f"start {name}")
         await anyio.sleep(0.001)
-        story.append(f"has waited for {name}")
+        log.append(f"end {name}")
 
-    def take(batch: list[bytes]) -> Awaitable[None] | None:
-        story.extend(one.decode() for one in batch)
+    def on_read(batch: list[bytes]) -> Awaitable[None] | None:
+        log.extend(message.decode() for message in batch)
         return wait(batch[-1].decode()) if batch else None
 
-    async with dialled(speaking) as link:
+    async with dialled(send_numbers) as link:
         with pytest.raises(ConnectionLost, match="1001"):
-            await link.push_to(take)
+            await link.push_to(on_read)
 
-    assert [one for one in story if one.isdigit()] == [str(n) for n in range(1000)]
-    for place, one in enumerate(story):
-        if one.startswith("waits"):
-            assert story[place + 1] == f"has {one}".replace("waits", "waited")
+    assert [entry for entry in log if entry.isdigit()] == [str(n) for n in range(1000)]
+    for index, entry in enumerate(log):
+        if entry.startswith("start"):
+            assert log[index + 1] == entry.replace("start", "end")
 
 
-async def test_what_is_to_be_awaited_is_awaited_by_a_reader_that_is_cancelled() -> None:
+async def test_a_returned_awaitable_is_awaited_even_if_the_reader_is_cancelled() -> None:
     done: list[int] = []
 
     async def wait(number: int) -> None:
@@ -76,18 +76,18 @@ async def test_what_is_to_be_awaited_is_awaited_by_a_reader_that_is_cancelled() 
             await anyio.sleep(0.01)
         done.append(number)
 
-    async with dialled(speaking) as link:
-        taken: list[int] = []
+    async with dialled(send_numbers) as link:
+        calls: list[int] = []
         with anyio.CancelScope() as scope:
 
-            def take(batch: list[bytes]) -> Awaitable[None]:
-                taken.append(len(taken))
+            def on_read(batch: list[bytes]) -> Awaitable[None]:
+                calls.append(len(calls))
                 scope.cancel()
-                return wait(taken[-1])
+                return wait(calls[-1])
 
-            await link.push_to(take)
+            await link.push_to(on_read)
 
-    assert done == taken == [0]
+    assert done == calls == [0]
 
 
 async def test_a_peer_that_pings_and_reads_nothing_is_not_read() -> None:
@@ -96,7 +96,7 @@ async def test_a_peer_that_pings_and_reads_nothing_is_not_read() -> None:
     async def script(client: FakeClient) -> None:
         nonlocal sent
         pings = framed(bytes(125), 0x89) * 500
-        # A stream that has waited for something to read does not read by itself any longer.
+        # After its first wait for data, the stream does not read ahead any more.
         await client.send("ready")
         await client.receive_text()
         while True:
@@ -113,6 +113,6 @@ async def test_a_peer_that_pings_and_reads_nothing_is_not_read() -> None:
         before = -1
         while sent != before:
             before = sent
-            assert sent < 256 * 1024 * 1024  # more than the machine's own buffers hold
+            assert sent < 256 * 1024 * 1024  # more than the buffers of the operating system hold
             await anyio.sleep(0.3)
         tasks.cancel_scope.cancel()

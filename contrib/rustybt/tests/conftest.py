@@ -8,6 +8,7 @@ from collections import defaultdict
 from decimal import Decimal
 
 import pytest
+import tapeloom_simulator as simulator
 
 
 @pytest.fixture
@@ -22,7 +23,6 @@ def simulate():
     reason = "the guide's programs run against a simulated Binance"
     for name in ("tapeloom_binance", "tapeloom_bars", "tapeloom_quality"):
         pytest.importorskip(name, reason=reason)
-    simulator = pytest.importorskip("tapeloom_simulator", reason=reason)
 
     def simulate(venue="binance", **options):
         options = {

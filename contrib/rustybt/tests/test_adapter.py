@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import anyio
 import pytest
 import structlog
+import tapeloom_simulator as simulator
 from tapeloom.errors import (
     ConfigError,
     ConnectionFailed,
@@ -160,7 +161,6 @@ async def test_it_is_not_connected_while_the_venue_is_gone(simulate, free_port, 
 
 
 async def test_what_ends_the_feed_is_raised_by_get_and_connect_begins_anew(simulate, take):
-    simulator = pytest.importorskip("tapeloom_simulator")
     refusal = simulator.Fault(kind="sub_error", count=1)
     async with simulate(faults=[refusal]) as sim:
         adapter = BinanceWebSocketAdapter(interval="tick", **sim.settings)

@@ -9,6 +9,8 @@ from decimal import Decimal
 
 import anyio
 import pytest
+import tapeloom
+import tapeloom_simulator as simulator
 from tapeloom import Gap
 from tapeloom_rustybt import (
     BarAggregator,
@@ -172,7 +174,6 @@ async def test_connecting_is_tried_again_until_the_venue_is_there(simulate, free
 
 
 async def test_reconnection_loses_no_subscription_and_tells_of_the_hole(simulate):
-    simulator = pytest.importorskip("tapeloom_simulator")
     fault = simulator.Fault(kind="disconnect", after=200, count=1, how="abrupt")
     symbols = ["BTC/USDT", "ETH/USDT"]
     async with simulate(faults=[fault]) as sim:
@@ -271,7 +272,6 @@ async def test_bars_are_processed_in_batches_by_size_and_by_time():
 
 
 async def test_a_small_queue_drops_the_oldest_and_counts_them(simulate, until):
-    tapeloom = pytest.importorskip("tapeloom")
     small = tapeloom.QueueSpec(size=100, policy="drop_oldest")
     async with (
         simulate(speed=math.inf, trades=2000, rate=1000.0) as sim,
@@ -308,7 +308,6 @@ async def test_symbols_are_added_and_dropped_while_it_streams(simulate, take):
 
 
 async def test_the_heartbeat_monitor_tells_a_stream_that_has_fallen_silent(simulate):
-    simulator = pytest.importorskip("tapeloom_simulator")
     silence = simulator.Fault(kind="silent_stall", after=100, how="all", seconds=10**6)
     async with (
         simulate(faults=[silence]) as sim,

@@ -19,7 +19,7 @@ from ._compose.registry import Registry
 from ._config import SinkSpec, StageSpec
 from ._connection.frame_intake import FrameIntake
 from ._connection.subscriptions import Subscriptions
-from ._network.http_client import client
+from ._network.http_client import http_client
 from ._network.websocket import dialer
 from ._runtime.system_clock import SystemClock
 from ._stream.opening import StackLike, load
@@ -176,21 +176,21 @@ class PendingMessages:
     @property
     def waiting(self) -> bool:
         """Whether a message has not been answered."""
-        return self._subscriptions.waiting
+        return self._subscriptions.has_pending
 
     def sent(self, message: Message, *, unsubscribes: bool = False) -> None:
         """Record a message that was sent."""
-        self._subscriptions.sent(message, float("inf"), drops=unsubscribes)
+        self._subscriptions.sent(message, float("inf"), unsubscribes=unsubscribes)
 
     def receive(self, reply: Reply) -> list[Subscription]:
         """Return the subscriptions that an Ack newly acknowledges, or that a Refusal refuses."""
         if isinstance(reply, Ack):
-            return self._subscriptions.agreed(reply)
-        return self._subscriptions.refused(reply) if isinstance(reply, Refusal) else []
+            return self._subscriptions.acknowledge(reply)
+        return self._subscriptions.refuse(reply) if isinstance(reply, Refusal) else []
 
     def forget(self, subscriptions: Iterable[Subscription]) -> None:
         """Want these no longer."""
-        self._subscriptions.forget(subscriptions)
+        self._subscriptions.remove(subscriptions)
 
 
 @asynccontextmanager
@@ -198,5 +198,5 @@ async def websocket_dial(
     network: Network | None = None, *, name: str = "harness", clock: Clock | None = None
 ) -> AsyncIterator[Dial]:
     """Give core's own way to dial a WebSocket; errors name the feed *name*."""
-    async with client(network or Network(), "harness") as web:
+    async with http_client(network or Network(), "harness") as web:
         yield dialer(web, name, clock or SystemClock())

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import pytest
-
-contract = pytest.importorskip(
-    "tapeloom.testing.contract", reason="this core has no contract for venues"
-)
+from tapeloom_testing.contract import Capture, VenueContract
 
 LESS = {"sides stocks": "the venue does not tell who took a stock's trade"}
 
 
-class TestAlpaca(contract.VenueContract):
+class TestAlpaca(VenueContract):
     venue = "alpaca"
     markets = {"stocks": ("AAPL/USD", "MSFT/USD"), "crypto": ("BTC/USD", "ETH/USD")}
     channels = {
@@ -23,18 +19,18 @@ class TestAlpaca(contract.VenueContract):
     without = LESS
     secrets = {"key_id": "PKNOTAKEY", "secret_key": "not-a-secret-either"}
     captures = {
-        "alpaca/docs_message_examples": contract.Capture(
+        "alpaca/docs_message_examples": Capture(
             market="stocks",
             symbols=("AAPL/USD", "AMD/USD", "SPY/USD", "EEM/USD", "GOOGL/USD", "IONM/USD"),
             channels=("trades", "quotes", "klines:1m", "klines:1d", "x-statuses", "x-lulds"),
         ),
-        "alpaca/docs_transcript_test_stream": contract.Capture(
+        "alpaca/docs_transcript_test_stream": Capture(
             market="stocks", symbols=("FAKEPACA/USD",), channels=("quotes", "klines:1m")
         ),
     }
 
 
-class TestAlpacaPolled(contract.VenueContract):
+class TestAlpacaPolled(VenueContract):
     venue = "alpaca"
     variant = "poll"
     markets = TestAlpaca.markets

@@ -1,7 +1,4 @@
-"""Alpaca's server side says what protocols say that Alpaca says.
-
-These tests need the simulator, which is a package of its own.
-"""
+"""Alpaca's server side says what protocols say that Alpaca says."""
 
 from __future__ import annotations
 
@@ -14,10 +11,9 @@ from decimal import Decimal
 import anyio
 import httpx
 import pytest
+import tapeloom_simulator as simulator
 from httpx_ws import WebSocketDisconnect, aconnect_ws
 from tapeloom_alpaca.wire import nanoseconds
-
-simulator = pytest.importorskip("tapeloom_simulator", reason="tapeloom-simulator is not installed")
 
 SYMBOLS = ("AAPL/USD", "MSFT/USD", "BTC/USD", "ETH/USD")
 KEYS = {"APCA-API-KEY-ID": "PKNOTAKEY", "APCA-API-SECRET-KEY": "no"}

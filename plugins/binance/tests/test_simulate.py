@@ -1,7 +1,4 @@
-"""Binance's server side says what protocols say that Binance says.
-
-These tests need the simulator, which is a package of its own.
-"""
+"""Binance's server side says what protocols say that Binance says."""
 
 from __future__ import annotations
 
@@ -18,12 +15,11 @@ import httpx
 import pytest
 import tapeloom
 import tapeloom_binance
+import tapeloom_simulator as simulator
 from httpx_ws import WebSocketDisconnect, WebSocketUpgradeError, aconnect_ws
 from tapeloom import FeedSpec, Stack, Trade
 from tapeloom.plugin import Feed, HistoryQuery
 from tapeloom.units import duration_ns
-
-simulator = pytest.importorskip("tapeloom_simulator", reason="tapeloom-simulator is not installed")
 
 SPOT, SWAP = "BTC/USDT", "BTC/USDT:USDT"
 

@@ -1,7 +1,4 @@
-"""Bybit's server side says what the venue's documentation says that Bybit says.
-
-These tests need the simulator, which is a package of its own.
-"""
+"""Bybit's server side says what the venue's documentation says that Bybit says."""
 
 from __future__ import annotations
 
@@ -15,10 +12,9 @@ from itertools import pairwise
 import anyio
 import httpx
 import pytest
+import tapeloom_simulator as simulator
 from httpx_ws import WebSocketDisconnect, WebSocketUpgradeError, aconnect_ws
 from tapeloom_simulator.server_api import Call
-
-simulator = pytest.importorskip("tapeloom_simulator", reason="tapeloom-simulator is not installed")
 
 SPOT, SWAP = "BTC/USDT", "BTC/USDT:USDT"
 SYMBOLS = (SPOT, "ETH/USDT", SWAP, "BTC/USDC:USDC", "ETH/USDT:USDT-261225")

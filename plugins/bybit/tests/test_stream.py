@@ -10,10 +10,10 @@ from typing import Any
 import anyio
 import pytest
 import tapeloom
+import tapeloom_simulator as simulator
 from tapeloom import FeedSpec, Gap, Quote, Reject, Stack, Status, Trade
 from tapeloom.events import Bar, Book, Ticker
 
-simulator = pytest.importorskip("tapeloom_simulator", reason="tapeloom-simulator is not installed")
 pytest.importorskip("tapeloom_books", reason="tapeloom-books is not installed")
 
 SPOT, LINEAR = ("BTC/USDT", "ETH/USDT"), ("BTC/USDT:USDT", "ETH/USDC:USDC")

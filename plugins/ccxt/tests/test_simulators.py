@@ -10,10 +10,9 @@ from typing import Any
 import anyio
 import pytest
 import tapeloom
+import tapeloom_simulator as simulator
 from tapeloom import FeedSpec, Stack
 from tapeloom.events import Bar, Book, Event, Gap, Quote, Reject, Status, Ticker, Trade
-
-simulator = pytest.importorskip("tapeloom_simulator", reason="the exchanges are simulated by it")
 
 pytestmark = pytest.mark.slow  # they run at the pace of real sockets
 

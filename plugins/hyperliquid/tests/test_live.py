@@ -1,7 +1,4 @@
-"""The whole way: simulated venue, socket, core, parser. What is delivered is what happened.
-
-These tests need the simulator, which is a package of its own.
-"""
+"""The whole way: simulated venue, socket, core, parser. What is delivered is what happened."""
 
 from __future__ import annotations
 
@@ -12,11 +9,10 @@ from typing import Any
 import anyio
 import pytest
 import tapeloom
+import tapeloom_simulator as simulator
 from tapeloom import FeedSpec, Gap, Reject, Stack, Status, Trade
 from tapeloom.errors import SymbolError
 from tapeloom.events import Bar, Event
-
-simulator = pytest.importorskip("tapeloom_simulator", reason="tapeloom-simulator is not installed")
 
 PERP, PEPE, BUILT = "BTC/USDC:USDC", "KPEPE/USDC:USDC", "XYZ.TSLA/USDC:USDC"
 PAIRS = ("PURR/USDC", "HYPE/USDC", "BTC/USDC")

@@ -1,7 +1,4 @@
-"""Hyperliquid's server side says what protocols say that Hyperliquid says.
-
-These tests need the simulator, which is a package of its own.
-"""
+"""Hyperliquid's server side says what protocols say that Hyperliquid says."""
 
 from __future__ import annotations
 
@@ -14,9 +11,8 @@ from contextlib import AsyncExitStack, asynccontextmanager
 import anyio
 import httpx
 import pytest
+import tapeloom_simulator as simulator
 from httpx_ws import WebSocketDisconnect, WebSocketUpgradeError, aconnect_ws
-
-simulator = pytest.importorskip("tapeloom_simulator", reason="tapeloom-simulator is not installed")
 
 PERP, PEPE, SPOT, BUILT = "BTC/USDC:USDC", "KPEPE/USDC:USDC", "HYPE/USDC", "XYZ.TSLA/USDC:USDC"
 SYMBOLS = (PERP, PEPE, "PURR/USDC", SPOT, "BTC/USDC", BUILT)

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import tapeloom_ib
+import tapeloom_simulator as simulator
 from tapeloom.plugin import Feed
 
 NANO = 1_000_000_000
@@ -90,7 +91,6 @@ class Told:
 @pytest.fixture
 def told():
     """Return a context: a simulated gateway and a stream of it."""
-    simulator = pytest.importorskip("tapeloom_simulator", reason="there is no gateway to talk to")
 
     @asynccontextmanager
     async def run(

@@ -13,8 +13,6 @@ import pytest
 import tapeloom
 from tapeloom import FeedSpec, Stack, Trade
 from tapeloom.errors import ConfigError, SubscriptionRefused
-
-pytest.importorskip("tapeloom_simulator", reason="there is no gateway to talk to")
 from tapeloom_ib.dial import client, leave
 from tapeloom_simulator import Fault, serve
 

@@ -7,7 +7,7 @@ import httpx
 import httpx_ws
 from meter import Meter, arguments, bases, trust
 from tapeloom import Network
-from tapeloom._network.http_client import client
+from tapeloom._network.http_client import http_client
 from tapeloom._network.websocket import dialer
 from tapeloom.plugin import Endpoint, PushLink
 
@@ -21,7 +21,7 @@ async def ours() -> None:
         meter.take(len(messages))
 
     async with (
-        client(Network(ca=given.ca), "bench") as web,
+        http_client(Network(ca=given.ca), "bench") as web,
         dialer(web, "bench")(Endpoint(url=given.url + path)) as link,
     ):
         assert isinstance(link, PushLink)

@@ -1,4 +1,4 @@
-"""picows as the transport of a stack: ``transport = "picows"`` under ``[network]``."""
+"""picows as a stack's WebSocket transport: ``transport = "picows"`` under ``[network]``."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ if TYPE_CHECKING:
 
 __all__ = ["BACKENDS"]
 
-BACKENDS = ("asyncio",)  #: picows works on no other event loop
+BACKENDS = ("asyncio",)  #: the only event loop that picows supports
 
 
 @hookimpl
 def transport(feed: Feed) -> Dial:
-    """Dial through picows."""
-    from .dial import Dialler
+    """Return a `Dial` that connects through picows."""
+    from .dial import PicowsDial
 
-    return Dialler(feed.name, feed.network, feed.clock)
+    return PicowsDial(feed.name, feed.network, feed.clock)

@@ -1,4 +1,4 @@
-"""Dialling: a socket of our own, picows' handshake on it, and core's words for what goes wrong."""
+"""Opens connections: a socket, picows' handshake on it, and core's error messages for failures."""
 
 from __future__ import annotations
 
@@ -32,17 +32,18 @@ from tapeloom.plugin.transports import (
 
 from .link import PicowsLink
 
-__all__ = ["Dialler"]
+__all__ = ["PicowsDial"]
 
-#: What picows has to say is said by our errors; whoever wants its own words listens to this logger.
+#: The logger of picows. Our errors report its failures; add a handler to see its own messages.
 _log = logging.getLogger("tapeloom_picows")
 _log.addHandler(logging.NullHandler())
+#: The status and the headers in an HTTP response.
 _STATUS = re.compile(rb"HTTP/1\.\d (\d{3})\b")
 _HEADER = re.compile(rb"\r\n([^:\r\n]+):[ \t]*([^\r\n]*)")
 
 
-class Dialler:
-    """The way to dial of one feed, as *network* wants connections to be made."""
+class PicowsDial:
+    """The `Dial` of one feed, with the network settings of its stack."""
 
     backends = frozenset({"asyncio"})
 
@@ -50,34 +51,34 @@ class Dialler:
         self._feed = feed
         self._clock = clock
         self._network = network
-        self._trusted: ssl.SSLContext | None = None
+        self._ssl_context: ssl.SSLContext | None = None
 
     def __call__(self, endpoint: Endpoint) -> AbstractAsyncContextManager[Link]:
-        """Open a connection."""
-        return self._dialled(endpoint)
+        """Open a connection to *endpoint*."""
+        return self._connection(endpoint)
 
     @asynccontextmanager
-    async def _dialled(self, endpoint: Endpoint) -> AsyncIterator[Link]:
+    async def _connection(self, endpoint: Endpoint) -> AsyncIterator[Link]:
         link = PicowsLink(self._feed)
         await self._open(endpoint, link)
         try:
             yield link
         finally:
-            await link.leave()
+            await link.close()
 
     async def _open(self, endpoint: Endpoint, link: PicowsLink) -> None:
         feed, url = self._feed, endpoint.url
         check_headers(feed, url, endpoint.headers)
         try:
             proxy = proxy_for(self._network, url)
-            with _Socket() as own, anyio.fail_after(2 * CONNECT_WITHIN):
+            with _PendingSocket() as pending, anyio.fail_after(2 * CONNECT_WITHIN):
                 await picows.ws_connect(
                     lambda request, response: link,
                     url,
-                    ssl_context=self._trust() if url.startswith("wss:") else None,
+                    ssl_context=self._trusted() if url.startswith("wss:") else None,
                     proxy=proxy,
-                    proxy_ssl_context=self._trust() if proxy and proxy[:6] == "https:" else None,
-                    socket_factory=own.connected,
+                    proxy_ssl_context=self._trusted() if proxy and proxy[:6] == "https:" else None,
+                    socket_factory=pending.connect,
                     websocket_handshake_timeout=CONNECT_WITHIN,
                     extra_headers=_headers(endpoint),
                     max_redirects=0,
@@ -85,11 +86,11 @@ class Dialler:
                     max_frame_size=MESSAGE_LIMIT,
                     logger_name=_log,
                 )
-                if not link.opened:
+                if not link.is_open:
                     raise ConnectionError("the connection ended before the handshake was answered")
-                own.handed_over()
+                pending.release()
         except picows.WSHandshakeError as error:
-            raise self._answered(url, error) from error
+            raise self._handshake_error(url, error) from error
         except ProxyError as error:
             raise stopped(feed, url, str(error)) from error
         except OSError as error:
@@ -97,13 +98,13 @@ class Dialler:
         except (picows.WSInvalidURL, ValueError) as error:
             raise unusable(feed, url, error) from error
 
-    def _trust(self) -> ssl.SSLContext:
-        if self._trusted is None:
-            self._trusted = trust(self._network)
-        return self._trusted
+    def _trusted(self) -> ssl.SSLContext:
+        if self._ssl_context is None:
+            self._ssl_context = trust(self._network)
+        return self._ssl_context
 
-    def _answered(self, url: str, error: picows.WSHandshakeError) -> FeedError:
-        """Return the error for a handshake that was answered, and not as it should be."""
+    def _handshake_error(self, url: str, error: picows.WSHandshakeError) -> FeedError:
+        """Return our error for an invalid response to the handshake, or an HTTP error status."""
         head = error.raw_header or b""
         status = _STATUS.match(head)
         if status is None or status[1] == b"101":
@@ -118,15 +119,16 @@ class Dialler:
 
 
 def _headers(endpoint: Endpoint) -> dict[str, str]:
-    given = {name.lower() for name in endpoint.headers}
-    own = {} if "user-agent" in given else {"User-Agent": AGENT}
-    return {**own, **endpoint.headers}
+    names = {name.lower() for name in endpoint.headers}
+    defaults = {} if "user-agent" in names else {"User-Agent": AGENT}
+    return {**defaults, **endpoint.headers}
 
 
-class _Socket:
-    """The socket of one dial. Left before it was handed over, it is shut.
+class _PendingSocket:
+    """The socket of one dial; shut down on exit unless released before.
 
-    picows keeps a connection whose handshake nobody waits for any longer; but it sees the end of it.
+    picows keeps a connection open when the wait for its handshake is cancelled. Shutting the socket
+    down makes picows close it.
     """
 
     def __init__(self) -> None:
@@ -137,36 +139,36 @@ class _Socket:
 
     def __exit__(self, *_: object) -> None:
         if self._socket is not None:
-            with suppress(OSError):  # it has ended by itself
+            with suppress(OSError):  # the peer has closed it
                 self._socket.shutdown(socket.SHUT_RDWR)
 
-    def handed_over(self) -> None:
-        """Leave it open."""
+    def release(self) -> None:
+        """Keep the socket open on exit."""
         self._socket = None
 
-    async def connected(self, url: picows.WSParsedURL) -> socket.socket:
-        """Connect to an address of the host, trying one after another. Raises OSError."""
+    async def connect(self, url: picows.WSParsedURL) -> socket.socket:
+        """Connect to the first address of the host that accepts, one after another. Raises OSError."""
         loop = asyncio.get_running_loop()
         resolve = partial(loop.getaddrinfo, url.host, url.port, type=socket.SOCK_STREAM)
         deadline = anyio.current_time() + CONNECT_WITHIN
         with anyio.fail_after(CONNECT_WITHIN):
-            places = await resolve()
-        for left in range(len(places), 0, -1):
-            family, kind, protocol, _, address = places[-left]
-            own = socket.socket(family, kind, protocol)
-            own.setblocking(False)
+            addresses = await resolve()
+        for left in range(len(addresses), 0, -1):
+            family, kind, protocol, _, address = addresses[-left]
+            candidate = socket.socket(family, kind, protocol)
+            candidate.setblocking(False)
             try:
-                # One that does not answer leaves time for the others.
+                # Each address gets an equal share of the time left.
                 with anyio.fail_after((deadline - anyio.current_time()) / left):
-                    await loop.sock_connect(own, address)
+                    await loop.sock_connect(candidate, address)
             except OSError:
-                own.close()
+                candidate.close()
                 if left == 1:
                     raise
             except BaseException:
-                own.close()
+                candidate.close()
                 raise
             else:
-                self._socket = own
-                return own
+                self._socket = candidate
+                return candidate
         raise OSError(f"{url.host} has no address")

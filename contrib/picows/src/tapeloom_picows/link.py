@@ -1,7 +1,7 @@
-"""One connection of picows as a link: what a read brings is a batch.
+"""The link of one picows connection: the messages of one read are a batch.
 
-picows calls us for every frame, from within the read. The frames of one read are collected, and
-handed over at its end; nothing more is read before they are taken.
+picows calls `on_ws_frame` for every frame while it reads. The messages of one read are collected and
+delivered after its last frame; reading pauses until they have been processed.
 """
 
 from __future__ import annotations
@@ -25,245 +25,245 @@ _BINARY = picows.WSMsgType.BINARY
 _CLOSE = picows.WSMsgType.CLOSE
 _PING = picows.WSMsgType.PING
 _PONG = picows.WSMsgType.PONG
-_PROTOCOL, _TOO_BIG = picows.WSCloseCode.PROTOCOL_ERROR, picows.WSCloseCode.MESSAGE_TOO_BIG
+_PROTOCOL_ERROR, _TOO_BIG = picows.WSCloseCode.PROTOCOL_ERROR, picows.WSCloseCode.MESSAGE_TOO_BIG
 
 
 class PicowsLink(picows.WSListener):
-    """A `feeds.Link`, and the listener through which picows tells it of one connection."""
+    """A `PushLink` that is also the picows listener of its connection."""
 
     def __init__(self, feed: str) -> None:
         self._feed = feed
         self._transport: picows.WSTransport | None = None
-        self._came: list[bytes] = []  # the messages of the last read
-        self._told = False  # a control frame came
-        self._plain = True  # a text frame is a message: none is in pieces, and there was no end
-        self._pieces = bytearray()
+        self._messages: list[bytes] = []  # of the last read, not delivered yet
+        self._control_seen = False  # an empty batch is due for control frames
+        self._expects_start = True  # open, and no fragmented message is unfinished
+        self._fragments = bytearray()
         self._lost: ConnectionLost | None = None
         self._waiter: asyncio.Future[None] | None = None
-        self._take: OnRead[list[bytes]] | None = None
-        self._rest: Awaitable[None] | None = None  # what `_take` left to be awaited
-        self._behind = False  # what came has not been taken
-        self._choked = False  # the peer does not read what we send
-        self._paused = False
+        self._on_read: OnRead[list[bytes]] | None = None
+        self._pending: Awaitable[None] | None = None  # returned by `_on_read`, not awaited yet
+        self._unread = False  # `_messages` wait for the reader: reading is paused
+        self._write_paused = False  # the send buffer is full: the peer does not read
+        self._read_paused = False
         self._writable = asyncio.Event()
         self._writable.set()
 
     @property
-    def opened(self) -> bool:
-        """The handshake has been answered."""
+    def is_open(self) -> bool:
+        """Whether the handshake has completed."""
         return self._transport is not None
 
-    # -------------------------------------------------------------------------- what picows tells us
+    # -------------------------------------------------------------------------- callbacks of picows
 
     def on_ws_connected(self, transport: picows.WSTransport) -> None:
-        """Take note that the handshake is behind us."""
+        """Store the transport, after the handshake."""
         self._transport = transport
 
     def on_ws_frame(self, transport: picows.WSTransport, frame: picows.WSFrame) -> None:
-        """Take a frame: the hot path."""
+        """Collect a message and deliver the batch after the last frame of a read (hot path)."""
         if (
             frame.msg_type is _TEXT
             and frame.fin
-            and self._plain
+            and self._expects_start
             and not (frame.rsv1 or frame.rsv2 or frame.rsv3)
         ):
-            self._came.append(frame.get_payload_as_bytes())
+            self._messages.append(frame.get_payload_as_bytes())
         else:
-            self._slow(transport, frame)
+            self._handle_other(transport, frame)
         if frame.last_in_buffer:
-            self._wake()
+            self._deliver()
 
     def on_ws_disconnected(self, transport: picows.WSTransport) -> None:
-        """Take note of the end, and why it came about."""
+        """Record why the connection ended."""
         sent = getattr(transport.close_handshake, "sent", None)
-        if sent is not None:  # by picows itself: of all else we have taken note
-            self._end(f"protocol error: {sent.reason}", int(sent.code.value))
+        if sent is not None:  # picows closed it; other reasons are recorded already
+            self._set_lost(f"protocol error: {sent.reason}", int(sent.code.value))
         else:
-            self._end("the server ended the connection without a close frame", 1006)
+            self._set_lost("the server ended the connection without a close frame", 1006)
         self._writable.set()
-        self._wake()
+        self._deliver()
 
     def pause_writing(self) -> None:
-        """Read no more while the peer does not: it might ask for pongs without end."""
-        self._choked = True
+        """Stop reading while the send buffer is full: pongs would make it grow without limit."""
+        self._write_paused = True
         self._writable.clear()
-        self._flow()
+        self._update_reading()
 
     def resume_writing(self) -> None:
-        """Read on."""
-        self._choked = False
+        """Read again."""
+        self._write_paused = False
         self._writable.set()
-        self._flow()
+        self._update_reading()
 
-    # ------------------------------------------------------------------------------ what is not plain
+    # --------------------------------------------------------------------- frames off the fast path
 
-    def _slow(self, transport: picows.WSTransport, frame: picows.WSFrame) -> None:
+    def _handle_other(self, transport: picows.WSTransport, frame: picows.WSFrame) -> None:
         if self._lost is not None:
-            return  # nothing counts after the end
+            return  # frames after the end are ignored
         kind, payload = frame.msg_type, frame.get_payload_as_bytes()
         if frame.rsv1 or frame.rsv2 or frame.rsv3:
-            self._complain(_PROTOCOL, "reserved bits are set in a frame header")
+            self._fail(_PROTOCOL_ERROR, "reserved bits are set in a frame header")
         if kind is _PING:
             transport.send_pong(payload)
-            self._told = True
+            self._control_seen = True
         elif kind is _PONG:
-            self._told = True
+            self._control_seen = True
         elif kind is _CLOSE:
             code = int.from_bytes(payload[:2], "big") or None
             reason = payload[2:].decode(errors="replace")
-            self._end(f"the server closed it: {code or 'no code'} {reason}".rstrip(), code)
-        elif (kind is _CONTINUATION) is self._plain:
-            self._complain(_PROTOCOL, f"unexpected frame of type {kind.name}")
+            self._set_lost(f"the server closed it: {code or 'no code'} {reason}".rstrip(), code)
+        elif (kind is _CONTINUATION) is self._expects_start:
+            self._fail(_PROTOCOL_ERROR, f"unexpected frame of type {kind.name}")
         else:
-            self._piece(payload, final=bool(frame.fin))
+            self._add_fragment(payload, final=bool(frame.fin))
 
-    def _piece(self, payload: bytes, *, final: bool) -> None:
-        """Take a part of a message, which may be all of it."""
-        if len(self._pieces) + len(payload) > MESSAGE_LIMIT:
-            self._complain(_TOO_BIG, f"a fragmented message is over the limit {MESSAGE_LIMIT}")
-        self._plain = final
-        self._pieces += payload
+    def _add_fragment(self, payload: bytes, *, final: bool) -> None:
+        """Add a fragment; with *final*, complete the message."""
+        if len(self._fragments) + len(payload) > MESSAGE_LIMIT:
+            self._fail(_TOO_BIG, f"a fragmented message is over the limit {MESSAGE_LIMIT}")
+        self._expects_start = final
+        self._fragments += payload
         if final:
-            self._came.append(bytes(self._pieces))
-            self._pieces = bytearray()
+            self._messages.append(bytes(self._fragments))
+            self._fragments = bytearray()
 
-    def _complain(self, code: picows.WSCloseCode, text: str) -> NoReturn:
-        """Have picows close on a peer that broke the protocol; what came before it is delivered."""
-        self._end(f"protocol error: {text}", int(code.value))
-        self._wake()
+    def _fail(self, code: picows.WSCloseCode, text: str) -> NoReturn:
+        """Make picows close after a protocol error; the messages before it are delivered."""
+        self._set_lost(f"protocol error: {text}", int(code.value))
+        self._deliver()
         raise picows.WSProtocolError(code, text)
 
-    def _end(self, message: str, code: int | None) -> None:
-        """Tell of the end after what came; its first reason counts."""
+    def _set_lost(self, message: str, code: int | None) -> None:
+        """Record the error to raise after the last messages; the first call decides."""
         if self._lost is None:
             self._lost = ConnectionLost(self._feed, message, code)
-        self._plain = False
-        self._pieces = bytearray()
+        self._expects_start = False
+        self._fragments = bytearray()
 
-    # --------------------------------------------------------------------------------- reading it
+    # -------------------------------------------------------------------------------------- reading
 
-    def _wake(self) -> None:
-        """Have taken what has come; read no more where nobody is there to take it."""
+    def _deliver(self) -> None:
+        """Deliver the batch; pause reading if no reader waits for it."""
         waiter = self._waiter
         if waiter is None or waiter.done():
-            self._behind = True
-            self._flow()
+            self._unread = True
+            self._update_reading()
             return
-        if self._take is not None and (self._came or self._told):
+        if self._on_read is not None and (self._messages or self._control_seen):
             try:
-                rest = self._take(self._taken())
-                if rest is None and self._told:
-                    rest = self._take(self._taken())
+                pending = self._on_read(self._take_batch())
+                if pending is None and self._control_seen:
+                    pending = self._on_read(self._take_batch())
             except Exception as error:
-                rest = _raised(error)
-            if rest is not None:
-                self._rest = rest
-                self._behind = True
-                self._flow()
+                pending = _raise(error)
+            if pending is not None:
+                self._pending = pending
+                self._unread = True
+                self._update_reading()
             elif self._lost is None:
                 return
-        if not waiter.done():  # whoever took it may have had enough
+        if not waiter.done():  # `_on_read` may have cancelled the reader
             waiter.set_result(None)
 
-    def _taken(self) -> list[bytes]:
-        """Return what has come. Control frames that came with messages come after them."""
-        came, self._came = self._came, []
-        self._told = bool(came) and self._told
-        return came
+    def _take_batch(self) -> list[bytes]:
+        """Return the batch. Control frames of the same read make an empty batch after it."""
+        messages, self._messages = self._messages, []
+        self._control_seen = bool(messages) and self._control_seen
+        return messages
 
-    def _flow(self) -> None:
-        """Let picows read, or not."""
+    def _update_reading(self) -> None:
+        """Pause or resume reading, as the flags say."""
         assert self._transport is not None
-        below = self._transport.underlying_transport
-        pause = self._behind or self._choked
-        if pause is not self._paused and not below.is_closing():
-            self._paused = pause
-            (below.pause_reading if pause else below.resume_reading)()
+        tcp = self._transport.underlying_transport
+        pause = self._unread or self._write_paused
+        if pause is not self._read_paused and not tcp.is_closing():
+            self._read_paused = pause
+            (tcp.pause_reading if pause else tcp.resume_reading)()
 
     async def receive(self) -> list[bytes]:
-        """Return the messages of the next read; none where control frames came."""
-        if not self._came and not self._told and self._lost is None:
+        """Return the messages of the next read; an empty list if it had only control frames."""
+        if not self._messages and not self._control_seen and self._lost is None:
             self._waiter = asyncio.get_running_loop().create_future()
             try:
                 await self._waiter
             finally:
                 self._waiter = None
-        if not self._came and not self._told and self._lost is not None:
+        if not self._messages and not self._control_seen and self._lost is not None:
             raise self._lost
-        came = self._taken()
-        self._go_on()
-        return came
+        messages = self._take_batch()
+        self._resume()
+        return messages
 
-    async def push_to(self, take: OnRead[list[bytes]]) -> NoReturn:
-        """Call *take* with what each read brings, from within it, until cancelled.
+    async def push_to(self, on_read: OnRead[list[bytes]]) -> NoReturn:
+        """Call *on_read* with the messages of each read, inside the read, until cancelled.
 
-        Where it returns an awaitable, nothing is read until that has been awaited.
+        An awaitable that it returns is awaited before the next read.
         """
         while True:
-            while self._came or self._told:
-                if (waiting := take(self._taken())) is not None:
-                    await waiting
+            while self._messages or self._control_seen:
+                if (pending := on_read(self._take_batch())) is not None:
+                    await pending
             if self._lost is not None:
                 raise self._lost
-            self._go_on()
-            self._take = take
+            self._resume()
+            self._on_read = on_read
             self._waiter = asyncio.get_running_loop().create_future()
             try:
                 await self._waiter
             finally:
-                self._take = self._waiter = None
-                rest, self._rest = self._rest, None
-                if rest is not None:
-                    await rest
+                self._on_read = self._waiter = None
+                pending, self._pending = self._pending, None
+                if pending is not None:
+                    await pending
 
-    def _go_on(self) -> None:
-        """Let picows read again, where it waited for us."""
-        if self._behind:
-            self._behind = False
-            self._flow()
+    def _resume(self) -> None:
+        """Resume reading if it waits for the reader."""
+        if self._unread:
+            self._unread = False
+            self._update_reading()
 
-    # --------------------------------------------------------------------------- writing, and leaving
+    # -------------------------------------------------------------------------- sending and closing
 
     async def send(self, text: str) -> None:
         """Send one text message."""
-        self._open().send(_TEXT, text)
-        await self._drained()
+        self._checked_transport().send(_TEXT, text)
+        await self._drain()
 
     async def ping(self) -> None:
         """Send a WebSocket ping."""
-        self._open().send_ping()
-        await self._drained()
+        self._checked_transport().send_ping()
+        await self._drain()
 
-    def _open(self) -> picows.WSTransport:
+    def _checked_transport(self) -> picows.WSTransport:
         if self._lost is not None:
             raise self._lost
         assert self._transport is not None
         return self._transport
 
-    async def _drained(self) -> None:
-        if self._choked:
+    async def _drain(self) -> None:
+        if self._write_paused:
             await self._writable.wait()
-            self._open()
+            self._checked_transport()
 
-    async def leave(self) -> None:
-        """Say farewell and close. A peer that reads no more does not hold us up."""
+    async def close(self) -> None:
+        """Send a close frame and close the connection, within a deadline if the peer does not read."""
         transport = self._transport
         assert transport is not None
-        self._end("we left", None)
+        self._set_lost("the link was closed", None)
         with anyio.move_on_after(CLOSE_WITHIN, shield=True) as scope:
             transport.send_close(picows.WSCloseCode.OK)
             transport.disconnect()
-            await _ended(transport)
+            await _wait_closed(transport)
         if scope.cancelled_caught:
             transport.disconnect(graceful=False)
             with anyio.CancelScope(shield=True):
-                await _ended(transport)
+                await _wait_closed(transport)
 
 
-async def _raised(error: Exception) -> None:
+async def _raise(error: Exception) -> None:
     raise error
 
 
-async def _ended(transport: picows.WSTransport) -> None:
-    with suppress(Exception):  # why it ended has been told
+async def _wait_closed(transport: picows.WSTransport) -> None:
+    with suppress(Exception):  # `_set_lost` has recorded the reason
         await transport.wait_disconnected()

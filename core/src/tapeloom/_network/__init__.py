@@ -1,6 +1,6 @@
-"""Where data enters: sockets, TLS, the WebSocket handshake, frames and messages; and the HTTP client.
+"""Sockets, TLS, the WebSocket handshake, frames and messages; and the HTTP client.
 
-A socket is read in `asyncio_socket` or `sockets`; `frame_decoder` turns its bytes into messages.
-`websocket` dials (`handshake`), and is the only user of httpx-ws. `message_assembly` puts fragments
-together, `inflate` decompresses. `http_client` sends the requests of `_history`.
+Data enters here: `asyncio_socket` or `sockets` reads a socket, and `frame_decoder` turns its bytes into
+messages. `message_assembly` joins fragments, and `inflate` decompresses. `websocket` dials, with the
+checks in `handshake`; it is the only user of httpx-ws. `http_client` sends the requests of `_history`.
 """

@@ -1,14 +1,14 @@
-"""TCP on asyncio, read from within the turn of the loop that finds something to read.
+"""TCP on asyncio that is read from the event loop's reader callback.
 
-A stream of anyio wakes a task for each read, and tells the loop twice to watch its socket. For a lone
-frame that is more work than the frame. Here whoever takes what comes is called at once, and the loop
-goes on watching. On other loops there are anyio's own streams, and on that of Windows, which watches
-no sockets for others.
+An anyio stream wakes a task for each read and registers the socket with the loop twice per read. For a
+read of a single frame that costs more than parsing the frame. Here the loop keeps watching the socket
+and the consumer's callback runs inside the reader callback. Other event loops use anyio's own streams,
+and so does the Windows proactor loop, which has no `add_reader`.
 """
 
 from __future__ import annotations
 
-import asyncio  # noqa: TID251 - this room is for that loop
+import asyncio  # noqa: TID251 - this module is written for asyncio
 import socket
 from collections.abc import Awaitable
 from contextlib import suppress
@@ -20,30 +20,37 @@ import anyio.lowlevel
 
 from tapeloom.plugin import OnRead
 
+#: Bytes per read: usually, and after a read that filled its buffer. Large buffers are slow to allocate.
+_READ_BYTES, _LARGE_READ_BYTES = 64 * 1024, 128 * 1024
+#: Reads that are discarded on close, at most.
+_MAX_DISCARDED_READS = 64
+#: Seconds before the next address is tried in parallel: RFC 8305's connection attempt delay.
+_ATTEMPT_DELAY_SECONDS = 0.25
 
-def possible() -> bool:
-    """Return whether the running loop of asyncio watches sockets for others."""
-    watch = getattr(type(asyncio.get_running_loop()), "add_reader", None)
-    return watch is not asyncio.AbstractEventLoop.add_reader
+
+def is_supported() -> bool:
+    """Return whether the running asyncio loop implements `add_reader`."""
+    method = getattr(type(asyncio.get_running_loop()), "add_reader", None)
+    return method is not asyncio.AbstractEventLoop.add_reader
 
 
-class Direct(anyio.abc.ByteStream):
-    """A connected socket; either `receive` is called, or `push_to`."""
+class AsyncioSocket(anyio.abc.ByteStream):
+    """A connected socket. Call either `receive` or `push_to`, not both at a time."""
 
     def __init__(self, connected: socket.socket) -> None:
         self._loop = asyncio.get_running_loop()
         self._socket = connected
-        self._turn = anyio.Lock()  # to send
-        self._size = _USUAL
+        self._send_lock = anyio.Lock()
+        self._read_bytes = _READ_BYTES
         self._waiter: asyncio.Future[None] | None = None
-        self._take: OnRead[bytes] = _nobody
-        self._rest: Awaitable[None] | None = None  # what `_take` left to be awaited
+        self._on_read: OnRead[bytes] = _no_reader
+        self._pending: Awaitable[None] | None = None  # returned by `_on_read`, not awaited yet
         self._error: Exception | None = None
         self._ended = False
 
     @property
     def extra_attributes(self) -> Any:
-        """The socket, and its addresses."""
+        """The socket and its addresses, as anyio's typed attributes."""
         attributes = anyio.abc.SocketAttribute
         return {
             attributes.raw_socket: lambda: self._socket,
@@ -52,161 +59,154 @@ class Direct(anyio.abc.ByteStream):
         }
 
     async def receive(self, max_bytes: int = 65536) -> bytes:
-        """Return what is there, or wait for it.
+        """Return the bytes available, waiting until there are some.
 
-        Raises EndOfStream at the end, OSError where the connection has broken.
+        Raises EndOfStream at the end of the stream, OSError when the connection is broken.
         """
         await anyio.lowlevel.checkpoint()
         while True:
             try:
                 data = self._socket.recv(max_bytes)
             except (BlockingIOError, InterruptedError):
-                await self._readable()
+                await self._wait_readable()
                 continue
             if not data:
                 raise anyio.EndOfStream
             return data
 
-    async def _readable(self) -> None:
+    async def _wait_readable(self) -> None:
         waiter = self._loop.create_future()
-        self._loop.add_reader(self._socket, _answer, waiter)
+        self._loop.add_reader(self._socket, _wake, waiter)
         try:
             await waiter
         finally:
-            self._watch_no_more()
+            self._remove_reader()
 
-    def _watch_no_more(self) -> None:
-        if self._socket.fileno() >= 0:  # closing has done it already
+    def _remove_reader(self) -> None:
+        if self._socket.fileno() >= 0:  # `aclose` has removed it from a closed socket
             self._loop.remove_reader(self._socket)
 
-    async def push_to(self, take: OnRead[bytes]) -> None:
-        """Call *take* with what each read brings, from within the read, until the end.
+    async def push_to(self, on_read: OnRead[bytes]) -> None:
+        """Call *on_read* with the bytes of each read, inside the reader callback, until the end.
 
-        Where it returns an awaitable, that is awaited before anything more is read. Raises what
-        *take* raises, and OSError where the connection has broken.
+        An awaitable that it returns is awaited before the next read. Raises what *on_read* raises,
+        and OSError when the connection is broken.
         """
         await anyio.lowlevel.checkpoint()
-        self._take = take
+        self._on_read = on_read
         while not self._ended:
             self._waiter = self._loop.create_future()
             self._loop.add_reader(self._socket, self._ready)
             try:
                 await self._waiter
             finally:
-                self._watch_no_more()
-                rest, self._rest = self._rest, None
-                if rest is not None:
-                    await rest
+                self._remove_reader()
+                pending, self._pending = self._pending, None
+                if pending is not None:
+                    await pending
         if self._error is not None:
             raise self._error
 
     def _ready(self) -> None:
-        """Read once, and hand over: the hot path."""
+        """Read once and push the bytes (hot path)."""
         try:
-            data = self._socket.recv(self._size)
-            # A large piece of memory is dear to get, and most reads are small.
-            self._size = _LARGE if len(data) == self._size else _USUAL
+            data = self._socket.recv(self._read_bytes)
+            self._read_bytes = _LARGE_READ_BYTES if len(data) == self._read_bytes else _READ_BYTES
             if data:
-                rest = self._take(data)
-                if rest is None:
+                pending = self._on_read(data)
+                if pending is None:
                     return
-                self._rest = rest
+                self._pending = pending
             else:
                 self._ended = True
         except (BlockingIOError, InterruptedError):
             return
         except Exception as error:
             self._error, self._ended = error, True
-        self._watch_no_more()
+        self._remove_reader()
         assert self._waiter is not None
-        _answer(self._waiter)
+        _wake(self._waiter)
 
     async def send(self, item: bytes) -> None:
-        """Send all of it. Raises OSError."""
-        async with self._turn:
+        """Send all bytes. Raises OSError, or ClosedResourceError on a closed socket."""
+        async with self._send_lock:
             if self._socket.fileno() < 0:
                 raise anyio.ClosedResourceError
             await self._loop.sock_sendall(self._socket, item)
 
     async def send_eof(self) -> None:
-        """Send nothing more."""
+        """Shut down the sending direction."""
         self._socket.shutdown(socket.SHUT_WR)
 
     async def aclose(self) -> None:
-        """Close at once; whoever reads finds the end."""
+        """Close at once; a pending `push_to` raises ClosedResourceError."""
         if self._socket.fileno() < 0:
             return
-        self._watch_no_more()
+        self._remove_reader()
         with suppress(OSError):
             await self.send_eof()
-            # With something unread the system would reset the connection, and the peer might lose what
-            # it was told last.
-            for _ in range(_UNREAD):
-                if not self._socket.recv(_LARGE):
+            # Closing a socket with unread data sends a reset, which can discard the last bytes that
+            # we sent before the peer reads them.
+            for _ in range(_MAX_DISCARDED_READS):
+                if not self._socket.recv(_LARGE_READ_BYTES):
                     break
         self._socket.close()
         if self._waiter is not None:
             self._error, self._ended = self._error or anyio.ClosedResourceError(), True
-            _answer(self._waiter)
+            _wake(self._waiter)
         await anyio.lowlevel.checkpoint()
 
 
-def _nobody(data: bytes) -> None:
-    raise AssertionError("nobody takes what comes")
+def _no_reader(data: bytes) -> None:
+    raise AssertionError("data was pushed before `push_to` set a callback")
 
 
-def _answer(waiter: asyncio.Future[None]) -> None:
+def _wake(waiter: asyncio.Future[None]) -> None:
     if not waiter.done():
         waiter.set_result(None)
 
 
-async def connect(host: str, port: int, local: str | None = None) -> Direct:
-    """Connect to the first address of *host* that answers; raises OSError where none does.
+async def connect(host: str, port: int, local: str | None = None) -> AsyncioSocket:
+    """Connect to the first address of *host* that accepts; raise OSError when none does.
 
-    They are tried in turn, the families mixed, each some time after the one before (RFC 8305).
+    The addresses are tried one after another, alternating between the address families, each
+    `_ATTEMPT_DELAY_SECONDS` after the one before (Happy Eyeballs, RFC 8305). *local* is the local
+    address to bind to.
     """
     found = await anyio.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    first = [one for one in found if one[0] == found[0][0]]
-    other = [one for one in found if one[0] != found[0][0]]
-    mixed = sorted([*enumerate(first), *enumerate(other)], key=lambda one: one[0])
+    preferred = [info for info in found if info[0] == found[0][0]]
+    others = [info for info in found if info[0] != found[0][0]]
+    mixed = sorted([*enumerate(preferred), *enumerate(others)], key=lambda ranked: ranked[0])
     errors: list[OSError] = []
     connected: list[socket.socket] = []
 
-    async def attempt(family: int, address: Any, over: anyio.Event) -> None:
-        one = socket.socket(family, socket.SOCK_STREAM)
+    async def attempt(family: int, address: Any, finished: anyio.Event) -> None:
+        candidate = socket.socket(family, socket.SOCK_STREAM)
         try:
-            one.setblocking(False)
+            candidate.setblocking(False)
             if local is not None:
-                one.bind((local, 0))
-            await asyncio.get_running_loop().sock_connect(one, address)
+                candidate.bind((local, 0))
+            await asyncio.get_running_loop().sock_connect(candidate, address)
         except OSError as error:
             errors.append(error)
-            one.close()
+            candidate.close()
         except BaseException:
-            one.close()
+            candidate.close()
             raise
         else:
-            connected.append(one)
+            connected.append(candidate)
             tasks.cancel_scope.cancel()
-        over.set()
+        finished.set()
 
     async with anyio.create_task_group() as tasks:
         for _, (family, _, _, _, address) in mixed:
-            over = anyio.Event()
-            tasks.start_soon(attempt, family, address, over)
-            with anyio.move_on_after(_STAGGER):
-                await over.wait()
+            finished = anyio.Event()
+            tasks.start_soon(attempt, family, address, finished)
+            with anyio.move_on_after(_ATTEMPT_DELAY_SECONDS):
+                await finished.wait()
     for late in connected[1:]:
         late.close()
     if not connected:
         raise errors[0]
     connected[0].setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    return Direct(connected[0])
-
-
-#: Bytes that a read may bring, at first, and after one that was filled.
-_USUAL, _LARGE = 64 * 1024, 128 * 1024
-#: So many reads at most are thrown away at the end.
-_UNREAD = 64
-#: Seconds after which the next address is tried as well.
-_STAGGER = 0.25
+    return AsyncioSocket(connected[0])

@@ -1,7 +1,7 @@
-"""The HTTP client of a stream: whom it trusts, through which proxy it goes, how long it waits.
+"""The HTTP client of a stream: its certificates, proxy and timeouts.
 
-httpx does HTTP; its transport is a public parameter, and this one differs from its own in the sockets
-that it opens, which are those of `_sockets`.
+httpx does HTTP. Its transport is a public parameter; `_Transport` differs from httpx's own in that its
+connections use the streams of `sockets`.
 """
 
 from __future__ import annotations
@@ -17,22 +17,22 @@ from tapeloom.errors import ConfigError, Mistake
 from tapeloom.plugin import Network
 from tapeloom.plugin.transports import AGENT, CONNECT_WITHIN, proxy_for, trust
 
-from .sockets import Sockets
+from .sockets import SocketBackend
 
 
-def client(network: Network, source: str) -> httpx.AsyncClient:
-    """Return a client by what a stack says of the network; *source* names that stack.
+def http_client(network: Network, source: str) -> httpx.AsyncClient:
+    """Return an HTTP client with the network settings of a stack; *source* names the stack.
 
-    Raises ConfigError where the file with certificates cannot be read.
+    Raises ConfigError if the certificate file cannot be read.
     """
     return httpx.AsyncClient(
-        transport=_Transport(_trusting(network, source), network),
+        transport=_Transport(_ssl_context(network, source), network),
         timeout=httpx.Timeout(CONNECT_WITHIN),
         headers={"user-agent": AGENT},
     )
 
 
-def _trusting(network: Network, source: str) -> ssl.SSLContext:
+def _ssl_context(network: Network, source: str) -> ssl.SSLContext:
     try:
         return trust(network)
     except OSError as error:
@@ -41,22 +41,22 @@ def _trusting(network: Network, source: str) -> ssl.SSLContext:
 
 
 class _Transport(httpx.AsyncBaseTransport):
-    """Sends requests through one proxy, or, without one, as the environment says."""
+    """Sends requests through the stack's proxy or, if there is none, the environment's."""
 
     def __init__(self, context: ssl.SSLContext, network: Network) -> None:
         self._context = context
         self._network = network
-        self._pools: dict[str | None, httpcore.AsyncConnectionPool] = {}
+        self._pools: dict[str | None, httpcore.AsyncConnectionPool] = {}  # by proxy address
         self._exits = AsyncExitStack()
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        """Send a request; raises the errors of httpx."""
+        """Send a request and return the response; raises the errors of httpx."""
         url = request.url
         target = httpcore.URL(
             scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path
         )
         assert isinstance(request.stream, httpx.AsyncByteStream)
-        asked = httpcore.Request(
+        core_request = httpcore.Request(
             request.method,
             target,
             headers=request.headers.raw,
@@ -64,27 +64,27 @@ class _Transport(httpx.AsyncBaseTransport):
             extensions=request.extensions,
         )
         pool = await self._pool(url)
-        with _told_as_httpx(request):
-            answer = await pool.handle_async_request(asked)
+        with _httpx_errors(request):
+            response = await pool.handle_async_request(core_request)
         return httpx.Response(
-            answer.status,
-            headers=answer.headers,
-            stream=_Body(answer, request),
-            extensions=answer.extensions,
+            response.status,
+            headers=response.headers,
+            stream=_Body(response, request),
+            extensions=response.extensions,
         )
 
     async def _pool(self, url: httpx.URL) -> httpcore.AsyncConnectionPool:
-        """Return the connections that go the way to *url*."""
-        way = proxy_for(self._network, str(url))
-        if way not in self._pools:
+        """Return the connection pool of the proxy that *url* needs."""
+        proxy = proxy_for(self._network, str(url))
+        if proxy not in self._pools:
             pool = httpcore.AsyncConnectionPool(
                 ssl_context=self._context,
-                proxy=_proxy(way) if way else None,
+                proxy=_proxy(proxy) if proxy else None,
                 max_connections=None,
-                network_backend=Sockets(),
+                network_backend=SocketBackend(),
             )
-            self._pools[way] = await self._exits.enter_async_context(pool)
-        return self._pools[way]
+            self._pools[proxy] = await self._exits.enter_async_context(pool)
+        return self._pools[proxy]
 
     async def aclose(self) -> None:
         """Close every connection."""
@@ -103,26 +103,26 @@ def _proxy(address: str) -> httpcore.Proxy:
 
 
 class _Body(httpx.AsyncByteStream):
-    """The body of an answer, with the errors of httpx."""
+    """The body of a response, which raises the errors of httpx."""
 
-    def __init__(self, answer: httpcore.Response, request: httpx.Request) -> None:
-        self._answer = answer
+    def __init__(self, response: httpcore.Response, request: httpx.Request) -> None:
+        self._response = response
         self._request = request
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        with _told_as_httpx(self._request):
-            async for part in self._answer.aiter_stream():
+        with _httpx_errors(self._request):
+            async for part in self._response.aiter_stream():
                 yield part
 
     async def aclose(self) -> None:
-        """Let go of the connection."""
-        with _told_as_httpx(self._request):
-            await self._answer.aclose()
+        """Return the connection to its pool."""
+        with _httpx_errors(self._request):
+            await self._response.aclose()
 
 
 @contextmanager
-def _told_as_httpx(request: httpx.Request) -> Iterator[None]:
-    """Raise httpcore's errors as those of httpx, which have the same names."""
+def _httpx_errors(request: httpx.Request) -> Iterator[None]:
+    """Raise each error of httpcore as the error of httpx with the same name."""
     try:
         yield
     except (

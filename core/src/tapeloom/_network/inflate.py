@@ -1,65 +1,65 @@
-"""Compressed messages back to what they were: the receiving half of RFC 7692, within a bound."""
+"""The receiving half of permessage-deflate (RFC 7692): decompression with a size limit."""
 
 from __future__ import annotations
 
 import zlib
 
-#: What the sender leaves off the end of every message (RFC 7692 §7.2.1).
+#: The bytes that the sender removes from the end of every message (RFC 7692 §7.2.1).
 _TAIL = b"\x00\x00\xff\xff"
-#: Each end of a stream inside a frame costs a copy of what follows it.
-_MOST_ENDS = 64
+#: Ends of a deflate stream in one frame, at most: each copies the rest of the frame.
+_MAX_STREAM_ENDS = 64
 
 
-def _stream() -> zlib._Decompress:
-    # The largest window reads what was written with any. A smaller one would take or refuse bytes
-    # that point too far back by how they were split.
+def _new_stream() -> zlib._Decompress:
+    # The largest window decodes data of any window size. With a smaller window, whether a distance
+    # beyond it is rejected would depend on how the input is split.
     return zlib.decompressobj(-zlib.MAX_WBITS)
 
 
 class Inflate:
-    """The compressed messages of one connection, piece by piece.
+    """Decompresses the messages of one connection, one fragment at a time.
 
-    *forget*: each message stands for itself (``server_no_context_takeover``).
+    *no_context_takeover*: each message is compressed by itself (``server_no_context_takeover``).
 
-    zlib.error says that the bytes are not what deflate gives. One thing is not always seen in the
-    message that it happens to: that it lacks its end. Mostly what completes a message then turns to
-    characters in the middle of a block; otherwise the next message makes no sense.
+    Invalid data raises zlib.error. A message that lacks its end is not always detected at once: mostly
+    the `_TAIL` is then decoded as data in the middle of a block; otherwise the next message is invalid.
     """
 
-    __slots__ = ("_any", "_forget", "_stream")
+    __slots__ = ("_has_data", "_no_context_takeover", "_stream")
 
-    def __init__(self, forget: bool) -> None:
-        self._forget = forget
-        self._stream = _stream()
-        self._any = False  # of this message something has come
+    def __init__(self, no_context_takeover: bool) -> None:
+        self._no_context_takeover = no_context_takeover
+        self._stream = _new_stream()
+        self._has_data = False  # whether the current message has had any byte
 
-    def piece(self, payload: bytes, most: int, final: bool) -> bytes:
-        """Return what *payload* holds: at most *most* bytes, and one more where it holds more.
+    def decompress(self, payload: bytes, limit: int, final: bool) -> bytes:
+        """Return the content of *payload*: at most *limit* bytes, or *limit* + 1 if there are more.
 
-        With *final*, the message ends with it. Where it holds too much nothing can be read after it.
+        *final* marks the last fragment of a message. After a result over the limit, the object cannot
+        be used any more.
         """
         stream = self._stream
         out = b""
-        self._any = self._any or bool(payload)
+        self._has_data = self._has_data or bool(payload)
         ends = 0
         while payload:
             if stream.eof:
-                # A sender that knows no flush may end the stream instead (RFC 7692 §7.2.3.4). No
-                # sender that has ended one points back into it.
-                stream = self._stream = _stream()
+                # A sender may end the stream with a final block instead of flushing it (RFC 7692
+                # §7.2.3.4). Senders that do so do not refer back to the stream that they ended.
+                stream = self._stream = _new_stream()
                 ends += 1
-                if ends > _MOST_ENDS:
-                    raise zlib.error("the stream ends again and again")
-            out += stream.decompress(payload, most + 1 - len(out))
-            if len(out) > most:
+                if ends > _MAX_STREAM_ENDS:
+                    raise zlib.error(f"more than {_MAX_STREAM_ENDS} deflate streams in one frame")
+            out += stream.decompress(payload, limit + 1 - len(out))
+            if len(out) > limit:
                 return out
             payload = stream.unused_data
         if final:
-            if not self._any:
-                raise zlib.error("an empty message is one byte, not none")
+            if not self._has_data:
+                raise zlib.error("a compressed message of no bytes; an empty one has one byte")
             if not stream.eof and (stream.decompress(_TAIL, 1) or stream.unused_data):
                 raise zlib.error("the message ends inside a block")
-            self._any = False
-            if self._forget:
-                self._stream = _stream()
+            self._has_data = False
+            if self._no_context_takeover:
+                self._stream = _new_stream()
         return out

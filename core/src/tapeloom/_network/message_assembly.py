@@ -1,4 +1,4 @@
-"""What frames add up to: messages in one piece or in several, compressed or not, text or not."""
+"""Joins the fragments of messages, decompresses them, checks UTF-8 and the size limit."""
 
 from __future__ import annotations
 
@@ -7,93 +7,98 @@ import zlib
 
 from .inflate import Inflate
 
-#: The first byte of a frame: its last piece, compressed, what it is (RFC 6455 §5.2, RFC 7692 §6).
-FIN, DEFLATED, OPCODE = 0x80, 0x40, 0x0F
+#: Bits of a frame's first byte: final fragment, compressed, opcode (RFC 6455 §5.2, RFC 7692 §6).
+FIN, RSV1, OPCODE = 0x80, 0x40, 0x0F
+#: The opcode of text frames.
 TEXT = 0x1
-_utf8 = codecs.getincrementaldecoder("utf-8")
+_utf8_decoder = codecs.getincrementaldecoder("utf-8")
 
 
 class ProtocolError(Exception):
-    """The peer broke the protocol. `code` is the close code to answer with (RFC 6455 §7.4.1)."""
+    """The peer broke the protocol. `code` is the close code to send (RFC 6455 §7.4.1)."""
 
     def __init__(self, code: int, message: str) -> None:
         self.code = code
         super().__init__(message)
 
 
-def judge(text: bytes) -> None:
-    """Refuse a text that is none (RFC 6455 §8.1)."""
+def check_utf8(payload: bytes) -> None:
+    """Raise ProtocolError if the payload of a text message is not valid UTF-8 (RFC 6455 §8.1)."""
     try:
-        text.decode()
+        payload.decode()
     except UnicodeDecodeError as error:
-        raise _no_text(error) from error
+        raise _invalid_utf8(error) from error
 
 
-def _no_text(error: UnicodeDecodeError) -> ProtocolError:
-    return ProtocolError(1007, f"a text that is not UTF-8: {error.reason}")
+def _invalid_utf8(error: UnicodeDecodeError) -> ProtocolError:
+    return ProtocolError(1007, f"a text message is not valid UTF-8: {error.reason}")
 
 
-class Messages:
-    """The messages of one connection, of up to *limit* bytes each, one after the other.
+class MessageAssembler:
+    """Assembles the messages of one connection, of up to *limit* bytes each.
 
-    Each piece is judged when it comes: what is no text, or inflates beyond the limit, is not waited
-    for. `unfinished` says that the message has more pieces.
+    Each fragment is checked when it arrives: invalid UTF-8 and a message that inflates beyond the limit
+    are reported before the message is complete. `unfinished` says that more fragments must follow.
     """
 
-    __slots__ = ("_inflate", "_inflating", "_limit", "_pieces", "_text", "unfinished")
+    __slots__ = ("_compressed", "_fragments", "_inflate", "_limit", "_text_decoder", "unfinished")
 
     def __init__(self, limit: int, inflate: Inflate | None) -> None:
         self._limit = limit
         self._inflate = inflate
-        self._inflating = False  # this message is compressed
-        self._pieces = bytearray()
-        self._text: codecs.IncrementalDecoder | None = None  # what judges them, if they are text
+        self._compressed = False  # the current message
+        self._fragments = bytearray()
+        self._text_decoder: codecs.IncrementalDecoder | None = None  # None for binary messages
         self.unfinished = False
 
-    def expect(self, size: int) -> None:
-        """Refuse a piece of *size* bytes, before it has come, if it is too large."""
-        # One that is compressed is larger than what it holds only where compression does not pay.
-        if size > (self._limit if self._inflating else self._limit - len(self._pieces)):
-            raise self._too_large()
+    def check_size(self, size: int) -> None:
+        """Raise ProtocolError if a fragment of *size* payload bytes is over the limit.
 
-    def take(self, first: int, piece: bytes) -> bytes | None:
-        """Return the message that *piece* completes; *first* is the first byte of its frame."""
+        Called with the frame header, before the payload has arrived.
+        """
+        # A compressed fragment may have up to the limit, and its content is checked once inflated. It
+        # is larger than its content only if that does not compress.
+        if size > (self._limit if self._compressed else self._limit - len(self._fragments)):
+            raise self._over_limit()
+
+    def add(self, first: int, fragment: bytes) -> bytes | None:
+        """Add a fragment and return the message if it is complete; *first* is the frame's first byte."""
         final = first >= FIN
         if not self.unfinished:
-            self._inflating = bool(first & DEFLATED)
-        if self._inflating:
-            piece = self._inflated(piece, final)
+            self._compressed = bool(first & RSV1)
+        if self._compressed:
+            fragment = self._decompress(fragment, final)
         if not self.unfinished:
             if final:
-                self._inflating = False
-                if first & OPCODE == TEXT and not piece.isascii():
-                    judge(piece)
-                return piece
+                self._compressed = False
+                if first & OPCODE == TEXT and not fragment.isascii():
+                    check_utf8(fragment)
+                return fragment
             self.unfinished = True
-            self._text = _utf8() if first & OPCODE == TEXT else None
-        self._pieces += piece
-        if self._text is not None:
+            self._text_decoder = _utf8_decoder() if first & OPCODE == TEXT else None
+        self._fragments += fragment
+        if self._text_decoder is not None:
             try:
-                self._text.decode(piece, final)
+                self._text_decoder.decode(fragment, final)
             except UnicodeDecodeError as error:
-                raise _no_text(error) from error
+                raise _invalid_utf8(error) from error
         if not final:
             return None
-        message = bytes(self._pieces)
-        self._pieces = bytearray()
-        self.unfinished = self._inflating = False
+        message = bytes(self._fragments)
+        self._fragments = bytearray()
+        self.unfinished = self._compressed = False
         return message
 
-    def _inflated(self, piece: bytes, final: bool) -> bytes:
+    def _decompress(self, fragment: bytes, final: bool) -> bytes:
         assert self._inflate is not None
-        room = self._limit - len(self._pieces)
+        room = self._limit - len(self._fragments)
         try:
-            piece = self._inflate.piece(piece, room, final)
+            fragment = self._inflate.decompress(fragment, room, final)
         except zlib.error as error:
-            raise ProtocolError(1007, f"a compressed message is broken: {error}") from error
-        if len(piece) > room:
-            raise self._too_large()
-        return piece
+            raise ProtocolError(1007, f"a compressed message is invalid: {error}") from error
+        if len(fragment) > room:
+            raise self._over_limit()
+        return fragment
 
-    def _too_large(self) -> ProtocolError:
+    def _over_limit(self) -> ProtocolError:
         return ProtocolError(1009, f"a message is over the limit of {self._limit} bytes")

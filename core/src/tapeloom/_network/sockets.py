@@ -1,11 +1,11 @@
-"""Sockets as httpcore wants them, read without a timer and without an exception for each read.
+"""Network streams for httpcore that are read without a timer and an exception table per read.
 
-httpcore's own start a deadline and a table of exceptions for every read, also where nobody asked for
-a deadline; on a socket that brings one frame at a time that is a third of the work. Its network
-backend is a public parameter, so the streams that it opens may be these. What comes can be had by
-`read`, as httpcore does, or be pushed.
+httpcore's own streams set up a deadline and an exception mapping for every read, even without a timeout;
+for a socket that delivers one frame at a time that is a third of the work. httpcore's network backend is
+a public parameter, so that it can use these streams. Data is returned by `read`, as httpcore does, or
+pushed by `push_to`.
 
-With TLS, one read of the socket brings all that is in it, not one record.
+With TLS, one read returns everything that the socket has, not one record.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ import httpcore
 from tapeloom._runtime.event_loop import running_backend
 from tapeloom.plugin import OnRead
 
-from .asyncio_socket import Direct, connect, possible
+from .asyncio_socket import AsyncioSocket, connect, is_supported
 
-#: Bytes that one read of a socket may bring; and a TLS record, at most.
+#: Bytes per read of a socket, and per TLS record, at most.
 READ, _RECORD = 256 * 1024, 16 * 1024
 _BROKEN = (anyio.BrokenResourceError, anyio.ClosedResourceError, OSError)
 
 
-class Sockets(httpcore.AsyncNetworkBackend):
-    """Opens TCP connections, on the event loop that runs."""
+class SocketBackend(httpcore.AsyncNetworkBackend):
+    """Opens TCP connections on the running event loop."""
 
     async def connect_tcp(
         self,
@@ -43,38 +43,38 @@ class Sockets(httpcore.AsyncNetworkBackend):
         """Connect; raises httpcore's ConnectError and ConnectTimeout."""
         try:
             with anyio.fail_after(timeout):
-                stream = await _connected(host, port, local_address)
+                stream = await _connect(host, port, local_address)
         except TimeoutError as error:
             raise httpcore.ConnectTimeout(str(error)) from error
         except _BROKEN as error:
             raise httpcore.ConnectError(str(error)) from error
         for option in socket_options or ():
             stream.extra(anyio.abc.SocketAttribute.raw_socket).setsockopt(*option)
-        return _Plain(stream)
+        return _TcpStream(stream)
 
     async def sleep(self, seconds: float) -> None:
-        """Wait, between two attempts to connect."""
+        """Wait between two attempts to connect."""
         await anyio.sleep(seconds)
 
 
-async def _connected(host: str, port: int, local: str | None) -> anyio.abc.ByteStream:
-    if running_backend() == "asyncio" and possible():
+async def _connect(host: str, port: int, local: str | None) -> anyio.abc.ByteStream:
+    if running_backend() == "asyncio" and is_supported():
         return await connect(host, port, local)
     return await anyio.connect_tcp(host, port, local_host=local)
 
 
-class Wire(httpcore.AsyncNetworkStream):
-    """A stream of ours, plain or encrypted."""
+class PushStream(httpcore.AsyncNetworkStream):
+    """A network stream that can push data to a callback; the base of `_TcpStream` and `_TlsStream`."""
 
-    async def push_to(self, take: OnRead[bytes]) -> None:
-        """Call *take* with what each read brings until the end, or until cancelled.
+    async def push_to(self, on_read: OnRead[bytes]) -> None:
+        """Call *on_read* with the bytes of each read until the end of the stream, or until cancelled.
 
-        Where the loop allows it, that is done from within the read. Raises httpcore's ReadError, and
-        what *take* raises.
+        On asyncio it is called inside the reader callback. An awaitable that it returns is awaited
+        before the next read. Raises httpcore's ReadError, and what *on_read* raises.
         """
         while data := await self.read(READ):
-            if (waiting := take(data)) is not None:
-                await waiting
+            if (pending := on_read(data)) is not None:
+                await pending
 
     async def start_tls(
         self,
@@ -82,11 +82,11 @@ class Wire(httpcore.AsyncNetworkStream):
         server_hostname: str | None = None,
         timeout: float | None = None,
     ) -> httpcore.AsyncNetworkStream:
-        """Encrypt what goes through this stream; raises httpcore's ConnectError, ConnectTimeout."""
-        secure = _Secure(self, ssl_context, server_hostname)
+        """Return a TLS stream over this one; raises httpcore's ConnectError and ConnectTimeout."""
+        secure = _TlsStream(self, ssl_context, server_hostname)
         try:
             with anyio.fail_after(timeout):
-                await secure.shake_hands()
+                await secure.handshake()
         except BaseException as error:
             with anyio.CancelScope(shield=True):
                 await self.aclose()
@@ -98,24 +98,24 @@ class Wire(httpcore.AsyncNetworkStream):
         return secure
 
 
-class _Plain(Wire):
+class _TcpStream(PushStream):
     """A TCP connection."""
 
     def __init__(self, stream: anyio.abc.ByteStream) -> None:
         self._stream = stream
 
-    async def push_to(self, take: OnRead[bytes]) -> None:
-        """Call *take* with what each read brings."""
-        if not isinstance(self._stream, Direct):
-            await super().push_to(take)
+    async def push_to(self, on_read: OnRead[bytes]) -> None:
+        """Call *on_read* with the bytes of each read."""
+        if not isinstance(self._stream, AsyncioSocket):
+            await super().push_to(on_read)
             return
         try:
-            await self._stream.push_to(take)
+            await self._stream.push_to(on_read)
         except _BROKEN as error:
             raise httpcore.ReadError(str(error)) from error
 
     async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-        """Return what is there, b"" at the end; raises httpcore's ReadError and ReadTimeout."""
+        """Return the bytes of one read, b"" at the end; raises httpcore's ReadError, ReadTimeout."""
         try:
             if timeout is None:
                 return await self._stream.receive(max_bytes)
@@ -129,7 +129,7 @@ class _Plain(Wire):
             raise httpcore.ReadError(str(error)) from error
 
     async def write(self, buffer: bytes, timeout: float | None = None) -> None:
-        """Send all of it; raises httpcore's WriteError and WriteTimeout."""
+        """Send all bytes; raises httpcore's WriteError and WriteTimeout."""
         if not buffer:
             return
         try:
@@ -145,7 +145,7 @@ class _Plain(Wire):
         await self._stream.aclose()
 
     def get_extra_info(self, info: str) -> Any:
-        """Return what httpcore asks for: the socket, its addresses, whether it has something."""
+        """Return the info that httpcore names: socket, addresses, is_readable; "stream" is this object."""
         attributes = anyio.abc.SocketAttribute
         if info == "stream":
             return self
@@ -156,22 +156,22 @@ class _Plain(Wire):
         if info == "server_addr":
             return self._stream.extra(attributes.remote_address, None)
         if info == "is_readable":
-            return _readable(self._stream.extra(attributes.raw_socket, None))
+            return _is_readable(self._stream.extra(attributes.raw_socket, None))
         return None
 
 
-class _Secure(Wire):
+class _TlsStream(PushStream):
     """TLS over another stream."""
 
-    def __init__(self, under: Wire, context: ssl.SSLContext, hostname: str | None) -> None:
-        self._under = under
+    def __init__(self, stream: PushStream, context: ssl.SSLContext, hostname: str | None) -> None:
+        self._stream = stream
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._object = context.wrap_bio(self._incoming, self._outgoing, server_hostname=hostname)
-        self._turn = anyio.Lock()  # to send: a read may have something to say too
-        self._left = b""  # decrypted, and more than was asked for
+        self._send_lock = anyio.Lock()  # reading may have to send too
+        self._left = b""  # decrypted bytes beyond the `max_bytes` of the last read
 
-    async def shake_hands(self) -> None:
-        """Agree on keys, and see the peer's certificate."""
+    async def handshake(self) -> None:
+        """Do the TLS handshake, including the check of the peer's certificate."""
         while True:
             try:
                 self._object.do_handshake()
@@ -182,12 +182,12 @@ class _Secure(Wire):
         await self._flush(None)
 
     async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-        """Return all that one read of the socket brings, b"" at the end."""
+        """Return the decrypted bytes of one read of the socket, b"" at the end."""
         data = self._left
         while not data:
             try:
                 await self._fill(timeout)
-                data = self._decrypted()
+                data = self._decrypt()
             except ssl.SSLError as error:
                 raise httpcore.ReadError(str(error)) from error
             if self._outgoing.pending:
@@ -197,55 +197,55 @@ class _Secure(Wire):
         self._left = data[max_bytes:]
         return data[:max_bytes] if self._left else data
 
-    async def push_to(self, take: OnRead[bytes]) -> None:
-        """Call *take* with what each read of the socket brings."""
+    async def push_to(self, on_read: OnRead[bytes]) -> None:
+        """Call *on_read* with the decrypted bytes of each read of the socket."""
 
         def decrypt(data: bytes) -> Awaitable[None] | None:
             self._incoming.write(data)
             try:
-                plain = self._decrypted()
+                plain = self._decrypt()
             except ssl.SSLError as error:
                 raise httpcore.ReadError(str(error)) from error
             if self._outgoing.pending or self._incoming.eof:
-                return self._go_on(plain, take)
-            return take(plain) if plain else None
+                return self._push_and_flush(plain, on_read)
+            return on_read(plain) if plain else None
 
         left, self._left = self._left, b""
         try:
-            if left and (waiting := take(left)) is not None:
-                await waiting
-            await self._under.push_to(decrypt)
-        except _FarewellError:
+            if left and (pending := on_read(left)) is not None:
+                await pending
+            await self._stream.push_to(decrypt)
+        except _CloseNotifyError:
             pass
 
-    async def _go_on(self, plain: bytes, take: OnRead[bytes]) -> None:
-        """Hand over, and then say what TLS has to say; raises _FarewellError where that is the end."""
-        if plain and (waiting := take(plain)) is not None:
-            await waiting
+    async def _push_and_flush(self, plain: bytes, on_read: OnRead[bytes]) -> None:
+        """Push bytes, then send what TLS has to send; raise _CloseNotifyError at the end."""
+        if plain and (pending := on_read(plain)) is not None:
+            await pending
         if self._outgoing.pending:
             await self._flush(None)
         if self._incoming.eof:
-            raise _FarewellError
+            raise _CloseNotifyError
 
-    def _decrypted(self) -> bytes:
-        """Return what can be read of all that has come in; b"" where no record is whole."""
+    def _decrypt(self) -> bytes:
+        """Return the content of all complete records that have arrived; b"" if there are none."""
         incoming, read, pending = self._incoming, self._object.read, self._object.pending
         parts: list[bytes] = []
         try:
             while part := read(_RECORD):
-                # To ask in vain costs an exception, as much as several records; so look first.
+                # A read without data raises, which costs as much as several records; check first.
                 if not incoming.pending and not pending():
                     return b"".join((*parts, part)) if parts else part
                 parts.append(part)
-            incoming.write_eof()  # the peer has said that this is the end
+            incoming.write_eof()  # an empty read: the peer has sent close_notify
         except ssl.SSLWantReadError:
             pass
         except ssl.SSLEOFError:
-            pass  # it has gone without a word, which `eof` tells
+            pass  # the connection ended without close_notify; `_incoming.eof` is set
         return b"".join(parts)
 
     async def write(self, buffer: bytes, timeout: float | None = None) -> None:
-        """Send all of it; raises httpcore's WriteError and WriteTimeout."""
+        """Send all bytes; raises httpcore's WriteError and WriteTimeout."""
         view = memoryview(buffer)
         try:
             while view:
@@ -255,36 +255,36 @@ class _Secure(Wire):
         await self._flush(timeout)
 
     async def _fill(self, timeout: float | None) -> None:
-        data = await self._under.read(READ, timeout)
+        data = await self._stream.read(READ, timeout)
         if data:
             self._incoming.write(data)
         elif not self._incoming.eof:
             self._incoming.write_eof()
 
     async def _flush(self, timeout: float | None) -> None:
-        async with self._turn:
+        async with self._send_lock:
             if data := self._outgoing.read():
-                await self._under.write(data, timeout)
+                await self._stream.write(data, timeout)
 
     async def aclose(self) -> None:
         """Close at once."""
-        await self._under.aclose()
+        await self._stream.aclose()
 
     def get_extra_info(self, info: str) -> Any:
-        """Return what httpcore asks for: the TLS object, and what the stream under it knows."""
+        """Return the info that httpcore names: the TLS object, or what the TCP stream returns."""
         if info == "stream":
             return self
         if info == "ssl_object":
             return self._object
-        return self._under.get_extra_info(info)
+        return self._stream.get_extra_info(info)
 
 
-class _FarewellError(Exception):
-    """The peer has said by TLS that it sends nothing more."""
+class _CloseNotifyError(Exception):
+    """The TLS stream has ended, mostly by the peer's close_notify alert."""
 
 
-def _readable(socket: Any) -> bool:
-    """Return whether a read would not wait: something has come, or the socket is closed."""
+def _is_readable(socket: Any) -> bool:
+    """Return whether a read would return at once: data has arrived, or the socket is closed."""
     if socket is None or socket.fileno() < 0:
         return True
     with selectors.DefaultSelector() as selector:

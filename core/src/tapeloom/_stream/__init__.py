@@ -1,5 +1,6 @@
-"""From events to consumers: the task tree, the stages, the queues.
+"""Runs a stream: the task tree, the stages, the queues and the consumers.
 
-`opening` opens a `stream`; `feed_runner` runs one feed of it, with the stages in `pipeline`. Bounded
-`queues` hand events to `consumers`, `callbacks` and, in `consumer_tasks`, to async callbacks and sinks.
+`opening` opens a `stream`; `feed_runner` runs one feed of it, with the stages in `pipeline`. Events are
+delivered to bounded `queues`, and from there to `consumers`, to plain functions in `callbacks`, and to
+async callbacks and sinks in `consumer_tasks`.
 """

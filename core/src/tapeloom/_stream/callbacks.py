@@ -1,4 +1,4 @@
-"""Plain functions as consumers: each is called in the turn in which something came."""
+"""Plain functions as consumers: each is called while the events are delivered, without a queue."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ log = structlog.get_logger()
 Callback = Callable[[Any], Awaitable[None] | None]
 
 
-def failed(name: str, event: Event, error: Exception, counters: Counter[str]) -> None:
-    """Log and count what a callback has raised at *event*."""
+def report_failure(name: str, event: Event, error: Exception, counters: Counter[str]) -> None:
+    """Log and count an exception that a callback raised for *event*."""
     counters["callback_errors"] += 1
     log.error("callback_failed", callback=name, failed_at=repr(event), exc_info=error)
 
 
 class Callbacks(Queue):
-    """Calls a plain function with what is offered, at once: nothing is queued, and nothing dropped.
+    """Calls a plain function with each event at once: no event is queued or dropped.
 
-    Should the function return an awaitable, this is a queue like any other from then on: *pump* is
-    given the event and the awaitable, and has to empty it.
+    If the function returns an awaitable, this becomes an ordinary queue: *start_task* is called with
+    the event and the awaitable, and must start a task that awaits it and then empties the queue.
     """
 
     def __init__(
@@ -42,31 +42,31 @@ class Callbacks(Queue):
         types: Collection[type[Any]] | None,
         name: str,
         counters: Counter[str],
-        pump: Callable[[Queue, tuple[Event, Awaitable[None]]], None],
+        start_task: Callable[[Queue, tuple[Event, Awaitable[None]]], None],
     ) -> None:
-        super().__init__(spec, types, name, pumped=True, counters=counters)
+        super().__init__(spec, types, name, has_task=True, counters=counters)
         self._callback = callback
-        self._pump = pump
-        self._queues = False
+        self._start_task = start_task
+        self._is_async = False  # the function has returned an awaitable
 
-    def offer(self, events: list[Event]) -> bool:
-        """Call the function with each event that it wants; always True, as long as it is plain."""
-        if self._queues:
-            return super().offer(events)
+    def put_nowait(self, events: list[Event]) -> bool:
+        """Call the function with each event of its types; return True unless the queue is full."""
+        if self._is_async:
+            return super().put_nowait(events)
         if self.closed:
             return True
         callback = self._callback
-        events = self.wanted(events)
-        for place, event in enumerate(events, 1):
+        events = self.select(events)
+        for count, event in enumerate(events, 1):
             try:
-                answer = callback(event)
+                result = callback(event)
             except Exception as error:
-                failed(self.name, event, error, self._counters)
+                report_failure(self.name, event, error, self._counters)
                 continue
-            if answer is not None and inspect.isawaitable(answer):
-                self._queues = True
-                self.taken += place
-                self._pump(self, (event, answer))
-                return super().offer(events[place:])
-        self.taken += len(events)
+            if result is not None and inspect.isawaitable(result):
+                self._is_async = True
+                self.received += count
+                self._start_task(self, (event, result))
+                return super().put_nowait(events[count:])
+        self.received += len(events)
         return True

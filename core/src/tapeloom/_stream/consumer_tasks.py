@@ -1,6 +1,6 @@
-"""Callbacks and sinks: the consumers whose queues we empty ourselves.
+"""The tasks that empty the queues of async callbacks and sinks.
 
-What one of them raises is logged, counted, and harms nobody else.
+An exception raised by one of them is logged and counted; it does not affect the others.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from tapeloom.errors import QueueOverflow, TapeloomError
 from tapeloom.events import Event
 from tapeloom.plugin import Sink
 
-from .callbacks import Callback, failed
+from .callbacks import Callback, report_failure
 from .queues import Queue
 
 log = structlog.get_logger()
 
-Build = Callable[[], Sink]
-#: How long a sink may take to let go.
-CLOSE_WITHIN = 5.0
+BuildSink = Callable[[], Sink]
+#: Seconds that closing a sink may take.
+CLOSE_SECONDS = 5.0
 
 
 class ConsumerTasks:
-    """The callbacks and sinks of one stream."""
+    """The tasks of the async callbacks and sinks of one stream."""
 
     def __init__(self, counters: Counter[str]) -> None:
         self._counters = counters
@@ -35,98 +35,98 @@ class ConsumerTasks:
         self._idle = anyio.Event()
 
     def add(self) -> None:
-        """Count one that is about to run."""
+        """Count a task that is about to start."""
         self._running += 1
 
     async def wait(self) -> None:
-        """Wait until each has emptied its queue and ended."""
+        """Wait until every task has emptied its queue and ended."""
         if self._running:
             await self._idle.wait()
 
-    async def call(
+    async def run_callback(
         self, callback: Callback, queue: Queue, first: tuple[Event, Awaitable[None]] | None = None
     ) -> None:
-        """Call *callback* with every event, until the queue ends.
+        """Call *callback* with every event until the queue ends.
 
-        *first*: an event with which it has been called, and its answer, which is to be awaited.
+        *first* is an event it was already called with, and the awaitable it returned.
         """
         if first is not None:
-            event, answer = first
+            event, result = first
             try:
-                await answer
+                await result
             except Exception as error:
-                failed(queue.name, event, error, self._counters)
-        while events := await self._next(queue):
+                report_failure(queue.name, event, error, self._counters)
+        while events := await self._get_batch(queue):
             for event in events:
                 try:
-                    given = callback(event)
-                    if given is not None and inspect.isawaitable(given):
-                        await given
+                    returned = callback(event)
+                    if returned is not None and inspect.isawaitable(returned):
+                        await returned
                 except Exception as error:
-                    failed(queue.name, event, error, self._counters)
-        self._ended()
+                    report_failure(queue.name, event, error, self._counters)
+        self._task_ended()
 
-    async def write(self, sink: Sink, queue: Queue, on_error: str, build: Build) -> None:
-        """Have *sink* write every batch, until the queue ends; then close it.
+    async def run_sink(self, sink: Sink, queue: Queue, on_error: str, build: BuildSink) -> None:
+        """Write every batch to *sink* until the queue ends; then close it.
 
-        What it raises costs that batch; *on_error* says what happens then.
+        If it raises, the batch is lost; *on_error* says whether it is then disabled or restarted.
         """
         try:
-            while events := await self._next(queue):
+            while events := await self._get_batch(queue):
                 try:
                     await sink.write(events)
                 except Exception as error:
-                    self._failed(queue, error, len(events), first=repr(events[0]))
+                    self._report_failure(queue, error, len(events), first=repr(events[0]))
                     if on_error == "disable":
-                        self._leave_out(queue)
+                        self._disable(queue)
                     elif on_error == "restart":
-                        sink = await self._anew(sink, queue, build)
+                        sink = await self._restart(sink, queue, build)
         finally:
-            with anyio.move_on_after(CLOSE_WITHIN, shield=True):
+            with anyio.move_on_after(CLOSE_SECONDS, shield=True):
                 await self._close(sink, queue)
-        self._ended()
+        self._task_ended()
 
-    async def _anew(self, sink: Sink, queue: Queue, build: Build) -> Sink:
-        """Return a new sink in the place of one that raised; the same where none can be made."""
-        with anyio.move_on_after(CLOSE_WITHIN):
+    async def _restart(self, sink: Sink, queue: Queue, build: BuildSink) -> Sink:
+        """Close *sink* and return a new one; return *sink* if no new one can be built."""
+        with anyio.move_on_after(CLOSE_SECONDS):
             await self._close(sink, queue)
         try:
             return build()
         except Exception as error:
-            self._failed(queue, error, 0)
+            self._report_failure(queue, error, 0)
             return sink
 
-    def _leave_out(self, queue: Queue) -> None:
+    def _disable(self, queue: Queue) -> None:
         lost = 0
         queue.close()
         while events := queue.get_nowait():
             lost += len(events)
         log.error("sink_disabled", sink=queue.name, events_lost=lost)
 
-    def _failed(self, queue: Queue, error: Exception, lost: int, **more: str) -> None:
-        """Count and log what a sink has raised."""
+    def _report_failure(self, queue: Queue, error: Exception, lost: int, **fields: str) -> None:
+        """Log and count an exception that a sink raised; *lost* is the number of events lost."""
         self._counters["sink_errors"] += 1
-        log.error("sink_failed", sink=queue.name, events_lost=lost, exc_info=error, **more)
+        log.error("sink_failed", sink=queue.name, events_lost=lost, exc_info=error, **fields)
 
     async def _close(self, sink: Sink, queue: Queue) -> None:
         try:
             await sink.aclose()
         except Exception as error:
-            self._failed(queue, error, 0)
+            self._report_failure(queue, error, 0)
 
-    async def _next(self, queue: Queue) -> list[Event]:
-        """Return the next batch; an empty one at the end, whatever ended the stream."""
+    async def _get_batch(self, queue: Queue) -> list[Event]:
+        """Return the next batch; an empty one at the end of the stream, for whatever reason."""
         try:
             return await queue.get()
         except QueueOverflow as error:
-            # Its policy is to end; nobody iterates over it whom the error could reach.
+            # The policy "error" ends this consumer. Its task has no caller to raise the error to.
             self._counters["overflows"] += 1
             log.error("consumer_overflowed", consumer=queue.name, reason=str(error))
         except TapeloomError:
-            pass  # what ended the stream is told by whoever runs it
+            pass  # `FeedRunner` reports the error that ended the stream
         return []
 
-    def _ended(self) -> None:
+    def _task_ended(self) -> None:
         self._running -= 1
         if not self._running:
             self._idle.set()

@@ -1,4 +1,4 @@
-"""The receiving ends of a stream: events one by one, or in batches."""
+"""The async iterators with which users receive events: one at a time, or in batches."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ E = TypeVar("E", bound=Event)
 class Consumer(Generic[E]):
     """An async iterator over the events of a stream, with a bounded queue of its own.
 
-    It is attached from the moment it is made until it is closed, garbage collected, or the stream
-    ends. Iteration raises what ended the stream, after everything that came before.
+    It receives events from its creation until it is closed, garbage collected, or the stream ends.
+    Iteration raises the error that ended the stream, after all events before it.
     """
 
     def __init__(self, queue: Queue) -> None:
         self.queue = queue
-        self._batch: list[Event] = []
-        self._next = 0
+        self._batch: list[Event] = []  # taken from the queue
+        self._next = 0  # index in `_batch` of the next event
 
     def __aiter__(self) -> Self:
         return self
@@ -45,31 +45,31 @@ class Consumer(Generic[E]):
     def batches(self, size: int | None = None, within: float | None = None) -> Batches[E]:
         """Return an async iterator over lists of events.
 
-        Without *size*, each list is what arrived together. With it, a list has at most *size*
-        events, and fewer only if *within* seconds have passed since its first, or at the end.
+        Without *size*, each list holds the events that arrived together. With *size*, a list holds
+        that many events, or fewer if *within* seconds have passed since the first, or at the end.
         """
         if size is not None and size < 1:
             raise ValueError(f"size is {size}; expected a whole number of at least 1, or None")
         return Batches(self, size, within)
 
     def batch(self) -> Awaitable[list[E]]:
-        """Return what is waiting, or wait for more; an empty list at the end."""
+        """Return the events waiting, or wait for some; an empty list at the end of the stream."""
         rest = self._rest() if self._next < len(self._batch) else self.queue.get()
         return cast("Awaitable[list[E]]", rest)
 
     async def _rest(self) -> list[Event]:
-        """Return what has been taken from the queue and not been given yet."""
+        """Return the events of the current batch that were not returned yet."""
         rest = self._batch[self._next :]
         self._next = len(self._batch)
         return rest
 
     def push_back(self, events: list[E]) -> None:
-        """Put *events* before whatever comes next."""
+        """Return *events* again, before any others."""
         self._batch = [*events, *self._batch[self._next :]]
         self._next = 0
 
     def close(self) -> None:
-        """Detach from the stream; what is queued is forgotten."""
+        """Detach from the stream and discard the queued events."""
         self.queue.close()
         self._batch, self._next = [], 0
         while self.queue.get_nowait():
@@ -82,12 +82,12 @@ class Consumer(Generic[E]):
         self.close()
 
     def __del__(self) -> None:
-        # Nobody will ever read this queue again: it must not hold up the feed.
+        # Nothing reads this queue any more; with the policy "block" it would stop the feed.
         self.queue.close()
 
 
 class Batches(Generic[E]):
-    """Lists of events, by size and time."""
+    """An async iterator over lists of events, limited by size and time; see `Consumer.batches`."""
 
     def __init__(self, consumer: Consumer[E], size: int | None, within: float | None) -> None:
         self._consumer = consumer
@@ -109,9 +109,9 @@ class Batches(Generic[E]):
                 while len(collected) < self._size and (more := await self._consumer.batch()):
                     collected = collected + more
         except TapeloomError:
-            pass  # the stream has failed: the next call says so, after all that came before
+            pass  # the next call raises it, after these events
         except BaseException:
-            self._consumer.push_back(collected)  # cancelled: nothing is lost by it
+            self._consumer.push_back(collected)  # no event is lost when this is cancelled
             raise
         if len(collected) > self._size:
             self._consumer.push_back(collected[self._size :])

@@ -1,4 +1,4 @@
-"""The task tree: feeds and their connections; starting, stopping, draining."""
+"""Runs one feed: starts, stops and drains its connections or source, its history client and its timer."""
 
 from __future__ import annotations
 
@@ -40,37 +40,37 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger()
 
-#: How often stages that act on time are asked whether they want to, in seconds.
-TICK = 0.1
-#: How long unsubscribing may take at the end; a venue ends with the connection what is left.
-_LEAVE_WITHIN = 2.0
+#: Seconds between two checks of whether a timed stage is due.
+TICK_SECONDS = 0.1
+#: Seconds that unsubscribing may take at the end: closing the connection ends the other subscriptions.
+_UNSUBSCRIBE_SECONDS = 2.0
 
 Deliver = Callable[[list[Event]], Awaitable[None]]
 
 
 class FeedRunner:
-    """One feed in operation: its connections, its history, its timer."""
+    """Runs one feed: its connections or source, its history client and its timer."""
 
     def __init__(
         self,
         plan: FeedPlan,
         deliver: Deliver,
         client: httpx.AsyncClient,
-        budgets: RateLimits,
+        rate_limits: RateLimits,
         taps: Sequence[FrameTap] = (),
-        read_turns: anyio.Semaphore | None = None,
+        read_semaphore: anyio.Semaphore | None = None,
         recording: Recording | None = None,
     ) -> None:
         self.plan = plan
         self.pipeline = Pipeline(plan.feed, plan.steps)
-        self.intake = FrameIntake(plan, taps, read_turns)
-        self.sessions: list[Supervisor] = []
+        self.intake = FrameIntake(plan, taps, read_semaphore)
+        self.supervisors: list[Supervisor] = []
         self.error: Exception | None = None
         self._deliver = deliver
-        self._budgets = budgets
-        self._rest = RestClient(plan, client, budgets, self.intake.taps)
-        self._desk = HistoryClient(
-            plan, self._rest, self.emit, renew=self._renew, activity=self._activity
+        self._rate_limits = rate_limits
+        self._rest = RestClient(plan, client, rate_limits, self.intake.taps)
+        self._history_client = HistoryClient(
+            plan, self._rest, self.emit, resubscribe=self._resubscribe, event_rate=self._event_rate
         )
         self._recording = recording
         self._source: SourceSupervisor | None = None
@@ -78,9 +78,9 @@ class FeedRunner:
         self._stopped = anyio.Event()
 
     async def run(self) -> None:
-        """Run until stopped, until the source has no more, or until nothing can go on.
+        """Run until stopped, until the source ends, or until no connection is left.
 
-        What went wrong is in `error`; only programming errors are raised.
+        A TapeloomError that ends the feed is stored in `error`; only other exceptions are raised.
         """
         if self._stopped.is_set():
             return
@@ -98,12 +98,12 @@ class FeedRunner:
         try:
             self._check_backend()
             if self._recording is not None:
-                self.plan.queries.listen(lambda want: None)  # a tape has what was answered then
+                self.plan.queries.listen(lambda query: None)  # the tape holds the answers
                 await self._until_stopped(self._replay(self._recording).run)
             elif self.plan.source is not None:
                 await self._run_source()
             else:
-                await self._run_sessions()
+                await self._run_connections()
         except TapeloomError as error:
             self.error = error
         except BaseExceptionGroup as group:
@@ -116,9 +116,9 @@ class FeedRunner:
         await self._flush()
 
     def emit(self, events: list[Event]) -> Awaitable[None]:
-        """Send events through the stages and to the consumers: the hot path, and its only way out.
+        """Process events with the stages and deliver them to the queues (hot path).
 
-        It is done at once, but for what the awaitable that it returns still waits for.
+        Return an awaitable that waits for the queues that are full.
         """
         events = self.pipeline(events)
         return self._deliver(events) if events else DONE
@@ -137,15 +137,15 @@ class FeedRunner:
         )
 
     def stop(self) -> None:
-        """Read no more; what has been read is still delivered."""
+        """Stop reading; events already read are still delivered."""
         self._stopped.set()
 
     async def _flush(self) -> None:
-        """Deliver what is left to be told: holes that nobody will fill any more, and what stages hold."""
-        sessions = [*self.sessions, *([self._source] if self._source is not None else ())]
-        holes = [gap for session in sessions for gap in session.holes()]
+        """Deliver the gaps that remain open, and the events that the stages still hold."""
+        supervisors = [*self.supervisors, *([self._source] if self._source is not None else ())]
+        gaps = [gap for supervisor in supervisors for gap in supervisor.close_gaps()]
         try:
-            events = self.pipeline(holes) if holes else []
+            events = self.pipeline(gaps) if gaps else []
             events += self.pipeline.flush()
         except TapeloomError as error:
             self.error = self.error or error
@@ -161,12 +161,14 @@ class FeedRunner:
 
     async def _run_source(self) -> None:
         await check_symbols(self._rest, self.plan)
-        session = self._source = SourceSupervisor(self.plan, self.emit, self._desk.missed)
-        await self._until_stopped(session.run, self._timer, self._desk.run)
+        history = self._history_client
+        self._source = SourceSupervisor(self.plan, self.emit, history.on_gap)
+        await self._until_stopped(self._source.run, self._timer, history.run)
 
     async def _until_stopped(
         self, run: Callable[[], Awaitable[None]], *others: Callable[[], Coroutine[Any, Any, None]]
     ) -> None:
+        """Run *run* to its end, or until stopped, with *others* beside it."""
         async with anyio.create_task_group() as tasks:
             for other in others:
                 tasks.start_soon(other)
@@ -174,107 +176,110 @@ class FeedRunner:
             await run()
             tasks.cancel_scope.cancel()
 
-    async def _run_sessions(self) -> None:
+    async def _run_connections(self) -> None:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self._cancel_when_stopped, tasks.cancel_scope)
             await check_symbols(self._rest, self.plan)
             self._tasks = tasks
-            tasks.start_soon(self._desk.run)
+            tasks.start_soon(self._history_client.run)
             tasks.start_soon(self._timer)
             for endpoint, subscriptions in self.plan.connections(self.plan.feed.symbols):
                 self._connect(endpoint, subscriptions)
 
     def _connect(self, endpoint: Endpoint, subscriptions: Sequence[Subscription]) -> None:
         assert self._tasks is not None
-        label = f"{endpoint.name or self.plan.feed.name}#{len(self.sessions) + 1}"
-        session = Supervisor(
+        label = f"{endpoint.name or self.plan.feed.name}#{len(self.supervisors) + 1}"
+        supervisor = Supervisor(
             self.plan,
             endpoint,
             subscriptions,
             self.intake,
             self.emit,
-            self._budgets,
+            self._rate_limits,
             label=label,
-            missed=self._desk.missed,
+            on_gap=self._history_client.on_gap,
         )
-        self.sessions.append(session)
-        self._tasks.start_soon(self._keep, session)
+        self.supervisors.append(supervisor)
+        self._tasks.start_soon(self._supervise, supervisor)
 
-    def _renew(self, one: Subscription) -> bool:
-        """Subscribe to *one* anew; return False where no connection has it."""
-        for session in self.sessions:
-            if one in session.wanted and self._tasks is not None:
-                self._tasks.start_soon(session.renew, [one])
+    def _resubscribe(self, subscription: Subscription) -> bool:
+        """Start to subscribe again; return False if no connection has the subscription."""
+        for supervisor in self.supervisors:
+            if subscription in supervisor.wanted and self._tasks is not None:
+                self._tasks.start_soon(supervisor.resubscribe, [subscription])
                 return True
         return False
 
-    def _activity(self, one: Subscription) -> float:
-        return max((session.activity(one) for session in self.sessions), default=0.0)
+    def _event_rate(self, subscription: Subscription) -> float:
+        """Return the events per second of a subscription, 0.0 if unknown."""
+        rates = [supervisor.event_rate(subscription) for supervisor in self.supervisors]
+        return max(rates, default=0.0)
 
-    async def _keep(self, session: Supervisor) -> None:
-        """Run a connection; when the last one has given up, so has the feed."""
+    async def _supervise(self, supervisor: Supervisor) -> None:
+        """Run a connection; end the feed when the last one is abandoned."""
         assert self._tasks is not None
         try:
-            await session.run()
+            await supervisor.run()
         except StageFailed as error:
             self.error = error
             self._tasks.cancel_scope.cancel()
         except FeedError as error:
-            self.sessions.remove(session)
-            log.error("connection_abandoned", connection=session.label, reason=str(error))
-            if not self.sessions:
+            self.supervisors.remove(supervisor)
+            log.error("connection_abandoned", connection=supervisor.label, reason=str(error))
+            if not self.supervisors:
                 self.error = error
                 self._tasks.cancel_scope.cancel()
                 return
-            await self._tell_given_up(session, str(error))
+            await self._report_abandoned(supervisor, str(error))
 
-    async def _tell_given_up(self, session: Supervisor, reason: str) -> None:
-        """Tell of each subscription that ends, while those on other connections go on."""
+    async def _report_abandoned(self, supervisor: Supervisor, reason: str) -> None:
+        """Emit a Status for each subscription of a connection that has ended for good."""
         venue, now = self.plan.feed.venue, self.plan.feed.clock.time_ns()
-        told: list[Event] = [
-            Status(venue, one.symbol, now, now, "abandoned", reason, one.channel)
-            for one in session.wanted
+        statuses: list[Event] = [
+            Status(venue, lost.symbol, now, now, "abandoned", reason, lost.channel)
+            for lost in supervisor.wanted
         ]
-        await self.emit(told)
+        await self.emit(statuses)
 
     async def _cancel_when_stopped(self, scope: anyio.CancelScope) -> None:
         await self._stopped.wait()
-        await self._leave()
+        await self._unsubscribe()
         scope.cancel()
 
-    async def _leave(self) -> None:
-        """Take leave of the venue, at its pace, for as long as that may take."""
+    async def _unsubscribe(self) -> None:
+        """Unsubscribe on all connections within the venue's rate limits, until the deadline."""
 
-        async def leave() -> None:
+        async def unsubscribe_all() -> None:
             async with anyio.create_task_group() as tasks:
-                for session in self.sessions:
-                    tasks.start_soon(session.leave)
-            waiting.cancel_scope.cancel()
+                for supervisor in self.supervisors:
+                    tasks.start_soon(supervisor.leave)
+            deadline.cancel_scope.cancel()
 
-        async with anyio.create_task_group() as waiting:
-            waiting.start_soon(leave)
-            await self.plan.feed.clock.sleep(_LEAVE_WITHIN)
-            waiting.cancel_scope.cancel()
+        async with anyio.create_task_group() as deadline:
+            deadline.start_soon(unsubscribe_all)
+            await self.plan.feed.clock.sleep(_UNSUBSCRIBE_SECONDS)
+            deadline.cancel_scope.cancel()
 
     async def _timer(self) -> None:
-        """Let stages act when nothing comes."""
+        """Run timed stages when they are due, and deliver their events."""
         clock, pipeline = self.plan.feed.clock, self.pipeline
-        alarm = WallDeadline(clock)
+        deadline = WallDeadline(clock)
         while pipeline.timed:
-            await clock.sleep(TICK)
-            now = alarm.rings(pipeline.due)
+            await clock.sleep(TICK_SECONDS)
+            now = deadline.rings(pipeline.due)
             if now is not None and (events := pipeline.tick(now)):
                 await self._deliver(events)
 
     # ----------------------------------------------------------------------------- while it runs
 
     async def add(self, symbols: Sequence[str]) -> None:
-        """Stream more symbols.
+        """Subscribe to more symbols.
 
-        Raises SymbolError for one that the venue cannot have or does not list.
+        Raises SymbolError for a symbol that is invalid or not listed, ConfigError if the venue does
+        not allow enough connections.
         """
         plan, feed = self.plan, self.plan.feed
-        new = [one for one in dict.fromkeys(map(resolve, symbols)) if one not in feed.symbols]
+        new = [name for name in dict.fromkeys(map(resolve, symbols)) if name not in feed.symbols]
         known = feed.listing.instruments
         for symbol in new:
             if known and symbol not in known:
@@ -286,43 +291,43 @@ class FeedRunner:
         if plan.source is not None:
             plan.source.symbols_changed()
         if self._tasks is None:
-            return  # the connections that are about to be made include them
-        for place, subscriptions in plan.subscriptions(new).items():
-            await self._spread(plan.endpoints[place], subscriptions)
+            return  # `_run_connections` has yet to start, and subscribes to them
+        for index, subscriptions in plan.subscriptions(new).items():
+            await self._distribute(plan.endpoints[index], subscriptions)
 
     def _check_room(self, symbols: Sequence[str]) -> None:
-        """Raise ConfigError where the venue allows no connection for what these need."""
-        for place, subscriptions in self.plan.subscriptions(symbols).items():
-            endpoint = self.plan.endpoints[place]
+        """Raise ConfigError if the venue does not allow enough connections for *symbols*."""
+        for index, subscriptions in self.plan.subscriptions(symbols).items():
+            endpoint = self.plan.endpoints[index]
             if endpoint.max_connections is not None and self._tasks is not None:
-                carried = [len(each.wanted) for each in self.sessions if each.endpoint == endpoint]
-                more = max(endpoint.max_connections - len(carried), 0)
-                room = (len(carried) + more) * endpoint.max_subscriptions - sum(carried)
+                supervisors = [s for s in self.supervisors if s.endpoint == endpoint]
+                loads = [len(supervisor.wanted) for supervisor in supervisors]
+                connections = max(endpoint.max_connections, len(loads))
+                room = connections * endpoint.max_subscriptions - sum(loads)
                 if len(subscriptions) > room:
                     raise too_many_connections(self.plan.feed.venue, endpoint)
 
-    async def _spread(self, endpoint: Endpoint, subscriptions: list[Subscription]) -> None:
-        """Put subscriptions on the connections that have room, and on new ones."""
-        for session in self.sessions:
-            room = endpoint.max_subscriptions - len(session.wanted)
-            if session.endpoint == endpoint and room > 0 and subscriptions:
-                await session.add(subscriptions[:room])
+    async def _distribute(self, endpoint: Endpoint, subscriptions: list[Subscription]) -> None:
+        """Add subscriptions to the connections that have room, and open new ones for the rest."""
+        for supervisor in self.supervisors:
+            room = endpoint.max_subscriptions - len(supervisor.wanted)
+            if supervisor.endpoint == endpoint and room > 0 and subscriptions:
+                await supervisor.add(subscriptions[:room])
                 subscriptions = subscriptions[room:]
         while subscriptions:
             self._connect(endpoint, subscriptions[: endpoint.max_subscriptions])
             subscriptions = subscriptions[endpoint.max_subscriptions :]
 
     async def drop(self, symbols: Sequence[str]) -> None:
-        """Stream these symbols no more."""
-        gone = {resolve(symbol) for symbol in symbols}
+        """Unsubscribe from symbols."""
+        removed = {resolve(symbol) for symbol in symbols}
         feed = self.plan.feed
-        feed.symbols[:] = [symbol for symbol in feed.symbols if symbol not in gone]
-        for session in self.sessions:
-            wanted = session.wanted
-            await session.drop([one for one in wanted if one.symbol in gone])
+        feed.symbols[:] = [symbol for symbol in feed.symbols if symbol not in removed]
+        for supervisor in self.supervisors:
+            await supervisor.drop([sub for sub in supervisor.wanted if sub.symbol in removed])
         if self._source is not None:
-            self._source.forget(gone)
+            self._source.forget(removed)
         if self.plan.source is not None:
             self.plan.source.symbols_changed()
-        for symbol in gone:
+        for symbol in removed:
             feed.listing.remove(symbol)

@@ -1,4 +1,4 @@
-"""Opening a stream: from a stack, or from a recording."""
+"""Opens a stream from a stack, or from a recording."""
 
 from __future__ import annotations
 
@@ -18,28 +18,28 @@ from tapeloom.plugin import Clock, Dial
 
 from .stream import Stream
 
-#: Whatever says what to stream: a stack as a file, as objects or as a mapping.
+#: What describes a stack: a file, a `Stack`, feeds, or a mapping.
 StackLike: TypeAlias = (
     Path | str | Draft | Stack | FeedSpec | Iterable[FeedSpec] | Mapping[str, Any]
 )
 
 
-def load(given: StackLike) -> Draft:
-    """Return the stack that was given, with what is wrong with it.
+def load(stack: StackLike) -> Draft:
+    """Return a stack together with the mistakes found in it.
 
-    Raises ConfigError where a file cannot be read at all.
+    Raises ConfigError if a file cannot be read.
     """
-    if isinstance(given, Draft):
-        return given
-    if isinstance(given, Stack):
-        return Draft(given)
-    if isinstance(given, FeedSpec):
-        return Draft(Stack(feeds=(given,)))
-    if isinstance(given, str | Path):
-        return read(Path(given))
-    if isinstance(given, Mapping):
-        return parse(given, "stack")
-    return Draft(Stack(feeds=tuple(given)))
+    if isinstance(stack, Draft):
+        return stack
+    if isinstance(stack, Stack):
+        return Draft(stack)
+    if isinstance(stack, FeedSpec):
+        return Draft(Stack(feeds=(stack,)))
+    if isinstance(stack, str | Path):
+        return read(Path(stack))
+    if isinstance(stack, Mapping):
+        return parse(stack, "stack")
+    return Draft(Stack(feeds=tuple(stack)))
 
 
 def open_stream(
@@ -53,17 +53,17 @@ def open_stream(
 ) -> Stream:
     """Open a stream: ``async with tapeloom.open("stack.toml") as stream: …``.
 
-    *stack* is the path of a TOML file, a `Stack`, or one or more `FeedSpec`. Plugins are loaded and
-    the feeds composed here; nothing is dialled before the first consumer is attached.
-    *clock*, *dial* and *seed* replace the machine's time, the network and chance, for tests.
-    *record* is a folder into which the tape of each feed is written, ``NAME.jsonl.zst``.
+    *stack* is the path of a TOML file, a `Stack`, a mapping, or one or more `FeedSpec`. This call
+    loads the plugins and composes the feeds; connections are made when the first consumer attaches.
+    For tests, *clock*, *dial* and *seed* replace the system clock, the network and the random seed.
+    *record* is a folder; the tape of each feed is written there as ``NAME.jsonl.zst``.
 
-    Raises ConfigError with every mistake at once, PluginError, or, once the context is entered,
-    TapeError where a tape cannot be begun.
+    Raises ConfigError with all mistakes, PluginError, or, on entering the context, TapeError if a
+    tape cannot be created.
     """
     draft = load(stack)
     clock = clock or SystemClock()
-    composed = _composed(draft, registry, clock, seed)
+    composed = _compose(draft, registry, clock, seed)
     if record is not None:
         _check_frames(draft, composed)
     return Stream(draft.stack, composed, clock, dial, record=Path(record) if record else None)
@@ -72,7 +72,7 @@ def open_stream(
 def _check_frames(draft: Draft, composed: Composition) -> None:
     """Raise ConfigError for feeds that have no frames to record."""
     mistakes = [
-        Mistake("feed", f"{plan.feed.name!r} comes over no WebSocket: there is nothing to record")
+        Mistake("feed", f"{plan.feed.name!r} uses no WebSocket: there are no frames to record")
         for plan in composed.plans
         if plan.source is not None
     ]
@@ -90,25 +90,25 @@ def open_replay(
 ) -> Stream:
     """Open a stream over a recording: ``async with tapeloom.replay("day.ws.jsonl", feed) as stream: …``.
 
-    It is a stream like any other, run by the same code, with the recording where the network was.
-    *stack* has the one feed that the recording is of. *speed* is how much faster than the recording
-    it runs, None: as fast as it can. *batch* is how many frames the stages get at once, at most;
-    the events are the same for any number.
+    The same code runs as in a live stream, with the recording in place of the network. *stack* has
+    one feed, the recorded one. *speed* is a factor of the recorded speed; None is as fast as
+    possible. *batch* is the number of frames, at most, whose events the stages get at once; the
+    events are the same for any number.
 
     Raises TapeError, ConfigError or PluginError.
     """
     draft = load(stack)
-    composed = _composed(draft, registry, TapeClock(), 0)
+    composed = _compose(draft, registry, TapeClock(), 0)
     if len(composed.plans) > 1:
-        raise draft.stack.error([Mistake("feed", "a recording is of one feed, the stack has more")])
+        raise draft.stack.error([Mistake("feed", "a recording is of one feed; the stack has more")])
     clock = SystemClock()
     return Stream(draft.stack, composed, clock, None, Recording(Tape(path), batch, speed, clock))
 
 
-def _composed(
+def _compose(
     draft: Draft, registry: Registry | None, clock: Clock, seed: int | None
 ) -> Composition:
     composed = compose(draft.stack, registry or Registry(), clock, seed, draft.mistakes)
     if not composed.plans:
-        raise draft.stack.error([Mistake("feed", "there is no [[feed]]: nothing to stream")])
+        raise draft.stack.error([Mistake("feed", "there is no [[feed]]; add at least one")])
     return composed

@@ -1,7 +1,4 @@
-"""The stages of one feed as one function.
-
-What stands here runs for every batch; nothing in it knows a plugin manager.
-"""
+"""Runs the stages of one feed on each batch of events (hot path; no plugin manager is involved)."""
 
 from __future__ import annotations
 
@@ -18,114 +15,115 @@ from tapeloom.plugin import Feed, Stage, TimedStage
 
 log = structlog.get_logger()
 
-#: A stage is made anew so many times within so many seconds; then it is set aside.
-_MOST_RESTARTS, _WINDOW = 5, 60.0
+#: A stage is disabled at the exception after this many restarts within this many seconds.
+_MAX_RESTARTS, _WINDOW_SECONDS = 5, 60.0
 
 
 class Pipeline:
     """The stages of one feed, in the order of the stack, as one function over batches.
 
-    A stage that raises costs no connection and no event. It is made anew and gets its batch once
-    more, event by event; the one at which it raises again becomes a Reject. Where that happens too
-    often, or the stack says so, the stage is set aside; or else it ends the feed.
+    A stage that raises is restarted: built again, and given the batch once more, event by event. An
+    event for which it raises again becomes a Reject. With `on_error = "disable"`, or after too many
+    restarts, the stage is disabled: events bypass it. With "end", the feed ends.
     """
 
     def __init__(self, feed: Feed, steps: Sequence[StageStep]) -> None:
         self._feed = feed
         self._steps = tuple(steps)
-        self._restarts = [deque[float](maxlen=_MOST_RESTARTS) for _ in steps]  # when each was
-        self._arrange([step.stage for step in steps])
+        self._restarts = [deque[float](maxlen=_MAX_RESTARTS) for _ in steps]  # seconds
+        self._set_stages([step.stage for step in steps])
 
-    def _arrange(self, stages: Sequence[Stage]) -> None:
+    def _set_stages(self, stages: Sequence[Stage]) -> None:
         self.stages = {step.name: stage for step, stage in zip(self._steps, stages, strict=True)}
         self._run = tuple(stages)
         self._timed = tuple(
-            (place, stage) for place, stage in enumerate(self._run) if isinstance(stage, TimedStage)
+            (index, stage) for index, stage in enumerate(self._run) if isinstance(stage, TimedStage)
         )
 
     def __call__(self, events: list[Event], first: int = 0) -> list[Event]:
-        """Send a batch through the stages, beginning with the one at *first*.
+        """Process a batch with the stages from index *first* on.
 
-        Raises StageFailed where a stage raises that is to end the feed.
+        Raises StageFailed if a stage with `on_error = "end"` raises.
         """
-        place = first
+        index = first
         try:
             for stage in self._run[first:] if first else self._run:
                 events = stage(events)
-                place += 1
+                index += 1
         except Exception as error:
-            return self(self._failed(place, error, events), place + 1)
+            return self(self._recover(index, error, events), index + 1)
         return events
 
     @property
     def timed(self) -> bool:
-        """Whether any stage acts when time passes."""
+        """Whether any stage is timed."""
         return bool(self._timed)
 
     @property
     def due(self) -> int | None:
-        """The earliest time at which a stage wants `tick`."""
+        """The earliest time at which a stage is to be ticked, in ns; None if there is none."""
         dues = [due for _, stage in self._timed if (due := stage.due) is not None]
         return min(dues, default=None)
 
     def tick(self, now: int) -> list[Event]:
-        """Let time pass: return what the stages that wait for *now* give."""
+        """Run timed stages that are due at *now*, in ns, and return their events."""
         out: list[Event] = []
-        for place, stage in self._timed:
+        for index, stage in self._timed:
             due = stage.due
             if due is not None and due <= now:
-                out += self._asked(place, partial(stage.tick, now))
+                out += self._call_stage(index, partial(stage.tick, now))
         return out
 
     def flush(self) -> list[Event]:
-        """End of the feed: return what the stages still hold."""
+        """Flush every stage at the end of the feed and return the events they still held."""
         out: list[Event] = []
-        for place, stage in enumerate(self._run):
+        for index, stage in enumerate(self._run):
             flush: Callable[[], list[Event]] | None = getattr(stage, "flush", None)
             if flush is not None:
-                out += self._asked(place, flush)
+                out += self._call_stage(index, flush)
         return out
 
-    def _asked(self, place: int, give: Callable[[], list[Event]]) -> list[Event]:
-        """Return what a stage gives by itself, through the later stages."""
+    def _call_stage(self, index: int, method: Callable[[], list[Event]]) -> list[Event]:
+        """Call a stage's `tick` or `flush` and process its events with the later stages."""
         try:
-            events = give()
+            events = method()
         except Exception as error:
-            events = self._failed(place, error, [])
-        return self(events, place + 1) if events else events
+            events = self._recover(index, error, [])
+        return self(events, index + 1) if events else events
 
     # ------------------------------------------------------------------------- a stage that raises
 
-    def _failed(self, place: int, error: Exception, events: list[Event]) -> list[Event]:
-        """Do what the stack says with a stage that raised; return what stands for its answer.
+    def _recover(self, index: int, error: Exception, events: list[Event]) -> list[Event]:
+        """Restart or disable a stage that raised for *events*; return the events for the next stage.
 
-        Raises StageFailed where the feed is to end.
+        Raises StageFailed if the stack says that the feed ends.
         """
-        feed, step, restarts = self._feed, self._steps[place], self._restarts[place]
+        feed, step, restarts = self._feed, self._steps[index], self._restarts[index]
         feed.counters["stage_errors"] += 1
         if step.on_error == "end":
             raise StageFailed(feed.name, step.name, error) from error
-        what = f"stage {step.name!r} raised {type(error).__name__}: {error}"
+        detail = f"stage {step.name!r} raised {type(error).__name__}: {error}"
         now = feed.clock.monotonic()
-        often = len(restarts) == _MOST_RESTARTS and now - restarts[0] < _WINDOW
-        aside = step.on_error == "disable" or often
+        too_often = len(restarts) == _MAX_RESTARTS and now - restarts[0] < _WINDOW_SECONDS
+        disable = step.on_error == "disable" or too_often
         log.error(
-            "stage_failed", feed=feed.name, stage=step.name, aside=aside, events=len(events),
-            reason=what, exc_info=error,
+            "stage_failed", feed=feed.name, stage=step.name, disabled=disable,
+            events=len(events), reason=detail, exc_info=error,
         )  # fmt: skip
-        if aside:
-            self._replace(place, _passes)
-            return [self._status("stage_disabled", f"{what}; it is left out from now on"), *events]
+        if disable:
+            self._replace(index, _disabled)
+            return [self._status("stage_disabled", f"{detail}; events bypass it now"), *events]
         restarts.append(now)
         stage = step.build()
-        self._replace(place, stage)
-        return [self._status("stage_restarted", what), *self._once_more(step.name, stage, events)]
+        self._replace(index, stage)
+        return [self._status("stage_restarted", detail), *self._retry(step.name, stage, events)]
 
-    def _replace(self, place: int, stage: Stage) -> None:
-        self._arrange([*self._run[:place], stage, *self._run[place + 1 :]])
+    def _replace(self, index: int, stage: Stage) -> None:
+        self._set_stages([*self._run[:index], stage, *self._run[index + 1 :]])
 
     @staticmethod
-    def _once_more(name: str, stage: Stage, events: list[Event]) -> list[Event]:
+    def _retry(name: str, stage: Stage, events: list[Event]) -> list[Event]:
+        """Process *events* one at a time; each for which the stage raises becomes a Reject."""
         out: list[Event] = []
         for event in events:
             try:
@@ -145,6 +143,6 @@ class Pipeline:
         return Status(self._feed.venue, "", now, now, state, detail)
 
 
-def _passes(events: list[Event]) -> list[Event]:
-    """Stand for a stage that was set aside."""
+def _disabled(events: list[Event]) -> list[Event]:
+    """Return *events* unchanged, in place of a disabled stage."""
     return events

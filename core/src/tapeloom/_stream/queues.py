@@ -1,7 +1,7 @@
-"""Bounded queues of batches, one for each consumer, each with a policy.
+"""Bounded queues of event batches, one per consumer, each with an overflow policy.
 
-What does not fit is never lost in silence: it is counted, and a `Gap` with the cause "overflow" tells
-that consumer, ahead of the next batch, how much of which channel it missed.
+Dropped events are counted, and a `Gap` with the cause "overflow" before the next batch tells the
+consumer how many events of which symbol and channel it missed.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections import Counter, deque
 from collections.abc import Collection
 from typing import TYPE_CHECKING, Any, Literal
 
-from tapeloom._runtime.event_loop import Notify, bell
+from tapeloom._runtime.event_loop import Notify, new_notify
 from tapeloom.errors import QueueOverflow
 from tapeloom.events import Event, Gap, Trade
 from tapeloom.plugin import TradeBatch
@@ -23,9 +23,9 @@ Policy = Literal["block", "drop_oldest", "conflate", "error"]
 
 
 class Queue:
-    """Batches on their way to one consumer. `types` are those it wants; None: all.
+    """The batches waiting for one consumer. `types` are the event types it receives; None: all.
 
-    `size` counts events. A batch larger than the whole queue is taken when the queue is empty.
+    `size` is the limit in events. An empty queue accepts a batch that is larger than the limit.
     """
 
     def __init__(
@@ -34,43 +34,43 @@ class Queue:
         types: Collection[type[Any]] | None = None,
         name: str = "",
         *,
-        pumped: bool = False,
+        has_task: bool = False,
         counters: Counter[str] | None = None,
     ) -> None:
         self.name = name
-        self.pumped = pumped  #: emptied by a task of ours, not by the user's code
+        self.has_task = has_task  #: emptied by a task of `ConsumerTasks`, not by the user's code
         self.size = spec.size
         self.policy: Policy = spec.policy
         self.types = frozenset(types) if types is not None else None
-        self._trades = types is None or Trade in types  # a batch of nothing else is taken whole
+        self._has_trades = types is None or Trade in types  # a `TradeBatch` needs no filtering
         self.count = 0  #: events waiting
-        self.taken = 0  #: events that came in
-        self.dropped = 0  #: events that this consumer lost
+        self.received = 0  #: events put, in total
+        self.dropped = 0  #: events that this consumer missed
         self._counters: Counter[str] = Counter() if counters is None else counters
         self._batches: deque[list[Event]] = deque()
-        self._lost: dict[tuple[str, str, str], list[int]] = {}
-        self._more: Notify | None = None
-        self._less: Notify | None = None
+        self._lost: dict[tuple[str, str, str], list[int]] = {}  # see `_drop`
+        self._not_empty: Notify | None = None
+        self._not_full: Notify | None = None
         self._closed = False
         self._error: Exception | None = None
 
     @property
     def closed(self) -> bool:
-        """Nothing more comes in."""
+        """Whether the queue ignores further events."""
         return self._closed
 
-    def wanted(self, events: list[Event]) -> list[Event]:
-        """Return those of *events* that are of the types wanted."""
+    def select(self, events: list[Event]) -> list[Event]:
+        """Return the events whose types the consumer receives."""
         types = self.types
-        if types is None or (self._trades and type(events) is TradeBatch):
+        if types is None or (self._has_trades and type(events) is TradeBatch):
             return events
         if len(events) == 1:
             return events if type(events[0]) in types else []
         return [event for event in events if type(event) in types]
 
-    def offer(self, events: list[Event]) -> bool:
-        """Take a batch, by the policy. False: it is full, and whoever offers must wait."""
-        events = self.wanted(events)
+    def put_nowait(self, events: list[Event]) -> bool:
+        """Put a batch according to the policy; return False if it is full and the policy is "block"."""
+        events = self.select(events)
         if not events or self._closed:
             return True
         if self.count and self.count + len(events) > self.size:
@@ -80,59 +80,59 @@ class Queue:
                 return True
         self._batches.append(events)
         self.count += len(events)
-        self.taken += len(events)
+        self.received += len(events)
         if self.count > self.size and self.policy == "conflate":
             self._conflate()
-        if self._more is not None:
-            self._more.ring()
+        if self._not_empty is not None:
+            self._not_empty.notify_all()
         return True
 
     async def put(self, events: list[Event]) -> None:
-        """Take a batch, and wait for room as long as the policy is to block."""
-        while not self.offer(events):
-            if self._less is None:
-                self._less = bell()
-            await self._less.wait()
+        """Put a batch; with the policy "block", wait until there is room."""
+        while not self.put_nowait(events):
+            if self._not_full is None:
+                self._not_full = new_notify()
+            await self._not_full.wait()
 
     async def get(self) -> list[Event]:
-        """Return the next batch, waiting for one; an empty one when nothing more will come.
+        """Return the next batch, waiting for one; an empty list once the queue is closed and empty.
 
-        Raises what ended the stream, once all that was queued before it has been taken.
+        Raises the error that ended the stream, after all batches queued before it.
         """
         while not self._batches:
             if self._closed:
                 if self._error is not None:
                     raise self._error
                 return []
-            if self._more is None:
-                self._more = bell()
-            await self._more.wait()
+            if self._not_empty is None:
+                self._not_empty = new_notify()
+            await self._not_empty.wait()
         return self._pop()
 
     def get_nowait(self) -> list[Event]:
-        """Return the next batch, or an empty one where none is waiting."""
+        """Return the next batch, or an empty list if none is waiting."""
         return self._pop() if self._batches else []
 
     def close(self, error: Exception | None = None) -> None:
-        """Take nothing more. What is queued can still be had; then `get` raises *error*, if any."""
+        """Ignore further events. Queued batches can still be read; then `get` raises *error*, if any."""
         if not self._closed:
             self._closed = True
             self._error = error
-        for waiting in (self._more, self._less):
-            if waiting is not None:
-                waiting.ring()
+        for notify in (self._not_empty, self._not_full):
+            if notify is not None:
+                notify.notify_all()
 
     def _pop(self) -> list[Event]:
         events = self._batches.popleft()
         self.count -= len(events)
         if self._lost:
-            events = [*self._announce(events[0]), *events]
-        if self._less is not None:
-            self._less.ring()
+            events = [*self._overflow_gaps(events[0]), *events]
+        if self._not_full is not None:
+            self._not_full.notify_all()
         return events
 
-    def _make_room(self, wanted: int) -> bool:
-        """Make room by the policy; False where the policy is to end the consumer."""
+    def _make_room(self, needed: int) -> bool:
+        """Make room for *needed* events; close the queue and return False if the policy is "error"."""
         if self.policy == "error":
             self.close(
                 QueueOverflow(
@@ -143,52 +143,46 @@ class Queue:
             )
             return False
         if self.policy == "drop_oldest":
-            while self._batches and self.count + wanted > self.size:
+            while self._batches and self.count + needed > self.size:
                 dropped = self._batches.popleft()
                 self.count -= len(dropped)
                 for event in dropped:
-                    self._lose(event)
+                    self._drop(event)
         return True
 
     def _conflate(self) -> None:
-        """Keep the latest event of each kind, symbol and channel."""
+        """Keep the latest event of each type, venue, symbol and channel; drop the others."""
         latest: dict[tuple[object, ...], Event] = {}
         for batch in self._batches:
             for event in batch:
                 key = (event.type, event.venue, event.symbol, event.channel)
                 older = latest.pop(key, None)
                 if older is not None:
-                    self._lose(older)
+                    self._drop(older)
                 latest[key] = event
         self._batches = deque([list(latest.values())])
         self.count = len(latest)
 
-    def _lose(self, event: Event) -> None:
+    def _drop(self, event: Event) -> None:
+        """Count a dropped event and extend its entry in `_lost`: events, first and last time."""
         self.dropped += 1
         self._counters["dropped"] += 1
         lost = self._lost.setdefault(
             (event.venue, event.symbol, event.channel), [0, event.ts, event.ts]
         )
         lost[0] += 1
-        # The hole that a lost Gap told of is part of what this consumer does not know.
+        # A dropped Gap extends the overflow gap back to where that Gap began.
         lost[1] = min(lost[1], event.since if type(event) is Gap else event.ts)
         lost[2] = max(lost[2], event.ts)
 
-    def _announce(self, before: Event) -> list[Event]:
+    def _overflow_gaps(self, following: Event) -> list[Event]:
+        """Return a Gap for each entry of `_lost`, to be delivered before *following*, and clear it."""
         gaps: list[Event] = [
             Gap(
-                venue,
-                symbol,
-                until,
-                before.recv,
-                since,
-                until,
-                "overflow",
-                missing,
-                "unrecoverable",
-                channel,
+                venue, symbol, until, following.recv,
+                since, until, "overflow", missing, "unrecoverable", channel,
             )
             for (venue, symbol, channel), (missing, since, until) in self._lost.items()
-        ]
+        ]  # fmt: skip
         self._lost = {}
         return gaps

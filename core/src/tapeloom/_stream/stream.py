@@ -1,4 +1,4 @@
-"""What `tapeloom.open` returns: a stream of checked events, and everything that can be done with it."""
+"""The `Stream` that `tapeloom.open` returns: runs the feeds and delivers their events to consumers."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import structlog
 
 from tapeloom._compose.plan import Composition, FeedPlan
 from tapeloom._config import Policy, QueueSpec, Stack
-from tapeloom._network.http_client import client
+from tapeloom._network.http_client import http_client
 from tapeloom._network.websocket import dialer
 from tapeloom._runtime.event_loop import DONE, running_backend
 from tapeloom._runtime.gc_tuning import gc_tuned
@@ -39,17 +39,18 @@ log = structlog.get_logger()
 
 E = TypeVar("E", bound=Event)
 
-_DRAIN_WITHIN = 5.0
-#: Bytes that the flight recorder of one feed may hold, however many feeds there are.
-_LEAST = 65_536
+#: Seconds that callbacks and sinks have at the end to empty their queues.
+_DRAIN_SECONDS = 5.0
+#: Bytes that the flight recorder of each feed may hold at least, however many feeds share its size.
+_MIN_FLIGHT_BYTES = 65_536
 
 
 class Stream:
-    """Events of all feeds of a stack. An async context manager, and an async iterable.
+    """The events of all feeds of a stack: an async context manager and an async iterable.
 
-    Every iteration, every `of`, `batches` and `on` attaches a consumer with a queue of its own. The
-    feeds start when the first consumer is attached, so that nothing comes before anyone listens.
-    Leaving the context stops everything that belongs to the stream.
+    Each iteration and each call of `of`, `batches` and `on` attaches a consumer with its own queue.
+    The feeds start when the first consumer attaches, so that it misses no event. Leaving the context
+    stops the stream.
     """
 
     def __init__(
@@ -70,35 +71,35 @@ class Stream:
         self._record = record
         self._queues: tuple[Queue, ...] = ()
         self._feeds: dict[str, FeedRunner] = {}
-        self._flights: dict[str, FlightRecorder] = {}
-        self._own: Counter[str] = Counter()
-        self._pumps = ConsumerTasks(self._own)
+        self._flight_recorders: dict[str, FlightRecorder] = {}
+        self._counters: Counter[str] = Counter()
+        self._consumer_tasks = ConsumerTasks(self._counters)
         self._started = False
         self._ended = anyio.Event()
-        self._exits = AsyncExitStack()
+        self._exit_stack = AsyncExitStack()
         self._tasks: anyio.abc.TaskGroup | None = None
 
     async def __aenter__(self) -> Self:
         for spec, sink, _ in self._sinks:
             if (running := running_backend()) not in sink.backends:
                 raise BackendUnsupported(spec.use, running, sink.backends)
-        self._check_ways()
-        web = await self._exits.enter_async_context(client(self.stack.network, self.stack.source))
-        budgets, turns = RateLimits(self._clock), anyio.Semaphore(1, fast_acquire=True)
-        compressed = self.stack.network.compression
+        self._check_transports()
+        network = self.stack.network
+        http = await self._exit_stack.enter_async_context(http_client(network, self.stack.source))
+        limits, semaphore = RateLimits(self._clock), anyio.Semaphore(1, fast_acquire=True)
         for plan in self.plans:
             name = plan.feed.name
-            own = dialer(web, name, self._clock, compressed=compressed)
-            plan.transport.base_dial = self._dial or plan.transport.base_dial or own
+            default = dialer(http, name, self._clock, compressed=network.compression)
+            plan.transport.base_dial = self._dial or plan.transport.base_dial or default
             self._feeds[name] = FeedRunner(
-                plan, self._deliver, web, budgets, self._taps(plan), turns, self._recording
+                plan, self._deliver, http, limits, self._taps(plan), semaphore, self._recording
             )
-        self._exits.enter_context(gc_tuned(self.stack.process.gc_threshold))
-        self._tasks = await self._exits.enter_async_context(anyio.create_task_group())
+        self._exit_stack.enter_context(gc_tuned(self.stack.process.gc_threshold))
+        self._tasks = await self._exit_stack.enter_async_context(anyio.create_task_group())
         return self
 
-    def _check_ways(self) -> None:
-        """Raise BackendUnsupported where a way to dial that is about to be used knows other loops."""
+    def _check_transports(self) -> None:
+        """Raise BackendUnsupported if the chosen transport does not run on this event loop."""
         if self._dial is not None or self._recording is not None:
             return
         for plan in self.plans:
@@ -115,68 +116,68 @@ class Stream:
         assert self._tasks is not None
         self.stop()
         for queue in self._queues:
-            if not queue.pumped or error is not None:
+            if not queue.has_task or error is not None:
                 queue.close()
         if error is None and self._started:
             await self._drain()
         self._tasks.cancel_scope.cancel()
         try:
-            # The body's own exception goes its way untouched, not wrapped in a group of ours.
-            await self._exits.__aexit__(None, None, None)
+            # Without the body's exception, which Python raises itself, not wrapped in our group.
+            await self._exit_stack.__aexit__(None, None, None)
         except BaseExceptionGroup as group:
             raise unwrap_single(group) from None
 
     def _taps(self, plan: FeedPlan) -> list[FrameTap]:
-        """Return who listens to what a feed brings, before anybody understands it."""
+        """Return the taps on the raw frames of a feed: flight recorder and, if asked for, recorder."""
         if self._recording is not None or plan.source is not None:
             return []
         feed, spec = plan.feed, self.stack.flight
-        flight = FlightRecorder(feed, spec, max(spec.size // len(self.plans), _LEAST))
-        self._flights[feed.name] = flight
+        flight = FlightRecorder(feed, spec, max(spec.size // len(self.plans), _MIN_FLIGHT_BYTES))
+        self._flight_recorders[feed.name] = flight
         if self._record is None:
             return [flight]
         return [flight, Recorder(self._record / f"{feed.name}{TAPE}", feed, self._clock)]
 
     async def _drain(self) -> None:
-        """Let callbacks and sinks take what is queued, within a deadline."""
-        with anyio.move_on_after(_DRAIN_WITHIN) as scope:
+        """Wait until callbacks and sinks have processed the queued events, within a deadline."""
+        with anyio.move_on_after(_DRAIN_SECONDS) as scope:
             await self._ended.wait()
-            await self._pumps.wait()
+            await self._consumer_tasks.wait()
         if scope.cancelled_caught:
-            left = sum(queue.count for queue in self._queues if queue.pumped)
-            log.error("drain_incomplete", seconds=_DRAIN_WITHIN, events_lost=left)
+            left = sum(queue.count for queue in self._queues if queue.has_task)
+            log.error("drain_incomplete", seconds=_DRAIN_SECONDS, events_lost=left)
 
     # ------------------------------------------------------------------------------------ consuming
 
     def consume(
         self, *types: type[E], size: int | None = None, policy: Policy | None = None, name: str = ""
     ) -> Consumer[E]:
-        """Attach a consumer of events of these types, or of all.
+        """Attach a consumer of events of these types, or of all types.
 
-        *size* and *policy* are those of its queue, by default the stack's.
+        *size* and *policy* are those of its queue, by default the stack's; *name* is for messages.
         """
         default = self.stack.queue
         spec = QueueSpec(
             size=default.size if size is None else size, policy=policy or default.policy
         )
         name = name or f"consumer {len(self._queues) + 1}"
-        queue = Queue(spec, types or None, name, counters=self._own)
+        queue = Queue(spec, types or None, name, counters=self._counters)
         self._attach(queue)
         return Consumer(queue)
 
     def _attach(self, queue: Queue) -> None:
         if self._ended.is_set():
             queue.close(self.error)
-        self._queues = (*(one for one in self._queues if not one.closed), queue)
+        self._queues = (*(other for other in self._queues if not other.closed), queue)
         self._start()
 
-    def _pump(
-        self, pump: Callable[..., Coroutine[Any, Any, None]], taker: Any, queue: Queue, *rest: Any
+    def _start_task(
+        self, run: Callable[..., Coroutine[Any, Any, None]], consumer: Any, queue: Queue, *args: Any
     ) -> None:
-        """Have *pump* bring to *taker* what comes into *queue*."""
+        """Start the task *run* that empties *queue* into *consumer*, a callback or a sink."""
         assert self._tasks is not None
-        self._pumps.add()
-        self._tasks.start_soon(pump, taker, queue, *rest)
+        self._consumer_tasks.add()
+        self._tasks.start_soon(run, consumer, queue, *args)
 
     def of(self, *types: type[E]) -> Consumer[E]:
         """Attach a consumer of events of these types: ``async for bar in stream.of(Bar)``."""
@@ -188,39 +189,40 @@ class Stream:
     def batches(
         self, *types: type[E], size: int | None = None, within: float | None = None
     ) -> Batches[E]:
-        """Attach a consumer that gets lists: of *size* events, or fewer *within* seconds.
+        """Attach a consumer and return an async iterator over lists of events.
 
-        Without *size*, each list is what arrived together.
+        Without *size*, each list holds the events that arrived together. With *size*, a list holds
+        that many events, or fewer if *within* seconds have passed since the first, or at the end.
         """
         return self.consume(*types).batches(size, within)
 
     def on(self, *types: type[E]) -> Callable[[Callback], Callback]:
-        """Decorate a function that is called with every event of these types, or of all.
+        """Decorate a function so that it is called with every event of these types, or of all types.
 
-        A plain function is called in the turn in which the event was read: nothing is queued, none
-        is dropped, and whoever else consumes waits while it works. An async one has a queue, and a
-        task of its own. What either raises is logged and counted, and harms nobody else.
+        A plain function is called while the event is delivered: no event is queued or dropped, and
+        the other consumers wait until it returns. An async function has a queue and a task of its
+        own. Exceptions are logged and counted; the other consumers are not affected.
         """
 
         def register(callback: Callback) -> Callback:
             assert self._tasks is not None, "callbacks are attached inside `async with`"
             name = getattr(callback, "__name__", "callback")
-            spec, own, wanted = self.stack.queue, self._own, types or None
+            spec, counters, selected = self.stack.queue, self._counters, types or None
             if inspect.iscoroutinefunction(callback):
-                queue = Queue(spec, wanted, name, pumped=True, counters=own)
-                self._pump(self._pumps.call, callback, queue)
+                queue = Queue(spec, selected, name, has_task=True, counters=counters)
+                self._start_task(self._consumer_tasks.run_callback, callback, queue)
             else:
-                pump = partial(self._pump, self._pumps.call, callback)
-                queue = Callbacks(callback, spec, wanted, name, own, pump)
+                start = partial(self._start_task, self._consumer_tasks.run_callback, callback)
+                queue = Callbacks(callback, spec, selected, name, counters, start)
             self._attach(queue)
             return callback
 
         return register
 
     async def run(self) -> None:
-        """Wait until every feed has ended; for streams that only have callbacks and sinks.
+        """Run until every feed has ended; for streams that have only callbacks and sinks.
 
-        Raises what ended the last one.
+        Raises the error of a feed that failed.
         """
         self._start()
         await self._ended.wait()
@@ -230,15 +232,15 @@ class Stream:
     # -------------------------------------------------------------------------------------- running
 
     def _start(self) -> None:
-        """Start the feeds, once."""
+        """Start the sinks and feeds, unless they have been started."""
         if self._started:
             return
         assert self._tasks is not None, "a stream is used inside `async with tapeloom.open(…)`"
         self._started = True
         for spec, sink, build in self._sinks:
             types = [BY_TYPE[name] for name in spec.types] or None
-            queue = Queue(spec.queue, types, spec.name, pumped=True, counters=self._own)
-            self._pump(self._pumps.write, sink, queue, spec.on_error, build)
+            queue = Queue(spec.queue, types, spec.name, has_task=True, counters=self._counters)
+            self._start_task(self._consumer_tasks.run_sink, sink, queue, spec.on_error, build)
             self._attach(queue)
         self._tasks.start_soon(self._run_feeds)
 
@@ -257,15 +259,15 @@ class Stream:
         await self._deliver([Status(feed.plan.feed.venue, "", now, now, state, detail)])
 
     def _deliver(self, events: list[Event]) -> Awaitable[None]:
-        """Put events into every queue; return what is to be waited for, where one is full."""
-        for place, queue in enumerate(self._queues):
-            if not queue.offer(events):
-                return self._put(self._queues[place:], events)
+        """Put events into every queue (hot path); return an awaitable that waits for full queues."""
+        for index, queue in enumerate(self._queues):
+            if not queue.put_nowait(events):
+                return self._put_all(self._queues[index:], events)
         return DONE
 
-    async def _put(self, queues: Sequence[Queue], events: list[Event]) -> None:
-        # What was read is delivered even while we are being stopped: whoever stops us closes the
-        # queues in the end.
+    async def _put_all(self, queues: Sequence[Queue], events: list[Event]) -> None:
+        # Events that were read are delivered even during cancellation. It cannot block for ever:
+        # `__aexit__` closes the queues.
         with anyio.CancelScope(shield=True):
             for queue in queues:
                 await queue.put(events)
@@ -273,26 +275,26 @@ class Stream:
     # ------------------------------------------------------------------------------------- steering
 
     async def add(self, *symbols: str, feed: str = "") -> None:
-        """Stream more symbols, in the feed named *feed* or in the only one there is.
+        """Subscribe to more symbols, in the feed named *feed*, which may be omitted if there is one.
 
-        Raises SymbolError for one that the venue does not list, ConfigError for an unknown feed.
+        Raises SymbolError for a symbol that is not listed, ConfigError for an unknown feed.
         """
         await self._feed(feed).add(symbols)
 
     async def drop(self, *symbols: str, feed: str = "") -> None:
-        """Stream these symbols no more. Raises ConfigError for an unknown feed."""
+        """Unsubscribe from symbols. Raises ConfigError for an unknown feed."""
         await self._feed(feed).drop(symbols)
 
     async def dump(self, folder: Path | str) -> list[Path]:
-        """Write what has come in during the last seconds, as a bundle of each feed that has frames.
+        """Write the frames of the last seconds to *folder*: a bundle for each feed that has frames.
 
-        `[flight]` says how much is kept. Raises OSError.
+        `[flight]` sets how much is kept. Returns the bundles. Raises OSError.
         """
-        flights = self._flights.values()
-        return [await flight.save(Path(folder), "dump") for flight in flights]
+        recorders = self._flight_recorders.values()
+        return [await recorder.save(Path(folder), "dump") for recorder in recorders]
 
     def stop(self) -> None:
-        """Read no more. What was read is still delivered; then the consumers come to their end."""
+        """Stop reading. Events already read are still delivered; then the consumers end."""
         for feed in self._feeds.values():
             feed.stop()
 
@@ -301,34 +303,27 @@ class Stream:
             return next(iter(self._feeds.values()))
         if name not in self._feeds:
             known = ", ".join(map(repr, self._feeds))
-            raise ConfigError(
-                [
-                    Mistake(
-                        "feed",
-                        f"{f'there is no feed {name!r}' if name else 'say which feed'}: {known}",
-                    )
-                ]
-            )
+            problem = f"there is no feed {name!r}" if name else "name one of several feeds"
+            raise ConfigError([Mistake("feed", f"{problem}: {known}")])
         return self._feeds[name]
 
     def stage(self, name: str, feed: str = "") -> Any:
-        """Return the stage object called *name*, such as the one that keeps the books."""
+        """Return the stage object named *name*, for example the one of order books."""
         stages = self._feed(feed).pipeline.stages
         if name not in stages:
-            raise ConfigError(
-                [Mistake("stages", f"there is no stage {name!r}, only {list(stages)}")]
-            )
+            problem = f"there is no stage {name!r}, only {list(stages)}"
+            raise ConfigError([Mistake("stages", problem)])
         return stages[name]
 
     @property
     def counters(self) -> Counter[str]:
-        """What has been counted, over all feeds. `plans` has each feed's own."""
-        total: Counter[str] = Counter(self._own)
+        """The counters of all feeds and consumers, added up; `plans[n].feed.counters` are one feed's."""
+        total: Counter[str] = Counter(self._counters)
         for plan in self.plans:
             total.update(plan.feed.counters)
         return total
 
     @property
     def error(self) -> Exception | None:
-        """What ended a feed, None where none failed."""
+        """The error of the first feed that failed, None if none has."""
         return next((feed.error for feed in self._feeds.values() if feed.error), None)

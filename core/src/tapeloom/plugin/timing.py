@@ -80,55 +80,55 @@ class ClockOffset:
     """The times of one session's channels."""
 
     def __init__(self) -> None:
-        self._until: dict[str, int] = {}
-        self._leads: dict[str, _Lead] = {}
+        self._watermarks: dict[str, int] = {}
+        self._offsets: dict[str, _MaxOffset] = {}
 
-    def learn(self, events: Iterable[Event]) -> None:
+    def update(self, events: Iterable[Event]) -> None:
         """Look at events, the oldest first."""
-        until, leads = self._until, self._leads
+        watermarks, offsets = self._watermarks, self._offsets
         for event in events:
             ts, recv, channel = event.ts, event.recv, event.channel
             # What a venue sends without a time bears ours.
             if ts == recv or type(event) in OURS:
                 continue
-            until[channel] = ts
-            lead = leads.get(channel)
-            if lead is None:
-                leads[channel] = _Lead(ts - recv, recv)
+            watermarks[channel] = ts
+            offset = offsets.get(channel)
+            if offset is None:
+                offsets[channel] = _MaxOffset(ts - recv, recv)
             else:
-                lead.note(ts - recv, recv)
+                offset.update(ts - recv, recv)
 
-    def told(self, channel: str, until: int) -> None:
+    def advance_watermark(self, channel: str, ts: int) -> None:
         """Take note that all was said of a channel, up to then at the least."""
-        self._until[channel] = max(self._until.get(channel, 0), until)
+        self._watermarks[channel] = max(self._watermarks.get(channel, 0), ts)
 
-    def set(self) -> None:
+    def reset_offsets(self) -> None:
         """Take note that our clock was set: how far the venue's is ahead of it is to be seen anew."""
-        self._leads.clear()
+        self._offsets.clear()
 
-    def until(self, channel: str) -> int | None:
+    def watermark(self, channel: str) -> int | None:
         """Return the time of the last event of a channel, None where there was none."""
-        return self._until.get(channel)
+        return self._watermarks.get(channel)
 
     @property
-    def last(self) -> int:
+    def latest(self) -> int:
         """The last time of any channel, 0 where there is none."""
-        return max(self._until.values(), default=0)
+        return max(self._watermarks.values(), default=0)
 
     @property
-    def known(self) -> bool:
+    def has_offset(self) -> bool:
         """Whether the distance of any of the venue's clocks is known."""
-        return bool(self._leads)
+        return bool(self._offsets)
 
-    def lead(self, channel: str) -> int:
+    def offset(self, channel: str) -> int:
         """Return how far its clock runs ahead of ours, at the least."""
-        lead = self._leads.get(channel)
-        if lead is not None:
-            return lead.most
-        return max((each.most for each in self._leads.values()), default=0)
+        offset = self._offsets.get(channel)
+        if offset is not None:
+            return offset.most
+        return max((offset.most for offset in self._offsets.values()), default=0)
 
 
-class _Lead:
+class _MaxOffset:
     """How far a clock of the venue runs ahead of ours: the most of the last minute or two.
 
     What comes late tells nothing, so the most counts; and a clock can be set, so not for ever.
@@ -136,16 +136,16 @@ class _Lead:
 
     __slots__ = ("_began", "_most", "_older")
 
-    def __init__(self, lead: int, recv: int) -> None:
+    def __init__(self, offset: int, recv: int) -> None:
         self._began = recv
-        self._most = self._older = lead
+        self._most = self._older = offset
 
-    def note(self, lead: int, recv: int) -> None:
+    def update(self, offset: int, recv: int) -> None:
         """Take note of one that was seen."""
         if recv - self._began > _WHILE:
-            self._began, self._older, self._most = recv, self._most, lead
-        elif lead > self._most:
-            self._most = lead
+            self._began, self._older, self._most = recv, self._most, offset
+        elif offset > self._most:
+            self._most = offset
 
     @property
     def most(self) -> int:

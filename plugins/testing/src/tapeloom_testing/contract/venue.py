@@ -203,10 +203,20 @@ class VenueContract(Proving):
     def _side(self) -> str:
         return self.simulator or self.venue
 
+    def _server(self, subject: Subject, market: Any) -> Any:
+        server = subject.venue_server(market, self._side())
+        if server is None and self.simulator is not None:
+            raise NotApplicable(
+                f"the server side of {self.simulator!r} is not installed", here=True
+            )
+        if server is None:
+            raise NotApplicable("the plugin has no `simulate`")
+        return server
+
     def _plant(self, subject: Subject, **changes: Any) -> Plant:
         return Plant(
             **{
-                "serves": lambda market: _needed(subject.venue_server(market, self._side())),
+                "serves": lambda market: self._server(subject, market),
                 "table": lambda simulation: self.table(subject.market, simulation),
                 "rate": self.rate,
                 "seconds": self.seconds,
@@ -373,12 +383,6 @@ class VenueContract(Proving):
         subject = self.subject(place)
         claimed = self._claimed("truth", subject) if "truth" in words else subject.channels
         return Proof(list(claimed), self._past(place), words, without)
-
-
-def _needed(side: Any) -> Any:
-    if side is None:
-        raise NotApplicable("the plugin has no `simulate`")
-    return side
 
 
 def _folder_of_captures(cls: type) -> Path:

@@ -1,4 +1,4 @@
-"""Core's own transport: its contract, and what is its own affair."""
+"""Core's WebSocket transport: the transport contract, and its close frames and error messages."""
 
 from __future__ import annotations
 
@@ -13,21 +13,22 @@ import anyio.abc
 import httpx
 import pytest
 import trustme
-from tapeloom._network.http_client import client as web
+from tapeloom._network.http_client import http_client
 from tapeloom._network.websocket import dialer
 from tapeloom.errors import ConnectionFailed, ConnectionLost, Throttled
-from tapeloom.plugin import Dial, Endpoint, Link, Network
+from tapeloom.plugin import Dial, Endpoint, Link, Network, PushLink
 from tapeloom_testing import FakeClient, FakeVenue, VirtualClock
 from tapeloom_testing.contract import TransportContract
 from wsproto import events as ws
 
 
+@pytest.mark.thorough
 class TestCore(TransportContract):
     transport = "core"
 
     @asynccontextmanager
     async def dialling(self, network: Network) -> AsyncIterator[Dial]:
-        async with web(network, "stack") as client:
+        async with http_client(network, "stack") as client:
             yield dialer(client, "contract")
 
 
@@ -85,7 +86,7 @@ async def test_frames_of_one_write_arrive_together_in_order(
         first = await link.receive()
         got = first + await collect(link, len(texts) - len(first))
 
-    assert [one.decode() for one in got] == texts
+    assert [message.decode() for message in got] == texts
     assert len(first) > 10
 
 
@@ -102,7 +103,7 @@ async def test_many_small_tls_records_are_all_read(authority: trustme.CA) -> Non
     async with dialled(FakeVenue(script, context=context), authority) as link:
         got = await collect(link, len(texts))
 
-    assert [one.decode() for one in got] == texts
+    assert [message.decode() for message in got] == texts
 
 
 async def test_a_ping_is_answered_with_its_payload() -> None:
@@ -121,7 +122,9 @@ async def test_a_ping_is_answered_with_its_payload() -> None:
     assert seen[0].payload == b"1699"
 
 
-async def test_what_came_before_a_close_frame_is_delivered_before_the_end_is_told() -> None:
+async def test_messages_before_a_close_frame_are_delivered_before_connection_lost_is_raised() -> (
+    None
+):
     async def script(client: FakeClient) -> None:
         await client.send("last")
         await client.close(1001, "maintenance")
@@ -160,7 +163,7 @@ async def test_a_close_frame_is_answered_with_its_own_code(code: int | None) -> 
         with anyio.fail_after(5):
             await done.wait()
 
-    assert [type(one) for one in answers] == [ws.Pong, ws.CloseConnection]
+    assert [type(event) for event in answers] == [ws.Pong, ws.CloseConnection]
     assert answers[1].code == (code or 1005)  # type: ignore[attr-defined]
     assert caught.value.code == sending.value.code == code
 
@@ -169,7 +172,7 @@ def _close(code: int | None) -> bytes:
     return b"\x88\x00" if code is None else b"\x88\x02" + code.to_bytes(2, "big")
 
 
-async def test_what_came_with_a_ping_is_delivered_where_the_pong_cannot_be_sent() -> None:
+async def test_messages_read_with_a_ping_are_delivered_if_the_pong_cannot_be_sent() -> None:
     async def script(client: FakeClient) -> None:
         with pytest.raises(anyio.EndOfStream):
             await client.receive()
@@ -184,7 +187,7 @@ async def test_what_came_with_a_ping_is_delivered_where_the_pong_cannot_be_sent(
                 await link.receive()
 
 
-async def test_an_end_without_a_close_frame_is_told() -> None:
+async def test_an_end_without_a_close_frame_raises_connection_lost() -> None:
     async def script(client: FakeClient) -> None:
         await client.send("x")
 
@@ -194,7 +197,7 @@ async def test_an_end_without_a_close_frame_is_told() -> None:
             await link.receive()
 
 
-async def test_a_peer_that_breaks_the_protocol_is_closed_on_and_told_why() -> None:
+async def test_a_protocol_error_is_answered_with_a_close_frame() -> None:
     closes: list[ws.Event] = []
 
     async def script(client: FakeClient) -> None:
@@ -238,7 +241,12 @@ async def never(client: FakeClient) -> None:
     await anyio.sleep_forever()
 
 
-async def test_a_refused_connection_says_who_refused() -> None:
+async def test_the_link_of_core_is_a_push_link() -> None:
+    async with dialled(FakeVenue(never)) as link:
+        assert isinstance(link, PushLink)
+
+
+async def test_a_refused_connection_names_the_host() -> None:
     venue = FakeVenue(never)
     async with venue.serve():
         pass
@@ -262,7 +270,7 @@ async def test_an_untrusted_certificate_is_permanent_and_names_the_remedy(
     assert not caught.value.retryable
 
 
-async def test_an_unknown_host_says_so() -> None:
+async def test_an_unknown_host_is_named_in_the_error() -> None:
     async with httpx.AsyncClient(trust_env=False) as client:
         with pytest.raises(ConnectionFailed, match=r"nowhere\.invalid"):
             async with dialer(client, "test")(Endpoint(url="ws://nowhere.invalid/ws")):
@@ -273,7 +281,7 @@ async def test_an_unknown_host_says_so() -> None:
     ("status", "kind", "retryable"),
     [(404, ConnectionFailed, False), (503, ConnectionFailed, True), (429, Throttled, True)],
 )
-async def test_a_refused_handshake_is_told_by_its_status(
+async def test_a_rejected_handshake_raises_the_error_for_its_status(
     status: int, kind: type[Exception], retryable: bool
 ) -> None:
     venue = FakeVenue(never, upgrade=(status, {}, b""))
@@ -291,17 +299,17 @@ async def test_a_refused_handshake_is_told_by_its_status(
     ("headers", "seconds"),
     [
         ({"retry-after": "7"}, 7),
-        ({"retry-after": "Tue, 14 Nov 2023 22:14:50 GMT"}, 90),  # by our clock
+        ({"retry-after": "Tue, 14 Nov 2023 22:14:50 GMT"}, 90),  # relative to our clock
         (
             {
-                "retry-after": "Tue, 14 Nov 2023 10:00:30 GMT",  # by the venue's, which goes wrong
+                "retry-after": "Tue, 14 Nov 2023 10:00:30 GMT",  # relative to the venue's clock, which is wrong
                 "date": "Tue, 14 Nov 2023 10:00:00 GMT",
             },
             30,
         ),
     ],
 )
-async def test_the_pause_that_a_server_asks_for_is_read_as_seconds_or_as_a_date(
+async def test_retry_after_is_read_as_seconds_or_as_a_date(
     status: int, headers: dict[str, str], seconds: float
 ) -> None:
     venue = FakeVenue(never, upgrade=(status, headers, b""))
@@ -318,18 +326,18 @@ EXPIRED = datetime(2020, 1, 1, tzinfo=UTC)
 
 
 @pytest.mark.parametrize(
-    ("name", "expires", "words"),
+    ("name", "expires", "message"),
     [
         ("127.0.0.1", EXPIRED, r"has expired.*clock of this machine.*venue has to renew"),
         ("venue.example", None, r"mismatch.*certificate of another host: check the address"),
     ],
 )
-async def test_a_certificate_that_nobody_can_trust_is_permanent_and_says_what_to_do(
-    authority: trustme.CA, name: str, expires: datetime | None, words: str
+async def test_an_expired_or_mismatched_certificate_is_permanent_and_names_the_remedy(
+    authority: trustme.CA, name: str, expires: datetime | None, message: str
 ) -> None:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert(name, not_after=expires).configure_cert(context)
-    with pytest.raises(ConnectionFailed, match=words) as caught:
+    with pytest.raises(ConnectionFailed, match=message) as caught:
         async with dialled(FakeVenue(never, context=context), authority):
             pass
 
@@ -339,7 +347,7 @@ async def test_a_certificate_that_nobody_can_trust_is_permanent_and_says_what_to
 
 @pytest.mark.parametrize("scheme", ["ws", "wss"])
 @pytest.mark.parametrize(
-    ("status", "words", "retryable"),
+    ("status", "message", "retryable"),
     [
         ("407 Proxy Authentication Required", r'the proxy wants a login.*env = "PROXY"', False),
         ("502 Bad Gateway", "502", True),
@@ -347,8 +355,8 @@ async def test_a_certificate_that_nobody_can_trust_is_permanent_and_says_what_to
         ("404 Not Found", "404", False),
     ],
 )
-async def test_a_proxy_that_refuses_says_so_and_is_tried_again_where_that_may_help(
-    scheme: str, status: str, words: str, retryable: bool
+async def test_an_error_of_the_proxy_names_the_proxy_and_is_retried_if_it_is_temporary(
+    scheme: str, status: str, message: str, retryable: bool
 ) -> None:
     async def answer(stream: anyio.abc.ByteStream) -> None:
         async with stream:
@@ -361,18 +369,18 @@ async def test_a_proxy_that_refuses_says_so_and_is_tried_again_where_that_may_he
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(listener.serve, answer)
             async with httpx.AsyncClient(proxy=f"http://127.0.0.1:{port}") as client:
-                with pytest.raises(ConnectionFailed, match=words) as caught:
+                with pytest.raises(ConnectionFailed, match=message) as caught:
                     async with dialer(client, "test")(Endpoint(url=f"{scheme}://venue.example/ws")):
                         pass
             tasks.cancel_scope.cancel()
 
     assert caught.value.retryable is retryable
     assert "venue.example" in str(caught.value)
-    if scheme == "wss":  # a tunnel: it is the proxy that has answered, and not the venue
+    if scheme == "wss":  # a tunnel: the response is from the proxy, not from the venue
         assert "the proxy" in str(caught.value)
 
 
-async def test_a_proxy_that_is_not_there_is_told_as_one_possibility() -> None:
+async def test_an_unreachable_proxy_is_mentioned_as_a_possible_cause() -> None:
     venue = FakeVenue(never)
     async with venue.serve():
         pass
@@ -385,7 +393,7 @@ async def test_a_proxy_that_is_not_there_is_told_as_one_possibility() -> None:
 
 
 @pytest.mark.parametrize("url", ["nonsense://x/ws", "ws://", "ws://[::1/ws", "ws://x:port/"])
-async def test_an_address_that_is_none_is_permanent_and_says_what_is_expected(url: str) -> None:
+async def test_an_invalid_url_is_permanent_and_names_the_expected_schemes(url: str) -> None:
     async with httpx.AsyncClient(trust_env=False) as client:
         with pytest.raises(ConnectionFailed, match="wss://") as caught:
             async with dialer(client, "test")(Endpoint(url=url)):

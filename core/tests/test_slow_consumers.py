@@ -1,6 +1,6 @@
-"""Consumers that sleep for ever: memory stays bounded, the count is right, and nobody else is hurt.
+"""Consumers that never read: memory stays bounded, dropped events are counted, others are unaffected.
 
-The venue is on a real socket and sends as fast as it can.
+The venue is on a real socket and sends as fast as possible.
 """
 
 from __future__ import annotations
@@ -23,31 +23,31 @@ from tapeloom.errors import QueueOverflow
 from tapeloom.hooks import hookimpl
 from tapeloom_testing import FakeClient, FakeVenue
 
-#: How many trades are sent, how many in a write, and how many a queue may hold.
+#: The number of trades sent, trades per write, and the size of the queues.
 TRADES, WRITE, SIZE = 40_000, 100, 1_000
-#: What may come in one batch: a batch is taken whole.
+#: Events in a batch, at most: a queue may exceed its size by one batch.
 BATCH = 256
-#: Bytes by which memory may grow while the last three quarters come. They take 20 times as much.
+#: Bytes by which memory may grow during the last three quarters of the trades, which have 20 times as many.
 GROWTH = 1_500_000
 
 
-def coin(n: int) -> str:
+def trade_frame(n: int) -> str:
     return json.dumps({"s": "BTCUSD", "t": n, "p": "1.50", "q": "2", "i": n})
 
 
 @define
 class Exchange:
-    """Acknowledges, sells so many coins one after another, and falls silent."""
+    """Acknowledges, sends `TRADES` trades, and then nothing more."""
 
-    pad: int = 0  #: so many bytes more in each frame
+    pad: int = 0  #: extra bytes per frame
     sent: int = 0
-    at: dict[int, int] = field(factory=dict)  #: bytes of memory, by how many were sent
+    at: dict[int, int] = field(factory=dict)  #: bytes of memory, by the number of trades sent
 
     async def __call__(self, client: FakeClient) -> None:
         await client.send(json.dumps({"ok": json.loads(await client.receive_text())["id"]}))
         while self.sent < TRADES:
-            some = range(self.sent, self.sent + WRITE)
-            await client.send(*(coin(n) + " " * self.pad for n in some))
+            ids = range(self.sent, self.sent + WRITE)
+            await client.send(*(trade_frame(n) + " " * self.pad for n in ids))
             self.sent += WRITE
             if self.sent in (TRADES // 4, TRADES) and tracemalloc.is_tracing():
                 self.at[self.sent] = tracemalloc.get_traced_memory()[0]
@@ -73,11 +73,11 @@ class Sinks:
 
 
 class LeftError(Exception):
-    """The test is over: nobody is waited for."""
+    """Leaves the stream without draining."""
 
 
 def stacked(venue: FakeVenue, policy: Policy) -> Stack:
-    """A stack whose callbacks and sink have this policy."""
+    """Return a stack whose callbacks and sink have this policy."""
     spec = QueueSpec(size=SIZE, policy=policy)
     return Stack(
         feeds=(FeedSpec("acme", ["BTC/USD"], ["trades"]),),
@@ -87,8 +87,8 @@ def stacked(venue: FakeVenue, policy: Policy) -> Stack:
     )
 
 
-async def follow(consumer: Any) -> int:
-    """Take trades until the last one, each the one after the last; return how many there were."""
+async def read_all(consumer: Any) -> int:
+    """Read all trades, check that none is missing, and return their number."""
     count = 0
     async for event in consumer:
         assert isinstance(event, Trade)  # and no Gap
@@ -101,10 +101,10 @@ async def follow(consumer: Any) -> int:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("policy", ["drop_oldest", "conflate", "error"])
-async def test_consumers_that_sleep_for_ever_hurt_nobody_but_themselves(
+async def test_consumers_that_never_read_do_not_affect_the_others(
     registry: Registry, policy: Policy
 ) -> None:
-    """A consumer, a callback and a sink sleep, while another consumer takes everything."""
+    """A consumer, a callback and a sink never read; another consumer gets every trade."""
     registry.register(Sinks(), "stuck")
     exchange = Exchange()
     rest: list[Event] = []
@@ -121,9 +121,9 @@ async def test_consumers_that_sleep_for_ever_hurt_nobody_but_themselves(
                     async def stuck(trade: Trade) -> None:
                         await anyio.sleep_forever()
 
-                    count = await follow(busy)
+                    count = await read_all(busy)
                     queue = sleeper.queue
-                    waiting, dropped, taken = queue.count, queue.dropped, queue.taken
+                    waiting, dropped, received = queue.count, queue.dropped, queue.received
                     counted = stream.counters
                     try:
                         while queue.count or policy == "error":
@@ -144,20 +144,20 @@ async def test_consumers_that_sleep_for_ever_hurt_nobody_but_themselves(
     if policy == "error":
         assert ended is not None
         assert "'sleeper' fell" in str(ended)
-        assert delivered == list(range(len(delivered)))  # what it had before, and nothing else
-        assert taken == len(delivered)
+        assert delivered == list(
+            range(len(delivered))
+        )  # only the events queued before the overflow
+        assert received == len(delivered)
     else:
         assert delivered[-1] == TRADES - 1
-        assert len(delivered) + missing == len(delivered) + dropped == taken == TRADES
-        # The three that slept have each lost nearly all.
+        assert len(delivered) + missing == len(delivered) + dropped == received == TRADES
+        # Each of the three has lost nearly all trades.
         assert 2.8 * (TRADES - 2 * SIZE) < counted["dropped"] <= 3 * TRADES
 
 
-async def test_a_consumer_that_blocks_makes_the_venue_wait_and_loses_nothing(
-    registry: Registry,
-) -> None:
-    """By definition all others wait with it: a block policy is for those who must have everything."""
-    exchange = Exchange(pad=500)  # more than what the sockets between can hold
+async def test_the_policy_block_stops_reading_and_loses_no_event(registry: Registry) -> None:
+    """The policy makes all consumers wait: it is for those that need every event."""
+    exchange = Exchange(pad=500)  # more than the socket buffers hold
     async with FakeVenue(exchange).serve() as venue:
         feed = FeedSpec("acme", ["BTC/USD"], ["trades"])
         stack = Stack(feeds=(feed,), venues={"acme": {"url": venue.url()}})
@@ -171,35 +171,37 @@ async def test_a_consumer_that_blocks_makes_the_venue_wait_and_loses_nothing(
                 counts: list[int] = []
 
                 async def following(consumer: Any) -> None:
-                    counts.append(await follow(consumer))
+                    counts.append(await read_all(consumer))
 
                 tasks.start_soon(following, busy)
                 sent = -1
-                while exchange.sent != sent or not sent:  # until nothing moves any more
+                while exchange.sent != sent or not sent:  # until sending has stopped
                     sent = exchange.sent
                     await anyio.sleep(0.3)
-                held, taken = sleeper.queue.count, busy.queue.taken
+                held, received = sleeper.queue.count, busy.queue.received
 
                 assert 0 < sent < TRADES
                 assert SIZE - BATCH < held <= SIZE + BATCH
-                assert taken <= held + BATCH  # the other one waits with it
+                assert received <= held + BATCH  # the other consumer waits too
 
                 tasks.start_soon(following, sleeper)
     assert counts == [TRADES, TRADES]
     assert sleeper.queue.dropped == busy.queue.dropped == 0
 
 
-async def test_a_lost_gap_is_part_of_what_a_consumer_is_told_to_have_missed() -> None:
-    """It had told of a hole from 100 to 200; the consumer that lost it must not take that for whole."""
+async def test_a_dropped_gap_extends_the_overflow_gap() -> None:
+    """The dropped Gap was from 100 to 200: the consumer must not take that time for complete."""
     queue = Queue(QueueSpec(size=2, policy="drop_oldest"))
 
     def trade(ts: int) -> Trade:
         return Trade("acme", "BTC/USD", ts, ts, Decimal(1), Decimal(1), "buy", ts, "trades")
 
-    queue.offer([trade(100)])
+    queue.put_nowait([trade(100)])
     assert queue.get_nowait() == [trade(100)]
-    queue.offer([Gap("acme", "BTC/USD", 200, 200, 100, 200, "disconnect", 7, channel="trades")])
-    queue.offer([trade(200), trade(201)])
+    queue.put_nowait(
+        [Gap("acme", "BTC/USD", 200, 200, 100, 200, "disconnect", 7, channel="trades")]
+    )
+    queue.put_nowait([trade(200), trade(201)])
     gap, *rest = queue.get_nowait()
 
     assert isinstance(gap, Gap)
@@ -207,16 +209,16 @@ async def test_a_lost_gap_is_part_of_what_a_consumer_is_told_to_have_missed() ->
     assert rest == [trade(200), trade(201)]
 
 
-async def test_leaving_waits_for_a_consumer_no_longer_than_the_deadline_and_counts_what_is_lost(
+async def test_leaving_drains_until_the_deadline_and_logs_the_lost_events(
     registry: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One callback sleeps for ever, another is slow, and has what was read before the deadline."""
-    monkeypatch.setattr("tapeloom._stream.stream._DRAIN_WITHIN", 1.0)
-    heard: list[Any] = []
+    """One callback never returns; another is slow, but processes every event before the deadline."""
+    monkeypatch.setattr("tapeloom._stream.stream._DRAIN_SECONDS", 1.0)
+    processed: list[Any] = []
 
     async def script(client: FakeClient) -> None:
         await client.send(json.dumps({"ok": json.loads(await client.receive_text())["id"]}))
-        await client.send(*(coin(n) for n in range(50)))
+        await client.send(*(trade_frame(n) for n in range(50)))
         await anyio.sleep_forever()
 
     async with FakeVenue(script).serve() as venue:
@@ -232,13 +234,13 @@ async def test_leaving_waits_for_a_consumer_no_longer_than_the_deadline_and_coun
                 @stream.on(Trade)
                 async def slow(trade: Trade) -> None:
                     await anyio.sleep(0.002)
-                    heard.append(trade.id)
+                    processed.append(trade.id)
 
                 async for trade in stream.of(Trade):
                     if trade.id == 49:
                         break
-    told = [entry for entry in logs if entry["event"] == "drain_incomplete"]
+    entries = [entry for entry in logs if entry["event"] == "drain_incomplete"]
 
-    assert heard == list(range(50))
-    assert len(told) == 1
-    assert told[0]["seconds"] == 1.0
+    assert processed == list(range(50))
+    assert len(entries) == 1
+    assert entries[0]["seconds"] == 1.0

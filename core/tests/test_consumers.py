@@ -1,4 +1,4 @@
-"""The receiving ends: iterators, batches, callbacks, sinks; slow ones, failing ones, abandoned ones."""
+"""Consumers: iterators, batches, callbacks and sinks; slow, failing and abandoned ones."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def frame(n: int, symbol: str = "BTCUSD") -> str:
 
 
 def sending(*reads: Sequence[int]) -> FakeWire:
-    """Return a venue that acknowledges, then sends these trades, a read for each list."""
+    """Return a wire that acknowledges, then sends these trades, one read per list."""
 
     async def answer(end: WireEnd, endpoint: Endpoint) -> None:
         end.push(json.dumps({"ok": json.loads(await end.take())["id"]}))
@@ -46,7 +46,7 @@ def sending(*reads: Sequence[int]) -> FakeWire:
     return FakeWire(answer)
 
 
-def each(count: int) -> FakeWire:
+def sending_each(count: int) -> FakeWire:
     return sending(*([n] for n in range(count)))
 
 
@@ -57,13 +57,13 @@ def opened(
     return tapeloom.open(stack, registry=registry, dial=wire.dial, seed=1)
 
 
-async def until(condition: Any) -> None:
+async def wait_until(condition: Any) -> None:
     with anyio.fail_after(10):
-        while not condition():  # noqa: ASYNC110 - it is the outside that changes
+        while not condition():  # noqa: ASYNC110 - there is no event to wait for
             await anyio.sleep(0.001)
 
 
-async def upto(consumer: Any, last: int) -> list[Any]:
+async def read_until(consumer: Any, last: int) -> list[Any]:
     out: list[Any] = []
     with anyio.fail_after(10):
         async for event in consumer:
@@ -76,12 +76,12 @@ async def upto(consumer: Any, last: int) -> list[Any]:
 # ---------------------------------------------------------------------------------------- iterating
 
 
-async def test_of_gives_only_the_types_asked_for(registry: Registry) -> None:
-    async with opened(registry, each(5)) as stream:
+async def test_of_delivers_only_the_types_asked_for(registry: Registry) -> None:
+    async with opened(registry, sending_each(5)) as stream:
         statuses = stream.of(Status)
         both = stream.of(Trade, Status)
-        trades = await upto(stream.of(Trade), 4)
-        mixed = await upto(both, 4)
+        trades = await read_until(stream.of(Trade), 4)
+        mixed = await read_until(both, 4)
         status = await anext(statuses)
 
     assert [t.id for t in trades] == [0, 1, 2, 3, 4]
@@ -89,7 +89,9 @@ async def test_of_gives_only_the_types_asked_for(registry: Registry) -> None:
     assert status.state == "connected"
 
 
-async def test_without_a_size_a_batch_is_what_arrived_together(registry: Registry) -> None:
+async def test_without_a_size_a_batch_holds_the_events_that_arrived_together(
+    registry: Registry,
+) -> None:
     wire = sending([0, 1, 2], [3], [4, 5])
     async with opened(registry, wire) as stream:
         batches = stream.batches(Trade)
@@ -98,7 +100,9 @@ async def test_without_a_size_a_batch_is_what_arrived_together(registry: Registr
     assert got == [[0, 1, 2], [3], [4, 5]]
 
 
-async def test_a_batch_waits_no_longer_than_asked_after_its_first(registry: Registry) -> None:
+async def test_a_batch_is_delivered_within_seconds_after_its_first_event(
+    registry: Registry,
+) -> None:
     async with opened(registry, sending([0, 1, 2])) as stream:
         with anyio.fail_after(5):
             batch = await anext(stream.batches(Trade, size=1000, within=0.05))
@@ -107,19 +111,19 @@ async def test_a_batch_waits_no_longer_than_asked_after_its_first(registry: Regi
 
 
 @pytest.mark.parametrize("size", [0, -1])
-async def test_a_batch_of_no_events_is_a_mistake(registry: Registry, size: int) -> None:
-    async with opened(registry, each(1)) as stream:
+async def test_a_batch_size_below_one_is_a_value_error(registry: Registry, size: int) -> None:
+    async with opened(registry, sending_each(1)) as stream:
         with pytest.raises(ValueError, match="at least 1"):
             stream.batches(Trade, size=size)
 
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.integers(1, 9), max_size=12), st.integers(1, 10))
-def test_batches_of_a_size_lose_and_double_nothing(lengths: list[int], size: int) -> None:
+def test_batches_of_a_size_lose_and_repeat_no_event(lengths: list[int], size: int) -> None:
     queue = Queue(QueueSpec(size=10_000))
     number = 0
     for length in lengths:
-        queue.offer([Status("acme", "", n, n, "x") for n in range(number, number + length)])
+        queue.put_nowait([Status("acme", "", n, n, "x") for n in range(number, number + length)])
         number += length
     queue.close()
 
@@ -133,18 +137,18 @@ def test_batches_of_a_size_lose_and_double_nothing(lengths: list[int], size: int
     assert all(0 < len(batch) <= size for batch in got)
 
 
-async def test_what_is_pushed_back_comes_again_before_the_rest(registry: Registry) -> None:
+async def test_events_pushed_back_are_delivered_again_before_the_others(registry: Registry) -> None:
     async with opened(registry, sending([0, 1, 2, 3], [4])) as stream:
         consumer = stream.of(Trade)
         first = await anext(consumer)
         second = await anext(consumer)
         consumer.push_back([first, second])
-        trades = await upto(consumer, 4)
+        trades = await read_until(consumer, 4)
 
     assert [t.id for t in trades] == [0, 1, 2, 3, 4]
 
 
-async def test_batch_gives_the_rest_of_what_iteration_began(registry: Registry) -> None:
+async def test_batch_returns_the_rest_of_the_batch_being_iterated(registry: Registry) -> None:
     async with opened(registry, sending([0, 1, 2], [3])) as stream:
         consumer = stream.of(Trade)
         await anext(consumer)
@@ -154,7 +158,7 @@ async def test_batch_gives_the_rest_of_what_iteration_began(registry: Registry) 
     assert [[t.id for t in batch] for batch in (rest, more)] == [[1, 2], [3]]
 
 
-async def test_a_batch_that_is_given_up_on_loses_nothing(registry: Registry) -> None:
+async def test_a_cancelled_batch_loses_no_event(registry: Registry) -> None:
     async with opened(registry, sending([0, 1])) as stream:
         consumer = stream.of(Trade)
         with anyio.move_on_after(0.05):
@@ -164,12 +168,12 @@ async def test_a_batch_that_is_given_up_on_loses_nothing(registry: Registry) -> 
     assert [t.id for t in batch] == [0, 1]
 
 
-async def test_a_half_filled_batch_comes_before_the_error_that_ended_the_stream(
+async def test_a_partial_batch_is_delivered_before_the_error_that_ended_the_stream(
     registry: Registry,
 ) -> None:
     async def answer(end: WireEnd, endpoint: Endpoint) -> None:
-        asked = json.loads(await end.take())["id"]
-        end.push(frame(1), frame(2), json.dumps({"error": "delisted", "id": asked}))
+        request_id = json.loads(await end.take())["id"]
+        end.push(frame(1), frame(2), json.dumps({"error": "delisted", "id": request_id}))
         await anyio.sleep_forever()
 
     wire = FakeWire(answer)
@@ -187,12 +191,12 @@ async def test_a_half_filled_batch_comes_before_the_error_that_ended_the_stream(
     assert [type(error) for error in caught] == [SubscriptionRefused]
 
 
-async def test_the_error_comes_after_everything_that_came_before_it(registry: Registry) -> None:
+async def test_the_error_is_raised_after_all_events_before_it(registry: Registry) -> None:
     async def answer(end: WireEnd, endpoint: Endpoint) -> None:
-        asked = json.loads(await end.take())["id"]
+        request_id = json.loads(await end.take())["id"]
         for n in range(50):
             end.push(frame(n))
-        end.push(json.dumps({"error": "delisted", "id": asked}))
+        end.push(json.dumps({"error": "delisted", "id": request_id}))
         await anyio.sleep_forever()
 
     wire = FakeWire(answer)
@@ -204,13 +208,13 @@ async def test_the_error_comes_after_everything_that_came_before_it(registry: Re
                 got.append(trade.id)  # type: ignore[arg-type]  # noqa: PERF401
         with pytest.raises(SubscriptionRefused, match="delisted"):
             await stream.run()
-        told = [event async for event in _until_error(late)]
+        late_events = [event async for event in _until_error(late)]
         error = stream.error
 
     assert got == list(range(50))
     assert isinstance(error, SubscriptionRefused)
-    assert [e.state for e in told if isinstance(e, Status)][-1] == "failed"
-    assert len([e for e in told if isinstance(e, Trade)]) == 50
+    assert [e.state for e in late_events if isinstance(e, Status)][-1] == "failed"
+    assert len([e for e in late_events if isinstance(e, Trade)]) == 50
 
 
 async def _until_error(consumer: Any) -> Any:
@@ -235,7 +239,7 @@ async def test_two_consumers_at_different_speed_both_get_everything(registry: Re
             if trade.id == 199:
                 return
 
-    async with opened(registry, each(200), size=10) as stream:
+    async with opened(registry, sending_each(200), size=10) as stream:
         fast, slow = stream.of(Trade), stream.of(Trade)
         with anyio.fail_after(10):
             async with anyio.create_task_group() as tasks:
@@ -245,37 +249,35 @@ async def test_two_consumers_at_different_speed_both_get_everything(registry: Re
     assert got["fast"] == got["slow"] == list(range(200))
 
 
-async def test_what_a_closed_consumer_had_queued_is_forgotten(registry: Registry) -> None:
-    async with opened(registry, each(20), size=5) as stream:
+async def test_closing_a_consumer_discards_its_queue(registry: Registry) -> None:
+    async with opened(registry, sending_each(20), size=5) as stream:
         with stream.of(Trade) as consumer:
             await anext(consumer)
         rest = [trade async for trade in consumer]
-        others = await upto(stream.of(Trade), 19)
+        others = await read_until(stream.of(Trade), 19)
 
     assert rest == []
     assert others[-1].id == 19
 
 
-async def test_an_abandoned_consumer_holds_up_nobody_even_while_the_feed_waits_for_it(
-    registry: Registry,
-) -> None:
-    wire = each(300)
+async def test_an_abandoned_consumer_stops_blocking_the_feed(registry: Registry) -> None:
+    wire = sending_each(300)
     async with opened(registry, wire, size=5) as stream:
         consumer = stream.of(Trade)
         other = stream.consume(Trade, policy="drop_oldest")
         queue = consumer.queue
-        await until(lambda: queue.count == 5)
+        await wait_until(lambda: queue.count == 5)
         del consumer
-        got = await upto(other, 299)
+        got = await read_until(other, 299)
 
     assert got[-1].id == 299
 
 
-async def test_drop_oldest_tells_a_slow_consumer_what_it_missed(registry: Registry) -> None:
-    async with opened(registry, each(200)) as stream:
+async def test_drop_oldest_reports_to_a_slow_consumer_what_it_missed(registry: Registry) -> None:
+    async with opened(registry, sending_each(200)) as stream:
         slow = stream.consume(Trade, size=10, policy="drop_oldest")
-        await upto(stream.of(Trade), 199)
-        events = await upto(slow, 199)
+        await read_until(stream.of(Trade), 199)
+        events = await read_until(slow, 199)
     (gap,) = [event for event in events if isinstance(event, Gap)]
     trades = [event.id for event in events if isinstance(event, Trade)]
 
@@ -290,10 +292,10 @@ async def test_drop_oldest_tells_a_slow_consumer_what_it_missed(registry: Regist
 
 
 async def test_conflate_keeps_the_latest_for_a_slow_consumer(registry: Registry) -> None:
-    async with opened(registry, each(200)) as stream:
+    async with opened(registry, sending_each(200)) as stream:
         slow = stream.consume(Trade, size=10, policy="conflate")
-        await upto(stream.of(Trade), 199)
-        events = await upto(slow, 199)
+        await read_until(stream.of(Trade), 199)
+        events = await read_until(slow, 199)
     trades = [event.id for event in events if isinstance(event, Trade)]
     missing = sum(event.missing for event in events if isinstance(event, Gap))
 
@@ -303,9 +305,9 @@ async def test_conflate_keeps_the_latest_for_a_slow_consumer(registry: Registry)
 
 
 async def test_error_ends_the_slow_consumer_and_no_other(registry: Registry) -> None:
-    async with opened(registry, each(200)) as stream:
+    async with opened(registry, sending_each(200)) as stream:
         slow = stream.consume(Trade, size=10, policy="error", name="strategy")
-        fast = await upto(stream.of(Trade), 199)
+        fast = await read_until(stream.of(Trade), 199)
         got = []
         with pytest.raises(QueueOverflow, match="'strategy'"):
             async for trade in slow:
@@ -316,19 +318,19 @@ async def test_error_ends_the_slow_consumer_and_no_other(registry: Registry) -> 
     assert stream.error is None
 
 
-async def test_a_consumer_attached_late_gets_what_comes_from_then_on(registry: Registry) -> None:
-    wire = each(3)
+async def test_a_consumer_attached_late_gets_only_later_events(registry: Registry) -> None:
+    wire = sending_each(3)
     async with opened(registry, wire) as stream:
-        await upto(stream.of(Trade), 2)
+        await read_until(stream.of(Trade), 2)
         late = stream.of(Trade)
         wire.ends[0].push(frame(3))
-        got = await upto(late, 3)
+        got = await read_until(late, 3)
 
     assert [t.id for t in got] == [3]
 
 
 async def test_a_consumer_attached_after_the_end_ends_at_once(registry: Registry) -> None:
-    async with opened(registry, each(1)) as stream:
+    async with opened(registry, sending_each(1)) as stream:
         async for event in stream:
             if isinstance(event, Trade):
                 stream.stop()
@@ -338,10 +340,10 @@ async def test_a_consumer_attached_after_the_end_ends_at_once(registry: Registry
     assert late == []
 
 
-async def test_a_large_read_comes_in_parts_between_which_consumers_have_their_turn(
+async def test_a_large_read_is_delivered_in_parts_between_which_consumers_run(
     registry: Registry,
 ) -> None:
-    """So that what they are done with is gone before more is made."""
+    """This bounds memory: consumers release events before more are made."""
     got: list[int] = []
     most = 0
     async with opened(registry, sending(range(3000), range(3000, 3010))) as stream:
@@ -354,12 +356,10 @@ async def test_a_large_read_comes_in_parts_between_which_consumers_have_their_tu
                     break
 
     assert got == list(range(3010))
-    assert most <= 512  # trio has one of two go first by chance
+    assert most <= 512  # trio runs tasks in random order
 
 
-async def test_stopping_in_the_midst_of_a_large_read_loses_nothing_of_it(
-    registry: Registry,
-) -> None:
+async def test_stopping_during_a_large_read_loses_no_event(registry: Registry) -> None:
     got: list[int] = []
     async with opened(registry, sending(range(3000))) as stream:
         stream.on(Trade)(lambda trade: (got.append(trade.id), stream.stop()))
@@ -372,10 +372,10 @@ async def test_stopping_in_the_midst_of_a_large_read_loses_nothing_of_it(
 # ---------------------------------------------------------------------------------- callbacks, run
 
 
-async def test_callbacks_plain_and_async_get_every_event_in_order(registry: Registry) -> None:
+async def test_plain_and_async_callbacks_get_every_event_in_order(registry: Registry) -> None:
     plain: list[int] = []
     waited: list[int] = []
-    async with opened(registry, each(50), size=5) as stream:
+    async with opened(registry, sending_each(50), size=5) as stream:
 
         @stream.on(Trade)
         def quick(trade: Trade) -> None:
@@ -394,21 +394,21 @@ async def test_callbacks_plain_and_async_get_every_event_in_order(registry: Regi
     assert plain == waited == list(range(50))
 
 
-async def test_a_plain_callback_is_called_in_the_turn_of_the_read(registry: Registry) -> None:
-    """Also where a consumer attached before it has been woken, and has not had its turn yet."""
-    story: list[tuple[str, Any]] = []
-    async with opened(registry, each(20)) as stream:
+async def test_a_plain_callback_is_called_before_waiting_consumers_run(registry: Registry) -> None:
+    """Even if a consumer that attached earlier has been woken, but has not run yet."""
+    log: list[tuple[str, Any]] = []
+    async with opened(registry, sending_each(20)) as stream:
         trades = stream.of(Trade)
-        stream.on(Trade)(lambda trade: story.append(("called", trade.id)))
+        stream.on(Trade)(lambda trade: log.append(("called", trade.id)))
         with anyio.fail_after(10):
             async for trade in trades:
-                story.append(("taken", trade.id))
+                log.append(("taken", trade.id))
                 if trade.id == 19:
                     break
 
     for n in range(20):
-        assert story.index(("called", n)) < story.index(("taken", n))
-    assert [n for how, n in story if how == "called"] == list(range(20))
+        assert log.index(("called", n)) < log.index(("taken", n))
+    assert [n for action, n in log if action == "called"] == list(range(20))
 
 
 async def test_a_plain_callback_that_returns_an_awaitable_is_awaited_each_time(
@@ -422,7 +422,7 @@ async def test_a_plain_callback_that_returns_an_awaitable_is_awaited_each_time(
         await anyio.lowlevel.checkpoint()
         done.append(number)
         if number % 10 == 3:
-            raise ValueError(f"{number} is not to my taste")
+            raise ValueError(f"{number} is rejected")
         if number == 49:
             stream.stop()
 
@@ -440,11 +440,11 @@ async def test_a_plain_callback_that_raises_gets_the_next_event(registry: Regist
     async with opened(registry, sending(range(10))) as stream:
 
         @stream.on(Trade)
-        def picky(trade: Trade) -> None:
+        def failing(trade: Trade) -> None:
             got.append(trade.id)  # type: ignore[arg-type]
             if trade.id == 9:
                 stream.stop()
-            raise ValueError(f"{trade.id} is not to my taste")
+            raise ValueError(f"{trade.id} is rejected")
 
         with anyio.fail_after(10):
             await stream.run()
@@ -453,36 +453,36 @@ async def test_a_plain_callback_that_raises_gets_the_next_event(registry: Regist
     assert stream.counters["callback_errors"] == 10
 
 
-async def test_leaving_drains_what_callbacks_have_queued(registry: Registry) -> None:
+async def test_leaving_waits_until_callbacks_have_emptied_their_queues(registry: Registry) -> None:
     got: list[int] = []
-    async with opened(registry, each(30)) as stream:
+    async with opened(registry, sending_each(30)) as stream:
 
         @stream.on(Trade)
         async def slow(trade: Trade) -> None:
             await anyio.sleep(0.002)
             got.append(trade.id)  # type: ignore[arg-type]
 
-        await upto(stream.of(Trade), 29)
+        await read_until(stream.of(Trade), 29)
         before = len(got)
 
     assert before < 30
     assert got == list(range(30))
 
 
-async def test_leaving_by_an_exception_waits_for_nobody(registry: Registry) -> None:
+async def test_leaving_by_an_exception_does_not_wait_for_callbacks(registry: Registry) -> None:
     with anyio.fail_after(3), pytest.raises(KeyError):
-        async with opened(registry, each(30)) as stream:
+        async with opened(registry, sending_each(30)) as stream:
 
             @stream.on(Trade)
             async def stuck(trade: Trade) -> None:
                 await anyio.sleep_forever()
 
-            await upto(stream.of(Trade), 29)
+            await read_until(stream.of(Trade), 29)
             raise KeyError("mine")
 
 
 async def test_run_ends_when_the_stream_is_stopped(registry: Registry) -> None:
-    async with opened(registry, each(1)) as stream:
+    async with opened(registry, sending_each(1)) as stream:
         stream.on(Trade)(lambda trade: stream.stop())
         with anyio.fail_after(5):
             await stream.run()
@@ -490,18 +490,18 @@ async def test_run_ends_when_the_stream_is_stopped(registry: Registry) -> None:
     assert stream.error is None
 
 
-async def test_run_raises_what_ended_the_stream(registry: Registry) -> None:
+async def test_run_raises_the_error_that_ended_the_stream(registry: Registry) -> None:
     failed = ConnectionFailed("acme", "for good")
     failed.retryable = False
-    wire = each(1)
+    wire = sending_each(1)
     wire.refusals = [failed]
     with anyio.fail_after(5), pytest.raises(ConnectionFailed, match="for good"):
         async with opened(registry, wire) as stream:
             await stream.run()
 
 
-async def test_stopping_before_anybody_listens_ends_at_once(registry: Registry) -> None:
-    wire = each(1)
+async def test_stopping_before_a_consumer_attaches_ends_at_once(registry: Registry) -> None:
+    wire = sending_each(1)
     async with opened(registry, wire) as stream:
         stream.stop()
         with anyio.fail_after(5):
@@ -516,7 +516,7 @@ async def test_stopping_before_anybody_listens_ends_at_once(registry: Registry) 
 
 @define
 class Store:
-    """A sink that keeps what it is given, and fails when told to."""
+    """A sink that keeps its events, and fails if configured to."""
 
     batches: list[list[Event]] = field(factory=list)
     backends: frozenset[str] = frozenset({"asyncio", "trio"})
@@ -559,7 +559,7 @@ async def test_a_sink_gets_batches_of_the_types_asked_for_and_is_closed(
 ) -> None:
     wire = sending([0, 1, 2], [3, 4])
     async with opened(registry, wire, sinks=[SinkSpec("store", types=("trade",))]) as stream:
-        await upto(stream.of(Trade), 4)
+        await read_until(stream.of(Trade), 4)
 
     assert [[t.id for t in batch] for batch in store.batches] == [[0, 1, 2], [3, 4]]  # type: ignore[union-attr]
     assert store.closed == 1
@@ -568,13 +568,13 @@ async def test_a_sink_gets_batches_of_the_types_asked_for_and_is_closed(
 async def test_a_sink_without_types_gets_everything_and_needs_no_consumer(
     registry: Registry, store: Store
 ) -> None:
-    wire = each(3)
+    wire = sending_each(3)
     async with (
         opened(registry, wire, sinks=[SinkSpec("store")]) as stream,
         anyio.create_task_group() as tasks,
     ):
         tasks.start_soon(stream.run)
-        await until(lambda: len([e for e in store.events if isinstance(e, Trade)]) == 3)
+        await wait_until(lambda: len([e for e in store.events if isinstance(e, Trade)]) == 3)
         stream.stop()
 
     assert [e.state for e in store.events if isinstance(e, Status)] == [
@@ -585,13 +585,13 @@ async def test_a_sink_without_types_gets_everything_and_needs_no_consumer(
     assert store.closed == 1
 
 
-async def test_a_sink_that_fails_harms_nobody_and_is_counted(
+async def test_an_error_of_a_sink_is_counted_and_affects_no_other_consumer(
     registry: Registry, store: Store
 ) -> None:
     store.fails_on = frozenset({3, 7})
     sinks = [SinkSpec("store", types=("trade",))]
-    async with opened(registry, each(20), sinks=sinks) as stream:
-        trades = await upto(stream.of(Trade), 19)
+    async with opened(registry, sending_each(20), sinks=sinks) as stream:
+        trades = await read_until(stream.of(Trade), 19)
     written = [t.id for t in store.events]  # type: ignore[union-attr]
 
     assert len(trades) == 20
@@ -600,36 +600,36 @@ async def test_a_sink_that_fails_harms_nobody_and_is_counted(
     assert store.closed == 1
 
 
-async def test_a_sink_that_fails_to_close_harms_nobody_and_is_counted(
+async def test_an_error_while_closing_a_sink_is_counted_and_affects_no_other_consumer(
     registry: Registry, store: Store
 ) -> None:
     store.fails_to_close = True
-    async with opened(registry, each(2), sinks=[SinkSpec("store")]) as stream:
-        trades = await upto(stream.of(Trade), 1)
+    async with opened(registry, sending_each(2), sinks=[SinkSpec("store")]) as stream:
+        trades = await read_until(stream.of(Trade), 1)
 
     assert len(trades) == 2
     assert stream.counters["sink_errors"] == 1
 
 
-async def test_what_a_sink_has_queued_is_written_before_it_is_closed(
+async def test_queued_events_are_written_before_a_sink_is_closed(
     registry: Registry, store: Store
 ) -> None:
     sinks = [SinkSpec("store", types=("trade",), queue=QueueSpec(size=1000))]
-    async with opened(registry, each(100), sinks=sinks) as stream:
-        await upto(stream.of(Trade), 99)
+    async with opened(registry, sending_each(100), sinks=sinks) as stream:
+        await read_until(stream.of(Trade), 99)
 
     assert [t.id for t in store.events] == list(range(100))  # type: ignore[union-attr]
 
 
-async def test_a_sink_that_falls_behind_under_the_policy_error_is_counted(
+async def test_an_overflow_of_a_sink_with_the_policy_error_is_counted(
     registry: Registry, store: Store
 ) -> None:
     sinks = [SinkSpec("store", types=("trade",), queue=QueueSpec(size=1, policy="error"))]
     async with opened(
         registry, sending(*([n, n + 1000] for n in range(30))), sinks=sinks
     ) as stream:
-        await upto(stream.of(Trade), 1029)
-        await until(lambda: store.closed)
+        await read_until(stream.of(Trade), 1029)
+        await wait_until(lambda: store.closed)
         errors = stream.counters["overflows"]
 
     assert len(store.events) < 60
@@ -641,24 +641,24 @@ async def test_a_sink_that_needs_another_event_loop_is_refused(
 ) -> None:
     store.backends = frozenset({"asyncio", "trio"} - {anyio_backend})
     with pytest.raises(BackendUnsupported, match="'store' needs"), anyio.fail_after(5):
-        async with opened(registry, each(1), sinks=[SinkSpec("store")]) as stream:
-            await upto(stream.of(Trade), 0)
+        async with opened(registry, sending_each(1), sinks=[SinkSpec("store")]) as stream:
+            await read_until(stream.of(Trade), 0)
 
 
-async def test_a_sink_that_fails_is_made_anew_where_the_stack_says_so(registry: Registry) -> None:
-    made: list[Store] = []
+async def test_a_failed_sink_is_restarted_if_configured(registry: Registry) -> None:
+    sinks_built: list[Store] = []
 
     class Plugin:
         @hookimpl
         def sink(self, settings: Any) -> Store:
-            made.append(Store(fails_on=frozenset({3}) if not made else frozenset()))
-            return made[-1]
+            sinks_built.append(Store(fails_on=frozenset({3}) if not sinks_built else frozenset()))
+            return sinks_built[-1]
 
     registry.register(Plugin(), "store")
     sinks = [SinkSpec("store", types=("trade",), on_error="restart")]
-    async with opened(registry, each(6), sinks=sinks) as stream:
-        await upto(stream.of(Trade), 5)
-    first, second = made
+    async with opened(registry, sending_each(6), sinks=sinks) as stream:
+        await read_until(stream.of(Trade), 5)
+    first, second = sinks_built
 
     assert [t.id for t in first.events] == [0, 1, 2]  # type: ignore[union-attr]
     assert [t.id for t in second.events] == [4, 5]  # type: ignore[union-attr]
@@ -666,13 +666,11 @@ async def test_a_sink_that_fails_is_made_anew_where_the_stack_says_so(registry: 
     assert stream.counters["sink_errors"] == 1
 
 
-async def test_a_sink_that_fails_is_left_out_where_the_stack_says_so(
-    registry: Registry, store: Store
-) -> None:
+async def test_a_failed_sink_is_disabled_if_configured(registry: Registry, store: Store) -> None:
     store.fails_on = frozenset({3})
     sinks = [SinkSpec("store", types=("trade",), on_error="disable")]
-    async with opened(registry, each(20), sinks=sinks) as stream:
-        trades = await upto(stream.of(Trade), 19)
+    async with opened(registry, sending_each(20), sinks=sinks) as stream:
+        trades = await read_until(stream.of(Trade), 19)
 
     assert len(trades) == 20
     assert [t.id for t in store.events] == [0, 1, 2]  # type: ignore[union-attr]

@@ -1,4 +1,4 @@
-"""Budgets, in virtual time."""
+"""Rate limits in virtual time."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from tapeloom_testing import VirtualClock
 @pytest.mark.parametrize("count", [1, 3, 5])
 async def test_no_window_of_the_rate_holds_more_than_the_rate_allows(count: int) -> None:
     clock = VirtualClock()
-    budget = RateLimit(Rate(count, 1.0), clock)
+    limit = RateLimit(Rate(count, 1.0), clock)
     times = []
     async with clock.running():
         for n in range(40):
-            await budget.take()
+            await limit.acquire()
             times.append(clock.monotonic())
             if n == 20:
                 await clock.sleep(10)
@@ -28,56 +28,56 @@ async def test_no_window_of_the_rate_holds_more_than_the_rate_allows(count: int)
     assert all(a <= b for a, b in pairwise(times))
 
 
-async def test_waiting_costs_no_more_than_the_rate_demands() -> None:
+async def test_waiting_takes_no_longer_than_the_rate_demands() -> None:
     clock = VirtualClock()
-    budget = RateLimit(Rate(5, 1.0), clock)
+    limit = RateLimit(Rate(5, 1.0), clock)
     async with clock.running():
         for _ in range(11):
-            await budget.take()
+            await limit.acquire()
 
     assert clock.monotonic() == pytest.approx(2.0, abs=0.01)
 
 
 async def test_weights_add_up() -> None:
     clock = VirtualClock()
-    budget = RateLimit(Rate(100, 60.0), clock)
+    limit = RateLimit(Rate(100, 60.0), clock)
     async with clock.running():
-        await budget.take(60)
-        await budget.take(40)
+        await limit.acquire(60)
+        await limit.acquire(40)
         before = clock.monotonic()
-        await budget.take(50)
+        await limit.acquire(50)
 
     assert before == 0
     assert clock.monotonic() == pytest.approx(60, abs=0.1)
 
 
-async def test_a_weight_over_the_whole_budget_takes_all_of_it() -> None:
+async def test_a_weight_above_the_limit_uses_the_whole_limit() -> None:
     clock = VirtualClock()
-    budget = RateLimit(Rate(10, 1.0), clock)
+    limit = RateLimit(Rate(10, 1.0), clock)
     async with clock.running():
-        await budget.take(99)
-        await budget.take(1)
+        await limit.acquire(99)
+        await limit.acquire(1)
 
     assert clock.monotonic() == pytest.approx(1, abs=0.01)
 
 
-async def test_a_pause_that_the_venue_asks_for_is_kept_by_all() -> None:
+async def test_a_pause_holds_for_all_who_wait() -> None:
     clock = VirtualClock()
-    budget = RateLimit(Rate(10, 1.0), clock)
-    budget.pause(30)
+    limit = RateLimit(Rate(10, 1.0), clock)
+    limit.pause(30)
     async with clock.running(), anyio.create_task_group() as tasks:
         for _ in range(3):
-            tasks.start_soon(budget.take)
+            tasks.start_soon(limit.acquire)
 
     assert clock.monotonic() == pytest.approx(30, abs=0.01)
 
 
-def test_a_budget_belongs_to_a_host_and_a_purpose() -> None:
-    budgets = RateLimits(VirtualClock())
+def test_a_limit_belongs_to_a_host_and_a_purpose() -> None:
+    limits = RateLimits(VirtualClock())
     rate = Rate(1, 1.0)
-    one = budgets.of("wss://a.example/ws", "dial", rate)
+    dial_limit = limits.limit("wss://a.example/ws", "dial", rate)
 
-    assert one is budgets.of("wss://a.example/other", "dial", rate)
-    assert one is not budgets.of("wss://b.example/ws", "dial", rate)
-    assert one is not budgets.of("wss://a.example/ws", "rest", rate)
-    assert budgets.of("wss://a.example/ws", "dial", None) is None
+    assert dial_limit is limits.limit("wss://a.example/other", "dial", rate)
+    assert dial_limit is not limits.limit("wss://b.example/ws", "dial", rate)
+    assert dial_limit is not limits.limit("wss://a.example/ws", "rest", rate)
+    assert limits.limit("wss://a.example/ws", "dial", None) is None

@@ -1,4 +1,4 @@
-"""A connection that fails again and again: tried for ever, or, where the stack says so, given up."""
+"""`max_attempts`: without it a failing connection is retried for ever, with it the feed ends."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def spec(symbols: Sequence[str] = ("BTC/USD",), **more: Any) -> FeedSpec:
 async def events_until_the_end(
     registry: Registry, wire: FakeWire, feed: FeedSpec, clock: VirtualClock, seconds: float = HOUR
 ) -> tuple[list[Event], Exception | None]:
-    """Return what came in so many seconds, or until the stream failed, and what it failed with."""
+    """Return the events of so many seconds, or until the stream failed, and its error."""
     events: list[Event] = []
     error: Exception | None = None
 
@@ -43,8 +43,8 @@ async def events_until_the_end(
         try:
             async for event in stream:
                 events.append(event)  # noqa: PERF401 - what came before the error counts
-        except RetriesExhausted as given_up:
-            error = given_up
+        except RetriesExhausted as exhausted:
+            error = exhausted
         tasks.cancel_scope.cancel()
 
     with anyio.fail_after(20):
@@ -59,40 +59,40 @@ async def events_until_the_end(
     return events, error
 
 
-def told(events: Sequence[Event], state: str) -> list[Status]:
+def statuses(events: Sequence[Event], state: str) -> list[Status]:
     return [event for event in events if isinstance(event, Status) and event.state == state]
 
 
-async def test_unless_a_number_is_said_a_venue_that_is_down_is_tried_for_ever(
+async def test_without_max_attempts_a_venue_that_is_down_is_dialled_for_ever(
     registry: Registry,
 ) -> None:
     wire = FakeWire(acking, refusals=refusals(10_000))
     events, error = await events_until_the_end(registry, wire, spec(), VirtualClock(), 24 * HOUR)
 
     assert error is None
-    assert len(told(events, "reconnecting")) > 1000
-    assert told(events, "failed") == []
+    assert len(statuses(events, "reconnecting")) > 1000
+    assert statuses(events, "failed") == []
 
 
-@pytest.mark.parametrize("most", [1, 3])
-async def test_after_as_many_attempts_as_are_allowed_the_feed_ends_and_says_why(
-    registry: Registry, most: int
+@pytest.mark.parametrize("max_attempts", [1, 3])
+async def test_after_max_attempts_the_feed_ends_with_the_reason(
+    registry: Registry, max_attempts: int
 ) -> None:
     wire = FakeWire(acking, refusals=refusals(10))
-    feed = spec(max_attempts=most)
+    feed = spec(max_attempts=max_attempts)
     events, error = await events_until_the_end(registry, wire, feed, VirtualClock())
 
     assert isinstance(error, RetriesExhausted)
-    assert error.attempts == most
+    assert error.attempts == max_attempts
     assert isinstance(error.__cause__, ConnectionFailed)
     assert "it refused the connection" in str(error)
     assert "raise max_attempts in [[feed]]" in str(error)
-    assert len(wire.refusals) == 10 - most  # not one more
-    assert len(told(events, "reconnecting")) == most - 1
-    assert [status.detail for status in told(events, "failed")] == [str(error)]
+    assert len(wire.refusals) == 10 - max_attempts  # and no further attempt
+    assert len(statuses(events, "reconnecting")) == max_attempts - 1
+    assert [status.detail for status in statuses(events, "failed")] == [str(error)]
 
 
-async def test_only_attempts_in_a_row_count_and_a_healthy_life_begins_them_anew(
+async def test_only_attempts_in_a_row_count_and_a_long_connection_resets_them(
     registry: Registry,
 ) -> None:
     clock = VirtualClock()
@@ -110,10 +110,10 @@ async def test_only_attempts_in_a_row_count_and_a_healthy_life_begins_them_anew(
     assert isinstance(error.__cause__, ConnectionLost)
     # Each healthy life began the count anew, with its own end as the first of the row.
     assert len(wire.ends) == 4
-    assert len(told(events, "reconnecting")) == 3
+    assert len(statuses(events, "reconnecting")) == 3
 
 
-async def test_a_connection_that_is_given_up_ends_what_it_carried_and_no_other(
+async def test_an_abandoned_connection_ends_its_own_subscriptions_only(
     registry: Registry, acme: Any
 ) -> None:
     """Two connections: the first is refused until it is given up, the second goes on."""
@@ -133,17 +133,17 @@ async def test_a_connection_that_is_given_up_ends_what_it_carried_and_no_other(
     wire = FakeWire(answer)
     feed = spec(("BTC/USD", "ETH/USD"), max_attempts=4)
     events, error = await events_until_the_end(registry, wire, feed, clock, 600.0)
-    ended = told(events, "abandoned")
+    ended = statuses(events, "abandoned")
 
     assert error is None
     assert [(status.symbol, status.channel) for status in ended] == [("ETH/USD", "trades")]
     assert "given up after 4 attempts in a row" in ended[0].detail
     assert len([event for event in events if isinstance(event, Trade)]) > 500
-    assert told(events, "failed") == []
+    assert statuses(events, "failed") == []
 
 
-async def test_a_source_is_given_up_like_any_connection(registry: Registry) -> None:
-    class Well:
+async def test_a_source_ends_after_max_attempts_like_a_connection(registry: Registry) -> None:
+    class FailingSource:
         backends = frozenset({"asyncio", "trio"})
         channels = frozenset({"trades"})
         resumes = False
@@ -156,12 +156,12 @@ async def test_a_source_is_given_up_like_any_connection(registry: Registry) -> N
         def symbols_changed(self) -> None:
             pass
 
-    well = Well()
+    source = FailingSource()
 
     class Plugin:
         @hookimpl
-        def connect(self, feed: Feed) -> Well:
-            return well
+        def connect(self, feed: Feed) -> FailingSource:
+            return source
 
     registry.register(Plugin(), "well")
     feed = FeedSpec("well", ["BTC/USD"], ["trades"], max_attempts=5)
@@ -169,13 +169,13 @@ async def test_a_source_is_given_up_like_any_connection(registry: Registry) -> N
 
     assert isinstance(error, RetriesExhausted)
     assert isinstance(error.__cause__, ConnectionLost)
-    assert (error.attempts, well.runs) == (5, 5)
-    assert len(told(events, "reconnecting")) == 4
-    assert len(told(events, "failed")) == 1
+    assert (error.attempts, source.runs) == (5, 5)
+    assert len(statuses(events, "reconnecting")) == 4
+    assert len(statuses(events, "failed")) == 1
 
 
 @pytest.mark.parametrize("attempts", [0, -1, "5", 1.5, True])
-def test_a_number_of_attempts_that_is_none_is_a_mistake_of_the_stack(attempts: Any) -> None:
+def test_an_invalid_max_attempts_is_a_config_error(attempts: Any) -> None:
     table = {
         "venue": "acme",
         "symbols": ["BTC/USD"],
@@ -187,7 +187,7 @@ def test_a_number_of_attempts_that_is_none_is_a_mistake_of_the_stack(attempts: A
         tapeloom.open({"feed": [table]}, registry=Registry({}))
 
 
-def test_the_number_stands_in_the_stack_or_in_code() -> None:
+def test_max_attempts_is_set_in_the_stack_or_in_code() -> None:
     stack = Stack(feeds=(spec(max_attempts=7),))
 
     assert stack.feeds[0].max_attempts == 7
@@ -196,16 +196,16 @@ def test_the_number_stands_in_the_stack_or_in_code() -> None:
         spec(max_attempts=0)
 
 
-# ------------------------------------------------------------------------ what is not tried again
+# ------------------------------------------------------------------------ no retry
 
 
 @pytest.mark.parametrize("where", ["dial", "codec", "source"])
-async def test_a_programming_error_is_raised_as_it_is_and_never_tried_again(
+async def test_a_programming_error_is_raised_unchanged_and_never_retried(
     registry: Registry, where: str
 ) -> None:
     runs: list[str] = []
 
-    class Well:
+    class FailingSource:
         backends = frozenset({"asyncio", "trio"})
         channels = frozenset({"trades"})
         resumes = False
@@ -219,8 +219,8 @@ async def test_a_programming_error_is_raised_as_it_is_and_never_tried_again(
 
     class Plugin:
         @hookimpl
-        def connect(self, feed: Feed) -> Well:
-            return Well()
+        def connect(self, feed: Feed) -> FailingSource:
+            return FailingSource()
 
     registry.register(Plugin(), "well")
     wire = FakeWire(acking, refusals=[TypeError("a defect")] if where == "dial" else [])

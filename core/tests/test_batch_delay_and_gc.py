@@ -1,4 +1,4 @@
-"""What a user may trade: a little delay for fewer reads, a collector that looks less often."""
+"""The settings `max_batch_delay` (fewer, larger reads) and `gc_threshold` (fewer collections)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def feed(**more: Any) -> FeedSpec:
 
 
 @pytest.mark.parametrize(("delay", "pauses"), [(0.0, 0), (0.015, 3)])
-async def test_reads_are_as_far_apart_as_asked_and_nothing_is_lost(
+async def test_reads_are_max_batch_delay_apart_and_nothing_is_lost(
     delay: float, pauses: int, registry: Registry
 ) -> None:
     slept: list[float] = []
@@ -55,18 +55,18 @@ async def test_reads_are_as_far_apart_as_asked_and_nothing_is_lost(
 
 
 @pytest.mark.parametrize("delay", [-0.1, 1.5, True, "1ms"])
-def test_a_delay_that_is_none_is_a_mistake(delay: Any) -> None:
+def test_an_invalid_max_batch_delay_is_a_config_error(delay: Any) -> None:
     with pytest.raises(tapeloom.errors.ConfigError, match="expected seconds from 0 to 1"):
         feed(max_batch_delay=delay)
 
 
 @pytest.mark.parametrize("threshold", [-1, 0.5, True])
-def test_a_threshold_that_is_none_is_a_mistake(threshold: Any) -> None:
+def test_an_invalid_gc_threshold_is_a_config_error(threshold: Any) -> None:
     with pytest.raises(tapeloom.errors.ConfigError, match="expected a whole number from 0 on"):
         Process(gc_threshold=threshold)
 
 
-async def test_the_collector_is_calm_while_the_stream_is_open_and_then_as_before(
+async def test_the_gc_is_tuned_while_the_stream_is_open_and_restored_after(
     registry: Registry,
 ) -> None:
     before, frozen = gc.get_threshold(), gc.get_freeze_count()
@@ -80,7 +80,7 @@ async def test_the_collector_is_calm_while_the_stream_is_open_and_then_as_before
     assert gc.get_freeze_count() == 0
 
 
-async def test_nothing_is_done_to_the_collector_unless_asked_for(registry: Registry) -> None:
+async def test_the_gc_is_not_changed_without_gc_threshold(registry: Registry) -> None:
     before = gc.get_threshold()
     async with tapeloom.open(Stack(feeds=(feed(),)), registry=registry, clock=VirtualClock()):
         assert gc.get_threshold() == before

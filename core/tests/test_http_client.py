@@ -1,4 +1,4 @@
-"""The HTTP client: through which proxy it goes, whom it trusts, and how it says what went wrong."""
+"""The HTTP client: its proxy, its certificates and its errors."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import anyio.abc
 import httpx
 import pytest
 from tapeloom import Network
-from tapeloom._network.http_client import client
+from tapeloom._network.http_client import http_client
 from tapeloom.errors import ConfigError
 
 
@@ -25,7 +25,7 @@ def no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @asynccontextmanager
 async def answering(status: int) -> AsyncIterator[tuple[str, list[str]]]:
-    """Answer every request with *status*; give the address, and the first lines of what came."""
+    """Answer every request with *status*; yield the address, and the list of request lines."""
     lines: list[str] = []
 
     async def serve(stream: anyio.abc.SocketStream) -> None:
@@ -43,7 +43,7 @@ async def answering(status: int) -> AsyncIterator[tuple[str, list[str]]]:
 
 
 async def test_requests_go_through_the_proxy_of_the_stack() -> None:
-    async with answering(200) as (url, lines), client(Network(proxy=url), "stack") as web:
+    async with answering(200) as (url, lines), http_client(Network(proxy=url), "stack") as web:
         await web.get("http://venue.example/depth")
         with pytest.raises(httpx.ConnectError):
             await web.get("https://venue.example/depth")  # the tunnel leads nowhere
@@ -56,20 +56,18 @@ async def test_requests_go_through_the_proxy_of_the_stack() -> None:
 
 @pytest.mark.parametrize("name", ["HTTP_PROXY", "ALL_PROXY"])
 @pytest.mark.parametrize("scheme", ["http://", ""])
-async def test_without_one_the_proxy_of_the_environment_is_taken(
+async def test_the_proxy_of_the_environment_is_used_if_the_stack_has_none(
     name: str, scheme: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with answering(200) as (url, lines), client(Network(), "stack") as web:
+    async with answering(200) as (url, lines), http_client(Network(), "stack") as web:
         monkeypatch.setenv(name.lower(), url.replace("http://", scheme))
         await web.get("http://venue.example/depth")
 
     assert lines == ["GET http://venue.example/depth HTTP/1.1"]
 
 
-async def test_hosts_that_the_environment_excepts_are_reached_without_a_proxy(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    async with answering(204) as (url, lines), client(Network(), "stack") as web:
+async def test_no_proxy_hosts_are_reached_directly(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with answering(204) as (url, lines), http_client(Network(), "stack") as web:
         monkeypatch.setenv("all_proxy", "http://proxy.invalid:3128")
         monkeypatch.setenv("no_proxy", "127.0.0.1,other.example")
         answer = await web.get(url + "/depth")
@@ -78,7 +76,7 @@ async def test_hosts_that_the_environment_excepts_are_reached_without_a_proxy(
     assert lines == ["GET /depth HTTP/1.1"]
 
 
-async def test_the_password_of_a_proxy_is_sent_to_it_and_to_nobody_else() -> None:
+async def test_the_password_of_a_proxy_is_sent_only_to_the_proxy() -> None:
     heads: list[bytes] = []
 
     async def serve(stream: anyio.abc.SocketStream) -> None:
@@ -91,34 +89,34 @@ async def test_the_password_of_a_proxy_is_sent_to_it_and_to_nobody_else() -> Non
     network = Network(proxy=f"http://me:not-a-password@127.0.0.1:{port}")
     async with listener, anyio.create_task_group() as tasks:
         tasks.start_soon(listener.serve, serve)
-        async with client(network, "stack") as web:
+        async with http_client(network, "stack") as web:
             await web.get("http://venue.example/depth")
         tasks.cancel_scope.cancel()
 
     assert b"Proxy-Authorization: Basic bWU6bm90LWEtcGFzc3dvcmQ=" in heads[0]
 
 
-async def test_a_proxy_that_refuses_is_a_proxy_error() -> None:
-    async with answering(407) as (url, _), client(Network(proxy=url), "stack") as web:
+async def test_an_error_status_of_the_proxy_is_a_proxy_error() -> None:
+    async with answering(407) as (url, _), http_client(Network(proxy=url), "stack") as web:
         with pytest.raises(httpx.ProxyError, match="407"):
             await web.get("https://venue.example/depth")
 
 
-async def test_nobody_listening_is_a_connect_error_of_httpx() -> None:
+async def test_a_refused_connection_is_a_connect_error_of_httpx() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-    async with client(Network(), "stack") as web:
+    async with http_client(Network(), "stack") as web:
         with pytest.raises(httpx.ConnectError):
             await web.get(f"http://127.0.0.1:{port}/")
 
 
-async def test_a_server_that_says_nothing_is_a_read_timeout_of_httpx() -> None:
+async def test_a_missing_response_is_a_read_timeout_of_httpx() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
-        async with client(Network(), "stack") as web:
+        async with http_client(Network(), "stack") as web:
             with pytest.raises(httpx.ReadTimeout):
                 await web.get(f"http://127.0.0.1:{silent.getsockname()[1]}/", timeout=0.05)
 
 
-def test_certificates_that_cannot_be_read_are_a_mistake_of_the_stack(tmp_path: Path) -> None:
+def test_an_unreadable_certificate_file_is_a_config_error(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"network\.ca: .*cannot be read as PEM certificates"):
-        client(Network(ca=str(tmp_path / "none.pem")), "stack")
+        http_client(Network(ca=str(tmp_path / "none.pem")), "stack")

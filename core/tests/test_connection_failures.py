@@ -1,4 +1,4 @@
-"""What the world does to a stream: names that cannot be resolved, certificates, proxies, in real sockets."""
+"""Connection failures on real sockets: host names, certificates, proxies."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tapeloom_testing import FakeClient, FakeVenue
 FEED = FeedSpec("acme", ["BTC/USD"], ["trades"])
 
 
-async def selling(client: FakeClient) -> None:
+async def send_a_trade(client: FakeClient) -> None:
     await client.send(json.dumps({"ok": json.loads(await client.receive_text())["id"]}))
     await client.send(json.dumps({"s": "BTCUSD", "t": 1, "p": "1", "q": "1", "i": 1}))
     await anyio.sleep_forever()
@@ -37,7 +37,7 @@ async def until_a_trade(registry: Registry, stack: Stack, states: list[Status]) 
                 states.append(event)
 
 
-async def test_a_name_that_cannot_be_resolved_for_a_while_is_tried_until_it_can(
+async def test_a_host_that_cannot_be_resolved_is_dialled_until_it_can(
     registry: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     resolve, asked = socket.getaddrinfo, []
@@ -52,20 +52,21 @@ async def test_a_name_that_cannot_be_resolved_for_a_while_is_tried_until_it_can(
 
     monkeypatch.setattr(socket, "getaddrinfo", resolver)
     states: list[Status] = []
-    async with FakeVenue(selling).serve() as venue:
+    async with FakeVenue(send_a_trade).serve() as venue:
         url = f"ws://venue.test:{venue.port}/ws"
         stack = Stack(feeds=(FEED,), venues={"acme": {"url": url}})
         await until_a_trade(registry, stack, states)
 
-    told = [one.detail for one in states if one.state == "reconnecting"]
-    assert len(told) == 3
-    assert all("the name of venue.test" in one and "could not be resolved" in one for one in told)
+    details = [status.detail for status in states if status.state == "reconnecting"]
+    assert len(details) == 3
+    assert all(
+        "the name of venue.test" in detail and "could not be resolved" in detail
+        for detail in details
+    )
     assert states[3].state == "connected"
 
 
-async def test_a_name_that_nobody_knows_is_given_up_where_the_stack_says_so(
-    registry: Registry,
-) -> None:
+async def test_an_unknown_host_ends_the_feed_after_max_attempts(registry: Registry) -> None:
     feed = FeedSpec("acme", ["BTC/USD"], ["trades"], max_attempts=1)
     stack = Stack(feeds=(feed,), venues={"acme": {"url": "ws://nowhere.invalid/ws"}})
     with pytest.raises(RetriesExhausted, match=r"nowhere\.invalid could not be resolved"):
@@ -75,7 +76,7 @@ async def test_a_name_that_nobody_knows_is_given_up_where_the_stack_says_so(
                     pass
 
 
-async def test_an_expired_certificate_ends_the_feed_at_once_and_says_what_to_do(
+async def test_an_expired_certificate_ends_the_feed_at_once_with_advice(
     registry: Registry, tmp_path: Path
 ) -> None:
     authority, root = trustme.CA(), tmp_path / "root.pem"
@@ -84,7 +85,7 @@ async def test_an_expired_certificate_ends_the_feed_at_once_and_says_what_to_do(
     old = authority.issue_cert("127.0.0.1", not_after=datetime(2020, 1, 1, tzinfo=UTC))
     old.configure_cert(context)
     states: list[str] = []
-    async with FakeVenue(selling, context=context).serve() as venue:
+    async with FakeVenue(send_a_trade, context=context).serve() as venue:
         stack = Stack(
             feeds=(FEED,), venues={"acme": {"url": venue.url()}}, network=Network(ca=str(root))
         )
@@ -101,7 +102,7 @@ async def test_an_expired_certificate_ends_the_feed_at_once_and_says_what_to_do(
 @pytest.mark.parametrize(
     ("status", "ends"), [(b"407 Proxy Authentication Required", True), (b"502 Bad Gateway", False)]
 )
-async def test_a_proxy_that_refuses_ends_the_feed_or_is_tried_again_as_is_right(
+async def test_a_refusing_proxy_ends_the_feed_or_is_retried_by_its_status(
     registry: Registry, status: bytes, ends: bool
 ) -> None:
     """The proxy refuses twice and then lets everything through."""
@@ -128,7 +129,7 @@ async def test_a_proxy_that_refuses_ends_the_feed_or_is_tried_again_as_is_right(
 
     states: list[Status] = []
     async with (
-        FakeVenue(selling).serve() as venue,
+        FakeVenue(send_a_trade).serve() as venue,
         await anyio.create_tcp_listener(local_host="127.0.0.1") as listener,
         anyio.create_task_group() as tasks,
     ):
@@ -141,10 +142,10 @@ async def test_a_proxy_that_refuses_ends_the_feed_or_is_tried_again_as_is_right(
         if ends:
             with pytest.raises(ConnectionFailed, match="the proxy wants a login"):
                 await until_a_trade(registry, stack, states)
-            assert [one.state for one in states] == ["failed"]
+            assert [status.state for status in states] == ["failed"]
         else:
             await until_a_trade(registry, stack, states)
-            assert [one.state for one in states][:3] == [
+            assert [status.state for status in states][:3] == [
                 "reconnecting",
                 "reconnecting",
                 "connected",

@@ -1,4 +1,4 @@
-"""Leaving a venue: read no more, end what was subscribed to at its pace, close properly, deliver the rest."""
+"""Closing a stream: stop reading, unsubscribe within the rate limits, send a close frame, deliver the rest."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ def frame(n: int, symbol: str = "BTCUSD") -> str:
     return json.dumps({"s": symbol, "t": n, "p": "1", "q": "1", "i": n})
 
 
-def said(end: WireEnd) -> list[tuple[str, list[str]]]:
+def sent_operations(end: WireEnd) -> list[tuple[str, list[str]]]:
     messages = [json.loads(text) for text in end.sent]
     return [(message["op"], message["args"]) for message in messages]
 
 
-async def acking(end: WireEnd, endpoint: Endpoint) -> None:
+async def acknowledge(end: WireEnd, endpoint: Endpoint) -> None:
     while True:
         end.push(json.dumps({"ok": json.loads(await end.take())["id"]}))
 
@@ -50,44 +50,42 @@ def opened(registry: Registry, wire: FakeWire, symbols: Any = ("BTC/USD",), **mo
 
 
 @pytest.mark.parametrize("how", ["stop", "leave"])
-async def test_what_was_subscribed_to_is_ended_before_the_connection_is_closed(
+async def test_subscriptions_are_ended_before_the_connection_is_closed(
     registry: Registry, how: str
 ) -> None:
-    wire = FakeWire(acking)
+    wire = FakeWire(acknowledge)
     async with opened(registry, wire, ("BTC/USD", "ETH/USD")) as stream:
         await states_until(stream, "subscribed")
         if how == "stop":
             stream.stop()
             await stream.run()
 
-    assert said(wire.ends[0]) == [
+    assert sent_operations(wire.ends[0]) == [
         ("sub", ["BTCUSD@trades", "ETHUSD@trades"]),
         ("unsub", ["BTCUSD@trades", "ETHUSD@trades"]),
     ]
 
 
-async def test_over_a_socket_the_last_words_come_before_a_proper_close_frame(
-    registry: Registry,
-) -> None:
-    """The venue goes on sending all the while."""
-    heard: list[Any] = []
+async def test_unsubscribe_is_sent_before_the_close_frame(registry: Registry) -> None:
+    """The venue keeps sending meanwhile."""
+    received: list[Any] = []
     gone = anyio.Event()
 
     async def script(client: FakeClient) -> None:
-        heard.append(json.loads(await client.receive_text())["op"])
+        received.append(json.loads(await client.receive_text())["op"])
         await client.send(json.dumps({"ok": 1}), frame(1))
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(selling, client)
-            while not heard or not isinstance(heard[-1], ws.CloseConnection):
+            tasks.start_soon(keep_sending, client)
+            while not received or not isinstance(received[-1], ws.CloseConnection):
                 event = await client.receive()
-                heard.append(
+                received.append(
                     json.loads(event.data)["op"] if isinstance(event, ws.TextMessage) else event
                 )
             tasks.cancel_scope.cancel()
         gone.set()
 
-    async def selling(client: FakeClient) -> None:
-        # Our farewell may be read just as it has something to say.
+    async def keep_sending(client: FakeClient) -> None:
+        # The close frame may arrive while a message is being sent.
         with suppress(LocalProtocolError):
             for n in range(2, 10_000):
                 await client.send(frame(n))
@@ -103,18 +101,18 @@ async def test_over_a_socket_the_last_words_come_before_a_proper_close_frame(
                         break
             await gone.wait()
 
-    assert heard[:2] == ["sub", "unsub"]
-    assert isinstance(heard[2], ws.CloseConnection)
-    assert heard[2].code == 1000
+    assert received[:2] == ["sub", "unsub"]
+    assert isinstance(received[2], ws.CloseConnection)
+    assert received[2].code == 1000
 
 
-async def test_nothing_is_read_any_more_once_the_stream_is_stopped(registry: Registry) -> None:
+async def test_a_stopped_stream_reads_nothing_more(registry: Registry) -> None:
     ends: list[WireEnd] = []
 
     async def answer(end: WireEnd, endpoint: Endpoint) -> None:
         ends.append(end)
         end.push(json.dumps({"ok": json.loads(await end.take())["id"]}), frame(1))
-        await end.take()  # what it says at the end is answered with more of the same
+        await end.take()  # the unsubscribe is answered with more trades
         end.push(frame(2), frame(3))
         await anyio.sleep_forever()
 
@@ -128,10 +126,10 @@ async def test_nothing_is_read_any_more_once_the_stream_is_stopped(registry: Reg
     assert got == [1]
 
 
-async def test_the_venue_s_pace_is_kept_to_the_end_and_what_would_take_too_long_is_not_said(
+async def test_unsubscribing_keeps_the_rate_limit_and_stops_at_the_deadline(
     registry: Registry, acme: Any
 ) -> None:
-    """50 messages would take 25 seconds; two is what leaving may take."""
+    """50 messages would take 25 seconds; unsubscribing has two seconds."""
     acme.endpoint = {
         "message_rate": Rate(2, 1.0),
         "ack_timeout_seconds": 1e6,
@@ -151,15 +149,15 @@ async def test_the_venue_s_pace_is_kept_to_the_end_and_what_would_take_too_long_
     async with clock.running(), opened(registry, FakeWire(answer), symbols, clock=clock) as stream:
         await states_until(stream, "subscribed", 50)
         stopped = clock.monotonic()
-    every = [at for _, at in times]
-    last = [at for op, at in times if op == "unsub"]
+    all_times = [sent_at for _, sent_at in times]
+    unsubscribe_times = [sent_at for op, sent_at in times if op == "unsub"]
 
-    assert all(later - earlier >= 0.5 for earlier, later in itertools.pairwise(every))
-    assert 4 <= len(last) <= 5
-    assert last[-1] - stopped <= 2.0
+    assert all(later - earlier >= 0.5 for earlier, later in itertools.pairwise(all_times))
+    assert 4 <= len(unsubscribe_times) <= 5
+    assert unsubscribe_times[-1] - stopped <= 2.0
 
 
-async def test_what_was_refused_dropped_or_never_asked_for_is_not_ended(
+async def test_refused_dropped_and_unsent_subscriptions_are_not_ended(
     registry: Registry, acme: Any
 ) -> None:
     acme.endpoint = {"message_rate": Rate(1, 1.0), "ack_timeout_seconds": 1e6}
@@ -178,8 +176,8 @@ async def test_what_was_refused_dropped_or_never_asked_for_is_not_ended(
     async with clock.running(), opened(registry, wire, symbols, clock=clock) as stream:
         await states_until(stream, "refused", 10)  # the second message
         await stream.drop("S3/USD")
-    ended = [name for op, names in said(wire.ends[0]) if op == "unsub" for name in names]
-    begun = {name for op, names in said(wire.ends[0]) if op == "sub" for name in names}
+    ended = [name for op, names in sent_operations(wire.ends[0]) if op == "unsub" for name in names]
+    begun = {name for op, names in sent_operations(wire.ends[0]) if op == "sub" for name in names}
 
     assert ended[0] == "S3USD@trades"
     assert ended.count("S3USD@trades") == 1
@@ -187,10 +185,8 @@ async def test_what_was_refused_dropped_or_never_asked_for_is_not_ended(
     assert set(ended) <= begun
 
 
-async def test_where_nothing_is_open_nothing_is_said_and_nobody_is_dialled_any_more(
-    registry: Registry,
-) -> None:
-    wire = FakeWire(acking, refusals=[ConnectionFailed("acme", "not now") for _ in range(100)])
+async def test_without_an_open_connection_nothing_is_sent_or_dialled(registry: Registry) -> None:
+    wire = FakeWire(acknowledge, refusals=[ConnectionFailed("acme", "not now") for _ in range(100)])
     clock = VirtualClock()
     async with clock.running(), opened(registry, wire, clock=clock) as stream:
         await states_until(stream, "reconnecting", 3)
@@ -202,7 +198,7 @@ async def test_where_nothing_is_open_nothing_is_said_and_nobody_is_dialled_any_m
     assert len(wire.refusals) == left
 
 
-async def test_a_venue_that_cuts_the_line_while_it_is_being_left_is_not_dialled_again(
+async def test_a_connection_lost_while_unsubscribing_is_not_dialled_again(
     registry: Registry, acme: Any
 ) -> None:
     acme.endpoint = {"message_rate": Rate(2, 1.0), "ack_timeout_seconds": 1e6}
@@ -228,18 +224,18 @@ async def test_a_venue_that_cuts_the_line_while_it_is_being_left_is_not_dialled_
     assert "reconnecting" not in states
 
 
-async def test_whoever_cannot_wait_does_not(registry: Registry, acme: Any) -> None:
-    """An exception leaves at once: nothing more is said."""
-    wire = FakeWire(acking)
+async def test_an_exception_leaves_without_unsubscribing(registry: Registry, acme: Any) -> None:
+    """An exception closes the connections at once: nothing more is sent."""
+    wire = FakeWire(acknowledge)
     with pytest.raises(KeyboardInterrupt):
         async with opened(registry, wire) as stream:
             await states_until(stream, "subscribed")
             raise KeyboardInterrupt
 
-    assert [op for op, _ in said(wire.ends[0])] == ["sub"]
+    assert [op for op, _ in sent_operations(wire.ends[0])] == ["sub"]
 
 
-async def test_a_consumer_that_blocks_does_not_keep_the_last_words_back(registry: Registry) -> None:
+async def test_a_blocking_consumer_does_not_delay_unsubscribing(registry: Registry) -> None:
     async def answer(end: WireEnd, endpoint: Endpoint) -> None:
         end.push(json.dumps({"ok": json.loads(await end.take())["id"]}))
         for n in range(50):
@@ -252,10 +248,10 @@ async def test_a_consumer_that_blocks_does_not_keep_the_last_words_back(registry
         await anyio.wait_all_tasks_blocked()
         stream.stop()
         with anyio.fail_after(5):
-            while len(wire.ends[0].sent) < 2:  # noqa: ASYNC110 - it is the outside that changes
+            while len(wire.ends[0].sent) < 2:  # noqa: ASYNC110 - there is no event to wait for
                 await anyio.sleep(0.001)
         taken = [trade.id async for trade in slow]
 
-    assert [op for op, _ in said(wire.ends[0])] == ["sub", "unsub"]
+    assert [op for op, _ in sent_operations(wire.ends[0])] == ["sub", "unsub"]
     assert taken == list(range(len(taken)))  # what was read before is still delivered, in order
     assert len(taken) >= 2

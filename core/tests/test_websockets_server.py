@@ -1,7 +1,7 @@
-"""The session against `websockets`, a server that shares no line with it: asyncio and trio, plain and
+"""The WebSocket client with a server of the `websockets` library as peer: asyncio and trio, plain and
 TLS, compressed and not.
 
-The server runs in threads of its own, so that it is the same on both event loops.
+The server runs in its own threads, independent of the client's event loop.
 """
 
 from __future__ import annotations
@@ -28,14 +28,16 @@ from websockets.extensions.permessage_deflate import ServerPerMessageDeflateFact
 from websockets.sync.server import ServerConnection, serve
 
 Behaviour = Callable[[ServerConnection], Any]
-#: What a server may make of an offer; None: nothing.
+#: The extension that a server negotiates; None: no compression.
 DEFLATES = {
     "plain": None,
     "deflate": ServerPerMessageDeflateFactory(),
-    "forgetful": ServerPerMessageDeflateFactory(
+    "no context": ServerPerMessageDeflateFactory(
         server_no_context_takeover=True, client_no_context_takeover=True
     ),
-    "narrow": ServerPerMessageDeflateFactory(server_max_window_bits=9, client_max_window_bits=9),
+    "small window": ServerPerMessageDeflateFactory(
+        server_max_window_bits=9, client_max_window_bits=9
+    ),
 }
 
 
@@ -56,24 +58,24 @@ def tls(authority: trustme.CA) -> ssl.SSLContext:
 
 
 class Server:
-    """Runs *behave* for every connection; what it returns can be waited for."""
+    """Runs *behave* for every connection and collects the results."""
 
     def __init__(self, behave: Behaviour) -> None:
         self.url = ""
-        self.agreed: list[str | None] = []
+        self.extensions: list[str | None] = []
         self._behave = behave
         self._results: Queue[Any] = Queue()
 
     def __call__(self, connection: ServerConnection) -> None:
         assert connection.response is not None
-        self.agreed.append(connection.response.headers.get("Sec-WebSocket-Extensions"))
+        self.extensions.append(connection.response.headers.get("Sec-WebSocket-Extensions"))
         try:
             self._results.put(self._behave(connection))
         except Exception as error:
             self._results.put(error)
 
     async def result(self) -> Any:
-        """Return what a connection came to."""
+        """Return the result of *behave* of the next connection that has ended."""
         return await anyio.to_thread.run_sync(partial(self._results.get, timeout=20))
 
 
@@ -81,18 +83,18 @@ class Server:
 def serving(
     behave: Behaviour, deflate: str = "plain", context: ssl.SSLContext | None = None
 ) -> Iterator[Server]:
-    answers = Server(behave)
+    running = Server(behave)
     factory = DEFLATES[deflate]
     with serve(
-        answers, "127.0.0.1", 0, ssl=context, compression=None, ping_interval=None,
+        running, "127.0.0.1", 0, ssl=context, compression=None, ping_interval=None,
         extensions=[factory] if factory is not None else [], max_size=None, close_timeout=5,
     ) as server:  # fmt: skip
         scheme = "ws" if context is None else "wss"
-        answers.url = f"{scheme}://127.0.0.1:{server.socket.getsockname()[1]}/"
+        running.url = f"{scheme}://127.0.0.1:{server.socket.getsockname()[1]}/"
         thread = Thread(target=server.serve_forever)
         thread.start()
         try:
-            yield answers
+            yield running
         finally:
             server.shutdown()
             thread.join()
@@ -128,7 +130,7 @@ async def end_of(link: Link) -> ConnectionLost:
 
 
 def close_of(connection: ServerConnection) -> tuple[int, str] | None:
-    """Return the close frame that the client sends, whatever comes before it."""
+    """Return code and reason of the client's close frame, after any messages."""
     try:
         while True:
             connection.recv(10)
@@ -138,7 +140,7 @@ def close_of(connection: ServerConnection) -> tuple[int, str] | None:
 
 noise = random.Random(8)
 LARGE = noise.randbytes(300_000)
-#: What is sent, in one piece or in several, and what must come.
+#: Messages sent, whole or in fragments, and the payload expected.
 SENT: list[tuple[str | bytes | list[str] | list[bytes], bytes]] = [
     ("", b""),
     (b"", b""),
@@ -155,7 +157,7 @@ SENT: list[tuple[str | bytes | list[str] | list[bytes], bytes]] = [
 
 
 @pytest.mark.parametrize("deflate", DEFLATES)
-async def test_messages_of_all_kinds_and_sizes_arrive_as_they_were_sent(
+async def test_messages_of_all_kinds_and_sizes_arrive_unchanged(
     deflate: str, context: ssl.SSLContext | None, authority: trustme.CA
 ) -> None:
     def behave(connection: ServerConnection) -> Any:
@@ -170,19 +172,19 @@ async def test_messages_of_all_kinds_and_sizes_arrive_as_they_were_sent(
 
     assert got == [expected for _, expected in SENT]
     assert closed == (1000, "")
-    assert [bool(one) for one in server.agreed] == [deflate != "plain"]
+    assert [bool(extension) for extension in server.extensions] == [deflate != "plain"]
 
 
-async def test_nothing_is_compressed_that_was_not_asked_for(authority: trustme.CA) -> None:
+async def test_compression_is_not_negotiated_unless_offered(authority: trustme.CA) -> None:
     with serving(lambda connection: connection.send("x" * 1000), "deflate") as server:
         async with dialled(server, authority, compressed=False) as link:
             assert await collect(link, 1) == [b"x" * 1000]
 
-    assert server.agreed == [None]
+    assert server.extensions == [None]
 
 
 @pytest.mark.parametrize("deflate", ["plain", "deflate"])
-async def test_what_the_client_says_is_heard_and_its_ping_answered(
+async def test_messages_of_the_client_arrive_and_its_ping_is_answered(
     deflate: str, context: ssl.SSLContext | None, authority: trustme.CA
 ) -> None:
     def behave(connection: ServerConnection) -> None:
@@ -197,7 +199,7 @@ async def test_what_the_client_says_is_heard_and_its_ping_answered(
             assert await link.receive() == []
 
 
-async def test_pings_are_answered_between_the_pieces_of_a_message(authority: trustme.CA) -> None:
+async def test_pings_between_the_fragments_of_a_message_are_answered(authority: trustme.CA) -> None:
     def behave(connection: ServerConnection) -> list[bool]:
         waiters = []
 
@@ -218,7 +220,7 @@ async def test_pings_are_answered_between_the_pieces_of_a_message(authority: tru
 @pytest.mark.parametrize(
     ("code", "reason"), [(1000, ""), (1001, "à bientôt"), (1012, "restart"), (4999, "x" * 123)]
 )
-async def test_a_close_of_the_server_is_told_and_answered(
+async def test_a_close_frame_of_the_server_is_reported_and_answered(
     code: int, reason: str, context: ssl.SSLContext | None, authority: trustme.CA
 ) -> None:
     def behave(connection: ServerConnection) -> Any:
@@ -237,7 +239,9 @@ async def test_a_close_of_the_server_is_told_and_answered(
 
 
 @pytest.mark.parametrize("deflate", ["plain", "deflate"])
-async def test_a_message_of_sixteen_mebibytes_is_taken(deflate: str, authority: trustme.CA) -> None:
+async def test_a_message_of_sixteen_mebibytes_is_accepted(
+    deflate: str, authority: trustme.CA
+) -> None:
     whole = LARGE * (MESSAGE_LIMIT // len(LARGE)) + LARGE[: MESSAGE_LIMIT % len(LARGE)]
 
     def behave(connection: ServerConnection) -> Any:
@@ -258,16 +262,16 @@ BAD: dict[str, tuple[int, Sequence[bytes] | bytes]] = {
 }
 
 
-@pytest.mark.parametrize("what", BAD)
+@pytest.mark.parametrize("case", BAD)
 @pytest.mark.parametrize("deflate", ["plain", "deflate"])
-async def test_a_message_that_may_not_be_is_answered_with_its_code(
-    what: str, deflate: str, authority: trustme.CA
+async def test_an_invalid_message_is_answered_with_its_close_code(
+    case: str, deflate: str, authority: trustme.CA
 ) -> None:
-    code, message = BAD[what]
+    code, message = BAD[case]
 
     def behave(connection: ServerConnection) -> Any:
         connection.send("good")
-        with suppress(ConnectionClosed):  # told of while it was being sent
+        with suppress(ConnectionClosed):  # the client may close while it is being sent
             connection.send(message, text=True)
         return close_of(connection)
 
@@ -278,18 +282,19 @@ async def test_a_message_that_may_not_be_is_answered_with_its_code(
         closed = await server.result()
 
     assert lost.code == code
-    # Where megabytes are on their way still, the server may see no more than that we are gone.
+    # With megabytes in transit, the server may see the connection end without our close frame.
     assert closed is None if closed is None and code == 1009 else closed[0] == code
 
 
-async def test_many_connections_at_a_time_each_get_their_own(authority: trustme.CA) -> None:
+@pytest.mark.thorough
+async def test_concurrent_connections_get_their_own_messages(authority: trustme.CA) -> None:
     def behave(connection: ServerConnection) -> Any:
         name = connection.recv(10)
         for number in range(1000):
             connection.send(f"{name} {number}" + "." * (number % 200))
         return close_of(connection)
 
-    async def one(server: Server, name: str) -> None:
+    async def run_client(server: Server, name: str) -> None:
         async with dialled(server, authority, compressed=True) as link:
             await link.send(name)
             got = await collect(link, 1000)
@@ -300,6 +305,6 @@ async def test_many_connections_at_a_time_each_get_their_own(authority: trustme.
     with serving(behave, "deflate", tls(authority)) as server:
         async with anyio.create_task_group() as tasks:
             for number in range(8):
-                tasks.start_soon(one, server, f"client {number}")
+                tasks.start_soon(run_client, server, f"client {number}")
 
     assert len(done) == 8
