@@ -217,7 +217,7 @@ def test_every_key_of_a_stack_is_documented(cls: type[Any], head: str, internal:
 
 REGISTRY = Registry()
 SETTINGS = {
-    name: cls for name in REGISTRY.found if (cls := REGISTRY.call(name, "settings")) is not None
+    name: cls for name in REGISTRY.installed if (cls := REGISTRY.call(name, "settings")) is not None
 }
 
 
@@ -374,7 +374,7 @@ def test_toml_parses_and_a_feed_makes_it_a_stack(block: Block) -> None:
     text = re.sub(r"\{ (env|file) = .*\}", '{ env = "PATH" }', block.text)
     stack = parse(text, block.place).stack_or_raise()
     plugins = {feed.venue for feed in stack.feeds} | {one.use for one in stack.stages.values()}
-    if plugins <= set(REGISTRY.found):  # else it is about a plugin that is made up
+    if plugins <= set(REGISTRY.installed):  # else it is about a plugin that is made up
         compose(stack, Registry(), VirtualClock())
 
 

@@ -27,7 +27,7 @@ from tapeloom import Event, FeedSpec, Registry, Reject, Stack
 from tapeloom._compose.composer import compose
 from tapeloom._compose.plan import FeedPlan
 from tapeloom._connection.frame_intake import guarded
-from tapeloom._tape.reader import Recorded, Tape
+from tapeloom._tape.reader import RecordedFrame, Tape
 from tapeloom.plugin import Frames, Request
 from tapeloom_simulator import EPOCH
 from tapeloom_testing import LoopClock, VirtualClock, captures, virtual_backend
@@ -142,7 +142,7 @@ def recorded(place: Place) -> list[bytes]:
         record.frame.replace(kept, broken).replace(kept.lower(), broken.lower())
         for tape in sorted(tapes)
         for record in islice(Tape(tape), 200)
-        if isinstance(record, Recorded)
+        if isinstance(record, RecordedFrame)
     ]
 
 
@@ -166,7 +166,7 @@ class Runner:
         # So late that no time of the venue is by chance that of our clock.
         self.clock = VirtualClock(EPOCH + 3_600_000_000_000)
         self.plan: FeedPlan = compose(place.stack, Registry(), self.clock, 1).plans[0]
-        self.plan.wants.listen(lambda want: None)
+        self.plan.queries.listen(lambda want: None)
 
     def on_control(self, frame: bytes) -> list[Event]:
         """What a connection does with a frame that is no market data."""

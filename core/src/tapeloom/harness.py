@@ -24,7 +24,7 @@ from ._network.websocket import dialer
 from ._runtime.system_clock import SystemClock
 from ._stream.opening import StackLike, load
 from ._stream.pipeline import Pipeline
-from ._tape.reader import Recorded, Tape
+from ._tape.reader import RecordedFrame, Tape
 from .errors import ConfigError, Mistake
 from .events import Event, Reject
 from .plugin import (
@@ -50,7 +50,7 @@ __all__ = [
     "InstalledPlugin",
     "PendingMessages",
     "Proof",
-    "Recorded",
+    "RecordedFrame",
     "SinkSpec",
     "StageSpec",
     "SystemClock",

@@ -53,7 +53,7 @@ class HistoryClient:
         self._queue: list[tuple[int, float, int, HistoryQuery | GapFill]] = []
         self._count = count()
         self._not_empty = anyio.Event()
-        plan.wants.listen(self._enqueue)
+        plan.queries.listen(self._enqueue)
         plan.feed.fetch = rest.fetch
 
     def _enqueue(self, query: HistoryQuery) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import anyio
 import structlog
 
-from tapeloom._compose.plan import FeedPlan, too_many
+from tapeloom._compose.plan import FeedPlan, too_many_connections
 from tapeloom._connection.frame_intake import FrameIntake
 from tapeloom._connection.source_supervisor import SourceSupervisor
 from tapeloom._connection.supervisor import Supervisor
@@ -98,7 +98,7 @@ class FeedRunner:
         try:
             self._check_backend()
             if self._recording is not None:
-                self.plan.wants.listen(lambda query: None)  # the tape holds the answers
+                self.plan.queries.listen(lambda query: None)  # the tape holds the answers
                 await self._until_stopped(self._replay(self._recording).run)
             elif self.plan.source is not None:
                 await self._run_source()
@@ -286,7 +286,7 @@ class FeedRunner:
                 raise SymbolError(f"{feed.venue} does not list {symbol!r}.{nearest(symbol, known)}")
         plan.subscriptions(new)  # raises before anything has changed
         self._check_room(new)
-        plan.name(new)
+        plan.add_symbols(new)
         feed.symbols += new
         if plan.source is not None:
             plan.source.symbols_changed()
@@ -305,7 +305,7 @@ class FeedRunner:
                 connections = max(endpoint.max_connections, len(loads))
                 room = connections * endpoint.max_subscriptions - sum(loads)
                 if len(subscriptions) > room:
-                    raise too_many(self.plan.feed.venue, endpoint)
+                    raise too_many_connections(self.plan.feed.venue, endpoint)
 
     async def _distribute(self, endpoint: Endpoint, subscriptions: list[Subscription]) -> None:
         """Add subscriptions to the connections that have room, and open new ones for the rest."""

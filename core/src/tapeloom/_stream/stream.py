@@ -90,7 +90,7 @@ class Stream:
         for plan in self.plans:
             name = plan.feed.name
             default = dialer(http, name, self._clock, compressed=network.compression)
-            plan.transport.chosen = self._dial or plan.transport.chosen or default
+            plan.transport.base_dial = self._dial or plan.transport.base_dial or default
             self._feeds[name] = FeedRunner(
                 plan, self._deliver, http, limits, self._taps(plan), semaphore, self._recording
             )

@@ -1,4 +1,4 @@
-"""The flight recorder: what came in before something went wrong can be had afterwards."""
+"""`FlightRecorder`: frames from before an incident are saved in a bundle."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ import anyio
 import pytest
 import tapeloom
 from tapeloom import Event, FeedSpec, FlightSpec, Gap, Registry, Reject, Stack, Trade
-from tapeloom._tape.compression import opened
+from tapeloom._tape.compression import open_tape
 from tapeloom._tape.flight_recorder import FlightRecorder
-from tapeloom._tape.reader import Answer, Recorded, Tape
+from tapeloom._tape.reader import RecordedAnswer, RecordedFrame, Tape
 from tapeloom.plugin import Endpoint, Feed, Request
 from tapeloom_testing import FakeWire, VirtualClock, WireEnd
 
 Replayed = Callable[..., Awaitable[list[Event]]]
-Talk = Callable[[WireEnd, Endpoint], Awaitable[None]]
+Serve = Callable[[WireEnd, Endpoint], Awaitable[None]]
 
 
 def coin(n: int) -> str:
@@ -38,11 +38,11 @@ def stack(folder: Path | str, **settings: Any) -> Stack:
     )
 
 
-async def stream_for(seconds: float, given: Stack, registry: Registry, talk: Talk) -> list[Event]:
-    """Stream for so many virtual seconds."""
+async def stream_for(seconds: float, given: Stack, registry: Registry, serve: Serve) -> list[Event]:
+    """Return the events of *seconds* of virtual time."""
     events: list[Event] = []
     async with VirtualClock().running() as clock, anyio.create_task_group() as tasks:
-        dial = FakeWire(talk).dial
+        dial = FakeWire(serve).dial
         async with tapeloom.open(
             given, registry=registry, clock=clock, dial=dial, seed=1
         ) as stream:
@@ -61,16 +61,16 @@ def bundles(folder: Path) -> list[Path]:
 
 
 def head(bundle: Path) -> dict[str, Any]:
-    with opened(bundle) as lines:
+    with open_tape(bundle) as lines:
         found: dict[str, Any] = json.loads(next(iter(lines)))
     return found
 
 
-def breaking(frames: list[str]) -> Talk:
-    """A venue that sends frames, half a second apart, and ends the connection after them."""
+def breaking(frames: list[str]) -> Serve:
+    """Return a venue that sends *frames*, and closes the connection at each "end"."""
     left = list(frames)
 
-    async def talk(end: WireEnd, endpoint: Endpoint) -> None:
+    async def serve(end: WireEnd, endpoint: Endpoint) -> None:
         await agree(end)
         while left:
             end.push(left.pop(0))
@@ -81,14 +81,14 @@ def breaking(frames: list[str]) -> Talk:
             await anyio.lowlevel.checkpoint()
         await anyio.sleep_forever()
 
-    return talk
+    return serve
 
 
-async def test_a_gap_leaves_a_bundle_that_replays_what_came(
+async def test_a_gap_saves_a_bundle_that_can_be_replayed(
     registry: Registry, tmp_path: Path, replayed: Replayed
 ) -> None:
-    talk = breaking([coin(1), coin(2), "end", coin(3), coin(4)])
-    live = await stream_for(20, stack(tmp_path), registry, talk)
+    serve = breaking([coin(1), coin(2), "end", coin(3), coin(4)])
+    live = await stream_for(20, stack(tmp_path), registry, serve)
     (bundle,) = bundles(tmp_path)
     again = await replayed(bundle, registry=registry)
 
@@ -102,11 +102,11 @@ async def test_a_gap_leaves_a_bundle_that_replays_what_came(
     assert bundle.name.startswith("acme-2023")
 
 
-async def test_a_frame_that_nobody_can_read_is_kept_raw_with_its_error(
+async def test_an_unreadable_frame_is_saved_with_its_error(
     registry: Registry, tmp_path: Path, replayed: Replayed
 ) -> None:
-    talk = breaking([coin(1), '{"s": "BTCUSD", "t": "poison"}', "\x00no json", coin(2)])
-    live = await stream_for(20, stack(tmp_path), registry, talk)
+    serve = breaking([coin(1), '{"s": "BTCUSD", "t": "poison"}', "\x00no json", coin(2)])
+    live = await stream_for(20, stack(tmp_path), registry, serve)
     (bundle,) = bundles(tmp_path)
     bad = (tmp_path / "acme-bad.jsonl").read_text().splitlines()
     frames = [json.loads(line) for line in bad[1:]]
@@ -116,22 +116,22 @@ async def test_a_frame_that_nobody_can_read_is_kept_raw_with_its_error(
         "parser_error",
         "unreadable_frame",
     ]
-    assert [one["frame"] for one in frames] == ['{"s": "BTCUSD", "t": "poison"}', "\x00no json"]
+    assert [frame["frame"] for frame in frames] == ['{"s": "BTCUSD", "t": "poison"}', "\x00no json"]
     assert "Error" in frames[0]["error"]
     assert head(bundle)["why"] == "unreadable_frames"
     assert [type(event) for event in await replayed(tmp_path / "acme-bad.jsonl", registry=registry)
             if type(event) is Reject] == [Reject, Reject]  # fmt: skip
 
 
-async def test_what_goes_wrong_in_the_last_moment_is_saved_too(
-    registry: Registry, tmp_path: Path
-) -> None:
+async def test_an_incident_just_before_the_end_is_saved(registry: Registry, tmp_path: Path) -> None:
     await stream_for(0.5, stack(tmp_path), registry, breaking([coin(1), "\x00"]))
 
     assert [head(bundle)["why"] for bundle in bundles(tmp_path)] == ["unreadable_frames"]
 
 
-async def test_a_storm_of_rejects_is_an_incident_and_a_single_one_is_none(tmp_path: Path) -> None:
+async def test_ten_rejects_between_two_checks_are_an_incident_and_nine_are_not(
+    tmp_path: Path,
+) -> None:
     for count, expected in ((9, []), (10, ["rejects"])):
         async with VirtualClock().running() as clock, anyio.create_task_group() as tasks:
             feed = Feed("f", "acme", clock=clock)
@@ -146,26 +146,24 @@ async def test_a_storm_of_rejects_is_an_incident_and_a_single_one_is_none(tmp_pa
         assert [head(bundle)["why"] for bundle in bundles(folder)] == expected
 
 
-async def test_a_venue_that_breaks_all_the_time_fills_no_disk(
+async def test_old_bundles_are_deleted_when_a_venue_keeps_failing(
     registry: Registry, tmp_path: Path
 ) -> None:
-    talk = breaking([one for n in range(400) for one in (coin(n), "end")])
-    await stream_for(3600, stack(tmp_path, seconds=5.0, keep=3), registry, talk)
+    serve = breaking([step for n in range(400) for step in (coin(n), "end")])
+    await stream_for(3600, stack(tmp_path, seconds=5.0, keep=3), registry, serve)
 
     assert 1 <= len(bundles(tmp_path)) <= 3
 
 
-async def test_a_folder_that_cannot_be_written_costs_no_event(
-    registry: Registry, tmp_path: Path
-) -> None:
+async def test_an_unwritable_folder_loses_no_event(registry: Registry, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    talk = breaking([coin(1), "\x00", coin(2)])
-    live = await stream_for(10, stack(tmp_path / "file"), registry, talk)
+    serve = breaking([coin(1), "\x00", coin(2)])
+    live = await stream_for(10, stack(tmp_path / "file"), registry, serve)
 
     assert [event.id for event in live if type(event) is Trade] == [1, 2]
 
 
-async def test_nothing_is_written_where_no_folder_is_named_until_somebody_asks(
+async def test_without_a_folder_a_bundle_is_written_only_on_request(
     registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -176,12 +174,12 @@ async def test_nothing_is_written_where_no_folder_is_named_until_somebody_asks(
                 break
         assert [path async for path in anyio.Path(tmp_path).iterdir()] == []
         (path,) = await stream.dump(tmp_path / "asked")
-    frames = [record.frame for record in Tape(path) if isinstance(record, Recorded)]
+    frames = [record.frame for record in Tape(path) if isinstance(record, RecordedFrame)]
 
     assert frames[1:] == [coin(1).encode(), b"\x00", coin(2).encode()]
 
 
-async def test_memory_is_bounded_and_the_oldest_is_forgotten_first(tmp_path: Path) -> None:
+async def test_memory_is_bounded_and_the_oldest_frames_are_dropped_first(tmp_path: Path) -> None:
     clock = VirtualClock()
     feed = Feed("f", "acme", clock=clock)
     flight = FlightRecorder(feed, FlightSpec(), 10_000)
@@ -189,22 +187,26 @@ async def test_memory_is_bounded_and_the_oldest_is_forgotten_first(tmp_path: Pat
         payloads = [b"%d" % n, b"x" * (n % 50)]
         flight.frames(1, clock.time_ns(), payloads, sum(map(len, payloads)))
         flight.answer(clock.time_ns(), Request(url="https://acme.invalid"), b"y" * (n % 9_000))
-    held = [one for read in flight._ring for one in read[3]]
+    held = [payload for read in flight._ring for payload in read[3]]
     records = list(Tape(await flight.save(tmp_path, "test")))
 
     assert sum(map(len, held)) <= 10_000
-    assert all(len(one) <= 5_000 for one in held)
-    assert isinstance(records[-1], Recorded | Answer)
-    assert [record.frame for record in records if isinstance(record, Recorded)][-2] == b"4999"
+    assert all(len(payload) <= 5_000 for payload in held)
+    assert isinstance(records[-1], RecordedFrame | RecordedAnswer)
+    assert [record.frame for record in records if isinstance(record, RecordedFrame)][-2] == b"4999"
 
 
-async def test_what_is_older_than_asked_for_is_not_in_the_bundle(tmp_path: Path) -> None:
+async def test_frames_older_than_the_configured_seconds_are_not_in_the_bundle(
+    tmp_path: Path,
+) -> None:
     clock = VirtualClock()
     feed = Feed("f", "acme", clock=clock)
     flight = FlightRecorder(feed, FlightSpec(seconds=10), 10_000)
     for n in range(20):
         flight.frames(1, clock.time_ns(), [b"%d" % n], 2)
         clock.advance(1)
-    frames = [r.frame for r in Tape(await flight.save(tmp_path, "x")) if isinstance(r, Recorded)]
+    frames = [
+        r.frame for r in Tape(await flight.save(tmp_path, "x")) if isinstance(r, RecordedFrame)
+    ]
 
     assert frames == [b"%d" % n for n in range(10, 20)]

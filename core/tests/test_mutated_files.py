@@ -1,4 +1,4 @@
-"""Whatever stands in a file, its reader says what is wrong, or reads it; nothing else comes out."""
+"""Readers of stacks and tapes either read a mutated file or raise their documented error."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tapeloom import Registry
 from tapeloom._compose.composer import compose
 from tapeloom._config import parse, read
 from tapeloom._tape.compression import compressor
-from tapeloom._tape.reader import Answer, Corrupt, Head, Recorded, Tape
+from tapeloom._tape.reader import CorruptLine, RecordedAnswer, RecordedFrame, Tape, TapeHead
 from tapeloom.errors import ConfigError, PluginNotFound, TapeError
 from tapeloom_testing import VirtualClock
 from tapeloom_testing.fuzz import mutants
@@ -46,11 +46,11 @@ seconds = 30
 """,
     b'backend = "trio"\n[[feed]]\nvenue = "nowhere"\nsymbols = ["A/B"]\nchannels = ["trades"]\n[[sink]]\nuse = "jsonl"\non_error = "disable"\ntypes = ["trade", "bar"]\n',
 ]
-"""All a stack may say, in short; `nowhere` is no venue, which is one more mistake to find."""
+"""Two stacks that use every table. The venue `nowhere` does not exist, which is a further mistake."""
 
 
 @pytest.mark.thorough
-def test_a_broken_stack_raises_what_it_may_or_is_read(tmp_path: Path) -> None:
+def test_a_mutated_stack_file_is_read_or_raises_a_documented_error(tmp_path: Path) -> None:
     outcomes: Counter[str] = Counter()
     path = tmp_path / "stack.toml"
     for text in islice(mutants(STACKS, Random(1)), 6000):
@@ -81,7 +81,7 @@ TABLES = {
 
 
 @pytest.mark.thorough
-def test_tables_of_every_wrong_type_raise_what_they_may_or_are_read() -> None:
+def test_mutated_stack_tables_are_read_or_raise_config_error() -> None:
     outcomes: Counter[str] = Counter()
     for text in islice(mutants([json.dumps(TABLES).encode()], Random(2)), 6000):
         try:
@@ -113,24 +113,29 @@ LINES = [
 
 
 def written(path: Path, content: bytes) -> Path:
-    """Write a tape in the way that its name says."""
+    """Write a tape, compressed as the ending of its name says."""
     path.write_bytes(compressor(path.suffix)(content))
     return path
 
 
 @pytest.mark.parametrize("suffix", ["jsonl", "jsonl.gz", "jsonl.zst"])
-def test_good_lines_between_broken_ones_are_all_read(suffix: str, tmp_path: Path) -> None:
+def test_valid_lines_between_mutated_ones_are_all_read(suffix: str, tmp_path: Path) -> None:
     chance, broken = Random(3), mutants(LINES, Random(4))
     good = [json.dumps({"ts": n, "frame": f"good {n}"}).encode() for n in range(200)]
     lines = list(good[:1])
     for line in good[1:]:
-        lines += [one.replace(b"\n", b" ") for one in islice(broken, chance.randrange(40))]
+        lines += [bad.replace(b"\n", b" ") for bad in islice(broken, chance.randrange(40))]
         lines.append(line)
     tape = Tape(written(tmp_path / f"t.ws.{suffix}", b"\n".join(lines)))
 
     records = list(tape)
-    assert {type(record) for record in records} == {Recorded, Answer, Head, Corrupt}
-    read = [record.frame for record in records if isinstance(record, Recorded)]
+    assert {type(record) for record in records} == {
+        RecordedFrame,
+        RecordedAnswer,
+        TapeHead,
+        CorruptLine,
+    }
+    read = [record.frame for record in records if isinstance(record, RecordedFrame)]
     assert [frame for frame in read if frame.startswith(b"good")] == [
         b"good %d" % n for n in range(200)
     ]
@@ -138,9 +143,7 @@ def test_good_lines_between_broken_ones_are_all_read(suffix: str, tmp_path: Path
 
 @pytest.mark.thorough
 @pytest.mark.parametrize("suffix", ["jsonl", "jsonl.gz", "jsonl.zst"])
-def test_a_file_broken_anywhere_is_read_up_to_there_or_raises_what_it_may(
-    suffix: str, tmp_path: Path
-) -> None:
+def test_a_mutated_tape_file_is_read_or_raises_tape_error(suffix: str, tmp_path: Path) -> None:
     path = written(tmp_path / f"t.ws.{suffix}", b"\n".join(LINES * 20))
     whole, outcomes = path.read_bytes(), Counter[str]()
     for content in islice(mutants([whole, whole[: len(whole) // 2]], Random(5)), 1500):
@@ -160,7 +163,7 @@ def test_a_file_broken_anywhere_is_read_up_to_there_or_raises_what_it_may(
 
 
 @pytest.mark.thorough
-def test_a_broken_index_beside_a_tape_raises_what_it_may_or_is_read(tmp_path: Path) -> None:
+def test_a_mutated_index_is_read_or_raises_tape_error(tmp_path: Path) -> None:
     path = written(tmp_path / "t.ws.jsonl", b"\n".join(LINES))
     (tmp_path / "a.json").write_text("{}")
     index = tmp_path / "t.rest.index.json"

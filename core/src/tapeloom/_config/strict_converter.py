@@ -1,7 +1,7 @@
-"""Strict readers for cattrs: nothing is taken for what it is not.
+"""A strict cattrs converter: values of the wrong type raise errors instead of being converted.
 
-A string is never read as a number, nor a number as a string. Only these are as good as each other: a
-whole number for a float, a number or its text for a Decimal, one string for a tuple of strings.
+A string is never read as a number, nor a number as a string. Only three conversions are allowed: a
+whole number for a float, a number or a numeric string for a Decimal, one string for a tuple of strings.
 """
 
 from __future__ import annotations
@@ -23,54 +23,56 @@ from cattrs.errors import (
 
 from tapeloom.errors import Mistake, nearest
 
+from .descriptions import describe, describe_type, has_secret, is_union, item_type, sequence_class
+from .masking import MASK
 from .secret import Secret
-from .words import is_union, item_type, secretive, sequence_class, shown, wanted
 
+#: A cattrs structure hook: reads a value as a type.
 Read: TypeAlias = Callable[[Any, Any], Any]
 
 
-class RefusedError(ValueError):
-    """A value that does not do; the message is for the user."""
+class BadValueError(ValueError):
+    """A value that cannot be used; the message is shown to the user."""
 
 
-class ExpectedError(RefusedError):
-    """A value of the wrong shape."""
+class WrongTypeError(BadValueError):
+    """A value of the wrong type."""
 
     def __init__(self, type_: Any, value: object, hint: str = "") -> None:
         if type_ is Secret:
-            problem = f"a secret does not stand in the stack itself: write {wanted(Secret)}"
+            problem = f"a secret must not be in the stack itself: write {describe_type(Secret)}"
         else:
-            came = "something else" if secretive(type_) else shown(value)
-            problem = f"expected {wanted(type_)}, got {came}.{hint}".removesuffix(".")
+            received = "something else" if has_secret(type_) else describe(value)
+            problem = f"expected {describe_type(type_)}, got {received}.{hint}".removesuffix(".")
         super().__init__(problem)
 
 
 @attrs.define
-class Sight:
-    """What one call of `structure` knows: where relative paths start, and what must not be shown."""
+class Context:
+    """State of one call of `structure`: the folder of relative paths, and the secrets read so far."""
 
     folder: Path
     secrets: list[str] = attrs.Factory(list)
 
-    def hide(self, mistake: Mistake) -> Mistake:
-        """Return *mistake* without any secret in its words."""
+    def mask(self, mistake: Mistake) -> Mistake:
+        """Return *mistake* with every secret in its text masked."""
         problem = mistake.problem
-        for text in self.secrets:
-            problem = problem.replace(text, "***")
+        for secret in self.secrets:
+            problem = problem.replace(secret, MASK)
         return Mistake(mistake.place, problem)
 
 
-#: Set while `structure` runs.
-SIGHT: ContextVar[Sight] = ContextVar("SIGHT")
+#: The context of the running call of `structure`.
+CONTEXT: ContextVar[Context] = ContextVar("CONTEXT")
 
 
-# --------------------------------------------------------------------------------- scalars, strict
+# ----------------------------------------------------------------------------------------- scalars
 
 
 def _exact(type_: type, *also: type) -> Read:
     def read(value: Any, _: Any) -> Any:
         if type(value) not in {type_, *also}:
-            raise ExpectedError(type_, value)
+            raise WrongTypeError(type_, value)
         return value
 
     return read
@@ -78,35 +80,35 @@ def _exact(type_: type, *also: type) -> Read:
 
 def _float(value: Any, _: Any) -> float:
     if type(value) not in {int, float} or value != value:
-        raise ExpectedError(float, value)
+        raise WrongTypeError(float, value)
     return float(value)
 
 
 def _decimal(value: Any, _: Any) -> Decimal:
-    """Take a float for the digits that the file shows, not for its binary value."""
+    """Read a float by the digits that the file shows, not by its binary value."""
     if type(value) not in {str, int, float, Decimal}:
-        raise ExpectedError(Decimal, value)
+        raise WrongTypeError(Decimal, value)
     try:
         number = Decimal(str(value))
     except InvalidOperation:
-        raise ExpectedError(Decimal, value) from None
+        raise WrongTypeError(Decimal, value) from None
     if not number.is_finite():
-        raise ExpectedError(Decimal, value)
+        raise WrongTypeError(Decimal, value)
     return number
 
 
 def _path(value: Any, _: Any) -> Path:
     if not isinstance(value, str | Path):
-        raise ExpectedError(Path, value)
+        raise WrongTypeError(Path, value)
     return Path(value)
 
 
 def _secret(value: Any, _: Any) -> Secret:
     if not isinstance(value, Mapping | Secret):
-        raise ExpectedError(Secret, value)
-    sight = SIGHT.get()
-    secret = Secret.read(value, sight.folder)
-    sight.secrets.append(secret.reveal())
+        raise WrongTypeError(Secret, value)
+    context = CONTEXT.get()
+    secret = Secret.read(value, context.folder)
+    context.secrets.append(secret.reveal())
     return secret
 
 
@@ -114,12 +116,12 @@ def _literal(type_: Any) -> Read:
     allowed = get_args(type_)
 
     def read(value: Any, _: Any) -> Any:
-        for one in allowed:
-            if one == value and type(one) is type(value):
-                return one
-        words = [one for one in allowed if isinstance(one, str)]
-        hint = nearest(value, words) if isinstance(value, str) else ""
-        raise ExpectedError(type_, value, hint)
+        for choice in allowed:
+            if choice == value and type(choice) is type(value):
+                return choice
+        names = [choice for choice in allowed if isinstance(choice, str)]
+        hint = nearest(value, names) if isinstance(value, str) else ""
+        raise WrongTypeError(type_, value, hint)
 
     return read
 
@@ -135,7 +137,7 @@ def _union(type_: Any, strict: cattrs.Converter) -> Read:
     def read(value: Any, _: Any) -> Any:
         if value is None and optional:
             return None
-        inside = []
+        value_errors = []
         for member in sorted(members, key=lambda member: member is not type(value)):
             try:
                 return reads[member](value, member)
@@ -144,72 +146,75 @@ def _union(type_: Any, strict: cattrs.Converter) -> Read:
             except Exception as error:
                 if len(members) == 1:
                     raise
-                if not isinstance(error, ExpectedError):
-                    inside.append(error)
-        if len(inside) == 1:  # the shape was right, what it holds was not
-            raise inside[0]
-        raise ExpectedError(type_, value)
+                if not isinstance(error, WrongTypeError):
+                    value_errors.append(error)
+        if len(value_errors) == 1:  # the type matched one member, only its content is wrong
+            raise value_errors[0]
+        raise WrongTypeError(type_, value)
 
     return read
 
 
 def _items(type_: Any, strict: cattrs.Converter) -> Read:
     item, build = item_type(type_), sequence_class(type_)
-    each = strict.get_structure_hook(item)
-    lone = _takes_text(item)
+    read_item = strict.get_structure_hook(item)
+    takes_bare_string = _takes_text(item)
 
     def read(value: Any, _: Any) -> Any:
-        if isinstance(value, str) and lone:
-            return build((each(value, item),))
+        if isinstance(value, str) and takes_bare_string:
+            return build((read_item(value, item),))
         if not isinstance(value, list | tuple | set | frozenset):
-            raise ExpectedError(type_, value)
-        return build(_each(((index, one, item, each) for index, one in enumerate(value)), type_))
+            raise WrongTypeError(type_, value)
+        entries = ((index, entry, item, read_item) for index, entry in enumerate(value))
+        return build(_read_all(entries, type_))
 
     return read
 
 
-def _row(type_: Any, strict: cattrs.Converter) -> Read:
-    """Read a tuple of a known length whose items differ in type."""
+def _fixed_tuple(type_: Any, strict: cattrs.Converter) -> Read:
+    """Return a reader for a tuple of fixed length whose items differ in type."""
     items = [(item, strict.get_structure_hook(item)) for item in get_args(type_)]
 
     def read(value: Any, _: Any) -> Any:
         if not isinstance(value, list | tuple):
-            raise RefusedError(f"expected an array of {len(items)}, got {shown(value)}")
+            raise BadValueError(f"expected an array of {len(items)}, got {describe(value)}")
         if len(value) != len(items):
-            raise RefusedError(f"expected an array of {len(items)}, got one of {len(value)}")
+            raise BadValueError(f"expected an array of {len(items)}, got one of {len(value)}")
         pairs = enumerate(zip(value, items, strict=True))
-        return tuple(_each(((i, one, item, each) for i, (one, (item, each)) in pairs), type_))
+        entries = ((index, entry, *item) for index, (entry, item) in pairs)
+        return tuple(_read_all(entries, type_))
 
     return read
 
 
 def _mapping(type_: Any, strict: cattrs.Converter) -> Read:
     item = get_args(type_)[1] if get_args(type_) else Any
-    each = strict.get_structure_hook(item)
+    read_item = strict.get_structure_hook(item)
 
     def read(value: Any, _: Any) -> Any:
         if not isinstance(value, Mapping):
-            raise ExpectedError(type_, value)
-        return dict(
-            zip(
-                value, _each(((k, one, item, each) for k, one in value.items()), type_), strict=True
-            )
-        )
+            raise WrongTypeError(type_, value)
+        entries = ((key, entry, item, read_item) for key, entry in value.items())
+        return dict(zip(value, _read_all(entries, type_), strict=True))
 
     return read
 
 
-def _each(items: Iterator[tuple[Any, Any, Any, Read]], type_: Any) -> list[Any]:
-    done, errors = [], []
-    for index, value, item, read in items:
+def _read_all(entries: Iterator[tuple[Any, Any, Any, Read]], type_: Any) -> list[Any]:
+    """Return the values of *entries*: key or index, value, type and reader of each item of *type_*.
+
+    Raises IterableValidationError with the errors of all items.
+    """
+    values, errors = [], []
+    for index, value, item, read in entries:
         try:
-            done.append(read(value, item))
+            values.append(read(value, item))
         except Exception as error:
             error.add_note(IterableValidationNote(f"at {index!r}", index, item))
             errors.append(error)
     if errors:
         raise IterableValidationError("items", errors, type_)
-    return done
+    return values
 
 
 def _takes_text(type_: Any) -> bool:
@@ -219,7 +224,7 @@ def _takes_text(type_: Any) -> bool:
 
 
 def converter() -> cattrs.Converter:
-    """Return a converter that reads everything but classes."""
+    """Return a strict converter for every supported type except attrs classes."""
     strict = cattrs.Converter(detailed_validation=True, forbid_extra_keys=True)
     for type_ in (int, bool, str, datetime, date, time):
         strict.register_structure_hook(type_, _exact(type_))
@@ -231,10 +236,10 @@ def converter() -> cattrs.Converter:
     factories: dict[Callable[[Any], bool], Any] = {
         lambda type_: get_origin(type_) is Literal: _literal,
         is_union: _union,
-        lambda type_: get_origin(type_) is tuple and item_type(type_) is None: _row,
+        lambda type_: get_origin(type_) is tuple and item_type(type_) is None: _fixed_tuple,
         lambda type_: item_type(type_) is not None: _items,
         lambda type_: get_origin(type_) in {dict, Mapping} or type_ in {dict, Mapping}: _mapping,
     }
-    for takes, factory in factories.items():
-        strict.register_structure_hook_factory(takes, factory)
+    for applies_to, factory in factories.items():
+        strict.register_structure_hook_factory(applies_to, factory)
     return strict
