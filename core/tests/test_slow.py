@@ -17,9 +17,9 @@ import tapeloom
 from attrs import define, field
 from structlog.testing import capture_logs
 from tapeloom import Event, FeedSpec, Gap, QueueSpec, Registry, SinkSpec, Stack, Trade
-from tapeloom._config import Policy
 from tapeloom._stream.queues import Queue
 from tapeloom.errors import QueueOverflow
+from tapeloom.events import QueuePolicy
 from tapeloom.hooks import hookimpl
 from tapeloom_testing import FakeClient, FakeVenue
 
@@ -76,7 +76,7 @@ class LeftError(Exception):
     """The test is over: nobody is waited for."""
 
 
-def stacked(venue: FakeVenue, policy: Policy) -> Stack:
+def stacked(venue: FakeVenue, policy: QueuePolicy) -> Stack:
     """A stack whose callbacks and sink have this policy."""
     spec = QueueSpec(size=SIZE, policy=policy)
     return Stack(
@@ -102,7 +102,7 @@ async def follow(consumer: Any) -> int:
 @pytest.mark.slow
 @pytest.mark.parametrize("policy", ["drop_oldest", "conflate", "error"])
 async def test_consumers_that_sleep_for_ever_hurt_nobody_but_themselves(
-    registry: Registry, policy: Policy
+    registry: Registry, policy: QueuePolicy
 ) -> None:
     """A consumer, a callback and a sink sleep, while another consumer takes everything."""
     registry.register(Sinks(), "stuck")

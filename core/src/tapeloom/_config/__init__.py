@@ -16,7 +16,6 @@ from .stack import (
     FeedSpec,
     FlightSpec,
     Network,
-    Policy,
     Process,
     QueueSpec,
     SinkSpec,
@@ -26,7 +25,7 @@ from .stack import (
 from .structure import structure
 
 __all__ = [
-    "CHANNELS", "Backend", "Draft", "FeedSpec", "FlightSpec", "Network", "Policy", "Process",
+    "CHANNELS", "Backend", "Draft", "FeedSpec", "FlightSpec", "Network", "Process",
     "QueueSpec", "Secret", "SinkSpec", "Stack", "StageSpec", "parse", "read", "resolved",
     "structure",
 ]  # fmt: skip

@@ -12,13 +12,13 @@ from typing import Any, Literal
 import attrs
 
 from tapeloom.errors import ConfigError, Mistake
+from tapeloom.events import QueuePolicy
 from tapeloom.plugin import feeds
 
 from . import checks
 from .masking import masked_table, masked_url
 from .places import Places
 
-Policy = Literal["block", "drop_oldest", "conflate", "error"]
 Backend = Literal["asyncio", "trio"]
 OnError = Literal["restart", "disable", "end"]
 OnSinkError = Literal["continue", "restart", "disable"]
@@ -33,7 +33,7 @@ class QueueSpec:
     """
 
     size: int = attrs.field(default=10_000, validator=checks.at_least_one)
-    policy: Policy = attrs.field(default="block", validator=checks.one_of(Policy))
+    policy: QueuePolicy = attrs.field(default="block", validator=checks.one_of(QueuePolicy))
 
 
 @attrs.frozen

@@ -9,7 +9,7 @@ from typing import TypeAlias
 
 from attrs import evolve
 
-from tapeloom.events import OURS, Event, Gap
+from tapeloom.events import OURS, Event, Gap, GapCause
 from tapeloom.plugin import Subscription
 
 from .last_seen import LastSeen
@@ -40,7 +40,9 @@ class GapTracker:
         self, venue: str, memory: LastSeen, missed: Missed = _unrecoverable, *, apart: bool = False
     ) -> None:
         self.live: set[Subscription] = set()
-        self.open: dict[Subscription, tuple[int, str]] = {}  #: since when nothing is known, and why
+        self.open: dict[
+            Subscription, tuple[int, GapCause]
+        ] = {}  #: since when nothing is known, and why
         # Holes that were told before anything came after them: since when, until when.
         self._vague: dict[Subscription, tuple[int, int]] = {}
         self._venue = venue
