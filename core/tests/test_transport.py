@@ -341,7 +341,7 @@ async def test_a_certificate_that_nobody_can_trust_is_permanent_and_says_what_to
 @pytest.mark.parametrize(
     ("status", "words", "retryable"),
     [
-        ("407 Proxy Authentication Required", r'the proxy wants a login.*env = "PROXY"', False),
+        ("407 Proxy Authentication Required", r'the proxy requires a login.*env = "PROXY"', False),
         ("502 Bad Gateway", "502", True),
         ("504 Gateway Timeout", "504", True),
         ("404 Not Found", "404", False),

@@ -139,7 +139,7 @@ async def test_a_proxy_that_refuses_ends_the_feed_or_is_tried_again_as_is_right(
             network=Network(proxy=f"http://127.0.0.1:{port}"),
         )  # fmt: skip
         if ends:
-            with pytest.raises(ConnectionFailed, match="the proxy wants a login"):
+            with pytest.raises(ConnectionFailed, match="the proxy requires a login"):
                 await until_a_trade(registry, stack, states)
             assert [one.state for one in states] == ["failed"]
         else:

@@ -18,16 +18,16 @@ from python_socks import ProxyError
 from tapeloom.errors import FeedError
 from tapeloom.plugin import Clock, Endpoint, Link, Network
 from tapeloom.plugin.transports import (
-    AGENT,
-    CONNECT_WITHIN,
-    MESSAGE_LIMIT,
+    CONNECT_TIMEOUT_SECONDS,
+    MAX_MESSAGE_BYTES,
+    USER_AGENT,
     check_headers,
-    explain,
+    dial_error,
+    handshake_refused,
+    invalid_address,
     proxy_for,
-    refused,
-    stopped,
-    trust,
-    unusable,
+    proxy_refused,
+    ssl_context,
 )
 
 from .link import PicowsLink
@@ -70,7 +70,7 @@ class Dialler:
         check_headers(feed, url, endpoint.headers)
         try:
             proxy = proxy_for(self._network, url)
-            with _Socket() as own, anyio.fail_after(2 * CONNECT_WITHIN):
+            with _Socket() as own, anyio.fail_after(2 * CONNECT_TIMEOUT_SECONDS):
                 await picows.ws_connect(
                     lambda request, response: link,
                     url,
@@ -78,11 +78,11 @@ class Dialler:
                     proxy=proxy,
                     proxy_ssl_context=self._trust() if proxy and proxy[:6] == "https:" else None,
                     socket_factory=own.connected,
-                    websocket_handshake_timeout=CONNECT_WITHIN,
+                    websocket_handshake_timeout=CONNECT_TIMEOUT_SECONDS,
                     extra_headers=_headers(endpoint),
                     max_redirects=0,
                     enable_auto_pong=False,
-                    max_frame_size=MESSAGE_LIMIT,
+                    max_frame_size=MAX_MESSAGE_BYTES,
                     logger_name=_log,
                 )
                 if not link.opened:
@@ -91,15 +91,15 @@ class Dialler:
         except picows.WSHandshakeError as error:
             raise self._answered(url, error) from error
         except ProxyError as error:
-            raise stopped(feed, url, str(error)) from error
+            raise proxy_refused(feed, url, str(error)) from error
         except OSError as error:
-            raise explain(feed, url, error) from error
+            raise dial_error(feed, url, error) from error
         except (picows.WSInvalidURL, ValueError) as error:
-            raise unusable(feed, url, error) from error
+            raise invalid_address(feed, url, error) from error
 
     def _trust(self) -> ssl.SSLContext:
         if self._trusted is None:
-            self._trusted = trust(self._network)
+            self._trusted = ssl_context(self._network)
         return self._trusted
 
     def _answered(self, url: str, error: picows.WSHandshakeError) -> FeedError:
@@ -107,19 +107,19 @@ class Dialler:
         head = error.raw_header or b""
         status = _STATUS.match(head)
         if status is None or status[1] == b"101":
-            failed = explain(self._feed, url, error)
+            failed = dial_error(self._feed, url, error)
             failed.retryable = False
             return failed
         headers = {
             name.decode("ascii", "replace"): value.strip().decode("ascii", "replace")
             for name, value in _HEADER.findall(head)
         }
-        return refused(self._feed, url, int(status[1]), headers, self._clock.time_ns())
+        return handshake_refused(self._feed, url, int(status[1]), headers, self._clock.time_ns())
 
 
 def _headers(endpoint: Endpoint) -> dict[str, str]:
     given = {name.lower() for name in endpoint.headers}
-    own = {} if "user-agent" in given else {"User-Agent": AGENT}
+    own = {} if "user-agent" in given else {"User-Agent": USER_AGENT}
     return {**own, **endpoint.headers}
 
 
@@ -148,8 +148,8 @@ class _Socket:
         """Connect to an address of the host, trying one after another. Raises OSError."""
         loop = asyncio.get_running_loop()
         resolve = partial(loop.getaddrinfo, url.host, url.port, type=socket.SOCK_STREAM)
-        deadline = anyio.current_time() + CONNECT_WITHIN
-        with anyio.fail_after(CONNECT_WITHIN):
+        deadline = anyio.current_time() + CONNECT_TIMEOUT_SECONDS
+        with anyio.fail_after(CONNECT_TIMEOUT_SECONDS):
             places = await resolve()
         for left in range(len(places), 0, -1):
             family, kind, protocol, _, address = places[-left]

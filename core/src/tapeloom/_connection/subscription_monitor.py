@@ -95,8 +95,8 @@ class SubscriptionMonitor:
 
     def look_at_clock(self) -> None:
         """Begin anew with what compares the venue's clock with ours, where ours was set."""
-        if self._steps.look():
-            self.memory.times.set()
+        if self._steps.was_set():
+            self.memory.times.reset()
             self._venue_clock.step(self._clock.time_ns())
 
     def look(self) -> Seen:

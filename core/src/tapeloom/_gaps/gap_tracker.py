@@ -86,7 +86,7 @@ class GapTracker:
             if last is not None:
                 since = max(last.ts, self._vague.get(one, (0, 0))[1])
             if one in doubtful:
-                since = min(since, doubtful[one] + times.lead(one.channel))
+                since = min(since, doubtful[one] + times.offset(one.channel))
             self.open.setdefault(one, (since, "disconnect"))
 
     def _known_until(self, one: Subscription, recv: int) -> int:
@@ -95,7 +95,7 @@ class GapTracker:
         if last is not None:
             return last.ts
         times = self._memory.times
-        return times.until(one.channel) or times.last or recv + times.lead(one.channel)
+        return times.last_ts(one.channel) or times.latest_ts or recv + times.offset(one.channel)
 
     def suspect(self, one: Subscription, now: int, seconds: float) -> None:
         """Open a hole for what has been silent for so long, on a connection that goes on.
@@ -105,9 +105,9 @@ class GapTracker:
         self._word.pop(one, None)
         # Where our clock was set a moment ago, the venue's last word is nearer to its time than ours.
         times = self._memory.times
-        venue = now + times.lead(one.channel)
-        if not times.known:
-            venue = times.until(one.channel) or now
+        venue = now + times.offset(one.channel)
+        if not times.is_known:
+            venue = times.last_ts(one.channel) or now
         self.open.setdefault(one, (venue - round(seconds * 1_000_000_000), "stall"))
 
     def close(self, subscriptions: Iterable[Subscription], recv: int, at: float) -> None:
@@ -115,7 +115,7 @@ class GapTracker:
         times = self._memory.times
         for one in subscriptions:
             if one in self.open:
-                self._word.setdefault(one, (recv + times.lead(one.channel), recv, at))
+                self._word.setdefault(one, (recv + times.offset(one.channel), recv, at))
 
     def forget(self, subscriptions: Collection[Subscription]) -> None:
         """Drop what nobody wants any more."""
@@ -158,7 +158,7 @@ class GapTracker:
     def end(self, now: int) -> list[Event]:
         """Return a Gap for each hole that is open as all ends, *now* on our clock."""
         times = self._memory.times
-        gaps = [self._hole(one, now + times.lead(one.channel), now) for one in list(self.open)]
+        gaps = [self._hole(one, now + times.offset(one.channel), now) for one in list(self.open)]
         return [evolve(gap, state="unrecoverable") for gap in gaps]
 
     def _gap(self, one: Subscription, until: int, recv: int, after: Event | None = None) -> Gap:
@@ -179,7 +179,7 @@ class GapTracker:
         since, cause = self.open.pop(one)
         self._word.pop(one, None)
         until = max(since, until)
-        self._memory.times.told(one.channel, until)
+        self._memory.times.mark_complete(one.channel, until)
         return Gap(
             self._venue, one.symbol, until, recv, since, until, cause, None, "open", one.channel
         )

@@ -24,13 +24,13 @@ from tapeloom._runtime.system_clock import SystemClock
 from tapeloom.errors import ConnectionLost
 from tapeloom.plugin import Clock, Dial, Endpoint, Link, OnRead
 from tapeloom.plugin.transports import (
-    CLOSE_WITHIN,
-    MESSAGE_LIMIT,
+    CLOSE_TIMEOUT_SECONDS,
+    MAX_MESSAGE_BYTES,
+    bad_handshake,
     check_headers,
-    explain,
-    misunderstood,
-    refused,
-    unusable,
+    dial_error,
+    handshake_refused,
+    invalid_address,
 )
 
 from .frame_decoder import Decoder
@@ -48,7 +48,7 @@ class BatchSession(httpx_ws.AsyncWebSocketSession):
     async def __asynccontextmanager__(self) -> AsyncIterator[BatchSession]:
         assert self.response is not None
         asked, answer = self.response.request.headers, self.response.headers
-        self._decoder = Decoder(MESSAGE_LIMIT, agreed(asked, answer))
+        self._decoder = Decoder(MAX_MESSAGE_BYTES, agreed(asked, answer))
         self._read, self._first = self.stream.read, True
         self._wire: Wire | None = None  # where what is read from now on comes from
         self._told = False
@@ -133,13 +133,13 @@ class BatchSession(httpx_ws.AsyncWebSocketSession):
         """Answer a close frame with its own code (RFC 6455 §5.5.1)."""
         self._end(f"the server closed it: {code or 'no code'} {reason}".rstrip(), code)
         # A peer that reads no more must not hold us up.
-        with anyio.move_on_after(CLOSE_WITHIN):
+        with anyio.move_on_after(CLOSE_TIMEOUT_SECONDS):
             await self.send_event(ws.CloseConnection(code or CloseReason.NO_STATUS_RCVD))
 
     async def _complain(self, error: ProtocolError) -> None:
         """Close on a peer that broke the protocol; what came before it is delivered first."""
         self._end(f"protocol error: {error}", error.code)
-        with suppress(ConnectionLost), anyio.move_on_after(CLOSE_WITHIN):
+        with suppress(ConnectionLost), anyio.move_on_after(CLOSE_TIMEOUT_SECONDS):
             await self.send_event(ws.CloseConnection(error.code, str(error)[:100]))
 
     def _end(self, message: str, code: int | None) -> ConnectionLost:
@@ -169,7 +169,7 @@ class BatchSession(httpx_ws.AsyncWebSocketSession):
 
     async def _leave(self) -> None:
         # A peer that reads no more must not hold us up.
-        with anyio.move_on_after(CLOSE_WITHIN, shield=True):
+        with anyio.move_on_after(CLOSE_TIMEOUT_SECONDS, shield=True):
             try:
                 # A socket that is closed with something unread resets the connection, and the peer
                 # may never see what it was told.
@@ -225,13 +225,13 @@ def dialer(
                 )
             except httpx_ws.WebSocketUpgradeError as error:
                 status, headers = error.response.status_code, error.response.headers
-                raise refused(feed, endpoint.url, status, headers, now()) from error
+                raise handshake_refused(feed, endpoint.url, status, headers, now()) from error
             except HandshakeError as error:
-                raise misunderstood(feed, endpoint.url, error, compressed=compressed) from error
+                raise bad_handshake(feed, endpoint.url, error, compressed=compressed) from error
             except (httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
-                raise unusable(feed, endpoint.url, error) from error
+                raise invalid_address(feed, endpoint.url, error) from error
             except (httpx.HTTPError, httpcore.NetworkError, OSError) as error:
-                raise explain(feed, endpoint.url, error) from error
+                raise dial_error(feed, endpoint.url, error) from error
             session.feed = feed
             yield WebSocketLink(session)
 

@@ -262,7 +262,7 @@ class FeedRunner:
         alarm = WallDeadline(clock)
         while pipeline.timed:
             await clock.sleep(TICK)
-            now = alarm.rings(pipeline.due)
+            now = alarm.reached(pipeline.due)
             if now is not None and (events := pipeline.tick(now)):
                 await self._deliver(events)
 
