@@ -9,10 +9,6 @@ from __future__ import annotations
 
 from typing import Literal
 
-__all__ = [
-    "GapCause", "GapState", "Origin", "QueuePolicy", "RejectRule", "Side", "StatusState",
-]  # fmt: skip
-
 #: The side of the taker of a trade.
 #: buy: The taker bought.
 #: sell: The taker sold.

@@ -62,6 +62,7 @@ class Status(Timed):
     channel: str = ""  #: The channel; empty for a connection or the whole feed.
 
 
+#: Any event.
 Event: TypeAlias = Trade | Quote | Book | Bar | Ticker | Gap | Reject | Status
 
 #: The event types that core and stages create: their times are ours, not those of a venue's clock.

@@ -20,6 +20,9 @@ from .registry import BY_TYPE
 
 __all__ = ["decode", "encode"]
 
+#: What reading a line that is not an event can raise.
+_MALFORMED = (KeyError, TypeError, ArithmeticError, AttributeError, ValueError, RecursionError)
+
 
 def _plain(value: Any) -> Any:
     if isinstance(value, Decimal):
@@ -74,14 +77,7 @@ def decode(line: str | bytes) -> Event:
     """
     try:
         return _build(json.loads(line))
-    except (
-        KeyError,
-        TypeError,
-        ArithmeticError,
-        AttributeError,
-        ValueError,
-        RecursionError,
-    ) as error:
+    except _MALFORMED as error:
         raise ValueError(f"expected an event as JSON, got {line[:200]!r}: {error!r}") from error
 
 

@@ -173,6 +173,7 @@ class Pong:
     """The reply to a heartbeat."""
 
 
+#: What a venue replies to a message, or sends besides data.
 Reply: TypeAlias = Ack | Refusal | Notice | Pong
 
 
