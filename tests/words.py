@@ -77,9 +77,9 @@ class Page:
         self.missing: list[Missing] = []
 
     def add(self, *lines: str) -> None:
-        """Add paragraphs."""
+        """Add paragraphs, each sentence on a line of its own."""
         for line in lines:
-            self.lines += [line, ""]
+            self.lines += [re.sub(r"(?<=[a-z`)\"][.!?]) (?=[A-Z`\[])", "\n", line), ""]
 
     def explain(self, file: Path, line: int, word: str, meaning: str) -> str:
         """Return a meaning; record that there is none."""

@@ -56,13 +56,11 @@ class Quote(Timed):
     bid_size: Decimal  #: The size at the best bid.
     ask: Decimal  #: The lowest price of a sell order.
     ask_size: Decimal  #: The size at the best ask.
-    sequence: int | None = (
-        None  #: The venue's number, which only grows; None if it numbers no quotes.
-    )
+    #: The venue's number, which only grows; None if it numbers no quotes.
+    sequence: int | None = None
     channel: str = "quotes"  #: The channel: `quotes`, or `book` if derived from an order book.
-    origin: Origin = (
-        "live"  #: Where the event comes from: "built_from_book" if derived from a book.
-    )
+    #: Where the event comes from: "built_from_book" if derived from a book.
+    origin: Origin = "live"
 
 
 @frozen
@@ -123,14 +121,12 @@ class Bar(Timed):
     buy_quote_volume: Decimal | None  #: The part of `quote_volume` where the taker bought, or None.
     trades: int | None  #: The number of trades; None if not known.
     closed: bool = True  #: False for a bar that is still forming.
-    complete: bool = (
-        True  #: False if trades are known to be missing: a gap, or a late or early end.
-    )
+    #: False if trades are known to be missing: a gap, or a late or early end.
+    complete: bool = True
     revision: int = 0  #: How often the bar was sent again after it had closed.
     channel: str = "bars"  #: The channel: `bars` if built from trades, `klines:1m` from the venue.
-    origin: Origin = (
-        "built_from_trades"  #: Where the event comes from: "live" if the venue built it.
-    )
+    #: Where the event comes from: "live" if the venue built it.
+    origin: Origin = "built_from_trades"
 
     @property
     def timestamp(self) -> datetime:

@@ -119,9 +119,8 @@ class Listing:
 class Network:
     """How connections are made, as the stack says."""
 
-    proxy: str | None = field(
-        default=None, repr=False
-    )  #: The proxy's address; None: the environment's.
+    #: The proxy's address; None: the environment's.
+    proxy: str | None = field(default=None, repr=False)
     ca: str | None = None  #: A PEM file with trusted root certificates; None: the default ones.
 
 
@@ -150,9 +149,8 @@ class Feed:
     #: The settings of the feed's stages by plugin, for a plugin that wraps the hooks of others.
     stage_settings: dict[str, Any] = field(kw_only=True, factory=dict, repr=False)
     clock: Clock = field(kw_only=True)  #: The clock to use for all times and waiting.
-    random: random.Random = field(
-        kw_only=True, factory=random.Random
-    )  #: A seeded source of randomness.
+    #: A seeded source of randomness.
+    random: random.Random = field(kw_only=True, factory=random.Random)
     network: Network = field(kw_only=True, factory=Network)  #: The proxy and certificates to use.
     listing: Listing = field(kw_only=True, factory=Listing)  #: The symbols by both names.
     counters: Counter[str] = field(kw_only=True, factory=Counter)  #: Counters: see `telemetry`.

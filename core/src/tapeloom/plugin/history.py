@@ -47,9 +47,8 @@ class Request:
     #: Whether the answer is a page of what lies between two times or ids, oldest first; requesting again from
     #: its end brings the rest.
     paged: bool = False
-    page_end: int | None = (
-        None  #: The time in ns where the page ends, if before the end of the query.
-    )
+    #: The time in ns where the page ends, if before the end of the query.
+    page_end: int | None = None
 
 
 class History(Protocol):

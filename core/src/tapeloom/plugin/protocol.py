@@ -42,15 +42,13 @@ class Endpoint:
     max_subscriptions: int = 1024  #: The largest number of subscriptions on one connection.
     max_connections: int | None = None  #: Most connections to it at a time, over all feeds.
     message_rate: Rate | None = None  #: The limit of messages sent on one connection.
-    host_message_rate: Rate | None = (
-        None  #: The limit of messages sent to the host, over all feeds.
-    )
+    #: The limit of messages sent to the host, over all feeds.
+    host_message_rate: Rate | None = None
     dial_rate: Rate | None = None  #: The limit of connection attempts to the host, over all feeds.
     heartbeat: Heartbeat | None = None  #: The heartbeat the client has to send; None for none.
     silence_timeout_seconds: float = 60.0  #: After so long without any byte a connection is dead.
-    max_age_seconds: float | None = (
-        None  #: The age at which core replaces a connection; None: never.
-    )
+    #: The age at which core replaces a connection; None: never.
+    max_age_seconds: float | None = None
     ack_timeout_seconds: float = 10.0  #: The time within which the venue has to answer a message.
     #: The first message, which must be acknowledged before another one is sent; it is never displayed.
     login: Message | None = field(default=None, repr=False)
@@ -105,9 +103,8 @@ class Source(Protocol):
 
     backends: frozenset[str]  #: The event loops that it works on: "asyncio", "trio".
     channels: frozenset[str]  #: The channels that it serves, without parameter.
-    resumes: (
-        bool  #: Whether a new run continues where the last one ended, so that nothing is missed.
-    )
+    #: Whether a new run continues where the last one ended, so that nothing is missed.
+    resumes: bool
 
     async def run(self, deliver: Callable[[list[Event]], Awaitable[None]]) -> None:
         """Deliver batches until cancelled, or until there are no more.
