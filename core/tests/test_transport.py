@@ -377,7 +377,7 @@ async def test_a_proxy_that_is_not_there_is_told_as_one_possibility() -> None:
     async with venue.serve():
         pass
     async with httpx.AsyncClient(proxy=venue.url("http")) as client:
-        with pytest.raises(ConnectionFailed, match="does the proxy run") as caught:
+        with pytest.raises(ConnectionFailed, match="that the proxy runs") as caught:
             async with dialer(client, "test")(Endpoint(url="wss://venue.example/ws")):
                 pass
 
