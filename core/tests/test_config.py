@@ -241,7 +241,7 @@ GOLDEN: dict[str, tuple[str, list[str]]] = {
         FEED.replace("BTC/USDT", "BTCUSDT"),
         [
             (
-                "line 3: feed[0].symbols[0]: 'BTCUSDT' is no unified symbol."
+                "line 3: feed[0].symbols[0]: 'BTCUSDT' is not a unified symbol."
                 " Write 'BTC/USDT' for spot, 'BTC/USDT:USDT' for a perpetual swap."
             )
         ],
@@ -434,7 +434,7 @@ def test_all_mistakes_are_reported_at_once_in_file_order() -> None:
     assert wrong(dedent(document)) == [
         "line 2: backend: expected 'asyncio' or 'trio', got the string 'Trio'. Did you mean 'trio'?",
         (
-            "line 7: feed[0].symbols[1]: 'BTCUSDT' is no unified symbol."
+            "line 7: feed[0].symbols[1]: 'BTCUSDT' is not a unified symbol."
             " Write 'BTC/USDT' for spot, 'BTC/USDT:USDT' for a perpetual swap."
         ),
         "line 9: feed[0].channels[0]: 'trade' is not a channel. Did you mean 'trades'?",

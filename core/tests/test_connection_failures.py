@@ -140,7 +140,7 @@ async def test_a_refusing_proxy_ends_the_feed_or_is_retried_by_its_status(
             network=Network(proxy=f"http://127.0.0.1:{port}"),
         )  # fmt: skip
         if ends:
-            with pytest.raises(ConnectionFailed, match="the proxy wants a login"):
+            with pytest.raises(ConnectionFailed, match="the proxy requires a login"):
                 await until_a_trade(registry, stack, states)
             assert [status.state for status in states] == ["failed"]
         else:

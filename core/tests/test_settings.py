@@ -174,11 +174,11 @@ REFUSED = [
     (
         "every",
         "1x",
-        "every: '1x' is no duration. Write a whole number and a unit: '500ms', '1m', '4h', '1d'.",
+        "every: '1x' is not a duration. Write a whole number and a unit: '500ms', '1m', '4h', '1d'.",
     ),
     ("every", ["1s", 5.5], "every[1]: expected a string, got the number 5.5"),
     ("lateness", 1.5, "lateness: expected a string or a whole number, got the number 1.5"),
-    ("share", "ten", "share: 'ten' is no fraction. Write '10%' or 0.1."),
+    ("share", "ten", "share: 'ten' is not a fraction. Write '10%' or 0.1."),
     ("cast", "7", "cast: expected a whole number, got the string '7'"),
     ("loose", "x", "loose: invalid literal for int() with base 10: 'x'"),
     (
@@ -223,7 +223,7 @@ def test_every_mistake_in_a_table_is_reported() -> None:
         "stage.x.level.depth: expected a whole number, got the string 'x'",
         "stage.x.level.pric: unknown key. Did you mean 'price'?",
         (
-            "stage.x.every: '1x' is no duration."
+            "stage.x.every: '1x' is not a duration."
             " Write a whole number and a unit: '500ms', '1m', '4h', '1d'."
         ),
         "stage.x.within: 'within' must be in [0, 1, 2] (got 9)",

@@ -396,7 +396,7 @@ def test_batches_without_books_pass_as_they_are(bench):
         ({"depth": -1}, "depth = -1: expected a whole number of 0 or more"),
         ({"depth": True}, "depth = True"),
         ({"buffer": 0}, "buffer = 0: expected a whole number of 1 or more"),
-        ({"retry": "soon"}, "'soon' is no duration"),
+        ({"retry": "soon"}, "'soon' is not a duration"),
         ({"retry": "0s"}, "retry = 0 ns is too short"),
     ],
 )

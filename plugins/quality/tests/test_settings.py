@@ -35,9 +35,9 @@ def test_the_defaults_are_what_the_readme_says():
     ("wrong", "message"),
     [
         ({"max_jump": "0%"}, "max_jump is a fraction above 0, such as '10%'"),
-        ({"max_jump": "ten"}, "is no fraction"),
+        ({"max_jump": "ten"}, "is not a fraction"),
         ({"confirmations": 0}, "confirmations is a number of events, 1 or more, and was 0"),
-        ({"confirm_after": "soon"}, "is no duration"),
+        ({"confirm_after": "soon"}, "is not a duration"),
         ({"off": ("jumps",)}, "off knows no 'jumps'.*Did you mean 'jump'?"),
         ({"off": "jump"}, r"off is a list of words. Write \['jump'\]"),
         ({"types": ("trades",)}, "types knows no 'trades'.*Did you mean 'trade'?"),

@@ -15,7 +15,6 @@ from .stack import (
     FeedSpec,
     FlightSpec,
     Network,
-    Policy,
     Process,
     QueueSpec,
     SinkSpec,
@@ -27,7 +26,21 @@ from .structure import structure
 from .validators import CHANNELS
 
 __all__ = [
-    "CHANNELS", "Backend", "Draft", "FeedSpec", "FlightSpec", "Network", "Policy", "Process",
-    "QueueSpec", "Secret", "SinkSpec", "Stack", "StageSpec", "parse", "read", "structure",
+    "CHANNELS",
+    "Backend",
+    "Draft",
+    "FeedSpec",
+    "FlightSpec",
+    "Network",
+    "Process",
+    "QueuePolicy",
+    "QueueSpec",
+    "Secret",
+    "SinkSpec",
+    "Stack",
+    "StageSpec",
+    "parse",
+    "read",
+    "structure",
     "to_toml",
 ]  # fmt: skip

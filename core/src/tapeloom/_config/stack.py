@@ -13,13 +13,13 @@ from typing import Any, Literal
 import attrs
 
 from tapeloom.errors import ConfigError, Mistake
+from tapeloom.events import QueuePolicy
 from tapeloom.plugin import feeds
 
 from . import validators
 from .masking import masked_table, masked_url
 from .places import Places
 
-Policy = Literal["block", "drop_oldest", "conflate", "error"]
 Backend = Literal["asyncio", "trio"]
 OnError = Literal["restart", "disable", "end"]
 OnSinkError = Literal["continue", "restart", "disable"]
@@ -37,7 +37,7 @@ class QueueSpec:
     #: What happens when the queue is full: ``block`` pauses reading from the venue, ``drop_oldest``
     #: discards the oldest events and reports them as a `Gap`, ``conflate`` keeps only the latest event
     #: of each symbol, ``error`` ends the consumer with QueueOverflow.
-    policy: Policy = attrs.field(default="block", validator=validators.one_of(Policy))
+    policy: QueuePolicy = attrs.field(default="block", validator=validators.one_of(QueuePolicy))
 
 
 @attrs.frozen

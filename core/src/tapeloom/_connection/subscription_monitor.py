@@ -97,7 +97,7 @@ class SubscriptionMonitor:
 
     def check_own_clock(self) -> None:
         """Restart what compares the venue's clock with ours, if ours was set."""
-        if self._clock_steps.look():
+        if self._clock_steps.was_set():
             self.last_seen.clock_offset.reset_offsets()
             self._venue_clock.own_clock_set(self._clock.time_ns())
 

@@ -9,7 +9,7 @@ from typing import TypeAlias
 
 from attrs import evolve
 
-from tapeloom.events import OURS, Event, Gap
+from tapeloom.events import OURS, Event, Gap, GapCause
 from tapeloom.plugin import Subscription
 
 from .last_seen import LastSeen
@@ -46,7 +46,7 @@ class GapTracker:
     ) -> None:
         self.live: set[Subscription] = set()
         #: Per subscription with an open gap: its start in ns on the venue's clock, and its cause.
-        self.open_gaps: dict[Subscription, tuple[int, str]] = {}
+        self.open_gaps: dict[Subscription, tuple[int, GapCause]] = {}
         # Gaps that were reported before any event came after them: (since, until).
         self._reported: dict[Subscription, tuple[int, int]] = {}
         self._venue = venue
@@ -101,7 +101,7 @@ class GapTracker:
         if last is not None:
             return last.ts
         offset, channel = self._last_seen.clock_offset, subscription.channel
-        return offset.watermark(channel) or offset.latest or recv + offset.offset(channel)
+        return offset.last_ts(channel) or offset.latest_ts or recv + offset.offset(channel)
 
     def open_stalled(self, subscription: Subscription, now: int, silent_seconds: float) -> None:
         """Open a gap for a subscription that has stalled on a live connection.
@@ -113,7 +113,7 @@ class GapTracker:
         clock_offset, channel = self._last_seen.clock_offset, subscription.channel
         venue_now = now + clock_offset.offset(channel)
         if not clock_offset.has_offset:
-            venue_now = clock_offset.watermark(channel) or now
+            venue_now = clock_offset.last_ts(channel) or now
         since = venue_now - round(silent_seconds * 1_000_000_000)
         self.open_gaps.setdefault(subscription, (since, "stall"))
 
@@ -203,7 +203,7 @@ class GapTracker:
         since, cause = self.open_gaps.pop(subscription)
         self._confirmed.pop(subscription, None)
         channel, until = subscription.channel, max(since, until)
-        self._last_seen.clock_offset.advance_watermark(channel, until)
+        self._last_seen.clock_offset.mark_complete(channel, until)
         return Gap(
             self._venue, subscription.symbol, until, recv, since, until, cause, channel=channel
         )

@@ -15,7 +15,7 @@ from tapeloom._runtime.rate_limits import RateLimit, RateLimits
 from tapeloom._runtime.taps import FrameTap
 from tapeloom.errors import ConnectionFailed, FeedError, RequestFailed, RequestRefused, Throttled
 from tapeloom.plugin import Request
-from tapeloom.plugin.transports import asks_for_pause, check_headers, explain, throttled
+from tapeloom.plugin.transports import check_headers, dial_error, is_rate_limited, throttled
 from tapeloom.symbols import Instrument
 
 log = structlog.get_logger()
@@ -125,7 +125,7 @@ class RestClient:
                 content=request.body or None,
             )
         except (httpx.HTTPError, OSError) as error:
-            raise explain(name, request.url, error) from error
+            raise dial_error(name, request.url, error) from error
         except httpx.InvalidURL as error:
             failed = ConnectionFailed(name, f"{request.url!r} is not a valid URL: {error}")
             failed.retryable = False
@@ -143,7 +143,7 @@ class RestClient:
             seconds, reason = reason.retry_after_seconds, reason.reason
             if seconds is not None:
                 return Throttled(name, f"{url}: {reason}", status, seconds)
-        if asks_for_pause(status, response.headers):
+        if is_rate_limited(status, response.headers):
             now = self._plan.feed.clock.time_ns()
             return throttled(name, url, status, response.headers, now, reason)
         path = httpx.URL(url).path

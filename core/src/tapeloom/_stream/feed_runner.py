@@ -266,7 +266,7 @@ class FeedRunner:
         deadline = WallDeadline(clock)
         while pipeline.timed:
             await clock.sleep(TICK_SECONDS)
-            now = deadline.rings(pipeline.due)
+            now = deadline.reached(pipeline.due)
             if now is not None and (events := pipeline.tick(now)):
                 await self._deliver(events)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Collection
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from tapeloom._runtime.event_loop import Notify, new_notify
 from tapeloom.errors import QueueOverflow
@@ -17,9 +17,7 @@ from tapeloom.plugin import TradeBatch
 
 if TYPE_CHECKING:
     from tapeloom._config import QueueSpec
-
-
-Policy = Literal["block", "drop_oldest", "conflate", "error"]
+    from tapeloom.events import QueuePolicy
 
 
 class Queue:
@@ -40,7 +38,7 @@ class Queue:
         self.name = name
         self.has_task = has_task  #: emptied by a task of `ConsumerTasks`, not by the user's code
         self.size = spec.size
-        self.policy: Policy = spec.policy
+        self.policy: QueuePolicy = spec.policy
         self.types = frozenset(types) if types is not None else None
         self._has_trades = types is None or Trade in types  # a `TradeBatch` needs no filtering
         self.count = 0  #: events waiting

@@ -1,4 +1,4 @@
-"""Events as lines: every digit comes back, nothing else comes in."""
+"""Events as lines of JSON: encoding loses nothing, and decoding rejects what is not an event."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tapeloom import Bar, Book, Event, Gap, Quote, Reject, Status, Ticker, Trade, decode, encode
-from tapeloom.events import BY_TYPE, Origin
+from tapeloom.events import BY_TYPE, GapCause, GapState, Origin
 
 texts = st.text(max_size=12)
 times = st.integers(0, 2**62)
@@ -71,9 +71,9 @@ plain = st.one_of(
         *head,
         times,
         times,
-        texts,
+        st.sampled_from(get_args(GapCause)),
         maybe,
-        st.sampled_from(["open", "filled", "partial", "unrecoverable"]),
+        st.sampled_from(get_args(GapState)),
         texts,
     ),
     st.builds(Status, *head, texts, texts, texts),
@@ -93,7 +93,7 @@ def positional(value: Decimal) -> Decimal:
 
 @settings(max_examples=250)
 @given(events)
-def test_an_event_comes_back_as_it_was(event: Event) -> None:
+def test_an_event_is_equal_after_encoding_and_decoding(event: Event) -> None:
     line = encode(event)
     back = decode(line)
 
@@ -120,27 +120,27 @@ def test_every_digit_is_kept_and_no_exponent_is_written(number: Decimal) -> None
 
 
 @pytest.mark.parametrize("text", ["0.00", "-0", "1.50", "100", "0.1000000000000000000000000001"])
-def test_the_text_of_the_venue_is_the_text_on_the_line(text: str) -> None:
+def test_a_number_is_encoded_with_the_digits_of_the_venue(text: str) -> None:
     quote = Quote("acme", "X/Y", 1, 2, Decimal(text), Decimal(1), Decimal(text), Decimal(1))
 
     assert json.loads(encode(quote))["bid"] == text
 
 
 @pytest.mark.parametrize("text", ["NaN", "Infinity", "-Infinity"])
-def test_what_is_no_number_survives_too(text: str) -> None:
+def test_nan_and_infinity_are_encoded_and_decoded(text: str) -> None:
     back = decode(encode(Trade("acme", "X/Y", 1, 2, Decimal(text), Decimal(1))))
 
     assert isinstance(back, Trade)
     assert str(back.price) == text
 
 
-def test_an_id_stays_a_number_or_a_name() -> None:
-    made = [Trade("a", "X/Y", 1, 2, Decimal(1), Decimal(1), None, id) for id in (7, "7", 2**63)]  # noqa: A001
+def test_an_id_keeps_its_type() -> None:
+    trades = [Trade("a", "X/Y", 1, 2, Decimal(1), Decimal(1), None, id) for id in (7, "7", 2**63)]  # noqa: A001
 
-    assert [decode(encode(one)).id for one in made] == [7, "7", 2**63]  # type: ignore[union-attr]
+    assert [decode(encode(trade)).id for trade in trades] == [7, "7", 2**63]  # type: ignore[union-attr]
 
 
-def test_levels_in_decimal_come_back_as_the_same_numbers() -> None:
+def test_levels_in_decimal_are_equal_after_decoding() -> None:
     book = Book("a", "X/Y", 1, 2, "snapshot", [(Decimal("1.50"), Decimal(2))], ())
     back = decode(encode(book))
 
@@ -149,7 +149,7 @@ def test_levels_in_decimal_come_back_as_the_same_numbers() -> None:
     assert back.asks == []
 
 
-def test_the_lines_say_what_the_field_calls_it() -> None:
+def test_the_keys_of_books_and_bars_in_json() -> None:
     book = json.loads(encode(Book("a", "X/Y", 1, 2, "delta", [("1", "2")], [("3", "4")], 5, 6)))
     bar = json.loads(
         encode(Bar("a", "X/Y", 60_000_000_000, 2, "1m", *([Decimal(1)] * 8), trades=3))
@@ -196,8 +196,8 @@ def other(**fields: Any) -> str:
         '{"type": "book", "venue": "a"}',
     ],
 )
-def test_garbage_is_a_value_error(line: str | bytes) -> None:
-    with pytest.raises(ValueError, match="no event"):
+def test_a_line_that_is_not_an_event_is_a_value_error(line: str | bytes) -> None:
+    with pytest.raises(ValueError, match="expected an event as JSON"):
         decode(line)
 
 
@@ -217,9 +217,18 @@ def test_garbage_is_a_value_error(line: str | bytes) -> None:
         {"id": [1]},
     ],
 )
-def test_a_field_of_another_type_is_a_value_error(fields: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match="no event"):
+def test_a_field_of_the_wrong_type_is_a_value_error(fields: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="expected an event as JSON"):
         decode(other(**fields))
+
+
+def test_an_unknown_cause_or_state_of_a_gap_is_a_value_error() -> None:
+    gap = json.loads(encode(Gap("a", "X/Y", 2, 3, 1, 2, "stall")))
+
+    assert decode(json.dumps(gap)) == Gap("a", "X/Y", 2, 3, 1, 2, "stall")
+    for field in ("cause", "state"):
+        with pytest.raises(ValueError, match="expected an event as JSON"):
+            decode(json.dumps({**gap, field: "weather"}))
 
 
 @settings(max_examples=100)
@@ -232,10 +241,10 @@ def test_a_field_of_another_type_is_a_value_error(fields: dict[str, Any]) -> Non
         max_leaves=5,
     ).map(json.dumps)
 )
-def test_nothing_but_a_value_error_is_raised(line: str | bytes) -> None:
+def test_decoding_arbitrary_input_raises_only_value_error(line: str | bytes) -> None:
     with pytest.raises(ValueError):
         decode(line)
 
 
-def test_every_type_of_event_has_a_wire_form() -> None:
+def test_there_are_eight_event_types_in_json() -> None:
     assert set(BY_TYPE) == {"trade", "quote", "book", "bar", "ticker", "gap", "reject", "status"}
