@@ -19,6 +19,7 @@ from structlog.testing import capture_logs
 from tapeloom import Event, FeedSpec, Gap, QueueSpec, Registry, SinkSpec, Stack, Trade
 from tapeloom._stream.queues import Queue
 from tapeloom.errors import QueueOverflow
+from tapeloom.events import QueuePolicy
 from tapeloom.hooks import hookimpl
 from tapeloom_testing import FakeClient, FakeVenue
 
