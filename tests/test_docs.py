@@ -17,6 +17,7 @@ import importlib
 import inspect
 import itertools
 import re
+import runpy
 import shlex
 import subprocess
 import sys
@@ -287,6 +288,13 @@ def test_every_module_of_core_that_a_page_names_is_there() -> None:
 
     assert named
     assert {name for name in named if not (CORE / f"{name}.py").is_file()} == set()
+
+
+def test_the_picture_of_the_architecture_is_what_its_script_draws() -> None:
+    script = DOCS / "explanation/architecture.py"
+    draw = runpy.run_path(str(script))["draw"]
+
+    assert script.with_suffix(".svg").read_text("utf-8") == draw()
 
 
 def test_every_event_that_core_logs_is_on_the_page_about_trouble() -> None:
