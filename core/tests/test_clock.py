@@ -212,4 +212,4 @@ def test_the_last_trade_is_the_last_received_although_our_clock_went_back() -> N
     memory.add([Status("acme", "", 1, 2 * HOUR, "notice"), trade(1, 2 * HOUR)])
     memory.add(TradeBatch([trade(2, HOUR)], [0]))
 
-    assert memory.last(subscription) == trade(2, HOUR)
+    assert memory.last_event(subscription) == trade(2, HOUR)

@@ -481,7 +481,7 @@ def test_error_of_a_stack_reports_each_mistake_once() -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: FeedSpec("acme", ["BTCUSDT"], "trades"), "symbols[0]: 'BTCUSDT' is no unified"),
+        (lambda: FeedSpec("acme", ["BTCUSDT"], "trades"), "symbols[0]: 'BTCUSDT' is not a unified"),
         (lambda: FeedSpec("acme", "BTC/USDT", "trade"), "channels[0]: 'trade' is not a channel."),
         (lambda: FeedSpec("", "BTC/USDT", "trades"), "venue: expected a name, got ''"),
         (lambda: QueueSpec(0), "size: expected a whole number from 1 on, got 0"),

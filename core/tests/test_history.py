@@ -456,7 +456,7 @@ async def test_nothing_can_be_fetched_for_a_feed_that_does_not_run(registry: Reg
     stack = Stack(feeds=(FeedSpec("acme", ["BTC/USD"], ["book"]),))
     feed = compose(stack, registry, VirtualClock()).plans[0].feed
 
-    with pytest.raises(RuntimeError, match="only while it runs"):
+    with pytest.raises(RuntimeError, match="only while the feed runs"):
         await feed.fetch(Request(url="http://acme.invalid/"))
 
 
