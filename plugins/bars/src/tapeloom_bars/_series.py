@@ -2,7 +2,7 @@
 
 Trades in order are only added up (`running`): the hot loop in `_stage` does that by itself as long
 as `running.ts` <= ts < `until`. Whatever else can happen, a bar that ends, a trade out of order or
-late, comes to `turn`, which puts the sum where it belongs and then looks at every interval.
+late, comes to `rollover`, which puts the sum where it belongs and then looks at every interval.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 from tapeloom.events import Bar, Event, Gap, Origin, Reject, Trade
 
-from ._lane import NEVER, Lane
-from ._tally import NOTHING, Sum, Tally, worth
+from ._accumulator import NOTHING, BarAccumulator, TradeSum, worth
+from ._interval_bars import NEVER, IntervalBars
 
 if TYPE_CHECKING:
     from ._settings import Settings
@@ -33,7 +33,7 @@ class Series:
         "_bad",
         "_first",
         "_gaps",
-        "_lanes",
+        "_intervals",
         "_mark",
         "_settings",
         "channel",
@@ -50,12 +50,12 @@ class Series:
         self.symbol = symbol
         self.channel: str | None = None  #: whose trades count; None until one has come
         #: Trades in order, all of the newest bars: in none of them yet, or the one bar there is.
-        self.running: Sum = NOTHING
+        self.running: TradeSum = NOTHING
         self.until = 0  #: a trade at this time or later ends a bar
         self.wake = NEVER  #: the venue's time at which the next bar closes
         self.queued: int | None = None  #: the wake that the stage has in its queue
         self._settings = settings
-        self._lanes: tuple[Lane, ...] = ()
+        self._intervals: tuple[IntervalBars, ...] = ()
         self._first = 0  # when we began to listen
         self._mark = 0  # the latest time of any trade
         self._gaps: list[tuple[int, int]] = []
@@ -75,8 +75,8 @@ class Series:
         """Put the running sum into the newest bar of every interval."""
         running, self.running = self.running, NOTHING
         if running is not NOTHING:
-            for lane in self._lanes:
-                newest = lane.newest
+            for interval_bars in self._intervals:
+                newest = interval_bars.newest
                 if newest is not None and newest is not running:
                     newest.merge(running)
             self._mark = max(self._mark, running.ts)
@@ -89,10 +89,10 @@ class Series:
         running.add(trade, value)
         return True
 
-    def turn(self, trade: Trade) -> tuple[list[Event], list[Event]]:
+    def rollover(self, trade: Trade) -> tuple[list[Event], list[Event]]:
         """Take a trade that is no plain next one; return what goes before it and what after."""
         ts = trade.ts
-        if not self._lanes:
+        if not self._intervals:
             self._begin(ts)
         self.settle()
         self._mark = max(self._mark, ts)
@@ -104,7 +104,7 @@ class Series:
 
     def gap(self, gap: Gap) -> list[Closing]:
         """Note what is missing, or that it is missing no longer; return the bars that this changes."""
-        if gap.channel not in ("", self.channel) or not self._lanes:
+        if gap.channel not in ("", self.channel) or not self._intervals:
             return []
         hole = (gap.since, gap.until)
         if gap.state == "filled":
@@ -117,9 +117,9 @@ class Series:
                 one, two, *rest = sorted(self._gaps)
                 self._gaps = [(one[0], max(one[1], two[1])), *rest]
         return [
-            self._revision(lane, tally, gap.recv)
-            for lane in self._lanes
-            for tally in lane.kept()
+            self._revision(interval_bars, tally, gap.recv)
+            for interval_bars in self._intervals
+            for tally in interval_bars.kept()
             if tally.complete != self._complete(tally)
         ]
 
@@ -135,9 +135,9 @@ class Series:
         self.settle()
         self._look_ahead()
         bars = [
-            self._closing(lane, tally, recv, closed=False)
-            for lane in self._lanes
-            for tally in lane.opened()
+            self._closing(interval_bars, tally, recv, closed=False)
+            for interval_bars in self._intervals
+            for tally in interval_bars.opened()
             if tally.trades
         ]
         return self._announced([]), bars
@@ -148,7 +148,9 @@ class Series:
         settings = self._settings
         floor = ts - settings.lateness
         self._first = ts
-        self._lanes = tuple(Lane(interval, settings, floor) for interval in settings.intervals)
+        self._intervals = tuple(
+            IntervalBars(interval, settings, floor) for interval in settings.intervals
+        )
 
     def _set_aside(self, trade: Trade) -> None:
         evidence = f"price {trade.price}, size {trade.size}: no finite number, so in no bar"
@@ -163,9 +165,9 @@ class Series:
 
     def _shut(self, until: int, recv: int, *, by_time: bool) -> list[Closing]:
         closings = [
-            self._closing(lane, tally, recv)
-            for lane in self._lanes
-            for tally in lane.close(until, by_time=by_time)
+            self._closing(interval_bars, tally, recv)
+            for interval_bars in self._intervals
+            for tally in interval_bars.close(until, by_time=by_time)
         ]
         if len(closings) > 1:
             closings.sort(key=_order)
@@ -176,37 +178,37 @@ class Series:
         ts, value = trade.ts, worth(trade)
         if value is None:
             return self._place_apart(trade, None)
-        added = Sum(trade, value)
-        for lane in self._lanes:
-            start = lane.start(ts)
-            if start < lane.floor or lane.open(start) is not lane.newest:
+        added = TradeSum(trade, value)
+        for interval_bars in self._intervals:
+            start = interval_bars.start(ts)
+            if start < interval_bars.floor or interval_bars.open(start) is not interval_bars.newest:
                 return self._place_apart(trade, added)
         self.running = added
-        if len(self._lanes) == 1 and lane.newest is not None:
+        if len(self._intervals) == 1 and interval_bars.newest is not None:
             # Of a single interval the newest bar is itself the running sum.
-            lane.newest.merge(added)
-            self.running = lane.newest
+            interval_bars.newest.merge(added)
+            self.running = interval_bars.newest
         return []
 
-    def _place_apart(self, trade: Trade, added: Sum | None) -> list[Event]:
+    def _place_apart(self, trade: Trade, added: TradeSum | None) -> list[Event]:
         """Put a trade into bars that are not the newest, or not open any more."""
         if added is None:
             self._set_aside(trade)
         revised: list[Closing] = []
         lost: list[str] = []
-        for lane in self._lanes:
-            start = lane.start(trade.ts)
-            late = start < lane.floor
-            tally = lane.late(start) if late else lane.open(start)
+        for interval_bars in self._intervals:
+            start = interval_bars.start(trade.ts)
+            late = start < interval_bars.floor
+            tally = interval_bars.late(start) if late else interval_bars.open(start)
             if tally is None:
-                lost.append(f"{lane.interval.name} closed up to {lane.floor}")
+                lost.append(f"{interval_bars.interval.name} closed up to {interval_bars.floor}")
             elif added is None:
                 tally.flawed = True
                 if late and tally.complete:
-                    revised.append(self._revision(lane, tally, trade.recv))
+                    revised.append(self._revision(interval_bars, tally, trade.recv))
             elif late:
-                lane.revise(tally, added)
-                revised.append(self._revision(lane, tally, trade.recv))
+                interval_bars.revise(tally, added)
+                revised.append(self._revision(interval_bars, tally, trade.recv))
             else:
                 tally.merge(added)
         out: list[Event] = [closing[3] for closing in sorted(revised, key=_order)]
@@ -218,17 +220,17 @@ class Series:
     def _look_ahead(self) -> None:
         """Work out up to when the hot loop can do without us, and when time will need us."""
         wake = until = NEVER
-        for lane in self._lanes:
-            wake = min(wake, lane.ends)
-            if lane.newest is not None:
-                until = min(until, lane.newest.end)
+        for interval_bars in self._intervals:
+            wake = min(wake, interval_bars.ends)
+            if interval_bars.newest is not None:
+                until = min(until, interval_bars.newest.end)
         if wake != NEVER:
             wake += self._settings.lateness
         self.wake = wake
         # Without a running sum there is nothing to add to.
         self.until = 0 if self.running is NOTHING else min(wake, until)
 
-    def _complete(self, tally: Tally) -> bool:
+    def _complete(self, tally: BarAccumulator) -> bool:
         start, end = tally.start, tally.end
         return (
             start > self._first
@@ -236,11 +238,13 @@ class Series:
             and not any(since < end and until >= start for since, until in self._gaps)
         )
 
-    def _revision(self, lane: Lane, tally: Tally, recv: int) -> Closing:
+    def _revision(self, interval_bars: IntervalBars, tally: BarAccumulator, recv: int) -> Closing:
         tally.revision += 1
-        return self._closing(lane, tally, recv)
+        return self._closing(interval_bars, tally, recv)
 
-    def _closing(self, lane: Lane, tally: Tally, recv: int, *, closed: bool = True) -> Closing:
+    def _closing(
+        self, interval_bars: IntervalBars, tally: BarAccumulator, recv: int, *, closed: bool = True
+    ) -> Closing:
         if closed:
             tally.complete = self._complete(tally)
         origin: Origin = "built_from_trades" if tally.trades else "empty"
@@ -250,7 +254,7 @@ class Series:
             self.symbol,
             tally.start,
             recv,
-            lane.interval.name,
+            interval_bars.interval.name,
             tally.open,
             tally.high,
             tally.low,
@@ -266,7 +270,7 @@ class Series:
             "bars",
             origin,
         )
-        return tally.end, lane.length, self.symbol, bar
+        return tally.end, interval_bars.length, self.symbol, bar
 
     def _reject(self, trade: Trade, rule: str, evidence: str) -> Reject:
         return Reject(

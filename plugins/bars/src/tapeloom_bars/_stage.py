@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 from tapeloom.events import Event, Gap, Trade
 from tapeloom.plugin import TradeBatch
 
+from ._accumulator import exactly
 from ._series import Series
 from ._settings import Settings
-from ._tally import exactly
 from ._venue import Venue
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ class Bars:
             place = len(events) - length_hint(trades) - 1
             if number < len(series_of) and (series := series_of[number]) is not UNKNOWN:
                 self._hear(trade)
-                self._turn(series, trade, place, splices)
+                self._rollover(series, trade, place, splices)
             else:
                 self._take((trade,), splices, place)
                 self._learn(trade, number)
@@ -136,7 +136,7 @@ class Bars:
                     continue
                 self._hear(event)
                 if not series.take(event):
-                    self._turn(series, event, place, splices)
+                    self._rollover(series, event, place, splices)
             elif type(event) is Gap and (changed := self._gap(event)):
                 splices.append((place, [], changed))
 
@@ -146,9 +146,9 @@ class Bars:
         if trade.ts > venue.hear(trade.recv):
             venue.lift(trade.ts)
 
-    def _turn(self, series: Series, trade: Trade, place: int, splices: list[_Splice]) -> None:
+    def _rollover(self, series: Series, trade: Trade, place: int, splices: list[_Splice]) -> None:
         """Take a trade with which something begins or ends."""
-        before, after = series.turn(trade)
+        before, after = series.rollover(trade)
         self._venue.queue(series)
         if before or after:
             splices.append((place, before, after))

@@ -23,7 +23,7 @@ from __future__ import annotations
 from heapq import heappop, heappush
 from typing import TYPE_CHECKING
 
-from ._lane import NEVER
+from ._interval_bars import NEVER
 from ._series import Series
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from attrs import define, field
 from tapeloom.events import Book, Event, Gap, Status
 
-from .keeper import Keeper
+from .book_sync import BookSync
 from .local import LocalBook
 from .settings import Settings
 
@@ -29,7 +29,7 @@ class Books:
     feed: Feed
     settings: Settings = field(factory=Settings)
     books: dict[tuple[str, str], LocalBook] = field(init=False, factory=dict)
-    _keepers: dict[tuple[str, str], Keeper] = field(init=False, factory=dict)
+    _keepers: dict[tuple[str, str], BookSync] = field(init=False, factory=dict)
     _waiting: dict[tuple[str, str], int] = field(init=False, factory=dict)
 
     @property
@@ -71,16 +71,16 @@ class Books:
                 del self._waiting[key]
         return []
 
-    def _start(self, event: Book) -> Keeper:
+    def _start(self, event: Book) -> BookSync:
         key = event.symbol, event.channel
         book = LocalBook(event.venue, *key, kept=self.settings.depth)
         self.books[key] = book
-        self._keepers[key] = Keeper(
+        self._keepers[key] = BookSync(
             book, self.settings, self.feed.query_history, self._waiting, self.feed.counters
         )
         return self._keepers[key]
 
-    def _meant(self, event: Gap | Status) -> list[Keeper]:
+    def _meant(self, event: Gap | Status) -> list[BookSync]:
         """Find the books that *event* is about; without a symbol or channel it is about all."""
         symbol, channel = event.symbol, event.channel
         return [

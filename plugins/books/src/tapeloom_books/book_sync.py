@@ -13,7 +13,7 @@ from tapeloom.events import Book, Event, Gap, Status
 from tapeloom.plugin import HistoryQuery
 
 from .rules import after_delta, after_snapshot, is_checked, missing
-from .teller import Teller
+from .top_of_book import TopOfBookEmitter
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from .local import LocalBook, State
     from .settings import Settings
 
-__all__ = ["Keeper"]
+__all__ = ["BookSync"]
 
 #: So many snapshots may be asked for in a row, each as soon as it is needed. After that the wait
 #: counts from the last request and doubles, for a venue whose snapshots are never of use.
@@ -29,7 +29,7 @@ _AT_ONCE = 3
 _MOST_DOUBLINGS = 6
 
 
-class Keeper:
+class BookSync:
     """One book, and the deltas that wait for its snapshot.
 
     `waiting` is shared by the keepers of a feed. A book stands in it while it needs a snapshot,
@@ -49,7 +49,7 @@ class Keeper:
         self._want = want
         self._waiting = waiting
         self._counters = counters
-        self._tell = Teller(book, settings)
+        self._tell = TopOfBookEmitter(book, settings)
         self._retry = settings.retry
         self._held: deque[Book] = deque(maxlen=settings.buffer)
         self._seen: int | None = None  # the id with which the stream has come this far

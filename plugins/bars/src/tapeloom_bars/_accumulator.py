@@ -1,6 +1,6 @@
 """Adding up trades, exactly.
 
-`Sum` is trades that arrived in order, `Tally` what belongs to one bar.
+`TradeSum` is trades that arrived in order, `BarAccumulator` what belongs to one bar.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-__all__ = ["NOTHING", "ZERO", "Sum", "Tally", "before", "exactly", "worth"]
+__all__ = ["NOTHING", "ZERO", "BarAccumulator", "TradeSum", "before", "exactly", "worth"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -54,7 +54,7 @@ def worth(trade: Trade) -> Decimal | None:
     return value if value.is_finite() else None
 
 
-class Sum:
+class TradeSum:
     """Some trades, added up. `open` and `close` are the prices of the first and the last by (ts, id).
 
     It keeps no trade: to let go of one that came long ago takes longer than to add the next.
@@ -121,10 +121,10 @@ class Sum:
 
 
 #: Stands for no running sum; nothing is ever added to it.
-NOTHING = Sum(Trade("", "", 0, 0, ZERO, ZERO), ZERO)
+NOTHING = TradeSum(Trade("", "", 0, 0, ZERO, ZERO), ZERO)
 
 
-class Tally(Sum):
+class BarAccumulator(TradeSum):
     """The trades of one bar, from `start` to `end`. `complete` is what was last sent of it, None before that.
 
     As long as there is none, all prices are *price*.
@@ -143,7 +143,7 @@ class Tally(Sum):
         self.flawed = False  #: a trade of it was unusable
         self.complete: bool | None = None
 
-    def merge(self, more: Sum) -> None:
+    def merge(self, more: TradeSum) -> None:
         """Add trades that arrived after all that are in here."""
         if not self.trades:
             self._begin(more)
@@ -163,7 +163,7 @@ class Tally(Sum):
         self.sold = _add(self.sold, more.sold)
         self.sold_quote = _add(self.sold_quote, more.sold_quote)
 
-    def _begin(self, more: Sum) -> None:
+    def _begin(self, more: TradeSum) -> None:
         self.trades, self.sided = more.trades, more.sided
         self.first_ts, self.first_id, self.open = more.first_ts, more.first_id, more.open
         self.ts, self.last_id, self.close = more.ts, more.last_id, more.close

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ._tally import Sum, Tally
+from ._accumulator import BarAccumulator, TradeSum
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -16,12 +16,12 @@ if TYPE_CHECKING:
     from ._interval import Interval
     from ._settings import Settings
 
-__all__ = ["NEVER", "Lane"]
+__all__ = ["NEVER", "IntervalBars"]
 
 NEVER = 1 << 63
 
 
-class Lane:
+class IntervalBars:
     """Bars of one symbol and interval.
 
     `floor` is the start of the earliest interval that has not closed. `newest` is the bar that the
@@ -48,9 +48,9 @@ class Lane:
         self.interval = interval
         self.length = interval.length
         self.offset = interval.offset
-        self.newest: Tally | None = None
-        self._opened: dict[int, Tally] = {}
-        self._closed: dict[int, Tally] = {}
+        self.newest: BarAccumulator | None = None
+        self._opened: dict[int, BarAccumulator] = {}
+        self._closed: dict[int, BarAccumulator] = {}
         self._keep = settings.keep * interval.length if settings.revise else 0
         self._fill = settings.empty == "fill"
         self._fill_limit = settings.fill_limit
@@ -63,34 +63,34 @@ class Lane:
         """Return the start of the bar that *ts* belongs to."""
         return ts - (ts - self.offset) % self.length
 
-    def open(self, start: int) -> Tally:
+    def open(self, start: int) -> BarAccumulator:
         """Return the open bar that begins at *start*, which is not before `floor`."""
         tally = self._opened.get(start)
         if tally is None:
-            tally = self._opened[start] = Tally(start, start + self.length)
+            tally = self._opened[start] = BarAccumulator(start, start + self.length)
             if self.newest is None or start > self.newest.start:
                 self.newest = tally
         return tally
 
-    def opened(self) -> list[Tally]:
+    def opened(self) -> list[BarAccumulator]:
         """Return the open bars in order of start."""
         return [self._opened[start] for start in sorted(self._opened)]
 
-    def kept(self) -> Iterator[Tally]:
+    def kept(self) -> Iterator[BarAccumulator]:
         """Return the closed bars that were sent and can still be revised."""
         bound = self.floor - self._keep
         return (t for t in self._closed.values() if t.complete is not None and t.start >= bound)
 
-    def late(self, start: int) -> Tally | None:
+    def late(self, start: int) -> BarAccumulator | None:
         """Return the closed bar that begins at *start*; None where it cannot be revised any more."""
         if start < self.floor - self._keep:
             return None
         tally = self._closed.get(start)
         if tally is None:  # its interval closed empty
-            tally = self._closed[start] = Tally(start, start + self.length)
+            tally = self._closed[start] = BarAccumulator(start, start + self.length)
         return tally
 
-    def revise(self, tally: Tally, more: Sum) -> None:
+    def revise(self, tally: BarAccumulator, more: TradeSum) -> None:
         """Add late trades to a closed bar."""
         tally.merge(more)
         if tally.start >= self._priced:
@@ -107,7 +107,7 @@ class Lane:
             return self.newest.end
         return min(self._opened) + self.length
 
-    def close(self, until: int, *, by_time: bool = False) -> list[Tally]:
+    def close(self, until: int, *, by_time: bool = False) -> list[BarAccumulator]:
         """Close every bar that ends at *until* or before; return those to be sent, by start.
 
         A trade also closes the empty intervals before it. Time closes only what is there: a bar, or
@@ -132,9 +132,9 @@ class Lane:
             del self._closed[oldest]
         return [tally for tally in due if tally.trades or self._fill]
 
-    def _filling(self, target: int) -> list[Tally]:
+    def _filling(self, target: int) -> list[BarAccumulator]:
         """Return what stands between floor and *target*, with a bar for every empty interval."""
-        due: list[Tally] = []
+        due: list[BarAccumulator] = []
         start, price, filled = self.floor, self._close, self._filled
         while start < target:
             tally = self._opened.get(start)
@@ -146,7 +146,7 @@ class Lane:
                     start = min(later, default=target)
                     continue
                 flawed = tally is not None
-                tally = Tally(start, start + self.length, price)
+                tally = BarAccumulator(start, start + self.length, price)
                 tally.flawed = flawed
                 filled += 1
             else:
@@ -156,7 +156,7 @@ class Lane:
         self._filled = filled
         return due
 
-    def _shut(self, tally: Tally) -> None:
+    def _shut(self, tally: BarAccumulator) -> None:
         self._opened.pop(tally.start, None)
         if self.newest is not None and self.newest.start == tally.start:
             self.newest = None

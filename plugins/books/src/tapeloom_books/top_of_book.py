@@ -11,12 +11,12 @@ if TYPE_CHECKING:
     from .local import LocalBook
     from .settings import Settings
 
-__all__ = ["Teller"]
+__all__ = ["TopOfBookEmitter"]
 
 Top = tuple[list[tuple[str, str]], list[tuple[str, str]]]
 
 
-class Teller:
+class TopOfBookEmitter:
     """Compares the top of one book with what was last told of it."""
 
     def __init__(self, book: LocalBook, settings: Settings) -> None:
