@@ -70,9 +70,9 @@ def install(
     session.install("--exact", "--constraint", str(pins), *sources, *options)
 
 
-def check(session: nox.Session, *paths: Path, slow: bool = True, options: list[str]) -> None:
-    """Run tests in parallel, with further options for pytest."""
-    selection = [] if slow else ["-m", "not slow"]
+def check(session: nox.Session, *paths: Path, marks: str = "", options: list[str]) -> None:
+    """Run the tests that an expression of marks selects, in parallel; options are pytest's."""
+    selection = ["-m", marks] if marks else []
     parallel = ["--numprocesses", "auto", "--maxprocesses", "4", "--dist", "worksteal"]
     # If bytecode is not written, every child process of a test compiles all that it imports.
     session.env["PYTHONDONTWRITEBYTECODE"] = ""
@@ -115,7 +115,7 @@ def quick(session: nox.Session) -> None:
     packages = [PACKAGES["core"], *touched(session)]
     install(session, [*BASE, *packages], "--group", "tests", editable=True)
     tests = [path / "tests" for path in packages]
-    check(session, *tests, slow=False, options=session.posargs)
+    check(session, *tests, marks="not slow and not thorough", options=session.posargs)
 
 
 @nox.session(python=OLDEST)
@@ -161,7 +161,8 @@ def together(session: nox.Session) -> None:
     oldest = session.python == OLDEST
     paths = CROSSING if oldest else [path / "tests" for path in PACKAGES.values()]
     # The slow tests are about this code, not about Python, so the oldest Python is enough for them.
-    check(session, *paths, Path("tests"), slow=oldest, options=session.posargs)
+    marks = "" if oldest else "not slow"
+    check(session, *paths, Path("tests"), marks=marks, options=session.posargs)
 
 
 @nox.session(python=OLDEST, default=False)

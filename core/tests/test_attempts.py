@@ -63,6 +63,7 @@ def told(events: Sequence[Event], state: str) -> list[Status]:
     return [event for event in events if isinstance(event, Status) and event.state == state]
 
 
+@pytest.mark.thorough
 async def test_unless_a_number_is_said_a_venue_that_is_down_is_tried_for_ever(
     registry: Registry,
 ) -> None:

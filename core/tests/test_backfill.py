@@ -204,6 +204,7 @@ async def test_what_a_lost_connection_has_cost_is_fetched_page_by_page(registry:
     assert [path.rpartition("=")[2] for path in shop.asked] == ["5", "7"]
 
 
+@pytest.mark.thorough
 async def test_a_venue_that_refuses_leaves_the_hole_and_says_so(registry: Registry) -> None:
     events = await events_of(registry, Shop(status=403), past_trades=True)
 

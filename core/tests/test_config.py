@@ -564,6 +564,7 @@ def test_proxy_with_a_password_is_read_from_a_secret_and_not_shown(
     assert "hunter2" not in repr(stack) + resolved(stack)
 
 
+@pytest.mark.thorough
 @given(st.text(max_size=200))
 @example("[[feed]]\n[feed]")
 @example("a.b = 1\n[a]")

@@ -333,7 +333,7 @@ def held_against_wsproto(examples: int) -> Counter[str]:
     return ends
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_any_split_of_any_bytes_gives_what_wsproto_gives() -> None:
     ends = held_against_wsproto(1500)
 

@@ -100,7 +100,7 @@ async def test_a_planned_end_costs_no_event_whichever_connection_is_ahead(
     assert not [event for event in events if isinstance(event, Gap)]
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 async def test_a_day_of_rotations_loses_nothing_and_repeats_nothing(
     registry: Registry, acme: Any
 ) -> None:

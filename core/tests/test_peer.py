@@ -282,6 +282,7 @@ async def test_a_message_that_may_not_be_is_answered_with_its_code(
     assert closed is None if closed is None and code == 1009 else closed[0] == code
 
 
+@pytest.mark.thorough
 async def test_many_connections_at_a_time_each_get_their_own(authority: trustme.CA) -> None:
     def behave(connection: ServerConnection) -> Any:
         name = connection.recv(10)

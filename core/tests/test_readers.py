@@ -49,6 +49,7 @@ seconds = 30
 """All a stack may say, in short; `nowhere` is no venue, which is one more mistake to find."""
 
 
+@pytest.mark.thorough
 def test_a_broken_stack_raises_what_it_may_or_is_read(tmp_path: Path) -> None:
     outcomes: Counter[str] = Counter()
     path = tmp_path / "stack.toml"
@@ -79,6 +80,7 @@ TABLES = {
 }
 
 
+@pytest.mark.thorough
 def test_tables_of_every_wrong_type_raise_what_they_may_or_are_read() -> None:
     outcomes: Counter[str] = Counter()
     for text in islice(mutants([json.dumps(TABLES).encode()], Random(2)), 6000):
@@ -134,6 +136,7 @@ def test_good_lines_between_broken_ones_are_all_read(suffix: str, tmp_path: Path
     ]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("suffix", ["jsonl", "jsonl.gz", "jsonl.zst"])
 def test_a_file_broken_anywhere_is_read_up_to_there_or_raises_what_it_may(
     suffix: str, tmp_path: Path
@@ -156,6 +159,7 @@ def test_a_file_broken_anywhere_is_read_up_to_there_or_raises_what_it_may(
     assert not outcomes["nameless"]
 
 
+@pytest.mark.thorough
 def test_a_broken_index_beside_a_tape_raises_what_it_may_or_is_read(tmp_path: Path) -> None:
     path = written(tmp_path / "t.ws.jsonl", b"\n".join(LINES))
     (tmp_path / "a.json").write_text("{}")

@@ -360,6 +360,7 @@ def taped(steps: Sequence[tuple[int, str]]) -> str:
     return text
 
 
+@pytest.mark.thorough
 @settings(max_examples=25, deadline=None)
 @given(tapes, st.sampled_from([0, 1, 30, 100, 350]))
 def test_the_events_are_the_same_for_any_batch(

@@ -22,6 +22,7 @@ from tapeloom_testing.contract import TransportContract
 from wsproto import events as ws
 
 
+@pytest.mark.thorough
 class TestCore(TransportContract):
     transport = "core"
 
