@@ -54,9 +54,9 @@ def test_intervals_are_spelled_in_their_largest_unit(written, name):
     ("settings", "message"),
     [
         ({"every": ()}, "Name one or more"),
-        ({"every": ("1m", "60s")}, "stands here twice"),
+        ({"every": ("1m", "60s")}, "is given twice"),
         ({"every": "1x"}, "no duration"),
-        ({"every": "0s"}, "no length of a bar"),
+        ({"every": "0s"}, "not a valid bar length"),
         ({"every": "1500us"}, "whole milliseconds"),
         ({"lateness": "soon"}, "no duration"),
         ({"lateness": -1}, "Write 0 or more"),
