@@ -53,7 +53,7 @@ def test_intervals_are_spelled_in_their_largest_unit(written, name):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"every": ()}, "Name one or more"),
+        ({"every": ()}, "Give one or more"),
         ({"every": ("1m", "60s")}, "is given twice"),
         ({"every": "1x"}, "no duration"),
         ({"every": "0s"}, "not a valid bar length"),

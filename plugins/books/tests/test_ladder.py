@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tapeloom.events import Book
 from tapeloom_books import LocalBook
-from tapeloom_books.ladder import Ladder, TooWideError
+from tapeloom_books.ladder import Ladder, PriceTooLongError
 
 
 def event(bids=(), asks=(), kind="delta"):
@@ -93,7 +93,7 @@ def test_prices_that_one_float_would_name_are_kept_apart():
 
 
 def test_a_long_price_asks_for_decimal_names():
-    with pytest.raises(TooWideError):
+    with pytest.raises(PriceTooLongError):
         Ladder("bids").apply([("1.0000000000000001", "1")])
 
 

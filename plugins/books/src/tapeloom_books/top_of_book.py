@@ -1,4 +1,4 @@
-"""Tells what changed at the top of a book: a `Quote`, and a `Book` of the best levels."""
+"""`TopOfBookEmitter`: emits a `Quote` and a `Book` of the best levels when the top of a book changes."""
 
 from __future__ import annotations
 
@@ -13,50 +13,53 @@ if TYPE_CHECKING:
 
 __all__ = ["TopOfBookEmitter"]
 
+#: Best bids and asks as texts (price, size), best first.
 Top = tuple[list[tuple[str, str]], list[tuple[str, str]]]
 
 
 class TopOfBookEmitter:
-    """Compares the top of one book with what was last told of it."""
+    """Compare the top of one book with the top emitted last, and emit changes."""
 
     def __init__(self, book: LocalBook, settings: Settings) -> None:
-        speaks = book.channel in settings.channels
+        is_enabled = book.channel in settings.channels
         self._book = book
-        self._quotes = settings.quotes and speaks
-        self._depth = settings.depth if speaks else 0
-        self.forget()
+        self._quotes = settings.quotes and is_enabled
+        self._depth = settings.depth if is_enabled else 0
+        self.reset()
 
-    def forget(self) -> None:
-        """Tell everything anew next time."""
-        self._best: tuple[str, str, str, str] | None = None
-        self._values: tuple[Decimal, ...] | None = None
-        self._top: Top = [], []
+    def reset(self) -> None:
+        """Forget the top emitted last, so that the next call emits everything."""
+        self._last_best: tuple[str, str, str, str] | None = None
+        self._last_values: tuple[Decimal, ...] | None = None
+        self._last_top: Top = [], []
 
     def __call__(self, ts: int, recv: int, out: list[Event]) -> None:
-        """Append what has changed."""
+        """Append a `Quote` and a `Book` to *out* if the top of the book has changed."""
         if self._quotes:
             bids, asks = self._book.bids, self._book.asks
             if bids.keys and asks.keys:
                 bid, ask = bids.texts[bids.keys[-1]], asks.texts[asks.keys[-1]]
                 best = bid, bids.sizes[bid], ask, asks.sizes[ask]
-                if best != self._best:
-                    self._best = best
-                    self._quote(ts, recv, best, out)
+                if best != self._last_best:
+                    self._last_best = best
+                    self._emit_quote(ts, recv, best, out)
             else:
-                self._best = self._values = None
+                self._last_best = self._last_values = None
         if self._depth:
             top = self._book.bids.raw_top(self._depth), self._book.asks.raw_top(self._depth)
-            if top != self._top:
-                self._snapshot(ts, recv, top, out)
+            if top != self._last_top:
+                self._emit_snapshot(ts, recv, top, out)
 
-    def _quote(self, ts: int, recv: int, best: tuple[str, str, str, str], out: list[Event]) -> None:
+    def _emit_quote(
+        self, ts: int, recv: int, best: tuple[str, str, str, str], out: list[Event]
+    ) -> None:
         try:
             values = Decimal(best[0]), Decimal(best[1]), Decimal(best[2]), Decimal(best[3])
         except InvalidOperation:
-            return  # a size that is no number; the validating stage is the one to say so
-        if not (values[1].is_finite() and values[3].is_finite()) or values == self._values:
+            return  # not a number; reporting this is the task of a validating stage
+        if not (values[1].is_finite() and values[3].is_finite()) or values == self._last_values:
             return
-        self._values = values
+        self._last_values = values
         book = self._book
         out.append(
             Quote(
@@ -64,10 +67,10 @@ class TopOfBookEmitter:
             )
         )  # fmt: skip
 
-    def _snapshot(self, ts: int, recv: int, top: Top, out: list[Event]) -> None:
-        told, self._top = self._top, top
-        if _same(told[0], top[0]) and _same(told[1], top[1]):
-            return  # the same numbers, spelled in another way
+    def _emit_snapshot(self, ts: int, recv: int, top: Top, out: list[Event]) -> None:
+        previous, self._last_top = self._last_top, top
+        if _equal_levels(previous[0], top[0]) and _equal_levels(previous[1], top[1]):
+            return  # the same numbers, written differently
         book = self._book
         out.append(
             Book(
@@ -77,17 +80,17 @@ class TopOfBookEmitter:
         )  # fmt: skip
 
 
-def _same(old: list[tuple[str, str]], new: list[tuple[str, str]]) -> bool:
+def _equal_levels(old: list[tuple[str, str]], new: list[tuple[str, str]]) -> bool:
     return len(old) == len(new) and all(
-        was == now or (_equal(was[0], now[0]) and _equal(was[1], now[1]))
-        for was, now in zip(old, new, strict=True)
+        before == after or (_equal(before[0], after[0]) and _equal(before[1], after[1]))
+        for before, after in zip(old, new, strict=True)
     )
 
 
-def _equal(was: str, now: str) -> bool:
-    if was == now:
+def _equal(old: str, new: str) -> bool:
+    if old == new:
         return True
     try:
-        return Decimal(was) == Decimal(now)
+        return Decimal(old) == Decimal(new)
     except InvalidOperation:
         return False
