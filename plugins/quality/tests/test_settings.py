@@ -38,9 +38,9 @@ def test_the_defaults_are_what_the_readme_says():
         ({"max_jump": "ten"}, "is no fraction"),
         ({"confirmations": 0}, "confirmations is a number of events, 1 or more, and was 0"),
         ({"confirm_after": "soon"}, "is no duration"),
-        ({"off": ("jumps",)}, "off knows no 'jumps'.*Did you mean 'jump'?"),
-        ({"off": "jump"}, r"off is a list of words. Write \['jump'\]"),
-        ({"types": ("trades",)}, "types knows no 'trades'.*Did you mean 'trade'?"),
+        ({"off": ("jumps",)}, "off does not accept 'jumps'.*Did you mean 'jump'?"),
+        ({"off": "jump"}, r"off is a list of names. Write \['jump'\]"),
+        ({"types": ("trades",)}, "types does not accept 'trades'.*Did you mean 'trade'?"),
     ],
 )
 def test_a_mistake_is_told_with_what_is_allowed(wrong, message):

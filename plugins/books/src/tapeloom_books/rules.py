@@ -22,6 +22,7 @@ __all__ = [
     "position_after_snapshot",
 ]
 
+#: "next": apply it; "old": already contained; "gap": updates before it are missing.
 Position: TypeAlias = Literal["next", "old", "gap"]
 
 
