@@ -65,6 +65,6 @@ def test_intervals_are_spelled_in_their_largest_unit(written, name):
         ({"empty": "zero"}, "must be in"),
     ],
 )
-def test_a_wrong_setting_says_what_is_allowed(settings, message):
+def test_an_invalid_setting_is_refused_with_the_allowed_values(settings, message):
     with pytest.raises(ValueError, match=message):
         Settings(**settings)
