@@ -347,7 +347,7 @@ def run(stage, acts, sizes, mark=list):
 
 @given(SESSIONS, SETTINGS)
 @budget(max_examples=400, deadline=None)
-def test_bars_are_those_of_a_stage_that_works_everything_out_anew(acts, settings):
+def test_bars_equal_those_of_a_naive_reference_implementation(acts, settings):
     stage, naive, bad = Bars(settings), Naive(settings), []
     for number, act in enumerate(acts):
         if type(act) is int:
@@ -365,7 +365,7 @@ def test_bars_are_those_of_a_stage_that_works_everything_out_anew(acts, settings
 
 @given(SESSIONS, SETTINGS, st.lists(st.integers(1, 9), min_size=1, max_size=5))
 @budget(max_examples=150, deadline=None)
-def test_batch_boundaries_do_not_show(acts, settings, sizes):
+def test_the_output_does_not_depend_on_batch_boundaries(acts, settings, sizes):
     batched, lone = run(Bars(settings), acts, sizes), run(Bars(settings), acts, [1])
 
     assert list(map(repr, batched)) == list(map(repr, lone))  # NaN is not equal to itself
@@ -388,7 +388,7 @@ def of_one_read(acts, sizes):
 
 @given(SESSIONS, SETTINGS, st.lists(st.integers(1, 9), min_size=1, max_size=5))
 @budget(max_examples=200, deadline=None)
-def test_batches_that_a_parser_has_numbered_give_the_same(acts, settings, sizes):
+def test_trade_batches_with_subscription_ids_give_the_same_output(acts, settings, sizes):
     acts = of_one_read(acts, sizes)
     told_apart = run(Bars(settings), acts, sizes, numbered({}))
 
@@ -397,9 +397,7 @@ def test_batches_that_a_parser_has_numbered_give_the_same(acts, settings, sizes)
 
 @given(SESSIONS, SETTINGS)
 @budget(max_examples=100, deadline=None)
-def test_every_event_is_passed_on_in_order_and_bars_are_sent_first_once_and_in_order(
-    acts, settings
-):
+def test_every_event_passes_in_order_and_each_bar_is_first_sent_once_in_order(acts, settings):
     out = run(Bars(settings), acts, [7])
 
     sent = [act for act in acts if type(act) is not int]

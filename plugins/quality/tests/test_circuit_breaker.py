@@ -20,20 +20,20 @@ def test_one_wrong_price_is_rejected_with_its_evidence(quality, make, counters):
     assert counters == {"reject.jump": 1}
 
 
-def test_a_real_move_of_15_percent_is_believed_and_the_symbol_goes_on(quality, make):
+def test_a_real_move_of_15_percent_is_accepted(quality, make):
     """The guide's own check rejects every bar after such a move, for good."""
     out = quality()(prices(make, "100", "115", "115.1", "114.9", "116", "115", "100"))
 
     assert rules(out) == ["trade", "jump", "jump", "trade", "trade", "trade", "jump"]
 
 
-def test_a_slow_market_is_believed_after_hold(quality, make):
+def test_a_slow_market_is_accepted_after_confirm_after(quality, make):
     out = quality(confirmations=100)(prices(make, "100", "115", "115", "116", "117", step=2500))
 
     assert rules(out) == ["trade", "jump", "jump", "trade", "trade"]
 
 
-def test_a_market_that_never_settles_is_believed_after_hold(quality, make):
+def test_prices_that_never_agree_are_accepted_after_confirm_after(quality, make):
     wild = ["100" if n % 2 else "200" for n in range(40)]
     out = rules(quality(confirm_after="1s")(prices(make, "10", *wild, step=100)))
 
@@ -54,7 +54,7 @@ def test_a_good_price_between_closes_the_breaker(quality, make):
     assert rules(out) == ["trade", "jump", "jump", "trade", "jump", "jump", "trade"]
 
 
-def test_the_very_object_of_a_good_price_closes_the_breaker_as_well(quality, make):
+def test_the_same_decimal_object_closes_the_breaker_too(quality, make):
     """A parser gives a price that has not moved as the object that it was."""
     trades = prices(make, "100", "100", "150", "150", "100", "150", "150", "150")
     for trade in trades:
@@ -80,7 +80,7 @@ def test_a_price_may_drift_any_way_in_small_steps(quality, make):
     assert quality()(batch) is batch
 
 
-def test_confirm_of_one_believes_at_once(quality, make):
+def test_confirmations_of_one_accepts_at_once(quality, make):
     batch = prices(make, "100", "200", "50")
 
     assert quality(confirmations=1)(batch) is batch
@@ -100,7 +100,7 @@ def test_a_jump_in_one_symbol_does_not_open_another(quality, make):
     assert rules(quality()(mixed)) == ["trade", "trade", "jump", "trade", "trade", "trade"]
 
 
-def test_a_late_trade_is_not_compared_with_the_price_of_now(quality, make):
+def test_a_late_trade_is_not_compared_with_the_current_price(quality, make):
     stage = quality()
     stage([make.trade(1, "100", at=0), make.trade(3, "100", at=10_000)])
 
@@ -109,7 +109,7 @@ def test_a_late_trade_is_not_compared_with_the_price_of_now(quality, make):
     assert rules(out) == ["trade", "trade"]
 
 
-def test_quotes_jump_by_their_middle(quality, make):
+def test_jumps_of_quotes_are_measured_at_the_mid_price(quality, make):
     batch = [make.quote("99", "101", 0), make.quote("150", "151", 1), make.quote("99", "102", 2)]
 
     out = quality()(batch)
@@ -117,7 +117,7 @@ def test_quotes_jump_by_their_middle(quality, make):
     assert rules(out) == ["quote", "jump", "quote"]
 
 
-def test_bars_jump_from_close_to_close_and_are_believed(quality, make):
+def test_jumps_of_bars_are_measured_at_the_close_and_accepted(quality, make):
     before, after = "100 110 90 100", "100 130 90 115"
     batch = [make.bar(text, at=n * 60_000) for n, text in enumerate([before, after, after, after])]
 
@@ -125,7 +125,7 @@ def test_bars_jump_from_close_to_close_and_are_believed(quality, make):
     assert rules(quality(confirm_after="1h")(batch)) == ["bar", "jump", "jump", "bar"]
 
 
-def test_tickers_jump_by_their_last(quality, make):
+def test_jumps_of_tickers_are_measured_at_last(quality, make):
     batch = [make.ticker("100"), make.ticker("50", "100 110 40", at=1), make.ticker("101", at=2)]
 
     assert rules(quality()(batch)) == ["ticker", "jump", "ticker"]
