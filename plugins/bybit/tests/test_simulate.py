@@ -16,7 +16,7 @@ import anyio
 import httpx
 import pytest
 from httpx_ws import WebSocketDisconnect, WebSocketUpgradeError, aconnect_ws
-from tapeloom_simulator.server_api import Call
+from tapeloom_simulator.server_api import HttpRequest
 
 simulator = pytest.importorskip("tapeloom_simulator", reason="tapeloom-simulator is not installed")
 
@@ -271,7 +271,7 @@ async def test_a_service_that_begins_anew_sends_the_book_again(fault, depth):
     again = [n for n, push in enumerate(some) if n and push["type"] == "snapshot"]
     numbers = [push["data"]["u"] for push in some]
 
-    assert sim.truth.injected() == {fault: 1}
+    assert sim.truth.fault_counts() == {fault: 1}
     if fault == "restart":
         place = numbers.index(1)
         assert numbers[place:] == [*range(1, len(numbers) - place + 1)]
@@ -345,10 +345,10 @@ async def test_whoever_asks_too_often_is_shut_out():
     faults = [simulator.Fault(kind="rate_limit_rest", value=418)]
     async with serve(faults=faults, start="manual") as sim:
         refused = await get(sim, "time")
-        budget, weight = sim.venue.cost(Call(method="GET", path="/v5/market/time"))
+        budget, weight = sim.venue.request_cost(HttpRequest(method="GET", path="/v5/market/time"))
 
     assert (refused["status"], refused["retMsg"]) == (403, "access too frequent")
-    assert (budget.limit, budget.seconds, budget.ban, weight) == (600, 5.0, 600.0, 1)
+    assert (budget.limit, budget.window_seconds, budget.ban, weight) == (600, 5.0, 600.0, 1)
     assert budget.patience == 0
 
 

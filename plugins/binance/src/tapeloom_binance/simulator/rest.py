@@ -6,7 +6,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from tapeloom.units import duration_ns
-from tapeloom_simulator.server_api import Answer
+from tapeloom_simulator.server_api import HttpResponse
 
 from .streams import INTERVALS, LENGTHS
 from .text import bests_of, statistics
@@ -14,7 +14,7 @@ from .text import bests_of, statistics
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from tapeloom_simulator.server_api import Call, Candle, Fill, Market
+    from tapeloom_simulator.server_api import HttpRequest, Market, MarketBar, MarketTrade
 
     from .text import Spelling
 
@@ -36,9 +36,11 @@ class Refused(Exception):
         super().__init__(text)
 
 
-def error(code: int, text: str, status: int = 400, **headers: str) -> Answer:
+def error(code: int, text: str, status: int = 400, **headers: str) -> HttpResponse:
     """Return an error in the venue's form."""
-    return Answer(json.dumps({"code": code, "msg": text}, separators=(",", ":")), status, headers)
+    return HttpResponse(
+        json.dumps({"code": code, "msg": text}, separators=(",", ":")), status, headers
+    )
 
 
 def weight(spot: bool, path: str, query: Mapping[str, str]) -> int:
@@ -62,7 +64,7 @@ class Rest:
     def __init__(self, market: Market, spellings: dict[str, Spelling], name: str) -> None:
         self._market, self._spellings = market, spellings
         self._spot, self._inverse = name == "spot", name == "coinm"
-        self._paths: dict[str, Callable[[Call, int], str]] = {
+        self._paths: dict[str, Callable[[HttpRequest, int], str]] = {
             "ping": lambda _, __: "{}",
             "time": self._time,
             "exchangeInfo": self._info,
@@ -76,10 +78,10 @@ class Rest:
             "ticker/price": self._prices,
         }
 
-    def answer(self, path: str, call: Call) -> Answer:
+    def answer(self, path: str, call: HttpRequest) -> HttpResponse:
         """Answer a call of *path*, which stands without its prefix."""
         if path not in self._paths:
-            return Answer("<html><body><h2>404 Not found</h2></body></html>", 404)
+            return HttpResponse("<html><body><h2>404 Not found</h2></body></html>", 404)
         unit = call.headers.get("x-mbx-time-unit", "").upper() if self._spot else ""
         try:
             if unit not in ("", "MILLISECOND", "MICROSECOND"):
@@ -87,13 +89,15 @@ class Rest:
                     -1194,
                     "Invalid value for time unit; expected either MICROSECOND or MILLISECOND.",
                 )
-            return Answer(self._paths[path](call, 1_000 if unit == "MICROSECOND" else 1_000_000))
+            return HttpResponse(
+                self._paths[path](call, 1_000 if unit == "MICROSECOND" else 1_000_000)
+            )
         except Refused as refused:
             return refused.answer
 
     # -------------------------------------------------------------------------------- what is asked
 
-    def _one(self, call: Call) -> Spelling:
+    def _one(self, call: HttpRequest) -> Spelling:
         name = call.query.get("symbol")
         if not name:
             raise Refused(
@@ -103,7 +107,7 @@ class Rest:
             raise Refused(-1121, "Invalid symbol.")
         return self._spellings[name]
 
-    def _some(self, call: Call) -> list[Spelling]:
+    def _some(self, call: HttpRequest) -> list[Spelling]:
         """Return the symbols of `symbol` or `symbols`; all where neither is given."""
         if "symbols" in call.query:
             try:
@@ -118,7 +122,7 @@ class Rest:
         return [self._one(call)] if "symbol" in call.query else list(self._spellings.values())
 
     @staticmethod
-    def _number(call: Call, name: str) -> int | None:
+    def _number(call: HttpRequest, name: str) -> int | None:
         text = call.query.get(name)
         if text is None:
             return None
@@ -129,84 +133,86 @@ class Rest:
             )
         return int(text)
 
-    def _limit(self, call: Call, usual: int, most: int) -> int:
+    def _limit(self, call: HttpRequest, usual: int, most: int) -> int:
         limit = self._number(call, "limit")
         if limit == 0:
             raise Refused(-1130, "Data sent for parameter 'limit' is not valid.")
         return min(limit or usual, most)
 
-    def _moment(self, call: Call, name: str) -> int | None:
+    def _moment(self, call: HttpRequest, name: str) -> int | None:
         """Return a time in ns. Both units are taken: which one it is, is plain from its size."""
         number = self._number(call, name)
         return None if number is None else number * (1_000 if number > 10**14 else 1_000_000)
 
     # ------------------------------------------------------------------------------------- answers
 
-    def _time(self, _: Call, per: int) -> str:
-        return f'{{"serverTime":{self._market.clock // per}}}'
+    def _time(self, _: HttpRequest, per: int) -> str:
+        return f'{{"serverTime":{self._market.venue_clock // per}}}'
 
-    def _depth(self, call: Call, per: int) -> str:
+    def _depth(self, call: HttpRequest, per: int) -> str:
         one = self._one(call)
         limit = self._limit(call, 100 if self._spot else 500, 5000 if self._spot else 1000)
         if not self._spot and limit not in _DEPTHS:
             raise Refused(-4021, f"{limit} is not valid depth limit.")
-        last, bids, asks = one.pit.ladder(limit, call.lag)
+        last, bids, asks = one.pit.book_snapshot(limit, call.book_lag)
         times = (
-            "" if self._spot else f'"E":{self._market.clock // per},"T":{self._market.now // per},'
+            ""
+            if self._spot
+            else f'"E":{self._market.venue_clock // per},"T":{self._market.now // per},'
         )
         if self._inverse:
             times += f'"symbol":"{one.native}","pair":"{one.pair}",'
         return f'{{"lastUpdateId":{last},{times}"bids":[{one.levels(bids)}],"asks":[{one.levels(asks)}]}}'
 
-    def _trades(self, call: Call, per: int) -> str:
+    def _trades(self, call: HttpRequest, per: int) -> str:
         one, limit = self._one(call), self._limit(call, 500, 1000)
-        last = one.pit.last.id if one.pit.last else 0
-        return self._list(one, one.pit.fills(max(1, last - limit + 1), limit), per)
+        last = one.pit.last_trade.id if one.pit.last_trade else 0
+        return self._list(one, one.pit.trades(max(1, last - limit + 1), limit), per)
 
-    def _past_trades(self, call: Call, per: int) -> str:
+    def _past_trades(self, call: HttpRequest, per: int) -> str:
         if not self._spot and "x-mbx-apikey" not in call.headers:
             raise Refused(-2014, "API-key format invalid.", 401)
         first = self._number(call, "fromId")
         if first is None:
             return self._trades(call, per)
         one = self._one(call)
-        return self._list(one, one.pit.fills(max(1, first), self._limit(call, 500, 1000)), per)
+        return self._list(one, one.pit.trades(max(1, first), self._limit(call, 500, 1000)), per)
 
-    def _list(self, one: Spelling, fills: list[Fill], per: int) -> str:
+    def _list(self, one: Spelling, fills: list[MarketTrade], per: int) -> str:
         extra = ',"isBestMatch":true' if self._spot else ',"isRPITrade":false'
         worth, extra = ("baseQty", "") if self._inverse else ("quoteQty", extra)
         rows = [
             f'{{"id":{f.id},"price":"{one.price[f.price]}","qty":"{one.size[f.size]}",'
             f'"{worth}":"{one.turnover(f.size, f.price * f.size)}","time":{f.ts // per},'
-            f'"isBuyerMaker":{"false" if f.buy else "true"}{extra}}}'
+            f'"isBuyerMaker":{"false" if f.is_buy else "true"}{extra}}}'
             for f in fills
         ]
         return f"[{','.join(rows)}]"
 
-    def _aggregates(self, call: Call, per: int) -> str:
+    def _aggregates(self, call: HttpRequest, per: int) -> str:
         one, limit = self._one(call), self._limit(call, 500, 1000)
         since, until = self._moment(call, "startTime"), self._moment(call, "endTime")
         first = self._number(call, "fromId")
         if first is None and since is not None:
-            found = one.pit.first_since(since)
-            first = found.aggregate if found else 1 << 62
+            found = one.pit.first_trade_since(since)
+            first = found.aggregate_id if found else 1 << 62
         elif first is None:
-            last = one.pit.last.aggregate if one.pit.last else 0
+            last = one.pit.last_trade.aggregate_id if one.pit.last_trade else 0
             first = max(1, last - limit + 1)
         rows = []
-        for fills in one.pit.aggregates(first, limit):
+        for fills in one.pit.aggregate_trades(first, limit):
             f, last_id, total = fills[0], fills[-1].id, sum(fill.size for fill in fills)
             if until is not None and f.ts > until:
                 break
             size = one.size[total]
             extra = ',"M":true' if self._spot else f',"nq":"{size}"'
             rows.append(
-                f'{{"a":{f.aggregate},"p":"{one.price[f.price]}","q":"{size}","f":{f.id},"l":{last_id},'
-                f'"T":{f.ts // per},"m":{"false" if f.buy else "true"}{extra}}}'
+                f'{{"a":{f.aggregate_id},"p":"{one.price[f.price]}","q":"{size}","f":{f.id},"l":{last_id},'
+                f'"T":{f.ts // per},"m":{"false" if f.is_buy else "true"}{extra}}}'
             )
         return f"[{','.join(rows)}]"
 
-    def _klines(self, call: Call, per: int) -> str:
+    def _klines(self, call: HttpRequest, per: int) -> str:
         one, limit = self._one(call), self._limit(call, 500, 1000 if self._spot else 1500)
         interval = call.query.get("interval", "")
         if interval not in (INTERVALS if self._spot else INTERVALS[1:]):
@@ -215,34 +221,34 @@ class Rest:
         until = self._market.now if until is None else min(until, self._market.now)
         if since is not None:
             # COIN-M gives the last ones of a span, the others the first.
-            candles = one.pit.candles(interval, since, until, 1_000_000 if self._inverse else limit)
+            candles = one.pit.bars(interval, since, until, 1_000_000 if self._inverse else limit)
             candles = candles[-limit:]
         else:
             length = duration_ns(LENGTHS.get(interval, interval))
-            candles = one.pit.candles(interval, until - limit * length, until, limit + 1)[-limit:]
+            candles = one.pit.bars(interval, until - limit * length, until, limit + 1)[-limit:]
         return f"[{','.join(self._row(one, candle, per) for candle in candles)}]"
 
     @staticmethod
-    def _row(one: Spelling, c: Candle, per: int) -> str:
+    def _row(one: Spelling, c: MarketBar, per: int) -> str:
         price, size, turnover = one.price, one.size.write, one.turnover
         return (
             f'[{c.start // per},"{price[c.open]}","{price[c.high]}","{price[c.low]}","{price[c.close]}",'
-            f'"{size(c.volume)}",{c.end // per - 1},"{turnover(c.volume, c.quote)}",{c.trades},"{size(c.bought)}",'
-            f'"{turnover(c.bought, c.bought_quote)}","0"]'
+            f'"{size(c.volume)}",{c.end // per - 1},"{turnover(c.volume, c.quote_volume)}",{c.trades},"{size(c.buy_volume)}",'
+            f'"{turnover(c.buy_volume, c.buy_quote_volume)}","0"]'
         )
 
     def _pair(self, one: Spelling) -> str:
         return f'"pair":"{one.pair}",' if self._inverse else ""
 
-    def _many(self, call: Call, rows: list[str]) -> str:
+    def _many(self, call: HttpRequest, rows: list[str]) -> str:
         one = "symbol" in call.query and not self._inverse  # which always answers with a list
         return rows[0] if one else f"[{','.join(rows)}]"
 
-    def _day(self, call: Call, per: int) -> str:
+    def _day(self, call: HttpRequest, per: int) -> str:
         rows = []
         now = self._market.now
         for one in self._some(call):
-            day, last = one.pit.day(now), one.pit.last
+            day, last = one.pit.last_24h(now), one.pit.last_trade
             if day is None or last is None:
                 continue
             change, percent, mean = statistics(day, one)
@@ -253,12 +259,12 @@ class Rest:
                 f'"weightedAvgPrice":"{mean}","lastPrice":"{one.price[day.close]}","lastQty":"{one.size[last.size]}",'
                 f'{best}"openPrice":"{one.price[day.open]}","highPrice":"{one.price[day.high]}",'
                 f'"lowPrice":"{one.price[day.low]}","volume":"{one.size.write(day.volume)}",'
-                f'"{worth}":"{one.turnover(day.volume, day.quote)}","openTime":{day.start // per},'
-                f'"closeTime":{now // per},"firstId":{day.first},"lastId":{day.last},"count":{day.trades}}}'
+                f'"{worth}":"{one.turnover(day.volume, day.quote_volume)}","openTime":{day.start // per},'
+                f'"closeTime":{now // per},"firstId":{day.first_id},"lastId":{day.last_id},"count":{day.trades}}}'
             )
         return self._many(call, rows) if rows else "[]"
 
-    def _quotes(self, call: Call, per: int) -> str:
+    def _quotes(self, call: HttpRequest, per: int) -> str:
         times = "" if self._spot else f',"time":{self._market.now // per}'
         rows = [
             f'{{"symbol":"{one.native}",{self._pair(one)}{_named(bests_of(one))}{times}}}'
@@ -266,15 +272,15 @@ class Rest:
         ]
         return self._many(call, rows)
 
-    def _prices(self, call: Call, per: int) -> str:
+    def _prices(self, call: HttpRequest, per: int) -> str:
         rows = []
         for one in self._some(call):
-            price = one.pit.last.price if one.pit.last else one.pit.best().bid
+            price = one.pit.last_trade.price if one.pit.last_trade else one.pit.top_of_book().bid
             times = "" if self._spot else f',"time":{self._market.now // per}'
             rows.append(f'{{"symbol":"{one.native}","price":"{one.price[price]}"{times}}}')
         return self._many(call, rows)
 
-    def _info(self, call: Call, per: int) -> str:
+    def _info(self, call: HttpRequest, per: int) -> str:
         limits = [
             {"rateLimitType": "REQUEST_WEIGHT", "interval": "MINUTE", "intervalNum": 1,
              "limit": 6000 if self._spot else 2400},
@@ -290,13 +296,13 @@ class Rest:
             )
         some = self._some(call) if self._spot else list(self._spellings.values())
         return json.dumps(
-            {"timezone": "UTC", "serverTime": self._market.clock // per, "rateLimits": limits,
+            {"timezone": "UTC", "serverTime": self._market.venue_clock // per, "rateLimits": limits,
              "exchangeFilters": [], "symbols": [self._listing(one) for one in some]},
             separators=(",", ":"),
         )  # fmt: skip
 
     def _listing(self, one: Spelling) -> dict[str, Any]:
-        parts, tick, lot = one.pit.parts, one.price[1], one.size[1]
+        parts, tick, lot = one.pit.parsed_symbol, one.price[1], one.size[1]
         filters: list[dict[str, Any]] = [
             {
                 "filterType": "PRICE_FILTER",

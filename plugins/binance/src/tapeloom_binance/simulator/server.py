@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from tapeloom.units import Rate
-from tapeloom_simulator.server_api import Answer, Budget, Rules
+from tapeloom_simulator.server_api import ConnectionRules, HttpResponse, RestBudget
 
 from .rest import Rest, error, weight
 from .streams import stream_of
@@ -21,21 +21,35 @@ from .text import Spelling
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from tapeloom_simulator.server_api import Call, Line, Market, Session, Stream
+    from tapeloom_simulator.server_api import (
+        ClientConnection,
+        HttpRequest,
+        Market,
+        VenueSession,
+        VenueStream,
+    )
 
 __all__ = ["BinanceSide"]
 
 _DAY = 86_400.0
-_SPOT = Rules(
-    ping_every=20.0, pong_within=60.0, max_age=_DAY, messages=Rate(5, 1.0), max_streams=1024
+_SPOT = ConnectionRules(
+    ping_interval_seconds=20.0,
+    pong_timeout_seconds=60.0,
+    max_age_seconds=_DAY,
+    message_rate=Rate(5, 1.0),
+    max_streams=1024,
 )
-_FUTURES = Rules(
-    ping_every=180.0, pong_within=600.0, max_age=_DAY, messages=Rate(10, 1.0), max_streams=1024
+_FUTURES = ConnectionRules(
+    ping_interval_seconds=180.0,
+    pong_timeout_seconds=600.0,
+    max_age_seconds=_DAY,
+    message_rate=Rate(10, 1.0),
+    max_streams=1024,
 )
 _WEIGHT = "X-MBX-USED-WEIGHT-1M"
-_SHARED = Budget(name="futures", limit=2400, seconds=60.0, header=_WEIGHT)
+_SHARED = RestBudget(name="futures", limit=2400, window_seconds=60.0, header=_WEIGHT)
 _BUDGETS = {
-    "spot": Budget(name="spot", limit=6000, seconds=60.0, header=_WEIGHT),
+    "spot": RestBudget(name="spot", limit=6000, window_seconds=60.0, header=_WEIGHT),
     "usdm": _SHARED,
     "coinm": _SHARED,
 }
@@ -49,7 +63,7 @@ _METHODS = ("SUBSCRIBE", "UNSUBSCRIBE", "LIST_SUBSCRIPTIONS", "SET_PROPERTY", "G
 class BinanceSide:
     """Spot, USD-M and COIN-M futures."""
 
-    dials = Rate(300, 300.0)
+    dial_rate = Rate(300, 300.0)
     faults: Mapping[str, frozenset[str]] = MappingProxyType({})
     markets: Mapping[str, Sequence[str]] = MappingProxyType(
         {
@@ -61,17 +75,17 @@ class BinanceSide:
     def __init__(self, market: Market) -> None:
         self.market = market
         self._spellings: dict[str, dict[str, Spelling]] = {name: {} for name in _BUDGETS}
-        for pit in market.pits.values():
+        for pit in market.instruments.values():
             spelling = Spelling.of(pit, market)
             self._spellings[spelling.name][spelling.native] = spelling
         self._rest = {name: Rest(market, some, name) for name, some in self._spellings.items()}
-        self._streams: dict[tuple[str, int, str], Stream | None] = {}
+        self._streams: dict[tuple[str, int, str], VenueStream | None] = {}
 
     def settings(self, url: str) -> dict[str, Any]:
         """Return ``[venue.binance]`` of a stack that uses the simulator at *url*."""
         return {"base_url": url}
 
-    def stream(self, name: str, per: int, market: str) -> Stream | None:
+    def stream(self, name: str, per: int, market: str) -> VenueStream | None:
         """Return the stream of this name, the same one for all clients."""
         key = (market, per, name)
         if key not in self._streams:
@@ -84,14 +98,16 @@ class BinanceSide:
             self._streams[key] = made
         return self._streams[key]
 
-    def open(self, call: Call, line: Line) -> Session | Answer:
+    def open_connection(
+        self, call: HttpRequest, line: ClientConnection
+    ) -> VenueSession | HttpResponse:
         """Take a connection to ``ws`` or ``stream``."""
         parts = [part for part in call.path.split("/") if part]
         door = next(
             (part for part in parts if part == "ws" or part.split(".")[0] == "stream"), None
         )
         if door is None:
-            return Answer("", 404)
+            return HttpResponse("", 404)
         if "ws" in parts:
             door = "ws"
         place = parts.index(door)
@@ -113,34 +129,36 @@ class BinanceSide:
         combined = door != "ws"
         return _Session(self, line, names, market=market, route=route, per=per, combined=combined)
 
-    def answer(self, call: Call) -> Answer:
+    def respond(self, call: HttpRequest) -> HttpResponse:
         """Answer a call of ``/api/v3``, ``/fapi/v1`` or ``/dapi/v1``."""
         market, path = _rest_path(call.path)
         if not market:
-            return Answer("<html><body><h2>404 Not found</h2></body></html>", 404)
+            return HttpResponse("<html><body><h2>404 Not found</h2></body></html>", 404)
         return self._rest[market].answer(path, call)
 
-    def cost(self, call: Call) -> tuple[Budget, int] | None:
+    def request_cost(self, call: HttpRequest) -> tuple[RestBudget, int] | None:
         """Return the weight of a call."""
         market, path = _rest_path(call.path)
         if not market:
             return None
         return _BUDGETS[market], weight(market == "spot", path, call.query)
 
-    def limited(self, status: int, retry_after: int, budget: Budget | None) -> Answer:
+    def rate_limit_response(
+        self, status: int, retry_after: int, budget: RestBudget | None
+    ) -> HttpResponse:
         """Word a refusal for too many calls."""
         if status == 403:
-            return Answer("<html><body><h1>403 Forbidden</h1></body></html>", 403)
-        limit = budget.limit if budget else self.dials.count
+            return HttpResponse("<html><body><h1>403 Forbidden</h1></body></html>", 403)
+        limit = budget.limit if budget else self.dial_rate.count
         text = (
             f"Too much request weight used; current limit is {limit} request weight per 1 MINUTE."
         )
         if status == 418:
-            until = self.market.clock // 1_000_000 + retry_after * 1000
+            until = self.market.venue_clock // 1_000_000 + retry_after * 1000
             text = f"Way too much request weight used; IP banned until {until}."
         return error(-1003, text, status, **{"Retry-After": str(retry_after)})
 
-    def corrupt(self, fault: str, stream: Stream, text: str) -> list[str] | None:
+    def corrupt(self, fault: str, stream: VenueStream, text: str) -> list[str] | None:
         """Return a crossed book, a huge one, or nothing in place of a final kline."""
         if fault == "missing_final_kline":
             return [] if '"x":true' in text else None
@@ -167,18 +185,18 @@ def _crossed(spelling: Spelling, text: str) -> list[str]:
     if "B" in message:
         message["b"], message["a"] = message["a"], message["b"]
     else:
-        best = spelling.pit.best()
+        best = spelling.pit.top_of_book()
         level = [spelling.price[best.ask], spelling.size[best.ask_size]]
         message["bids" if "bids" in message else "b"].insert(0, level)
     return [json.dumps(message, separators=(",", ":"))]
 
 
-def _huge(spelling: Spelling, stream: Stream, text: str) -> list[str] | None:
+def _huge(spelling: Spelling, stream: VenueStream, text: str) -> list[str] | None:
     """Say all levels again, and take away a thousand that never were: nothing of it is wrong."""
     if stream.channel != "book":
         return None
     message = json.loads(text)
-    _, bids, asks = spelling.pit.ladder(1_000_000)
+    _, bids, asks = spelling.pit.book_snapshot(1_000_000)
     high = asks[-1][0]
     message["b"] = [[spelling.price[p], spelling.size[s]] for p, s in bids]
     gone = [(high + distance, 0) for distance in range(1_000, 2_024)]
@@ -198,7 +216,7 @@ class _Session:
     def __init__(
         self,
         side: BinanceSide,
-        line: Line,
+        line: ClientConnection,
         names: Sequence[str],
         *,
         market: str,
@@ -209,17 +227,17 @@ class _Session:
         self.rules = _SPOT if market == "spot" else _FUTURES
         self._side, self._line, self._first = side, line, names
         self._market, self._route, self._per, self._combined = market, route, per, combined
-        self._names: dict[str, Stream | None] = {}
+        self._names: dict[str, VenueStream | None] = {}
 
-    def opened(self) -> Sequence[str]:
+    def opening_messages(self) -> Sequence[str]:
         """Follow the streams of the address."""
         for name in self._first:
             self._follow(name)
         return ()
 
-    def farewell(self) -> Sequence[str]:
+    def closing_messages(self) -> Sequence[str]:
         """Say ``serverShutdown``."""
-        text = f'{{"e":"serverShutdown","E":{self._side.market.clock // self._per}}}'
+        text = f'{{"e":"serverShutdown","E":{self._side.market.venue_clock // self._per}}}'
         return (f'{{"stream":"!serverShutdown","data":{text}}}' if self._combined else text,)
 
     def refuse(self, text: str) -> Sequence[str]:
@@ -260,7 +278,7 @@ class _Session:
         self._combined = params[1]
         for name, stream in self._names.items():
             if stream is not None:
-                self._line.follow(stream, *self._envelope(name))
+                self._line.subscribe(stream, *self._envelope(name))
         return self._result(None, number)
 
     def _result(self, result: object, number: int | str | None) -> Sequence[str]:
@@ -283,12 +301,12 @@ class _Session:
         stream = self._side.stream(name, self._per, self._market) if routed else None
         self._names[name] = stream  # an unknown name is acknowledged, and listed
         if stream is not None:
-            self._line.follow(stream, *self._envelope(name))
+            self._line.subscribe(stream, *self._envelope(name))
 
     def _leave(self, name: str) -> None:
         stream = self._names.pop(name, None)
         if stream is not None:
-            self._line.leave(stream)
+            self._line.unsubscribe(stream)
 
     def _envelope(self, name: str) -> tuple[str, str]:
         return (f'{{"stream":"{name}","data":', "}") if self._combined else ("", "")

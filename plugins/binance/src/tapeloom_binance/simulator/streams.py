@@ -15,7 +15,7 @@ from .text import bests_of, statistics
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from tapeloom_simulator.server_api import Candle, Step, Stream
+    from tapeloom_simulator.server_api import MarketBar, MarketStep, VenueStream
 
     from .text import Spelling
 
@@ -49,7 +49,7 @@ _PARTIAL = ("5", "10", "20")
 class _Spoken:
     """A stream of one symbol."""
 
-    every = 0
+    interval_ns = 0
 
     def __init__(self, name: str, spelling: Spelling, per: int, channel: str) -> None:
         self.name, self.channel = name, channel
@@ -58,13 +58,13 @@ class _Spoken:
         self._pit = spelling.pit
         self._per = per  # ns in the unit of times
 
-    def begin(self) -> None:
+    def start(self) -> None:
         pass
 
-    def step(self, step: Step) -> Sequence[str]:
+    def encode_step(self, step: MarketStep) -> Sequence[str]:
         return ()
 
-    def tick(self, now: int) -> Sequence[str]:
+    def encode_tick(self, now: int) -> Sequence[str]:
         return ()
 
     def _clock(self, now: int) -> int:
@@ -73,7 +73,7 @@ class _Spoken:
 
 
 class _Trades(_Spoken):
-    def step(self, step: Step) -> Sequence[str]:
+    def encode_step(self, step: MarketStep) -> Sequence[str]:
         name, price, size = self._.native, self._.price, self._.size
         ts, event = step.ts // self._per, self._clock(step.ts)
         if self._.spot:
@@ -83,39 +83,39 @@ class _Trades(_Spoken):
         middle = f',"T":{ts},"m":' if self._.spot else ',"X":"MARKET","m":'
         sides = (f"{middle}true{tail}", f"{middle}false{tail}")
         return [
-            f'{head}{fill.id},"p":"{price[fill.price]}","q":"{size[fill.size]}"{sides[fill.buy]}'
-            for fill in step.fills
+            f'{head}{fill.id},"p":"{price[fill.price]}","q":"{size[fill.size]}"{sides[fill.is_buy]}'
+            for fill in step.trades
         ]
 
 
 class _Aggregates(_Spoken):
-    def step(self, step: Step) -> Sequence[str]:
+    def encode_step(self, step: MarketStep) -> Sequence[str]:
         name, price, size = self._.native, self._.price, self._.size
         ts, event = step.ts // self._per, self._clock(step.ts)
         texts: list[str] = []
-        fills = step.fills
+        fills = step.trades
         start = 0
         while start < len(fills):
             first = last = fills[start]
             total = 0
-            while start < len(fills) and fills[start].aggregate == first.aggregate:
+            while start < len(fills) and fills[start].aggregate_id == first.aggregate_id:
                 last = fills[start]
                 total += last.size
                 start += 1
             amount = size[total]
             extra = ',"M":true}' if self._.spot else f",{self._.told}}}"
             less = "" if self._.spot else f'"nq":"{amount}",'
-            maker = "false" if first.buy else "true"
+            maker = "false" if first.is_buy else "true"
             texts.append(
-                f'{{"e":"aggTrade","E":{event},"s":"{name}","a":{first.aggregate},"p":"{price[first.price]}",'
+                f'{{"e":"aggTrade","E":{event},"s":"{name}","a":{first.aggregate_id},"p":"{price[first.price]}",'
                 f'"q":"{amount}",{less}"f":{first.id},"l":{last.id},"T":{ts},"m":{maker}{extra}'
             )
         return texts
 
 
 class _Quotes(_Spoken):
-    def step(self, step: Step) -> Sequence[str]:
-        best = step.best
+    def encode_step(self, step: MarketStep) -> Sequence[str]:
+        best = step.top_of_book
         if best is None:
             return ()
         _ = self._
@@ -125,27 +125,27 @@ class _Quotes(_Spoken):
             f'"a":"{price[best.ask]}","A":"{size[best.ask_size]}"'
         )
         if _.spot:
-            return (f'{{"u":{step.last},"s":"{_.native}",{tail}}}',)
+            return (f'{{"u":{step.last_id},"s":"{_.native}",{tail}}}',)
         ts, event = step.ts // self._per, self._clock(step.ts)
         return (
-            f'{{"e":"bookTicker","u":{step.last},"E":{event},"T":{ts},"s":"{_.native}","ps":"{_.pair}",{tail},{_.told}}}',
+            f'{{"e":"bookTicker","u":{step.last_id},"E":{event},"T":{ts},"s":"{_.native}","ps":"{_.pair}",{tail},{_.told}}}',
         )
 
 
 class _Diffs(_Spoken):
     def __init__(self, name: str, spelling: Spelling, per: int, channel: str, every: int) -> None:
         super().__init__(name, spelling, per, channel)
-        self.every = every
+        self.interval_ns = every
         self._told = 0
 
-    def begin(self) -> None:
-        self._told = self._pit.update
+    def start(self) -> None:
+        self._told = self._pit.last_update_id
 
-    def tick(self, now: int) -> Sequence[str]:
-        last, told, _ = self._pit.update, self._told, self._
+    def encode_tick(self, now: int) -> Sequence[str]:
+        last, told, _ = self._pit.last_update_id, self._told, self._
         if last == told:
             return ()
-        bids, asks = self._pit.changes(told)
+        bids, asks = self._pit.changes_since(told)
         self._told = last
         b, a = _.levels(sorted(bids.items(), reverse=True)), _.levels(sorted(asks.items()))
         event = self._clock(now)
@@ -169,11 +169,11 @@ class _Tops(_Diffs):
         super().__init__(name, spelling, per, channel, every)
         self._depth = depth
 
-    def begin(self) -> None:
+    def start(self) -> None:
         self._told = 0
 
-    def tick(self, now: int) -> Sequence[str]:
-        last, bids, asks = self._pit.ladder(self._depth)
+    def encode_tick(self, now: int) -> Sequence[str]:
+        last, bids, asks = self._pit.book_snapshot(self._depth)
         told, _ = self._told, self._
         if last == told:
             return ()
@@ -191,16 +191,16 @@ class _Tops(_Diffs):
 class _Klines(_Spoken):
     def __init__(self, name: str, spelling: Spelling, per: int, interval: str) -> None:
         super().__init__(name, spelling, per, f"klines:{interval}")
-        self.every = (
+        self.interval_ns = (
             250 * _MS if not spelling.spot else _SECOND if interval == "1s" else 2 * _SECOND
         )
         self._interval = interval
         self._since = 0  # when the candle begins that is still to be closed
         self._trades = 0  # how many trades were told of it
 
-    def begin(self) -> None:
+    def start(self) -> None:
         now = self._.market.now
-        candle = self._pit.candle(self._interval, now)
+        candle = self._pit.bar(self._interval, now)
         self._since = (
             candle.start
             if candle
@@ -208,13 +208,13 @@ class _Klines(_Spoken):
         )
         self._trades = 0
 
-    def tick(self, now: int) -> Sequence[str]:
-        candle = self._pit.candle(self._interval, now)
+    def encode_tick(self, now: int) -> Sequence[str]:
+        candle = self._pit.bar(self._interval, now)
         if candle is None:
             return ()
         texts: list[str] = []
         if candle.start > self._since:
-            ended = self._pit.candles(self._interval, self._since, candle.start - 1, 1000)
+            ended = self._pit.bars(self._interval, self._since, candle.start - 1, 1000)
             texts = [self._write(one, now, closed=True) for one in ended]
             self._since, self._trades = candle.start, 0
         if candle.trades > self._trades:
@@ -222,16 +222,16 @@ class _Klines(_Spoken):
             self._trades = candle.trades
         return texts
 
-    def _write(self, candle: Candle, now: int, *, closed: bool) -> str:
+    def _write(self, candle: MarketBar, now: int, *, closed: bool) -> str:
         _, per = self._, self._per
         price, size, turnover = _.price, _.size.write, _.turnover
         c = candle
         return (
             f'{{"e":"kline","E":{self._clock(now)},"s":"{_.native}","k":{{"t":{c.start // per},"T":{c.end // per - 1},'
-            f'"s":"{_.native}","i":"{self._interval}","f":{c.first},"L":{c.last},"o":"{price[c.open]}",'
+            f'"s":"{_.native}","i":"{self._interval}","f":{c.first_id},"L":{c.last_id},"o":"{price[c.open]}",'
             f'"c":"{price[c.close]}","h":"{price[c.high]}","l":"{price[c.low]}","v":"{size(c.volume)}",'
-            f'"n":{c.trades},"x":{"true" if closed else "false"},"q":"{turnover(c.volume, c.quote)}",'
-            f'"V":"{size(c.bought)}","Q":"{turnover(c.bought, c.bought_quote)}","B":"0"}}}}'
+            f'"n":{c.trades},"x":{"true" if closed else "false"},"q":"{turnover(c.volume, c.quote_volume)}",'
+            f'"V":"{size(c.buy_volume)}","Q":"{turnover(c.buy_volume, c.buy_quote_volume)}","B":"0"}}}}'
         )
 
 
@@ -240,15 +240,15 @@ class _Statistics(_Spoken):
 
     def __init__(self, name: str, spelling: Spelling, per: int, *, mini: bool) -> None:
         super().__init__(name, spelling, per, "ticker:mini" if mini else "ticker")
-        self.every = _SECOND if spelling.spot else 2 * _SECOND
+        self.interval_ns = _SECOND if spelling.spot else 2 * _SECOND
         self._mini = mini
         self._told = 0
 
-    def begin(self) -> None:
+    def start(self) -> None:
         self._told = 0
 
-    def tick(self, now: int) -> Sequence[str]:
-        day, last, _ = self._pit.day(now), self._pit.last, self._
+    def encode_tick(self, now: int) -> Sequence[str]:
+        day, last, _ = self._pit.last_24h(now), self._pit.last_trade, self._
         if day is None or last is None or last.id == self._told:
             return ()
         self._told = last.id
@@ -257,7 +257,7 @@ class _Statistics(_Spoken):
         head = f'{{"e":"{kind}","E":{self._clock(now)},"s":"{_.native}",'
         body = (
             f'"c":"{price[day.close]}","o":"{price[day.open]}","h":"{price[day.high]}","l":"{price[day.low]}",'
-            f'"v":"{_.size.write(day.volume)}","q":"{_.turnover(day.volume, day.quote)}"'
+            f'"v":"{_.size.write(day.volume)}","q":"{_.turnover(day.volume, day.quote_volume)}"'
         )
         tail = "" if _.spot else f',"ps":"{_.pair}",{_.told}'
         if self._mini:
@@ -266,7 +266,7 @@ class _Statistics(_Spoken):
         bests = f'"x":"{price[day.open]}",{bests_of(self._)},' if _.spot else ""
         text = (
             f'{head}"p":"{change}","P":"{percent}","w":"{mean}",{bests}"Q":"{_.size[last.size]}",{body},'
-            f'"O":{day.start // per},"C":{now // per},"F":{day.first},"L":{day.last},"n":{day.trades}{tail}}}'
+            f'"O":{day.start // per},"C":{now // per},"F":{day.first_id},"L":{day.last_id},"n":{day.trades}{tail}}}'
         )
         return (text,)
 
@@ -277,18 +277,18 @@ class _All:
     symbol = ""
 
     def __init__(self, name: str, channel: str, parts: Sequence[_Spoken], every: int) -> None:
-        self.name, self.channel, self.every = name, channel, every
+        self.name, self.channel, self.interval_ns = name, channel, every
         self._parts = parts
 
-    def begin(self) -> None:
+    def start(self) -> None:
         for part in self._parts:
-            part.begin()
+            part.start()
 
-    def step(self, step: Step) -> Sequence[str]:
+    def encode_step(self, step: MarketStep) -> Sequence[str]:
         return ()
 
-    def tick(self, now: int) -> Sequence[str]:
-        texts = [text for part in self._parts for text in part.tick(now)]
+    def encode_tick(self, now: int) -> Sequence[str]:
+        texts = [text for part in self._parts for text in part.encode_tick(now)]
         return [f"[{','.join(texts)}]"] if texts else []
 
 
@@ -299,7 +299,7 @@ _STEADY = {
 }
 
 
-def stream_of(name: str, spellings: dict[str, Spelling], per: int) -> Stream | None:
+def stream_of(name: str, spellings: dict[str, Spelling], per: int) -> VenueStream | None:
     """Return the stream of this name; None where there is none.
 
     A stream of all symbols is of all that are given: futures of both kinds come together.
@@ -322,7 +322,7 @@ def stream_of(name: str, spellings: dict[str, Spelling], per: int) -> Stream | N
     return _book(name, spelling, per, kind)
 
 
-def _book(name: str, spelling: Spelling, per: int, kind: str) -> Stream | None:
+def _book(name: str, spelling: Spelling, per: int, kind: str) -> VenueStream | None:
     stream, _, speed = kind.partition("@")
     speeds = (
         {"": 1000, "1000ms": 1000, "100ms": 100}
@@ -339,7 +339,7 @@ def _book(name: str, spelling: Spelling, per: int, kind: str) -> Stream | None:
     return None
 
 
-def _all(name: str, spellings: dict[str, Spelling], per: int) -> Stream | None:
+def _all(name: str, spellings: dict[str, Spelling], per: int) -> VenueStream | None:
     mini = name == "!miniTicker@arr"
     spot = any(spelling.spot for spelling in spellings.values())
     if not mini and (name != "!ticker@arr" or spot):  # spot's was retired in March 2026

@@ -10,7 +10,7 @@ from attrs import frozen
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from tapeloom_simulator.server_api import Candle, Market, SimulatedInstrument
+    from tapeloom_simulator.server_api import Market, MarketBar, SimulatedInstrument
 
 __all__ = ["Spelling", "Texts", "bests_of", "statistics"]
 
@@ -61,7 +61,7 @@ class Spelling:
     @classmethod
     def of(cls, pit: SimulatedInstrument, market: Market) -> Spelling:
         """Return how *pit* is written."""
-        parts = pit.parts
+        parts = pit.parsed_symbol
         inverse = parts.settle == parts.base
         name = "spot" if not parts.settle else "coinm" if inverse else "usdm"
         digits = _SPOT_DIGITS if name == "spot" else 0
@@ -79,12 +79,12 @@ class Spelling:
     @property
     def pair(self) -> str:
         """The name without what a contract adds to it."""
-        return self.pit.parts.base + self.pit.parts.quote
+        return self.pit.parsed_symbol.base + self.pit.parsed_symbol.quote
 
     @property
     def contract(self) -> int:
         """What a contract of COIN-M is worth in quote currency; 0 elsewhere."""
-        return 0 if self.name != "coinm" else 100 if self.pit.parts.base == "BTC" else 10
+        return 0 if self.name != "coinm" else 100 if self.pit.parsed_symbol.base == "BTC" else 10
 
     @property
     def told(self) -> str:
@@ -109,19 +109,19 @@ class Spelling:
     @property
     def skew(self) -> int:
         """What the venue's clock is wrong by."""
-        return self.market.clock - self.market.now
+        return self.market.venue_clock - self.market.now
 
 
-def statistics(day: Candle, _: Spelling) -> tuple[str, str, str]:
+def statistics(day: MarketBar, _: Spelling) -> tuple[str, str, str]:
     """Return the change of the price, in per cent too, and the mean price."""
     percent = Decimal((day.close - day.open) * 100) / day.open
-    mean = Decimal(day.quote) / day.volume * _.pit.tick if day.volume else Decimal(0)
+    mean = Decimal(day.quote_volume) / day.volume * _.pit.tick if day.volume else Decimal(0)
     return _.price.write(day.close - day.open), f"{percent:.3f}", f"{mean:.8f}"
 
 
 def bests_of(_: Spelling) -> str:
     """Return the best bid and ask as JSON members."""
-    best = _.pit.best()
+    best = _.pit.top_of_book()
     return (
         f'"b":"{_.price[best.bid]}","B":"{_.size[best.bid_size]}",'
         f'"a":"{_.price[best.ask]}","A":"{_.size[best.ask_size]}"'

@@ -7,14 +7,14 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from tapeloom.units import duration_ns
-from tapeloom_simulator.server_api import Answer
+from tapeloom_simulator.server_api import HttpResponse
 
 from .streams import INTERVALS, Book
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from tapeloom_simulator.server_api import Call, Market
+    from tapeloom_simulator.server_api import HttpRequest, Market
 
     from .streams import Topic
     from .text import Spelling
@@ -32,11 +32,11 @@ class _Refused(Exception):
         self.code = code
 
 
-def refused(code: int, text: str, now: int, status: int = 200, **headers: str) -> Answer:
+def refused(code: int, text: str, now: int, status: int = 200, **headers: str) -> HttpResponse:
     """Return an error in the venue's form; *now* is in ms."""
     body = {"retCode": code, "retMsg": text, "result": {}, "retExtInfo": {}, "time": now}
     named = {name.replace("_", "-"): value for name, value in headers.items()}
-    return Answer(json.dumps(body, separators=(",", ":")), status, named)
+    return HttpResponse(json.dumps(body, separators=(",", ":")), status, named)
 
 
 class Rest:
@@ -49,7 +49,7 @@ class Rest:
         topic: Callable[[str, str], Topic | None],
     ) -> None:
         self._market, self._spellings, self._topic = market, spellings, topic
-        self._paths: dict[str, Callable[[Call], dict[str, Any]]] = {
+        self._paths: dict[str, Callable[[HttpRequest], dict[str, Any]]] = {
             "instruments-info": self._instruments,
             "orderbook": self._book,
             "recent-trade": self._trades,
@@ -57,27 +57,27 @@ class Rest:
             "tickers": self._tickers,
         }
 
-    def answer(self, path: str, call: Call) -> Answer:
+    def answer(self, path: str, call: HttpRequest) -> HttpResponse:
         """Answer a call."""
-        now = self._market.clock // _MS
+        now = self._market.venue_clock // _MS
         try:
             if path == "time":
                 result: dict[str, Any] = {
                     "timeSecond": str(now // 1000),
-                    "timeNano": str(self._market.clock),
+                    "timeNano": str(self._market.venue_clock),
                 }
             elif path in self._paths:
                 result = self._paths[path](call)
             else:
-                return Answer("404 page not found", 404)
+                return HttpResponse("404 page not found", 404)
         except _Refused as problem:
             return refused(problem.code, str(problem), now)
         body = {"retCode": 0, "retMsg": "OK", "result": result, "retExtInfo": {}, "time": now}
-        return Answer(json.dumps(body, separators=(",", ":")))
+        return HttpResponse(json.dumps(body, separators=(",", ":")))
 
     # -------------------------------------------------------------------------- what a call names
 
-    def _all(self, call: Call) -> Mapping[str, Spelling]:
+    def _all(self, call: HttpRequest) -> Mapping[str, Spelling]:
         category = call.query.get("category", "")
         if category in ("inverse", "option"):  # there is such a market, and nothing in it
             return {}
@@ -85,31 +85,31 @@ class Rest:
             raise _Refused("params error: Category is invalid")
         return self._spellings[category]
 
-    def _one(self, call: Call) -> Spelling:
+    def _one(self, call: HttpRequest) -> Spelling:
         found = self._all(call).get(call.query.get("symbol", ""))
         if found is None:
             raise _Refused("Not supported symbols")
         return found
 
     @staticmethod
-    def _number(call: Call, name: str, usual: int) -> int:
+    def _number(call: HttpRequest, name: str, usual: int) -> int:
         text = call.query.get(name, str(usual))
         if not text.isdecimal():
             raise _Refused(f"params error: {name} invalid")
         return int(text)
 
-    def _limit(self, call: Call, usual: int, most: int) -> int:
+    def _limit(self, call: HttpRequest, usual: int, most: int) -> int:
         return max(1, min(self._number(call, "limit", usual), most))
 
     # ------------------------------------------------------------------------------------- answers
 
-    def _instruments(self, call: Call) -> dict[str, Any]:
+    def _instruments(self, call: HttpRequest) -> dict[str, Any]:
         query, spot = call.query, call.query.get("category") == "spot"
         some = [
             one
             for one in self._all(call).values()
             if query.get("symbol", one.native) == one.native
-            and query.get("baseCoin", one.pit.parts.base) == one.pit.parts.base
+            and query.get("baseCoin", one.pit.parsed_symbol.base) == one.pit.parsed_symbol.base
             and query.get("status", "Trading") == "Trading"
         ]
         start = self._number(call, "cursor", 0) if query.get("cursor") else 0
@@ -118,7 +118,7 @@ class Rest:
         rows = [_listed(one) for one in some[start:end]]
         return {"category": query["category"], "list": rows, "nextPageCursor": more}
 
-    def _book(self, call: Call) -> dict[str, Any]:
+    def _book(self, call: HttpRequest) -> dict[str, Any]:
         one = self._one(call)
         limit = self._limit(call, 1 if one.spot else 25, 1000)
         stream = self._topic(call.query["category"], f"orderbook.1000.{one.native}")
@@ -127,34 +127,34 @@ class Rest:
         told = json.loads(stream.whole()[0])
         top = told["data"]
         bids, asks, u = top["b"], top["a"], top["u"]
-        if call.lag:
-            _, old_bids, old_asks = one.pit.ladder(limit, call.lag)
+        if call.book_lag:
+            _, old_bids, old_asks = one.pit.book_snapshot(limit, call.book_lag)
             bids, asks = json.loads(f"[[{one.levels(old_bids)}],[{one.levels(old_asks)}]]")
-            u -= call.lag
+            u -= call.book_lag
         times = {"ts": told["ts"], "cts": told["cts"], "u": u, "seq": top["seq"]}
         return {"s": one.native, "b": bids[:limit], "a": asks[:limit], **times}
 
-    def _trades(self, call: Call) -> dict[str, Any]:
+    def _trades(self, call: HttpRequest) -> dict[str, Any]:
         one = self._one(call)
         limit = self._limit(call, 60 if one.spot else 500, 60 if one.spot else 1000)
-        last = one.pit.last.id if one.pit.last else 0
+        last = one.pit.last_trade.id if one.pit.last_trade else 0
         rows = [
             {
                 "execId": one.trade_id(fill),
                 "symbol": one.native,
                 "price": one.price[fill.price],
                 "size": one.size[fill.size],
-                "side": "Buy" if fill.buy else "Sell",
+                "side": "Buy" if fill.is_buy else "Sell",
                 "time": str(fill.ts // _MS),
                 "isBlockTrade": False,
                 "isRPITrade": False,
                 "seq": str(fill.id),
             }
-            for fill in one.pit.fills(max(1, last - limit + 1), limit)
+            for fill in one.pit.trades(max(1, last - limit + 1), limit)
         ]
         return {"category": call.query["category"], "list": rows[::-1]}
 
-    def _klines(self, call: Call) -> dict[str, Any]:
+    def _klines(self, call: HttpRequest) -> dict[str, Any]:
         one, limit = self._one(call), self._limit(call, 200, 1000)
         interval = INTERVALS.get(call.query.get("interval", ""))
         if interval is None:
@@ -167,16 +167,16 @@ class Rest:
         price, size, quote = one.price, one.size.write, one.quote.write
         rows = [
             [str(c.start // _MS), price[c.open], price[c.high], price[c.low], price[c.close],
-             size(c.volume), quote(c.quote)]
-            for c in one.pit.candles(interval, since, until, limit + 1)[-limit:]
+             size(c.volume), quote(c.quote_volume)]
+            for c in one.pit.bars(interval, since, until, limit + 1)[-limit:]
         ]  # fmt: skip
         return {"symbol": one.native, "category": call.query["category"], "list": rows[::-1]}
 
-    def _tickers(self, call: Call) -> dict[str, Any]:
+    def _tickers(self, call: HttpRequest) -> dict[str, Any]:
         some = [self._one(call)] if "symbol" in call.query else list(self._all(call).values())
         rows = []
         for one in some:
-            best, fields = one.pit.best(), one.day()
+            best, fields = one.pit.top_of_book(), one.day()
             if fields is not None:
                 bests = {
                     "bid1Price": one.price[best.bid],
@@ -189,7 +189,7 @@ class Rest:
 
 
 def _listed(one: Spelling) -> dict[str, Any]:
-    parts, tick, lot = one.pit.parts, one.price[1], one.size[1]
+    parts, tick, lot = one.pit.parsed_symbol, one.price[1], one.size[1]
     common = {"symbol": one.native, "status": "Trading", "baseCoin": parts.base,
               "quoteCoin": parts.quote, "symbolType": ""}  # fmt: skip
     if one.spot:

@@ -11,20 +11,28 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from tapeloom.units import Rate
-from tapeloom_simulator.server_api import Answer, Budget, Rules
+from tapeloom_simulator.server_api import ConnectionRules, HttpResponse, RestBudget
 
 from .rest import Rest, refused
 from .streams import Book, Told, Topic, Whole, topic_of
 from .text import Spelling
 
 if TYPE_CHECKING:
-    from tapeloom_simulator.server_api import Call, Line, Market, Session, Stream
+    from tapeloom_simulator.server_api import (
+        ClientConnection,
+        HttpRequest,
+        Market,
+        VenueSession,
+        VenueStream,
+    )
 
 __all__ = ["BybitSide"]
 
 _STREAMS, _REST = "/v5/public/", "/v5/market/"
-_RULES = Rules(silence=600.0, violation=1000)
-_BUDGET = Budget(name="bybit", limit=600, seconds=5.0, patience=0, ban=600.0)
+_RULES = ConnectionRules(silence_timeout_seconds=600.0, violation_close_code=1000)
+_BUDGET = RestBudget(
+    name="bybit", limit=600, window_seconds=5.0, tolerated_violations=0, ban_seconds=600.0
+)
 _BATCH, _CHARACTERS = 10, 21_000
 _GONE = 1_000  # levels that a huge push takes away and that never were
 _BOOKS = frozenset({"book", "quotes"})
@@ -45,7 +53,7 @@ class _Acting(list[str]):
 class BybitSide:
     """Spot and linear contracts."""
 
-    dials = Rate(500, 300.0)
+    dial_rate = Rate(500, 300.0)
     markets: Mapping[str, Sequence[str]] = MappingProxyType(
         {
             "spot": ("BTC/USDT", "ETH/USDT", "SOL/USDT"),
@@ -61,7 +69,7 @@ class BybitSide:
         self.market = market
         self._spellings: dict[str, dict[str, Spelling]] = {name: {} for name in self.markets}
         self._by_symbol: dict[str, Spelling] = {}
-        for symbol, pit in market.pits.items():
+        for symbol, pit in market.instruments.items():
             one = self._by_symbol[symbol] = Spelling.of(pit, market)
             self._spellings["spot" if one.spot else "linear"][one.native] = one
         self._rest = Rest(market, self._spellings, self.topic)
@@ -79,28 +87,32 @@ class BybitSide:
             found = self._topics[category, name] = made
         return found
 
-    def open(self, call: Call, line: Line) -> Session | Answer:
+    def open_connection(
+        self, call: HttpRequest, line: ClientConnection
+    ) -> VenueSession | HttpResponse:
         """Take a connection to the public stream of a category."""
         before, found, category = call.path.partition(_STREAMS)
         if before or not found or category not in self._spellings:
-            return Answer("", 404)
+            return HttpResponse("", 404)
         self.opened += 1
         return _Session(self, line, category, f"sim{self.opened:05d}-{category}")
 
-    def answer(self, call: Call) -> Answer:
+    def respond(self, call: HttpRequest) -> HttpResponse:
         """Answer a call of ``/v5/market``."""
         before, found, path = call.path.partition(_REST)
         if before or not found:
-            return Answer("404 page not found", 404)
+            return HttpResponse("404 page not found", 404)
         return self._rest.answer(path, call)
 
-    def cost(self, call: Call) -> tuple[Budget, int] | None:
+    def request_cost(self, call: HttpRequest) -> tuple[RestBudget, int] | None:
         """Count every call once."""
         return (_BUDGET, 1) if call.path.startswith(_REST) else None
 
-    def limited(self, status: int, retry_after: int, budget: Budget | None) -> Answer:
+    def rate_limit_response(
+        self, status: int, retry_after: int, budget: RestBudget | None
+    ) -> HttpResponse:
         """Word a refusal: 429 for what may come again soon, 403 for an address that is shut out."""
-        now = self.market.clock // 1_000_000
+        now = self.market.venue_clock // 1_000_000
         if status != 429 or budget is None:
             return refused(403, "access too frequent", now, 403)
         limits = {"X-Bapi-Limit": str(budget.limit), "X-Bapi-Limit-Status": "0"}
@@ -108,7 +120,7 @@ class BybitSide:
         text = "Too many visits. Exceeded the API Rate Limit."
         return refused(10006, text, now, 429, **limits)
 
-    def corrupt(self, fault: str, stream: Stream, text: str) -> list[str] | None:
+    def corrupt(self, fault: str, stream: VenueStream, text: str) -> list[str] | None:
         """Return what a fault makes of a push."""
         if fault == "missing_final_kline":
             return [] if '"confirm":true' in text else None
@@ -131,7 +143,7 @@ class BybitSide:
 
 def _cross(one: Spelling, book: dict[str, list[list[str]]]) -> None:
     """Bid more than is asked: by the sides of a quote, or by one level more."""
-    best = one.pit.best()
+    best = one.pit.top_of_book()
     if len(book["b"]) == len(book["a"]) == 1:
         book["b"], book["a"] = book["a"], book["b"]
     else:
@@ -143,7 +155,7 @@ def _blow_up(one: Spelling, book: dict[str, list[list[str]]], whole: dict[str, A
     for side in "ba":
         told = {price for price, _ in book[side]}
         book[side] += [level for level in whole[side] if level[0] not in told]
-    high = one.pit.ladder(1_000_000).asks[-1][0] + 1_000
+    high = one.pit.book_snapshot(1_000_000).asks[-1][0] + 1_000
     book["a"] += [[one.price.write(high + n), one.size.write(0)] for n in range(_GONE)]
 
 
@@ -152,15 +164,15 @@ class _Session:
 
     rules = _RULES
 
-    def __init__(self, side: BybitSide, line: Line, category: str, number: str) -> None:
+    def __init__(self, side: BybitSide, line: ClientConnection, category: str, number: str) -> None:
         self._side, self._line, self._category, self._number = side, line, category, number
         self._topics: dict[str, Topic] = {}
 
-    def opened(self) -> Sequence[str]:
+    def opening_messages(self) -> Sequence[str]:
         """Say nothing."""
         return ()
 
-    def farewell(self) -> Sequence[str]:
+    def closing_messages(self) -> Sequence[str]:
         """Say nothing."""
         return ()
 
@@ -183,7 +195,7 @@ class _Session:
         if op == "unsubscribe":
             for name in args:
                 if topic := self._topics.pop(name, None):
-                    self._line.leave(topic)
+                    self._line.unsubscribe(topic)
         elif problem := self._problem(args):
             return self._reply(message, problem)
         else:
@@ -211,7 +223,7 @@ class _Session:
             topic = self._side.topic(self._category, name)
             assert topic is not None
             self._topics[name] = Told(topic) if isinstance(topic, Whole) else topic
-            self._line.follow(self._topics[name])
+            self._line.subscribe(self._topics[name])
 
     def _reply(
         self, message: dict[str, Any], text: str, *, success: bool = False, **more: object

@@ -13,7 +13,7 @@ from tapeloom.units import duration_ns
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from tapeloom_simulator.server_api import Candle, Step
+    from tapeloom_simulator.server_api import MarketBar, MarketStep
 
     from .text import Spelling
 
@@ -38,21 +38,21 @@ INTERVALS = {
 class Topic:
     """One topic of one symbol."""
 
-    every = 0
+    interval_ns = 0
 
     def __init__(self, name: str, spelling: Spelling, channel: str) -> None:
         self.name, self.channel = name, channel
         self.symbol = spelling.pit.symbol
         self._, self._pit = spelling, spelling.pit
 
-    def begin(self) -> None:
+    def start(self) -> None:
         """Start, or start anew."""
 
-    def step(self, step: Step) -> Sequence[str]:
+    def encode_step(self, step: MarketStep) -> Sequence[str]:
         """Say nothing of it."""
         return ()
 
-    def tick(self, now: int) -> Sequence[str]:
+    def encode_tick(self, now: int) -> Sequence[str]:
         """Say nothing now."""
         return ()
 
@@ -62,14 +62,14 @@ class Topic:
 
 
 class _Trades(Topic):
-    def step(self, step: Step) -> Sequence[str]:
+    def encode_step(self, step: MarketStep) -> Sequence[str]:
         _, name, ts = self._, self._.native, step.ts // _MS
-        tail = f'"BT":false,"RPI":false,"seq":{step.last}}}'
+        tail = f'"BT":false,"RPI":false,"seq":{step.last_id}}}'
         tail = tail if _.spot else f'"L":"PlusTick",{tail}'
         rows = [
-            f'{{"T":{ts},"s":"{name}","S":"{"Buy" if f.buy else "Sell"}","v":"{_.size[f.size]}",'
+            f'{{"T":{ts},"s":"{name}","S":"{"Buy" if f.is_buy else "Sell"}","v":"{_.size[f.size]}",'
             f'"p":"{_.price[f.price]}","i":"{_.trade_id(f)}",{tail}'
-            for f in step.fills
+            for f in step.trades
         ]
         parts = [rows[start : start + _BATCH] for start in range(0, len(rows), _BATCH)]
         return [self._push("snapshot", step.ts, f"[{','.join(part)}]") for part in parts]
@@ -80,16 +80,16 @@ class Whole(Topic):
 
     def __init__(self, name: str, spelling: Spelling, channel: str, every: int) -> None:
         super().__init__(name, spelling, channel)
-        self.every = every
+        self.interval_ns = every
         self.at = -every  #: when the market was last looked at
         self._texts: Sequence[str] = ()
 
     def join(self) -> None:
         """Begin anew, unless somebody follows already."""
-        if self._.market.now - self.at > self.every:
-            self.begin()
+        if self._.market.now - self.at > self.interval_ns:
+            self.start()
 
-    def tick(self, now: int) -> Sequence[str]:
+    def encode_tick(self, now: int) -> Sequence[str]:
         """Say what has changed."""
         if now > self.at:
             self._texts = self._go(now)
@@ -109,16 +109,16 @@ class Told(Topic):
 
     def __init__(self, topic: Whole) -> None:
         super().__init__(topic.name, topic._, topic.channel)
-        self.topic, self.every = topic, topic.every
+        self.topic, self.interval_ns = topic, topic.interval_ns
 
-    def begin(self) -> None:
+    def start(self) -> None:
         """Tell the whole next."""
         self.topic.join()
         self._first = True
 
-    def tick(self, now: int) -> Sequence[str]:
+    def encode_tick(self, now: int) -> Sequence[str]:
         """Tell what the topic says."""
-        texts = self.topic.tick(now)
+        texts = self.topic.encode_tick(now)
         if self._first:
             texts = self.topic.whole()
             self._first = not texts
@@ -137,7 +137,7 @@ class Book(Whole):
         self.u = 1_000_000 + depth
         self._anew = False
 
-    def begin(self) -> None:
+    def start(self) -> None:
         """Begin with the book as it stands."""
         self.u += 1
         self.at = self._.market.now
@@ -148,7 +148,7 @@ class Book(Whole):
         self._anew = True
 
     def _look(self) -> None:
-        self.seq, bids, asks = self._pit.ladder(self._depth)
+        self.seq, bids, asks = self._pit.book_snapshot(self._depth)
         self._bids, self._asks = dict(bids), dict(asks)
 
     def _go(self, now: int) -> Sequence[str]:
@@ -157,7 +157,7 @@ class Book(Whole):
             self._anew, self.u = False, 1
             self._look()
             return self.whole()
-        if self._pit.update == self.seq:
+        if self._pit.last_update_id == self.seq:
             return ()
         old = self._bids, self._asks
         self._look()
@@ -192,8 +192,8 @@ def _changes(old: Mapping[int, int], new: Mapping[int, int]) -> list[tuple[int, 
 class _Best(Book):
     """One level: whole each time, and again where nothing has changed for long."""
 
-    def begin(self) -> None:
-        super().begin()
+    def start(self) -> None:
+        super().start()
         self._said = self.at
 
     def _say(self, bids: list[tuple[int, int]], asks: list[tuple[int, int]]) -> Sequence[str]:
@@ -209,26 +209,26 @@ class _Best(Book):
 
 
 class _Klines(Topic):
-    every = _SECOND
+    interval_ns = _SECOND
 
     def __init__(self, name: str, spelling: Spelling, channel: str, word: str) -> None:
         super().__init__(name, spelling, channel)
         self._word, self._interval = word, INTERVALS[word]
 
-    def begin(self) -> None:
+    def start(self) -> None:
         now = self._.market.now
-        candle = self._pit.candle(self._interval, now)
+        candle = self._pit.bar(self._interval, now)
         length = duration_ns(self._interval.replace("1M", "31d"))
         self._open = candle.start if candle else now - length + 1
         self._trades = 0
 
-    def tick(self, now: int) -> Sequence[str]:
-        candle = self._pit.candle(self._interval, now)
+    def encode_tick(self, now: int) -> Sequence[str]:
+        candle = self._pit.bar(self._interval, now)
         if candle is None:
             return ()
         texts = []
         if candle.start > self._open:
-            ended = self._pit.candles(self._interval, self._open, candle.start - 1, 1000)
+            ended = self._pit.bars(self._interval, self._open, candle.start - 1, 1000)
             texts = [self._write(one, now, "true") for one in ended]
             self._open, self._trades = candle.start, 0
         if candle.trades > self._trades:
@@ -236,13 +236,13 @@ class _Klines(Topic):
             texts.append(self._write(candle, now, "false"))
         return texts
 
-    def _write(self, c: Candle, now: int, confirm: str) -> str:
+    def _write(self, c: MarketBar, now: int, confirm: str) -> str:
         _ = self._
         row = (
             f'{{"start":{c.start // _MS},"end":{c.end // _MS - 1},"interval":"{self._word}",'
             f'"open":"{_.price[c.open]}","close":"{_.price[c.close]}","high":"{_.price[c.high]}",'
             f'"low":"{_.price[c.low]}","volume":"{_.size.write(c.volume)}",'
-            f'"turnover":"{_.quote.write(c.quote)}","confirm":{confirm},"timestamp":{now // _MS}}}'
+            f'"turnover":"{_.quote.write(c.quote_volume)}","confirm":{confirm},"timestamp":{now // _MS}}}'
         )
         return self._push("snapshot", now, f"[{row}]")
 
@@ -253,17 +253,17 @@ class _Ticker(Whole):
     def __init__(self, name: str, spelling: Spelling, channel: str) -> None:
         super().__init__(name, spelling, channel, (50 if spelling.spot else 100) * _MS)
 
-    def begin(self) -> None:
+    def start(self) -> None:
         """Begin with the figures as they stand."""
         self._told = self._.day() or {}
-        self.at, self._seq = self._.market.now, self._pit.update
+        self.at, self._seq = self._.market.now, self._pit.last_update_id
 
     def _go(self, now: int) -> Sequence[str]:
-        if self._pit.update == self._seq:
+        if self._pit.last_update_id == self._seq:
             return ()
         fields, told = self._.day(), self._told
         new = {k: v for k, v in (fields or {}).items() if told.get(k) != v}
-        self._seq = self._pit.update
+        self._seq = self._pit.last_update_id
         if not fields or not new:
             return ()
         self._told = fields

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from decimal import Decimal
 
     from tapeloom.symbols import Symbol
-    from tapeloom_simulator.server_api import Fill, Market, SimulatedInstrument
+    from tapeloom_simulator.server_api import Market, MarketTrade, SimulatedInstrument
 
 __all__ = ["Spelling", "Texts"]
 
@@ -72,16 +72,16 @@ class Spelling:
     @classmethod
     def of(cls, pit: SimulatedInstrument, market: Market) -> Spelling:
         """Return how *pit* is written."""
-        spot = pit.parts.kind == "spot"
+        spot = pit.parsed_symbol.kind == "spot"
         texts = Texts(pit.tick), Texts(pit.lot), Texts(pit.tick * pit.lot)
-        return cls(pit, market, _listed_name(pit.parts), spot, *texts)
+        return cls(pit, market, _listed_name(pit.parsed_symbol), spot, *texts)
 
     def levels(self, levels: Iterable[tuple[int, int]]) -> str:
         """Return levels as JSON."""
         price, size = self.price, self.size
         return ",".join([f'["{price[p]}","{size[s]}"]' for p, s in levels])
 
-    def trade_id(self, fill: Fill) -> str:
+    def trade_id(self, fill: MarketTrade) -> str:
         """Return the id of a trade: digits on spot, a UUID elsewhere."""
         if self.spot:
             return f"21{fill.id:017d}"
@@ -89,11 +89,11 @@ class Spelling:
 
     def clock(self, now: int) -> int:
         """Return what the venue's clock shows at *now*, in ms."""
-        return (now + self.market.clock - self.market.now) // _MS
+        return (now + self.market.venue_clock - self.market.now) // _MS
 
     def day(self) -> dict[str, str] | None:
         """Return the ticker's fields; None before the first trade."""
-        day, best = self.pit.day(self.market.now), self.pit.best()
+        day, best = self.pit.last_24h(self.market.now), self.pit.top_of_book()
         if day is None:
             return None
         price, size = self.price, self.size
@@ -104,7 +104,7 @@ class Spelling:
             "highPrice24h": price[day.high],
             "lowPrice24h": price[day.low],
             "volume24h": size.write(day.volume),
-            "turnover24h": self.quote.write(day.quote),
+            "turnover24h": self.quote.write(day.quote_volume),
             "price24hPcnt": f"{(day.close - day.open) / day.open:.6f}",
         }
         if self.spot:
