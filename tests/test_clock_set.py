@@ -59,7 +59,7 @@ async def test_a_clock_that_is_set_costs_no_event_no_bar_and_no_watch(
                     events += [(anyio.current_time(), event) for event in batch]
         until = sim.market.now - 30 * SECOND
         ledger = Ledger(sim.truth, unit=1_000_000, slack=2 * SECOND)
-        ledger.take([event for _, event in events])
+        ledger.add([event for _, event in events])
         accounts = ledger.accounts(SYMBOLS, EPOCH + 2 * SECOND, until)
         truth = {symbol: sim.truth.trades(symbol) for symbol in SYMBOLS}
 
@@ -67,7 +67,7 @@ async def test_a_clock_that_is_set_costs_no_event_no_bar_and_no_watch(
         return [(at, e) for at, e in events if type(e) is Status and e.state == state]
 
     assert [str(one) for one in accounts if not one.balanced] == []
-    assert sum(one.live + one.fetched for one in accounts) == sum(one.sent for one in accounts)
+    assert sum(one.live + one.backfilled for one in accounts) == sum(one.sent for one in accounts)
 
     # It is told, and nothing is called silent or frozen that is not.
     moved = [at for at, _ in states("venue_clock_jumped")]

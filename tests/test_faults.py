@@ -19,7 +19,16 @@ import tapeloom_simulator as simulator
 from attrs import define, evolve, field, frozen
 from tapeloom import Event, FeedSpec, Gap, Network, Quote, Stack, Status, Trade
 from tapeloom.errors import FeedError
-from tapeloom_simulator import EPOCH, Account, Fault, Ledger, Truth, never, signs, venue_server
+from tapeloom_simulator import (
+    EPOCH,
+    Account,
+    Fault,
+    Ledger,
+    Truth,
+    count_reports,
+    impossible_quotes,
+    venue_server,
+)
 from tapeloom_simulator.faults import COMMON
 from tapeloom_testing import LoopClock, virtual_backend
 
@@ -209,8 +218,8 @@ async def run(
         events: list[Event] = []
         async with tapeloom.open(stack, clock=LoopClock(EPOCH), seed=1) as stream:
             error = await collect(stream, events, lasts)
-            told = signs(events, stream.counters) + error
-            injected = sim.truth.injected()  # but what strikes the last words of a client
+            told = count_reports(events, stream.counters) + error
+            injected = sim.truth.fault_counts()  # but what strikes the last words of a client
         return outcome(place, sim, events, told, injected)
 
 
@@ -234,11 +243,13 @@ def outcome(
 ) -> Outcome:
     """Close the books."""
     ledger = Ledger(sim.truth, unit=place.unit, slack=2 * SECOND)
-    ledger.take(events)
+    ledger.add(events)
     until = sim.market.now - SETTLES * SECOND
     accounts = [ledger.accounts([symbol], begun(sim, symbol), until)[0] for symbol in place.symbols]
     quotes = [event for event in events if type(event) is Quote]
-    invented = [one for symbol in place.symbols for one in never(sim.truth, symbol, quotes)]
+    invented = [
+        one for symbol in place.symbols for one in impossible_quotes(sim.truth, symbol, quotes)
+    ]
     wrong = [
         f"{symbol}: the last quote of {channel} is {last.bid} / {last.ask} at {last.ts}"
         for symbol in place.symbols
@@ -330,7 +341,7 @@ async def test_the_ledger_balances_and_the_fault_is_named(
     assert injected
     for account in outcome.accounts:
         if kind in ("late_trade", "reorder"):
-            account.disordered.clear()  # it is the venue that put them so
+            account.out_of_order.clear()  # it is the venue that put them so
         assert account.balanced, str(account)
     if (place.name, kind) not in UNSEEN:
         assert outcome.invented == []
@@ -388,7 +399,7 @@ def test_the_page_of_the_faults_shows_what_is_held(request: pytest.FixtureReques
 def test_the_ledger_finds_what_is_lost_repeated_invented_or_out_of_order() -> None:
     market = simulator.SimulatedMarket(["BTC/USDT"], seed=1, rate=50)
     truth = Truth(market)
-    truth.take(market.advance(market.epoch + 10 * SECOND, 10_000))
+    truth.record_steps(market.advance(market.epoch + 10 * SECOND, 10_000))
     real = truth.trades("BTC/USDT")
     came = [
         Trade("v", "BTC/USDT", one.ts, one.ts, one.price, one.size, one.side, one.id, "trades")
@@ -398,20 +409,20 @@ def test_the_ledger_finds_what_is_lost_repeated_invented_or_out_of_order() -> No
 
     def account(events: Sequence[Event]) -> Account:
         ledger = Ledger(truth, unit=1, slack=0)
-        ledger.take(events)
+        ledger.add(events)
         return ledger.accounts(["BTC/USDT"], 0, market.now)[0]
 
     assert account(came).balanced
     assert [one.id for one in account(came[:5] + came[6:]).lost] == [6]
-    assert account([*came[:5], *came[4:]]).twice == [came[4]]
-    assert account([came[1], came[0], *came[2:]]).disordered == [came[0]]
-    assert account([*came, evolve(came[0], price=came[0].price + 1)]).invented
+    assert account([*came[:5], *came[4:]]).duplicated == [came[4]]
+    assert account([came[1], came[0], *came[2:]]).out_of_order == [came[0]]
+    assert account([*came, evolve(came[0], price=came[0].price + 1)]).unknown
     assert account([*came[:4], gap, *came[7:]]).in_gaps == 3
     assert account([*came[:4], gap, *came[7:]]).balanced
     refused = Status("v", "BTC/USDT", came[8].ts, 0, "refused", "", "trades")
-    assert account([*came[:8], refused]).in_silence == len(came) - 8
+    assert account([*came[:8], refused]).while_stalled == len(came) - 8
     assert account([*came[:8], refused]).balanced
     assert account([*came[:8], refused, came[20]]).lost
-    assert account([*came[:4], evolve(gap, missing=9), *came[7:]]).wrong
+    assert account([*came[:4], evolve(gap, missing=9), *came[7:]]).wrong_gaps
     filled = [*came[:4], gap, *came[7:], evolve(gap, verdict="filled", missing=0)]
     assert [one.id for one in account(filled).lost] == [5, 6, 7]

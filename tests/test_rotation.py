@@ -17,7 +17,7 @@ import tapeloom
 import tapeloom_simulator as simulator
 from attrs import define
 from tapeloom import Event, FeedSpec, Gap, Stack, Status
-from tapeloom_simulator import EPOCH, Account, Fault, Ledger, signs
+from tapeloom_simulator import EPOCH, Account, Fault, Ledger, count_reports
 from tapeloom_testing import LoopClock, virtual_backend
 
 pytestmark = pytest.mark.slow
@@ -36,7 +36,7 @@ def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, Any]]:
 @pytest.fixture(autouse=True)
 def unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have the simulator look once a second for what is due: days would take minutes otherwise."""
-    monkeypatch.setattr("tapeloom_simulator.clockwork._NAP", 1.0)
+    monkeypatch.setattr("tapeloom_simulator.market_runner._MAX_SLEEP_SECONDS", 1.0)
 
 
 @define
@@ -79,12 +79,12 @@ async def live(
             with anyio.move_on_after(hours * HOUR):
                 async for batch in stream.batches():
                     events += batch
-            told = signs(events, stream.counters)
+            told = count_reports(events, stream.counters)
         ledger = Ledger(sim.truth, unit=unit, slack=2 * SECOND)
-        ledger.take(events)
+        ledger.add(events)
         begun = min(one.since for one in sim.truth.sent)
         accounts = ledger.accounts(symbols, begun + SECOND, sim.market.now - SETTLES * SECOND)
-        return Days(accounts, events, told, sim.truth.injected())
+        return Days(accounts, events, told, sim.truth.fault_counts())
 
 
 async def test_a_day_of_a_venue_that_ends_every_connection_after_24_hours_loses_nothing() -> None:
@@ -108,7 +108,7 @@ async def test_a_day_in_which_the_venue_ends_every_connection_each_hour_is_fetch
     assert [str(one) for one in days.accounts if not one.balanced] == []
     assert days.injected["max_age"] == 23
     assert len(days.states("reconnecting")) == 23
-    assert days.sum("live") + days.sum("fetched") == days.sum("sent")
+    assert days.sum("live") + days.sum("backfilled") == days.sum("sent")
     assert {gap.verdict for gap in days.gaps()} <= {"open", "filled"}
 
 
@@ -122,8 +122,8 @@ async def test_a_day_at_a_venue_that_takes_one_connection_is_told_and_fetched() 
 
     assert [str(one) for one in days.accounts if not one.balanced] == []
     assert days.injected["max_age"] >= 11
-    assert days.sum("fetched") > 0
-    assert days.sum("live") + days.sum("fetched") == days.sum("sent")
+    assert days.sum("backfilled") > 0
+    assert days.sum("live") + days.sum("backfilled") == days.sum("sent")
     # Each hole is told once for each symbol, and once more when it has been filled.
     holes = days.told["gap disconnect"] // 2
     assert holes == 2 * days.injected["max_age"]

@@ -47,9 +47,9 @@ async def collect(stream: tapeloom.Stream, sim: simulator.Simulation, trades: in
     return events
 
 
-def naive_bars(trades: list[simulator.Traded], interval: int) -> dict[int, tuple[Decimal, ...]]:
+def naive_bars(trades: list[simulator.TrueTrade], interval: int) -> dict[int, tuple[Decimal, ...]]:
     """Aggregate in the most obvious way."""
-    groups: dict[int, list[simulator.Traded]] = defaultdict(list)
+    groups: dict[int, list[simulator.TrueTrade]] = defaultdict(list)
     for trade in trades:
         groups[trade.ts - trade.ts % interval].append(trade)
     return {
@@ -64,7 +64,7 @@ def naive_bars(trades: list[simulator.Traded], interval: int) -> dict[int, tuple
     }
 
 
-def in_milliseconds(trades: list[simulator.Traded]) -> list[simulator.Traded]:
+def in_milliseconds(trades: list[simulator.TrueTrade]) -> list[simulator.TrueTrade]:
     """The venue's wire tells times in milliseconds."""
     return [trade._replace(ts=trade.ts - trade.ts % 1_000_000) for trade in trades]
 
@@ -153,7 +153,9 @@ async def test_spot_and_futures_in_one_stack_share_nothing(anyio_backend: str) -
         stack = Stack(feeds=feeds, venues={"binance": {**sim.settings, "futures_trades": "raw"}})
         async with tapeloom.open(stack) as stream:
             events = await collect(stream, sim, total)
-        truth = {symbol: [t.id for t in sim.truth.trades(symbol)] for symbol in sim.market.pits}
+        truth = {
+            symbol: [t.id for t in sim.truth.trades(symbol)] for symbol in sim.market.instruments
+        }
     ids: dict[str, list[object]] = defaultdict(list)
     for event in events:
         if type(event) is Trade:

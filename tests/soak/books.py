@@ -11,7 +11,7 @@ from attrs import define, field
 from soak.places import SECOND, SETTLES, Place
 from soak.watching import Watched
 from tapeloom import Gap, Trade, decode
-from tapeloom_simulator import Account, Ledger, Written
+from tapeloom_simulator import Account, Ledger, TruthFile
 
 #: How far, in ns, the word of a broken frame may lie from what was in it: a stall holds it up.
 SLACK = 8 * SECOND
@@ -34,10 +34,10 @@ def books(places: Sequence[Place], folder: Path, watched: Watched) -> list[Row]:
     rows = []
     for venue in dict.fromkeys(place.venue for place in places):
         mine = [place for place in places if place.venue == venue]
-        truth = Written(folder / f"{venue}.jsonl")
+        truth = TruthFile(folder / f"{venue}.jsonl")
         ledger = Ledger(truth, unit=mine[0].unit, slack=SLACK)
         with (folder / f"{venue}.events").open(encoding="utf-8") as lines:
-            ledger.take(map(decode, lines))
+            ledger.add(map(decode, lines))
         for place in mine:
             row = Row(place.name)
             for symbol in place.symbols:
@@ -46,7 +46,9 @@ def books(places: Sequence[Place], folder: Path, watched: Watched) -> list[Row]:
     return rows
 
 
-def account(ledger: Ledger, truth: Written, place: Place, symbol: str, watched: Watched) -> Account:
+def account(
+    ledger: Ledger, truth: TruthFile, place: Place, symbol: str, watched: Watched
+) -> Account:
     """Close the books of a symbol, for as long as it was streamed."""
     whole: Account | None = None
     came = [
@@ -70,20 +72,20 @@ def account(ledger: Ledger, truth: Written, place: Place, symbol: str, watched: 
         if whole is None:
             whole = one
             continue
-        for name in ("sent", "live", "fetched", "in_gaps", "in_silence", "rejected", "lost"):
+        for name in ("sent", "live", "backfilled", "in_gaps", "while_stalled", "rejected", "lost"):
             setattr(whole, name, getattr(whole, name) + getattr(one, name))
     assert whole is not None
-    whole.disordered = [one for one in whole.disordered if not ordered_so(truth, one, watched)]
+    whole.out_of_order = [one for one in whole.out_of_order if not ordered_so(truth, one, watched)]
     return whole
 
 
-def begun(truth: Written, symbol: str, otherwise: int) -> int:
+def begun(truth: TruthFile, symbol: str, otherwise: int) -> int:
     """Return from when on the trades of *symbol* were sent."""
     sent = [one.since for one in truth.sent if one.symbol == symbol and one.channel == "trades"]
     return min(sent, default=otherwise) + 1
 
 
-def ordered_so(truth: Written, trade: Trade, watched: Watched) -> bool:
+def ordered_so(truth: TruthFile, trade: Trade, watched: Watched) -> bool:
     """Whether a fault has put this trade behind later ones."""
     return any(
         one.kind in ("late_trade", "reorder")
@@ -109,11 +111,11 @@ class Report:
     problems: list[str]
 
     def __str__(self) -> str:
-        columns = ("sent", "live", "fetched", "in_gaps", "in_silence", "rejected", "lost", "twice",
-                   "invented", "disordered", "wrong")  # fmt: skip
-        lines = [f"{'':18}" + "".join(f"{one.replace('_', ' '):>11}" for one in columns)]
+        columns = ("sent", "live", "backfilled", "in_gaps", "while_stalled", "rejected", "lost", "duplicated",
+                   "unknown", "out_of_order", "wrong_gaps")  # fmt: skip
+        lines = [f"{'':18}" + "".join(f"{one.replace('_', ' '):>14}" for one in columns)]
         lines += [
-            f"{row.name:18}" + "".join(f"{row.sum(one):>11,}" for one in columns)
+            f"{row.name:18}" + "".join(f"{row.sum(one):>14,}" for one in columns)
             for row in self.rows
         ]
         lines += [
@@ -143,7 +145,7 @@ def report(
     rows = books(places, folder, watched)
     relays = json.loads((folder / "relays.json").read_text())
     injected = {
-        **{venue: Counter(Written(folder / f"{venue}.jsonl").injected())
+        **{venue: Counter(TruthFile(folder / f"{venue}.jsonl").fault_counts())
            for venue in dict.fromkeys(place.venue for place in places)},
         **{f"chaos in {name}": Counter({
             kind.removeprefix("chaos_"): count for kind, count in counters.items()

@@ -53,7 +53,9 @@ async def venues(
             relays["ib"] = await exits.enter_async_context(chaos.relay(to=to, **spoiled))
             tables["ib"] = {**tables["ib"], "port": relays["ib"].port}
         yield {"tables": tables, "proxy": proxy.url, "epoch": epoch}
-        done = {name: Counter(one.fault for one in relay.done) for name, relay in relays.items()}
+        done = {
+            name: Counter(one.fault for one in relay.injected) for name, relay in relays.items()
+        }
         (folder / "relays.json").write_text(json.dumps(done))
 
 

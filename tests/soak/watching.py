@@ -19,7 +19,7 @@ from soak.places import CHANGES, QUIET, Place
 from tapeloom import Event, Gap, Reject, Stack, Status, Trade, encode
 from tapeloom.errors import FeedError, SymbolError
 from tapeloom.plugin import Clock
-from tapeloom_simulator import signs
+from tapeloom_simulator import count_reports
 
 
 async def ended(consumer: tapeloom.Consumer[Event]) -> AsyncIterator[list[Event]]:
@@ -90,7 +90,9 @@ async def watch(
             watched.error = str(stream.error or "")
             stream.stop()
         watched.counters = {plan.feed.name: Counter(plan.feed.counters) for plan in stream.plans}
-        watched.overtaken = [one.at for one in chaos.done(stream) if one.fault == "reorder"]
+        watched.overtaken = [
+            one.at for one in chaos.injected_faults(stream) if one.fault == "reorder"
+        ]
     return watched
 
 
@@ -102,7 +104,7 @@ async def keep(
         files: dict[str, IO[str]] = {}
         async for batch in ended(consumer):
             kept.got += len(batch)
-            watched.told[batch[0].venue] += signs(batch)
+            watched.told[batch[0].venue] += count_reports(batch)
             for event in batch:
                 if type(event) in KEPT:
                     venue = event.venue

@@ -71,14 +71,14 @@ def assert_true(heard, sim, symbols) -> None:
     To be called as soon as that is so: the market's time goes on, and with it bars end.
     """
     for symbol in symbols:
-        pit = sim.market.pits[symbol]
+        pit = sim.market.instruments[symbol]
         trades, truth = heard.of(Trade, symbol), sim.truth.trades(symbol)
         sides = [one.side for one in truth] if symbol in COINS else [None] * len(truth)
         assert [(one.ts, one.price, one.size, one.side) for one in trades] == [
             (one.ts, one.price, one.size, side) for one, side in zip(truth, sides, strict=True)
         ]
         bars = heard.of(Bar, symbol, interval="1m")
-        candles = [one for one in sim.truth.candles(symbol, "1m") if one.trades]
+        candles = [one for one in sim.truth.closed_bars(symbol, "1m") if one.trades]
         assert [(one.ts, one.open, one.close, one.volume, one.trades) for one in bars] == [
             (one.start, one.open * pit.tick, one.close * pit.tick, one.volume * pit.lot, one.trades)
             for one in candles
@@ -93,7 +93,7 @@ def whole(sim, symbols):
         return all(
             len(heard.of(Trade, symbol)) >= len(sim.truth.trades(symbol))
             and len(heard.of(Bar, symbol, interval="1m"))
-            >= sum(1 for one in sim.truth.candles(symbol, "1m") if one.trades)
+            >= sum(1 for one in sim.truth.closed_bars(symbol, "1m") if one.trades)
             for symbol in symbols
         )
 
@@ -158,7 +158,7 @@ async def test_polling_gets_over_empty_pages_loops_and_failures_without_a_loss()
             sim, FeedSpec("alpaca", STOCKS, ("trades", "klines:1m")), **POLLED, poll_page=40
         ) as got,
     ):
-        await got.until(lambda _: len(sim.truth.calls) >= 4)
+        await got.until(lambda _: len(sim.truth.rest_calls) >= 4)
         sim.begin()
         await got.until(lambda got: len(got.of(Trade)) > 100)
         sim.venue.arm("empty_page", "token_loop", "empty_page", "token_loop")
@@ -169,7 +169,7 @@ async def test_polling_gets_over_empty_pages_loops_and_failures_without_a_loss()
         assert_true(got, sim, STOCKS)
 
     assert got.of(Status, state="token_loop")
-    assert [status for _, status in sim.truth.calls].count(504) == 3
+    assert [status for _, status in sim.truth.rest_calls].count(504) == 3
     assert not got.of(Gap)
 
 

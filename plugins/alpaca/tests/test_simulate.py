@@ -375,7 +375,7 @@ async def test_a_correction_and_a_cancel_lead_back_to_the_truth():
         assert trades.pop(one["i"]) == (one["p"], one["s"])
 
     assert (len(client.items("c")), len(client.items("x"))) == (4, 3)
-    assert sim.truth.injected() == {"correction": 4, "cancel": 3}
+    assert sim.truth.fault_counts() == {"correction": 4, "cancel": 3}
     assert {int(i): (Decimal(p), Decimal(s)) for i, (p, s) in trades.items()} == {
         t.id: (t.price, t.size) for t in sim.truth.trades("AAPL/USD")
     }
@@ -388,7 +388,7 @@ async def test_an_updated_bar_comes_half_a_minute_later_and_is_right():
         await run(sim, client)
     (updated,) = client.items("u")
     wrong = client.items("b")[0]
-    first = sim.truth.candles("AAPL/USD", "1m")[0]
+    first = sim.truth.closed_bars("AAPL/USD", "1m")[0]
 
     assert (int(wrong["n"]), int(updated["n"])) == (first.trades - 1, first.trades)
     assert wrong["t"] == updated["t"]

@@ -294,7 +294,7 @@ async def test_trades_and_aggregates_equal_the_market_and_each_other():
 async def test_the_sequence_of_a_spot_book_follows_the_venues_rule():
     async with serve(trades=3000, speed=30) as sim, dial(sim) as client:
         await client.send_request("SUBSCRIBE", "btcusdt@depth@100ms")
-        while sim.truth.count < 400:  # noqa: ASYNC110
+        while sim.truth.trade_count < 400:  # noqa: ASYNC110
             await anyio.sleep(0.001)
         snapshot = (await get(sim, "/api/v3/depth?symbol=BTCUSDT&limit=5000")).json()
         await run(sim, client)
@@ -786,7 +786,11 @@ async def test_faults_have_binances_message_format():
     assert max(len(diff["a"]) for diff in diffs) >= 1024
     assert all(b["U"] == a["u"] + 1 for a, b in itertools.pairwise(diffs))
     assert ended[0] != min(started | {ended[0] - 1000})
-    assert sim.truth.injected() == {"crossed_book": 2, "huge_batch": 1, "missing_final_kline": 1}
+    assert sim.truth.fault_counts() == {
+        "crossed_book": 2,
+        "huge_batch": 1,
+        "missing_final_kline": 1,
+    }
 
 
 async def test_a_huge_delta_does_not_change_the_book():

@@ -79,7 +79,7 @@ async def test_delivered_events_equal_the_simulated_market(anyio_backend, market
     assert [event for event in events if type(event) in (Gap, Reject)] == []
     assert {e.state for e in events if type(e) is Status} == {"connected", "subscribed", "synced"}
     for symbol in symbols:
-        instrument = sim.market.pits[symbol]
+        instrument = sim.market.instruments[symbol]
         assert [
             (t.price, t.size, t.side, t.ts) for t in events_of(events, Trade, symbol, "trades")
         ] == [(t.price, t.size, t.side, t.ts // MS * MS) for t in sim.truth.trades(symbol)]
@@ -89,8 +89,8 @@ async def test_delivered_events_equal_the_simulated_market(anyio_backend, market
             if b.closed
         ] == [
             (c.start, *(p * instrument.tick for p in (c.open, c.high, c.low, c.close)),
-             c.volume * instrument.lot, c.quote * instrument.tick * instrument.lot)
-            for c in sim.truth.candles(symbol, "1m")
+             c.volume * instrument.lot, c.quote_volume * instrument.tick * instrument.lot)
+            for c in sim.truth.closed_bars(symbol, "1m")
         ]  # fmt: skip
         for channel, levels in (("book", 1000), ("book:200", 200), ("book:50", 50)):
             assert books[symbol, channel] == final(sim, symbol, levels)
@@ -117,10 +117,10 @@ async def test_a_book_with_a_gap_is_resynced(anyio_backend, resync, more) -> Non
         resync=resync,
     )  # fmt: skip
     gaps = [event for event in events if type(event) is Gap]
-    book_requests = sum(path.endswith("orderbook") for path, _ in sim.truth.calls)
+    book_requests = sum(path.endswith("orderbook") for path, _ in sim.truth.rest_calls)
 
     assert len(gaps) == 1
-    assert sim.truth.injected() == {fault.kind: fault.count for fault in faults}
+    assert sim.truth.fault_counts() == {fault.kind: fault.count for fault in faults}
     assert {(gap.channel, gap.cause, gap.missing) for gap in gaps} == {("book", "sequence", 1)}
     assert bool(book_requests) == (resync == "rest")
     assert books[LINEAR[0], "book"] == final(sim, LINEAR[0], 1000)
@@ -132,7 +132,7 @@ async def test_a_new_snapshot_is_not_a_gap(anyio_backend, kind) -> None:
     faults = [simulator.Fault(kind=kind, after=10, every=25, count=3, each=True)]
     events, books, sim = await play("spot", SPOT[:1], ("trades", "quotes", *BOOKS), *faults)
 
-    assert sim.truth.injected()[kind] >= 6
+    assert sim.truth.fault_counts()[kind] >= 6
     assert [event for event in events if type(event) in (Gap, Reject)] == []
     assert not {e.state for e in events if type(e) is Status} & {"stale", "crossed", "waiting"}
     for channel, levels in (("book", 1000), ("book:50", 50)):
@@ -147,7 +147,7 @@ async def test_a_huge_delta_is_not_a_gap(anyio_backend) -> None:
     events, books, sim = await play("linear", LINEAR[:1], ("trades", *BOOKS), fault, trades=600)
     sizes = [len(e.raw_asks) for e in events if type(e) is Book and e.kind == "delta"]
 
-    assert sim.truth.injected() == {"huge_batch": 9}
+    assert sim.truth.fault_counts() == {"huge_batch": 9}
     assert sum(size > 1000 for size in sizes) == 9
     assert [event for event in events if type(event) in (Gap, Reject)] == []
     assert books[LINEAR[0], "book:50"] == final(sim, LINEAR[0], 50)
@@ -161,7 +161,7 @@ async def test_a_crossed_book_is_detected_and_resynced(anyio_backend) -> None:
     )
     states = [e.state for e in events if type(e) is Status and e.channel == "book"]
 
-    assert sim.truth.injected() == {"crossed_book": 1}
+    assert sim.truth.fault_counts() == {"crossed_book": 1}
     assert states in (["synced"], ["synced", "crossed", "synced"])  # a later delta may uncross it
     assert books[SPOT[0], "book"] == final(sim, SPOT[0], 1000)
 
@@ -174,8 +174,8 @@ async def test_a_kline_that_is_never_confirmed_is_never_closed(anyio_backend) ->
     )
     closed = {bar.ts for bar in events_of(events, Bar, SPOT[0], "klines:1m") if bar.closed}
 
-    assert sim.truth.injected() == {"missing_final_kline": 1}
-    assert closed == {candle.start for candle in sim.truth.candles(SPOT[0], "1m")[1:]}
+    assert sim.truth.fault_counts() == {"missing_final_kline": 1}
+    assert closed == {candle.start for candle in sim.truth.closed_bars(SPOT[0], "1m")[1:]}
 
 
 @once
@@ -185,7 +185,7 @@ async def test_a_request_that_is_refused_once_loses_no_topic(anyio_backend) -> N
     events, _, sim = await play("linear", LINEAR, channels, fault, trades=300)
     counts = Counter((e.symbol, e.channel) for e in events if e.type not in ("status", "gap"))
 
-    assert sim.truth.injected() == {"sub_error": 1}
+    assert sim.truth.fault_counts() == {"sub_error": 1}
     assert {*counts} >= {(symbol, channel) for symbol in LINEAR for channel in channels}
     assert sum(type(event) is Trade for event in events) == 300
 

@@ -14,7 +14,7 @@ import httpx
 import pytest
 import tapeloom_simulator as simulator
 from httpx_ws import WebSocketDisconnect, WebSocketUpgradeError, aconnect_ws
-from tapeloom_simulator.server_api import Call
+from tapeloom_simulator.server_api import HttpRequest
 
 SPOT, SWAP = "BTC/USDT", "BTC/USDT:USDT"
 SYMBOLS = (SPOT, "ETH/USDT", SWAP, "BTC/USDC:USDC", "ETH/USDT:USDT-261225")
@@ -270,7 +270,7 @@ async def test_a_restarted_service_sends_a_snapshot(fault, depth):
     again = [n for n, push in enumerate(pushes) if n and push["type"] == "snapshot"]
     numbers = [push["data"]["u"] for push in pushes]
 
-    assert sim.truth.injected() == {fault: 1}
+    assert sim.truth.fault_counts() == {fault: 1}
     if fault == "restart":
         place = numbers.index(1)
         assert numbers[place:] == [*range(1, len(numbers) - place + 1)]
@@ -344,10 +344,10 @@ async def test_a_client_over_the_rate_limit_is_banned():
     faults = [simulator.Fault(kind="rate_limit_rest", value=418)]
     async with serve(faults=faults, start="manual") as sim:
         refused = await get(sim, "time")
-        budget, weight = sim.venue.cost(Call(method="GET", path="/v5/market/time"))
+        budget, weight = sim.venue.request_cost(HttpRequest(method="GET", path="/v5/market/time"))
 
     assert (refused["status"], refused["retMsg"]) == (403, "access too frequent")
-    assert (budget.limit, budget.seconds, budget.ban, weight) == (600, 5.0, 600.0, 1)
+    assert (budget.limit, budget.window_seconds, budget.ban, weight) == (600, 5.0, 600.0, 1)
     assert budget.patience == 0
 
 

@@ -78,7 +78,7 @@ async def test_what_ccxt_brings_is_what_happened(exchange: str, pointed: Pointed
     ) as sim:
 
         def enough(events: list[Event]) -> bool:
-            if sim.truth.count < 1000:
+            if sim.truth.trade_count < 1000:
                 return False
             return all(
                 len(of(events, Trade, symbol)) >= len(sim.truth.trades(symbol))
@@ -98,8 +98,8 @@ async def test_what_ccxt_brings_is_what_happened(exchange: str, pointed: Pointed
             stack(exchange, symbols, channels, pointed(exchange, sim.url)), enough
         )
         truth = {symbol: sim.truth.trades(symbol) for symbol in symbols}
-        candles = {symbol: sim.truth.candles(symbol, "1m") for symbol in symbols}
-        ticks = {symbol: (pit.tick, pit.lot) for symbol, pit in sim.market.pits.items()}
+        candles = {symbol: sim.truth.closed_bars(symbol, "1m") for symbol in symbols}
+        ticks = {symbol: (pit.tick, pit.lot) for symbol, pit in sim.market.instruments.items()}
 
     assert {event.venue for event in events} == {f"ccxt-{exchange}"}
     assert not [event for event in events if type(event) in (Gap, Reject)]
@@ -131,7 +131,7 @@ async def faulty(
         settings = pointed("binance", sim.url, numbered_trades=True, **table)
         opened = stack("binance", ["BTC/USDT"], [channel], settings)
         events = await collect(opened, enough)
-        assert sim.truth.injected()[fault.kind] >= 1
+        assert sim.truth.fault_counts()[fault.kind] >= 1
         return events, sim.truth.trades("BTC/USDT")
 
 

@@ -76,7 +76,7 @@ class Heard:
 
     @property
     def done(self) -> list[tuple[str, int]]:
-        return [(one.fault, one.message) for one in self.chaos.done]
+        return [(one.fault, one.message) for one in self.chaos.injected]
 
 
 @pytest.fixture

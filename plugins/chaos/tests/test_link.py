@@ -111,7 +111,7 @@ async def test_dials_are_refused_and_slow(heard, numbered) -> None:
 
     assert met.value.retryable
     assert one.times == pytest.approx([5.0], abs=0.01)
-    assert [(done.fault, done.connection) for done in one.chaos.done] == [
+    assert [(done.fault, done.connection) for done in one.chaos.injected] == [
         ("refuse", 1),
         ("slow_dial", 2),
     ]
@@ -176,12 +176,12 @@ async def test_when_a_fault_comes(heard, numbered, fault, hit) -> None:
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda: Settings(drop="often"), "is not a fraction"),
-        (lambda: Settings(drop=1.5), "chance lies between 0 and 1"),
-        (lambda: Settings(drop=Fault(seconds=3)), "drop has no 'seconds'"),
-        (lambda: Settings(stall=Fault(rate=3)), "stall has no 'rate'"),
-        (lambda: Fault(every=0), "every is 1 or more, and was 0"),
-        (lambda: Fault(at=-1), "at is 0 or more, and was -1"),
+        (lambda: Settings(drop="often"), "is no fraction"),
+        (lambda: Settings(drop=1.5), "chance must be between 0 and 1"),
+        (lambda: Settings(drop=Fault(seconds=3)), "drop has no key 'seconds'"),
+        (lambda: Settings(stall=Fault(rate=3)), "stall has no key 'rate'"),
+        (lambda: Fault(every=0), "every must be 1 or more, not 0"),
+        (lambda: Fault(at=-1), "at must be 0 or more, not -1"),
     ],
 )
 def test_settings_say_what_is_wrong(make, words) -> None:

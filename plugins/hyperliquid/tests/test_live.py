@@ -80,7 +80,7 @@ async def test_who_comes_late_is_told_the_past_as_such(anyio_backend):
         "hyperliquid", symbols=(PERP,), seed=3, rate=100, speed=10, start="manual"
     ) as sim:
         sim.begin()
-        while sim.truth.count < 100:  # noqa: ASYNC110
+        while sim.truth.trade_count < 100:  # noqa: ASYNC110
             await anyio.sleep(0.005)
         events = await delivered(sim, (feed("perp", (PERP,), "trades"),), live(300))
     past, now = trades(events, PERP, "history"), trades(events, PERP, "live")
@@ -134,8 +134,8 @@ async def test_candles_are_closed_once_and_are_the_markets(anyio_backend):
             sim, (feed("perp", (PERP, PEPE), "klines:1m"),), lambda some: len(closed(some)) > 4
         )
         for symbol in (PERP, PEPE):
-            pit = sim.market.pits[symbol]
-            real = {candle.start: candle for candle in sim.truth.candles(symbol, "1m")}
+            pit = sim.market.instruments[symbol]
+            real = {candle.start: candle for candle in sim.truth.closed_bars(symbol, "1m")}
             bars = [bar for bar in closed(events) if bar.symbol == symbol]
             assert len({bar.ts for bar in bars}) == len(bars) >= 2
             for bar in bars:

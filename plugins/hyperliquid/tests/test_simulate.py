@@ -376,7 +376,7 @@ async def spoiled(kind, subscription, trades=600, **more):
     async with serve(trades=trades, rate=rate, faults=[fault]) as sim, dial(sim) as client:
         await client.ask(subscription)
         await run(sim, client)
-    assert sim.truth.injected()[kind] >= 1
+    assert sim.truth.fault_counts()[kind] >= 1
     return client.pushes[next(c for c in client.pushes if c not in ("subscriptionResponse", "error"))], sim  # fmt: skip
 
 
@@ -444,7 +444,7 @@ async def test_missing_candles():
         ("missing_final_kline", {"after": 0}),
     ):
         candles, sim = await spoiled(kind, minute, trades=2400, rate=20.0, **more)
-        rest = sim.market.pits[PERP].candles("1m", 0, sim.market.now, 100)
+        rest = sim.market.instruments[PERP].bars("1m", 0, sim.market.now, 100)
         last = {candle["t"]: candle["n"] for candle in candles}
         whole[kind] = [last[c.start // MS] == c.trades for c in rest if c.end <= sim.market.now]
 

@@ -9,7 +9,15 @@ from types import SimpleNamespace
 import pytest
 from tapeloom.symbols import Symbol
 from tapeloom_ib.simulator import simulate
-from tapeloom_simulator.server_api import Best, Call, Candle, Fill, Framing, Ladder, Step
+from tapeloom_simulator.server_api import (
+    BookSnapshot,
+    Framing,
+    HttpRequest,
+    MarketBar,
+    MarketStep,
+    MarketTrade,
+    TopOfBook,
+)
 
 NANO = 1_000_000_000
 NOW = 1_795_339_800 * NANO
@@ -19,49 +27,52 @@ CONTRACT = "0|AAPL|STK||0.0|||SMART||USD||"
 class SimulatedInstrument:
     """A symbol with a fixed past."""
 
-    tick, lot, update = Decimal("0.01"), Decimal(1), 1
+    tick, lot, last_update_id = Decimal("0.01"), Decimal(1), 1
 
     def __init__(self, symbol):
-        self.symbol, self.parts = symbol, Symbol.parse(symbol)
+        self.symbol, self.parsed_symbol = symbol, Symbol.parse(symbol)
         self.rows = [(19011, 300), (19010, 5)], [(19013, 200), (19014, 7)]
-        self.trades = [Fill(1, 19012, 100, True, NOW, 1), Fill(2, 19011, 3, False, NOW + 1, 2)]
+        self.all_trades = [
+            MarketTrade(1, 19012, 100, True, NOW, 1),
+            MarketTrade(2, 19011, 3, False, NOW + 1, 2),
+        ]
 
-    def best(self):
+    def top_of_book(self):
         (bid, ask) = self.rows[0][0], self.rows[1][0]
-        return Best(*bid, *ask)
+        return TopOfBook(*bid, *ask)
 
-    def ladder(self, depth, lag=0):
-        return Ladder(self.update, self.rows[0][:depth], self.rows[1][:depth])
+    def book_snapshot(self, depth, lag=0):
+        return BookSnapshot(self.last_update_id, self.rows[0][:depth], self.rows[1][:depth])
 
-    def candle(self, interval, ts):
-        return Candle(NOW - 5 * NANO, NOW, 19010, 19014, 19009, 19012, 40, 760_480, trades=3)
+    def bar(self, interval, ts):
+        return MarketBar(NOW - 5 * NANO, NOW, 19010, 19014, 19009, 19012, 40, 760_480, trades=3)
 
-    def candles(self, interval, since, until, limit):
-        return [self.candle(interval, until)]
+    def bars(self, interval, since, until, limit):
+        return [self.bar(interval, until)]
 
-    def first_since(self, ts):
-        return next((fill for fill in self.trades if fill.ts >= ts), None)
+    def first_trade_since(self, ts):
+        return next((fill for fill in self.all_trades if fill.ts >= ts), None)
 
-    def fills(self, first, limit):
-        return [fill for fill in self.trades if fill.id >= first][:limit]
+    def trades(self, first, limit):
+        return [fill for fill in self.all_trades if fill.id >= first][:limit]
 
 
 class Line:
     """What a client's connection is to the venue's side."""
 
     def __init__(self):
-        self.counts, self.following, self.closed, self.acts = True, [], None, []
+        self.counts_as_open, self.subscriptions, self.closed, self.acts = True, [], None, []
 
-    def follow(self, stream, before="", after=""):
-        self.following.append(stream)
+    def subscribe(self, stream, before="", after=""):
+        self.subscriptions.append(stream)
 
-    def leave(self, stream):
-        self.following.remove(stream)
+    def unsubscribe(self, stream):
+        self.subscriptions.remove(stream)
 
     def close(self, code, reason=""):
         self.closed = reason
 
-    def later(self, seconds, act):
+    def call_later(self, seconds, act):
         self.acts.append((seconds, act))
 
 
@@ -71,12 +82,12 @@ def side():
         symbol: SimulatedInstrument(symbol)
         for symbol in ("AAPL/USD", "EUR/USD", "BTC/USD", "B1/USD", "B2/USD", "B3/USD")
     }
-    market = SimpleNamespace(pits=pits, now=NOW, clock=NOW, epoch=NOW)
+    market = SimpleNamespace(instruments=pits, now=NOW, venue_clock=NOW, epoch=NOW)
     return simulate(market)
 
 
 def dial(side, client=7):
-    session = side.open(Call(method="", path=""), Line())
+    session = side.open_connection(HttpRequest(method="", path=""), Line())
     greeting = ask(session, "v157..178")
     started = ask(session, f"71|2|{client}||")
     return session, greeting, started
@@ -104,20 +115,20 @@ def test_messages_are_read_however_they_are_cut(side):
     assert isinstance(side, Framing)
     data = b"API\0" + side.frame("v157..178") + side.frame("71\x002\x007\0\0")
     for size in (1, 3, len(data)):
-        take, texts = side.unframe(), []
+        take, texts = side.new_unframer(), []
         for place in range(0, len(data), size):
             texts += take(data[place : place + size])
         assert texts == ["v157..178", "71\x002\x007\0\0"]
     with pytest.raises(ValueError, match="begins with API"):
-        side.unframe()(b"GET / HTTP/1.1")
+        side.new_unframer()(b"GET / HTTP/1.1")
     with pytest.raises(ValueError, match="no message has"):
-        side.unframe()(b"API\0" + struct.pack(">I", 1 << 30))
+        side.new_unframer()(b"API\0" + struct.pack(">I", 1 << 30))
 
 
 def test_a_client_id_is_taken_as_long_as_its_connection_counts(side):
     first, _, _ = dial(side)
     second, _, refused = dial(side)
-    first.line.counts = False
+    first.line.counts_as_open = False
     _, _, welcome = dial(side)
 
     assert refused[0].startswith("4|2|-1|326|")
@@ -141,19 +152,19 @@ def test_ticks_are_in_whole_seconds(side):
     session, *_ = dial(side)
     assert ask(session, f"97|4|{CONTRACT}|AllLast|0|0|") == []
     assert ask(session, f"97|5|{CONTRACT}|BidAsk|0|0|") == []
-    trades, quotes = session.line.following
+    trades, quotes = session.line.subscriptions
     pit = trades.pit
-    step = Step("AAPL/USD", NOW + 5, pit.trades, 1, 1, pit.best())
+    step = MarketStep("AAPL/USD", NOW + 5, pit.all_trades, 1, 1, pit.top_of_book())
 
-    assert [one.replace("\0", "|") for one in trades.step(step)] == [
+    assert [one.replace("\0", "|") for one in trades.encode_step(step)] == [
         f"99|4|2|{NOW // NANO}|190.12|100|0|NASDAQ||",
         f"99|4|2|{NOW // NANO}|190.11|3|0|NASDAQ||",
     ]
-    assert [one.replace("\0", "|") for one in quotes.step(step)] == [
+    assert [one.replace("\0", "|") for one in quotes.encode_step(step)] == [
         f"99|5|3|{NOW // NANO}|190.11|190.13|300|200|0|"
     ]
     assert ask(session, "98|4|") == []
-    assert session.line.following == [quotes]
+    assert session.line.subscriptions == [quotes]
     assert ask(session, "98|4|")[0].startswith("4|2|4|300|")
 
 
@@ -165,12 +176,12 @@ def test_bars_are_of_the_kind_that_the_contract_has(side):
     assert ask(session, f"50|3|3|{CONTRACT}|10|TRADES|0||")[0].startswith("4|2|3|321|")
     assert ask(session, f"50|3|4|{CONTRACT}|5|TRADES|0||") == []
     assert ask(session, f"50|3|5|{pair}|5|MIDPOINT|0||") == []
-    traded, middle = session.line.following
+    traded, middle = session.line.subscriptions
 
-    assert traded.tick(NOW)[0].replace("\0", "|") == (
+    assert traded.encode_tick(NOW)[0].replace("\0", "|") == (
         f"50|3|4|{NOW // NANO - 5}|190.10|190.14|190.09|190.12|40|190.12000000|3|"
     )
-    assert middle.tick(NOW)[0].replace("\0", "|") == (
+    assert middle.encode_tick(NOW)[0].replace("\0", "|") == (
         f"50|3|5|{NOW // NANO - 5}|190.12|190.12|190.12|190.12|-1|-1|-1|"
     )
 
@@ -179,9 +190,9 @@ def test_depth_is_filled_and_then_changed_row_by_row(side):
     session, *_ = dial(side)
     assert ask(session, f"10|5|6|{CONTRACT}|5|0||")[0].startswith("4|2|6|10092|")
     filled = ask(session, f"10|5|6|{CONTRACT}|2|1||")
-    (depth,) = session.line.following
+    (depth,) = session.line.subscriptions
     depth.pit.rows = [(19012, 1), (19011, 300)], [(19013, 50)]
-    step = Step("AAPL/USD", NOW, [], 1, 3, None)
+    step = MarketStep("AAPL/USD", NOW, [], 1, 3, None)
 
     assert filled == [
         "13|1|6|0|NASDAQ|0|1|190.11|300|1|",
@@ -189,13 +200,13 @@ def test_depth_is_filled_and_then_changed_row_by_row(side):
         "13|1|6|0|NASDAQ|0|0|190.13|200|1|",
         "13|1|6|1|NASDAQ|0|0|190.14|7|1|",
     ]
-    assert [one.replace("\0", "|") for one in depth.step(step)] == [
+    assert [one.replace("\0", "|") for one in depth.encode_step(step)] == [
         "13|1|6|1|NASDAQ|2|1|0.00|0|1|",
         "13|1|6|0|NASDAQ|0|1|190.12|1|1|",
         "13|1|6|1|NASDAQ|2|0|0.00|0|1|",
         "13|1|6|0|NASDAQ|1|0|190.13|50|1|",
     ]
-    assert depth.step(step) == []
+    assert depth.encode_step(step) == []
 
 
 def test_limits_are_those_of_a_hundred_lines(side):
@@ -234,29 +245,29 @@ def test_what_makes_no_sense_is_answered_with_an_error(side):
 def test_an_outage_silences_all_and_ends_with_or_without_the_subscriptions(side, fault):
     session, *_ = dial(side)
     ask(session, f"97|4|{CONTRACT}|Last|0|0|")
-    (stream,) = session.line.following
-    step = Step("AAPL/USD", NOW, stream.pit.trades, 1, 0, None)
-    assert stream.step(step)
+    (stream,) = session.line.subscriptions
+    step = MarketStep("AAPL/USD", NOW, stream.pit.all_trades, 1, 0, None)
+    assert stream.encode_step(step)
     said = side.corrupt(fault, stream, "x")
 
     assert said[0].split("\0")[3] == ("2103" if fault == "ib_2103" else "1100")
-    assert stream.step(step) == ()
+    assert stream.encode_step(step) == ()
     if fault == "ib_1100":
         assert not session.line.acts
         return
     ((seconds, act),) = session.line.acts
     code = act()[0].split("\0")[3]
     assert (seconds, code) == (5.0, {"ib_2103": "2104"}.get(fault, fault[3:]))
-    assert bool(session.line.following) is (fault != "ib_1101")
-    assert stream.step(step)
+    assert bool(session.line.subscriptions) is (fault != "ib_1101")
+    assert stream.encode_step(step)
 
 
 def test_a_fault_of_one_stream_leaves_the_others(side):
     session, *_ = dial(side)
     ask(session, f"97|4|{CONTRACT}|Last|0|0|")
     ask(session, f"10|5|6|{CONTRACT}|2|1||")
-    trades, depth = session.line.following
-    tick = trades.step(Step("AAPL/USD", NOW, trades.pit.trades[:1], 1, 0, None))[0]
+    trades, depth = session.line.subscriptions
+    tick = trades.encode_step(MarketStep("AAPL/USD", NOW, trades.pit.all_trades[:1], 1, 0, None))[0]
 
     reset = side.corrupt("ib_317", depth, "x")
     assert reset[0].startswith("4\x002\x006\x00317\0")
@@ -271,6 +282,6 @@ def test_a_fault_of_one_stream_leaves_the_others(side):
         == len(tick.split("\0")) - 1
     )
     assert side.corrupt("ib_10197", trades, tick)[0].startswith("4\x002\x004\x0010197\0")
-    assert trades.tick(NOW) == ()
+    assert trades.encode_tick(NOW) == ()
     session.line.acts[-1][1]()
-    assert session.line.following == [depth]
+    assert session.line.subscriptions == [depth]

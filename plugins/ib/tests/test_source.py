@@ -82,7 +82,7 @@ async def test_what_is_delivered_is_what_happened(told):
                     c.volume,
                     c.trades,
                 )
-                for c in seen.sim.truth.candles(symbol, "5s")
+                for c in seen.sim.truth.closed_bars(symbol, "5s")
             ]
 
         assert sum(len(trades(seen, symbol)) for symbol in ("AAPL/USD", "MSFT/USD")) == 1500
@@ -107,7 +107,7 @@ async def test_level_1_may_be_delayed_and_says_so(told):
     async with told(channels=("quotes",), settings=settings, trades=800) as seen:
         await seen.finish()
         quotes = seen.of("quote")
-        best = seen.sim.market.pits["AAPL/USD"].best()
+        best = seen.sim.market.instruments["AAPL/USD"].top_of_book()
 
         assert "delayed" in seen.states("quotes")
         assert (quotes[-1].bid, quotes[-1].ask) == (
@@ -178,7 +178,7 @@ async def test_a_reset_book_is_built_anew(told):
 
         assert (last.bids, last.asks) == ([*bids.items()][:5], [*asks.items()][:5])
         assert {gap.cause for gap in seen.of("gap")} == {"reset"}
-        assert seen.sim.truth.injected() == {"ib_317": 3}
+        assert seen.sim.truth.fault_counts() == {"ib_317": 3}
 
 
 async def test_rows_that_make_no_book_are_not_told_and_asked_for_again(told):
@@ -209,7 +209,9 @@ async def test_bars_that_were_ended_are_asked_for_again(told):
     async with told(channels=("klines:5s",), faults=[fault], speed=50.0) as seen:
         await seen.until(lambda told: told.of("gap") and len(told.of("bar")) > 3)
         starts = [bar.ts for bar in seen.of("bar")]
-        whole = {c.start for c in seen.sim.truth.candles("AAPL/USD", "5s") if c.start < starts[-1]}
+        whole = {
+            c.start for c in seen.sim.truth.closed_bars("AAPL/USD", "5s") if c.start < starts[-1]
+        }
 
         assert starts == sorted(set(starts))
         assert [gap.cause for gap in seen.of("gap")] == ["ended"]
@@ -299,7 +301,7 @@ async def test_a_connection_that_ends_before_anything_is_asked_for_is_dialled_ag
         await seen.until(lambda told: len(told.of("trade")) > 10)
 
         assert seen.states("").count("reconnecting") == 1
-        assert seen.sim.truth.injected() == {"ack_missing": 1, "disconnect": 1}
+        assert seen.sim.truth.fault_counts() == {"ack_missing": 1, "disconnect": 1}
 
 
 async def test_a_contract_that_is_never_told_ends_the_wait(told):

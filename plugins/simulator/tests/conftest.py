@@ -15,45 +15,54 @@ from attrs import evolve
 from httpx_ws import AsyncWebSocketSession, WebSocketDisconnect, WebSocketNetworkError, aconnect_ws
 from tapeloom.units import Rate
 from tapeloom_simulator import serve
-from tapeloom_simulator.server_api import Answer, Budget, Call, Line, Market, Rules, Step, Stream
+from tapeloom_simulator.server_api import (
+    ClientConnection,
+    ConnectionRules,
+    HttpRequest,
+    HttpResponse,
+    Market,
+    MarketStep,
+    RestBudget,
+    VenueStream,
+)
 
 MS = 1_000_000
 
 
 class Trades:
-    channel, every = "trades", 0
+    channel, interval_ns = "trades", 0
 
     def __init__(self, symbol: str) -> None:
         self.name, self.symbol = f"{symbol} trades", symbol
 
-    def begin(self) -> None:
+    def start(self) -> None:
         pass
 
-    def step(self, step: Step) -> Sequence[str]:
+    def encode_step(self, step: MarketStep) -> Sequence[str]:
         return [
             json.dumps({"t": "trade", "s": step.symbol, "id": f.id, "p": f.price, "q": f.size})
-            for f in step.fills
+            for f in step.trades
         ]
 
-    def tick(self, now: int) -> Sequence[str]:
+    def encode_tick(self, now: int) -> Sequence[str]:
         return ()
 
 
 class Diffs(Trades):
-    channel, every = "book", 100 * MS
+    channel, interval_ns = "book", 100 * MS
 
     def __init__(self, symbol: str, market: Market) -> None:
-        self.name, self.symbol, self.pit = f"{symbol} book", symbol, market.pits[symbol]
+        self.name, self.symbol, self.pit = f"{symbol} book", symbol, market.instruments[symbol]
 
-    def begin(self) -> None:
-        self.told = self.pit.update
+    def start(self) -> None:
+        self.told = self.pit.last_update_id
 
-    def step(self, step: Step) -> Sequence[str]:
+    def encode_step(self, step: MarketStep) -> Sequence[str]:
         return ()
 
-    def tick(self, now: int) -> Sequence[str]:
-        first, last = self.told + 1, self.pit.update
-        bids, asks = self.pit.changes(self.told)
+    def encode_tick(self, now: int) -> Sequence[str]:
+        first, last = self.told + 1, self.pit.last_update_id
+        bids, asks = self.pit.changes_since(self.told)
         self.told = last
         if last < first:
             return ()
@@ -71,16 +80,16 @@ class Diffs(Trades):
 
 
 class Candles(Trades):
-    channel, every = "klines:1s", 1000 * MS
+    channel, interval_ns = "klines:1s", 1000 * MS
 
     def __init__(self, symbol: str, market: Market) -> None:
-        self.name, self.symbol, self.pit = f"{symbol} klines", symbol, market.pits[symbol]
+        self.name, self.symbol, self.pit = f"{symbol} klines", symbol, market.instruments[symbol]
 
-    def step(self, step: Step) -> Sequence[str]:
+    def encode_step(self, step: MarketStep) -> Sequence[str]:
         return ()
 
-    def tick(self, now: int) -> Sequence[str]:
-        candle = self.pit.candle("1s", now - 1)
+    def encode_tick(self, now: int) -> Sequence[str]:
+        candle = self.pit.bar("1s", now - 1)
         return (
             [json.dumps({"t": "kline", "start": candle.start, "v": candle.volume, "x": True})]
             if candle
@@ -91,19 +100,26 @@ class Candles(Trades):
 class Acme:
     """The server side of a venue that does not exist."""
 
-    dials: Rate | None = None
+    dial_rate: Rate | None = None
     markets = MappingProxyType({"spot": ("BTC/USDT",)})
     faults: Mapping[str, frozenset[str]] = MappingProxyType(
         {"acme_echo": frozenset({"trades"}), "acme_hiccup": frozenset()}
     )
-    rules = Rules(ping_every=20.0, pong_within=60.0)
-    budget = Budget(name="acme", limit=100, seconds=60.0, header="X-Used", patience=2, ban=120.0)
+    rules = ConnectionRules(ping_interval_seconds=20.0, pong_timeout_seconds=60.0)
+    budget = RestBudget(
+        name="acme",
+        limit=100,
+        window_seconds=60.0,
+        header="X-Used",
+        tolerated_violations=2,
+        ban_seconds=120.0,
+    )
 
     def __init__(self, market: Market) -> None:
         self.market = market
-        self.lines: list[Line] = []
-        self.streams: dict[tuple[str, str], Stream] = {}
-        for symbol in market.pits:
+        self.lines: list[ClientConnection] = []
+        self.streams: dict[tuple[str, str], VenueStream] = {}
+        for symbol in market.instruments:
             self.streams |= {
                 (symbol, "trades"): Trades(symbol),
                 (symbol, "book"): Diffs(symbol, market),
@@ -113,30 +129,34 @@ class Acme:
     def settings(self, url: str) -> dict[str, Any]:
         return {"url": url}
 
-    def open(self, call: Call, line: Line) -> Any:
-        if call.path == "/alone" and any(one.counts for one in self.lines):
-            return Answer("one is enough", 409)
+    def open_connection(self, call: HttpRequest, line: ClientConnection) -> Any:
+        if call.path == "/alone" and any(one.counts_as_open for one in self.lines):
+            return HttpResponse("one is enough", 409)
         self.lines.append(line)
         return (
-            _Session(self, line) if call.path in ("/ws", "/alone") else Answer("no such door", 404)
+            _Session(self, line)
+            if call.path in ("/ws", "/alone")
+            else HttpResponse("no such door", 404)
         )
 
-    def answer(self, call: Call) -> Answer:
+    def respond(self, call: HttpRequest) -> HttpResponse:
         if call.path == "/time":
-            return Answer(str(self.market.clock))
+            return HttpResponse(str(self.market.venue_clock))
         if call.path == "/echo":
-            return Answer(f"{call.method} {dict(call.query)} {call.body.decode()}")
-        pit = self.market.pits[call.query.get("symbol", "BTC/USDT")]
-        last, bids, asks = pit.ladder(1000, call.lag)
-        return Answer(json.dumps({"last": last, "bids": bids, "asks": asks}))
+            return HttpResponse(f"{call.method} {dict(call.query)} {call.body.decode()}")
+        pit = self.market.instruments[call.query.get("symbol", "BTC/USDT")]
+        last, bids, asks = pit.book_snapshot(1000, call.book_lag)
+        return HttpResponse(json.dumps({"last": last, "bids": bids, "asks": asks}))
 
-    def cost(self, call: Call) -> tuple[Budget, int] | None:
+    def request_cost(self, call: HttpRequest) -> tuple[RestBudget, int] | None:
         return None if call.path == "/echo" else (self.budget, 10)
 
-    def limited(self, status: int, retry_after: int, budget: Budget | None) -> Answer:
-        return Answer("too much", status, {"Retry-After": str(retry_after)})
+    def rate_limit_response(
+        self, status: int, retry_after: int, budget: RestBudget | None
+    ) -> HttpResponse:
+        return HttpResponse("too much", status, {"Retry-After": str(retry_after)})
 
-    def corrupt(self, fault: str, stream: Stream, text: str) -> list[str] | None:
+    def corrupt(self, fault: str, stream: VenueStream, text: str) -> list[str] | None:
         message = json.loads(text)
         if fault == "acme_echo":
             return [text, json.dumps({"t": "echo", "id": message["id"]})]
@@ -150,28 +170,28 @@ class Acme:
 
 
 class _Session:
-    def __init__(self, venue: Acme, line: Line) -> None:
+    def __init__(self, venue: Acme, line: ClientConnection) -> None:
         self.venue, self.line, self.rules = venue, line, venue.rules
 
-    def opened(self) -> Sequence[str]:
+    def opening_messages(self) -> Sequence[str]:
         return ['"welcome"']
 
     def receive(self, text: str) -> Sequence[str]:
         message = json.loads(text)
         if "later" in message:
-            self.line.later(message["later"], lambda: ['"now"'])
+            self.line.call_later(message["later"], lambda: ['"now"'])
             return []
         stream = self.venue.streams[message["s"], message["ch"]]
         if message["op"] == "drop":
-            self.line.leave(stream)
+            self.line.unsubscribe(stream)
         else:
-            self.line.follow(stream, message.get("before", ""), message.get("after", ""))
+            self.line.subscribe(stream, message.get("before", ""), message.get("after", ""))
         return [json.dumps({"ok": message["ch"], "s": message["s"]})]
 
     def refuse(self, text: str) -> Sequence[str]:
         return ['{"error":"no"}']
 
-    def farewell(self) -> Sequence[str]:
+    def closing_messages(self) -> Sequence[str]:
         return ['"bye"']
 
 
@@ -241,7 +261,7 @@ def acme():
     def maker(*, dials: Rate | None = None, **rules: Any):
         def make(market: Market) -> Acme:
             venue = Acme(market)
-            venue.rules, venue.dials = evolve(venue.rules, **rules), dials
+            venue.rules, venue.dial_rate = evolve(venue.rules, **rules), dials
             return venue
 
         return make

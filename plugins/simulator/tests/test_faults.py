@@ -45,7 +45,7 @@ async def test_a_trade_comes_late(simulate, dial):
     client, truth = await told(simulate, dial, Fault(kind="late_trade", after=9, value=4))
 
     assert ids(client)[8:16] == [9, 11, 12, 13, 14, 10, 15, 16]
-    assert truth.injected() == {"late_trade": 1}
+    assert truth.fault_counts() == {"late_trade": 1}
 
 
 async def test_two_trades_change_places(simulate, dial):
@@ -53,7 +53,7 @@ async def test_two_trades_change_places(simulate, dial):
 
     assert ids(client)[8:13] == [9, 11, 10, 12, 13]
     assert sorted(ids(client)) == list(range(1, 401))
-    assert truth.injected() == {"reorder": 1}
+    assert truth.fault_counts() == {"reorder": 1}
 
 
 async def test_a_diff_is_lost_and_the_ids_show_it(simulate, dial):
@@ -81,7 +81,7 @@ async def test_a_frame_is_spoiled_and_its_neighbours_are_not(simulate, dial, kin
     ]
 
     assert len(good) == 399
-    assert truth.injected() == {kind: 1}
+    assert truth.fault_counts() == {kind: 1}
     assert 50 not in [json.loads(text)["id"] for text in good]
 
 
@@ -108,7 +108,7 @@ async def test_a_stream_or_the_connection_falls_silent(simulate, dial, how, book
 async def test_a_silence_ends_after_its_time(simulate, dial):
     fault = Fault(kind="silent_stall", after=99, seconds=1.0)
     client, truth = await told(simulate, dial, fault, rate=100.0)
-    fills = {fill.id: fill.ts for fill in truth.fills["BTC/USDT"]}
+    fills = {fill.id: fill.ts for fill in truth.market_trades["BTC/USDT"]}
     missing = set(fills) - set(ids(client))
 
     assert 30 < len(missing) < 300
@@ -125,7 +125,7 @@ async def test_a_fault_has_an_end(simulate, dial):
     client, truth = await told(simulate, dial, *faults, rate=100.0)
     times = [fault.ts - EPOCH for fault in truth.faults]
 
-    assert set(truth.injected()) == {"dup_trade"}
+    assert set(truth.fault_counts()) == {"dup_trade"}
     assert max(times) < 2.5 * SECOND
     assert 100 < len(times) < 300
     assert max(ids(client)) == 400
@@ -136,7 +136,7 @@ async def test_what_a_silence_holds_back_is_no_occasion_for_another_fault(simula
     client, truth = await told(simulate, dial, *faults)
 
     assert ids(client) == list(range(1, 100))
-    assert truth.injected() == {"silent_stall": 1}
+    assert truth.fault_counts() == {"silent_stall": 1}
 
 
 async def test_the_venue_spoils_what_needs_its_language(simulate, dial):
@@ -153,7 +153,7 @@ async def test_the_venue_spoils_what_needs_its_language(simulate, dial):
     assert sum(d["bids"] == [[10**12, 1]] for d in client.of("book")) == 1
     assert sum(len(d["bids"]) >= 1024 for d in client.of("book")) == 1
     assert {b - a for a, b in itertools.pairwise(starts)} == {SECOND, 2 * SECOND}
-    assert truth.injected() == {"crossed_book": 1, "huge_batch": 1, "missing_final_kline": 1}
+    assert truth.fault_counts() == {"crossed_book": 1, "huge_batch": 1, "missing_final_kline": 1}
 
 
 @pytest.mark.parametrize(("how", "code"), [("clean", 1000), ("abrupt", -1)])
@@ -203,7 +203,7 @@ async def test_the_venue_goes_away_with_a_notice(simulate, dial):
 
     assert client.texts[-1] == '"bye"'
     assert client.code == 1001
-    assert sim.truth.injected() == {"server_shutdown": 1}
+    assert sim.truth.fault_counts() == {"server_shutdown": 1}
 
 
 async def test_a_connection_is_too_old(simulate, dial):
@@ -219,7 +219,7 @@ async def test_a_connection_is_too_old(simulate, dial):
 
 
 async def test_no_ping_is_sent_and_none_is_answered(simulate, acme, dial):
-    venue = acme(ping_every=20.0, pong_within=60.0)
+    venue = acme(ping_interval_seconds=20.0, pong_timeout_seconds=60.0)
     faults = [Fault(kind="no_ping", count=0), Fault(kind="ping_no_pong")]
     async with (
         simulate(venue, faults=faults, start="manual", time_scale=1000) as sim,
@@ -234,8 +234,8 @@ async def test_no_ping_is_sent_and_none_is_answered(simulate, acme, dial):
             await again.wait()
         assert again.is_set()
 
-    assert sim.truth.injected()["ping_no_pong"] == 1
-    assert sim.truth.injected()["no_ping"] >= 3
+    assert sim.truth.fault_counts()["ping_no_pong"] == 1
+    assert sim.truth.fault_counts()["no_ping"] >= 3
 
 
 async def test_a_message_is_not_acknowledged(simulate, dial):
@@ -245,7 +245,7 @@ async def test_a_message_is_not_acknowledged(simulate, dial):
 
     assert acks == ["trades", "klines"]
     assert ids(client) == list(range(1, 401))
-    assert truth.injected() == {"ack_missing": 1}
+    assert truth.fault_counts() == {"ack_missing": 1}
 
 
 async def test_an_acknowledgement_comes_late(simulate, dial):
@@ -260,7 +260,7 @@ async def test_an_acknowledgement_comes_late(simulate, dial):
         await client.ws.receive_text()
 
         assert 0.15 < anyio.current_time() - before < 2
-        assert sim.truth.injected() == {"ack_delay": 1}
+        assert sim.truth.fault_counts() == {"ack_delay": 1}
 
 
 async def test_data_comes_before_the_acknowledgement(simulate, dial):
@@ -268,7 +268,7 @@ async def test_data_comes_before_the_acknowledgement(simulate, dial):
 
     assert '"trade"' in client.texts[1]
     assert sum('"ok"' in text for text in client.texts) == 1
-    assert truth.injected() == {"data_before_ack": 1}
+    assert truth.fault_counts() == {"data_before_ack": 1}
 
 
 async def test_a_message_is_refused(simulate, dial):
@@ -298,7 +298,7 @@ async def test_a_client_is_said_to_send_too_much(simulate, dial):
         await client.read()
 
     assert client.code == 1008
-    assert sim.truth.injected() == {"rate_limit_ws": 1}
+    assert sim.truth.fault_counts() == {"rate_limit_ws": 1}
 
 
 async def test_rest_is_refused(simulate):
@@ -314,7 +314,7 @@ async def test_rest_is_refused(simulate):
 
     assert [a.status_code for a in answers] == [429, 418, 403, 200]
     assert answers[0].headers["Retry-After"] == "7"
-    assert sim.truth.injected() == {"rate_limit_rest": 3}
+    assert sim.truth.fault_counts() == {"rate_limit_rest": 3}
 
 
 async def test_a_dial_is_refused(simulate, dial):
@@ -328,7 +328,7 @@ async def test_a_dial_is_refused(simulate, dial):
             assert await client.ws.receive_text() == '"welcome"'
 
     assert refused.value.response.status_code == 429
-    assert sim.truth.injected() == {"dial_limit": 1}
+    assert sim.truth.fault_counts() == {"dial_limit": 1}
 
 
 async def test_a_snapshot_is_stale_and_other_calls_are_not_touched(simulate):
@@ -342,8 +342,8 @@ async def test_a_snapshot_is_stale_and_other_calls_are_not_touched(simulate):
         stale, fresh = [(await http.get(f"{sim.url}/book")).json() for _ in range(2)]
 
         assert fresh["last"] - stale["last"] == 50
-        assert fresh["last"] == sim.market.pits["BTC/USDT"].update
-        assert sim.truth.injected() == {"stale_snapshot": 1}
+        assert fresh["last"] == sim.market.instruments["BTC/USDT"].last_update_id
+        assert sim.truth.fault_counts() == {"stale_snapshot": 1}
 
 
 async def test_the_venues_clock_is_wrong(simulate):
@@ -356,7 +356,7 @@ async def test_the_venues_clock_is_wrong(simulate):
         clock = int((await http.get(f"{sim.url}/time")).text)
 
         assert -2.7 * SECOND < clock - sim.market.now <= -2.5 * SECOND
-        assert sim.truth.injected() == {"clock_skew_ms": 1}
+        assert sim.truth.fault_counts() == {"clock_skew_ms": 1}
 
 
 async def test_the_same_seed_injects_the_same_faults(simulate, dial):

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tapeloom.errors import SymbolError
 from tapeloom_simulator import EPOCH, MAJORS, SimulatedMarket, listed
-from tapeloom_simulator.candles import end_of, start_of
+from tapeloom_simulator.bars import end_of, start_of
 
 SECOND = 1_000_000_000
 SYMBOLS = ("BTC/USDT", "DOGE/USDT", "ETH/USDT:USDT")
@@ -19,14 +19,16 @@ seeds = st.integers(0, 1_000_000)
 def told(steps):
     """Return all that steps say, as text."""
     return "\n".join(
-        f"{s.symbol} {s.ts} {s.first} {s.last} {s.best}"
-        + "".join(f" {f.id},{f.price},{f.size},{f.buy},{f.ts},{f.aggregate}" for f in s.fills)
+        f"{s.symbol} {s.ts} {s.first_id} {s.last_id} {str(s.top_of_book).replace('TopOfBook', 'Best')}"
+        + "".join(
+            f" {f.id},{f.price},{f.size},{f.is_buy},{f.ts},{f.aggregate_id}" for f in s.trades
+        )
         for s in steps
     )
 
 
 def trades_of(steps, symbol):
-    return [fill for step in steps if step.symbol == symbol for fill in step.fills]
+    return [fill for step in steps if step.symbol == symbol for fill in step.trades]
 
 
 def test_same_seed_gives_the_same_market_on_every_machine_and_python():
@@ -68,12 +70,12 @@ def test_a_limited_market_makes_exactly_that_many_trades_with_ids_without_a_hole
     steps = market.advance(EPOCH + 60 * SECOND)
     times = [step.ts for step in steps]
 
-    assert sum(len(step.fills) for step in steps) == limit
-    assert market.due is None
+    assert sum(len(step.trades) for step in steps) == limit
+    assert market.next_order_at is None
     assert times == sorted(times)
     for symbol in SYMBOLS:
         fills = trades_of(steps, symbol)
-        aggregates = [fill.aggregate for fill in fills]
+        aggregates = [fill.aggregate_id for fill in fills]
         assert [fill.id for fill in fills] == list(range(1, len(fills) + 1))
         assert sorted(set(aggregates)) == list(range(1, len(set(aggregates)) + 1))
         assert aggregates == sorted(aggregates)
@@ -84,9 +86,9 @@ def test_the_fills_of_an_aggregate_share_price_side_and_time():
     steps = SimulatedMarket(SYMBOLS, seed=3, rate=500).advance(EPOCH + 10 * SECOND)
     shared = {}
     for fill in trades_of(steps, "BTC/USDT"):
-        shared.setdefault(fill.aggregate, []).append(fill)
+        shared.setdefault(fill.aggregate_id, []).append(fill)
 
-    assert all(len({(f.price, f.buy, f.ts) for f in fills}) == 1 for fills in shared.values())
+    assert all(len({(f.price, f.is_buy, f.ts) for f in fills}) == 1 for fills in shared.values())
     assert any(len(fills) > 1 for fills in shared.values())
 
 
@@ -100,13 +102,13 @@ def test_candles_equal_the_aggregated_trades(seed, rate, interval):
     market = SimulatedMarket(
         ["BTC/USDT"], seed=seed, rate=rate, trades=400, epoch=EPOCH + 17 * SECOND
     )
-    fills = [f for s in market.advance(EPOCH + 3000 * SECOND) for f in s.fills]
-    pit = market.pits["BTC/USDT"]
+    fills = [f for s in market.advance(EPOCH + 3000 * SECOND) for f in s.trades]
+    pit = market.instruments["BTC/USDT"]
     expected = {}
     for fill in fills:
         expected.setdefault(start_of(interval, fill.ts), []).append(fill)
 
-    found = {c.start: c for c in pit.candles(interval, 0, market.now, 10_000)}
+    found = {c.start: c for c in pit.bars(interval, 0, market.now, 10_000)}
 
     assert {start for start, candle in found.items() if candle.trades} == set(expected)
     for start, some in expected.items():
@@ -115,11 +117,15 @@ def test_candles_equal_the_aggregated_trades(seed, rate, interval):
             prices[0], max(prices), min(prices), prices[-1],
         )  # fmt: skip
         assert candle.volume == sum(f.size for f in some)
-        assert candle.quote == sum(f.size * f.price for f in some)
-        assert candle.bought == sum(f.size for f in some if f.buy)
-        assert candle.bought_quote == sum(f.size * f.price for f in some if f.buy)
-        assert (candle.first, candle.last, candle.trades) == (some[0].id, some[-1].id, len(some))
-        assert candle == pit.candle(interval, some[0].ts)
+        assert candle.quote_volume == sum(f.size * f.price for f in some)
+        assert candle.buy_volume == sum(f.size for f in some if f.is_buy)
+        assert candle.buy_quote_volume == sum(f.size * f.price for f in some if f.is_buy)
+        assert (candle.first_id, candle.last_id, candle.trades) == (
+            some[0].id,
+            some[-1].id,
+            len(some),
+        )
+        assert candle == pit.bar(interval, some[0].ts)
         assert candle.end == end_of(interval, start)
     starts = list(found)
     assert all(end_of(interval, a) == b for a, b in itertools.pairwise(starts))
@@ -129,9 +135,9 @@ def test_a_candle_without_a_trade_stands_at_the_last_price():
     market = SimulatedMarket(["BTC/USDT"], rate=10, trades=5)
     last = trades_of(market.advance(EPOCH + 60 * SECOND), "BTC/USDT")[-1]
 
-    candle = market.pits["BTC/USDT"].candle("1s", market.now)
+    candle = market.instruments["BTC/USDT"].bar("1s", market.now)
 
-    assert (candle.open, candle.close, candle.trades, candle.first) == (
+    assert (candle.open, candle.close, candle.trades, candle.first_id) == (
         last.price,
         last.price,
         0,
@@ -150,7 +156,7 @@ def test_weeks_begin_on_monday_and_months_on_the_first():
 def test_the_last_day_is_counted_and_older_trades_are_not():
     market = SimulatedMarket(["BTC/USDT"], rate=0.01)
     fills = trades_of(market.advance(EPOCH + 40 * 3600 * SECOND), "BTC/USDT")
-    day = market.pits["BTC/USDT"].day(market.now)
+    day = market.instruments["BTC/USDT"].last_24h(market.now)
     inside = [fill for fill in fills if fill.ts >= day.start]
 
     assert market.now - 86_400 * SECOND <= day.start <= market.now - 86_340 * SECOND
@@ -163,17 +169,17 @@ def test_the_last_day_is_counted_and_older_trades_are_not():
 def test_changes_applied_to_an_older_book_give_the_book(seed, lag):
     market = SimulatedMarket(["SOL/USDT"], seed=seed, rate=500)
     market.advance(EPOCH + 2 * SECOND)
-    pit = market.pits["SOL/USDT"]
-    old = pit.ladder(1000, lag)
+    pit = market.instruments["SOL/USDT"]
+    old = pit.book_snapshot(1000, lag)
     bids, asks = dict(old.bids), dict(old.asks)
-    for book, changed in zip((bids, asks), pit.changes(old.last), strict=True):
+    for book, changed in zip((bids, asks), pit.changes_since(old.last_id), strict=True):
         book.update(changed)
         for price in [price for price, size in book.items() if not size]:
             del book[price]
 
-    now = pit.ladder(1000)
+    now = pit.book_snapshot(1000)
 
-    assert old.last == now.last - min(lag, now.last - 1_000_000)
+    assert old.last_id == now.last_id - min(lag, now.last_id - 1_000_000)
     assert sorted(bids.items(), reverse=True) == now.bids
     assert sorted(asks.items()) == now.asks
 
@@ -183,53 +189,53 @@ def test_changes_applied_to_an_older_book_give_the_book(seed, lag):
 def test_an_older_book_is_the_book_as_it_was(seed, seconds):
     market = SimulatedMarket(["SOL/USDT"], seed=seed, rate=500)
     market.advance(EPOCH + seconds * SECOND)
-    pit = market.pits["SOL/USDT"]
-    then = pit.ladder(1000)
+    pit = market.instruments["SOL/USDT"]
+    then = pit.book_snapshot(1000)
     market.advance(market.now + SECOND)
 
-    assert pit.ladder(1000, pit.update - then.last) == then
+    assert pit.book_snapshot(1000, pit.last_update_id - then.last_id) == then
 
 
 @given(seed=seeds)
 @settings(max_examples=15, deadline=None)
 def test_the_book_is_never_crossed_and_every_change_of_the_best_is_told(seed):
     market = SimulatedMarket(SYMBOLS, seed=seed, rate=500)
-    bests = {symbol: pit.best() for symbol, pit in market.pits.items()}
-    lasts = {symbol: pit.update for symbol, pit in market.pits.items()}
+    bests = {symbol: pit.top_of_book() for symbol, pit in market.instruments.items()}
+    lasts = {symbol: pit.last_update_id for symbol, pit in market.instruments.items()}
     while market.now < EPOCH + 2 * SECOND:
         for step in market.advance(EPOCH + 2 * SECOND, 1):
-            pit = market.pits[step.symbol]
-            ladder = pit.ladder(1)
+            pit = market.instruments[step.symbol]
+            ladder = pit.book_snapshot(1)
             best = (*ladder.bids[0], *ladder.asks[0])
             assert best[0] < best[2]
-            assert step.best == (best if best != bests[step.symbol] else None)
-            assert (step.first, step.last) == (lasts[step.symbol] + 1, pit.update)
-            bests[step.symbol], lasts[step.symbol] = best, pit.update
+            assert step.top_of_book == (best if best != bests[step.symbol] else None)
+            assert (step.first_id, step.last_id) == (lasts[step.symbol] + 1, pit.last_update_id)
+            bests[step.symbol], lasts[step.symbol] = best, pit.last_update_id
 
 
 def test_a_taker_trades_at_the_best_price():
     market = SimulatedMarket(["BTC/USDT"], seed=1, rate=500)
-    pit = market.pits["BTC/USDT"]
+    pit = market.instruments["BTC/USDT"]
     for _ in range(300):
         (step,) = market.advance(EPOCH + 60 * SECOND, 1)
-        prices = [fill.price for fill in step.fills]
-        assert prices == sorted(prices, reverse=not step.fills[0].buy)
+        prices = [fill.price for fill in step.trades]
+        assert prices == sorted(prices, reverse=not step.trades[0].is_buy)
 
-    assert pit.ladder(500).bids[0][0] == pit.best().bid
+    assert pit.book_snapshot(500).bids[0][0] == pit.top_of_book().bid
 
 
 def test_a_market_that_runs_long_keeps_its_ladder_and_forgets_old_trades():
     market = SimulatedMarket(["BTC/USDT"], seed=5, rate=5000, trades=60_000)
     market.advance(EPOCH + 60 * SECOND)
-    pit = market.pits["BTC/USDT"]
-    ladder = pit.ladder(10_000)
+    pit = market.instruments["BTC/USDT"]
+    ladder = pit.book_snapshot(10_000)
 
     assert 100 < len(ladder.bids) < 300
     assert 100 < len(ladder.asks) < 300
-    assert pit.fills(1, 5)[0].id > 30_000
-    assert pit.last.id == 60_000
-    assert pit.candle("1d", market.now).trades == 60_000
-    assert abs(pit.last.price - pit.listed.start) < pit.listed.start // 10
+    assert pit.trades(1, 5)[0].id > 30_000
+    assert pit.last_trade.id == 60_000
+    assert pit.bar("1d", market.now).trades == 60_000
+    assert abs(pit.last_trade.price - pit.listing.start) < pit.listing.start // 10
 
 
 def test_candles_of_hours_ago_are_sums_of_minutes_when_their_seconds_are_gone():
@@ -237,26 +243,26 @@ def test_candles_of_hours_ago_are_sums_of_minutes_when_their_seconds_are_gone():
     counts = {}
     for step in market.advance(EPOCH + 10 * 3600 * SECOND):
         minute = step.ts // (60 * SECOND)
-        counts[minute] = counts.get(minute, 0) + len(step.fills)
-    pit = market.pits["BTC/USDT"]
-    minutes = {c.start // (60 * SECOND): c for c in pit.candles("1m", 0, market.now, 10_000)}
+        counts[minute] = counts.get(minute, 0) + len(step.trades)
+    pit = market.instruments["BTC/USDT"]
+    minutes = {c.start // (60 * SECOND): c for c in pit.bars("1m", 0, market.now, 10_000)}
 
-    assert len(pit.count().seconds) <= 14_460 < (max(counts) - min(counts)) * 60
+    assert len(pit.bar_series().second_bars) <= 14_460 < (max(counts) - min(counts)) * 60
     assert {minute: candle.trades for minute, candle in minutes.items() if candle.trades} == counts
-    assert pit.candle("1d", EPOCH).trades == 150_000
+    assert pit.bar("1d", EPOCH).trades == 150_000
 
 
 def test_trades_and_aggregates_are_found_by_number_and_time():
     market = SimulatedMarket(["BTC/USDT"], seed=5, rate=500, trades=500)
     fills = trades_of(market.advance(EPOCH + 60 * SECOND), "BTC/USDT")
-    pit = market.pits["BTC/USDT"]
-    groups = pit.aggregates(3, 2)
+    pit = market.instruments["BTC/USDT"]
+    groups = pit.aggregate_trades(3, 2)
 
-    assert [fill.id for fill in pit.fills(490, 100)] == list(range(490, 501))
-    assert [group[0].aggregate for group in groups] == [3, 4]
-    assert [f for f in fills if f.aggregate in (3, 4)] == [f for group in groups for f in group]
-    assert pit.first_since(fills[100].ts).ts == fills[100].ts
-    assert pit.first_since(market.now) is None
+    assert [fill.id for fill in pit.trades(490, 100)] == list(range(490, 501))
+    assert [group[0].aggregate_id for group in groups] == [3, 4]
+    assert [f for f in fills if f.aggregate_id in (3, 4)] == [f for group in groups for f in group]
+    assert pit.first_trade_since(fills[100].ts).ts == fills[100].ts
+    assert pit.first_trade_since(market.now) is None
 
 
 def test_any_symbol_is_listed_with_sound_steps():

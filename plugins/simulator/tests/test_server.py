@@ -18,7 +18,7 @@ from tapeloom_simulator import (
     EPOCH,
     Fault,
     SimulatedMarket,
-    Written,
+    TruthFile,
     serve,
     simulators,
     venue_server,
@@ -77,9 +77,9 @@ async def test_every_trade_is_delivered_once_and_in_order(simulate, dial):
         await client.ask("trades")
         await client.read_all()
 
-        truth = [(fill.id, fill.price, fill.size) for fill in sim.truth.fills["BTC/USDT"]]
+        truth = [(fill.id, fill.price, fill.size) for fill in sim.truth.market_trades["BTC/USDT"]]
         assert [(t["id"], t["p"], t["q"]) for t in client.of("trade")] == truth
-        assert len(truth) == sim.truth.count == 3000
+        assert len(truth) == sim.truth.trade_count == 3000
         assert sim.truth.sent[0].count == 3000
         assert sim.truth.sent[0].texts == [text for text in client.texts if '"trade"' in text]
 
@@ -115,13 +115,13 @@ async def test_a_client_that_does_not_trust_the_certificate_leaves_the_others_al
 async def test_diffs_replayed_on_the_rest_snapshot_give_the_final_book(simulate, dial):
     async with simulate(trades=4000, speed=20) as sim, dial(sim) as client:
         await client.ask("book")
-        while sim.truth.count < 500:  # noqa: ASYNC110
+        while sim.truth.trade_count < 500:  # noqa: ASYNC110
             await anyio.sleep(0.001)
         snapshot = (await get(sim, "/book")).json()
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(client.read)
             await sim.finished()
-            final = sim.market.pits["BTC/USDT"].ladder(1000)
+            final = sim.market.instruments["BTC/USDT"].book_snapshot(1000)
             await sim.stop()
         bids, asks, last = dict(snapshot["bids"]), dict(snapshot["asks"]), snapshot["last"]
         for diff in client.of("book"):
@@ -135,7 +135,7 @@ async def test_diffs_replayed_on_the_rest_snapshot_give_the_final_book(simulate,
                     if not size:
                         del book[price]
 
-        assert last == final.last > snapshot["last"]
+        assert last == final.last_id > snapshot["last"]
         assert sorted(bids.items(), reverse=True) == final.bids
         assert sorted(asks.items()) == final.asks
 
@@ -168,11 +168,11 @@ async def test_nothing_happens_before_the_start_that_was_agreed(simulate, dial):
 async def test_the_market_begins_when_told(simulate):
     async with simulate(trades=50, start="manual") as sim:
         await anyio.sleep(0.02)
-        before = sim.truth.count
+        before = sim.truth.trade_count
         sim.begin()
         await sim.finished()
 
-        assert (before, sim.truth.count) == (0, 50)
+        assert (before, sim.truth.trade_count) == (0, 50)
 
 
 async def test_texts_stand_between_what_the_venue_wraps_around_them(simulate, dial):
@@ -192,8 +192,8 @@ async def test_a_stream_that_was_left_is_sent_no_longer(simulate, dial):
         await client.read_all()
         sent = sim.truth.sent[0]
 
-        assert sent.last == len(client.of("trade")) < 3000
-        assert sent.first == 1
+        assert sent.last_id == len(client.of("trade")) < 3000
+        assert sent.first_id == 1
 
 
 async def test_a_client_that_cannot_keep_up_is_cut_off_and_the_others_are_not(simulate, dial):
@@ -216,7 +216,7 @@ async def test_a_market_that_waits_loses_nothing_for_a_slow_client(simulate):
     ):
         await lazy.send(TextMessage(ADD))
         await anyio.sleep(0.5)
-        held, count = sim.truth.count, 0
+        held, count = sim.truth.trade_count, 0
         while count < 150_002:  # a welcome and an acknowledgement, too
             count += (await lazy.until(TextMessage)).message_finished
         await sim.finished()
@@ -229,7 +229,7 @@ async def test_a_market_that_waits_loses_nothing_for_a_slow_client(simulate):
 
 
 async def test_pings_carry_a_payload_and_silence_is_the_end(simulate, acme):
-    venue = acme(ping_every=20.0, pong_within=60.0)
+    venue = acme(ping_interval_seconds=20.0, pong_timeout_seconds=60.0)
     async with simulate(venue, time_scale=1000) as sim, raw(sim) as client:
         ping = await client.until(Ping)
         end = await client.until(CloseConnection)
@@ -240,7 +240,7 @@ async def test_pings_carry_a_payload_and_silence_is_the_end(simulate, acme):
 
 
 async def test_a_client_that_answers_pings_stays(simulate, acme, dial):
-    venue = acme(ping_every=20.0, pong_within=60.0)
+    venue = acme(ping_interval_seconds=20.0, pong_timeout_seconds=60.0)
     async with simulate(venue, time_scale=1000) as sim, dial(sim) as client:
         with anyio.move_on_after(0.3):
             await client.read()
@@ -250,7 +250,7 @@ async def test_a_client_that_answers_pings_stays(simulate, acme, dial):
 
 
 async def test_a_pong_that_answers_nothing_does_not_count(simulate, acme):
-    venue = acme(ping_every=20.0, pong_within=60.0)
+    venue = acme(ping_interval_seconds=20.0, pong_timeout_seconds=60.0)
     async with simulate(venue, time_scale=1000) as sim, raw(sim) as client:
         with anyio.fail_after(3):
             while isinstance(await client.until((Ping, CloseConnection)), Ping):
@@ -260,7 +260,10 @@ async def test_a_pong_that_answers_nothing_does_not_count(simulate, acme):
 
 
 async def test_a_connection_ends_at_its_age(simulate, acme, dial):
-    rules = {"max_age": 86_400.0, "ping_every": None}  # at this scale a pong would be due at once
+    rules = {
+        "max_age_seconds": 86_400.0,
+        "ping_interval_seconds": None,
+    }  # at this scale a pong would be due at once
     async with simulate(acme(**rules), time_scale=864_000) as sim, dial(sim) as client:
         await client.read()
 
@@ -268,7 +271,10 @@ async def test_a_connection_ends_at_its_age(simulate, acme, dial):
 
 
 async def test_too_many_messages_end_the_connection(simulate, acme, dial):
-    async with simulate(acme(messages=Rate(5, 1.0)), start="manual") as sim, dial(sim) as client:
+    async with (
+        simulate(acme(message_rate=Rate(5, 1.0)), start="manual") as sim,
+        dial(sim) as client,
+    ):
         await client.ask(*["trades"] * 6)
         await client.read()
 
@@ -285,7 +291,7 @@ async def test_too_many_streams_end_the_connection(simulate, acme, dial):
 
 
 async def test_without_limits_none_of_this_matters(simulate, acme, dial):
-    venue = acme(max_streams=2, messages=Rate(1, 60.0), dials=Rate(0, 60.0))
+    venue = acme(max_streams=2, message_rate=Rate(1, 60.0), dials=Rate(0, 60.0))
     async with simulate(venue, limits=False, trades=10) as sim, dial(sim) as client:
         await client.ask("trades", "book", "klines")
         await client.read_all()
@@ -315,7 +321,7 @@ async def test_rest_calls_cost_weight_then_429_then_a_ban(simulate):
         assert [a.status_code for a in answers] == [200] * 10 + [429] * 2 + [418] * 2
         assert 1 <= int(answers[10].headers["Retry-After"]) <= 60_001
         assert 119_000 <= int(answers[13].headers["Retry-After"]) <= 120_001
-        assert [status for _, status in sim.truth.calls] == [a.status_code for a in answers]
+        assert [status for _, status in sim.truth.rest_calls] == [a.status_code for a in answers]
 
 
 # ------------------------------------------------------------------------------------ the protocol
@@ -415,7 +421,7 @@ async def test_the_truth_is_written_as_json_lines(simulate, dial, tmp_path):
     trades = [row for row in rows if row["type"] == "trade"]
     (book,) = (row for row in rows if row["type"] == "book")
 
-    assert not sim.truth.fills["BTC/USDT"]
+    assert not sim.truth.market_trades["BTC/USDT"]
     assert [row["id"] for row in trades] == [t["id"] for t in client.of("trade")]
     assert [row["type"] for row in rows if row["type"] not in ("trade", "quote")] == [
         "opened", "followed", "left", "ended", "book",
@@ -429,12 +435,12 @@ async def test_what_was_written_is_read_back_as_it_was(simulate, dial, tmp_path)
     async with simulate(trades=100, truth=path, faults=[fault]) as sim, dial(sim) as client:
         await client.ask("trades", "book")
         await client.read_all()
-    whole, without = Written(path, quotes=True), Written(path)
+    whole, without = TruthFile(path, quotes=True), TruthFile(path)
 
     assert whole.trades("BTC/USDT") == sim.truth.trades("BTC/USDT")
     assert whole.quotes("BTC/USDT") == sim.truth.quotes("BTC/USDT")
     assert whole.faults == sim.truth.faults
-    assert whole.injected() == sim.truth.injected() == {"dup_trade": 2}
+    assert whole.fault_counts() == sim.truth.fault_counts() == {"dup_trade": 2}
     assert whole.sent == [evolve(one, texts=None) for one in sim.truth.sent]
     assert without.trades("BTC/USDT") == whole.trades("BTC/USDT")
     assert without.quotes("BTC/USDT") == []
@@ -446,7 +452,7 @@ async def test_a_line_that_was_cut_short_ends_what_is_read(simulate, tmp_path):
         await sim.finished()
     path.write_text(path.read_text()[:2000])
 
-    trades = Written(path).trades("BTC/USDT")
+    trades = TruthFile(path).trades("BTC/USDT")
 
     assert trades
     assert trades == sim.truth.trades("BTC/USDT")[: len(trades)]
@@ -456,10 +462,10 @@ async def test_the_truth_of_a_run_is_the_market_of_the_seed(simulate):
     async with simulate(trades=500, seed=9, start="now") as sim:
         await sim.finished()
     again = SimulatedMarket(["BTC/USDT"], seed=9, rate=1000.0, trades=500)
-    fills = [fill for step in again.advance(EPOCH + 10**12) for fill in step.fills]
+    fills = [fill for step in again.advance(EPOCH + 10**12) for fill in step.trades]
     trades = sim.truth.trades("BTC/USDT")
 
-    assert sim.truth.fills["BTC/USDT"] == fills
+    assert sim.truth.market_trades["BTC/USDT"] == fills
     assert str(trades[0].price) == f"{fills[0].price / 100:.2f}"
     assert {trade.side for trade in trades} == {"buy", "sell"}
     quote = sim.truth.quotes("BTC/USDT")[-1]
@@ -468,4 +474,6 @@ async def test_the_truth_of_a_run_is_the_market_of_the_seed(simulate):
         next(iter(bids.items())),
         next(iter(asks.items())),
     ]
-    assert sum(c.volume for c in sim.truth.candles("BTC/USDT", "1s")) == sum(f.size for f in fills)
+    assert sum(c.volume for c in sim.truth.closed_bars("BTC/USDT", "1s")) == sum(
+        f.size for f in fills
+    )

@@ -19,7 +19,7 @@ class Lengths:
         payload = text.encode()
         return len(payload).to_bytes(4, "big") + payload
 
-    def unframe(self):
+    def new_unframer(self):
         held = bytearray()
 
         def take(data):
@@ -42,7 +42,7 @@ class Plain:
 
     def __init__(self, stream):
         self.stream, self.texts, self.how = stream, [], ""
-        self.take, self.frame = Lengths().unframe(), Lengths().frame
+        self.take, self.frame = Lengths().new_unframer(), Lengths().frame
 
     async def say(self, *texts):
         await self.stream.send(b"".join(map(self.frame, texts)))
@@ -64,12 +64,14 @@ def plain(acme, simulate):
 
     def make(market):
         venue = acme()(market)
-        kind = type("PlainAcme", (type(venue), Lengths), {"open": opened})
+        kind = type("PlainAcme", (type(venue), Lengths), {"open_connection": opened})
         venue.__class__ = kind
         return venue
 
     def opened(self, call, line):
-        return type(self).__mro__[1].open(self, type(call)(method="GET", path="/ws"), line)
+        return (
+            type(self).__mro__[1].open_connection(self, type(call)(method="GET", path="/ws"), line)
+        )
 
     def run(**options):
         options.setdefault("trades", 400)
@@ -133,7 +135,7 @@ async def test_a_connection_over_tcp_is_closed_or_reset(plain, how, ended):
     client, truth = await told(plain, Fault(kind="disconnect", channel="trades", after=99, how=how))
 
     assert client.how == ended
-    assert truth.injected() == {"disconnect": 1}
+    assert truth.fault_counts() == {"disconnect": 1}
     # A reset may take what the kernel still held; a close takes nothing.
     assert ids(client.texts) == list(range(1, len(ids(client.texts)) + 1))
     assert how == "abrupt" or len(ids(client.texts)) >= 99
@@ -151,14 +153,14 @@ async def test_faults_of_the_wire_keep_the_frames_around_them_whole(plain):
     assert len(broken) == 1
     assert "upstream connect error or disconnect" in client.texts
     assert ids(client.texts) == [*range(1, 10), *range(11, 101), 100, *range(101, 401)]
-    assert truth.injected() == {"malformed_json": 1, "plain_text_frame": 1, "dup_trade": 1}
+    assert truth.fault_counts() == {"malformed_json": 1, "plain_text_frame": 1, "dup_trade": 1}
 
 
 async def test_fields_of_a_venue_over_tcp_are_for_the_venue_to_take_away(plain):
     client, truth = await told(plain, Fault(kind="missing_fields", after=9))
 
     assert sum('"bids"' in text for text in client.texts) == 1  # what Acme's `corrupt` makes of it
-    assert truth.injected() == {"missing_fields": 1}
+    assert truth.fault_counts() == {"missing_fields": 1}
 
 
 async def test_a_client_over_tcp_that_sends_too_much_or_nonsense_is_cut_off(plain, acme, simulate):
@@ -189,7 +191,7 @@ async def test_a_refused_connection_over_tcp_is_closed_without_a_word(plain, acm
                 second.texts += second.take(await second.stream.receive())
 
         assert second.texts[0] == '"welcome"'
-        assert sim.truth.injected() == {"dial_limit": 1}
+        assert sim.truth.fault_counts() == {"dial_limit": 1}
 
 
 # ------------------------------------------------------------------------------------------ timers
@@ -215,20 +217,20 @@ async def test_a_connection_that_has_ended_does_nothing_later(simulate, dial, ac
             self.line = line
 
         def receive(self, text):
-            self.line.later(0.05, lambda: acted.append(text) or [])
+            self.line.call_later(0.05, lambda: acted.append(text) or [])
             return []
 
     def make(market):
         venue = acme()(market)
-        was = venue.open
+        was = venue.open_connection
 
         def opened(call, line):
             session = was(call, line)
-            line.later(0.01, lambda: acted.append("opened") or ['"soon"'])
+            line.call_later(0.01, lambda: acted.append("opened") or ['"soon"'])
             session.receive = Slow(line).receive
             return session
 
-        venue.open = opened
+        venue.open_connection = opened
         return venue
 
     async with simulate(make) as sim:
@@ -255,7 +257,7 @@ async def test_a_venues_own_fault_spoils_its_channels_and_stands_in_the_truth(si
     assert one - first in (8, 9)  # where the hiccup took a trade, it was the one before
     assert other == one + 10
     assert client.texts.count('"hic"') == 1
-    assert sim.truth.injected() == {"acme_echo": 2, "acme_hiccup": 1}
+    assert sim.truth.fault_counts() == {"acme_echo": 2, "acme_hiccup": 1}
     assert {f.stream for f in sim.truth.faults if f.kind == "acme_echo"} == {"BTC/USDT trades"}
 
 
@@ -297,20 +299,20 @@ async def test_a_connection_that_has_ended_may_still_count(simulate, dial):
         async with dial(sim, "/alone"):  # the fault was asked for once
             pass
 
-        assert sim.truth.injected() == {"lingering_session": 1}
+        assert sim.truth.fault_counts() == {"lingering_session": 1}
 
 
 async def test_what_a_venue_answers_as_it_closes_is_still_sent(simulate, dial, acme):
     def make(market):
         venue = acme()(market)
-        was = venue.open
+        was = venue.open_connection
 
         def opened(call, line):
             session = was(call, line)
             session.receive = lambda text: line.close(1008, "no") or [f'"no to {text}"']
             return session
 
-        venue.open = opened
+        venue.open_connection = opened
         return venue
 
     async with simulate(make) as sim, dial(sim) as client:
@@ -340,4 +342,4 @@ async def test_a_venues_own_fault_is_asked_about_only_when_it_is_due(simulate, d
         await client.read_all()
 
     assert asked == [10, 11]  # it did not apply to the first that was due
-    assert sim.truth.injected() == {"acme_echo": 1}
+    assert sim.truth.fault_counts() == {"acme_echo": 1}

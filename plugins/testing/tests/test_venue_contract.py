@@ -37,15 +37,15 @@ from tapeloom.symbols import Instrument
 from tapeloom.units import Rate
 from tapeloom_simulator import hooks, simulators
 from tapeloom_simulator.server_api import (
-    Answer,
-    Best,
-    Call,
-    Line,
+    ClientConnection,
+    ConnectionRules,
+    HttpRequest,
+    HttpResponse,
     Market,
-    Rules,
+    MarketStep,
     SimulatedInstrument,
-    Step,
-    Stream,
+    TopOfBook,
+    VenueStream,
 )
 from tapeloom_testing.contract import Capture, ContractViolation, VenueContract
 from tapeloom_testing.contract.declared import VENUE
@@ -306,11 +306,11 @@ class Told:
     def __init__(self, pit: SimulatedInstrument, market: Market, channel: str) -> None:
         self.pit, self.market, self.channel = pit, market, channel
         self.symbol = pit.symbol
-        self.native = f"{pit.parts.base}-{pit.parts.quote}"
+        self.native = f"{pit.parsed_symbol.base}-{pit.parsed_symbol.quote}"
         self.name = f"{channel}|{self.native}"
-        self.every = 1_000 * MS if channel in ("klines:1m", "ticker") else 0
+        self.interval_ns = 1_000 * MS if channel in ("klines:1m", "ticker") else 0
 
-    def begin(self) -> None:
+    def start(self) -> None:
         self.known = 0
 
     def _say(self, data: Any) -> list[str]:
@@ -323,10 +323,10 @@ class Told:
         return str(lots * self.pit.lot)
 
     def trade(self, fill: Any) -> list[Any]:
-        side = "buy" if fill.buy else "sell"
+        side = "buy" if fill.is_buy else "sell"
         return [fill.id, self._price(fill.price), self._size(fill.size), side, fill.ts // MS]
 
-    def quote(self, ts: int, best: Best) -> list[Any]:
+    def quote(self, ts: int, best: TopOfBook) -> list[Any]:
         bid, bid_size, ask, ask_size = best
         return [
             ts // MS,
@@ -340,42 +340,44 @@ class Told:
         prices = [self._price(ticks) for ticks in (one.open, one.high, one.low, one.close)]
         return [one.start // MS, *prices, self._size(one.volume), "0", one.trades]
 
-    def step(self, step: Step) -> Sequence[str]:
+    def encode_step(self, step: MarketStep) -> Sequence[str]:
         if self.channel == "trades":
-            return self._say([self.trade(fill) for fill in step.fills]) if step.fills else ()
+            return self._say([self.trade(fill) for fill in step.trades]) if step.trades else ()
         if self.channel == "quotes":
-            return self._say(self.quote(step.ts, step.best)) if step.best else ()
+            return self._say(self.quote(step.ts, step.top_of_book)) if step.top_of_book else ()
         if not self.known:
-            self.known, bids, asks = self.pit.ladder(1_000_000)
+            self.known, bids, asks = self.pit.book_snapshot(1_000_000)
             kind, first = "snapshot", None
         else:
             first = self.known + 1
-            bids, asks = (sorted(side.items()) for side in self.pit.changes(self.known))
-            self.known, kind = step.last, "delta"
-            if step.last < first:
+            bids, asks = (sorted(side.items()) for side in self.pit.changes_since(self.known))
+            self.known, kind = step.last_id, "delta"
+            if step.last_id < first:
                 return ()
         sides = [[[self._price(p), self._size(s)] for p, s in side] for side in (bids, asks)]
         return self._say([step.ts // MS, kind, first, self.known, *sides])
 
-    def tick(self, now: int) -> Sequence[str]:
+    def encode_tick(self, now: int) -> Sequence[str]:
         if self.channel == "ticker":
-            day = self.pit.day(now)
+            day = self.pit.last_24h(now)
             if day is None:
                 return ()
             prices = [self._price(p) for p in (day.close, day.open, day.high, day.low)]
             return self._say([now // MS, *prices, self._size(day.volume), "0"])
         ended = now % 60_000_000_000 == 0
-        candle = self.pit.candle("1m", now - (1 if ended else 0))
+        candle = self.pit.bar("1m", now - (1 if ended else 0))
         return self._say([*self.bar(candle), ended]) if candle else ()
 
 
 class Talk:
-    rules = Rules(silence=30.0, max_age=86_400.0, messages=Rate(50, 1.0))
+    rules = ConnectionRules(
+        silence_timeout_seconds=30.0, max_age_seconds=86_400.0, message_rate=Rate(50, 1.0)
+    )
 
-    def __init__(self, side: Side, line: Line) -> None:
+    def __init__(self, side: Side, line: ClientConnection) -> None:
         self.side, self.line = side, line
 
-    def opened(self) -> Sequence[str]:
+    def opening_messages(self) -> Sequence[str]:
         return ()
 
     def receive(self, text: str) -> Sequence[str]:
@@ -384,57 +386,61 @@ class Talk:
             return ['{"pong":1}']
         for name in said["args"]:
             stream = self.side.streams[name]
-            (self.line.follow if said["op"] == "sub" else self.line.leave)(stream)
+            (self.line.subscribe if said["op"] == "sub" else self.line.unsubscribe)(stream)
         return [json.dumps({"ok": said["id"]})]
 
     def refuse(self, text: str) -> Sequence[str]:
         return [json.dumps({"error": "no", "id": json.loads(text)["id"]})]
 
-    def farewell(self) -> Sequence[str]:
+    def closing_messages(self) -> Sequence[str]:
         return ['{"bye":1}']
 
 
 class Side:
-    dials = None
+    dial_rate = None
     markets: Mapping[str, Sequence[str]] = MappingProxyType({"spot": ("BTC/USDT",)})
     faults: Mapping[str, frozenset[str]] = MappingProxyType({})
 
     def __init__(self, market: Market, defect: str) -> None:
         self.market, self.defect = market, defect
-        told = [Told(pit, market, channel) for pit in market.pits.values() for channel in CHANNELS]
+        told = [
+            Told(pit, market, channel)
+            for pit in market.instruments.values()
+            for channel in CHANNELS
+        ]
         self.streams = {one.name: one for one in told}
 
     def settings(self, url: str) -> dict[str, Any]:
         return {"url": url}
 
-    def open(self, call: Call, line: Line) -> Talk:
+    def open_connection(self, call: HttpRequest, line: ClientConnection) -> Talk:
         return Talk(self, line)
 
-    def answer(self, call: Call) -> Answer:
+    def respond(self, call: HttpRequest) -> HttpResponse:
         if call.path == "/list":
-            return Answer(json.dumps(list(self.market.pits)))
-        pit = self.market.pits[call.query["s"]]
+            return HttpResponse(json.dumps(list(self.market.instruments)))
+        pit = self.market.instruments[call.query["s"]]
         told = Told(pit, self.market, "")
         since, until = int(call.query["since"]) * MS, int(call.query["until"]) * MS
         if call.path == "/trades":
-            some = [fill for fill in pit.fills(1, 100_000) if since <= fill.ts <= until]
-            return Answer(json.dumps([told.trade(fill) for fill in some]))
-        candles = pit.candles("1m", since, until, 100)
+            some = [fill for fill in pit.trades(1, 100_000) if since <= fill.ts <= until]
+            return HttpResponse(json.dumps([told.trade(fill) for fill in some]))
+        candles = pit.bars("1m", since, until, 100)
         rows = []
         for one in candles:
             ms, *prices, volume, _, trades = told.bar(one)
             if self.defect == "answers other bars":
                 prices[0] = "1"
             rows.append([ms, *prices, volume, trades, one.end <= self.market.now])
-        return Answer(json.dumps(rows))
+        return HttpResponse(json.dumps(rows))
 
-    def cost(self, call: Call) -> None:
+    def request_cost(self, call: HttpRequest) -> None:
         return None
 
-    def limited(self, status: int, retry_after: int, budget: Any) -> Answer:
-        return Answer("", status)
+    def rate_limit_response(self, status: int, retry_after: int, budget: Any) -> HttpResponse:
+        return HttpResponse("", status)
 
-    def corrupt(self, fault: str, stream: Stream, text: str) -> None:
+    def corrupt(self, fault: str, stream: VenueStream, text: str) -> None:
         return None
 
 

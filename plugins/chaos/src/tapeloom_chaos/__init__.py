@@ -1,7 +1,7 @@
-"""Faults on purpose: on the messages of a feed, or on the wire.
+"""Fault injection: into the messages of a feed, or into the bytes on the wire.
 
-Named in a feed's `stages`, `chaos` stands between the feed and its connections, whatever transport
-makes them. `relay` and the verb ``tapeloom chaos`` stand on the wire, as a proxy.
+Named in a feed's `stages`, `chaos` wraps the feed's connections, whatever transport dials them.
+`relay` and the command ``tapeloom chaos`` run a proxy that injects faults into the bytes it forwards.
 """
 
 from __future__ import annotations
@@ -17,34 +17,46 @@ if TYPE_CHECKING:
     from tapeloom import Stream
     from tapeloom.plugin import Dial, Feed
 
-    from ._faults import Done, Fault, Relaying, Settings
+    from ._faults import Fault, InjectedFault, RelaySettings, Settings
     from ._link import Chaos, wrap
     from ._relay import Relay, relay
 
-__all__ = ["Chaos", "Done", "Fault", "Relay", "Relaying", "Settings", "done", "relay", "wrap"]
+__all__ = [
+    "Chaos",
+    "Fault",
+    "InjectedFault",
+    "Relay",
+    "RelaySettings",
+    "Settings",
+    "injected_faults",
+    "relay",
+    "wrap",
+]
 
-_HOMES = {
-    "_faults": ("Done", "Fault", "Relaying", "Settings"),
+#: The module of each exported name, for the lazy import below.
+_EXPORTS = {
+    "_faults": ("InjectedFault", "Fault", "RelaySettings", "Settings"),
     "_link": ("Chaos", "wrap"),
     "_relay": ("Relay", "relay"),
 }
 
 
 def __getattr__(name: str) -> Any:
-    # This module is imported whenever the command line is; nothing else is needed then.
-    for home, names in _HOMES.items():
+    # Import lazily: the command line imports this module at every start and needs nothing else.
+    for module, names in _EXPORTS.items():
         if name in names:
             import importlib
 
-            return getattr(importlib.import_module(f".{home}", __name__), name)
+            return getattr(importlib.import_module(f".{module}", __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
-def done(stream: Stream) -> list[Done]:
-    """Return what was injected into the feeds of *stream* so far, feed by feed."""
+def injected_faults(stream: Stream) -> list[InjectedFault]:
+    """Return the faults injected into the feeds of *stream* so far, feed by feed."""
     from ._link import Chaos
 
-    return [one for plan in stream.plans if isinstance(plan.dial, Chaos) for one in plan.dial.done]
+    dials = [plan.dial for plan in stream.plans if isinstance(plan.dial, Chaos)]
+    return [fault for dial in dials for fault in dial.injected]
 
 
 @hookimpl(specname="settings")
@@ -56,7 +68,7 @@ def _settings() -> type[Settings]:
 
 @hookimpl(wrapper=True, tryfirst=True)
 def transport(feed: Feed) -> Generator[None, Dial, Dial]:
-    """Put the faults of this feed around the way it dials."""
+    """Wrap the feed's dial so that its connections have the configured faults."""
     from ._faults import Settings
     from ._link import wrap
 
@@ -67,7 +79,7 @@ def transport(feed: Feed) -> Generator[None, Dial, Dial]:
 
 @hookimpl
 def commands(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Add the verb ``chaos``."""
+    """Add the command ``chaos``."""
     from . import _command
 
     _command.add(verbs)

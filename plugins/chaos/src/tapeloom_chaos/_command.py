@@ -1,4 +1,4 @@
-"""The verb ``chaos``."""
+"""The command ``tapeloom chaos``."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ half_open, stall, delay, split and corrupt.
 
 
 def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Add the verb."""
+    """Add the command to the command line."""
     verb = verbs.add_parser(
         "chaos",
-        help="run a proxy that breaks what goes through it",
-        description="Run a proxy on this machine that passes bytes on, with faults.",
+        help="run a proxy that injects faults into the traffic",
+        description="Run a proxy on this machine that forwards bytes and injects faults.",
         epilog=_EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -34,16 +34,16 @@ def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     verb.add_argument(
         "--faults", type=Path, dest="file", metavar="FILE.toml", help="more faults, in a file"
     )
-    verb.add_argument("--to", default="", metavar="HOST:PORT", help="be no proxy, but a way to this address")  # fmt: skip
+    verb.add_argument("--to", default="", metavar="HOST:PORT", help="forward to this address instead of being an HTTP proxy")  # fmt: skip
     verb.add_argument("--host", default="127.0.0.1", help="the address to listen on (default: this machine only)")  # fmt: skip
     verb.add_argument("--port", type=int, default=0, help="the port to listen on (default: any free one)")  # fmt: skip
-    verb.add_argument("--seed", type=int, default=0, help="the same seed breaks the same (default: 0)")  # fmt: skip
-    verb.add_argument("--for", type=float, dest="seconds", metavar="SECONDS", help="stop after so long")  # fmt: skip
+    verb.add_argument("--seed", type=int, default=0, help="the same seed injects the same faults (default: 0)")  # fmt: skip
+    verb.add_argument("--for", type=float, dest="seconds", metavar="SECONDS", help="stop after this time")  # fmt: skip
     verb.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run the verb; return the exit code."""
+    """Run the command; return the exit code."""
     import anyio
 
     try:
@@ -72,7 +72,7 @@ async def _run(args: argparse.Namespace) -> None:
 
     async with relay(to=args.to, host=args.host, port=args.port, **_faults(args)) as running:
         if args.to:
-            print(f"A way to {args.to} with faults is {running.host}:{running.port}.")
+            print(f"Forwarding {running.host}:{running.port} to {args.to}, with faults.")
         else:
             print(f'A proxy with faults. Lines for a stack:\n\n[network]\nproxy = "{running.url}"')
         print("\nCtrl-C stops it.", flush=True)
@@ -80,8 +80,8 @@ async def _run(args: argparse.Namespace) -> None:
             with anyio.move_on_after(args.seconds):
                 await anyio.sleep_forever()
         finally:
-            done = Counter(one.fault for one in running.done)
-            faults = ", ".join(f"{kind} {count}" for kind, count in sorted(done.items()))
+            counts = Counter(injected.fault for injected in running.injected)
+            faults = ", ".join(f"{kind} {count}" for kind, count in sorted(counts.items()))
             print(
                 f"{running.counters['connections']} connections,"
                 f" {running.counters['bytes']} bytes, faults: {faults or 'none'}"

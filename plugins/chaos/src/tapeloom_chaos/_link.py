@@ -1,4 +1,4 @@
-"""Faults between a feed and its connection: on messages, whatever the transport."""
+"""Faults injected between a feed and its connection: into messages, with any transport."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ import anyio
 from tapeloom.errors import ConnectionFailed, ConnectionLost
 from tapeloom.plugin import Clock, Dial, Endpoint, Link
 
-from ._faults import ON_DIAL, Done, Dose, Ledger, Settings
+from ._faults import ON_DIAL, FaultInjector, FaultSchedule, InjectedFault, Settings
 
 __all__ = ["Chaos", "wrap"]
 
-#: They end a connection, or all that can be heard on it.
+#: The faults that end a connection, or all reading on it: message and close code of ConnectionLost.
 _FATAL = {
-    "reset": ("the connection broke: reset by chaos", None),
-    "close": ("the server ended the connection in the middle of a message, by chaos", 1006),
+    "reset": ("the connection was reset by chaos", None),
+    "close": ("the connection was closed by chaos in the middle of a message", 1006),
     "half_open": ("", None),
 }
 
 
 class Chaos:
-    """A way to dial with faults. `done` lists all that were injected so far."""
+    """A dial that injects faults. `injected` lists the faults injected so far."""
 
     def __init__(
         self, dial: Dial, settings: Settings, clock: Clock, feed: str, counters: Counter[str]
     ) -> None:
-        self.ledger = Ledger(settings, feed, clock.monotonic)
+        self.injector = FaultInjector(settings, feed, clock.monotonic)
         self.feed = feed
         self.clock = clock
         self._dial = dial
@@ -36,27 +36,30 @@ class Chaos:
         self._connections = 0
 
     @property
-    def done(self) -> list[Done]:
-        """All that was injected so far, in order."""
-        return self.ledger.done
+    def injected(self) -> list[InjectedFault]:
+        """The faults injected so far, in order."""
+        return self.injector.injected
 
-    def enter(self, kind: str, connection: int, message: int = 0) -> None:
-        """Count, log and write down a fault."""
+    def record(self, kind: str, connection: int, message: int = 0) -> None:
+        """Count, log and record an injected fault."""
         self._counters[f"chaos_{kind}"] += 1
-        self.ledger.enter(kind, connection, message)
+        self.injector.record(kind, connection, message)
 
     @asynccontextmanager
     async def __call__(self, endpoint: Endpoint) -> AsyncIterator[Link]:
-        """Dial."""
+        """Dial *endpoint*; a fault may refuse or delay the dial.
+
+        Raises ConnectionFailed.
+        """
         self._connections += 1
         number = self._connections
-        for dose in self.ledger.some(ON_DIAL):
-            if not dose.strikes(self.ledger.age):
+        for schedule in self.injector.schedules_of(ON_DIAL):
+            if not schedule.is_due(self.injector.age):
                 continue
-            self.enter(dose.kind, number)
-            if dose.kind == "refuse":
+            self.record(schedule.kind, number)
+            if schedule.kind == "refuse":
                 raise ConnectionFailed(self.feed, f"{endpoint.url}: refused by chaos")
-            await self.clock.sleep(dose.seconds)
+            await self.clock.sleep(schedule.seconds)
         async with self._dial(endpoint) as link:
             yield _Link(self, link, number)
 
@@ -64,22 +67,25 @@ class Chaos:
 class _Link:
     """One connection with faults.
 
-    What a read brings becomes steps: messages to hand on together, or a fault of the connection.
+    Each read is turned into steps: a batch of messages to deliver, or a fault of the connection.
     """
 
     def __init__(self, chaos: Chaos, link: Link, number: int) -> None:
         self._chaos = chaos
         self._link = link
         self._number = number
-        self._doses = chaos.ledger.some(but=ON_DIAL)
-        self._steps: deque[list[bytes] | tuple[Dose, int] | ConnectionLost] = deque()
-        self._batch: list[bytes] = []  # what is handed on next
-        self._late: bytes | None = None  # what the next message overtakes
+        self._schedules = chaos.injector.schedules_of(excluding=ON_DIAL)
+        self._steps: deque[list[bytes] | tuple[FaultSchedule, int] | ConnectionLost] = deque()
+        self._batch: list[bytes] = []  # the messages of the next step
+        self._late: bytes | None = None  # delivered after the next message
         self._count = 0
-        self._open = True  # the other end still hears us
+        self._open = True  # False once a fault has cut the connection: nothing is sent
 
     async def receive(self) -> list[bytes]:
-        """Return what the next read brings, spoiled."""
+        """Return the messages of the next read, with faults.
+
+        Raises ConnectionLost.
+        """
         while True:
             while not self._steps:
                 await self._read()
@@ -89,15 +95,15 @@ class _Link:
             if isinstance(step, ConnectionLost):
                 self._steps.append(step)
                 raise step
-            await self._suffer(*step)
+            await self._inject(*step)
 
     async def send(self, text: str) -> None:
-        """Send one text message, unless nobody hears it."""
+        """Send a text message, unless a fault has cut the connection."""
         if self._open:
             await self._link.send(text)
 
     async def ping(self) -> None:
-        """Send a ping, unless nobody hears it."""
+        """Send a ping, unless a fault has cut the connection."""
         if self._open:
             await self._link.ping()
 
@@ -105,77 +111,77 @@ class _Link:
         try:
             payloads = await self._link.receive()
         except ConnectionLost as lost:
-            self._cut()
+            self._end_batch()
             self._steps.append(lost)
             return
-        age = self._chaos.ledger.age
+        age = self._chaos.injector.age
         for payload in payloads:
             self._count += 1
-            if not self._spoil(payload, age):
+            if not self._apply_faults(payload, age):
                 return
         if self._late is None or self._batch or not payloads:
-            # An empty batch says that something was heard.
+            # An empty batch reports that a control frame arrived.
             self._steps.append(self._batch)
             self._batch = []
 
-    def _spoil(self, payload: bytes, age: float) -> bool:
-        """Put a message where it belongs; return whether more can come after it."""
+    def _apply_faults(self, payload: bytes, age: float) -> bool:
+        """Add a message to the batch, with faults; return False if a fault ends the connection."""
         copies = 1
-        for dose in self._doses:
-            if not dose.strikes(age):
+        for schedule in self._schedules:
+            if not schedule.is_due(age):
                 continue
-            kind = dose.kind
+            kind = schedule.kind
             if kind in _FATAL:
-                self._cut()
-                self._steps.append((dose, self._count))
+                self._end_batch()
+                self._steps.append((schedule, self._count))
                 return False
             if kind in ("stall", "delay", "split"):
-                self._cut(late=False)
-                self._steps.append((dose, self._count))
+                self._end_batch(late=False)
+                self._steps.append((schedule, self._count))
                 continue
-            self._chaos.enter(kind, self._number, self._count)
+            self._chaos.record(kind, self._number, self._count)
             if kind == "drop":
                 return True
             if kind == "corrupt" and payload:
-                place = dose.below(len(payload))
-                payload = payload[:place] + b"\0" + payload[place + 1 :]
+                index = schedule.random_below(len(payload))
+                payload = payload[:index] + b"\0" + payload[index + 1 :]
             elif kind == "duplicate":
                 copies = 2
             elif kind == "reorder":
-                self._cut(late=self._late is not None)
+                self._end_batch(late=self._late is not None)
                 self._late = payload
                 return True
         self._batch += [payload] * copies
-        self._overtaken()
+        self._append_late()
         return True
 
-    def _overtaken(self) -> None:
+    def _append_late(self) -> None:
         if self._late is not None:
             self._batch.append(self._late)
             self._late = None
 
-    def _cut(self, *, late: bool = True) -> None:
-        """End the batch here: what follows is handed on by itself."""
+    def _end_batch(self, *, late: bool = True) -> None:
+        """End the batch here: later messages are delivered in another read."""
         if late:
-            self._overtaken()
+            self._append_late()
         if self._batch:
             self._steps.append(self._batch)
             self._batch = []
 
-    async def _suffer(self, dose: Dose, message: int) -> None:
-        """Let a fault of the connection happen."""
-        self._chaos.enter(dose.kind, self._number, message)
-        if dose.kind == "half_open":
+    async def _inject(self, schedule: FaultSchedule, message: int) -> None:
+        """Inject a fault of the connection."""
+        self._chaos.record(schedule.kind, self._number, message)
+        if schedule.kind == "half_open":
             self._open = False
             await anyio.sleep_forever()
-        if dose.kind in _FATAL:
-            words, code = _FATAL[dose.kind]
+        if schedule.kind in _FATAL:
+            message_text, code = _FATAL[schedule.kind]
             self._steps.clear()
             self._open = False
-            lost = ConnectionLost(self._chaos.feed, words, code)
+            lost = ConnectionLost(self._chaos.feed, message_text, code)
             self._steps.append(lost)
-        elif dose.seconds:
-            await self._chaos.clock.sleep(dose.seconds)
+        elif schedule.seconds:
+            await self._chaos.clock.sleep(schedule.seconds)
 
 
 def wrap(
@@ -186,5 +192,5 @@ def wrap(
     feed: str = "",
     counters: Counter[str] | None = None,
 ) -> Chaos:
-    """Return *dial* with the faults of *settings*. It waits on *clock*, and counts in *counters*."""
+    """Return *dial* with the faults of *settings*; it waits on *clock* and counts in *counters*."""
     return Chaos(dial, settings, clock, feed, Counter() if counters is None else counters)

@@ -1,7 +1,7 @@
-"""Faults on the wire: a proxy on this machine that passes bytes on, and spoils them.
+"""Faults on the wire: a proxy on this machine that forwards bytes and injects faults.
 
-It is an HTTP proxy, so that names and certificates stay what they are; or it forwards to one
-address, for what knows no proxy. The client's end is a plain socket: only so can it be reset.
+It is an HTTP proxy, so that host names and certificates stay valid; or it forwards to one address, for
+clients that cannot use a proxy. The client's connection is a plain socket, so that it can be reset.
 """
 
 from __future__ import annotations
@@ -20,46 +20,53 @@ import anyio
 import anyio.lowlevel
 from anyio.abc import ByteStream
 
-from ._faults import ON_WIRE, Done, Dose, Ledger, read
+from ._faults import ON_CONNECTION, FaultInjector, FaultSchedule, InjectedFault, read_settings
 
 __all__ = ["Relay", "relay"]
 
-_READ = 65536
-_HEAD = 65536
-_DIAL_WITHIN = 10.0
-_RESET = struct.pack("ii", 1, 0)
-_BROKEN = (OSError, anyio.BrokenResourceError, anyio.ClosedResourceError, anyio.EndOfStream)
-_TARGET = re.compile(
+#: Bytes of one socket read.
+_READ_BYTES = 65536
+#: Most bytes of a request's head; a longer one is answered with 400.
+_MAX_HEAD_BYTES = 65536
+#: Seconds to connect to the server before the client is answered with 502.
+_DIAL_TIMEOUT_SECONDS = 10.0
+#: SO_LINGER with a timeout of 0: closing the socket sends RST.
+_LINGER_ZERO = struct.pack("ii", 1, 0)
+#: What a closed or reset connection raises.
+_DISCONNECTED = (OSError, anyio.BrokenResourceError, anyio.ClosedResourceError, anyio.EndOfStream)
+_REQUEST_LINE = re.compile(
     rb"(?:CONNECT (?P<tunnel>\S+)|(?P<verb>\S+) http://(?P<host>[^/\s]+)(?P<path>\S*)) HTTP/1\.[01]\r\n"
 )
 
 
-class _Ended(Exception):
-    """The client's connection has been ended, on purpose."""
+class _ConnectionEnded(Exception):
+    """Raised after the relay has closed the client's connection."""
 
 
 class Relay:
-    """A relay that runs: where it listens, and what it has done."""
+    """A running relay: its address and the faults injected so far."""
 
-    def __init__(self, listener: socket.socket, ledger: Ledger, to: tuple[str, int] | None) -> None:
+    def __init__(
+        self, listener: socket.socket, injector: FaultInjector, to: tuple[str, int] | None
+    ) -> None:
         self.host, self.port = listener.getsockname()[:2]
         self.counters: Counter[str] = Counter()
         self._listener = listener
-        self._ledger = ledger
+        self._injector = injector
         self._to = to
 
     @property
     def url(self) -> str:
-        """The address for ``[network] proxy``."""
+        """The URL for ``[network] proxy``."""
         return f"http://{self.host}:{self.port}"
 
     @property
-    def done(self) -> list[Done]:
-        """All that was injected so far, in order."""
-        return self._ledger.done
+    def injected(self) -> list[InjectedFault]:
+        """The faults injected so far, in order."""
+        return self._injector.injected
 
     async def run(self) -> None:
-        """Take connections until cancelled."""
+        """Accept connections until cancelled."""
         async with anyio.create_task_group() as tasks:
             while True:
                 await anyio.wait_readable(self._listener)
@@ -72,142 +79,150 @@ class Relay:
         with contextlib.closing(client):
             client.setblocking(False)
             client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            one = _Relayed(self._ledger, client, number)
+            connection = _RelayedConnection(self._injector, client, number)
             try:
-                await one.live(self._to)
-            except (_Ended, *_BROKEN):
+                await connection.run(self._to)
+            except (_ConnectionEnded, *_DISCONNECTED):
                 pass
             except BaseExceptionGroup as group:
-                _, rest = group.split((_Ended, *_BROKEN))
+                _, rest = group.split((_ConnectionEnded, *_DISCONNECTED))
                 if rest is not None:
                     raise
             finally:
-                self.counters["bytes"] += one.brought
+                self.counters["bytes"] += connection.received_bytes
                 anyio.notify_closing(client)
 
 
-class _Relayed:
-    """One client's connection."""
+class _RelayedConnection:
+    """One client's connection through the relay."""
 
-    def __init__(self, ledger: Ledger, client: socket.socket, number: int) -> None:
-        self.brought = 0
-        self._ledger = ledger
+    def __init__(self, injector: FaultInjector, client: socket.socket, number: int) -> None:
+        self.received_bytes = 0
+        self._injector = injector
         self._client = client
         self._number = number
-        self._pieces = 0
-        self._rate = 0  # bytes a second; 0: as fast as it goes
+        self._reads = 0
+        self._rate = 0  # bytes a second; 0: no limit
         self._open = True
 
-    async def live(self, to: tuple[str, int] | None) -> None:
-        """Pass bytes on until one side ends it."""
-        ask = self._struck()
-        if "refuse" in ask:
-            self._end()
-        if "slow" in ask:
-            self._rate = ask["slow"].rate
+    async def run(self, to: tuple[str, int] | None) -> None:
+        """Forward bytes until one side closes."""
+        due = self._due_faults()
+        if "refuse" in due:
+            self._reset()
+        if "slow" in due:
+            self._rate = due["slow"].rate
         first, tunnel = b"", False
         if to is None:
-            to, first, tunnel = await self._asked(ask.get("answer"))
+            to, first, tunnel = await self._read_request(due.get("answer"))
         try:
-            with anyio.fail_after(_DIAL_WITHIN):
+            with anyio.fail_after(_DIAL_TIMEOUT_SECONDS):
                 server = await anyio.connect_tcp(*to)
         except (OSError, TimeoutError):
-            await self._say(502)
+            await self._respond(502)
         async with server:
             if tunnel:
                 await self._write(b"HTTP/1.1 200 Connection established\r\n\r\n")
             async with anyio.create_task_group() as tasks:
-                tasks.start_soon(self._up, server, first)
-                await self._down(server)
+                tasks.start_soon(self._forward_client, server, first)
+                await self._forward_server(server)
                 tasks.cancel_scope.cancel()
 
-    def _struck(self) -> dict[str, Dose]:
-        """Return what happens to the connection as a whole."""
-        struck = {
-            dose.kind: dose for dose in self._ledger.some(ON_WIRE) if dose.strikes(self._ledger.age)
+    def _due_faults(self) -> dict[str, FaultSchedule]:
+        """Return the faults to inject into this connection as a whole, by kind."""
+        due = {
+            schedule.kind: schedule
+            for schedule in self._injector.schedules_of(ON_CONNECTION)
+            if schedule.is_due(self._injector.age)
         }
-        for kind in struck:
-            self._ledger.enter(kind, self._number)
-        return struck
+        for kind in due:
+            self._injector.record(kind, self._number)
+        return due
 
-    async def _asked(self, answer: Dose | None) -> tuple[tuple[str, int], bytes, bool]:
-        """Read a request; return where it goes, what to send there, and whether it is a tunnel."""
+    async def _read_request(
+        self, answer: FaultSchedule | None
+    ) -> tuple[tuple[str, int], bytes, bool]:
+        """Read a request; return its address, the bytes to forward, and whether it is a tunnel."""
         head = b""
         while b"\r\n\r\n" not in head:
             data = await self._read()
             head += data
-            if not data or len(head) > _HEAD:
-                await self._say(400)
+            if not data or len(head) > _MAX_HEAD_BYTES:
+                await self._respond(400)
         if answer is not None:
-            await self._say(answer.status)
-        asked = _TARGET.match(head)
-        if asked is None:
-            await self._say(400)
-        assert asked is not None
-        if asked["tunnel"]:
-            return _address(asked["tunnel"], 443), head.partition(b"\r\n\r\n")[2], True
-        line = b"%b %b HTTP/1.1\r\n" % (asked["verb"], asked["path"] or b"/")
-        rest = head[asked.end() :]
-        # A connection serves one request: the next one would have to be read, too.
+            await self._respond(answer.status)
+        match = _REQUEST_LINE.match(head)
+        if match is None:
+            await self._respond(400)
+        assert match is not None
+        if match["tunnel"]:
+            return _address(match["tunnel"], 443), head.partition(b"\r\n\r\n")[2], True
+        line = b"%b %b HTTP/1.1\r\n" % (match["verb"], match["path"] or b"/")
+        rest = head[match.end() :]
+        # One request per connection: a second one would have to be parsed as well.
         fields = re.sub(rb"(?im)^connection: *keep-alive\r\n", b"Connection: close\r\n", rest)
-        return _address(asked["host"], 80), line + fields, False
+        return _address(match["host"], 80), line + fields, False
 
-    # -------------------------------------------------------------------------------- passing on
+    # -------------------------------------------------------------------------------- forwarding
 
-    async def _up(self, server: ByteStream, first: bytes) -> None:
-        """Pass on what the client sends. Its end alone ends nothing: answers may still come."""
+    async def _forward_client(self, server: ByteStream, first: bytes) -> None:
+        """Forward the client's bytes. After its EOF the server may still answer."""
         data = first
-        with contextlib.suppress(*_BROKEN):
+        with contextlib.suppress(*_DISCONNECTED):
             while True:
                 if data and self._open:
-                    await self._slowly(data, server.send)
+                    await self._send_at_rate(data, server.send)
                 data = await self._read()
                 if not data:
                     break
-        with contextlib.suppress(*_BROKEN, AttributeError):
+        with contextlib.suppress(*_DISCONNECTED, AttributeError):
             await server.send_eof()
 
-    async def _down(self, server: ByteStream) -> None:
-        """Pass on what the server sends, spoiled."""
-        doses = self._ledger.some(but=ON_WIRE)
+    async def _forward_server(self, server: ByteStream) -> None:
+        """Forward the server's bytes, with faults."""
+        schedules = self._injector.schedules_of(excluding=ON_CONNECTION)
         with contextlib.suppress(anyio.EndOfStream):
             while True:
-                data = await server.receive(_READ)
-                self._pieces += 1
-                self.brought += len(data)
-                for dose in doses:
-                    if dose.strikes(self._ledger.age):
-                        data = await self._spoil(dose, data)
-                await self._slowly(data, self._write)
+                data = await server.receive(_READ_BYTES)
+                self._reads += 1
+                self.received_bytes += len(data)
+                for schedule in schedules:
+                    if schedule.is_due(self._injector.age):
+                        data = await self._inject(schedule, data)
+                await self._send_at_rate(data, self._write)
 
-    async def _spoil(self, dose: Dose, data: bytes) -> bytes:
-        """Let a fault happen to *data*, which the server has sent; return what to pass on of it."""
-        kind = dose.kind
-        self._ledger.enter(kind, self._number, self._pieces)
+    async def _inject(self, schedule: FaultSchedule, data: bytes) -> bytes:
+        """Inject a fault into *data* from the server; return the bytes that remain to be forwarded."""
+        kind = schedule.kind
+        self._injector.record(kind, self._number, self._reads)
         if kind == "reset":
-            self._end()
+            self._reset()
         elif kind == "close":
-            # What a server sends ends with a whole frame: without its last byte it does not.
+            # The data ends with a complete frame: dropping its last byte truncates the frame.
             await self._write(data[:-1])
-            raise _Ended
+            raise _ConnectionEnded
         elif kind == "half_open":
             self._open = False
             await anyio.sleep_forever()
         elif kind in ("stall", "delay"):
-            await anyio.sleep(dose.seconds)
+            await anyio.sleep(schedule.seconds)
         elif kind == "corrupt":
-            place = dose.below(len(data))
-            return data[:place] + bytes([data[place] ^ 1 << dose.below(8)]) + data[place + 1 :]
+            index = schedule.random_below(len(data))
+            return (
+                data[:index]
+                + bytes([data[index] ^ 1 << schedule.random_below(8)])
+                + data[index + 1 :]
+            )
         elif kind == "split":
             while len(data) > 1:
-                size = 1 + dose.below(min(len(data) - 1, 16))
+                size = 1 + schedule.random_below(min(len(data) - 1, 16))
                 await self._write(data[:size])
                 await anyio.lowlevel.checkpoint()
                 data = data[size:]
         return data
 
-    async def _slowly(self, data: bytes, send: Callable[[bytes], Awaitable[Any]]) -> None:
-        """Send *data*, as fast as this connection is."""
+    async def _send_at_rate(self, data: bytes, send: Callable[[bytes], Awaitable[Any]]) -> None:
+        """Send *data* at this connection's rate."""
         if not self._rate:
             await send(data)
             return
@@ -222,7 +237,7 @@ class _Relayed:
     async def _read(self) -> bytes:
         while True:
             with contextlib.suppress(BlockingIOError):
-                return self._client.recv(_READ)
+                return self._client.recv(_READ_BYTES)
             await anyio.wait_readable(self._client)
 
     async def _write(self, data: bytes) -> None:
@@ -232,22 +247,22 @@ class _Relayed:
             except BlockingIOError:
                 await anyio.wait_writable(self._client)
 
-    async def _say(self, status: int) -> None:
-        """Answer the request itself, and end the connection."""
+    async def _respond(self, status: int) -> None:
+        """Send an HTTP response to the client and close."""
         reason = http.HTTPStatus(status).phrase
         head = f"HTTP/1.1 {status} {reason}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
         await self._write(head.encode())
-        raise _Ended
+        raise _ConnectionEnded
 
-    def _end(self) -> None:
-        """End the connection with a reset."""
+    def _reset(self) -> None:
+        """Close the client's connection with a TCP reset."""
         with contextlib.suppress(OSError):
-            self._client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
-        raise _Ended
+            self._client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_ZERO)
+        raise _ConnectionEnded
 
 
 def _address(text: bytes, port: int) -> tuple[str, int]:
-    """Return host and port of ``host:port``; *port* where it names none."""
+    """Return host and port of ``host:port``; *port* is the default."""
     match = re.fullmatch(r"\[?([^\]]*?)\]?(?::(\d+))?", text.decode("ascii", "replace"))
     assert match is not None  # every text matches
     return match[1], int(match[2] or port)
@@ -257,20 +272,20 @@ def _address(text: bytes, port: int) -> tuple[str, int]:
 async def relay(
     *, to: str = "", host: str = "127.0.0.1", port: int = 0, **faults: Any
 ) -> AsyncIterator[Relay]:
-    """Run a relay, as an HTTP proxy, or with *to* (``"host:port"``) as a way to that address alone.
+    """Run a relay as an HTTP proxy, or, with *to* (``"host:port"``), forward to that address only.
 
-    The faults are given as in a stack: ``relay(seed=7, delay=0.01, reset={"at": 30})``. One whose
-    port is 0 listens on any free one; `Relay.url` tells.
+    Faults are configured as in a stack: ``relay(seed=7, delay=0.01, reset={"at": 30})``. With port 0
+    it listens on any free port; `Relay.url` contains it.
 
-    Raises ValueError where a fault is none, OSError where the port is taken.
+    Raises ValueError for an invalid fault or address, OSError if the port is in use.
     """
-    settings = read(faults)
+    settings = read_settings(faults)
     target = _address(to.encode(), 0) if to else None
     if target is not None and not target[1]:
-        raise ValueError(f"to is an address such as '127.0.0.1:4001', and was {to!r}.")
+        raise ValueError(f"to must be an address such as '127.0.0.1:4001', not {to!r}.")
     with socket.create_server((host, port)) as listener:
         listener.setblocking(False)
-        running = Relay(listener, Ledger(settings, "relay", anyio.current_time), target)
+        running = Relay(listener, FaultInjector(settings, "relay", anyio.current_time), target)
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(running.run)
             try:

@@ -23,43 +23,43 @@ if TYPE_CHECKING:
     from .market import EPOCH, SimulatedMarket
     from .registry import simulators, venue_server
     from .simulation import Simulation, serve
-    from .truth import Injected, Opened, Quoted, Sent, Traded, Truth
-    from .written import Written
+    from .truth import ConnectionRecord, InjectedFault, SentStream, TrueQuote, TrueTrade, Truth
+    from .truth_file import TruthFile
 
 __all__ = [
     "EPOCH",
     "MAJORS",
     "Account",
+    "ConnectionRecord",
     "Fault",
-    "Injected",
+    "InjectedFault",
     "Ledger",
     "Listed",
-    "Opened",
-    "Quoted",
-    "Sent",
+    "SentStream",
     "SimulatedMarket",
     "Simulation",
-    "Traded",
+    "TrueQuote",
+    "TrueTrade",
     "Truth",
-    "Written",
+    "TruthFile",
+    "count_reports",
+    "impossible_quotes",
     "listed",
     "load",
-    "never",
     "serve",
-    "signs",
     "simulators",
     "venue_server",
 ]
 
 _HOMES = {
     "faults": ("Fault", "load"),
-    "ledger": ("Account", "Ledger", "never", "signs"),
+    "ledger": ("Account", "Ledger", "impossible_quotes", "count_reports"),
     "listings": ("MAJORS", "Listed", "listed"),
     "market": ("EPOCH", "SimulatedMarket"),
     "registry": ("venue_server", "simulators"),
     "simulation": ("Simulation", "serve"),
-    "truth": ("Injected", "Opened", "Quoted", "Sent", "Traded", "Truth"),
-    "written": ("Written",),
+    "truth": ("InjectedFault", "ConnectionRecord", "TrueQuote", "SentStream", "TrueTrade", "Truth"),
+    "truth_file": ("TruthFile",),
 }
 
 

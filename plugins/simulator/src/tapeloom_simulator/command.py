@@ -164,10 +164,10 @@ def _signals() -> Iterator[Callable[[], Awaitable[None]]]:
 
 def _summary(sim: Simulation) -> str:
     truth = sim.truth
-    faults = ", ".join(f"{kind} {count}" for kind, count in sorted(truth.injected().items()))
+    faults = ", ".join(f"{kind} {count}" for kind, count in sorted(truth.fault_counts().items()))
     return (
-        f"{truth.count} trades, {len(truth.connections)} connections,"
-        f" {len(truth.calls)} REST calls, faults: {faults or 'none'}"
+        f"{truth.trade_count} trades, {len(truth.connections)} connections,"
+        f" {len(truth.rest_calls)} REST calls, faults: {faults or 'none'}"
     )
 
 

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
     from .hub import Hub
     from .injector import Injector
-    from .server_api import Session, Stream
-    from .truth import Opened, Truth
+    from .server_api import VenueSession, VenueStream
+    from .truth import ConnectionRecord, Truth
 
 __all__ = ["BROKEN", "GOODBYE", "Connection"]
 
@@ -35,7 +35,7 @@ BROKEN = (anyio.BrokenResourceError, anyio.ClosedResourceError, anyio.EndOfStrea
 class Connection:
     """One client. Everything that is sent goes through one buffer and one writer, in order."""
 
-    session: Session
+    session: VenueSession
     _tasks: TaskGroup
 
     def __init__(
@@ -53,7 +53,7 @@ class Connection:
         self.stream, self._hub, self._injector, self._enforce = stream, hub, injector, enforce
         self._pending: list[bytes] = []
         self._wake = anyio.Event()
-        self._streams: dict[Stream, None] = {}
+        self._streams: dict[VenueStream, None] = {}
         self._held: list[str] = []  # replies that wait for the first data frame
         self._timers: list[tuple[float, Callable[[], Sequence[str]]]] | None = []
         self._closing: bytes | None = None  # what is said last
@@ -66,27 +66,27 @@ class Connection:
     # ------------------------------------------------------------------------- for the venue's side
 
     @property
-    def counts(self) -> bool:
+    def counts_as_open(self) -> bool:
         """Whether the venue counts this connection."""
         return self._counted is None or anyio.current_time() < self._counted
 
     @property
-    def following(self) -> Collection[Stream]:
+    def subscriptions(self) -> Collection[VenueStream]:
         """What the client has subscribed to, in order."""
         return self._streams.keys()
 
-    def follow(self, stream: Stream, before: str = "", after: str = "") -> None:
+    def subscribe(self, stream: VenueStream, before: str = "", after: str = "") -> None:
         """Send the client this stream from now on, each text between *before* and *after*."""
         if self._injector is not None and stream not in self._streams:
             self._injector.misroute(self, stream)
         self._streams[stream] = None
-        self._hub.follow(stream, self, before, after)
+        self._hub.subscribe(stream, self, before, after)
 
-    def leave(self, stream: Stream) -> None:
+    def unsubscribe(self, stream: VenueStream) -> None:
         """Send it no longer."""
         if stream in self._streams:
             del self._streams[stream]
-            self._hub.leave(stream, self)
+            self._hub.unsubscribe(stream, self)
 
     def close(self, code: int, reason: str = "") -> None:
         """Close the connection once all that waits has been sent."""
@@ -95,7 +95,7 @@ class Connection:
             self._closing = self._last_words(code, reason)
             self._wake.set()
 
-    def later(self, seconds: float, act: Callable[[], Sequence[str]]) -> None:
+    def call_later(self, seconds: float, act: Callable[[], Sequence[str]]) -> None:
         """Call *act* after so many of the venue's seconds, and send what it returns."""
         if self._timers is not None:
             self._timers.append((seconds, act))  # `run` starts them
@@ -130,9 +130,9 @@ class Connection:
             self.backlog += sum(map(len, frames))
             if self._held and frames:
                 held, self._held = self._held, []
-                self.say(held)
+                self.send_texts(held)
 
-    def say(self, texts: Sequence[str]) -> None:
+    def send_texts(self, texts: Sequence[str]) -> None:
         """Send texts at once."""
         if texts:
             self.queue([*map(self._hub.frame, texts)])
@@ -141,7 +141,7 @@ class Connection:
     def _reply(self, texts: Sequence[str]) -> None:
         """Send what the venue answered, even where it has closed the connection with it."""
         closing, self._closing = self._closing, None
-        self.say(texts)
+        self.send_texts(texts)
         self._closing = closing
 
     def flush(self) -> None:
@@ -158,21 +158,21 @@ class Connection:
                 raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_NOT)
         self._scope.cancel()
 
-    def farewell(self) -> None:
+    def announce_shutdown(self) -> None:
         """Say that the venue goes away, and go."""
-        self.say(self.session.farewell())
+        self.send_texts(self.session.closing_messages())
         self.close(1001, "server shutdown")
 
-    async def run(self, first: bytes, truth: Truth, opened: Opened) -> None:
+    async def run(self, first: bytes, truth: Truth, opened: ConnectionRecord) -> None:
         """Talk until one side ends it. *first* is what came along with the handshake."""
-        self.say(self.session.opened())
+        self.send_texts(self.session.opening_messages())
         try:
             with self._scope:
                 async with anyio.create_task_group() as tasks:
                     self._tasks = tasks
                     timers, self._timers = self._timers or [], None
                     for seconds, act in timers:
-                        self.later(seconds, act)
+                        self.call_later(seconds, act)
                     tasks.start_soon(self._write)
                     with contextlib.suppress(*BROKEN):
                         await self._read(first)
@@ -180,15 +180,15 @@ class Connection:
                     tasks.cancel_scope.cancel()
         finally:
             self._end()
-            truth.ended(opened, self._how or "stopped")
+            truth.record_ended(opened, self._how or "stopped")
 
     def _end(self) -> None:
         for stream in list(self._streams):
-            self.leave(stream)
+            self.unsubscribe(stream)
         self._counted = anyio.current_time()
         if self._injector is not None:
             self._injector.forget(self)
-            self._counted += self._injector.lingers(self.number) / self.scale
+            self._counted += self._injector.lingering_seconds(self.number) / self.scale
 
     async def _write(self) -> None:
         with contextlib.suppress(*BROKEN):
@@ -210,13 +210,13 @@ class Connection:
         """Count something that the client sent; False where that was too much."""
         self._heard = now = anyio.current_time()
         rules = self.session.rules
-        strike = bool(self._injector and self._injector.strikes("rate_limit_ws", self.number))
-        if rules.messages is not None and self._enforce:
+        strike = bool(self._injector and self._injector.fault_due("rate_limit_ws", self.number))
+        if rules.message_rate is not None and self._enforce:
             if self._window is None:
-                self._window = Window(rules.messages, self.scale)
+                self._window = Window(rules.message_rate, self.scale)
             strike = strike or not self._window.allow(now)
         if strike:
-            self.close(rules.violation, "Too many requests")
+            self.close(rules.violation_close_code, "Too many requests")
         return self._closing is None
 
     def _answer(self, text: str) -> None:
@@ -225,7 +225,7 @@ class Connection:
             self._reply(self.session.receive(text))
             self._too_many()
             return
-        if injector.strikes("sub_error", self.number, text):
+        if injector.fault_due("sub_error", self.number, text):
             self._reply(self.session.refuse(text))
             return
         replies = self.session.receive(text)
@@ -235,43 +235,46 @@ class Connection:
     def _answer_spoiled(self, text: str, replies: Sequence[str], injector: Injector) -> None:
         # Some venues are pinged with a message of their own, which has this word.
         if '"ping"' in text:
-            if not injector.strikes("ping_no_pong", self.number):
+            if not injector.fault_due("ping_no_pong", self.number):
                 self._reply(replies)
             return
-        if injector.strikes("ack_missing", self.number, text):
+        if injector.fault_due("ack_missing", self.number, text):
             return
-        if injector.strikes("data_before_ack", self.number, text):
+        if injector.fault_due("data_before_ack", self.number, text):
             self._held += replies
             return
-        if fault := injector.strikes("ack_delay", self.number, text):
+        if fault := injector.fault_due("ack_delay", self.number, text):
             seconds = fault.seconds if fault.seconds is not None else 2.0
-            self.later(seconds, lambda: replies)
+            self.call_later(seconds, lambda: replies)
             return
         self._reply(replies)
 
     def _too_many(self) -> None:
         most = self.session.rules.max_streams
         if self._enforce and most is not None and len(self._streams) > most:
-            self.close(self.session.rules.violation, f"More than {most} streams")
+            self.close(self.session.rules.violation_close_code, f"More than {most} streams")
 
-    def attend(self, now: float) -> float:
+    def enforce_timeouts(self, now: float) -> float:
         """Ping, and end what is over. Return when to look again."""
         rules, scale = self.session.rules, self.scale
         again = now + 1.0
         if self._closing is not None:
             return again
-        age, injected = rules.max_age, self._injector.age(self.number) if self._injector else None
+        age, injected = (
+            rules.max_age_seconds,
+            self._injector.max_age_seconds(self.number) if self._injector else None,
+        )
         if injected is not None and (age is None or injected < age):
             age = injected
         if age is not None:
             if now >= self._since + age / scale:
                 if self._injector is not None and age == injected:
-                    self._injector.strikes("max_age", self.number)
+                    self._injector.fault_due("max_age", self.number)
                 self.close(1001, "too old")
                 return again
             again = min(again, self._since + age / scale)
-        if rules.silence is not None:
-            if now >= self._heard + rules.silence / scale:
-                self.close(rules.violation, "silent")
-            again = min(again, self._heard + rules.silence / scale)
+        if rules.silence_timeout_seconds is not None:
+            if now >= self._heard + rules.silence_timeout_seconds / scale:
+                self.close(rules.violation_close_code, "silent")
+            again = min(again, self._heard + rules.silence_timeout_seconds / scale)
         return again

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
-    from .follower import Follower
     from .injector import Injector
-    from .server_api import Step, Stream
-    from .truth import Sent, Truth
+    from .server_api import MarketStep, VenueStream
+    from .subscriber import Subscriber
+    from .truth import SentStream, Truth
 
 __all__ = ["Hub"]
 
@@ -24,10 +24,10 @@ class _Live:
 
     __slots__ = ("groups", "sent", "stream")
 
-    def __init__(self, stream: Stream) -> None:
+    def __init__(self, stream: VenueStream) -> None:
         self.stream = stream
-        self.groups: dict[tuple[str, str], list[Follower]] = {}
-        self.sent: dict[Follower, Sent] = {}
+        self.groups: dict[tuple[str, str], list[Subscriber]] = {}
+        self.sent: dict[Subscriber, SentStream] = {}
 
 
 class Hub:
@@ -38,47 +38,47 @@ class Hub:
     ) -> None:
         self.frame = frame
         self._truth, self._injector = truth, injector
-        self._live: dict[Stream, _Live] = {}
+        self._live: dict[VenueStream, _Live] = {}
         self._stepping: defaultdict[str, list[_Live]] = defaultdict(list)
         self._ticking: dict[int, list[_Live]] = {}
-        self.subscriptions = 0  #: how many there have been
+        self.subscription_count = 0  #: how many there have been
 
     # --------------------------------------------------------------------------- who follows what
 
-    def follow(self, stream: Stream, follower: Follower, before: str, after: str) -> None:
+    def subscribe(self, stream: VenueStream, follower: Subscriber, before: str, after: str) -> None:
         """Send *stream* to *follower*, each text between *before* and *after*."""
         live = self._live.get(stream)
         if live is None:
             live = self._live[stream] = _Live(stream)
-            stream.begin()
+            stream.start()
             self._audience(live).append(live)
         if follower in live.sent:
             self._ungroup(live, follower)
         else:
-            live.sent[follower] = self._truth.followed(
+            live.sent[follower] = self._truth.record_subscribed(
                 follower.number, stream.name, stream.symbol, stream.channel
             )
-            self.subscriptions += 1
+            self.subscription_count += 1
         live.groups.setdefault((before, after), []).append(follower)
 
-    def leave(self, stream: Stream, follower: Follower) -> None:
+    def unsubscribe(self, stream: VenueStream, follower: Subscriber) -> None:
         """Send *stream* to *follower* no longer."""
         live = self._live[stream]
-        self._truth.left(live.sent.pop(follower))
+        self._truth.record_unsubscribed(live.sent.pop(follower))
         self._ungroup(live, follower)
         if not live.groups:
             del self._live[stream]
             self._audience(live).remove(live)
-            if stream.every and not self._ticking[stream.every]:
-                del self._ticking[stream.every]
+            if stream.interval_ns and not self._ticking[stream.interval_ns]:
+                del self._ticking[stream.interval_ns]
 
     def _audience(self, live: _Live) -> list[_Live]:
-        if live.stream.every:
-            return self._ticking.setdefault(live.stream.every, [])
+        if live.stream.interval_ns:
+            return self._ticking.setdefault(live.stream.interval_ns, [])
         return self._stepping[live.stream.symbol]
 
     @staticmethod
-    def _ungroup(live: _Live, follower: Follower) -> None:
+    def _ungroup(live: _Live, follower: Subscriber) -> None:
         for envelope, followers in live.groups.items():
             if follower in followers:
                 followers.remove(follower)
@@ -88,17 +88,17 @@ class Hub:
 
     # ------------------------------------------------------------------------- what they are sent
 
-    def play(self, steps: Iterable[Step]) -> None:
+    def publish_steps(self, steps: Iterable[MarketStep]) -> None:
         """Say what happened."""
         stepping = self._stepping
         everyone = stepping.get("", ())
         for step in steps:
             for live in stepping.get(step.symbol, ()):
-                texts = live.stream.step(step)
+                texts = live.stream.encode_step(step)
                 if texts:
                     self._push(live, texts)
             for live in everyone:
-                texts = live.stream.step(step)
+                texts = live.stream.encode_step(step)
                 if texts:
                     self._push(live, texts)
 
@@ -106,10 +106,10 @@ class Hub:
         """Return when the next stream ticks after *now*."""
         return min((now // every + 1) * every for every in self._ticking) if self._ticking else None
 
-    def tick(self, now: int) -> None:
+    def publish_tick(self, now: int) -> None:
         """Let every stream speak whose time it is."""
         for live in list(self._due(now)):
-            texts = live.stream.tick(now)
+            texts = live.stream.encode_tick(now)
             if texts:
                 self._push(live, texts)
 
@@ -143,7 +143,7 @@ class Hub:
         for (before, after), followers in groups:
             for follower in followers:
                 passed = [
-                    out for text in texts for out in injector.pass_on(follower, live.stream, text)
+                    out for text in texts for out in injector.corrupt(follower, live.stream, text)
                 ]
                 follower.queue(
                     [frame(text if bare else before + text + after) for text, bare in passed]

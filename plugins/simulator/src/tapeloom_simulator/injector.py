@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 from .faults import CHANNELS, Fault
 from .server_api import Framing
-from .truth import Injected
+from .truth import InjectedFault
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Mapping, Sequence
 
-    from .follower import Follower
     from .market import SimulatedMarket
-    from .server_api import Stream, VenueServer
+    from .server_api import VenueServer, VenueStream
+    from .subscriber import Subscriber
     from .truth import Truth
 
 __all__ = ["Injector", "faults_of"]
@@ -61,9 +61,11 @@ class Injector:
         ]  # fmt: skip
         self._occasions: defaultdict[Hashable, int] = defaultdict(int)
         self._done: defaultdict[Hashable, int] = defaultdict(int)
-        self._mute: dict[tuple[Follower, Stream | None], int | None] = {}
-        self._held: dict[tuple[Follower, Stream], list[tuple[int, str]]] = {}
-        self.end: Callable[[Follower, str], None] = lambda _, __: None  #: ends a connection
+        self._mute: dict[tuple[Subscriber, VenueStream | None], int | None] = {}
+        self._held: dict[tuple[Subscriber, VenueStream], list[tuple[int, str]]] = {}
+        self.end_connection: Callable[[Subscriber, str], None] = lambda _, __: (
+            None
+        )  #: ends a connection
 
     # --------------------------------------------------------------------------- when it is time
 
@@ -98,13 +100,15 @@ class Injector:
         key: Hashable,
         detail: str = "",
         number: int = 0,
-        stream: Stream | None = None,
+        stream: VenueStream | None = None,
     ) -> None:
         self._done[id(fault), key if fault.each else None] += 1
         name, symbol = (stream.name, stream.symbol) if stream else ("", fault.symbol)
-        self._truth.fault(Injected(fault.kind, self._market.now, number, name, symbol, detail))
+        self._truth.record_fault(
+            InjectedFault(fault.kind, self._market.now, number, name, symbol, detail)
+        )
 
-    def strikes(self, kind: str, number: int = 0, detail: str = "") -> Fault | None:
+    def fault_due(self, kind: str, number: int = 0, detail: str = "") -> Fault | None:
         """Count an occasion of the faults of one kind; return the one that is to be, if any."""
         for fault in self._by_kind.get(kind, ()):
             if self._due(fault, number, number=number):
@@ -112,14 +116,14 @@ class Injector:
                 return fault
         return None
 
-    def lingers(self, number: int) -> float:
+    def lingering_seconds(self, number: int) -> float:
         """Return for how many seconds a connection that has ended still counts."""
-        fault = self.strikes("lingering_session", number)
+        fault = self.fault_due("lingering_session", number)
         if fault is None:
             return 0.0
         return 10.0 if fault.seconds is None else fault.seconds
 
-    def age(self, number: int) -> float | None:
+    def max_age_seconds(self, number: int) -> float | None:
         """Return the age in seconds at which a connection is to be ended, if a fault says so."""
         ages = [
             60.0 if fault.seconds is None else fault.seconds
@@ -128,7 +132,7 @@ class Injector:
         ]
         return min(ages, default=None)
 
-    def lag(self, differs: Callable[[int], bool]) -> int:
+    def snapshot_lag(self, differs: Callable[[int], bool]) -> int:
         """Return by how many updates the books of a REST answer are to be behind."""
         for fault in self._by_kind.get("stale_snapshot", ()):
             lag = fault.value or 200
@@ -137,7 +141,7 @@ class Injector:
                 return lag
         return 0
 
-    def sweep(self, followers: Sequence[Follower]) -> None:
+    def inject_timed(self, followers: Sequence[Subscriber]) -> None:
         """Do what is bound to a time and to no frame."""
         now = self._market.now
         for fault in self._timed:
@@ -148,7 +152,7 @@ class Injector:
                 continue
             if fault.kind == "clock_skew_ms":
                 skew = fault.value if fault.value is not None else 1500
-                self._market.skew = skew * 1_000_000
+                self._market.clock_skew_ns = skew * 1_000_000
                 self._did(fault, None, f"{skew} ms")
                 self._next[fault] = due + fault.every * _SECOND
                 continue
@@ -163,7 +167,7 @@ class Injector:
 
     # ------------------------------------------------------------------------------ on data frames
 
-    def pass_on(self, follower: Follower, stream: Stream, text: str) -> list[Out]:
+    def corrupt(self, follower: Subscriber, stream: VenueStream, text: str) -> list[Out]:
         """Return what is sent instead of *text*."""
         if self._mute and self._muted(follower, stream):
             return []  # what is not sent is no occasion for anything else
@@ -183,7 +187,7 @@ class Injector:
             return []
         return out
 
-    def _about(self, fault: Fault, stream: Stream) -> bool:
+    def _about(self, fault: Fault, stream: VenueStream) -> bool:
         """Say whether *stream* is one that *fault* is about."""
         if fault.symbol and fault.symbol != stream.symbol:
             return False
@@ -197,7 +201,7 @@ class Injector:
         return stream.channel in channels or stream.channel.partition(":")[0] in channels
 
     def _apply(
-        self, fault: Fault, follower: Follower, stream: Stream, text: str, out: list[Out]
+        self, fault: Fault, follower: Subscriber, stream: VenueStream, text: str, out: list[Out]
     ) -> list[Out]:
         key, number = (follower, stream), follower.number
         if fault.kind in self._own:
@@ -222,7 +226,9 @@ class Injector:
             return out
         return self._spoil(fault, follower, stream, text)
 
-    def _spoil(self, fault: Fault, follower: Follower, stream: Stream, text: str) -> list[Out]:
+    def _spoil(
+        self, fault: Fault, follower: Subscriber, stream: VenueStream, text: str
+    ) -> list[Out]:
         detail, out = "", [(text, False)]
         match fault.kind:
             case "drop_diff":
@@ -251,10 +257,10 @@ class Injector:
         self._did(fault, (follower, stream), detail, follower.number, stream)
         return out
 
-    def _strike_line(self, fault: Fault, follower: Follower, stream: Stream | None) -> None:
+    def _strike_line(self, fault: Fault, follower: Subscriber, stream: VenueStream | None) -> None:
         how = fault.how or "clean" if fault.kind == "disconnect" else "shutdown"
         self._did(fault, (follower, stream), how, follower.number)
-        self.end(follower, how)
+        self.end_connection(follower, how)
 
     def _thin(self, text: str) -> str:
         """Take away one field that means something."""
@@ -270,14 +276,17 @@ class Injector:
         del inner[keys[self._random.randrange(len(keys))]]
         return json.dumps(found, separators=(",", ":"))
 
-    def _release(self, key: tuple[Follower, Stream]) -> list[Out]:
+    def _release(self, key: tuple[Subscriber, VenueStream]) -> list[Out]:
         waiting = [(frames - 1, text) for frames, text in self._held.pop(key, ())]
         if still := [(frames, text) for frames, text in waiting if frames > 0]:
             self._held[key] = still
         return [(text, False) for frames, text in waiting if frames <= 0]
 
-    def _muted(self, follower: Follower, stream: Stream) -> bool:
-        keys: tuple[tuple[Follower, Stream | None], ...] = ((follower, stream), (follower, None))
+    def _muted(self, follower: Subscriber, stream: VenueStream) -> bool:
+        keys: tuple[tuple[Subscriber, VenueStream | None], ...] = (
+            (follower, stream),
+            (follower, None),
+        )
         for key in keys:
             if key in self._mute:
                 until = self._mute[key]
@@ -286,7 +295,7 @@ class Injector:
                 del self._mute[key]
         return False
 
-    def misroute(self, follower: Follower, stream: Stream) -> None:
+    def misroute(self, follower: Subscriber, stream: VenueStream) -> None:
         """Let a stream that was subscribed to be silent, if that is due."""
         for fault in self._by_kind.get("misroute_silence", ()):
             if self._about(fault, stream) and self._due(
@@ -295,7 +304,7 @@ class Injector:
                 self._mute[(follower, stream)] = None
                 self._did(fault, (follower, stream), "", follower.number, stream)
 
-    def forget(self, follower: Follower) -> None:
+    def forget(self, follower: Subscriber) -> None:
         """Forget a connection that has ended."""
         for muted in [key for key in self._mute if key[0] is follower]:
             del self._mute[muted]

@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
     from tapeloom.events import Event
 
-    from .truth import Traded, Truth
-    from .written import Written
+    from .truth import TrueTrade, Truth
+    from .truth_file import TruthFile
 
-__all__ = ["Account", "Ledger", "never", "signs"]
+__all__ = ["Account", "Ledger", "count_reports", "impossible_quotes"]
 
 _SECOND = 1_000_000_000
 #: What a trade is known by: its price, its size, its time in the venue's unit.
@@ -35,27 +35,29 @@ class Account:
     symbol: str
     sent: int = 0
     live: int = 0
-    fetched: int = 0
+    backfilled: int = 0
     in_gaps: int = 0  #: told of by a gap that was not filled
-    in_silence: int = (
+    while_stalled: int = (
         0  #: behind a word that the subscription is silent or refused; nothing came since
     )
     rejected: int = 0
-    lost: list[Traded] = field(factory=list)  #: of which nothing tells
-    twice: list[Event] = field(factory=list)
-    invented: list[Event] = field(factory=list)  #: of which the venue knows nothing
-    disordered: list[Event] = field(factory=list)  #: live, and behind a later one
-    wrong: list[str] = field(factory=list)  #: gaps that say what is not so
+    lost: list[TrueTrade] = field(factory=list)  #: of which nothing tells
+    duplicated: list[Event] = field(factory=list)
+    unknown: list[Event] = field(factory=list)  #: of which the venue knows nothing
+    out_of_order: list[Event] = field(factory=list)  #: live, and behind a later one
+    wrong_gaps: list[str] = field(factory=list)  #: gaps that say what is not so
 
     @property
     def balanced(self) -> bool:
         """Whether every trade has one entry, in order, and there is no entry without a trade."""
-        return not (self.lost or self.twice or self.invented or self.disordered or self.wrong)
+        return not (
+            self.lost or self.duplicated or self.unknown or self.out_of_order or self.wrong_gaps
+        )
 
     def __str__(self) -> str:
         text = (
-            f"{self.symbol}: {self.sent} sent = {self.live} live + {self.fetched} fetched"
-            f" + {self.in_gaps} in gaps + {self.in_silence} in silence + {self.rejected} rejected"
+            f"{self.symbol}: {self.sent} sent = {self.live} live + {self.backfilled} fetched"
+            f" + {self.in_gaps} in gaps + {self.while_stalled} in silence + {self.rejected} rejected"
         )
         for name in ("lost", "twice", "invented", "disordered", "wrong"):
             if some := getattr(self, name):
@@ -73,7 +75,7 @@ class Ledger:
 
     def __init__(
         self,
-        truth: Truth | Written,
+        truth: Truth | TruthFile,
         *,
         channel: str = "trades",
         unit: int = 1_000_000,
@@ -82,7 +84,7 @@ class Ledger:
         self._truth, self._channel, self._unit, self._slack = truth, channel, unit, slack
         self.events: list[Event] = []
 
-    def take(self, events: Iterable[Event]) -> None:
+    def add(self, events: Iterable[Event]) -> None:
         """Enter what came out, in order; only what the ledger asks for is kept."""
         self.events += [one for one in events if type(one) in (Trade, Gap, Reject, Status)]
 
@@ -92,7 +94,7 @@ class Ledger:
 
     # -------------------------------------------------------------------------------- the entries
 
-    def _key(self, trade: Trade | Traded) -> Key:
+    def _key(self, trade: Trade | TrueTrade) -> Key:
         return trade.price, trade.size, trade.ts // self._unit
 
     def _account(self, symbol: str, since: int, until: int) -> Account:
@@ -117,17 +119,17 @@ class Ledger:
             key = self._key(trade)
             counts[key] += 1
             if not real[key]:
-                account.invented.append(trade)
+                account.unknown.append(trade)
             elif counts[key] > real[key]:
-                account.twice.append(trade)
+                account.duplicated.append(trade)
             elif since <= trade.ts < until and trade.origin == "live":
                 account.live += 1
             elif since <= trade.ts < until:
-                account.fetched += 1
+                account.backfilled += 1
         return counts
 
     def _in_order(
-        self, account: Account, came: Sequence[Trade], everything: Sequence[Traded]
+        self, account: Account, came: Sequence[Trade], everything: Sequence[TrueTrade]
     ) -> None:
         """Enter what came live behind a later one; nobody can order what one moment brought."""
         last = 0
@@ -135,11 +137,11 @@ class Ledger:
             if trade.origin != "live":
                 continue
             if trade.ts // self._unit < last:
-                account.disordered.append(trade)
+                account.out_of_order.append(trade)
             last = max(last, trade.ts // self._unit)
 
     def _gaps(
-        self, account: Account, mine: Sequence[Event], everything: Sequence[Traded]
+        self, account: Account, mine: Sequence[Event], everything: Sequence[TrueTrade]
     ) -> list[Gap]:
         """Return the gaps that stand in the end; enter those that say what is not so."""
         last: dict[tuple[int, int, str], Gap] = {}
@@ -149,13 +151,13 @@ class Ledger:
         for gap in last.values():
             within = sum(gap.since < trade.ts < gap.until for trade in everything)
             if gap.missing is not None and gap.missing > within + 2:
-                account.wrong.append(f"{gap.missing} missing, where {within} were sold: {gap}")
+                account.wrong_gaps.append(f"{gap.missing} missing, where {within} were sold: {gap}")
             if gap.since > gap.until:
-                account.wrong.append(f"a gap that ends before it begins: {gap}")
+                account.wrong_gaps.append(f"a gap that ends before it begins: {gap}")
         return [gap for gap in last.values() if gap.state != "filled"]
 
     def _missing(
-        self, account: Account, real: Sequence[Traded], counts: Counter[Key], gaps: Sequence[Gap]
+        self, account: Account, real: Sequence[TrueTrade], counts: Counter[Key], gaps: Sequence[Gap]
     ) -> None:
         """Find what tells of each trade that was not delivered."""
         rejects = [
@@ -172,7 +174,7 @@ class Ledger:
             elif any(self._tells(reject, trade) for reject in rejects):
                 account.rejected += 1
             elif silent is not None and trade.ts >= silent - self._slack:
-                account.in_silence += 1
+                account.while_stalled += 1
             else:
                 account.lost.append(trade)
 
@@ -187,17 +189,17 @@ class Ledger:
                     since = None
         return since
 
-    def _covers(self, gap: Gap, trade: Traded) -> bool:
+    def _covers(self, gap: Gap, trade: TrueTrade) -> bool:
         return gap.since - self._unit <= trade.ts <= gap.until + self._unit
 
-    def _tells(self, reject: Reject, trade: Traded) -> bool:
+    def _tells(self, reject: Reject, trade: TrueTrade) -> bool:
         event = reject.event
         if type(event) is Trade:
             return self._key(event) == self._key(trade)
         return event is None and abs(reject.recv - trade.ts) <= self._slack
 
 
-def signs(events: Iterable[Event], counters: Counter[str] | None = None) -> Counter[str]:
+def count_reports(events: Iterable[Event], counters: Counter[str] | None = None) -> Counter[str]:
     """Return what was told in a stream, by name: gaps, rejects and states; and what was counted."""
     told: Counter[str] = Counter()
     for event in events:
@@ -214,9 +216,9 @@ def signs(events: Iterable[Event], counters: Counter[str] | None = None) -> Coun
     return told
 
 
-def never(truth: Truth, symbol: str, quotes: Iterable[Quote]) -> list[Quote]:
+def impossible_quotes(truth: Truth, symbol: str, quotes: Iterable[Quote]) -> list[Quote]:
     """Return the quotes of *symbol* that show a best bid and ask that the market never had."""
-    real = {tuple(quoted[2:]) for quoted in truth.quotes(symbol)} | {truth.first[symbol]}
+    real = {tuple(quoted[2:]) for quoted in truth.quotes(symbol)} | {truth.first_quote[symbol]}
     return [
         one
         for one in quotes

@@ -10,9 +10,9 @@ from attrs import define, field
 if TYPE_CHECKING:
     from tapeloom.units import Rate
 
-    from .server_api import Budget
+    from .server_api import RestBudget
 
-__all__ = ["Purse", "Window"]
+__all__ = ["BudgetUsage", "Window"]
 
 
 class Window:
@@ -33,16 +33,16 @@ class Window:
         times.popleft()  # a flood must not fill the memory
         return False
 
-    def wait(self, now: float) -> int:
+    def wait_seconds(self, now: float) -> int:
         """Return after how many whole seconds the next one would be allowed; at least 1."""
         return max(1, int(self._times[0] + self._seconds - now) + 1) if self._times else 1
 
 
 @define
-class Purse:
+class BudgetUsage:
     """What has been used of one REST budget."""
 
-    budget: Budget
+    budget: RestBudget
     scale: float = 1.0
     used: int = 0
     _window: int = field(default=-1, init=False)
@@ -51,7 +51,7 @@ class Purse:
 
     def spend(self, weight: int, now: float) -> tuple[int, int]:
         """Count a call. Return the HTTP status it earns (200, 429, 418) and the seconds to wait."""
-        seconds = self.budget.seconds / self.scale
+        seconds = self.budget.window_seconds / self.scale
         if now < self._banned:
             return 418, int(self._banned - now) + 1
         if (window := int(now // seconds)) != self._window:
@@ -60,7 +60,7 @@ class Purse:
         if self.used <= self.budget.limit:
             return 200, 0
         self._ignored += 1
-        if self._ignored > self.budget.patience:
-            self._banned = now + self.budget.ban / self.scale
-            return 418, int(self.budget.ban / self.scale) + 1
+        if self._ignored > self.budget.tolerated_violations:
+            self._banned = now + self.budget.ban_seconds / self.scale
+            return 418, int(self.budget.ban_seconds / self.scale) + 1
         return 429, int((window + 1) * seconds - now) + 1

@@ -10,13 +10,13 @@ import math
 import random
 from typing import TYPE_CHECKING
 
+from .instrument import Instrument
 from .listings import Listed, listed
-from .pit import Trading
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from .server_api import Step
+    from .server_api import MarketStep
 
 __all__ = ["EPOCH", "SimulatedMarket"]
 
@@ -51,36 +51,37 @@ class SimulatedMarket:
                 f" and was given {len(found)} symbols, rate {rate} and depth {depth}"
             )
         self.epoch = self.now = epoch
-        self.skew = 0  #: what a fault adds to the venue's clock, in ns
-        self.left = trades  #: how many trades are still to come; None: no end
-        self.pits = {
-            item.symbol: Trading(item, depth, memory=int(rate * 8 / len(found))) for item in found
+        self.clock_skew_ns = 0  #: what a fault adds to the venue's clock, in ns
+        self.trades_left = trades  #: how many trades are still to come; None: no end
+        self.instruments = {
+            item.symbol: Instrument(item, depth, memory=int(rate * 8 / len(found)))
+            for item in found
         }
         self._mean = int(1_000_000_000 * _FILLS_PER_ORDER / rate)
-        self._chosen = _shares(list(self.pits.values()))
+        self._chosen = _shares(list(self.instruments.values()))
         self._bits = random.Random(seed).getrandbits
         self._next, self._dice = epoch, 0
         self._draw()
 
     @property
-    def clock(self) -> int:
+    def venue_clock(self) -> int:
         """What the venue's clock shows."""
-        return self.now + self.skew
+        return self.now + self.clock_skew_ns
 
     @property
-    def due(self) -> int | None:
+    def next_order_at(self) -> int | None:
         """When something will happen next; None where nothing will."""
-        return None if self.left == 0 else self._next
+        return None if self.trades_left == 0 else self._next
 
     def _draw(self) -> None:
         self._dice = dice = self._bits(80)
         self._next += max(1, _WAITS[dice & 1023] * self._mean // 1_000_000)
 
-    def advance(self, until: int, most: int = 1_000_000) -> list[Step]:
+    def advance(self, until: int, most: int = 1_000_000) -> list[MarketStep]:
         """Let time go on to *until*, or over *most* orders, and return what happened, in order."""
-        steps: list[Step] = []
+        steps: list[MarketStep] = []
         add, bits, chosen, waits, mean = steps.append, self._bits, self._chosen, _WAITS, self._mean
-        at, dice, left = self._next, self._dice, self.left
+        at, dice, left = self._next, self._dice, self.trades_left
         while at <= until and left != 0:
             if len(steps) == most:
                 until = self.now = steps[-1].ts
@@ -88,20 +89,20 @@ class SimulatedMarket:
             pit = chosen[dice >> 10 & 1023]
             step = pit.step(at, dice >> 20, 1_000_000 if left is None else left)
             if left is not None:
-                left -= len(step.fills)
+                left -= len(step.trades)
             add(step)
             dice = bits(80)
             at += max(1, waits[dice & 1023] * mean // 1_000_000)
-        self._next, self._dice, self.left = at, dice, left
+        self._next, self._dice, self.trades_left = at, dice, left
         self.now = max(self.now, until)
         return steps
 
 
-def _shares(pits: list[Trading]) -> list[Trading]:
+def _shares(pits: list[Instrument]) -> list[Instrument]:
     """Return a table of 1024 places in which the first pits stand more often than the last."""
     weights = [1 / (2 + place) for place in range(len(pits))]
     total = sum(weights)
-    table: list[Trading] = []
+    table: list[Instrument] = []
     reached = 0.0
     for pit, weight in zip(pits, weights, strict=True):
         reached += weight

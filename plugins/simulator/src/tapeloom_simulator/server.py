@@ -16,10 +16,10 @@ from wsproto.handshake import H11Handshake
 from wsproto.utilities import RemoteProtocolError
 
 from .connection import BROKEN, Connection
-from .limits import Purse, Window
-from .plain import Plain
-from .server_api import Answer, Call, Framing
-from .websocket import WebSocket
+from .limits import BudgetUsage, Window
+from .server_api import Framing, HttpRequest, HttpResponse
+from .tcp import TcpConnection
+from .websocket import WebSocketConnection
 
 if TYPE_CHECKING:
     import ssl
@@ -27,10 +27,10 @@ if TYPE_CHECKING:
 
     from anyio.abc import AnyByteStream, ByteStream, Listener
 
-    from .follower import Follower
     from .hub import Hub
     from .injector import Injector
-    from .server_api import Session, VenueServer
+    from .server_api import VenueServer, VenueSession
+    from .subscriber import Subscriber
     from .truth import Truth
 
 __all__ = ["Server"]
@@ -63,8 +63,8 @@ class Server:
         self._venue, self._hub, self._truth, self._injector = venue, hub, truth, injector
         self._scale, self._enforce = scale, enforce
         self._opened = 0
-        self._dials = Window(venue.dials, scale) if venue.dials else None
-        self._purses: dict[str, Purse] = {}
+        self._dials = Window(venue.dial_rate, scale) if venue.dial_rate else None
+        self._purses: dict[str, BudgetUsage] = {}
         self._came = anyio.Event()  # a connection, whose rules have times of their own
 
     async def listen(
@@ -108,36 +108,38 @@ class Server:
 
     # ----------------------------------------------------------------------------------------- REST
 
-    def _rest(self, call: Call) -> Answer:
+    def _rest(self, call: HttpRequest) -> HttpResponse:
         answer = self._limited(call) or self._lagged(call)
-        self._truth.calls.append((call.path, answer.status))
+        self._truth.rest_calls.append((call.path, answer.status))
         return answer
 
-    def _limited(self, call: Call) -> Answer | None:
+    def _limited(self, call: HttpRequest) -> HttpResponse | None:
         """Count what the call costs; return a refusal where that is too much."""
-        cost = self._venue.cost(call)
+        cost = self._venue.request_cost(call)
         budget = cost[0] if cost else None
         if self._injector and (
-            fault := self._injector.strikes("rate_limit_rest", detail=call.path)
+            fault := self._injector.fault_due("rate_limit_rest", detail=call.path)
         ):
             seconds = int(fault.seconds if fault.seconds is not None else 1)
-            return self._venue.limited(fault.value or 429, seconds, budget)
+            return self._venue.rate_limit_response(fault.value or 429, seconds, budget)
         if cost is None:
             return None
-        purse = self._purses.setdefault(cost[0].name, Purse(cost[0], self._scale))
+        purse = self._purses.setdefault(cost[0].name, BudgetUsage(cost[0], self._scale))
         status, seconds = purse.spend(cost[1], anyio.current_time())
         return (
-            self._venue.limited(status, seconds, budget)
+            self._venue.rate_limit_response(status, seconds, budget)
             if status != 200 and self._enforce
             else None
         )
 
-    def _lagged(self, call: Call) -> Answer:
-        answer = self._venue.answer(call)
+    def _lagged(self, call: HttpRequest) -> HttpResponse:
+        answer = self._venue.respond(call)
         if self._injector is not None:
-            lag = self._injector.lag(lambda n: self._venue.answer(evolve(call, lag=n)) != answer)
-            answer = self._venue.answer(evolve(call, lag=lag)) if lag else answer
-        cost = self._venue.cost(call)
+            lag = self._injector.snapshot_lag(
+                lambda n: self._venue.respond(evolve(call, book_lag=n)) != answer
+            )
+            answer = self._venue.respond(evolve(call, book_lag=lag)) if lag else answer
+        cost = self._venue.request_cost(call)
         if cost and cost[0].header:
             used = str(self._purses[cost[0].name].used)
             answer = evolve(answer, headers={**answer.headers, cost[0].header: used})
@@ -147,18 +149,18 @@ class Server:
 
     def _barred(self, path: str) -> bool:
         """Count a dial, and say whether that was too many."""
-        strike = bool(self._injector and self._injector.strikes("dial_limit", detail=path))
+        strike = bool(self._injector and self._injector.fault_due("dial_limit", detail=path))
         late = self._dials is not None and not self._dials.allow(anyio.current_time())
         return strike or (late and self._enforce)
 
     async def _converse(self, stream: ByteStream, framing: Framing) -> None:
         """Serve a client that speaks the venue's own messages."""
-        call = Call(method="", path="")
+        call = HttpRequest(method="", path="")
         if self.closed or self._barred(call.path):
             return
-        connection = self._connection(Plain, framing, stream)
-        session = self._venue.open(call, connection)
-        if not isinstance(session, Answer):
+        connection = self._connection(TcpConnection, framing, stream)
+        session = self._venue.open_connection(call, connection)
+        if not isinstance(session, HttpResponse):
             await self._serve(connection, session, call.path)
 
     def _connection(self, kind: Callable[..., Connection], *args: Any) -> Connection:
@@ -170,12 +172,12 @@ class Server:
         )  # fmt: skip
 
     async def _serve(
-        self, connection: Connection, session: Session, path: str, hello: bytes = b"",
+        self, connection: Connection, session: VenueSession, path: str, hello: bytes = b"",
         first: bytes = b"",
     ) -> None:  # fmt: skip
         """Say *hello* and talk; *first* has come already."""
         connection.session = session
-        opened = self._truth.opened(connection.number, path)
+        opened = self._truth.record_opened(connection.number, path)
         # Before the client knows: it may be told to go as soon as it is here.
         self.connections.append(connection)
         self._came.set()
@@ -187,46 +189,46 @@ class Server:
             self.connections.remove(connection)
 
     async def _upgrade(
-        self, stream: ByteStream, http: h11.Connection, request: h11.Request, call: Call
+        self, stream: ByteStream, http: h11.Connection, request: h11.Request, call: HttpRequest
     ) -> bool:
         if self.closed:
-            await _reply(stream, http, Answer("", 503))
+            await _reply(stream, http, HttpResponse("", 503))
             return False
         if self._barred(call.path):
-            wait = self._dials.wait(anyio.current_time()) if self._dials else 1
-            await _reply(stream, http, self._venue.limited(429, wait, None))
+            wait = self._dials.wait_seconds(anyio.current_time()) if self._dials else 1
+            await _reply(stream, http, self._venue.rate_limit_response(429, wait, None))
             return False
         handshake = H11Handshake(ConnectionType.SERVER)
         try:
             handshake.initiate_upgrade_connection(list(request.headers), request.target)
         except RemoteProtocolError as problem:
-            await _reply(stream, http, Answer(f"{problem}\n", 400))
+            await _reply(stream, http, HttpResponse(f"{problem}\n", 400))
             return False
         accepted = handshake.send(AcceptConnection())
-        connection = self._connection(WebSocket, stream)
-        session = self._venue.open(call, connection)
-        if isinstance(session, Answer):
+        connection = self._connection(WebSocketConnection, stream)
+        session = self._venue.open_connection(call, connection)
+        if isinstance(session, HttpResponse):
             await _reply(stream, http, session)
             return False
         await self._serve(connection, session, call.path, accepted, http.trailing_data[0])
         return False
 
-    def end(self, follower: Follower, how: str) -> None:
+    def end_connection(self, follower: Subscriber, how: str) -> None:
         """End a connection: "clean", "abrupt" or after the venue's "shutdown" notice."""
         for connection in self.connections:
             if connection is follower:
                 if how == "abrupt":
                     connection.abort("abrupt")
                 elif how == "shutdown":
-                    connection.farewell()
+                    connection.announce_shutdown()
                 else:
                     connection.close(1000, "")
 
-    async def attend(self) -> None:
+    async def enforce_timeouts(self) -> None:
         """Keep the rules that are about time, for ever."""
         while True:
             now = anyio.current_time()
-            again = min([now + 1.0, *(one.attend(now) for one in list(self.connections))])
+            again = min([now + 1.0, *(one.enforce_timeouts(now) for one in list(self.connections))])
             self._came = anyio.Event()
             with anyio.move_on_after(max(0.002, again - anyio.current_time())):
                 await self._came.wait()
@@ -242,9 +244,9 @@ async def _next(stream: ByteStream, http: h11.Connection) -> object:
     return event
 
 
-def _call(request: h11.Request) -> Call:
+def _call(request: h11.Request) -> HttpRequest:
     target = urlsplit(request.target.decode("latin-1"))
-    return Call(
+    return HttpRequest(
         method=request.method.decode("latin-1"),
         path=unquote(target.path),
         query=dict(parse_qsl(target.query, keep_blank_values=True)),
@@ -254,7 +256,7 @@ def _call(request: h11.Request) -> Call:
     )
 
 
-async def _reply(stream: ByteStream, http: h11.Connection, answer: Answer) -> None:
+async def _reply(stream: ByteStream, http: h11.Connection, answer: HttpResponse) -> None:
     body = answer.body.encode()
     headers = {"Content-Type": "application/json;charset=UTF-8", **answer.headers}
     headers["Content-Length"] = str(len(body))

@@ -1,14 +1,14 @@
-"""What a venue's server side is handed, and what it hands back.
+"""The interface between the simulator and the server side of a venue.
 
-A simulator keeps one market, listens, enforces limits, injects faults and writes down the truth. A
-venue adds its language: the hook `simulate(market)` returns a `VenueServer`, which answers REST
-calls, opens a `Session` for each WebSocket connection, and makes `Stream`s that turn what happened
-in the market into text. It does no I/O, and it holds no prices of its own: whatever it says is read
-off the market, so that streams and REST agree. A venue that speaks neither HTTP nor WebSocket says
-with `Framing` how its texts travel over TCP; all else is the same.
+The simulator runs one market, listens for connections, enforces limits, injects faults and records the
+ground truth. A venue package adds the venue's protocol: its hook `simulate(market)` returns a
+`VenueServer`, which answers REST requests, opens a `VenueSession` for each WebSocket connection and
+creates `VenueStream`s, which encode the market's events as messages. A server side does no I/O and
+stores no prices of its own: it reads everything from the market, so that streams and REST agree. A venue
+that uses neither HTTP nor WebSocket also implements `Framing`, which frames its messages on TCP.
 
-Inside, prices are whole numbers of ticks and sizes whole numbers of lots; `SimulatedInstrument.tick` and `SimulatedInstrument.lot`
-say what one is worth. Times are ns since 1970 UTC, in the market's own time.
+Prices are whole numbers of ticks and sizes whole numbers of lots; `SimulatedInstrument.tick` and
+`SimulatedInstrument.lot` are their values. Times are ns since 1970 UTC on the market's own clock.
 """
 
 from __future__ import annotations
@@ -25,43 +25,43 @@ if TYPE_CHECKING:
     from tapeloom.units import Rate
 
 __all__ = [
-    "Answer",
-    "Best",
-    "Budget",
-    "Call",
-    "Candle",
-    "Fill",
+    "BookSnapshot",
+    "ClientConnection",
+    "ConnectionRules",
     "Framing",
-    "Ladder",
-    "Line",
+    "HttpRequest",
+    "HttpResponse",
     "Market",
-    "Rules",
-    "Session",
+    "MarketBar",
+    "MarketStep",
+    "MarketTrade",
+    "RestBudget",
     "SimulatedInstrument",
-    "Step",
-    "Stream",
+    "TopOfBook",
     "VenueServer",
+    "VenueSession",
+    "VenueStream",
 ]
 
-# ------------------------------------------------------------------------------ what has happened
+# ---------------------------------------------------------------------------------- market events
 
 
 @define(weakref_slot=False)
-class Fill:
-    """One trade. Ids run 1, 2, 3, … in each symbol, and so do the numbers of aggregates.
+class MarketTrade:
+    """One trade. In each symbol, trade ids and aggregate ids run 1, 2, 3, ….
 
-    The fills of one taker order at one price share an `aggregate`. `buy`: the taker bought.
+    Trades of one taker order at one price share an `aggregate_id`. `is_buy`: the taker bought.
     """
 
     id: int
     price: int
     size: int
-    buy: bool
+    is_buy: bool
     ts: int
-    aggregate: int
+    aggregate_id: int
 
 
-class Best(NamedTuple):
+class TopOfBook(NamedTuple):
     """The best bid and ask."""
 
     bid: int
@@ -71,27 +71,27 @@ class Best(NamedTuple):
 
 
 @define(weakref_slot=False)
-class Step:
-    """What one taker order, and the makers around it, did to one symbol.
+class MarketStep:
+    """What one taker order, and the makers' changes around it, did to one symbol.
 
-    `first` and `last` are the ids of the book updates it made; there are none where
-    ``last < first``. `best` is None where the best bid and ask stayed as they were.
+    `first_id` and `last_id` are the ids of the book updates; there are none if
+    ``last_id < first_id``. `top_of_book` is None if the best bid and ask did not change.
     """
 
     symbol: str
     ts: int
-    fills: list[Fill]
-    first: int
-    last: int
-    best: Best | None
+    trades: list[MarketTrade]
+    first_id: int
+    last_id: int
+    top_of_book: TopOfBook | None
 
 
 @define(weakref_slot=False)
-class Candle:
-    """Trades added up. `quote` sums price times size; `bought` and `bought_quote` are takers' buys.
+class MarketBar:
+    """An OHLCV bar. `quote_volume` sums price times size; the two `buy_` sums count takers' buys.
 
-    `first` and `last` are trade ids, -1 where there was no trade; the prices are then all the
-    last price before. `start` is when it begins, `end` when the next one does.
+    `first_id` and `last_id` are trade ids, -1 if there was no trade; all prices are then the last
+    price before. `start` is when the bar begins, `end` when the next one does.
     """
 
     start: int
@@ -101,18 +101,18 @@ class Candle:
     low: int
     close: int
     volume: int = 0
-    quote: int = 0
-    bought: int = 0
-    bought_quote: int = 0
+    quote_volume: int = 0
+    buy_volume: int = 0
+    buy_quote_volume: int = 0
     trades: int = 0
-    first: int = -1
-    last: int = -1
+    first_id: int = -1
+    last_id: int = -1
 
 
-class Ladder(NamedTuple):
-    """A book: pairs of price and size, best first, as it was after the update `last`."""
+class BookSnapshot(NamedTuple):
+    """A book as pairs of price and size, best first, as it was after the update `last_id`."""
 
-    last: int
+    last_id: int
     bids: list[tuple[int, int]]
     asks: list[tuple[int, int]]
 
@@ -121,7 +121,7 @@ class Ladder(NamedTuple):
 
 
 class SimulatedInstrument(Protocol):
-    """Where one symbol is traded: its book, its trades, its candles."""
+    """One symbol of the market: its book, its trades, its bars."""
 
     @property
     def symbol(self) -> str:
@@ -129,69 +129,72 @@ class SimulatedInstrument(Protocol):
         ...
 
     @property
-    def parts(self) -> Symbol:
-        """The symbol taken apart."""
+    def parsed_symbol(self) -> Symbol:
+        """The symbol, parsed into base, quote, settlement and expiry."""
         ...
 
     @property
     def tick(self) -> Decimal:
-        """The smallest step of a price: a power of ten."""
+        """The tick size: the smallest price increment, a power of ten."""
         ...
 
     @property
     def lot(self) -> Decimal:
-        """The smallest step of a size: a power of ten."""
+        """The lot size: the smallest size increment, a power of ten."""
         ...
 
     @property
-    def update(self) -> int:
-        """The id of the book's last update. Every change of one level has an id of its own."""
+    def last_update_id(self) -> int:
+        """The id of the last book update. Every change of one level has an id of its own."""
         ...
 
     @property
-    def last(self) -> Fill | None:
-        """The last trade."""
+    def last_trade(self) -> MarketTrade | None:
+        """The last trade; None before the first."""
         ...
 
-    def best(self) -> Best:
+    def top_of_book(self) -> TopOfBook:
         """Return the best bid and ask."""
         ...
 
-    def ladder(self, depth: int, lag: int = 0) -> Ladder:
-        """Return *depth* levels a side, as they were *lag* updates ago (as far as is known)."""
+    def book_snapshot(self, depth: int, lag: int = 0) -> BookSnapshot:
+        """Return *depth* levels a side, as they were *lag* updates ago.
+
+        A lag beyond the remembered updates returns the oldest book that is known.
+        """
         ...
 
-    def changes(self, since: int) -> tuple[dict[int, int], dict[int, int]]:
-        """Return the sizes (0: none) of the bids and asks that changed after the update *since*."""
+    def changes_since(self, since: int) -> tuple[dict[int, int], dict[int, int]]:
+        """Return the bids and asks that changed after the update *since*: price to size (0: none)."""
         ...
 
-    def fills(self, first: int, limit: int) -> list[Fill]:
-        """Return up to *limit* trades from the id *first* on. What is too old is forgotten."""
+    def trades(self, first: int, limit: int) -> list[MarketTrade]:
+        """Return up to *limit* trades from the id *first* on. Old trades are not remembered."""
         ...
 
-    def aggregates(self, first: int, limit: int) -> list[list[Fill]]:
-        """Return the fills of up to *limit* aggregates from number *first* on."""
+    def aggregate_trades(self, first: int, limit: int) -> list[list[MarketTrade]]:
+        """Return the trades of up to *limit* aggregates from the aggregate id *first* on."""
         ...
 
-    def first_since(self, ts: int) -> Fill | None:
+    def first_trade_since(self, ts: int) -> MarketTrade | None:
         """Return the first remembered trade at or after *ts*."""
         ...
 
-    def candle(self, interval: str, ts: int) -> Candle | None:
-        """Return the candle in which *ts* lies; None before the first trade."""
+    def bar(self, interval: str, ts: int) -> MarketBar | None:
+        """Return the bar that contains *ts*; None before the first trade."""
         ...
 
-    def candles(self, interval: str, since: int, until: int, limit: int) -> list[Candle]:
-        """Return the candles that begin from *since* to *until*: the first *limit* of them."""
+    def bars(self, interval: str, since: int, until: int, limit: int) -> list[MarketBar]:
+        """Return the first *limit* bars that start from *since* to *until*."""
         ...
 
-    def day(self, now: int) -> Candle | None:
-        """Return the 24 hours before *now* as one candle; None before the first trade."""
+    def last_24h(self, now: int) -> MarketBar | None:
+        """Return the 24 hours before *now* as one bar; None before the first trade."""
         ...
 
 
 class Market(Protocol):
-    """One market for all symbols. Time in it moves only when the simulator moves it."""
+    """One market for all symbols. The simulator alone advances its time."""
 
     @property
     def now(self) -> int:
@@ -199,8 +202,8 @@ class Market(Protocol):
         ...
 
     @property
-    def clock(self) -> int:
-        """What the venue's clock shows: `now`, and the error a fault has put on it."""
+    def venue_clock(self) -> int:
+        """The time on the venue's clock: `now` plus the error that a fault has added."""
         ...
 
     @property
@@ -209,57 +212,57 @@ class Market(Protocol):
         ...
 
     @property
-    def pits(self) -> Mapping[str, SimulatedInstrument]:
-        """Where each unified symbol is traded, in the order of their listing."""
+    def instruments(self) -> Mapping[str, SimulatedInstrument]:
+        """The instruments by unified symbol, in the order of their listing."""
         ...
 
 
-# ------------------------------------------------------------------------- what the venue promises
+# ----------------------------------------------------------------------- limits, requests, streams
 
 
 @frozen(kw_only=True)
-class Rules:
-    """What a venue holds the clients of one endpoint to. Seconds are divided by the time scale."""
+class ConnectionRules:
+    """The limits of one endpoint for each connection. Seconds are divided by the time scale."""
 
-    ping_every: float | None = None  #: the server's pings; None: it sends none
-    pong_within: float = 60.0  #: how long an unanswered ping is borne
-    silence: float | None = None  #: how long a client may send nothing at all
-    max_age: float | None = None
-    messages: Rate | None = None  #: what a client may send: text, pings and pongs
-    max_streams: int | None = None
-    violation: int = 1008  #: the close code for breaking a rule
+    ping_interval_seconds: float | None = None  #: between the server's pings; None: it sends none
+    pong_timeout_seconds: float = 60.0  #: how long a ping may stay unanswered
+    silence_timeout_seconds: float | None = None  #: how long a client may send nothing at all
+    max_age_seconds: float | None = None  #: how long a connection may stay open; None: for ever
+    message_rate: Rate | None = None  #: what a client may send: texts, pings and pongs
+    max_streams: int | None = None  #: subscriptions of one connection; None: no limit
+    violation_close_code: int = 1008  #: the close code for breaking a rule
 
 
 @frozen(kw_only=True)
-class Budget:
-    """What REST calls may cost a client. Windows begin at whole multiples of `seconds`.
+class RestBudget:
+    """A REST rate limit: `limit` in each window, which begins at a multiple of `window_seconds`.
 
-    `header` tells the client what it has used. After `patience` calls beyond the limit the client
-    is banned for `ban` seconds.
+    The response header `header` reports what the client has used. After `tolerated_violations`
+    requests beyond the limit the client is banned for `ban_seconds`.
     """
 
     name: str
     limit: int
-    seconds: float
+    window_seconds: float
     header: str = ""
-    patience: int = 10
-    ban: float = 120.0
+    tolerated_violations: int = 10
+    ban_seconds: float = 120.0
 
 
 @frozen(kw_only=True)
-class Call:
-    """An HTTP request. `lag`: how many updates the books in the answer are to be behind."""
+class HttpRequest:
+    """An HTTP request. `book_lag`: by how many updates books in the response must be stale."""
 
     method: str
     path: str
     query: Mapping[str, str] = field(factory=dict)
     headers: Mapping[str, str] = field(factory=dict)  #: names in lower case
     body: bytes = b""
-    lag: int = 0
+    book_lag: int = 0
 
 
 @frozen
-class Answer:
+class HttpResponse:
     """An HTTP response."""
 
     body: str
@@ -267,105 +270,108 @@ class Answer:
     headers: Mapping[str, str] = field(factory=dict)
 
 
-class Stream(Protocol):
-    """What clients subscribe to. It is encoded once, for all who follow it.
+class VenueStream(Protocol):
+    """One stream of the venue. Each message is encoded once, for all subscribers.
 
     `symbol` is empty for a stream of all symbols; `channel` is one of tapeloom's channels, with its
-    parameter. `every` is 0 for a stream that speaks at each step of its symbol, or the ns between
-    two ticks, which fall on whole multiples of it.
+    parameter. `interval_ns` is 0 for a stream that sends messages at each step of its symbol, or the
+    ns between two timed messages, which are due at whole multiples of it.
     """
 
     @property
     def name(self) -> str:
-        """The venue's name for it."""
+        """The venue's name of the stream."""
         ...
 
     @property
     def symbol(self) -> str:
-        """The unified symbol, or nothing."""
+        """The unified symbol, or an empty string."""
         ...
 
     @property
     def channel(self) -> str:
-        """The channel, as a stack names it."""
+        """The channel, spelled as in a stack."""
         ...
 
     @property
-    def every(self) -> int:
-        """The ns from tick to tick, or 0."""
+    def interval_ns(self) -> int:
+        """The ns between timed messages, or 0."""
         ...
 
-    def begin(self) -> None:
-        """Start, or start anew: a first follower has come."""
+    def start(self) -> None:
+        """Reset the state: the stream has its first subscriber, or its first one again."""
         ...
 
-    def step(self, step: Step, /) -> Sequence[str]:
-        """Return what is said of this step."""
+    def encode_step(self, step: MarketStep, /) -> Sequence[str]:
+        """Return the messages about one step of the market."""
         ...
 
-    def tick(self, now: int, /) -> Sequence[str]:
-        """Return what is said at this time."""
+    def encode_tick(self, now: int, /) -> Sequence[str]:
+        """Return the timed messages that are due at *now*."""
         ...
 
 
-class Line(Protocol):
-    """The simulator's end of one connection that streams are sent on."""
+# ---------------------------------------------------------------------- connections and the venue
+
+
+class ClientConnection(Protocol):
+    """The simulator's end of one streaming connection, as a `VenueSession` uses it."""
 
     @property
-    def counts(self) -> bool:
-        """Whether the venue counts this connection as one of its client's.
+    def counts_as_open(self) -> bool:
+        """Whether the venue counts this connection against the client's limit.
 
         It does while it is open, and for some seconds more under the fault "lingering_session".
         """
         ...
 
     @property
-    def following(self) -> Collection[Stream]:
-        """What the client has subscribed to, in order."""
+    def subscriptions(self) -> Collection[VenueStream]:
+        """The streams that the client has subscribed to, in order."""
         ...
 
-    def follow(self, stream: Stream, before: str = "", after: str = "") -> None:
-        """Send the client this stream from now on, each text between *before* and *after*."""
+    def subscribe(self, stream: VenueStream, before: str = "", after: str = "") -> None:
+        """Send the messages of *stream* from now on, each between *before* and *after*."""
         ...
 
-    def leave(self, stream: Stream) -> None:
-        """Send it no longer."""
+    def unsubscribe(self, stream: VenueStream) -> None:
+        """Stop sending the messages of *stream*."""
         ...
 
     def close(self, code: int, reason: str = "") -> None:
-        """Close the connection once all that waits has been sent."""
+        """Close the connection once all queued frames are sent."""
         ...
 
-    def later(self, seconds: float, act: Callable[[], Sequence[str]]) -> None:
-        """Call *act* after so many of the venue's seconds, and send what it returns.
+    def call_later(self, seconds: float, act: Callable[[], Sequence[str]]) -> None:
+        """Call *act* after *seconds* of the venue's time and send the messages it returns.
 
-        The seconds are divided by the time scale. A connection that has ended calls nothing.
+        The seconds are divided by the time scale. Nothing is called on a closed connection.
         """
         ...
 
 
-class Session(Protocol):
-    """The venue's side of one connection that streams are sent on."""
+class VenueSession(Protocol):
+    """The venue's side of one streaming connection."""
 
     @property
-    def rules(self) -> Rules:
-        """What this client is held to."""
+    def rules(self) -> ConnectionRules:
+        """The limits of this connection."""
         ...
 
-    def opened(self) -> Sequence[str]:
-        """Return what is said first; follow what the address asks for."""
+    def opening_messages(self) -> Sequence[str]:
+        """Return the first messages, and subscribe to the streams that the URL names."""
         ...
 
     def receive(self, text: str) -> Sequence[str]:
-        """Return the replies to a message, and do what it asks."""
+        """Process a client's message and return the replies."""
         ...
 
     def refuse(self, text: str) -> Sequence[str]:
-        """Return the replies to a message that is refused, and do nothing else."""
+        """Return the replies that refuse a client's message; do nothing else."""
         ...
 
-    def farewell(self) -> Sequence[str]:
-        """Return what is said before the venue ends the connection; nothing where it says nothing."""
+    def closing_messages(self) -> Sequence[str]:
+        """Return the messages the venue sends before it closes the connection; may be empty."""
         ...
 
 
@@ -373,76 +379,83 @@ class VenueServer(Protocol):
     """A venue's server side."""
 
     @property
-    def dials(self) -> Rate | None:
-        """How often a client may open such a connection."""
+    def dial_rate(self) -> Rate | None:
+        """How many streaming connections a client may open in a time; None: no limit."""
         ...
 
     @property
     def markets(self) -> Mapping[str, Sequence[str]]:
-        """Its markets, by the names they have in a feed, and some symbols to show each by."""
+        """The venue's markets by their names in a feed, each with some symbols for a demo."""
         ...
 
     def settings(self, url: str) -> dict[str, Any]:
-        """Return the venue's settings in a stack that is to use the simulator at *url*."""
+        """Return the venue's settings for a stack that connects to the simulator at *url*."""
         ...
 
-    def open(self, call: Call, line: Line) -> Session | Answer:
-        """Take a WebSocket connection, or answer its handshake with a refusal.
+    def open_connection(
+        self, call: HttpRequest, line: ClientConnection
+    ) -> VenueSession | HttpResponse:
+        """Accept a WebSocket connection, or return the response that refuses its handshake.
 
-        A venue with a `Framing` has no handshake: *call* has no path, and a refusal closes the
-        connection without a word.
+        A venue with a `Framing` has no handshake: *call* has no path, and returning a response closes
+        the connection without sending anything.
         """
         ...
 
-    def answer(self, call: Call) -> Answer:
-        """Answer a REST call."""
+    def respond(self, call: HttpRequest) -> HttpResponse:
+        """Return the response to a REST request."""
         ...
 
-    def cost(self, call: Call) -> tuple[Budget, int] | None:
-        """Return what a REST call costs, and of which budget; None: nothing."""
+    def request_cost(self, call: HttpRequest) -> tuple[RestBudget, int] | None:
+        """Return the budget that a REST request is charged to, and its weight; None: it is free."""
         ...
 
-    def limited(self, status: int, retry_after: int, budget: Budget | None) -> Answer:
-        """Word a refusal for too many calls or dials; *budget* is None for dials."""
+    def rate_limit_response(
+        self, status: int, retry_after: int, budget: RestBudget | None
+    ) -> HttpResponse:
+        """Return the response to too many requests or dials; *budget* is None for dials.
+
+        *retry_after* is in seconds.
+        """
         ...
 
-    def corrupt(self, fault: str, stream: Stream, text: str) -> list[str] | None:
-        """Return what a fault makes of *text*; None where it does not apply to it.
+    def corrupt(self, fault: str, stream: VenueStream, text: str) -> list[str] | None:
+        """Return the messages that replace *text* under a fault; None if the fault cannot apply.
 
-        The faults are those that need the venue's language: "crossed_book", "huge_batch",
-        "missing_final_kline", the venue's own `faults`, and, where there is a `Framing`,
-        "missing_fields". The frames that are returned are sent instead, and the truth is told.
+        Only faults that need the venue's protocol are passed: "crossed_book", "huge_batch",
+        "missing_final_kline", the venue's own `faults`, and, with a `Framing`, "missing_fields". The
+        fault is recorded in the ground truth.
 
-        A common fault may be asked about and then not be done, so nothing may change but the text.
-        One of the venue's own is asked about only when it is due on a frame of its channels, and
-        may do more, such as ending a stream with `Line.later`; after None the next frame is tried.
+        For a common fault, the result may be discarded, so this may have no other effect. A fault
+        of the venue's own is passed only when it is due on a frame of its channels, and may do more,
+        such as end a stream with `ClientConnection.call_later`; after None the next frame is tried.
         """
         ...
 
     @property
     def faults(self) -> Mapping[str, frozenset[str]]:
-        """The faults that only this venue has, and the channels each is about (none: all)."""
+        """The faults that only this venue has, each with its channels (empty: all channels)."""
         ...
 
 
 @runtime_checkable
 class Framing(Protocol):
-    """What a counterpart has besides if its venue speaks neither HTTP nor WebSocket, but over TCP.
+    """What a `VenueServer` also implements if its venue uses plain TCP, not HTTP and WebSocket.
 
-    A message is a text here too, and `Session`, `Stream` and `Line` are what they are elsewhere, so
-    limits and faults are as well: "malformed_json" cuts a text short and frames it soundly,
-    "plain_text_frame" puts a text of no sense in a frame of its own, "disconnect" closes (or resets)
-    the connection, and a limit that is exceeded ends it. Pings and REST there are none, and
-    "no_ping", "ping_no_pong", "rate_limit_rest" and "stale_snapshot" find no occasion.
+    A message is a text here too, and sessions, streams and connections work as they do elsewhere, with
+    the same limits and faults: "malformed_json" truncates a text and frames it correctly,
+    "plain_text_frame" sends a meaningless text in a frame of its own, "disconnect" closes (or resets)
+    the connection, and exceeding a limit closes it. There are no pings and no REST, so "no_ping",
+    "ping_no_pong", "rate_limit_rest" and "stale_snapshot" never occur.
     """
 
     def frame(self, text: str) -> bytes:
-        """Return the bytes of one message; the same for every client."""
+        """Return the bytes of one message; they are the same for every client."""
         ...
 
-    def unframe(self) -> Callable[[bytes], Sequence[str]]:
-        """Return, for a new connection, what takes its bytes and returns the messages now complete.
+    def new_unframer(self) -> Callable[[bytes], Sequence[str]]:
+        """Return a parser for one new connection: it takes bytes and returns complete messages.
 
-        It raises ValueError at bytes that make no sense; the connection is then ended.
+        The parser raises ValueError at malformed bytes; the connection is then closed.
         """
         ...

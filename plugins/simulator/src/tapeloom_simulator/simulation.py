@@ -13,12 +13,12 @@ from typing import IO, TYPE_CHECKING, Any, Literal
 
 import anyio
 
-from .clockwork import Clockwork
 from .faults import Fault, check, load
 from .frames import frame
 from .hub import Hub
 from .injector import Injector, faults_of
 from .market import EPOCH, SimulatedMarket
+from .market_runner import MarketRunner
 from .registry import venue_server
 from .server import Server
 from .server_api import Framing
@@ -51,7 +51,7 @@ class Simulation:
 
     def __init__(
         self, url: str, market: SimulatedMarket, venue: VenueServer, truth: Truth, server: Server,
-        clockwork: Clockwork,
+        clockwork: MarketRunner,
     ) -> None:  # fmt: skip
         self.url, self.market, self.truth, self.venue = url, market, truth, venue
         self.settings: dict[str, Any] = venue.settings(url)
@@ -79,7 +79,7 @@ class Simulation:
         self._clockwork.halted = self._server.closed = True
         connections = self._server.connections
         for connection in list(connections):
-            connection.farewell()
+            connection.announce_shutdown()
         with anyio.move_on_after(_PATIENCE):
             while any(one.backlog for one in connections):  # noqa: ASYNC110
                 await anyio.sleep(0.002)
@@ -139,8 +139,8 @@ async def serve(
         hub = Hub(record, injector, framing.frame if framing else frame)
         server = Server(side, hub, record, injector, scale=time_scale, enforce=limits)
         if injector is not None:
-            injector.end = server.end
-        clockwork = Clockwork(
+            injector.end_connection = server.end_connection
+        clockwork = MarketRunner(
             market, hub, server, record, injector, speed=speed, slow=slow, backlog=backlog
         )
         listener, port = await server.listen(host, port, tls)
@@ -150,7 +150,7 @@ async def serve(
         wanted = {"now": 0, "first_subscription": 1, "manual": math.inf}.get(str(start), start)
 
         async def drive() -> None:
-            while hub.subscriptions < wanted and not sim._begin.is_set():  # type: ignore[operator]  # noqa: SLF001
+            while hub.subscription_count < wanted and not sim._begin.is_set():  # type: ignore[operator]  # noqa: SLF001
                 with anyio.move_on_after(0.005):
                     await sim._begin.wait()  # noqa: SLF001
             await clockwork.run()
@@ -158,7 +158,7 @@ async def serve(
         failure: Exception | None = None
         async with listener, anyio.create_task_group() as tasks:
             tasks.start_soon(listener.serve, server.handle)
-            tasks.start_soon(server.attend)
+            tasks.start_soon(server.enforce_timeouts)
             tasks.start_soon(drive)
             # One failure in the block leaves as itself, not as a group.
             try:
@@ -166,6 +166,6 @@ async def serve(
             except Exception as problem:
                 failure = problem
             tasks.cancel_scope.cancel()
-        record.finish()
+        record.write_books()
         if failure is not None:
             raise failure

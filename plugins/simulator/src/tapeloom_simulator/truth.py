@@ -11,20 +11,20 @@ from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 from attrs import asdict, define, frozen
 
-from .candles import end_of, start_of
+from .bars import end_of, start_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from decimal import Decimal
 
+    from .instrument import Instrument
     from .market import SimulatedMarket
-    from .pit import Trading
-    from .server_api import Best, Candle, Fill, Step
+    from .server_api import MarketBar, MarketStep, MarketTrade, TopOfBook
 
-__all__ = ["Injected", "Opened", "Quoted", "Sent", "Traded", "Truth"]
+__all__ = ["ConnectionRecord", "InjectedFault", "SentStream", "TrueQuote", "TrueTrade", "Truth"]
 
 
-class Quoted(NamedTuple):
+class TrueQuote(NamedTuple):
     """A best bid and ask in units that people use. `sequence` is the id of the book's update."""
 
     ts: int
@@ -35,7 +35,7 @@ class Quoted(NamedTuple):
     ask_size: Decimal
 
 
-class Traded(NamedTuple):
+class TrueTrade(NamedTuple):
     """A trade in units that people use."""
 
     id: int
@@ -43,11 +43,11 @@ class Traded(NamedTuple):
     size: Decimal
     side: str
     ts: int
-    aggregate: int
+    aggregate_id: int
 
 
 @frozen
-class Injected:
+class InjectedFault:
     """A fault that was injected, at the market's time `ts`."""
 
     kind: str
@@ -59,7 +59,7 @@ class Injected:
 
 
 @define
-class Opened:
+class ConnectionRecord:
     """A connection that streams are sent on. `ended` says how it ended, and is empty while it is open."""
 
     connection: int
@@ -70,7 +70,7 @@ class Opened:
 
 
 @define
-class Sent:
+class SentStream:
     """One stream on one connection: from when to when, and how many texts it brought.
 
     `first` is the id of the first trade after the start, `last` that of the last before the end.
@@ -82,9 +82,9 @@ class Sent:
     symbol: str
     channel: str
     since: int
-    first: int
+    first_id: int
     until: int | None = None
-    last: int | None = None
+    last_id: int | None = None
     count: int = 0
     texts: list[str] | None = None
 
@@ -96,42 +96,46 @@ class Truth:
         self, market: SimulatedMarket, *, keep: bool = True, log: IO[str] | None = None
     ) -> None:
         self._market, self._keep, self._log = market, keep, log
-        self.fills: dict[str, list[Fill]] = {symbol: [] for symbol in market.pits}
-        self.bests: dict[str, list[tuple[int, int, Best]]] = {symbol: [] for symbol in market.pits}
+        self.market_trades: dict[str, list[MarketTrade]] = {
+            symbol: [] for symbol in market.instruments
+        }
+        self.tops_of_book: dict[str, list[tuple[int, int, TopOfBook]]] = {
+            symbol: [] for symbol in market.instruments
+        }
         #: The best bid, its size, the best ask, its size, as the market began.
-        self.first = {symbol: _best(pit) for symbol, pit in market.pits.items()}
-        self.count = 0  #: trades made
-        self.faults: list[Injected] = []
-        self.connections: list[Opened] = []
-        self.sent: list[Sent] = []
-        self.calls: list[tuple[str, int]] = []  #: REST calls: address and status
+        self.first_quote = {symbol: _best(pit) for symbol, pit in market.instruments.items()}
+        self.trade_count = 0  #: trades made
+        self.faults: list[InjectedFault] = []
+        self.connections: list[ConnectionRecord] = []
+        self.sent: list[SentStream] = []
+        self.rest_calls: list[tuple[str, int]] = []  #: REST calls: address and status
 
     # ------------------------------------------------------------------------------------ writing
 
-    def take(self, steps: Iterable[Step]) -> None:
+    def record_steps(self, steps: Iterable[MarketStep]) -> None:
         """Write down what happened."""
-        fills, bests = self.fills, self.bests
+        fills, bests = self.market_trades, self.tops_of_book
         for step in steps:
-            self.count += len(step.fills)
+            self.trade_count += len(step.trades)
             if self._keep:
-                fills[step.symbol] += step.fills
-                if step.best is not None:
-                    bests[step.symbol].append((step.ts, step.last, step.best))
+                fills[step.symbol] += step.trades
+                if step.top_of_book is not None:
+                    bests[step.symbol].append((step.ts, step.last_id, step.top_of_book))
         if self._log is not None:
             self._log.writelines(map(self._lines, steps))
 
-    def _lines(self, step: Step) -> str:
-        pit = self._market.pits[step.symbol]
+    def _lines(self, step: MarketStep) -> str:
+        pit = self._market.instruments[step.symbol]
         rows: list[dict[str, Any]] = [
             {"type": "trade", "symbol": step.symbol, "ts": fill.ts, "id": fill.id,
              "price": str(fill.price * pit.tick), "size": str(fill.size * pit.lot),
-             "side": "buy" if fill.buy else "sell", "aggregate": fill.aggregate}
-            for fill in step.fills
+             "side": "buy" if fill.is_buy else "sell", "aggregate": fill.aggregate_id}
+            for fill in step.trades
         ]  # fmt: skip
-        if step.best is not None:
-            bid, bid_size, ask, ask_size = step.best
+        if step.top_of_book is not None:
+            bid, bid_size, ask, ask_size = step.top_of_book
             rows.append(
-                {"type": "quote", "symbol": step.symbol, "ts": step.ts, "sequence": step.last,
+                {"type": "quote", "symbol": step.symbol, "ts": step.ts, "sequence": step.last_id,
                  "bid": str(bid * pit.tick), "bid_size": str(bid_size * pit.lot),
                  "ask": str(ask * pit.tick), "ask_size": str(ask_size * pit.lot)}
             )  # fmt: skip
@@ -141,27 +145,29 @@ class Truth:
         if self._log is not None:
             print(json.dumps({"type": kind} | item), file=self._log)
 
-    def fault(self, injected: Injected) -> None:
+    def record_fault(self, injected: InjectedFault) -> None:
         """Write down a fault."""
         self.faults.append(injected)
         self._write("fault", asdict(injected))
 
-    def opened(self, connection: int, path: str) -> Opened:
+    def record_opened(self, connection: int, path: str) -> ConnectionRecord:
         """Write down that a connection was opened."""
-        opened = Opened(connection, path, self._market.now)
+        opened = ConnectionRecord(connection, path, self._market.now)
         self.connections.append(opened)
         self._write("opened", {"connection": connection, "path": path, "ts": opened.ts})
         return opened
 
-    def ended(self, opened: Opened, how: str) -> None:
+    def record_ended(self, opened: ConnectionRecord, how: str) -> None:
         """Write down that a connection has ended."""
         opened.until, opened.ended = self._market.now, how
         self._write("ended", {"connection": opened.connection, "how": how, "ts": opened.until})
 
-    def followed(self, connection: int, stream: str, symbol: str, channel: str) -> Sent:
+    def record_subscribed(
+        self, connection: int, stream: str, symbol: str, channel: str
+    ) -> SentStream:
         """Write down that a stream is followed from now on."""
         texts: list[str] | None = [] if self._keep else None
-        sent = Sent(
+        sent = SentStream(
             connection,
             stream,
             symbol,
@@ -174,26 +180,26 @@ class Truth:
         self._write(
             "followed",
             {"connection": connection, "stream": stream, "symbol": symbol, "channel": channel,
-             "ts": sent.since, "first": sent.first},
+             "ts": sent.since, "first": sent.first_id},
         )  # fmt: skip
         return sent
 
-    def left(self, sent: Sent) -> None:
+    def record_unsubscribed(self, sent: SentStream) -> None:
         """Write down that a stream is followed no longer."""
-        sent.until, sent.last = self._market.now, self._last(sent.symbol)
+        sent.until, sent.last_id = self._market.now, self._last(sent.symbol)
         self._write(
             "left",
             {"connection": sent.connection, "stream": sent.stream, "symbol": sent.symbol,
-             "channel": sent.channel, "ts": sent.until, "last": sent.last, "count": sent.count},
+             "channel": sent.channel, "ts": sent.until, "last": sent.last_id, "count": sent.count},
         )  # fmt: skip
 
     def _last(self, symbol: str) -> int:
-        pit = self._market.pits.get(symbol)
-        return pit.last.id if pit and pit.last else 0
+        pit = self._market.instruments.get(symbol)
+        return pit.last_trade.id if pit and pit.last_trade else 0
 
-    def finish(self) -> None:
+    def write_books(self) -> None:
         """Write down the final books."""
-        for symbol in self._market.pits if self._log is not None else ():
+        for symbol in self._market.instruments if self._log is not None else ():
             bids, asks = self.book(symbol)
             levels = {"bids": [[str(p), str(s)] for p, s in bids.items()],
                       "asks": [[str(p), str(s)] for p, s in asks.items()]}  # fmt: skip
@@ -201,43 +207,48 @@ class Truth:
 
     # ------------------------------------------------------------------------------------ reading
 
-    def trades(self, symbol: str) -> list[Traded]:
+    def trades(self, symbol: str) -> list[TrueTrade]:
         """Return every trade of *symbol*, in order."""
-        pit = self._market.pits[symbol]
+        pit = self._market.instruments[symbol]
         tick, lot = pit.tick, pit.lot
         return [
-            Traded(
-                f.id, f.price * tick, f.size * lot, "buy" if f.buy else "sell", f.ts, f.aggregate
+            TrueTrade(
+                f.id,
+                f.price * tick,
+                f.size * lot,
+                "buy" if f.is_buy else "sell",
+                f.ts,
+                f.aggregate_id,
             )
-            for f in self.fills[symbol]
+            for f in self.market_trades[symbol]
         ]
 
-    def quotes(self, symbol: str) -> list[Quoted]:
+    def quotes(self, symbol: str) -> list[TrueQuote]:
         """Return every best bid and ask of *symbol* after the first, in order."""
-        pit = self._market.pits[symbol]
+        pit = self._market.instruments[symbol]
         tick, lot = pit.tick, pit.lot
         return [
-            Quoted(ts, last, b.bid * tick, b.bid_size * lot, b.ask * tick, b.ask_size * lot)
-            for ts, last, b in self.bests[symbol]
+            TrueQuote(ts, last, b.bid * tick, b.bid_size * lot, b.ask * tick, b.ask_size * lot)
+            for ts, last, b in self.tops_of_book[symbol]
         ]
 
     def book(self, symbol: str) -> tuple[dict[Decimal, Decimal], dict[Decimal, Decimal]]:
         """Return the bids and asks as they are now, best first."""
-        pit = self._market.pits[symbol]
-        ladder = pit.ladder(1_000_000)
+        pit = self._market.instruments[symbol]
+        ladder = pit.book_snapshot(1_000_000)
         return (
             {price * pit.tick: size * pit.lot for price, size in ladder.bids},
             {price * pit.tick: size * pit.lot for price, size in ladder.asks},
         )
 
-    def candles(self, symbol: str, interval: str) -> list[Candle]:
+    def closed_bars(self, symbol: str, interval: str) -> list[MarketBar]:
         """Return the candles of *symbol* that have ended, in ticks and lots."""
         now = self._market.now
         last = start_of(interval, now)
-        found = self._market.pits[symbol].candles(interval, self._market.epoch, last, 1_000_000)
+        found = self._market.instruments[symbol].bars(interval, self._market.epoch, last, 1_000_000)
         return [candle for candle in found if end_of(interval, candle.start) <= now]
 
-    def injected(self) -> dict[str, int]:
+    def fault_counts(self) -> dict[str, int]:
         """Return how often each kind of fault was injected."""
         counts: defaultdict[str, int] = defaultdict(int)
         for fault in self.faults:
@@ -245,6 +256,6 @@ class Truth:
         return dict(counts)
 
 
-def _best(pit: Trading) -> tuple[Decimal, Decimal, Decimal, Decimal]:
-    bid, bid_size, ask, ask_size = pit.best()
+def _best(pit: Instrument) -> tuple[Decimal, Decimal, Decimal, Decimal]:
+    bid, bid_size, ask, ask_size = pit.top_of_book()
     return bid * pit.tick, bid_size * pit.lot, ask * pit.tick, ask_size * pit.lot

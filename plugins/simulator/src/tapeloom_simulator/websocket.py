@@ -12,10 +12,10 @@ from wsproto.utilities import RemoteProtocolError
 
 from .connection import GOODBYE, Connection
 
-__all__ = ["WebSocket"]
+__all__ = ["WebSocketConnection"]
 
 
-class WebSocket(Connection):
+class WebSocketConnection(Connection):
     """One client over WebSocket, with pings and close codes."""
 
     def __init__(self, *args: Any, **more: Any) -> None:
@@ -66,7 +66,7 @@ class WebSocket(Connection):
             return True
         if isinstance(event, Ping):
             if self._allowed() and not (
-                self._injector and self._injector.strikes("ping_no_pong", self.number)
+                self._injector and self._injector.fault_due("ping_no_pong", self.number)
             ):
                 self.queue([self._wire.send(event.response())])
                 self._wake.set()
@@ -82,22 +82,25 @@ class WebSocket(Connection):
             self.close(1003, "text only")
         return False
 
-    def attend(self, now: float) -> float:
+    def enforce_timeouts(self, now: float) -> float:
         """Ping, and end what is over. Return when to look again."""
-        again, rules, scale = super().attend(now), self.session.rules, self.scale
-        if self._closing is not None or rules.ping_every is None:
+        again, rules, scale = super().enforce_timeouts(now), self.session.rules, self.scale
+        if self._closing is not None or rules.ping_interval_seconds is None:
             return again
         return min(
-            again, self._attend_pings(now, rules.ping_every / scale, rules.pong_within / scale)
+            again,
+            self._attend_pings(
+                now, rules.ping_interval_seconds / scale, rules.pong_timeout_seconds / scale
+            ),
         )
 
     def _attend_pings(self, now: float, every: float, within: float) -> float:
         if self._unanswered and now >= next(iter(self._unanswered.values())) + within:
-            self.close(self.session.rules.violation, "Pong timeout")
+            self.close(self.session.rules.violation_close_code, "Pong timeout")
             return now + 1.0
         if now >= self._pinged + every:
             self._pinged = now
-            if not (self._injector and self._injector.strikes("no_ping", self.number)):
+            if not (self._injector and self._injector.fault_due("no_ping", self.number)):
                 payload = str(int(now * 1000)).encode()
                 self._unanswered[payload] = now
                 self.queue([bytes([0x89, len(payload)]) + payload])

@@ -1,10 +1,10 @@
-"""For the tests of adapters, stages and stacks: venues that are faked on the wire, time, contracts.
+"""Test tools for adapters, stages and stacks: fake venues, virtual time and contracts.
 
-`FakeVenue` is a server on a loopback socket, `FakeWire` the same without a socket, `VirtualClock` a
-clock that moves when everybody waits, `virtual_backend` an event loop of which the same is true, with
-`LoopClock` to tell its time. None of them replaces code of tapeloom: they stand where the
-network and the world stand. `tapeloom.testing.contract` has the batteries that prove a venue, a
-stage or a sink; it needs pytest.
+`FakeVenue` is a server on a loopback socket; `FakeWire` is the same without a socket. `VirtualClock`
+is a clock that jumps ahead when all tasks wait; `virtual_backend` is an event loop that does so, and
+`LoopClock` reads its time. None of them replaces code of tapeloom: they replace the network and
+the system clock. `tapeloom_testing.contract` has the test classes that check a venue, a stage, a sink or
+a transport; it needs pytest.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A clock that moves when everybody waits."""
+"""A virtual clock, which jumps ahead when all tasks wait."""
 
 from __future__ import annotations
 
@@ -15,11 +15,12 @@ from tapeloom.errors import unwrap_single
 
 __all__ = ["VirtualClock"]
 
+#: Event-loop iterations that let ready tasks run before the clock jumps.
 _STEPS = 10
 
 
 class VirtualClock:
-    """Time that passes only when told to, or, inside `running`, when everybody waits for it."""
+    """A clock that moves only in `advance` and `jump`, or, inside `running`, when all tasks wait."""
 
     def __init__(self, start_ns: int = 1_700_000_000_000_000_000) -> None:
         self._start_ns = start_ns
@@ -32,32 +33,32 @@ class VirtualClock:
         return self._start_ns + round(self._now * 1_000_000_000)
 
     def monotonic(self) -> float:
-        """Return virtual seconds since the clock was made."""
+        """Return virtual seconds since the clock was created."""
         return self._now
 
     async def sleep(self, seconds: float) -> None:
-        """Wait for virtual seconds."""
+        """Wait for *seconds* of virtual time."""
         sleeper = (self._now + max(seconds, 0), next(self._number), anyio.Event())
         heapq.heappush(self._sleepers, sleeper)
         try:
             await sleeper[2].wait()
         finally:
-            if sleeper in self._sleepers:  # whoever gives up waiting must not move the time
+            if sleeper in self._sleepers:  # a cancelled sleeper must not move the time
                 self._sleepers.remove(sleeper)
                 heapq.heapify(self._sleepers)
 
     def advance(self, seconds: float) -> None:
-        """Let time pass, and wake everyone whose time has come."""
+        """Move the time forward by *seconds* and wake every sleeper that is due."""
         self._now += seconds
         while self._sleepers and self._sleepers[0][0] <= self._now:
             heapq.heappop(self._sleepers)[2].set()
 
     async def jump(self) -> None:
-        """Wait until every task waits, then go to the moment at which the next one wakes."""
+        """Wait until all tasks wait, then advance to the time at which the next sleeper is due."""
         trio = sys.modules.get("trio")
         if trio is None or not trio.lowlevel.in_trio_run():
-            # On asyncio, anyio looks again only after 0.1 s where a task is still about to run: let
-            # them come to rest first.
+            # On asyncio, anyio polls every 0.1 s while a task is still ready to run: let all tasks
+            # run until they wait.
             for _ in range(_STEPS):
                 await anyio.lowlevel.checkpoint()
         await anyio.wait_all_tasks_blocked()
@@ -66,7 +67,7 @@ class VirtualClock:
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[Self]:
-        """Let time jump by itself whenever every task waits."""
+        """Jump ahead automatically whenever all tasks wait."""
 
         async def keep_jumping() -> None:
             while True:

@@ -1,4 +1,4 @@
-"""A venue on a loopback port, with WebSocket, REST and TLS."""
+"""A fake venue on a loopback port, with WebSocket, REST and TLS."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ __all__ = ["FakeClient", "FakeVenue"]
 
 
 class FakeClient:
-    """One WebSocket connection, seen from the server."""
+    """The server's end of one WebSocket connection."""
 
     def __init__(
         self, stream: anyio.abc.ByteStream, path: str, connection: WSConnection, head: bytes = b""
     ) -> None:
         self.path = path
-        self.head = head  #: the request, as it came
+        self.head = head  #: the raw bytes of the HTTP request
         self.stream = stream
         self._connection = connection
 
     async def receive(self) -> ws.Event:
-        """Return the next thing the client sent; pings are answered on the way.
+        """Return the next WebSocket event from the client; a ping is answered and returned.
 
-        Raises anyio.EndOfStream at the end.
+        Raises anyio.EndOfStream at the end of the connection.
         """
         while True:
             for event in self._connection.events():
@@ -42,7 +42,10 @@ class FakeClient:
             self._connection.receive_data(await self.stream.receive())
 
     async def receive_text(self) -> str:
-        """Return the next text; other things are passed over."""
+        """Return the next text message; skip other events.
+
+        Raises anyio.EndOfStream if the client closes.
+        """
         while True:
             event = await self.receive()
             if isinstance(event, ws.TextMessage):
@@ -51,7 +54,7 @@ class FakeClient:
                 raise anyio.EndOfStream
 
     async def send(self, *texts: str) -> None:
-        """Send texts, all in one write."""
+        """Send text messages, all in one write."""
         await self.stream.send(b"".join(self._connection.send(ws.TextMessage(t)) for t in texts))
 
     async def send_event(self, event: ws.Event) -> None:
@@ -59,7 +62,7 @@ class FakeClient:
         await self.stream.send(self._connection.send(event))
 
     async def send_bytes(self, data: bytes) -> None:
-        """Send bytes as they are, well-formed or not."""
+        """Send raw bytes, well-formed or not."""
         await self.stream.send(data)
 
     async def close(self, code: int = 1000, reason: str = "") -> None:
@@ -75,8 +78,8 @@ Response = tuple[int, Mapping[str, str], bytes]
 class FakeVenue:
     """A venue on a loopback port: WebSocket connections run `script`, GETs are answered by `http`.
 
-    `http` maps a path with its query to status, headers and body. `upgrade` is the status of the
-    WebSocket handshake if it is not to succeed.
+    `http` maps a path with its query to status, headers and body. `upgrade` is the response to the
+    WebSocket handshake, if the handshake must fail.
     """
 
     script: Script
@@ -88,7 +91,7 @@ class FakeVenue:
 
     @asynccontextmanager
     async def serve(self) -> AsyncIterator[Self]:
-        """Listen until left."""
+        """Listen while the context is open; `port` is then the bound port."""
         listener = await anyio.create_tcp_listener(local_host="127.0.0.1", local_port=self.port)
         self.port = listener.extra(anyio.abc.SocketAttribute.local_port)
         try:
@@ -100,7 +103,7 @@ class FakeVenue:
             raise unwrap_single(group) from None
 
     def url(self, scheme: str = "ws") -> str:
-        """Return the address, for ``ws`` or ``http``; with an s where there is TLS."""
+        """Return the URL for the scheme ``ws`` or ``http``; with TLS, ``wss`` or ``https``."""
         return f"{scheme}{'s' if self.context else ''}://127.0.0.1:{self.port}"
 
     async def _serve(self, raw: anyio.abc.ByteStream) -> None:
@@ -114,7 +117,7 @@ class FakeVenue:
                 )
             await self._talk(stream)
         except (anyio.EndOfStream, anyio.BrokenResourceError, anyio.ClosedResourceError, OSError):
-            pass  # the client left, as clients do
+            pass  # the client closed the connection
         finally:
             with anyio.move_on_after(1, shield=True):
                 await stream.aclose()
@@ -135,7 +138,7 @@ class FakeVenue:
         connection = WSConnection(ConnectionType.SERVER)
         try:
             connection.receive_data(head)
-        except RemoteProtocolError:  # it asks for a WebSocket and does not say how
+        except RemoteProtocolError:  # an upgrade request without a valid handshake
             await stream.send(_response((400, {}, b"no handshake")))
             return
         next(iter(connection.events()))

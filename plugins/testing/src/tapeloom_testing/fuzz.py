@@ -1,4 +1,4 @@
-"""Broken frames without end, made of good ones: what an adapter must bear."""
+"""Generate corrupted frames from valid ones, to fuzz an adapter."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ __all__ = ["mutants"]
 
 
 def mutants(frames: Sequence[bytes], chance: Random) -> Iterator[bytes]:
-    """Yield mutants of *frames*, for ever; the same ones for the same state of *chance*.
+    """Yield mutants of *frames* without end; the same state of *chance* yields the same ones.
 
-    Half of them are broken as bytes: cut, flipped, spliced, repeated. The other half are JSON with
-    something wrong in it: a field that lacks, is of another type, or holds a number that no computer
-    likes. Where frames are no JSON, all are broken as bytes.
+    Half of them are corrupted as bytes: truncated, flipped, spliced, repeated. The other half are JSON
+    with a field missing, of another type, or with an extreme number. Frames that are not JSON are
+    always corrupted as bytes.
     """
     while True:
         frame = frames[chance.randrange(len(frames))]
@@ -25,21 +25,21 @@ def mutants(frames: Sequence[bytes], chance: Random) -> Iterator[bytes]:
             except ValueError:
                 pass
             else:
-                yield _twisted(value, chance)
+                yield _mutated_json(value, chance)
                 continue
-        yield _BROKEN[chance.randrange(len(_BROKEN))](frame, frames, chance)
+        yield _BYTE_MUTATIONS[chance.randrange(len(_BYTE_MUTATIONS))](frame, frames, chance)
 
 
 # ------------------------------------------------------------------------------------- as bytes
 
-_Break = Callable[[bytes, Sequence[bytes], Random], bytes]
+_Mutation = Callable[[bytes, Sequence[bytes], Random], bytes]
 
 
-def _cut(frame: bytes, frames: Sequence[bytes], chance: Random) -> bytes:
+def _truncated(frame: bytes, frames: Sequence[bytes], chance: Random) -> bytes:
     return frame[: chance.randrange(len(frame) + 1)]
 
 
-def _beheaded(frame: bytes, frames: Sequence[bytes], chance: Random) -> bytes:
+def _without_start(frame: bytes, frames: Sequence[bytes], chance: Random) -> bytes:
     return frame[chance.randrange(len(frame) + 1) :]
 
 
@@ -52,7 +52,7 @@ def _flipped(frame: bytes, frames: Sequence[bytes], chance: Random) -> bytes:
 
 def _overwritten(frame: bytes, frames: Sequence[bytes], chance: Random) -> bytes:
     at = chance.randrange(len(frame) + 1)
-    piece = chance.choice(_PIECES)
+    piece = chance.choice(_BYTE_PIECES)
     return frame[:at] + piece + frame[at + chance.choice((0, 1, len(piece))) :]
 
 
@@ -67,25 +67,32 @@ def _spliced(frame: bytes, frames: Sequence[bytes], chance: Random) -> bytes:
     return frame[: chance.randrange(len(frame) + 1)] + other[chance.randrange(len(other) + 1) :]
 
 
-_BROKEN: tuple[_Break, ...] = (_cut, _beheaded, _flipped, _overwritten, _repeated, _spliced)
-_PIECES = (
+_BYTE_MUTATIONS: tuple[_Mutation, ...] = (
+    _truncated,
+    _without_start,
+    _flipped,
+    _overwritten,
+    _repeated,
+    _spliced,
+)
+_BYTE_PIECES = (
     b"", b"\x00", b"\xff\xfe", b"\xed\xa0\x80", b"{", b"}", b"[", b"]", b'"', b",", b":", b"\\u0000",
     b"null", b"NaN", b"-Infinity", b"1e999", b"-0", b"0" * 400, b"9" * 400, b"[" * 2000, b'{"a":' * 500,
 )  # fmt: skip
 
 # -------------------------------------------------------------------------------------- as JSON
 
-_STRANGE: tuple[Any, ...] = (
+_EXTREME_VALUES: tuple[Any, ...] = (
     None, True, False, 0, -1, 1, 1e308, -1e-308, 10**30, -(10**400), 2**63, "", " ", "NaN", "-1",
     "Infinity", "-Infinity", "1e400", "0x10", "1_0", "٣", "\ud800", "\x00", "x" * 5000, "1" * 400,
     "0." + "0" * 300 + "1", [], {}, [[]], [None], {"": None}, [[["1", "2"]]], ["1"],
 )  # fmt: skip
 
 
-def _twisted(value: Any, chance: Random) -> bytes:
-    """Write *value* with something wrong in it."""
+def _mutated_json(value: Any, chance: Random) -> bytes:
+    """Return *value* with one or more random mutations, as JSON."""
     for _ in range(chance.choice((1, 1, 1, 2, 5))):
-        value = _twist(value, chance)
+        value = _mutate(value, chance)
     try:
         return json.dumps(value, separators=(",", ":"), ensure_ascii=chance.random() < 0.5).encode(
             errors="surrogatepass"
@@ -94,22 +101,22 @@ def _twisted(value: Any, chance: Random) -> bytes:
         return b"[" * 5000
 
 
-def _twist(value: Any, chance: Random) -> Any:
-    """Put something strange in the place of some part of *value*."""
+def _mutate(value: Any, chance: Random) -> Any:
+    """Return *value* with one random part replaced."""
     if isinstance(value, dict) and value and chance.random() < 0.9:
-        return _twist_object(value, chance)
+        return _mutate_object(value, chance)
     if isinstance(value, list) and value and chance.random() < 0.9:
-        return _twist_list(value, chance)
+        return _mutate_list(value, chance)
     if isinstance(value, str) and value and chance.random() < 0.5:
         return _flipped(value.encode(errors="replace"), (), chance).decode(errors="replace")
     if isinstance(value, int | float) and not isinstance(value, bool) and chance.random() < 0.5:
         return value * chance.choice((-1, 0, 1000, 10**9))
-    return chance.choice(_STRANGE)
+    return chance.choice(_EXTREME_VALUES)
 
 
-def _twist_object(value: dict[str, Any], chance: Random) -> Any:
+def _mutate_object(value: dict[str, Any], chance: Random) -> Any:
     key = chance.choice(list(value))
-    rest = {name: one for name, one in value.items() if name != key}
+    rest = {name: field for name, field in value.items() if name != key}
     match chance.randrange(6):
         case 0:
             return rest
@@ -118,10 +125,10 @@ def _twist_object(value: dict[str, Any], chance: Random) -> Any:
         case 2:
             return {**value, key: value[chance.choice(list(value))]}
         case _:
-            return {**value, key: _twist(value[key], chance)}
+            return {**value, key: _mutate(value[key], chance)}
 
 
-def _twist_list(value: list[Any], chance: Random) -> Any:
+def _mutate_list(value: list[Any], chance: Random) -> Any:
     at = chance.randrange(len(value))
     match chance.randrange(6):
         case 0:
@@ -131,4 +138,4 @@ def _twist_list(value: list[Any], chance: Random) -> Any:
         case 2:
             return value[::-1]
         case _:
-            return [*value[:at], _twist(value[at], chance), *value[at + 1 :]]
+            return [*value[:at], _mutate(value[at], chance), *value[at + 1 :]]

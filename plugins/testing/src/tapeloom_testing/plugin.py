@@ -1,4 +1,4 @@
-"""What core gives to pytest: the option with which contracts are written down, and the replay of a tape."""
+"""The pytest plugin: the option ``--write-contract`` and the fixture `replayed`."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ __all__ = ["pytest_addoption", "replayed"]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add ``--write-contract``."""
+    """Add the option ``--write-contract``."""
     parser.getgroup("tapeloom").addoption(
         "--write-contract",
         action="store_true",
-        help="write what the contracts have proven into the packages, instead of comparing it",
+        help="write the conformance results into the packages, instead of comparing them",
     )
 
 
 @pytest.fixture
 def replayed(request: pytest.FixtureRequest) -> Callable[..., Awaitable[list[Event]]]:
-    """Return a function that replays a tape, or a bundle, that lies beside the test.
+    """Return a function that replays a tape, or a bundle, from the folder of the test.
 
-    ``events = await replayed("gap.jsonl.zst", stages=["quality", "books"])``: the tape says of which
-    feed it is, and any key of a feed may be said otherwise. *tables* are the other tables of the
-    stack: ``tables={"stage": {"bars": {"every": "1m"}}}``. The rest goes to `tapeloom.replay`.
+    ``events = await replayed("gap.jsonl.zst", stages=["quality", "books"])``: the tape's
+    header configures the feed, and keyword arguments override its keys. *tables* are the other tables
+    of the stack: ``tables={"stage": {"bars": {"every": "1m"}}}``.
     """
 
     async def replay(

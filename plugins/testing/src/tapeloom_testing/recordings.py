@@ -1,4 +1,4 @@
-"""Where real recordings are."""
+"""Find the folder of real recordings."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ __all__ = ["captures"]
 
 
 def captures(root: Path) -> Path | None:
-    """Return the folder of real recordings, None where there is none.
+    """Return the folder of real recordings; None if it does not exist.
 
-    It is named by the environment variable TAPELOOM_CAPTURES, and is ``../shared/data`` beside the
-    repository *root* otherwise.
+    The environment variable TAPELOOM_CAPTURES names it; the default is ``../shared/data`` relative
+    to the repository *root*.
     """
     folder = Path(os.environ.get("TAPELOOM_CAPTURES") or root / "../shared/data")
     return folder if folder.is_dir() else None

@@ -1,7 +1,7 @@
-"""Event loops whose time jumps ahead whenever everybody waits: for tests with real sockets.
+"""Event loops with virtual time, which jumps ahead when all tasks wait: for tests with real sockets.
 
-`VirtualClock` replaces our clock alone. Here the loop itself keeps virtual time, so that a server, its
-clients and every library between them wait together, and a day takes as long as its work.
+`VirtualClock` replaces only the clock that tapeloom reads. Here the event loop itself keeps virtual
+time, so a server, its clients and all libraries share it, and a day takes only as long as its work.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ import anyio.to_thread
 
 __all__ = ["LoopClock", "virtual_backend"]
 
-#: How long a thread that is at work is waited for before it is asked again, in real seconds.
+#: Real seconds between polls while a worker thread runs: it takes no virtual time.
 _GRACE = 0.001
 
 
 class LoopClock:
-    """The time of the event loop, as a clock for `tapeloom.open`; its day begins at *start_ns*."""
+    """The event loop's time as a clock for `tapeloom.open`; loop time 0 is *start_ns*."""
 
     def __init__(self, start_ns: int = 1_700_000_000_000_000_000) -> None:
         self._start_ns = start_ns
@@ -34,16 +34,16 @@ class LoopClock:
         return anyio.current_time()
 
     async def sleep(self, seconds: float) -> None:
-        """Wait."""
+        """Wait for *seconds* of the loop's time."""
         await anyio.sleep(seconds)
 
 
 def virtual_backend(name: str) -> tuple[str, dict[str, Any]]:
-    """Return the backend *name*, "asyncio" or "trio", with virtual time that begins at 0.
+    """Return the backend *name*, "asyncio" or "trio", with virtual time that starts at 0.
 
-    It is what an `anyio_backend` fixture returns, and `anyio.run` takes apart as ``backend`` and
-    ``backend_options``. Time jumps when no task can run and no socket of this process has anything
-    to read: over loopback, what was sent is there at once. Another process is not waited for.
+    Return it from an `anyio_backend` fixture, or pass its two items to `anyio.run` as ``backend`` and
+    ``backend_options``. Time jumps when no task can run and no socket of this process is readable:
+    over loopback, sent data is readable at once. Data from another process is not waited for.
     """
     if name == "asyncio":
         return name, {"loop_factory": _Loop}
@@ -53,7 +53,7 @@ def virtual_backend(name: str) -> tuple[str, dict[str, Any]]:
 
 
 class _Loop(asyncio.SelectorEventLoop):
-    """A loop that, instead of sleeping, moves its clock."""
+    """An event loop that advances its clock instead of sleeping."""
 
     def __init__(self) -> None:
         super().__init__(_Selector(self))
@@ -64,14 +64,14 @@ class _Loop(asyncio.SelectorEventLoop):
         return self.now
 
     def run_in_executor(self, executor: Any, func: Any, *args: Any) -> Any:  # type: ignore[override]
-        # Such as the look-up of a name: what works outside the loop takes no virtual time.
+        # For example DNS lookups: work outside the loop takes no virtual time.
         future = super().run_in_executor(executor, func, *args)
         self.threads += 1
         future.add_done_callback(self._returned)
         return future
 
     async def shutdown_default_executor(self, *args: Any, **named: Any) -> None:
-        # It is given minutes to end its threads, which would pass at once.
+        # Its timeout of minutes would elapse at once in virtual time.
         self.threads += 1
         try:
             await super().shutdown_default_executor(*args, **named)
@@ -83,14 +83,14 @@ class _Loop(asyncio.SelectorEventLoop):
 
     @property
     def working(self) -> bool:
-        """Whether a thread is at work for one of the tasks."""
+        """Whether a worker thread runs for one of the tasks."""
         return bool(
             self.threads or anyio.to_thread.current_default_thread_limiter().borrowed_tokens
         )
 
 
 class _Selector(selectors.DefaultSelector):
-    """Looks for what is ready; where nothing is, lets time pass at once."""
+    """Polls for ready sockets; if none is ready, advances the loop's time at once."""
 
     def __init__(self, loop: _Loop) -> None:
         super().__init__()

@@ -9,14 +9,14 @@ from datetime import datetime
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from tapeloom_simulator.server_api import Answer
+from tapeloom_simulator.server_api import HttpResponse
 
 from .text import stamp
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
-    from tapeloom_simulator.server_api import Call, Market
+    from tapeloom_simulator.server_api import HttpRequest, Market
 
     from .text import Spelling
 
@@ -32,9 +32,9 @@ _TIME = re.compile(r"(.{19})(?:\.(\d+))?(Z|[+-]\d\d:\d\d)", re.ASCII)
 _UNITS = (("Min", "T", "m"), ("Hour", "H", "h"), ("Day", "D", "d"), ("Week", "W", "w"))
 
 
-def refusal(status: int, message: str) -> Answer:
+def refusal(status: int, message: str) -> HttpResponse:
     """Return an error in the venue's form."""
-    return Answer(json.dumps({"message": message}), status)
+    return HttpResponse(json.dumps({"message": message}), status)
 
 
 def free(key: str) -> bool:
@@ -69,7 +69,7 @@ class Rest:
         self._market, self._spellings = market, spellings
         self.armed: list[str] = []
 
-    def answer(self, call: Call) -> Answer:
+    def answer(self, call: HttpRequest) -> HttpResponse:
         """Answer a call."""
         key = call.headers.get("apca-api-key-id", "")
         keyed = bool(key and call.headers.get("apca-api-secret-key")) and not key.startswith("BAD")
@@ -77,10 +77,12 @@ class Rest:
         if not keyed and (key or not crypto):
             return refusal(401, "unauthorized.")
         if call.path == "/v2/assets":
-            return Answer(self._assets(call.query.get("asset_class", "us_equity") == "crypto"))
+            return HttpResponse(
+                self._assets(call.query.get("asset_class", "us_equity") == "crypto")
+            )
         if call.path == "/v2/clock":
-            now = stamp(self._market.clock)
-            return Answer(f'{{"timestamp":"{now}","is_open":true}}')
+            now = stamp(self._market.venue_clock)
+            return HttpResponse(f'{{"timestamp":"{now}","is_open":true}}')
         if not crypto and not call.path.startswith(STOCKS):
             return refusal(404, "endpoint not found.")
         try:
@@ -88,7 +90,7 @@ class Rest:
         except ValueError as problem:
             return refusal(400, str(problem))
 
-    def _of_market(self, call: Call, key: str, *, crypto: bool) -> Answer:
+    def _of_market(self, call: HttpRequest, key: str, *, crypto: bool) -> HttpResponse:
         words = call.path.removeprefix(CRYPTO if crypto else STOCKS).split("/")
         kind = next((word for word in words if word != "latest"), "")
         names = [name for name in call.query.get("symbols", "").split(",") if name]
@@ -97,19 +99,21 @@ class Rest:
         some = [one for name in names if (one := self._spellings[crypto].get(name)) is not None]
         if kind == "snapshots":
             body = ",".join(f'"{one.native}":{self._snapshot(one)}' for one in some)
-            return Answer(f'{{"snapshots":{{{body}}}}}' if crypto else f"{{{body}}}")
+            return HttpResponse(f'{{"snapshots":{{{body}}}}}' if crypto else f"{{{body}}}")
         if "latest" in words:
-            found = {one.native: self._latest(kind, one, call.lag) for one in some}
+            found = {one.native: self._latest(kind, one, call.book_lag) for one in some}
             body = ",".join(f'"{name}":{item}' for name, item in found.items() if item)
-            return Answer(f'{{"{kind}":{{{body}}}}}')
+            return HttpResponse(f'{{"{kind}":{{{body}}}}}')
         if kind not in ("trades", "bars", "quotes"):
             return refusal(404, "endpoint not found.")
         since, until = self._span(call)
         if call.query.get("feed") == "sip" and free(key) and until > self._market.now - _QUARTER:
             return refusal(403, "subscription does not permit querying recent SIP data")
-        return Answer(self._page(kind, self._rows(kind, some, since, until, call), call.query))
+        return HttpResponse(
+            self._page(kind, self._rows(kind, some, since, until, call), call.query)
+        )
 
-    def _span(self, call: Call) -> tuple[int, int]:
+    def _span(self, call: HttpRequest) -> tuple[int, int]:
         now = self._market.now
         since, until = call.query.get("start"), call.query.get("end")
         day = now - now % (86_400 * _SECOND)
@@ -118,17 +122,17 @@ class Rest:
 
     def _latest(self, kind: str, one: Spelling, lag: int = 0) -> str:
         if kind == "quotes":
-            return one.quote(self._market.now, one.pit.best())
+            return one.quote(self._market.now, one.pit.top_of_book())
         if kind == "orderbooks" and one.crypto:
             return one.book(self._market.now, lag)
-        if kind == "trades" and one.pit.last:
-            return one.trade(one.pit.last)
+        if kind == "trades" and one.pit.last_trade:
+            return one.trade(one.pit.last_trade)
         minute = 60 * _SECOND
-        candle = one.pit.candle("1m", self._market.now - minute - _SECOND)
+        candle = one.pit.bar("1m", self._market.now - minute - _SECOND)
         return one.bar(candle) if kind == "bars" and candle and candle.trades else ""
 
     def _snapshot(self, one: Spelling) -> str:
-        day = one.pit.candle("1d", self._market.now)
+        day = one.pit.bar("1d", self._market.now)
         parts = {
             "latestTrade": self._latest("trades", one),
             "latestQuote": self._latest("quotes", one),
@@ -139,24 +143,24 @@ class Rest:
         return f"{{{','.join(members)}}}"
 
     def _rows(
-        self, kind: str, some: Iterable[Spelling], since: int, until: int, call: Call
+        self, kind: str, some: Iterable[Spelling], since: int, until: int, call: HttpRequest
     ) -> Iterator[Row]:
         """Return what there is, symbol after symbol, the oldest first."""
         interval = _interval(call.query.get("timeframe", "1Min"))
         for one in sorted(some, key=lambda spelling: spelling.native):
             if kind == "trades":
-                first = one.pit.first_since(since)
-                for fill in one.pit.fills(first.id, 1_000_000) if first else ():
+                first = one.pit.first_trade_since(since)
+                for fill in one.pit.trades(first.id, 1_000_000) if first else ():
                     if fill.ts > until:
                         break
                     yield one.native, f"{fill.id:012d}", one.trade(fill)
             elif kind == "bars":
                 # What is still forming, or has ended this very second, is not there yet.
-                for candle in one.pit.candles(interval, since, until, 1_000_000):
+                for candle in one.pit.bars(interval, since, until, 1_000_000):
                     if candle.trades and candle.end + _SECOND <= self._market.now:
                         yield one.native, stamp(candle.start), one.bar(candle)
             elif since <= self._market.now <= until:
-                yield one.native, "", one.quote(self._market.now, one.pit.best())
+                yield one.native, "", one.quote(self._market.now, one.pit.top_of_book())
 
     def _page(self, kind: str, rows: Iterator[Row], query: Mapping[str, str]) -> str:
         limit = min(int(query.get("limit", "1000")), 10_000)

@@ -11,7 +11,7 @@ from collections import defaultdict
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from tapeloom_simulator.server_api import Answer, Budget, Rules
+from tapeloom_simulator.server_api import ConnectionRules, HttpResponse, RestBudget
 
 from .rest import Rest, free, refusal
 from .streams import STREAMS, Orderbooks, Spoken, UpdatedBars
@@ -21,11 +21,17 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from tapeloom.units import Rate
-    from tapeloom_simulator.server_api import Call, Line, Market, Session, Stream
+    from tapeloom_simulator.server_api import (
+        ClientConnection,
+        HttpRequest,
+        Market,
+        VenueSession,
+        VenueStream,
+    )
 
 __all__ = ["AlpacaSide"]
 
-_RULES = Rules()
+_RULES = ConnectionRules()
 _PATHS = {
     f"/{prefix}/{feed}": False
     for prefix, feeds in (
@@ -36,7 +42,7 @@ _PATHS = {
 } | {"/v1beta3/crypto/us": True}
 _AUTH_WITHIN = 10.0
 _FREE_SYMBOLS = 30
-_BUDGET = Budget(name="alpaca", limit=200, seconds=60.0, patience=1_000_000)
+_BUDGET = RestBudget(name="alpaca", limit=200, window_seconds=60.0, tolerated_violations=1_000_000)
 _MESSAGES = {
     400: "invalid syntax",
     401: "not authenticated",
@@ -59,7 +65,7 @@ def error(code: int) -> list[str]:
 class AlpacaSide:
     """Both markets."""
 
-    dials: Rate | None = None
+    dial_rate: Rate | None = None
     markets: Mapping[str, Sequence[str]] = MappingProxyType(
         {"stocks": ("AAPL/USD", "MSFT/USD"), "crypto": ("BTC/USD", "ETH/USD")}
     )
@@ -77,10 +83,10 @@ class AlpacaSide:
     def __init__(self, market: Market) -> None:
         self.market = market
         self.spellings: dict[bool, dict[str, Spelling]] = {False: {}, True: {}}
-        for pit in market.pits.values():
+        for pit in market.instruments.values():
             one = Spelling.of(pit, market)
             self.spellings[one.crypto][one.native] = one
-        self.lines = defaultdict[tuple[str, str], list["Line"]](list)  # by path and key
+        self.lines = defaultdict[tuple[str, str], list["ClientConnection"]](list)  # by path and key
         self._rest = Rest(market, self.spellings)
         self._streams: dict[tuple[bool, str, str], Spoken] = {}
 
@@ -100,25 +106,29 @@ class AlpacaSide:
             self._streams[key] = STREAMS[crypto][name](f"{name}:{native}", spelling)
         return self._streams.get(key)
 
-    def open(self, call: Call, line: Line) -> Session | Answer:
+    def open_connection(
+        self, call: HttpRequest, line: ClientConnection
+    ) -> VenueSession | HttpResponse:
         """Take a connection to one of the feeds."""
         if call.path not in _PATHS:
-            return Answer("", 404)
+            return HttpResponse("", 404)
         return _Session(self, line, call)
 
-    def answer(self, call: Call) -> Answer:
+    def respond(self, call: HttpRequest) -> HttpResponse:
         """Answer a REST call."""
         return self._rest.answer(call)
 
-    def cost(self, call: Call) -> tuple[Budget, int] | None:
+    def request_cost(self, call: HttpRequest) -> tuple[RestBudget, int] | None:
         """Return 1: every call costs the same."""
         return _BUDGET, 1
 
-    def limited(self, status: int, retry_after: int, budget: Budget | None) -> Answer:
+    def rate_limit_response(
+        self, status: int, retry_after: int, budget: RestBudget | None
+    ) -> HttpResponse:
         """Word a refusal for too many calls."""
         return refusal(status, "too many requests.")
 
-    def corrupt(self, fault: str, stream: Stream, text: str) -> list[str] | None:
+    def corrupt(self, fault: str, stream: VenueStream, text: str) -> list[str] | None:
         """Return what a fault makes of a frame; those of REST are armed, and change no frame."""
         assert isinstance(stream, Spoken)
         if fault in ("empty_page", "token_loop"):
@@ -192,7 +202,7 @@ def _updated_bar(side: AlpacaSide, stream: Spoken, items: Items) -> list[Items] 
 
 def _crossed(side: AlpacaSide, stream: Spoken, items: Items) -> list[Items] | None:
     """Bid what is asked."""
-    item, best = items[0], stream.spelling.pit.best()
+    item, best = items[0], stream.spelling.pit.top_of_book()
     price, size = stream.spelling.price[best.ask], stream.spelling.size[best.ask_size]
     if item["T"] == "q":
         return [[{**item, "bp": item["ap"], "ap": item["bp"]}]]
@@ -205,7 +215,7 @@ def _huge(side: AlpacaSide, stream: Spoken, items: Items) -> list[Items] | None:
     if not isinstance(stream, Orderbooks):
         return None
     _ = stream.spelling
-    far = max(_.pit.ladder(1_000_000).asks)[0] + 1_000
+    far = max(_.pit.book_snapshot(1_000_000).asks)[0] + 1_000
     gone = [{"p": _Number(_.price[far + more]), "s": _Number("0")} for more in range(1_024)]
     return [[{**items[0], "a": [*items[0]["a"], *gone]}]]
 
@@ -232,20 +242,20 @@ class _Session:
 
     rules = _RULES
 
-    def __init__(self, side: AlpacaSide, line: Line, call: Call) -> None:
+    def __init__(self, side: AlpacaSide, line: ClientConnection, call: HttpRequest) -> None:
         self._side, self._line, self._path = side, line, call.path
         self._crypto = _PATHS[call.path]
         self._key = ""  # once it is let in
         self._said = call.headers
         self._lists: dict[str, list[str]] = {name: [] for name in STREAMS[self._crypto]}
 
-    def opened(self) -> Sequence[str]:
+    def opening_messages(self) -> Sequence[str]:
         """Greet; let a client in that has its keys in the headers, and give others 10 s."""
         greeting = ['[{"T":"success","msg":"connected"}]']
         key = self._said.get("apca-api-key-id", "")
         if key:
             return [*greeting, *self._admit(key, self._said.get("apca-api-secret-key", ""))]
-        self._line.later(_AUTH_WITHIN, self._too_late)
+        self._line.call_later(_AUTH_WITHIN, self._too_late)
         return greeting
 
     def _too_late(self) -> Sequence[str]:
@@ -254,7 +264,7 @@ class _Session:
         self._line.close(1008, "auth timeout")
         return error(404)
 
-    def farewell(self) -> Sequence[str]:
+    def closing_messages(self) -> Sequence[str]:
         """Say nothing, as the venue does."""
         return ()
 
@@ -285,7 +295,7 @@ class _Session:
         if self._path == "/v2/sip" and free(key):
             return error(409)
         lines = self._side.lines[self._path, key]
-        lines[:] = [line for line in lines if line.counts]
+        lines[:] = [line for line in lines if line.counts_as_open]
         if lines:
             self._line.close(1008, "connection limit exceeded")
             return error(406)
@@ -317,9 +327,9 @@ class _Session:
         for name, natives in self._lists.items():
             old, new = self._all(name, before[name]), self._all(name, natives)
             for stream in old - new:
-                self._line.leave(stream)
+                self._line.unsubscribe(stream)
             for stream in sorted(new - old, key=lambda one: one.name):
-                self._line.follow(stream)
+                self._line.subscribe(stream)
                 if isinstance(stream, Orderbooks):
                     books.append(stream.whole(self._side.market.now))
         return books

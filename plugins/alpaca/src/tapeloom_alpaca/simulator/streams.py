@@ -9,7 +9,7 @@ from .text import stamp
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from tapeloom_simulator.server_api import Step
+    from tapeloom_simulator.server_api import MarketStep
 
     from .text import Spelling
 
@@ -25,19 +25,19 @@ class Spoken:
     """One of the venue's lists, for one symbol."""
 
     channel = ""
-    every = 0
+    interval_ns = 0
 
     def __init__(self, name: str, spelling: Spelling) -> None:
         self.name, self.symbol, self.spelling = name, spelling.pit.symbol, spelling
 
-    def begin(self) -> None:
+    def start(self) -> None:
         """Start."""
 
-    def step(self, step: Step) -> Sequence[str]:
+    def encode_step(self, step: MarketStep) -> Sequence[str]:
         """Say nothing of a step."""
         return ()
 
-    def tick(self, now: int) -> Sequence[str]:
+    def encode_tick(self, now: int) -> Sequence[str]:
         """Say nothing at this time."""
         return ()
 
@@ -45,16 +45,16 @@ class Spoken:
 class _Trades(Spoken):
     channel = "trades"
 
-    def step(self, step: Step) -> Sequence[str]:
+    def encode_step(self, step: MarketStep) -> Sequence[str]:
         _ = self.spelling
-        return (f"[{','.join([_.tagged('t', _.trade(fill)) for fill in step.fills])}]",)
+        return (f"[{','.join([_.tagged('t', _.trade(fill)) for fill in step.trades])}]",)
 
 
 class _Quotes(Spoken):
     channel = "quotes"
 
-    def step(self, step: Step) -> Sequence[str]:
-        _, best = self.spelling, step.best
+    def encode_step(self, step: MarketStep) -> Sequence[str]:
+        _, best = self.spelling, step.top_of_book
         return (f"[{_.tagged('q', _.quote(step.ts, best))}]",) if best is not None else ()
 
 
@@ -62,12 +62,12 @@ class _Bars(Spoken):
     """The bar of a minute comes a second after its end, where there was a trade in it."""
 
     channel = "klines:1m"
-    every = _SECOND
+    interval_ns = _SECOND
 
-    def tick(self, now: int) -> Sequence[str]:
+    def encode_tick(self, now: int) -> Sequence[str]:
         if now % _MINUTE != _SECOND:
             return ()
-        candle = self.spelling.pit.candle("1m", now - _MINUTE)
+        candle = self.spelling.pit.bar("1m", now - _MINUTE)
         if candle is None or not candle.trades:
             return ()
         return (f"[{self.spelling.tagged('b', self.spelling.bar(candle))}]",)
@@ -77,7 +77,7 @@ class UpdatedBars(Spoken):
     """Bars that were said wrongly, half a minute later: see the fault ``updated_bar``."""
 
     channel = "klines:1m"
-    every = _SECOND
+    interval_ns = _SECOND
 
     def __init__(self, name: str, spelling: Spelling) -> None:
         super().__init__(name, spelling)
@@ -87,7 +87,7 @@ class UpdatedBars(Spoken):
         """Say a bar's item as it should have been."""
         self._due.setdefault(text, self.spelling.market.now + _REVISED)
 
-    def tick(self, now: int) -> Sequence[str]:
+    def encode_tick(self, now: int) -> Sequence[str]:
         """Say what is due."""
         due = [text for text, at in self._due.items() if at <= now]
         for text in due:
@@ -97,12 +97,12 @@ class UpdatedBars(Spoken):
 
 class _DailyBars(Spoken):
     channel = "klines:1d"
-    every = _SECOND
+    interval_ns = _SECOND
 
-    def tick(self, now: int) -> Sequence[str]:
+    def encode_tick(self, now: int) -> Sequence[str]:
         if now % _MINUTE != _SECOND:
             return ()
-        candle = self.spelling.pit.candle("1d", now)
+        candle = self.spelling.pit.bar("1d", now)
         return (f"[{self.spelling.tagged('d', self.spelling.bar(candle))}]",) if candle else ()
 
 
@@ -110,27 +110,27 @@ class Orderbooks(Spoken):
     """Changed levels every 100 ms, and the whole book once a minute."""
 
     channel = "book"
-    every = 100 * _MS
+    interval_ns = 100 * _MS
 
-    def begin(self) -> None:
+    def start(self) -> None:
         """Start from the book as it is."""
-        self._told = self.spelling.pit.update
+        self._told = self.spelling.pit.last_update_id
 
     def whole(self, now: int) -> str:
         """Return the whole book, as everybody gets it who subscribes."""
         item = self.spelling.tagged("o", self.spelling.book(now))
         return f'[{item[:-1]},"r":true}}]'
 
-    def tick(self, now: int) -> Sequence[str]:
+    def encode_tick(self, now: int) -> Sequence[str]:
         """Say what has changed."""
         _, told = self.spelling, self._told
-        last = _.pit.update
+        last = _.pit.last_update_id
         if now % _MINUTE == 0:
             self._told = last
             return (self.whole(now),)
         if last == told:
             return ()
-        bids, asks = _.pit.changes(told)
+        bids, asks = _.pit.changes_since(told)
         self._told = last
         b, a = _.levels(sorted(bids.items(), reverse=True)), _.levels(sorted(asks.items()))
         item = f'{{"t":"{stamp(now)}","b":[{b}],"a":[{a}]}}'
@@ -141,9 +141,9 @@ class _Statuses(Spoken):
     """Once a minute, that trading goes on."""
 
     channel = "x-statuses"
-    every = _MINUTE
+    interval_ns = _MINUTE
 
-    def tick(self, now: int) -> Sequence[str]:
+    def encode_tick(self, now: int) -> Sequence[str]:
         item = f'{{"t":"{stamp(now)}","sc":"T","sm":"Trading Resumption","rc":"","rm":"","z":"C"}}'
         return (f"[{self.spelling.tagged('s', item)}]",)
 
@@ -152,11 +152,11 @@ class _Lulds(Spoken):
     """Twice a minute, five per cent around the best bid."""
 
     channel = "x-lulds"
-    every = 30 * _SECOND
+    interval_ns = 30 * _SECOND
 
-    def tick(self, now: int) -> Sequence[str]:
+    def encode_tick(self, now: int) -> Sequence[str]:
         _ = self.spelling
-        bid = _.pit.best().bid
+        bid = _.pit.top_of_book().bid
         up, down = _.price[bid * 105 // 100], _.price[bid * 95 // 100]
         item = f'{{"t":"{stamp(now)}","u":{up},"d":{down},"i":"B","z":"C"}}'
         return (f"[{_.tagged('l', item)}]",)

@@ -11,7 +11,13 @@ from tapeloom.events import utc
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from tapeloom_simulator.server_api import Best, Candle, Fill, Market, SimulatedInstrument
+    from tapeloom_simulator.server_api import (
+        Market,
+        MarketBar,
+        MarketTrade,
+        SimulatedInstrument,
+        TopOfBook,
+    )
 
 __all__ = ["Numbers", "Spelling", "stamp"]
 
@@ -105,7 +111,7 @@ class Spelling:
     @classmethod
     def of(cls, pit: SimulatedInstrument, market: Market) -> Spelling:
         """Return how *pit* is written: a well-known coin, or what is not quoted in USD, is crypto."""
-        parts = pit.parts
+        parts = pit.parsed_symbol
         crypto = parts.base in _CRYPTO or parts.quote != "USD"
         native = pit.symbol if crypto else parts.base
         return cls(pit, market, native, crypto, Numbers(pit.tick), Numbers(pit.lot))
@@ -114,22 +120,22 @@ class Spelling:
         """Return an item as a stream has it."""
         return f'{{"T":"{tag}","S":"{self.native}",{item[1:]}'
 
-    def number(self, fill: Fill) -> int:
+    def number(self, fill: MarketTrade) -> int:
         """Return the venue's id of a trade."""
         return _FAR + fill.id if self.crypto else fill.id
 
-    def trade(self, fill: Fill) -> str:
+    def trade(self, fill: MarketTrade) -> str:
         """Return a trade."""
         head = f'{{"t":"{stamp(fill.ts)}","p":{self.price[fill.price]},"s":{self.size[fill.size]},'
         if self.crypto:
-            return f'{head}"i":{self.number(fill)},"tks":"{"B" if fill.buy else "S"}"}}'
+            return f'{head}"i":{self.number(fill)},"tks":"{"B" if fill.is_buy else "S"}"}}'
         return f'{head}"x":"{self.exchange(fill)}","c":["@"],"i":{fill.id},"z":"C"}}'
 
-    def exchange(self, fill: Fill) -> str:
+    def exchange(self, fill: MarketTrade) -> str:
         """Return where a trade took place."""
         return _EXCHANGES[fill.id % len(_EXCHANGES)]
 
-    def quote(self, now: int, best: Best) -> str:
+    def quote(self, now: int, best: TopOfBook) -> str:
         """Return the best bid and ask."""
         bid, bid_size, ask, ask_size = best
         price, size = self.price, self.size
@@ -139,10 +145,10 @@ class Spelling:
         )
         return f"{text}}}" if self.crypto else f'{text},"bx":"V","ax":"Q","c":["R"],"z":"C"}}'
 
-    def bar(self, one: Candle) -> str:
+    def bar(self, one: MarketBar) -> str:
         """Return a bar."""
         price = self.price
-        mean = Decimal(one.quote) / one.volume * self.pit.tick if one.volume else Decimal(0)
+        mean = Decimal(one.quote_volume) / one.volume * self.pit.tick if one.volume else Decimal(0)
         return (
             f'{{"t":"{stamp(one.start)}","o":{price[one.open]},"h":{price[one.high]},'
             f'"l":{price[one.low]},"c":{price[one.close]},"v":{self.size.write(one.volume)},'
@@ -156,5 +162,5 @@ class Spelling:
 
     def book(self, now: int, lag: int = 0) -> str:
         """Return the whole book."""
-        _, bids, asks = self.pit.ladder(1_000_000, lag)
+        _, bids, asks = self.pit.book_snapshot(1_000_000, lag)
         return f'{{"t":"{stamp(now)}","b":[{self.levels(bids)}],"a":[{self.levels(asks)}]}}'

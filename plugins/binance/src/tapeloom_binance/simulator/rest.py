@@ -6,7 +6,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from tapeloom.units import duration_ns
-from tapeloom_simulator.server_api import Answer
+from tapeloom_simulator.server_api import HttpResponse
 
 from .streams import INTERVALS, MAX_LENGTHS
 from .text import price_change, top_of_book
@@ -14,7 +14,7 @@ from .text import price_change, top_of_book
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from tapeloom_simulator.server_api import Call, Candle, Fill, Market
+    from tapeloom_simulator.server_api import HttpRequest, Market, MarketBar, MarketTrade
 
     from .text import SymbolFormat
 
@@ -38,9 +38,11 @@ class Refused(Exception):
         super().__init__(text)
 
 
-def error(code: int, text: str, status: int = 400, **headers: str) -> Answer:
+def error(code: int, text: str, status: int = 400, **headers: str) -> HttpResponse:
     """Return the HTTP response of an error, in the venue's JSON form."""
-    return Answer(json.dumps({"code": code, "msg": text}, separators=(",", ":")), status, headers)
+    return HttpResponse(
+        json.dumps({"code": code, "msg": text}, separators=(",", ":")), status, headers
+    )
 
 
 def weight(spot: bool, path: str, query: Mapping[str, str]) -> int:
@@ -66,7 +68,7 @@ class Rest:
     def __init__(self, market: Market, formats: dict[str, SymbolFormat], name: str) -> None:
         self._market, self._formats = market, formats
         self._spot, self._inverse = name == "spot", name == "coinm"
-        self._paths: dict[str, Callable[[Call, int], str]] = {
+        self._paths: dict[str, Callable[[HttpRequest, int], str]] = {
             "ping": lambda _, __: "{}",
             "time": self._time,
             "exchangeInfo": self._exchange_info,
@@ -80,10 +82,10 @@ class Rest:
             "ticker/price": self._last_prices,
         }
 
-    def answer(self, path: str, call: Call) -> Answer:
+    def respond(self, path: str, call: HttpRequest) -> HttpResponse:
         """Return the answer to a call; *path* is its path without the prefix of the market."""
         if path not in self._paths:
-            return Answer("<html><body><h2>404 Not found</h2></body></html>", 404)
+            return HttpResponse("<html><body><h2>404 Not found</h2></body></html>", 404)
         unit = call.headers.get("x-mbx-time-unit", "").upper() if self._spot else ""
         try:
             if unit not in ("", "MILLISECOND", "MICROSECOND"):
@@ -91,13 +93,15 @@ class Rest:
                     -1194,
                     "Invalid value for time unit; expected either MICROSECOND or MILLISECOND.",
                 )
-            return Answer(self._paths[path](call, 1_000 if unit == "MICROSECOND" else 1_000_000))
+            return HttpResponse(
+                self._paths[path](call, 1_000 if unit == "MICROSECOND" else 1_000_000)
+            )
         except Refused as refused:
             return refused.answer
 
     # ------------------------------------------------------------------------------- parameters
 
-    def _requested_symbol(self, call: Call) -> SymbolFormat:
+    def _requested_symbol(self, call: HttpRequest) -> SymbolFormat:
         name = call.query.get("symbol")
         if not name:
             raise Refused(
@@ -107,7 +111,7 @@ class Rest:
             raise Refused(-1121, "Invalid symbol.")
         return self._formats[name]
 
-    def _requested_symbols(self, call: Call) -> list[SymbolFormat]:
+    def _requested_symbols(self, call: HttpRequest) -> list[SymbolFormat]:
         """Return the symbols named by `symbol` or `symbols`; all if neither is given."""
         if "symbols" in call.query:
             try:
@@ -126,7 +130,7 @@ class Rest:
         )
 
     @staticmethod
-    def _int_parameter(call: Call, name: str) -> int | None:
+    def _int_parameter(call: HttpRequest, name: str) -> int | None:
         text = call.query.get(name)
         if text is None:
             return None
@@ -137,89 +141,91 @@ class Rest:
             )
         return int(text)
 
-    def _limit_parameter(self, call: Call, default: int, maximum: int) -> int:
+    def _limit_parameter(self, call: HttpRequest, default: int, maximum: int) -> int:
         limit = self._int_parameter(call, "limit")
         if limit == 0:
             raise Refused(-1130, "Data sent for parameter 'limit' is not valid.")
         return min(limit or default, maximum)
 
-    def _time_parameter(self, call: Call, name: str) -> int | None:
+    def _time_parameter(self, call: HttpRequest, name: str) -> int | None:
         """Return a time in ns. The call may give ms or µs; the size of the number shows which."""
         number = self._int_parameter(call, name)
         return None if number is None else number * (1_000 if number > 10**14 else 1_000_000)
 
     # ------------------------------------------------------------------------------------- answers
 
-    def _time(self, _: Call, unit_ns: int) -> str:
-        return f'{{"serverTime":{self._market.clock // unit_ns}}}'
+    def _time(self, _: HttpRequest, unit_ns: int) -> str:
+        return f'{{"serverTime":{self._market.venue_clock // unit_ns}}}'
 
-    def _depth(self, call: Call, unit_ns: int) -> str:
+    def _depth(self, call: HttpRequest, unit_ns: int) -> str:
         fmt = self._requested_symbol(call)
         limit = self._limit_parameter(
             call, 100 if self._spot else 500, 5000 if self._spot else 1000
         )
         if not self._spot and limit not in _FUTURES_DEPTHS:
             raise Refused(-4021, f"{limit} is not valid depth limit.")
-        last, bids, asks = fmt.instrument.ladder(limit, call.lag)
+        last, bids, asks = fmt.instrument.book_snapshot(limit, call.book_lag)
         times = (
             ""
             if self._spot
-            else f'"E":{self._market.clock // unit_ns},"T":{self._market.now // unit_ns},'
+            else f'"E":{self._market.venue_clock // unit_ns},"T":{self._market.now // unit_ns},'
         )
         if self._inverse:
             times += f'"symbol":"{fmt.native}","pair":"{fmt.pair}",'
         return f'{{"lastUpdateId":{last},{times}"bids":[{fmt.levels(bids)}],"asks":[{fmt.levels(asks)}]}}'
 
-    def _trades(self, call: Call, unit_ns: int) -> str:
+    def _trades(self, call: HttpRequest, unit_ns: int) -> str:
         fmt, limit = self._requested_symbol(call), self._limit_parameter(call, 500, 1000)
-        last = fmt.instrument.last.id if fmt.instrument.last else 0
-        return self._trade_rows(fmt, fmt.instrument.fills(max(1, last - limit + 1), limit), unit_ns)
+        last = fmt.instrument.last_trade.id if fmt.instrument.last_trade else 0
+        return self._trade_rows(
+            fmt, fmt.instrument.trades(max(1, last - limit + 1), limit), unit_ns
+        )
 
-    def _historical_trades(self, call: Call, unit_ns: int) -> str:
+    def _historical_trades(self, call: HttpRequest, unit_ns: int) -> str:
         if not self._spot and "x-mbx-apikey" not in call.headers:
             raise Refused(-2014, "API-key format invalid.", 401)
         first = self._int_parameter(call, "fromId")
         if first is None:
             return self._trades(call, unit_ns)
         fmt, limit = self._requested_symbol(call), self._limit_parameter(call, 500, 1000)
-        return self._trade_rows(fmt, fmt.instrument.fills(max(1, first), limit), unit_ns)
+        return self._trade_rows(fmt, fmt.instrument.trades(max(1, first), limit), unit_ns)
 
-    def _trade_rows(self, fmt: SymbolFormat, fills: list[Fill], unit_ns: int) -> str:
+    def _trade_rows(self, fmt: SymbolFormat, fills: list[MarketTrade], unit_ns: int) -> str:
         suffix = ',"isBestMatch":true' if self._spot else ',"isRPITrade":false'
         turnover_key, suffix = ("baseQty", "") if self._inverse else ("quoteQty", suffix)
         rows = [
             f'{{"id":{f.id},"price":"{fmt.price[f.price]}","qty":"{fmt.size[f.size]}",'
             f'"{turnover_key}":"{fmt.turnover(f.size, f.price * f.size)}","time":{f.ts // unit_ns},'
-            f'"isBuyerMaker":{"false" if f.buy else "true"}{suffix}}}'
+            f'"isBuyerMaker":{"false" if f.is_buy else "true"}{suffix}}}'
             for f in fills
         ]
         return f"[{','.join(rows)}]"
 
-    def _aggregate_trades(self, call: Call, unit_ns: int) -> str:
+    def _aggregate_trades(self, call: HttpRequest, unit_ns: int) -> str:
         fmt, limit = self._requested_symbol(call), self._limit_parameter(call, 500, 1000)
         since = self._time_parameter(call, "startTime")
         until = self._time_parameter(call, "endTime")
         first = self._int_parameter(call, "fromId")
         if first is None and since is not None:
-            first_trade = fmt.instrument.first_since(since)
-            first = first_trade.aggregate if first_trade else 1 << 62
+            first_trade = fmt.instrument.first_trade_since(since)
+            first = first_trade.aggregate_id if first_trade else 1 << 62
         elif first is None:
-            last = fmt.instrument.last.aggregate if fmt.instrument.last else 0
+            last = fmt.instrument.last_trade.aggregate_id if fmt.instrument.last_trade else 0
             first = max(1, last - limit + 1)
         rows = []
-        for fills in fmt.instrument.aggregates(first, limit):
+        for fills in fmt.instrument.aggregate_trades(first, limit):
             f, last_id, total = fills[0], fills[-1].id, sum(fill.size for fill in fills)
             if until is not None and f.ts > until:
                 break
             size = fmt.size[total]
             suffix = ',"M":true' if self._spot else f',"nq":"{size}"'
             rows.append(
-                f'{{"a":{f.aggregate},"p":"{fmt.price[f.price]}","q":"{size}","f":{f.id},"l":{last_id},'
-                f'"T":{f.ts // unit_ns},"m":{"false" if f.buy else "true"}{suffix}}}'
+                f'{{"a":{f.aggregate_id},"p":"{fmt.price[f.price]}","q":"{size}","f":{f.id},"l":{last_id},'
+                f'"T":{f.ts // unit_ns},"m":{"false" if f.is_buy else "true"}{suffix}}}'
             )
         return f"[{','.join(rows)}]"
 
-    def _klines(self, call: Call, unit_ns: int) -> str:
+    def _klines(self, call: HttpRequest, unit_ns: int) -> str:
         fmt = self._requested_symbol(call)
         limit = self._limit_parameter(call, 500, 1000 if self._spot else 1500)
         interval = call.query.get("interval", "")
@@ -231,36 +237,36 @@ class Rest:
         if since is not None:
             # COIN-M returns the last bars of a time span, the other markets the first.
             count = 1_000_000 if self._inverse else limit
-            candles = fmt.instrument.candles(interval, since, until, count)
+            candles = fmt.instrument.bars(interval, since, until, count)
             candles = candles[-limit:]
         else:
             length = duration_ns(MAX_LENGTHS.get(interval, interval))
             since = until - limit * length
-            candles = fmt.instrument.candles(interval, since, until, limit + 1)[-limit:]
+            candles = fmt.instrument.bars(interval, since, until, limit + 1)[-limit:]
         return f"[{','.join(self._kline_row(fmt, candle, unit_ns) for candle in candles)}]"
 
     @staticmethod
-    def _kline_row(fmt: SymbolFormat, c: Candle, unit_ns: int) -> str:
+    def _kline_row(fmt: SymbolFormat, c: MarketBar, unit_ns: int) -> str:
         price, size, turnover = fmt.price, fmt.size.write, fmt.turnover
         return (
             f'[{c.start // unit_ns},"{price[c.open]}","{price[c.high]}","{price[c.low]}","{price[c.close]}",'
-            f'"{size(c.volume)}",{c.end // unit_ns - 1},"{turnover(c.volume, c.quote)}",{c.trades},"{size(c.bought)}",'
-            f'"{turnover(c.bought, c.bought_quote)}","0"]'
+            f'"{size(c.volume)}",{c.end // unit_ns - 1},"{turnover(c.volume, c.quote_volume)}",{c.trades},"{size(c.buy_volume)}",'
+            f'"{turnover(c.buy_volume, c.buy_quote_volume)}","0"]'
         )
 
     def _pair_member(self, fmt: SymbolFormat) -> str:
         return f'"pair":"{fmt.pair}",' if self._inverse else ""
 
-    def _one_or_list(self, call: Call, rows: list[str]) -> str:
+    def _one_or_list(self, call: HttpRequest, rows: list[str]) -> str:
         # COIN-M always answers with a list.
         is_single = "symbol" in call.query and not self._inverse
         return rows[0] if is_single else f"[{','.join(rows)}]"
 
-    def _ticker_24h(self, call: Call, unit_ns: int) -> str:
+    def _ticker_24h(self, call: HttpRequest, unit_ns: int) -> str:
         rows = []
         now = self._market.now
         for fmt in self._requested_symbols(call):
-            day, last = fmt.instrument.day(now), fmt.instrument.last
+            day, last = fmt.instrument.last_24h(now), fmt.instrument.last_trade
             if day is None or last is None:
                 continue
             change, percent, mean = price_change(day, fmt)
@@ -271,12 +277,12 @@ class Rest:
                 f'"weightedAvgPrice":"{mean}","lastPrice":"{fmt.price[day.close]}","lastQty":"{fmt.size[last.size]}",'
                 f'{best}"openPrice":"{fmt.price[day.open]}","highPrice":"{fmt.price[day.high]}",'
                 f'"lowPrice":"{fmt.price[day.low]}","volume":"{fmt.size.write(day.volume)}",'
-                f'"{turnover_key}":"{fmt.turnover(day.volume, day.quote)}","openTime":{day.start // unit_ns},'
-                f'"closeTime":{now // unit_ns},"firstId":{day.first},"lastId":{day.last},"count":{day.trades}}}'
+                f'"{turnover_key}":"{fmt.turnover(day.volume, day.quote_volume)}","openTime":{day.start // unit_ns},'
+                f'"closeTime":{now // unit_ns},"firstId":{day.first_id},"lastId":{day.last_id},"count":{day.trades}}}'
             )
         return self._one_or_list(call, rows) if rows else "[]"
 
-    def _book_tickers(self, call: Call, unit_ns: int) -> str:
+    def _book_tickers(self, call: HttpRequest, unit_ns: int) -> str:
         times = "" if self._spot else f',"time":{self._market.now // unit_ns}'
         rows = [
             f'{{"symbol":"{fmt.native}",{self._pair_member(fmt)}{_rest_names(top_of_book(fmt))}{times}}}'
@@ -284,15 +290,19 @@ class Rest:
         ]
         return self._one_or_list(call, rows)
 
-    def _last_prices(self, call: Call, unit_ns: int) -> str:
+    def _last_prices(self, call: HttpRequest, unit_ns: int) -> str:
         rows = []
         for fmt in self._requested_symbols(call):
-            price = fmt.instrument.last.price if fmt.instrument.last else fmt.instrument.best().bid
+            price = (
+                fmt.instrument.last_trade.price
+                if fmt.instrument.last_trade
+                else fmt.instrument.top_of_book().bid
+            )
             times = "" if self._spot else f',"time":{self._market.now // unit_ns}'
             rows.append(f'{{"symbol":"{fmt.native}","price":"{fmt.price[price]}"{times}}}')
         return self._one_or_list(call, rows)
 
-    def _exchange_info(self, call: Call, unit_ns: int) -> str:
+    def _exchange_info(self, call: HttpRequest, unit_ns: int) -> str:
         limits = [
             {"rateLimitType": "REQUEST_WEIGHT", "interval": "MINUTE", "intervalNum": 1,
              "limit": 6000 if self._spot else 2400},
@@ -308,13 +318,13 @@ class Rest:
             )
         formats = self._requested_symbols(call) if self._spot else list(self._formats.values())
         return json.dumps(
-            {"timezone": "UTC", "serverTime": self._market.clock // unit_ns, "rateLimits": limits,
+            {"timezone": "UTC", "serverTime": self._market.venue_clock // unit_ns, "rateLimits": limits,
              "exchangeFilters": [], "symbols": [self._symbol_info(fmt) for fmt in formats]},
             separators=(",", ":"),
         )  # fmt: skip
 
     def _symbol_info(self, fmt: SymbolFormat) -> dict[str, Any]:
-        parts, tick, lot = fmt.instrument.parts, fmt.price[1], fmt.size[1]
+        parts, tick, lot = fmt.instrument.parsed_symbol, fmt.price[1], fmt.size[1]
         filters: list[dict[str, Any]] = [
             {
                 "filterType": "PRICE_FILTER",

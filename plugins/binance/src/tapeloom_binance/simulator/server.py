@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from tapeloom.units import Rate
-from tapeloom_simulator.server_api import Answer, Budget, Rules
+from tapeloom_simulator.server_api import ConnectionRules, HttpResponse, RestBudget
 
 from .rest import Rest, error, weight
 from .streams import make_stream
@@ -21,27 +21,37 @@ from .text import SymbolFormat
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from tapeloom_simulator.server_api import Call, Line, Market, Session, Stream
+    from tapeloom_simulator.server_api import (
+        ClientConnection,
+        HttpRequest,
+        Market,
+        VenueSession,
+        VenueStream,
+    )
 
 __all__ = ["BinanceServer"]
 
 _DAY_SECONDS = 86_400.0
 #: The limits of the venue. It closes a connection after 24 hours.
-_SPOT_RULES = Rules(
-    ping_every=20.0, pong_within=60.0, max_age=_DAY_SECONDS, messages=Rate(5, 1.0), max_streams=1024
+_SPOT_RULES = ConnectionRules(
+    ping_interval_seconds=20.0,
+    pong_timeout_seconds=60.0,
+    max_age_seconds=_DAY_SECONDS,
+    message_rate=Rate(5, 1.0),
+    max_streams=1024,
 )
-_FUTURES_RULES = Rules(
-    ping_every=180.0,
-    pong_within=600.0,
-    max_age=_DAY_SECONDS,
-    messages=Rate(10, 1.0),
+_FUTURES_RULES = ConnectionRules(
+    ping_interval_seconds=180.0,
+    pong_timeout_seconds=600.0,
+    max_age_seconds=_DAY_SECONDS,
+    message_rate=Rate(10, 1.0),
     max_streams=1024,
 )
 _WEIGHT_HEADER = "X-MBX-USED-WEIGHT-1M"
 #: USD-M and COIN-M share one budget since 2026.
-_FUTURES_BUDGET = Budget(name="futures", limit=2400, seconds=60.0, header=_WEIGHT_HEADER)
+_FUTURES_BUDGET = RestBudget(name="futures", limit=2400, window_seconds=60.0, header=_WEIGHT_HEADER)
 _BUDGETS = {
-    "spot": Budget(name="spot", limit=6000, seconds=60.0, header=_WEIGHT_HEADER),
+    "spot": RestBudget(name="spot", limit=6000, window_seconds=60.0, header=_WEIGHT_HEADER),
     "usdm": _FUTURES_BUDGET,
     "coinm": _FUTURES_BUDGET,
 }
@@ -58,7 +68,7 @@ _METHODS = ("SUBSCRIBE", "UNSUBSCRIBE", "LIST_SUBSCRIPTIONS", "SET_PROPERTY", "G
 class BinanceServer:
     """The simulated server of spot, USD-M and COIN-M futures."""
 
-    dials = Rate(300, 300.0)
+    dial_rate = Rate(300, 300.0)
     faults: Mapping[str, frozenset[str]] = MappingProxyType({})
     markets: Mapping[str, Sequence[str]] = MappingProxyType(
         {
@@ -70,17 +80,17 @@ class BinanceServer:
     def __init__(self, market: Market) -> None:
         self.market = market
         self._formats: dict[str, dict[str, SymbolFormat]] = {name: {} for name in _BUDGETS}
-        for instrument in market.pits.values():
+        for instrument in market.instruments.values():
             fmt = SymbolFormat.of(instrument, market)
             self._formats[fmt.market_name][fmt.native] = fmt
         self._rest = {name: Rest(market, formats, name) for name, formats in self._formats.items()}
-        self._streams: dict[tuple[str, int, str], Stream | None] = {}
+        self._streams: dict[tuple[str, int, str], VenueStream | None] = {}
 
     def settings(self, url: str) -> dict[str, Any]:
         """Return ``[venue.binance]`` of a stack that uses the simulator at *url*."""
         return {"base_url": url}
 
-    def stream(self, name: str, unit_ns: int, market: str) -> Stream | None:
+    def stream(self, name: str, unit_ns: int, market: str) -> VenueStream | None:
         """Return the stream of this name; all clients share it. None if there is none."""
         key = (market, unit_ns, name)
         if key not in self._streams:
@@ -93,14 +103,16 @@ class BinanceServer:
             self._streams[key] = stream
         return self._streams[key]
 
-    def open(self, call: Call, line: Line) -> Session | Answer:
+    def open_connection(
+        self, call: HttpRequest, line: ClientConnection
+    ) -> VenueSession | HttpResponse:
         """Accept a connection to ``ws`` or ``stream``; return an HTTP error for another path."""
         parts = [part for part in call.path.split("/") if part]
         endpoint = next(
             (part for part in parts if part == "ws" or part.split(".")[0] == "stream"), None
         )
         if endpoint is None:
-            return Answer("", 404)
+            return HttpResponse("", 404)
         if "ws" in parts:
             endpoint = "ws"
         index = parts.index(endpoint)
@@ -124,34 +136,36 @@ class BinanceServer:
             self, line, names, market=market, route=route, unit_ns=unit_ns, combined=combined
         )
 
-    def answer(self, call: Call) -> Answer:
+    def respond(self, call: HttpRequest) -> HttpResponse:
         """Return the answer to a call of ``/api/v3``, ``/fapi/v1`` or ``/dapi/v1``."""
         market, path = _rest_path(call.path)
         if not market:
-            return Answer("<html><body><h2>404 Not found</h2></body></html>", 404)
-        return self._rest[market].answer(path, call)
+            return HttpResponse("<html><body><h2>404 Not found</h2></body></html>", 404)
+        return self._rest[market].respond(path, call)
 
-    def cost(self, call: Call) -> tuple[Budget, int] | None:
+    def request_cost(self, call: HttpRequest) -> tuple[RestBudget, int] | None:
         """Return the budget and the weight of a call; None for an unknown path."""
         market, path = _rest_path(call.path)
         if not market:
             return None
         return _BUDGETS[market], weight(market == "spot", path, call.query)
 
-    def limited(self, status: int, retry_after: int, budget: Budget | None) -> Answer:
+    def rate_limit_response(
+        self, status: int, retry_after: int, budget: RestBudget | None
+    ) -> HttpResponse:
         """Return the answer that refuses a call because a limit is exceeded."""
         if status == 403:
-            return Answer("<html><body><h1>403 Forbidden</h1></body></html>", 403)
-        limit = budget.limit if budget else self.dials.count
+            return HttpResponse("<html><body><h1>403 Forbidden</h1></body></html>", 403)
+        limit = budget.limit if budget else self.dial_rate.count
         text = (
             f"Too much request weight used; current limit is {limit} request weight per 1 MINUTE."
         )
         if status == 418:
-            until = self.market.clock // 1_000_000 + retry_after * 1000
+            until = self.market.venue_clock // 1_000_000 + retry_after * 1000
             text = f"Way too much request weight used; IP banned until {until}."
         return error(-1003, text, status, **{"Retry-After": str(retry_after)})
 
-    def corrupt(self, fault: str, stream: Stream, text: str) -> list[str] | None:
+    def corrupt(self, fault: str, stream: VenueStream, text: str) -> list[str] | None:
         """Return a crossed book, a huge delta, or nothing instead of a final kline; None: no change."""
         if fault == "missing_final_kline":
             return [] if '"x":true' in text else None
@@ -179,13 +193,13 @@ def _crossed_book(fmt: SymbolFormat, text: str) -> list[str]:
     if "B" in message:
         message["b"], message["a"] = message["a"], message["b"]
     else:
-        best = fmt.instrument.best()
+        best = fmt.instrument.top_of_book()
         level = [fmt.price[best.ask], fmt.size[best.ask_size]]
         message["bids" if "bids" in message else "b"].insert(0, level)
     return [json.dumps(message, separators=(",", ":"))]
 
 
-def _huge_delta(fmt: SymbolFormat, stream: Stream, text: str) -> list[str] | None:
+def _huge_delta(fmt: SymbolFormat, stream: VenueStream, text: str) -> list[str] | None:
     """Return a delta that sets every level again and removes a thousand levels that do not exist.
 
     The book after it is still correct. Returns None for other channels than ``book``.
@@ -193,7 +207,7 @@ def _huge_delta(fmt: SymbolFormat, stream: Stream, text: str) -> list[str] | Non
     if stream.channel != "book":
         return None
     message = json.loads(text)
-    _, bids, asks = fmt.instrument.ladder(1_000_000)
+    _, bids, asks = fmt.instrument.book_snapshot(1_000_000)
     high = asks[-1][0]
     message["b"] = [[fmt.price[p], fmt.size[s]] for p, s in bids]
     removed = [(high + distance, 0) for distance in range(1_000, 2_024)]
@@ -215,7 +229,7 @@ class _ClientSession:
     def __init__(
         self,
         server: BinanceServer,
-        line: Line,
+        line: ClientConnection,
         names: Sequence[str],
         *,
         market: str,
@@ -226,17 +240,17 @@ class _ClientSession:
         self.rules = _SPOT_RULES if market == "spot" else _FUTURES_RULES
         self._server, self._line, self._initial_names = server, line, names
         self._market, self._route, self._unit_ns, self._combined = market, route, unit_ns, combined
-        self._names: dict[str, Stream | None] = {}
+        self._names: dict[str, VenueStream | None] = {}
 
-    def opened(self) -> Sequence[str]:
+    def opening_messages(self) -> Sequence[str]:
         """Subscribe to the streams in the URL. Nothing is sent."""
         for name in self._initial_names:
             self._subscribe(name)
         return ()
 
-    def farewell(self) -> Sequence[str]:
+    def closing_messages(self) -> Sequence[str]:
         """Return the ``serverShutdown`` notice."""
-        text = f'{{"e":"serverShutdown","E":{self._server.market.clock // self._unit_ns}}}'
+        text = f'{{"e":"serverShutdown","E":{self._server.market.venue_clock // self._unit_ns}}}'
         return (f'{{"stream":"!serverShutdown","data":{text}}}' if self._combined else text,)
 
     def refuse(self, text: str) -> Sequence[str]:
@@ -279,7 +293,7 @@ class _ClientSession:
         self._combined = params[1]
         for name, stream in self._names.items():
             if stream is not None:
-                self._line.follow(stream, *self._envelope(name))
+                self._line.subscribe(stream, *self._envelope(name))
         return self._result(None, request_id)
 
     def _result(self, result: object, request_id: int | str | None) -> Sequence[str]:
@@ -302,12 +316,12 @@ class _ClientSession:
         stream = self._server.stream(name, self._unit_ns, self._market) if is_served else None
         self._names[name] = stream  # the venue acknowledges and lists unknown names too
         if stream is not None:
-            self._line.follow(stream, *self._envelope(name))
+            self._line.subscribe(stream, *self._envelope(name))
 
     def _unsubscribe(self, name: str) -> None:
         stream = self._names.pop(name, None)
         if stream is not None:
-            self._line.leave(stream)
+            self._line.unsubscribe(stream)
 
     def _envelope(self, name: str) -> tuple[str, str]:
         """Return what precedes and what follows a message of the stream."""

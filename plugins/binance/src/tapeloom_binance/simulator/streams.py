@@ -15,7 +15,7 @@ from .text import price_change, top_of_book
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from tapeloom_simulator.server_api import Candle, Step, Stream
+    from tapeloom_simulator.server_api import MarketBar, MarketStep, VenueStream
 
     from .text import SymbolFormat
 
@@ -50,7 +50,7 @@ _PARTIAL_DEPTHS = ("5", "10", "20")  #: levels of partial books
 class _SymbolStream:
     """A stream of one symbol. Subclasses send either on each step or on each tick."""
 
-    every = 0
+    interval_ns = 0
 
     def __init__(self, name: str, fmt: SymbolFormat, unit_ns: int, channel: str) -> None:
         self.name, self.channel = name, channel
@@ -59,13 +59,13 @@ class _SymbolStream:
         self._instrument = fmt.instrument
         self._unit_ns = unit_ns  # ns in one unit of the stream's times
 
-    def begin(self) -> None:
+    def start(self) -> None:
         pass
 
-    def step(self, step: Step) -> Sequence[str]:
+    def encode_step(self, step: MarketStep) -> Sequence[str]:
         return ()
 
-    def tick(self, now: int) -> Sequence[str]:
+    def encode_tick(self, now: int) -> Sequence[str]:
         return ()
 
     def _venue_time(self, now: int) -> int:
@@ -74,7 +74,7 @@ class _SymbolStream:
 
 
 class _RawTrades(_SymbolStream):
-    def step(self, step: Step) -> Sequence[str]:
+    def encode_step(self, step: MarketStep) -> Sequence[str]:
         name, price, size = self._fmt.native, self._fmt.price, self._fmt.size
         ts, event = step.ts // self._unit_ns, self._venue_time(step.ts)
         if self._fmt.is_spot:
@@ -84,39 +84,39 @@ class _RawTrades(_SymbolStream):
         middle = f',"T":{ts},"m":' if self._fmt.is_spot else ',"X":"MARKET","m":'
         sides = (f"{middle}true{tail}", f"{middle}false{tail}")
         return [
-            f'{head}{fill.id},"p":"{price[fill.price]}","q":"{size[fill.size]}"{sides[fill.buy]}'
-            for fill in step.fills
+            f'{head}{fill.id},"p":"{price[fill.price]}","q":"{size[fill.size]}"{sides[fill.is_buy]}'
+            for fill in step.trades
         ]
 
 
 class _AggregateTrades(_SymbolStream):
-    def step(self, step: Step) -> Sequence[str]:
+    def encode_step(self, step: MarketStep) -> Sequence[str]:
         name, price, size = self._fmt.native, self._fmt.price, self._fmt.size
         ts, event = step.ts // self._unit_ns, self._venue_time(step.ts)
         texts: list[str] = []
-        fills = step.fills
+        fills = step.trades
         index = 0
         while index < len(fills):
             first = last = fills[index]
             total = 0
-            while index < len(fills) and fills[index].aggregate == first.aggregate:
+            while index < len(fills) and fills[index].aggregate_id == first.aggregate_id:
                 last = fills[index]
                 total += last.size
                 index += 1
             amount = size[total]
             suffix = ',"M":true}' if self._fmt.is_spot else f",{self._fmt.futures_type}}}"
             normal_size_member = "" if self._fmt.is_spot else f'"nq":"{amount}",'
-            maker = "false" if first.buy else "true"
+            maker = "false" if first.is_buy else "true"
             texts.append(
-                f'{{"e":"aggTrade","E":{event},"s":"{name}","a":{first.aggregate},"p":"{price[first.price]}",'
+                f'{{"e":"aggTrade","E":{event},"s":"{name}","a":{first.aggregate_id},"p":"{price[first.price]}",'
                 f'"q":"{amount}",{normal_size_member}"f":{first.id},"l":{last.id},"T":{ts},"m":{maker}{suffix}'
             )
         return texts
 
 
 class _BookTickers(_SymbolStream):
-    def step(self, step: Step) -> Sequence[str]:
-        best = step.best
+    def encode_step(self, step: MarketStep) -> Sequence[str]:
+        best = step.top_of_book
         if best is None:
             return ()
         fmt = self._fmt
@@ -126,10 +126,10 @@ class _BookTickers(_SymbolStream):
             f'"a":"{price[best.ask]}","A":"{size[best.ask_size]}"'
         )
         if fmt.is_spot:
-            return (f'{{"u":{step.last},"s":"{fmt.native}",{tail}}}',)
+            return (f'{{"u":{step.last_id},"s":"{fmt.native}",{tail}}}',)
         ts, event = step.ts // self._unit_ns, self._venue_time(step.ts)
         return (
-            f'{{"e":"bookTicker","u":{step.last},"E":{event},"T":{ts},"s":"{fmt.native}","ps":"{fmt.pair}",{tail},{fmt.futures_type}}}',
+            f'{{"e":"bookTicker","u":{step.last_id},"E":{event},"T":{ts},"s":"{fmt.native}","ps":"{fmt.pair}",{tail},{fmt.futures_type}}}',
         )
 
 
@@ -138,17 +138,17 @@ class _DepthUpdates(_SymbolStream):
         self, name: str, fmt: SymbolFormat, unit_ns: int, channel: str, every: int
     ) -> None:
         super().__init__(name, fmt, unit_ns, channel)
-        self.every = every
+        self.interval_ns = every
         self._last_sent_id = 0
 
-    def begin(self) -> None:
-        self._last_sent_id = self._instrument.update
+    def start(self) -> None:
+        self._last_sent_id = self._instrument.last_update_id
 
-    def tick(self, now: int) -> Sequence[str]:
-        last, last_sent_id, fmt = self._instrument.update, self._last_sent_id, self._fmt
+    def encode_tick(self, now: int) -> Sequence[str]:
+        last, last_sent_id, fmt = self._instrument.last_update_id, self._last_sent_id, self._fmt
         if last == last_sent_id:
             return ()
-        bids, asks = self._instrument.changes(last_sent_id)
+        bids, asks = self._instrument.changes_since(last_sent_id)
         self._last_sent_id = last
         b, a = fmt.levels(sorted(bids.items(), reverse=True)), fmt.levels(sorted(asks.items()))
         event = self._venue_time(now)
@@ -172,11 +172,11 @@ class _PartialBooks(_DepthUpdates):
         super().__init__(name, fmt, unit_ns, channel, every)
         self._depth = depth
 
-    def begin(self) -> None:
+    def start(self) -> None:
         self._last_sent_id = 0
 
-    def tick(self, now: int) -> Sequence[str]:
-        last, bids, asks = self._instrument.ladder(self._depth)
+    def encode_tick(self, now: int) -> Sequence[str]:
+        last, bids, asks = self._instrument.book_snapshot(self._depth)
         last_sent_id, fmt = self._last_sent_id, self._fmt
         if last == last_sent_id:
             return ()
@@ -194,14 +194,16 @@ class _PartialBooks(_DepthUpdates):
 class _Klines(_SymbolStream):
     def __init__(self, name: str, fmt: SymbolFormat, unit_ns: int, interval: str) -> None:
         super().__init__(name, fmt, unit_ns, f"klines:{interval}")
-        self.every = 250 * _MS if not fmt.is_spot else _SECOND if interval == "1s" else 2 * _SECOND
+        self.interval_ns = (
+            250 * _MS if not fmt.is_spot else _SECOND if interval == "1s" else 2 * _SECOND
+        )
         self._interval = interval
         self._bar_start = 0  # start of the bar that was not sent as closed yet
         self._sent_trades = 0  # number of trades in the bar as it was last sent
 
-    def begin(self) -> None:
+    def start(self) -> None:
         now = self._fmt.market.now
-        candle = self._instrument.candle(self._interval, now)
+        candle = self._instrument.bar(self._interval, now)
         self._bar_start = (
             candle.start
             if candle
@@ -209,13 +211,13 @@ class _Klines(_SymbolStream):
         )
         self._sent_trades = 0
 
-    def tick(self, now: int) -> Sequence[str]:
-        candle = self._instrument.candle(self._interval, now)
+    def encode_tick(self, now: int) -> Sequence[str]:
+        candle = self._instrument.bar(self._interval, now)
         if candle is None:
             return ()
         texts: list[str] = []
         if candle.start > self._bar_start:
-            closed_candles = self._instrument.candles(
+            closed_candles = self._instrument.bars(
                 self._interval, self._bar_start, candle.start - 1, 1000
             )
             texts = [self._write(closed, now, closed=True) for closed in closed_candles]
@@ -225,16 +227,16 @@ class _Klines(_SymbolStream):
             self._sent_trades = candle.trades
         return texts
 
-    def _write(self, candle: Candle, now: int, *, closed: bool) -> str:
+    def _write(self, candle: MarketBar, now: int, *, closed: bool) -> str:
         fmt, unit_ns = self._fmt, self._unit_ns
         price, size, turnover = fmt.price, fmt.size.write, fmt.turnover
         c = candle
         return (
             f'{{"e":"kline","E":{self._venue_time(now)},"s":"{fmt.native}","k":{{"t":{c.start // unit_ns},"T":{c.end // unit_ns - 1},'
-            f'"s":"{fmt.native}","i":"{self._interval}","f":{c.first},"L":{c.last},"o":"{price[c.open]}",'
+            f'"s":"{fmt.native}","i":"{self._interval}","f":{c.first_id},"L":{c.last_id},"o":"{price[c.open]}",'
             f'"c":"{price[c.close]}","h":"{price[c.high]}","l":"{price[c.low]}","v":"{size(c.volume)}",'
-            f'"n":{c.trades},"x":{"true" if closed else "false"},"q":"{turnover(c.volume, c.quote)}",'
-            f'"V":"{size(c.bought)}","Q":"{turnover(c.bought, c.bought_quote)}","B":"0"}}}}'
+            f'"n":{c.trades},"x":{"true" if closed else "false"},"q":"{turnover(c.volume, c.quote_volume)}",'
+            f'"V":"{size(c.buy_volume)}","Q":"{turnover(c.buy_volume, c.buy_quote_volume)}","B":"0"}}}}'
         )
 
 
@@ -243,15 +245,15 @@ class _Tickers(_SymbolStream):
 
     def __init__(self, name: str, fmt: SymbolFormat, unit_ns: int, *, mini: bool) -> None:
         super().__init__(name, fmt, unit_ns, "ticker:mini" if mini else "ticker")
-        self.every = _SECOND if fmt.is_spot else 2 * _SECOND
+        self.interval_ns = _SECOND if fmt.is_spot else 2 * _SECOND
         self._mini = mini
         self._last_sent_id = 0
 
-    def begin(self) -> None:
+    def start(self) -> None:
         self._last_sent_id = 0
 
-    def tick(self, now: int) -> Sequence[str]:
-        day, last, fmt = self._instrument.day(now), self._instrument.last, self._fmt
+    def encode_tick(self, now: int) -> Sequence[str]:
+        day, last, fmt = self._instrument.last_24h(now), self._instrument.last_trade, self._fmt
         if day is None or last is None or last.id == self._last_sent_id:
             return ()
         self._last_sent_id = last.id
@@ -260,7 +262,7 @@ class _Tickers(_SymbolStream):
         head = f'{{"e":"{kind}","E":{self._venue_time(now)},"s":"{fmt.native}",'
         body = (
             f'"c":"{price[day.close]}","o":"{price[day.open]}","h":"{price[day.high]}","l":"{price[day.low]}",'
-            f'"v":"{fmt.size.write(day.volume)}","q":"{fmt.turnover(day.volume, day.quote)}"'
+            f'"v":"{fmt.size.write(day.volume)}","q":"{fmt.turnover(day.volume, day.quote_volume)}"'
         )
         tail = "" if fmt.is_spot else f',"ps":"{fmt.pair}",{fmt.futures_type}'
         if self._mini:
@@ -269,7 +271,7 @@ class _Tickers(_SymbolStream):
         quote = f'"x":"{price[day.open]}",{top_of_book(self._fmt)},' if fmt.is_spot else ""
         text = (
             f'{head}"p":"{change}","P":"{percent}","w":"{mean}",{quote}"Q":"{fmt.size[last.size]}",{body},'
-            f'"O":{day.start // unit_ns},"C":{now // unit_ns},"F":{day.first},"L":{day.last},"n":{day.trades}{tail}}}'
+            f'"O":{day.start // unit_ns},"C":{now // unit_ns},"F":{day.first_id},"L":{day.last_id},"n":{day.trades}{tail}}}'
         )
         return (text,)
 
@@ -282,18 +284,18 @@ class _AllSymbols:
     def __init__(
         self, name: str, channel: str, streams: Sequence[_SymbolStream], every: int
     ) -> None:
-        self.name, self.channel, self.every = name, channel, every
+        self.name, self.channel, self.interval_ns = name, channel, every
         self._streams = streams
 
-    def begin(self) -> None:
+    def start(self) -> None:
         for stream in self._streams:
-            stream.begin()
+            stream.start()
 
-    def step(self, step: Step) -> Sequence[str]:
+    def encode_step(self, step: MarketStep) -> Sequence[str]:
         return ()
 
-    def tick(self, now: int) -> Sequence[str]:
-        texts = [text for stream in self._streams for text in stream.tick(now)]
+    def encode_tick(self, now: int) -> Sequence[str]:
+        texts = [text for stream in self._streams for text in stream.encode_tick(now)]
         return [f"[{','.join(texts)}]"] if texts else []
 
 
@@ -305,7 +307,7 @@ _EVENT_STREAMS = {
 }
 
 
-def make_stream(name: str, formats: dict[str, SymbolFormat], unit_ns: int) -> Stream | None:
+def make_stream(name: str, formats: dict[str, SymbolFormat], unit_ns: int) -> VenueStream | None:
     """Return the stream of this name; None if there is none.
 
     A stream of all symbols covers all of *formats*, so both kinds of futures share it.
@@ -328,7 +330,7 @@ def make_stream(name: str, formats: dict[str, SymbolFormat], unit_ns: int) -> St
     return _depth_stream(name, fmt, unit_ns, kind)
 
 
-def _depth_stream(name: str, fmt: SymbolFormat, unit_ns: int, kind: str) -> Stream | None:
+def _depth_stream(name: str, fmt: SymbolFormat, unit_ns: int, kind: str) -> VenueStream | None:
     stream, _, speed = kind.partition("@")
     speeds = (
         {"": 1000, "1000ms": 1000, "100ms": 100}
@@ -345,7 +347,9 @@ def _depth_stream(name: str, fmt: SymbolFormat, unit_ns: int, kind: str) -> Stre
     return None
 
 
-def _all_symbols_stream(name: str, formats: dict[str, SymbolFormat], unit_ns: int) -> Stream | None:
+def _all_symbols_stream(
+    name: str, formats: dict[str, SymbolFormat], unit_ns: int
+) -> VenueStream | None:
     mini = name == "!miniTicker@arr"
     spot = any(fmt.is_spot for fmt in formats.values())
     if not mini and (name != "!ticker@arr" or spot):  # spot's was removed in March 2026

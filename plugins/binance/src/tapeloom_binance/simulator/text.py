@@ -10,7 +10,7 @@ from attrs import frozen
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from tapeloom_simulator.server_api import Candle, Market, SimulatedInstrument
+    from tapeloom_simulator.server_api import Market, MarketBar, SimulatedInstrument
 
 __all__ = ["DecimalTexts", "SymbolFormat", "price_change", "top_of_book"]
 
@@ -62,7 +62,7 @@ class SymbolFormat:
     @classmethod
     def of(cls, instrument: SimulatedInstrument, market: Market) -> SymbolFormat:
         """Return the format of *instrument*."""
-        parts = instrument.parts
+        parts = instrument.parsed_symbol
         inverse = parts.settle == parts.base
         name = "spot" if not parts.settle else "coinm" if inverse else "usdm"
         decimals = _SPOT_DECIMALS if name == "spot" else 0
@@ -82,14 +82,14 @@ class SymbolFormat:
     @property
     def pair(self) -> str:
         """The native name without the suffix of a contract."""
-        return self.instrument.parts.base + self.instrument.parts.quote
+        return self.instrument.parsed_symbol.base + self.instrument.parsed_symbol.quote
 
     @property
     def contract_size(self) -> int:
         """The value of one COIN-M contract in quote currency; 0 for other markets."""
         if self.market_name != "coinm":
             return 0
-        return 100 if self.instrument.parts.base == "BTC" else 10
+        return 100 if self.instrument.parsed_symbol.base == "BTC" else 10
 
     @property
     def futures_type(self) -> str:
@@ -116,19 +116,21 @@ class SymbolFormat:
     @property
     def clock_error_ns(self) -> int:
         """The error of the venue's clock, in ns."""
-        return self.market.clock - self.market.now
+        return self.market.venue_clock - self.market.now
 
 
-def price_change(day: Candle, fmt: SymbolFormat) -> tuple[str, str, str]:
+def price_change(day: MarketBar, fmt: SymbolFormat) -> tuple[str, str, str]:
     """Return the change of the price, the change in per cent, and the mean price."""
     percent = Decimal((day.close - day.open) * 100) / day.open
-    mean = Decimal(day.quote) / day.volume * fmt.instrument.tick if day.volume else Decimal(0)
+    mean = (
+        Decimal(day.quote_volume) / day.volume * fmt.instrument.tick if day.volume else Decimal(0)
+    )
     return fmt.price.write(day.close - day.open), f"{percent:.3f}", f"{mean:.8f}"
 
 
 def top_of_book(fmt: SymbolFormat) -> str:
     """Return the best bid and ask as JSON members."""
-    best = fmt.instrument.best()
+    best = fmt.instrument.top_of_book()
     return (
         f'"b":"{fmt.price[best.bid]}","B":"{fmt.size[best.bid_size]}",'
         f'"a":"{fmt.price[best.ask]}","A":"{fmt.size[best.ask_size]}"'

@@ -7,14 +7,14 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from tapeloom.units import duration_ns
-from tapeloom_simulator.server_api import Answer
+from tapeloom_simulator.server_api import HttpResponse
 
 from .streams import INTERVALS, BookTopic
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from tapeloom_simulator.server_api import Call, Market
+    from tapeloom_simulator.server_api import HttpRequest, Market
 
     from .streams import Topic
     from .text import SymbolFormat
@@ -32,14 +32,14 @@ class _CallRefused(Exception):
         self.code = code
 
 
-def refusal(code: int, text: str, now: int, status: int = 200, **headers: str) -> Answer:
+def refusal(code: int, text: str, now: int, status: int = 200, **headers: str) -> HttpResponse:
     """Return the HTTP response of an error, in the venue's JSON form; *now* is in ms.
 
     Underscores in the names of *headers* become hyphens.
     """
     body = {"retCode": code, "retMsg": text, "result": {}, "retExtInfo": {}, "time": now}
     named = {name.replace("_", "-"): value for name, value in headers.items()}
-    return Answer(json.dumps(body, separators=(",", ":")), status, named)
+    return HttpResponse(json.dumps(body, separators=(",", ":")), status, named)
 
 
 class Rest:
@@ -55,7 +55,7 @@ class Rest:
         find_topic: Callable[[str, str], Topic | None],
     ) -> None:
         self._market, self._formats, self._find_topic = market, formats, find_topic
-        self._paths: dict[str, Callable[[Call], dict[str, Any]]] = {
+        self._paths: dict[str, Callable[[HttpRequest], dict[str, Any]]] = {
             "instruments-info": self._instruments_info,
             "orderbook": self._book,
             "recent-trade": self._recent_trades,
@@ -63,27 +63,27 @@ class Rest:
             "tickers": self._tickers,
         }
 
-    def answer(self, path: str, call: Call) -> Answer:
+    def respond(self, path: str, call: HttpRequest) -> HttpResponse:
         """Return the answer to a call; *path* is its path without ``/v5/market/``."""
-        now = self._market.clock // _MS
+        now = self._market.venue_clock // _MS
         try:
             if path == "time":
                 result: dict[str, Any] = {
                     "timeSecond": str(now // 1000),
-                    "timeNano": str(self._market.clock),
+                    "timeNano": str(self._market.venue_clock),
                 }
             elif path in self._paths:
                 result = self._paths[path](call)
             else:
-                return Answer("404 page not found", 404)
+                return HttpResponse("404 page not found", 404)
         except _CallRefused as refused:
             return refusal(refused.code, str(refused), now)
         body = {"retCode": 0, "retMsg": "OK", "result": result, "retExtInfo": {}, "time": now}
-        return Answer(json.dumps(body, separators=(",", ":")))
+        return HttpResponse(json.dumps(body, separators=(",", ":")))
 
     # ------------------------------------------------------------------------------- parameters
 
-    def _requested_market(self, call: Call) -> Mapping[str, SymbolFormat]:
+    def _requested_market(self, call: HttpRequest) -> Mapping[str, SymbolFormat]:
         category = call.query.get("category", "")
         if category in ("inverse", "option"):  # the venue has these markets; here they are empty
             return {}
@@ -91,31 +91,32 @@ class Rest:
             raise _CallRefused("params error: Category is invalid")
         return self._formats[category]
 
-    def _requested_symbol(self, call: Call) -> SymbolFormat:
+    def _requested_symbol(self, call: HttpRequest) -> SymbolFormat:
         fmt = self._requested_market(call).get(call.query.get("symbol", ""))
         if fmt is None:
             raise _CallRefused("Not supported symbols")
         return fmt
 
     @staticmethod
-    def _int_parameter(call: Call, name: str, default: int) -> int:
+    def _int_parameter(call: HttpRequest, name: str, default: int) -> int:
         text = call.query.get(name, str(default))
         if not text.isdecimal():
             raise _CallRefused(f"params error: {name} invalid")
         return int(text)
 
-    def _limit_parameter(self, call: Call, default: int, maximum: int) -> int:
+    def _limit_parameter(self, call: HttpRequest, default: int, maximum: int) -> int:
         return max(1, min(self._int_parameter(call, "limit", default), maximum))
 
     # ------------------------------------------------------------------------------------- answers
 
-    def _instruments_info(self, call: Call) -> dict[str, Any]:
+    def _instruments_info(self, call: HttpRequest) -> dict[str, Any]:
         query, is_spot = call.query, call.query.get("category") == "spot"
         formats = [
             fmt
             for fmt in self._requested_market(call).values()
             if query.get("symbol", fmt.native) == fmt.native
-            and query.get("baseCoin", fmt.instrument.parts.base) == fmt.instrument.parts.base
+            and query.get("baseCoin", fmt.instrument.parsed_symbol.base)
+            == fmt.instrument.parsed_symbol.base
             and query.get("status", "Trading") == "Trading"
         ]
         start = self._int_parameter(call, "cursor", 0) if query.get("cursor") else 0
@@ -124,7 +125,7 @@ class Rest:
         rows = [_symbol_info(fmt) for fmt in formats[start:end]]
         return {"category": query["category"], "list": rows, "nextPageCursor": next_cursor}
 
-    def _book(self, call: Call) -> dict[str, Any]:
+    def _book(self, call: HttpRequest) -> dict[str, Any]:
         fmt = self._requested_symbol(call)
         limit = self._limit_parameter(call, 1 if fmt.is_spot else 25, 1000)
         topic = self._find_topic(call.query["category"], f"orderbook.1000.{fmt.native}")
@@ -133,35 +134,35 @@ class Rest:
         push = json.loads(topic.snapshot()[0])
         book = push["data"]
         bids, asks, u = book["b"], book["a"], book["u"]
-        if call.lag:
-            _, old_bids, old_asks = fmt.instrument.ladder(limit, call.lag)
+        if call.book_lag:
+            _, old_bids, old_asks = fmt.instrument.book_snapshot(limit, call.book_lag)
             bids, asks = json.loads(f"[[{fmt.levels(old_bids)}],[{fmt.levels(old_asks)}]]")
-            u -= call.lag
+            u -= call.book_lag
         times = {"ts": push["ts"], "cts": push["cts"], "u": u, "seq": book["seq"]}
         return {"s": fmt.native, "b": bids[:limit], "a": asks[:limit], **times}
 
-    def _recent_trades(self, call: Call) -> dict[str, Any]:
+    def _recent_trades(self, call: HttpRequest) -> dict[str, Any]:
         fmt = self._requested_symbol(call)
         default, maximum = (60, 60) if fmt.is_spot else (500, 1000)
         limit = self._limit_parameter(call, default, maximum)
-        last = fmt.instrument.last.id if fmt.instrument.last else 0
+        last = fmt.instrument.last_trade.id if fmt.instrument.last_trade else 0
         rows = [
             {
                 "execId": fmt.trade_id(trade),
                 "symbol": fmt.native,
                 "price": fmt.price[trade.price],
                 "size": fmt.size[trade.size],
-                "side": "Buy" if trade.buy else "Sell",
+                "side": "Buy" if trade.is_buy else "Sell",
                 "time": str(trade.ts // _MS),
                 "isBlockTrade": False,
                 "isRPITrade": False,
                 "seq": str(trade.id),
             }
-            for trade in fmt.instrument.fills(max(1, last - limit + 1), limit)
+            for trade in fmt.instrument.trades(max(1, last - limit + 1), limit)
         ]
         return {"category": call.query["category"], "list": rows[::-1]}
 
-    def _klines(self, call: Call) -> dict[str, Any]:
+    def _klines(self, call: HttpRequest) -> dict[str, Any]:
         fmt, limit = self._requested_symbol(call), self._limit_parameter(call, 200, 1000)
         interval = INTERVALS.get(call.query.get("interval", ""))
         if interval is None:
@@ -174,19 +175,19 @@ class Rest:
         price, size, quote = fmt.price, fmt.size.write, fmt.quote.write
         rows = [
             [str(c.start // _MS), price[c.open], price[c.high], price[c.low], price[c.close],
-             size(c.volume), quote(c.quote)]
-            for c in fmt.instrument.candles(interval, since, until, limit + 1)[-limit:]
+             size(c.volume), quote(c.quote_volume)]
+            for c in fmt.instrument.bars(interval, since, until, limit + 1)[-limit:]
         ]  # fmt: skip
         return {"symbol": fmt.native, "category": call.query["category"], "list": rows[::-1]}
 
-    def _tickers(self, call: Call) -> dict[str, Any]:
+    def _tickers(self, call: HttpRequest) -> dict[str, Any]:
         if "symbol" in call.query:
             formats = [self._requested_symbol(call)]
         else:
             formats = list(self._requested_market(call).values())
         rows = []
         for fmt in formats:
-            best, fields = fmt.instrument.best(), fmt.ticker_fields()
+            best, fields = fmt.instrument.top_of_book(), fmt.ticker_fields()
             if fields is not None:
                 top_of_book = {
                     "bid1Price": fmt.price[best.bid],
@@ -199,7 +200,7 @@ class Rest:
 
 
 def _symbol_info(fmt: SymbolFormat) -> dict[str, Any]:
-    parts, tick, lot = fmt.instrument.parts, fmt.price[1], fmt.size[1]
+    parts, tick, lot = fmt.instrument.parsed_symbol, fmt.price[1], fmt.size[1]
     common = {"symbol": fmt.native, "status": "Trading", "baseCoin": parts.base,
               "quoteCoin": parts.quote, "symbolType": ""}  # fmt: skip
     if fmt.is_spot:

@@ -11,23 +11,31 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from tapeloom.units import Rate
-from tapeloom_simulator.server_api import Answer, Budget, Rules
+from tapeloom_simulator.server_api import ConnectionRules, HttpResponse, RestBudget
 
 from .rest import Rest, refusal
 from .streams import BookTopic, SnapshotFirst, SnapshotTopic, Topic, make_topic
 from .text import SymbolFormat
 
 if TYPE_CHECKING:
-    from tapeloom_simulator.server_api import Call, Line, Market, Session, Stream
+    from tapeloom_simulator.server_api import (
+        ClientConnection,
+        HttpRequest,
+        Market,
+        VenueSession,
+        VenueStream,
+    )
 
 __all__ = ["BybitServer"]
 
 #: The path prefixes of WebSocket connections and of REST calls.
 _STREAMS, _REST = "/v5/public/", "/v5/market/"
 #: The venue closes a connection that sends nothing for ten minutes.
-_RULES = Rules(silence=600.0, violation=1000)
+_RULES = ConnectionRules(silence_timeout_seconds=600.0, violation_close_code=1000)
 #: 600 calls in 5 seconds; beyond them, every call is refused for ten minutes.
-_BUDGET = Budget(name="bybit", limit=600, seconds=5.0, patience=0, ban=600.0)
+_BUDGET = RestBudget(
+    name="bybit", limit=600, window_seconds=5.0, tolerated_violations=0, ban_seconds=600.0
+)
 _MAX_TOPICS = 10  #: topics in one request on spot
 _MAX_CHARACTERS = 21_000  #: of all topics of a connection
 _HUGE_LEVELS = 1_000  #: removals of levels that do not exist, in a huge delta
@@ -50,7 +58,7 @@ class _ListWithEffect(list[str]):
 class BybitServer:
     """The simulated server of spot and linear contracts."""
 
-    dials = Rate(500, 300.0)
+    dial_rate = Rate(500, 300.0)
     markets: Mapping[str, Sequence[str]] = MappingProxyType(
         {
             "spot": ("BTC/USDT", "ETH/USDT", "SOL/USDT"),
@@ -67,7 +75,7 @@ class BybitServer:
         self.market = market
         self._formats: dict[str, dict[str, SymbolFormat]] = {name: {} for name in self.markets}
         self._by_symbol: dict[str, SymbolFormat] = {}
-        for symbol, instrument in market.pits.items():
+        for symbol, instrument in market.instruments.items():
             fmt = self._by_symbol[symbol] = SymbolFormat.of(instrument, market)
             self._formats["spot" if fmt.is_spot else "linear"][fmt.native] = fmt
         self._rest = Rest(market, self._formats, self.topic)
@@ -85,28 +93,32 @@ class BybitServer:
             self._topics[category, name] = topic
         return topic
 
-    def open(self, call: Call, line: Line) -> Session | Answer:
+    def open_connection(
+        self, call: HttpRequest, line: ClientConnection
+    ) -> VenueSession | HttpResponse:
         """Accept a connection to the public stream of a category; return 404 for another path."""
         before, separator, category = call.path.partition(_STREAMS)
         if before or not separator or category not in self._formats:
-            return Answer("", 404)
+            return HttpResponse("", 404)
         self.opened += 1
         return _ClientSession(self, line, category, f"sim{self.opened:05d}-{category}")
 
-    def answer(self, call: Call) -> Answer:
+    def respond(self, call: HttpRequest) -> HttpResponse:
         """Return the answer to a call of ``/v5/market``."""
         before, separator, path = call.path.partition(_REST)
         if before or not separator:
-            return Answer("404 page not found", 404)
-        return self._rest.answer(path, call)
+            return HttpResponse("404 page not found", 404)
+        return self._rest.respond(path, call)
 
-    def cost(self, call: Call) -> tuple[Budget, int] | None:
+    def request_cost(self, call: HttpRequest) -> tuple[RestBudget, int] | None:
         """Return the budget and the cost of a call: 1; None for an unknown path."""
         return (_BUDGET, 1) if call.path.startswith(_REST) else None
 
-    def limited(self, status: int, retry_after: int, budget: Budget | None) -> Answer:
+    def rate_limit_response(
+        self, status: int, retry_after: int, budget: RestBudget | None
+    ) -> HttpResponse:
         """Return the answer that refuses a call: 429 for a short time, 403 for a banned IP address."""
-        now = self.market.clock // 1_000_000
+        now = self.market.venue_clock // 1_000_000
         if status != 429 or budget is None:
             return refusal(403, "access too frequent", now, 403)
         limits = {"X-Bapi-Limit": str(budget.limit), "X-Bapi-Limit-Status": "0"}
@@ -114,7 +126,7 @@ class BybitServer:
         text = "Too many visits. Exceeded the API Rate Limit."
         return refusal(10006, text, now, 429, **limits)
 
-    def corrupt(self, fault: str, stream: Stream, text: str) -> list[str] | None:
+    def corrupt(self, fault: str, stream: VenueStream, text: str) -> list[str] | None:
         """Return the pushes that replace *text* under a fault; None if it does not apply."""
         if fault == "missing_final_kline":
             return [] if '"confirm":true' in text else None
@@ -137,7 +149,7 @@ class BybitServer:
 
 def _cross_book(fmt: SymbolFormat, book: dict[str, list[list[str]]]) -> None:
     """Cross the book: swap the sides of a quote, or add the best ask to the bids."""
-    best = fmt.instrument.best()
+    best = fmt.instrument.top_of_book()
     if len(book["b"]) == len(book["a"]) == 1:
         book["b"], book["a"] = book["a"], book["b"]
     else:
@@ -151,7 +163,7 @@ def _add_all_levels(
     for side in "ba":
         sent_prices = {price for price, _ in book[side]}
         book[side] += [level for level in snapshot[side] if level[0] not in sent_prices]
-    high = fmt.instrument.ladder(1_000_000).asks[-1][0] + 1_000
+    high = fmt.instrument.book_snapshot(1_000_000).asks[-1][0] + 1_000
     book["a"] += [[fmt.price.write(high + n), fmt.size.write(0)] for n in range(_HUGE_LEVELS)]
 
 
@@ -160,16 +172,18 @@ class _ClientSession:
 
     rules = _RULES
 
-    def __init__(self, server: BybitServer, line: Line, category: str, connection_id: str) -> None:
+    def __init__(
+        self, server: BybitServer, line: ClientConnection, category: str, connection_id: str
+    ) -> None:
         self._server, self._line = server, line
         self._category, self._connection_id = category, connection_id
         self._topics: dict[str, Topic] = {}
 
-    def opened(self) -> Sequence[str]:
+    def opening_messages(self) -> Sequence[str]:
         """Return the first messages: none."""
         return ()
 
-    def farewell(self) -> Sequence[str]:
+    def closing_messages(self) -> Sequence[str]:
         """Return the last messages: none."""
         return ()
 
@@ -192,7 +206,7 @@ class _ClientSession:
         if op == "unsubscribe":
             for name in args:
                 if topic := self._topics.pop(name, None):
-                    self._line.leave(topic)
+                    self._line.unsubscribe(topic)
         elif refusal_text := self._refusal_text(args):
             return self._reply(message, refusal_text)
         else:
@@ -220,7 +234,7 @@ class _ClientSession:
             topic = self._server.topic(self._category, name)
             assert topic is not None
             self._topics[name] = SnapshotFirst(topic) if isinstance(topic, SnapshotTopic) else topic
-            self._line.follow(self._topics[name])
+            self._line.subscribe(self._topics[name])
 
     def _reply(
         self, message: dict[str, Any], text: str, *, success: bool = False, **members: object

@@ -13,7 +13,7 @@ from tapeloom.units import duration_ns
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from tapeloom_simulator.server_api import Candle, Step
+    from tapeloom_simulator.server_api import MarketBar, MarketStep
 
     from .text import SymbolFormat
 
@@ -38,21 +38,21 @@ INTERVALS = {
 class Topic:
     """One topic of one symbol."""
 
-    every = 0
+    interval_ns = 0
 
     def __init__(self, name: str, fmt: SymbolFormat, channel: str) -> None:
         self.name, self.channel = name, channel
         self.symbol = fmt.instrument.symbol
         self.fmt, self._instrument = fmt, fmt.instrument
 
-    def begin(self) -> None:
+    def start(self) -> None:
         """Start for a first subscriber; do nothing."""
 
-    def step(self, step: Step) -> Sequence[str]:
+    def encode_step(self, step: MarketStep) -> Sequence[str]:
         """Return the pushes for a step of the market: none."""
         return ()
 
-    def tick(self, now: int) -> Sequence[str]:
+    def encode_tick(self, now: int) -> Sequence[str]:
         """Return the pushes that are due at *now*: none."""
         return ()
 
@@ -62,14 +62,14 @@ class Topic:
 
 
 class _TradeTopic(Topic):
-    def step(self, step: Step) -> Sequence[str]:
+    def encode_step(self, step: MarketStep) -> Sequence[str]:
         fmt, name, ts = self.fmt, self.fmt.native, step.ts // _MS
-        tail = f'"BT":false,"RPI":false,"seq":{step.last}}}'
+        tail = f'"BT":false,"RPI":false,"seq":{step.last_id}}}'
         tail = tail if fmt.is_spot else f'"L":"PlusTick",{tail}'
         rows = [
-            f'{{"T":{ts},"s":"{name}","S":"{"Buy" if trade.buy else "Sell"}","v":"{fmt.size[trade.size]}",'
+            f'{{"T":{ts},"s":"{name}","S":"{"Buy" if trade.is_buy else "Sell"}","v":"{fmt.size[trade.size]}",'
             f'"p":"{fmt.price[trade.price]}","i":"{fmt.trade_id(trade)}",{tail}'
-            for trade in step.fills
+            for trade in step.trades
         ]
         parts = [rows[start : start + _MAX_TRADES] for start in range(0, len(rows), _MAX_TRADES)]
         return [self._push("snapshot", step.ts, f"[{','.join(part)}]") for part in parts]
@@ -80,16 +80,16 @@ class SnapshotTopic(Topic):
 
     def __init__(self, name: str, fmt: SymbolFormat, channel: str, every: int) -> None:
         super().__init__(name, fmt, channel)
-        self.every = every
+        self.interval_ns = every
         self.last_tick = -every  #: time of the last update, in ns
         self._texts: Sequence[str] = ()
 
     def join(self) -> None:
         """Start again, unless a subscriber keeps the topic up to date."""
-        if self.fmt.market.now - self.last_tick > self.every:
-            self.begin()
+        if self.fmt.market.now - self.last_tick > self.interval_ns:
+            self.start()
 
-    def tick(self, now: int) -> Sequence[str]:
+    def encode_tick(self, now: int) -> Sequence[str]:
         """Return the changes since the last tick."""
         if now > self.last_tick:
             self._texts = self._update(now)
@@ -110,16 +110,16 @@ class SnapshotFirst(Topic):
 
     def __init__(self, topic: SnapshotTopic) -> None:
         super().__init__(topic.name, topic.fmt, topic.channel)
-        self.topic, self.every = topic, topic.every
+        self.topic, self.interval_ns = topic, topic.interval_ns
 
-    def begin(self) -> None:
+    def start(self) -> None:
         """Send a snapshot next."""
         self.topic.join()
         self._needs_snapshot = True
 
-    def tick(self, now: int) -> Sequence[str]:
+    def encode_tick(self, now: int) -> Sequence[str]:
         """Return the snapshot if it is still to be sent, else the changes."""
-        texts = self.topic.tick(now)
+        texts = self.topic.encode_tick(now)
         if self._needs_snapshot:
             texts = self.topic.snapshot()
             self._needs_snapshot = not texts
@@ -138,7 +138,7 @@ class BookTopic(SnapshotTopic):
         self.u = 1_000_000 + depth
         self._restarts = False
 
-    def begin(self) -> None:
+    def start(self) -> None:
         """Start with the present book."""
         self.u += 1
         self.last_tick = self.fmt.market.now
@@ -149,7 +149,7 @@ class BookTopic(SnapshotTopic):
         self._restarts = True
 
     def _read_book(self) -> None:
-        self.seq, bids, asks = self._instrument.ladder(self._depth)
+        self.seq, bids, asks = self._instrument.book_snapshot(self._depth)
         self._bids, self._asks = dict(bids), dict(asks)
 
     def _update(self, now: int) -> Sequence[str]:
@@ -158,7 +158,7 @@ class BookTopic(SnapshotTopic):
             self._restarts, self.u = False, 1
             self._read_book()
             return self.snapshot()
-        if self._instrument.update == self.seq:
+        if self._instrument.last_update_id == self.seq:
             return ()
         old = self._bids, self._asks
         self._read_book()
@@ -196,8 +196,8 @@ def _changes(old: Mapping[int, int], new: Mapping[int, int]) -> list[tuple[int, 
 class _QuoteTopic(BookTopic):
     """The top of book: a snapshot each time, repeated if it does not change for three seconds."""
 
-    def begin(self) -> None:
-        super().begin()
+    def start(self) -> None:
+        super().start()
         self._last_sent = self.last_tick
 
     def _write_changes(
@@ -215,27 +215,27 @@ class _QuoteTopic(BookTopic):
 
 
 class _KlineTopic(Topic):
-    every = _SECOND
+    interval_ns = _SECOND
 
     def __init__(self, name: str, fmt: SymbolFormat, channel: str, native_interval: str) -> None:
         super().__init__(name, fmt, channel)
         self._native_interval, self._interval = native_interval, INTERVALS[native_interval]
 
-    def begin(self) -> None:
+    def start(self) -> None:
         now = self.fmt.market.now
-        candle = self._instrument.candle(self._interval, now)
+        candle = self._instrument.bar(self._interval, now)
         length = duration_ns(self._interval.replace("1M", "31d"))
         self._bar_start = candle.start if candle else now - length + 1
         self._sent_trades = 0
 
-    def tick(self, now: int) -> Sequence[str]:
-        candle = self._instrument.candle(self._interval, now)
+    def encode_tick(self, now: int) -> Sequence[str]:
+        candle = self._instrument.bar(self._interval, now)
         if candle is None:
             return ()
         texts = []
         if candle.start > self._bar_start:
             start, end = self._bar_start, candle.start - 1
-            closed_candles = self._instrument.candles(self._interval, start, end, 1000)
+            closed_candles = self._instrument.bars(self._interval, start, end, 1000)
             texts = [self._write(closed, now, "true") for closed in closed_candles]
             self._bar_start, self._sent_trades = candle.start, 0
         if candle.trades > self._sent_trades:
@@ -243,13 +243,13 @@ class _KlineTopic(Topic):
             texts.append(self._write(candle, now, "false"))
         return texts
 
-    def _write(self, c: Candle, now: int, confirm: str) -> str:
+    def _write(self, c: MarketBar, now: int, confirm: str) -> str:
         fmt = self.fmt
         row = (
             f'{{"start":{c.start // _MS},"end":{c.end // _MS - 1},"interval":"{self._native_interval}",'
             f'"open":"{fmt.price[c.open]}","close":"{fmt.price[c.close]}","high":"{fmt.price[c.high]}",'
             f'"low":"{fmt.price[c.low]}","volume":"{fmt.size.write(c.volume)}",'
-            f'"turnover":"{fmt.quote.write(c.quote)}","confirm":{confirm},"timestamp":{now // _MS}}}'
+            f'"turnover":"{fmt.quote.write(c.quote_volume)}","confirm":{confirm},"timestamp":{now // _MS}}}'
         )
         return self._push("snapshot", now, f"[{row}]")
 
@@ -260,17 +260,17 @@ class _TickerTopic(SnapshotTopic):
     def __init__(self, name: str, fmt: SymbolFormat, channel: str) -> None:
         super().__init__(name, fmt, channel, (50 if fmt.is_spot else 100) * _MS)
 
-    def begin(self) -> None:
+    def start(self) -> None:
         """Start with the present figures."""
         self._last_fields = self.fmt.ticker_fields() or {}
-        self.last_tick, self._last_update = self.fmt.market.now, self._instrument.update
+        self.last_tick, self._last_update = self.fmt.market.now, self._instrument.last_update_id
 
     def _update(self, now: int) -> Sequence[str]:
-        if self._instrument.update == self._last_update:
+        if self._instrument.last_update_id == self._last_update:
             return ()
         fields, last_fields = self.fmt.ticker_fields(), self._last_fields
         changed = {k: v for k, v in (fields or {}).items() if last_fields.get(k) != v}
-        self._last_update = self._instrument.update
+        self._last_update = self._instrument.last_update_id
         if not fields or not changed:
             return ()
         self._last_fields = fields

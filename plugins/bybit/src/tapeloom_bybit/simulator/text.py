@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from decimal import Decimal
 
     from tapeloom.symbols import Symbol
-    from tapeloom_simulator.server_api import Fill, Market, SimulatedInstrument
+    from tapeloom_simulator.server_api import Market, MarketTrade, SimulatedInstrument
 
 __all__ = ["DecimalTexts", "SymbolFormat"]
 
@@ -73,17 +73,17 @@ class SymbolFormat:
     @classmethod
     def of(cls, instrument: SimulatedInstrument, market: Market) -> SymbolFormat:
         """Return the format of *instrument*."""
-        is_spot = instrument.parts.kind == "spot"
+        is_spot = instrument.parsed_symbol.kind == "spot"
         tick, lot = instrument.tick, instrument.lot
         texts = DecimalTexts(tick), DecimalTexts(lot), DecimalTexts(tick * lot)
-        return cls(instrument, market, _listed_name(instrument.parts), is_spot, *texts)
+        return cls(instrument, market, _listed_name(instrument.parsed_symbol), is_spot, *texts)
 
     def levels(self, levels: Iterable[tuple[int, int]]) -> str:
         """Return levels as JSON."""
         price, size = self.price, self.size
         return ",".join([f'["{price[p]}","{size[s]}"]' for p, s in levels])
 
-    def trade_id(self, trade: Fill) -> str:
+    def trade_id(self, trade: MarketTrade) -> str:
         """Return the id of a trade: digits on spot, a UUID elsewhere."""
         if self.is_spot:
             return f"21{trade.id:017d}"
@@ -91,11 +91,11 @@ class SymbolFormat:
 
     def venue_time_ms(self, now: int) -> int:
         """Return the time of the venue's clock at *now*, in ms."""
-        return (now + self.market.clock - self.market.now) // _MS
+        return (now + self.market.venue_clock - self.market.now) // _MS
 
     def ticker_fields(self) -> dict[str, str] | None:
         """Return the ticker's fields; None before the first trade."""
-        day, best = self.instrument.day(self.market.now), self.instrument.best()
+        day, best = self.instrument.last_24h(self.market.now), self.instrument.top_of_book()
         if day is None:
             return None
         price, size = self.price, self.size
@@ -106,7 +106,7 @@ class SymbolFormat:
             "highPrice24h": price[day.high],
             "lowPrice24h": price[day.low],
             "volume24h": size.write(day.volume),
-            "turnover24h": self.quote.write(day.quote),
+            "turnover24h": self.quote.write(day.quote_volume),
             "price24hPcnt": f"{(day.close - day.open) / day.open:.6f}",
         }
         if self.is_spot:

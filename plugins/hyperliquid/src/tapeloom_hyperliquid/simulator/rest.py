@@ -5,19 +5,19 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from tapeloom_simulator.server_api import Answer, Budget
+from tapeloom_simulator.server_api import HttpResponse, RestBudget
 
 from .streams import INTERVALS, MS, REPEATED, Coin, mids, of_exchange
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from tapeloom_simulator.server_api import Call, Market, SimulatedInstrument
+    from tapeloom_simulator.server_api import HttpRequest, Market, SimulatedInstrument
 
 __all__ = ["BUDGET", "Rest", "coins_of"]
 
 #: Per address.
-BUDGET = Budget(name="info", limit=1200, seconds=60.0)
+BUDGET = RestBudget(name="info", limit=1200, window_seconds=60.0)
 _KEPT = 5000
 #: The numbers of two pairs of spot on the main network. All other pairs are numbered from _FIRST on.
 _NUMBERS = {"PURR/USDC": 0, "HYPE/USDC": 107}
@@ -41,7 +41,7 @@ _TOKENS = {
     "XPL": "UXPL",
 }
 _CHEAP = frozenset(("l2Book", "allMids", "exchangeStatus"))
-_UNKNOWN = Answer("Failed to deserialize the JSON body into the target type", 422)
+_UNKNOWN = HttpResponse("Failed to deserialize the JSON body into the target type", 422)
 
 
 class Tokens(list[str]):
@@ -61,12 +61,12 @@ def coins_of(market: Market) -> tuple[dict[str, Coin], Tokens]:
     Perpetuals come first. A pair of spot is called by its number, but for PURR/USDC, which is 0.
     """
     tokens = Tokens(["USDC"])
-    swaps = [pit for pit in market.pits.values() if _is_perpetual(pit)]
-    pairs = [pit for pit in market.pits.values() if pit.parts.kind == "spot"]
+    swaps = [pit for pit in market.instruments.values() if _is_perpetual(pit)]
+    pairs = [pit for pit in market.instruments.values() if pit.parsed_symbol.kind == "spot"]
     coins = {
         name: Coin.of(pit, market, name)
         for pit in swaps
-        if (name := _perpetual_name(pit.parts.base))
+        if (name := _perpetual_name(pit.parsed_symbol.base))
     }
     for position, pit in enumerate(pairs, _FIRST):
         number = _NUMBERS.get(pit.symbol, position)
@@ -74,8 +74,8 @@ def coins_of(market: Market) -> tuple[dict[str, Coin], Tokens]:
         coins[name] = Coin.of(pit, market, name)
     for coin in coins.values():
         if coin.spot:
-            tokens.number(coin.pit.parts.base)
-        tokens.number(coin.pit.parts.quote)
+            tokens.number(coin.pit.parsed_symbol.base)
+        tokens.number(coin.pit.parsed_symbol.quote)
     return coins, tokens
 
 
@@ -90,7 +90,7 @@ def _perpetual_name(base: str) -> str:
 
 def _is_perpetual(pit: SimulatedInstrument) -> bool:
     """Say whether the venue could list this: all is settled in USDC, but for builders' own."""
-    parts = pit.parts
+    parts = pit.parsed_symbol
     return parts.kind == "swap" and (parts.settle == "USDC" or "." in parts.base)
 
 
@@ -120,24 +120,24 @@ class Rest:
 
     @property
     def _now(self) -> int:
-        return self._market.clock // MS
+        return self._market.venue_clock // MS
 
-    def answer(self, call: Call) -> Answer:
+    def answer(self, call: HttpRequest) -> HttpResponse:
         """Answer a call."""
         if not call.path.endswith("/info"):
-            return Answer("", 404)
+            return HttpResponse("", 404)
         if call.method != "POST":
-            return Answer("", 405)
+            return HttpResponse("", 405)
         body = _body(call)
         kind = self._kinds.get(body.get("type", ""))
         if kind is None:
             return _UNKNOWN
         try:
-            return Answer(kind(body, call.lag))
+            return HttpResponse(kind(body, call.book_lag))
         except (KeyError, TypeError, ValueError):
             return _UNKNOWN
 
-    def cost(self, call: Call) -> int:
+    def cost(self, call: HttpRequest) -> int:
         """Return the weight of a call."""
         body = _body(call)
         kind = body.get("type", "")
@@ -157,7 +157,7 @@ class Rest:
             {"szDecimals": coin.decimals, "name": coin.name, "maxLeverage": 40, "marginTableId": 56}
             for coin in coins
         ]
-        settle = coins[0].pit.parts.settle if coins else "USDC"
+        settle = coins[0].pit.parsed_symbol.settle if coins else "USDC"
         number = self._tokens.number(settle)
         return {"universe": universe, "marginTables": [], "collateralToken": number}
 
@@ -168,12 +168,12 @@ class Rest:
     def _spot_meta(self) -> dict[str, Any]:
         numbers, coins = self._tokens.number, [one for one in self._coins.values() if one.spot]
         universe = [
-            {"tokens": [numbers(coin.pit.parts.base), numbers(coin.pit.parts.quote)],
+            {"tokens": [numbers(coin.pit.parsed_symbol.base), numbers(coin.pit.parsed_symbol.quote)],
              "name": coin.name, "index": int(coin.name.partition("@")[2] or 0),
              "isCanonical": "/" in coin.name}
             for coin in coins
         ]  # fmt: skip
-        decimals = {numbers(coin.pit.parts.base): coin.decimals for coin in coins}
+        decimals = {numbers(coin.pit.parsed_symbol.base): coin.decimals for coin in coins}
         tokens = [
             {"name": name, "szDecimals": decimals.get(index, 8), "weiDecimals": 8, "index": index,
              "tokenId": f"0x{index:032x}", "isCanonical": index < 2, "evmContract": None,
@@ -200,7 +200,7 @@ class Rest:
         coin = self._coins.get(body["coin"])
         if coin is None:
             return "null"
-        return coin.book(coin.pit.ladder(20, lag), self._market.now)
+        return coin.book(coin.pit.book_snapshot(20, lag), self._market.now)
 
     def _trades(self, body: dict[str, Any], lag: int) -> str:
         coin = self._coins[body["coin"]]
@@ -214,12 +214,12 @@ class Rest:
         since, until = int(asked["startTime"]) * MS, self._market.now
         if asked.get("endTime") is not None:
             until = min(until, int(asked["endTime"]) * MS)
-        found = coin.pit.candles(interval, since, until, 1_000_000)
+        found = coin.pit.bars(interval, since, until, 1_000_000)
         told = [coin.candle(interval, one) for one in found if one.trades]
         return f"[{','.join(told[-_KEPT:])}]"
 
 
-def _body(call: Call) -> dict[str, Any]:
+def _body(call: HttpRequest) -> dict[str, Any]:
     try:
         body = json.loads(call.body)
     except ValueError:

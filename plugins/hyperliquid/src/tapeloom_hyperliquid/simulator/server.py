@@ -7,7 +7,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from tapeloom.units import Rate
-from tapeloom_simulator.server_api import Answer, Rules
+from tapeloom_simulator.server_api import ConnectionRules, HttpResponse
 
 from .rest import BUDGET, Rest, coins_of
 from .streams import (
@@ -27,13 +27,20 @@ from .streams import (
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from tapeloom_simulator.server_api import Budget, Call, Line, Market, Session, Stream
+    from tapeloom_simulator.server_api import (
+        ClientConnection,
+        HttpRequest,
+        Market,
+        RestBudget,
+        VenueSession,
+        VenueStream,
+    )
 
 __all__ = ["HyperliquidSide"]
 
 #: Of an address, over all its connections.
 _CONNECTIONS, _SUBSCRIPTIONS = 10, 1000
-_RULES = Rules(messages=Rate(2000, 60.0))
+_RULES = ConnectionRules(message_rate=Rate(2000, 60.0))
 #: A connection on which nothing was sent is ended: looked at every 15 s, four times.
 _LOOK, _PATIENCE = 15.0, 4
 _TRADES, _BOOKS = frozenset({"trades"}), frozenset({"book"})
@@ -50,7 +57,7 @@ _FAULTS = {
 class HyperliquidSide:
     """Perpetuals and spot."""
 
-    dials = Rate(30, 60.0)
+    dial_rate = Rate(30, 60.0)
     markets: Mapping[str, Sequence[str]] = MappingProxyType(
         {
             "perp": ("BTC/USDC:USDC", "ETH/USDC:USDC", "SOL/USDC:USDC"),
@@ -64,26 +71,31 @@ class HyperliquidSide:
         self.coins, tokens = coins_of(market)
         self._rest = Rest(market, self.coins, tokens)
         self._streams: dict[str, Spoken] = {}
-        self._lines: list[Line] = []
+        self._lines: list[ClientConnection] = []
 
     def settings(self, url: str) -> dict[str, Any]:
         """Return ``[venue.hyperliquid]`` of a stack that uses the simulator at *url*."""
         return {"base_url": url}
 
-    def open(self, call: Call, line: Line) -> Session | Answer:
+    def open_connection(
+        self, call: HttpRequest, line: ClientConnection
+    ) -> VenueSession | HttpResponse:
         """Take a connection to ``/ws``."""
         if not call.path.endswith("/ws"):
-            return Answer("", 404)
-        self._lines = [one for one in self._lines if one.counts]
+            return HttpResponse("", 404)
+        self._lines = [one for one in self._lines if one.counts_as_open]
         if len(self._lines) >= _CONNECTIONS:
-            return Answer("", 429)
+            return HttpResponse("", 429)
         self._lines.append(line)
         return _Session(self, line)
 
     @property
     def full(self) -> bool:
         """Whether there is no room for another subscription."""
-        return sum(len(one.following) for one in self._lines if one.counts) >= _SUBSCRIPTIONS
+        return (
+            sum(len(one.subscriptions) for one in self._lines if one.counts_as_open)
+            >= _SUBSCRIPTIONS
+        )
 
     def stream(self, asked: Mapping[str, Any]) -> Spoken | None:
         """Return the stream of a subscription, the same one for all clients; None: there is none."""
@@ -113,19 +125,21 @@ class HyperliquidSide:
                 return Contexts(name, coin)
         return None
 
-    def answer(self, call: Call) -> Answer:
+    def respond(self, call: HttpRequest) -> HttpResponse:
         """Answer a call of ``/info``."""
         return self._rest.answer(call)
 
-    def cost(self, call: Call) -> tuple[Budget, int] | None:
+    def request_cost(self, call: HttpRequest) -> tuple[RestBudget, int] | None:
         """Return the weight of a call."""
         return BUDGET, self._rest.cost(call)
 
-    def limited(self, status: int, retry_after: int, budget: Budget | None) -> Answer:
+    def rate_limit_response(
+        self, status: int, retry_after: int, budget: RestBudget | None
+    ) -> HttpResponse:
         """Refuse without a word: how the venue does it is not documented."""
-        return Answer("null", status)
+        return HttpResponse("null", status)
 
-    def corrupt(self, fault: str, stream: Stream, text: str) -> list[str] | None:
+    def corrupt(self, fault: str, stream: VenueStream, text: str) -> list[str] | None:
         """Return what a fault makes of a text."""
         match fault:
             case "chain_halt" | "candle_gap":
@@ -146,13 +160,13 @@ class HyperliquidSide:
             _twist(data["bbo"] if "bbo" in data else data["levels"], fault)
         return [json.dumps(message, separators=(",", ":"))]
 
-    def _repeated(self, stream: Stream, time: int, text: str) -> list[str] | None:
+    def _repeated(self, stream: VenueStream, time: int, text: str) -> list[str] | None:
         """Repeat the trades before *time*, as if the client had just subscribed."""
         coin = next(one for one in self.coins.values() if one.pit.symbol == stream.symbol)
         # The market may be ahead of what is being told.
-        now = coin.pit.first_since(time * MS)
+        now = coin.pit.first_trade_since(time * MS)
         first = max(1, now.id - REPEATED) if now else 1
-        past = coin.pit.fills(first, now.id - first) if now and now.id > first else []
+        past = coin.pit.trades(first, now.id - first) if now and now.id > first else []
         return [f'{{"channel":"trades","data":{coin.trades(past)}}}', text] if past else None
 
 
@@ -170,14 +184,14 @@ class _Session:
 
     rules = _RULES
 
-    def __init__(self, side: HyperliquidSide, line: Line) -> None:
+    def __init__(self, side: HyperliquidSide, line: ClientConnection) -> None:
         self._side, self._line = side, line
         self._has: dict[str, Spoken] = {}
         self._said = self._before = self._quiet = 0
 
-    def opened(self) -> Sequence[str]:
+    def opening_messages(self) -> Sequence[str]:
         """Greet, and watch for silence."""
-        self._line.later(_LOOK, self._look)
+        self._line.call_later(_LOOK, self._look)
         return ("Websocket connection established.",)
 
     def _look(self) -> Sequence[str]:
@@ -188,10 +202,10 @@ class _Session:
         if self._quiet >= _PATIENCE:
             self._line.close(1000, "Inactive")
         else:
-            self._line.later(_LOOK, self._look)
+            self._line.call_later(_LOOK, self._look)
         return ()
 
-    def farewell(self) -> Sequence[str]:
+    def closing_messages(self) -> Sequence[str]:
         """Say nothing: the venue goes without a word."""
         return ()
 
@@ -222,14 +236,14 @@ class _Session:
         if self._side.full:
             return self._error(f"Cannot track more than {_SUBSCRIPTIONS} total subscriptions.")
         self._has[stream.name] = stream
-        self._line.follow(stream)
+        self._line.subscribe(stream)
         first = stream.first()
         return (self._agreed("subscribe", asked), *((first,) if first else ()))
 
     def _leave(self, stream: Spoken, asked: dict[str, Any]) -> Sequence[str]:
         if self._has.pop(stream.name, None) is None:
             return self._error(f"Already unsubscribed: {_json(asked)}")
-        self._line.leave(stream)
+        self._line.unsubscribe(stream)
         return (self._agreed("unsubscribe", asked),)
 
     def _agreed(self, method: str, asked: dict[str, Any]) -> str:

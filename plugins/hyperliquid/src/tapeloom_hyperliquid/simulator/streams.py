@@ -16,12 +16,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from tapeloom_simulator.server_api import (
-        Candle,
-        Fill,
-        Ladder,
+        BookSnapshot,
         Market,
+        MarketBar,
+        MarketStep,
+        MarketTrade,
         SimulatedInstrument,
-        Step,
     )
 
 __all__ = ["INTERVALS", "MS", "REPEATED", "Bests", "Books", "Candles", "Coin", "Contexts", "Mids", "Spoken", "Trades", "mids", "of_exchange"]  # fmt: skip
@@ -74,7 +74,7 @@ class Coin:
     @classmethod
     def of(cls, pit: SimulatedInstrument, market: Market, name: str) -> Coin:
         """Return how *pit* is written under the venue's *name*."""
-        spot = pit.parts.kind == "spot"
+        spot = pit.parsed_symbol.kind == "spot"
         sizes = Texts(pit.tick), Texts(pit.lot), Texts(pit.tick * pit.lot)
         return cls(pit, market, name, spot, *sizes)
 
@@ -87,36 +87,36 @@ class Coin:
 
     def clock(self, now: int) -> int:
         """Return what the venue's clock shows at *now*, in ms."""
-        return (now + self.market.clock - self.market.now) // MS
+        return (now + self.market.venue_clock - self.market.now) // MS
 
-    def trades(self, fills: Iterable[Fill]) -> str:
+    def trades(self, fills: Iterable[MarketTrade]) -> str:
         """Return trades as a list."""
         name, price, size = self.name, self.price, self.size
         rows = [
-            f'{{"coin":"{name}","side":"{"B" if f.buy else "A"}","px":"{price[f.price]}",'
-            f'"sz":"{size[f.size]}","time":{f.ts // MS},"hash":"0x{f.aggregate:064x}",'
+            f'{{"coin":"{name}","side":"{"B" if f.is_buy else "A"}","px":"{price[f.price]}",'
+            f'"sz":"{size[f.size]}","time":{f.ts // MS},"hash":"0x{f.aggregate_id:064x}",'
             f'"tid":{f.id * _ODD & _MASK},"users":["0x{f.id * 2:040x}","0x{f.id * 2 + 1:040x}"]}}'
             for f in fills
         ]
         return f"[{','.join(rows)}]"
 
-    def past(self, limit: int) -> list[Fill]:
+    def past(self, limit: int) -> list[MarketTrade]:
         """Return the last trades, the oldest first."""
-        last = self.pit.last
-        return self.pit.fills(max(1, last.id - limit + 1), limit) if last else []
+        last = self.pit.last_trade
+        return self.pit.trades(max(1, last.id - limit + 1), limit) if last else []
 
     def level(self, price: int, size: int) -> str:
         """Return one level."""
         return f'{{"px":"{self.price[price]}","sz":"{self.size[size]}","n":{1 + size % 7}}}'
 
-    def book(self, ladder: Ladder, now: int, more: str = "") -> str:
+    def book(self, ladder: BookSnapshot, now: int, more: str = "") -> str:
         """Return a book."""
         bids = ",".join([self.level(*one) for one in ladder.bids])
         asks = ",".join([self.level(*one) for one in ladder.asks])
         head = f'{{"coin":"{self.name}","time":{self.clock(now)},"levels":'
         return f"{head}[[{bids}],[{asks}]]{more}}}"
 
-    def candle(self, interval: str, candle: Candle) -> str:
+    def candle(self, interval: str, candle: MarketBar) -> str:
         """Return a candle."""
         c, price = candle, self.price
         return (
@@ -127,16 +127,16 @@ class Coin:
 
     def middle(self) -> str:
         """Return the price in the middle of the best ones."""
-        best = self.pit.best()
+        best = self.pit.top_of_book()
         return format((best.bid + best.ask) * self.pit.tick / 2, "f")
 
     def context(self) -> str:
         """Return the figures of 24 hours."""
         pit, price = self.pit, self.price
-        best, last, day = pit.best(), pit.last, pit.day(self.market.now)
+        best, last, day = pit.top_of_book(), pit.last_trade, pit.last_24h(self.market.now)
         mark = price[last.price if last else best.bid]
         before = price[day.open] if day else mark
-        value, volume = (day.quote, day.volume) if day else (0, 0)
+        value, volume = (day.quote_volume, day.volume) if day else (0, 0)
         sums = f'"prevDayPx":"{before}","dayNtlVlm":"{self.value.write(value)}"'
         prices = f'"markPx":"{mark}","midPx":"{self.middle()}"'
         if self.spot:
@@ -151,7 +151,7 @@ class Coin:
 class Spoken:
     """A stream of one coin. `said` counts how often it has spoken."""
 
-    every = 0
+    interval_ns = 0
 
     def __init__(self, name: str, coin: Coin, channel: str) -> None:
         self.name, self.channel = name, channel
@@ -160,18 +160,18 @@ class Spoken:
         self._ = coin
         self._pit = coin.pit
 
-    def begin(self) -> None:
+    def start(self) -> None:
         """Start, or start anew."""
 
     def first(self) -> str:
         """Return what whoever subscribes is sent at once; nothing where that is nothing."""
         return ""
 
-    def step(self, step: Step) -> Sequence[str]:
+    def encode_step(self, step: MarketStep) -> Sequence[str]:
         """Return what is said of this step."""
         return ()
 
-    def tick(self, now: int) -> Sequence[str]:
+    def encode_tick(self, now: int) -> Sequence[str]:
         """Return what is said at this time."""
         return ()
 
@@ -187,9 +187,9 @@ class Trades(Spoken):
         """Return the last trades."""
         return self._says("trades", self._.trades(self._.past(REPEATED)))[0]
 
-    def step(self, step: Step) -> Sequence[str]:
+    def encode_step(self, step: MarketStep) -> Sequence[str]:
         """Return the trades of a block."""
-        return self._says("trades", self._.trades(step.fills)) if step.fills else ()
+        return self._says("trades", self._.trades(step.trades)) if step.trades else ()
 
 
 class Books(Spoken):
@@ -197,11 +197,11 @@ class Books(Spoken):
 
     def __init__(self, name: str, coin: Coin, *, fast: bool) -> None:
         super().__init__(name, coin, "book:5" if fast else "book:20")
-        self.every = _SECOND // 2 if fast else 5 * _SECOND
+        self.interval_ns = _SECOND // 2 if fast else 5 * _SECOND
         self._depth, self._more = (5, ',"fast":true') if fast else (20, "")
         self._told = 0
 
-    def begin(self) -> None:
+    def start(self) -> None:
         """Forget what was told."""
         self._told = 0
 
@@ -209,24 +209,24 @@ class Books(Spoken):
         """Return the book."""
         return self._book(self._.market.now)[0]
 
-    def tick(self, now: int) -> Sequence[str]:
+    def encode_tick(self, now: int) -> Sequence[str]:
         """Return the book, if it has changed."""
-        if self._pit.update == self._told:
+        if self._pit.last_update_id == self._told:
             return ()
-        self._told = self._pit.update
+        self._told = self._pit.last_update_id
         return self._book(now)
 
     def _book(self, now: int) -> tuple[str]:
-        ladder = self._pit.ladder(self._depth)
+        ladder = self._pit.book_snapshot(self._depth)
         return self._says("l2Book", self._.book(ladder, now, self._more))
 
 
 class Bests(Spoken):
     """The best bid and ask, when they change."""
 
-    def step(self, step: Step) -> Sequence[str]:
+    def encode_step(self, step: MarketStep) -> Sequence[str]:
         """Return the best bid and ask."""
-        best, _ = step.best, self._
+        best, _ = step.top_of_book, self._
         if best is None:
             return ()
         bid, ask = _.level(best.bid, best.bid_size), _.level(best.ask, best.ask_size)
@@ -237,7 +237,7 @@ class Bests(Spoken):
 class Candles(Spoken):
     """Candles of one interval, without a word on whether they are over."""
 
-    every = _SECOND // 2
+    interval_ns = _SECOND // 2
 
     def __init__(self, name: str, coin: Coin, interval: str) -> None:
         super().__init__(name, coin, f"klines:{interval}")
@@ -245,22 +245,22 @@ class Candles(Spoken):
         self._interval = interval
         self._since = self._trades = 0  # of the candle told last: its start, and its trades then
 
-    def begin(self) -> None:
+    def start(self) -> None:
         """Begin with the candle of now."""
         now = self._.market.now
-        candle = self._pit.candle(self._interval, now)
+        candle = self._pit.bar(self._interval, now)
         length = duration_ns("31d" if self._interval == "1M" else self._interval)
         self._since = candle.start if candle else now - length + 1
         self._trades = 0
 
-    def tick(self, now: int) -> Sequence[str]:
+    def encode_tick(self, now: int) -> Sequence[str]:
         """Return the candles that have changed; an interval without a trade has none."""
-        candle = self._pit.candle(self._interval, now)
+        candle = self._pit.bar(self._interval, now)
         if candle is None:
             return ()
         changed = []
         if candle.start > self._since:
-            ended = self._pit.candles(self._interval, self._since, candle.start - 1, 1000)
+            ended = self._pit.bars(self._interval, self._since, candle.start - 1, 1000)
             changed = [one for one in ended if one.trades > self._seen(one)]
             self._since, self._trades = candle.start, 0
         if candle.trades > self._trades:
@@ -272,20 +272,20 @@ class Candles(Spoken):
             for text in self._says("candle", self._.candle(self._interval, one))
         ]
 
-    def _seen(self, candle: Candle) -> int:
+    def _seen(self, candle: MarketBar) -> int:
         return self._trades if candle.start == self._since else 0
 
 
 class Contexts(Spoken):
     """The figures of 24 hours, once a second if there was a trade."""
 
-    every = _SECOND
+    interval_ns = _SECOND
 
     def __init__(self, name: str, coin: Coin) -> None:
         super().__init__(name, coin, "ticker")
         self._told = 0
 
-    def begin(self) -> None:
+    def start(self) -> None:
         """Forget what was told."""
         self._told = 0
 
@@ -293,9 +293,9 @@ class Contexts(Spoken):
         """Return the figures."""
         return self._context()[0]
 
-    def tick(self, now: int) -> Sequence[str]:
+    def encode_tick(self, now: int) -> Sequence[str]:
         """Return the figures, if there was a trade."""
-        last = self._pit.last
+        last = self._pit.last_trade
         if last is None or last.id == self._told:
             return ()
         self._told = last.id
@@ -310,14 +310,14 @@ class Contexts(Spoken):
 class Mids(Spoken):
     """The middle prices of all coins of one exchange."""
 
-    every = _SECOND
+    interval_ns = _SECOND
 
     def __init__(self, name: str, coins: Sequence[Coin], dex: str) -> None:
         super().__init__(name, coins[0], "x-mids")
         self.symbol = ""
         self._coins, self._dex = coins, f'"dex":"{dex}",' if dex else ""
 
-    def tick(self, now: int) -> Sequence[str]:
+    def encode_tick(self, now: int) -> Sequence[str]:
         """Return the prices."""
         return self._says("allMids", f'{{{self._dex}"mids":{mids(self._coins)}}}')
 

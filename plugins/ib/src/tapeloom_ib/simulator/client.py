@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tapeloom.units import Rate
-from tapeloom_simulator.server_api import Rules
+from tapeloom_simulator.server_api import ConnectionRules
 
 from .history import bars, ticks
 from .streams import Bars, Depth, Feedline, Quotes, Top, Trades, error, joined
@@ -13,7 +13,7 @@ from .streams import Bars, Depth, Feedline, Quotes, Top, Trades, error, joined
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from tapeloom_simulator.server_api import Line, Market, SimulatedInstrument
+    from tapeloom_simulator.server_api import ClientConnection, Market, SimulatedInstrument
 
 __all__ = ["Client", "Gateway"]
 
@@ -38,7 +38,7 @@ _LOST = "Connectivity between IBKR and Trader Workstation has been lost."
 
 
 def _kind(pit: SimulatedInstrument) -> str:
-    parts = pit.parts
+    parts = pit.parsed_symbol
     if parts.settle:
         return "FUT" if parts.expiry else "CONTFUT"
     if {parts.base, parts.quote} <= _IDEALPRO:
@@ -51,16 +51,16 @@ class Gateway:
 
     def __init__(self, market: Market) -> None:
         self.market = market
-        self.contracts = dict(enumerate(market.pits.values(), _FIRST_ID))
+        self.contracts = dict(enumerate(market.instruments.values(), _FIRST_ID))
         self.clients: list[Client] = []
 
 
 class Client:
     """One client."""
 
-    rules = Rules(messages=Rate(50, 1.0))
+    rules = ConnectionRules(message_rate=Rate(50, 1.0))
 
-    def __init__(self, gateway: Gateway, line: Line) -> None:
+    def __init__(self, gateway: Gateway, line: ClientConnection) -> None:
         self.gateway, self.line = gateway, line
         self.number = ""
         self.muted = False  #: the gateway has lost its servers
@@ -96,7 +96,7 @@ class Client:
 
     # -------------------------------------------------------------------------------- the dialogue
 
-    def opened(self) -> Sequence[str]:
+    def opening_messages(self) -> Sequence[str]:
         """Return nothing: the client begins."""
         return ()
 
@@ -121,7 +121,7 @@ class Client:
         fields = text.split("\0")[:-1]
         return [error(_request(fields), 321, "Server error when validating an API client request.")]
 
-    def farewell(self) -> Sequence[str]:
+    def closing_messages(self) -> Sequence[str]:
         """Return nothing: it goes without a word."""
         return ()
 
@@ -130,7 +130,7 @@ class Client:
         if any(
             one.number == client
             for one in self.gateway.clients
-            if one is not self and one.line.counts
+            if one is not self and one.line.counts_as_open
         ):
             self.line.close(1000, "client id in use")
             return [error("-1", 326, "Unable to connect as the client id is already in use.")]
@@ -139,7 +139,7 @@ class Client:
         return [joined(15, 1, _ACCOUNT), joined(9, 1, 1), *greeting]
 
     def _time(self, fields: list[str]) -> list[str]:
-        return [joined(49, 1, self.gateway.market.clock // 1_000_000_000)]
+        return [joined(49, 1, self.gateway.market.venue_clock // 1_000_000_000)]
 
     def _data_type(self, fields: list[str]) -> list[str]:
         self.kind = fields[2]
@@ -152,7 +152,7 @@ class Client:
         exchange, currency, local = contract[7], contract[9], contract[10]
         found = []
         for number, pit in self.gateway.contracts.items():
-            parts = pit.parts
+            parts = pit.parsed_symbol
             if con_id not in ("", "0"):
                 fits = con_id == str(number)
             else:
@@ -196,7 +196,7 @@ class Client:
             return [error(request, 102, "Duplicate ticker ID.")]
         stream = make(pit)
         # The account's limits are shared by all who use it.
-        users = [one for one in self.gateway.clients if one.line.counts]
+        users = [one for one in self.gateway.clients if one.line.counts_as_open]
         words = [one.word for user in users for one in user.streams.values()]
         ticks = words.count("trades") + words.count("quotes")
         if len(words) >= _LINES:
@@ -208,14 +208,14 @@ class Client:
                 error(request, 309, "Max number (3) of market depth requests has been reached.")
             ]
         self.streams[request] = stream
-        self.line.follow(stream)
+        self.line.subscribe(stream)
         return stream.first()
 
     def _drop(self, request: str) -> list[str]:
         stream = self.streams.pop(request, None)
         if stream is None:
             return [error(request, 300, f"Can't find EId with tickerId:{request}")]
-        self.line.leave(stream)
+        self.line.unsubscribe(stream)
         return []
 
     def _ticks(self, fields: list[str]) -> list[str]:
@@ -288,7 +288,7 @@ class Client:
                 return self._lose(fault)
             case "ib_2103":
                 self.muted = True
-                self.line.later(_OUTAGE, lambda: self._back(2104, _OK[0][1]))
+                self.line.call_later(_OUTAGE, lambda: self._back(2104, _OK[0][1]))
                 return [error("-1", 2103, "Market data farm connection is broken:usfarm")]
             case "ib_317" if isinstance(stream, Depth):
                 reset = "Market depth data has been RESET. Please empty deep book contents."
@@ -306,11 +306,11 @@ class Client:
     def _lose(self, fault: str) -> list[str]:
         self.muted = True
         if fault == "ib_1102":
-            self.line.later(
+            self.line.call_later(
                 _OUTAGE, lambda: self._back(1102, "Connectivity restored, data maintained.")
             )
         elif fault == "ib_1101":
-            self.line.later(_OUTAGE, self._back_empty)
+            self.line.call_later(_OUTAGE, self._back_empty)
         return [error("-1", 1100, _LOST)]
 
     def _back(self, code: int, text: str) -> list[str]:
@@ -325,7 +325,7 @@ class Client:
     def _ended(self, stream: Feedline, code: int, text: str) -> list[str]:
         stream.ended = True
         # Not now: the simulator is speaking to those who follow it.
-        self.line.later(0, lambda: self._drop(stream.request) and [])
+        self.line.call_later(0, lambda: self._drop(stream.request) and [])
         return [error(stream.request, code, text)]
 
 
@@ -336,13 +336,13 @@ def _request(fields: list[str]) -> str:
 
 
 def _local(pit: SimulatedInstrument) -> str:
-    parts = pit.parts
+    parts = pit.parsed_symbol
     return f"{parts.base}.{parts.quote}" if _kind(pit) == "CASH" else parts.base
 
 
 def _described(request: str, number: int, pit: SimulatedInstrument) -> str:
     """Return contract details; the number of the fields must be right to the last one."""
-    parts, kind = pit.parts, _kind(pit)
+    parts, kind = pit.parsed_symbol, _kind(pit)
     exchange = {"CASH": "IDEALPRO", "CRYPTO": "PAXOS", "FUT": "CME", "CONTFUT": "CME"}.get(
         kind, "SMART"
     )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from .streams import average, error, joined, plain
 
 if TYPE_CHECKING:
-    from tapeloom_simulator.server_api import Fill, SimulatedInstrument
+    from tapeloom_simulator.server_api import MarketTrade, SimulatedInstrument
 
 __all__ = ["bars", "ticks"]
 
@@ -21,8 +21,8 @@ _UNITS = {"S": 1, "D": 86_400, "W": 604_800}
 def ticks(request: str, pit: SimulatedInstrument, start: str, most: int) -> list[str]:
     """Return the trades from *start* on: *most* of them, and what more there is of the last second."""
     since = _moment(start)
-    first = pit.first_since(since)
-    found: list[Fill] = [] if first is None else pit.fills(first.id, most + 1_000)
+    first = pit.first_trade_since(since)
+    found: list[MarketTrade] = [] if first is None else pit.trades(first.id, most + 1_000)
     if len(found) > most:
         last = found[most - 1].ts // _SECOND
         found = [
@@ -43,7 +43,7 @@ def bars(request: str, pit: SimulatedInstrument, now: int, size: str, duration: 
         return [error(request, 321, "Server error when validating: bar size or duration.")]
     since = now - int(count) * _UNITS[unit] * _SECOND
     fields: list[object] = []
-    found = [one for one in pit.candles(interval, since, now, 2_000) if one.end <= now]
+    found = [one for one in pit.bars(interval, since, now, 2_000) if one.end <= now]
     for candle in found:
         prices = (candle.open, candle.high, candle.low, candle.close)
         fields += [candle.start // _SECOND, *(plain(price, pit.tick) for price in prices)]

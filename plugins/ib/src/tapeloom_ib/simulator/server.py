@@ -6,7 +6,7 @@ import struct
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from tapeloom_simulator.server_api import Answer
+from tapeloom_simulator.server_api import HttpResponse
 
 from .client import Client, Gateway
 from .streams import Feedline
@@ -15,7 +15,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from tapeloom.units import Rate
-    from tapeloom_simulator.server_api import Budget, Call, Line, Market, Session, Stream
+    from tapeloom_simulator.server_api import (
+        ClientConnection,
+        HttpRequest,
+        Market,
+        RestBudget,
+        VenueSession,
+        VenueStream,
+    )
 
 __all__ = ["IBSide"]
 
@@ -23,7 +30,7 @@ __all__ = ["IBSide"]
 class IBSide:
     """A gateway that is logged in."""
 
-    dials: Rate | None = None
+    dial_rate: Rate | None = None
     markets: Mapping[str, Sequence[str]] = MappingProxyType({"": ("AAPL/USD", "MSFT/USD")})
     faults: Mapping[str, frozenset[str]] = MappingProxyType(
         {
@@ -53,7 +60,7 @@ class IBSide:
         payload = text.encode()
         return struct.pack(">I", len(payload)) + payload
 
-    def unframe(self) -> Callable[[bytes], Sequence[str]]:
+    def new_unframer(self) -> Callable[[bytes], Sequence[str]]:
         """Return what reads the messages of one client; the first follow on ``API`` and a NUL."""
         held, greeted = bytearray(), False
 
@@ -80,27 +87,31 @@ class IBSide:
 
         return take
 
-    def open(self, call: Call, line: Line) -> Session | Answer:
+    def open_connection(
+        self, call: HttpRequest, line: ClientConnection
+    ) -> VenueSession | HttpResponse:
         """Take a client; who it is, it says later."""
         clients = self._gateway.clients
-        clients[:] = [one for one in clients if one.line.counts]
+        clients[:] = [one for one in clients if one.line.counts_as_open]
         client = Client(self._gateway, line)
         clients.append(client)
         return client
 
-    def answer(self, call: Call) -> Answer:
+    def respond(self, call: HttpRequest) -> HttpResponse:
         """There is no REST."""
-        return Answer("", 404)
+        return HttpResponse("", 404)
 
-    def cost(self, call: Call) -> tuple[Budget, int] | None:
+    def request_cost(self, call: HttpRequest) -> tuple[RestBudget, int] | None:
         """There is no REST."""
         return None
 
-    def limited(self, status: int, retry_after: int, budget: Budget | None) -> Answer:
+    def rate_limit_response(
+        self, status: int, retry_after: int, budget: RestBudget | None
+    ) -> HttpResponse:
         """There is no REST."""
-        return Answer("", status)
+        return HttpResponse("", status)
 
-    def corrupt(self, fault: str, stream: Stream, text: str) -> list[str] | None:
+    def corrupt(self, fault: str, stream: VenueStream, text: str) -> list[str] | None:
         """Return what the gateway says in place of *text*."""
         assert isinstance(stream, Feedline)
         return stream.session.corrupt(fault, stream, text)

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import Protocol
 
-    from tapeloom_simulator.server_api import Candle, SimulatedInstrument, Step
+    from tapeloom_simulator.server_api import MarketBar, MarketStep, SimulatedInstrument
 
     class _Client(Protocol):
         muted: bool
@@ -48,18 +48,18 @@ def plain(units: int | Decimal, step: Decimal) -> str:
     return format(units * step, "f")
 
 
-def average(candle: Candle, pit: SimulatedInstrument) -> str:
+def average(candle: MarketBar, pit: SimulatedInstrument) -> str:
     """Return the volume-weighted average price, to more digits than prices have."""
     if not candle.volume:
         return plain(candle.close, pit.tick)
-    exact = Decimal(candle.quote) / candle.volume * pit.tick
+    exact = Decimal(candle.quote_volume) / candle.volume * pit.tick
     return format(exact.quantize(pit.tick.scaleb(-6)), "f")
 
 
 class Feedline:
     """A stream of one symbol for one request of one client."""
 
-    word, every = "", 0
+    word, interval_ns = "", 0
 
     def __init__(
         self, session: _Client, request: str, pit: SimulatedInstrument, kind: str = ""
@@ -70,22 +70,22 @@ class Feedline:
         self.name = f"{pit.symbol} {self.word} {request}"
         self.pit = pit
 
-    def begin(self) -> None:
+    def start(self) -> None:
         """Nothing is kept."""
 
     def first(self) -> list[str]:
         """Return what the client is sent at once."""
         return []
 
-    def step(self, step: Step) -> Sequence[str]:
+    def encode_step(self, step: MarketStep) -> Sequence[str]:
         """Return what is said of this step."""
         return () if self.session.muted or self.ended else self.said(step)
 
-    def tick(self, now: int) -> Sequence[str]:
+    def encode_tick(self, now: int) -> Sequence[str]:
         """Return what is said at this time."""
         return () if self.session.muted or self.ended else self.timed(now)
 
-    def said(self, step: Step) -> Sequence[str]:
+    def said(self, step: MarketStep) -> Sequence[str]:
         """Return what is said of this step, while anything is."""
         return ()
 
@@ -112,13 +112,13 @@ class Trades(Feedline):
 
     word = "trades"
 
-    def said(self, step: Step) -> Sequence[str]:
+    def said(self, step: MarketStep) -> Sequence[str]:
         """Return what is said of this step, while anything is."""
         tick, lot = self.pit.tick, self.pit.lot
         return [
             joined(99, self.request, self.kind, fill.ts // _SECOND, plain(fill.price, tick),
                    plain(fill.size, lot), 0, "NASDAQ", "")
-            for fill in step.fills
+            for fill in step.trades
         ]  # fmt: skip
 
 
@@ -127,9 +127,9 @@ class Quotes(Feedline):
 
     word = "quotes"
 
-    def said(self, step: Step) -> Sequence[str]:
+    def said(self, step: MarketStep) -> Sequence[str]:
         """Return what is said of this step, while anything is."""
-        best = step.best
+        best = step.top_of_book
         if best is None:
             return ()
         tick, lot = self.pit.tick, self.pit.lot
@@ -142,7 +142,7 @@ class Quotes(Feedline):
 class Top(Feedline):
     """Level 1: the best bid and ask, four times a second. *kind* above 2 is delayed."""
 
-    word, every = "top", _SECOND // 4
+    word, interval_ns = "top", _SECOND // 4
 
     def __init__(self, session: _Client, request: str, pit: SimulatedInstrument, kind: str) -> None:
         super().__init__(session, request, pit, kind)
@@ -158,7 +158,7 @@ class Top(Feedline):
 
     def timed(self, now: int) -> Sequence[str]:
         """Return what is said at this time, while anything is."""
-        best = self.pit.best()
+        best = self.pit.top_of_book()
         if best == self._told:
             return ()
         self._told = best
@@ -176,7 +176,7 @@ class Top(Feedline):
 class Bars(Feedline):
     """A bar every five seconds; of trades, or of quotes as they were at its ends."""
 
-    word, every = "klines", 5 * _SECOND
+    word, interval_ns = "klines", 5 * _SECOND
 
     def __init__(self, session: _Client, request: str, pit: SimulatedInstrument, what: str) -> None:
         super().__init__(session, request, pit, what)
@@ -184,7 +184,7 @@ class Bars(Feedline):
         self._before = self._price()
 
     def _price(self) -> Decimal:
-        best = self.pit.best()
+        best = self.pit.top_of_book()
         if self.kind == "BID":
             return Decimal(best.bid)
         return Decimal(best.ask) if self.kind == "ASK" else Decimal(best.bid + best.ask) / 2
@@ -197,7 +197,7 @@ class Bars(Feedline):
             ends = (before, max(before, self._before), min(before, self._before), self._before)
             prices = [plain(price, tick) for price in ends]
             return [joined(50, 3, self.request, start, *prices, -1, -1, -1)]
-        candle = self.pit.candle("5s", now - 1)
+        candle = self.pit.bar("5s", now - 1)
         if candle is None:
             return ()
         prices = [plain(one, tick) for one in (candle.open, candle.high, candle.low, candle.close)]
@@ -224,12 +224,12 @@ class Depth(Feedline):
         self._rows = {0: [], 1: []}
         return self._changes()
 
-    def said(self, step: Step) -> Sequence[str]:
+    def said(self, step: MarketStep) -> Sequence[str]:
         """Return what is said of this step, while anything is."""
-        return self._changes() if step.last >= step.first else ()
+        return self._changes() if step.last_id >= step.first_id else ()
 
     def _changes(self) -> list[str]:
-        ladder = self.pit.ladder(self._count)
+        ladder = self.pit.book_snapshot(self._count)
         texts = []
         for side, now in ((1, ladder.bids), (0, ladder.asks)):
             before, self._rows[side] = self._rows[side], list(now)

@@ -9,7 +9,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 from tapeloom.events import Event
 from tapeloom.harness import PendingMessages
 from tapeloom.plugin import Ack, Endpoint, Message, Refusal, Reply, Subscription
-from tapeloom_simulator.server_api import Answer, Call
+from tapeloom_simulator.server_api import HttpRequest, HttpResponse
 
 from .composed import Reader
 from .declared import ContractViolation, NotApplicable
@@ -48,7 +48,7 @@ class Dialogue:
         side = subject.venue_server(self.market, simulated)
         assert side is not None
         address = urlsplit(endpoint.url)
-        call = Call(
+        call = HttpRequest(
             method="GET",
             path=unquote(address.path),
             query=dict(parse_qsl(address.query, keep_blank_values=True)),
@@ -56,14 +56,14 @@ class Dialogue:
         )
         self.line = StillLine()
         self.reader = Reader(plan)
-        session = side.open(call, self.line)
-        if isinstance(session, Answer):
+        session = side.open_connection(call, self.line)
+        if isinstance(session, HttpResponse):
             raise ContractViolation(
                 f"the venue's side refuses the handshake at {address.path!r} with HTTP"
                 f" {session.status}. The endpoint's url and `VenueServer.open` must agree."
             )
         self.session = session
-        self.hear(session.opened())
+        self.hear(session.opening_messages())
         if endpoint.login is not None:
             replies = self.say(endpoint.login.text)
             if not any(isinstance(one, Ack) and one.id == endpoint.login.id for one in replies):
@@ -150,8 +150,8 @@ def acknowledge(subject: Subject, simulated: str = "") -> None:
             raise ContractViolation(
                 "an acknowledgement of something else agrees to what was not asked for."
             )
-        unheard = {one.symbol for one in wanted} - {one.symbol for one in talk.line.following}
-        if unheard and not any(not one.symbol for one in talk.line.following):
+        unheard = {one.symbol for one in wanted} - {one.symbol for one in talk.line.subscriptions}
+        if unheard and not any(not one.symbol for one in talk.line.subscriptions):
             raise ContractViolation(
                 f"the venue acknowledges {sorted(unheard)} and does not send it."
             )
@@ -180,11 +180,11 @@ def unsubscribe(subject: Subject, simulated: str = "") -> None:
                     raise ContractViolation(f"the answer {replies!r} to a drop agrees to {back}.")
             if kept.has_pending:
                 raise ContractViolation(f"the drop of {[*map(str, part)]} is not acknowledged.")
-            still = {one.symbol for one in talk.line.following if one.symbol}
+            still = {one.symbol for one in talk.line.subscriptions if one.symbol}
             if still & {one.symbol for one in part}:
                 raise ContractViolation(f"after `drop`, the venue still sends {sorted(still)}.")
-        if talk.line.following:
-            names = [one.name for one in talk.line.following]
+        if talk.line.subscriptions:
+            names = [one.name for one in talk.line.subscriptions]
             raise ContractViolation(f"after everything was dropped, the venue still sends {names}.")
 
 

@@ -42,7 +42,7 @@ def survived(run: Run, unit: int) -> None:
         real = [(one.price, one.size, one.ts // unit) for one in run.truth.trades(symbol)]
         joined: dict[int, list[Any]] = {}
         for one in run.truth.trades(symbol):
-            joined.setdefault(one.aggregate, []).append(one)
+            joined.setdefault(one.aggregate_id, []).append(one)
         sums = [
             (some[0].price, sum(one.size for one in some), some[0].ts // unit)
             for some in joined.values()

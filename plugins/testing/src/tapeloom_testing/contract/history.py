@@ -10,7 +10,7 @@ from tapeloom.events import Bar, Book, Event, Trade
 from tapeloom.plugin import HistoryQuery, Request, channel_parts
 from tapeloom.symbols import Symbol
 from tapeloom_simulator import SimulatedMarket
-from tapeloom_simulator.server_api import Call
+from tapeloom_simulator.server_api import HttpRequest
 
 from .declared import ContractViolation, NotApplicable
 from .dialogue import NOWHERE
@@ -46,21 +46,21 @@ class Library:
             )
         self.history = self.plan.history
         self.symbol = subject.symbols[0]
-        self.pit = self.market.pits[self.symbol]
+        self.pit = self.market.instruments[self.symbol]
 
     def get(self, request: Request | None, what: str) -> bytes:
         """Return what the venue's side answers."""
         if request is None:
             raise ContractViolation(f"{what} is declared, and `history` gives no request for it.")
         address = urlsplit(request.url)
-        call = Call(
+        call = HttpRequest(
             method="POST" if request.body else "GET",
             path=unquote(address.path),
             query=dict(parse_qsl(address.query, keep_blank_values=True)),
             headers={name.lower(): value for name, value in request.headers.items()},
             body=request.body,
         )
-        answer = self.side.answer(call)
+        answer = self.side.respond(call)
         if answer.status != 200:
             raise ContractViolation(
                 f"{what}: the venue's side answers {request.url} with HTTP {answer.status}:"
@@ -132,11 +132,11 @@ def _trades(library: Library, unit: int) -> None:
     events = library.ask(given[0] if given else wants[0])
     real = [
         (fill.price * pit.tick, fill.size * pit.lot, fill.ts // unit)
-        for fill in pit.fills(1, 1_000_000)
+        for fill in pit.trades(1, 1_000_000)
     ]
     joined = [
         (some[0].price * pit.tick, sum(one.size for one in some) * pit.lot, some[0].ts // unit)
-        for some in pit.aggregates(1, 1_000_000)
+        for some in pit.aggregate_trades(1, 1_000_000)
     ]
     got = [(one.price, one.size, one.ts // unit) for one in events if type(one) is Trade]
     if not any(_within(got, facts) for facts in (real, joined)):
@@ -164,7 +164,7 @@ def _bars(library: Library, interval: str) -> None:
     for bar in events:
         if type(bar) is not Bar or bar.interval != interval:
             raise ContractViolation(f"bars of {interval} were asked for, and this came: {bar!r}")
-        candle = pit.candle(interval, bar.ts)
+        candle = pit.bar(interval, bar.ts)
         if candle is None or candle.start != bar.ts:
             raise ContractViolation(f"the market has no bar that starts at {bar.ts}: {bar!r}")
         ticks = (candle.open, candle.high, candle.low, candle.close)
@@ -182,7 +182,7 @@ def _book(library: Library, subject: Subject) -> None:
     book = events[0]
     if len(events) != 1 or type(book) is not Book or book.kind != "snapshot":
         raise ContractViolation(f"one snapshot of a book was asked for, and this came: {events!r}")
-    ladder = pit.ladder(_LEVELS)
+    ladder = pit.book_snapshot(_LEVELS)
     for name, mine, theirs in (("bids", book.bids, ladder.bids), ("asks", book.asks, ladder.asks)):
         real = [(price * pit.tick, size * pit.lot) for price, size in theirs]
         if not mine or mine[:_LEVELS] != real[: len(mine)]:

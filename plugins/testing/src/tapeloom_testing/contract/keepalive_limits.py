@@ -23,15 +23,15 @@ def heartbeat(subject: Subject, simulated: str = "") -> None:
         talk = Dialogue(subject, plan, endpoint, simulated)
         beat, rules = endpoint.heartbeat, talk.session.rules
         if beat is None:
-            if rules.silence is not None:
+            if rules.silence_timeout_seconds is not None:
                 raise ContractViolation(
-                    f"the venue ends a connection on which the client is silent for {rules.silence}"
+                    f"the venue ends a connection on which the client is silent for {rules.silence_timeout_seconds}"
                     f" s, and the endpoint {endpoint.url} declares no heartbeat."
                 )
             continue
-        if not 0 < beat.interval_seconds < (rules.silence or math.inf):
+        if not 0 < beat.interval_seconds < (rules.silence_timeout_seconds or math.inf):
             raise ContractViolation(
-                f"a heartbeat every {beat.interval_seconds} s is too slow: the venue waits {rules.silence} s."
+                f"a heartbeat every {beat.interval_seconds} s is too slow: the venue waits {rules.silence_timeout_seconds} s."
             )
         if beat.message is None:
             continue
@@ -52,7 +52,7 @@ def farewell(subject: Subject, simulated: str = "") -> None:
     plan, simulated = planned(subject, simulated)
     for endpoint, _ in connections(plan):
         talk = Dialogue(subject, plan, endpoint, simulated)
-        texts = talk.session.farewell()
+        texts = talk.session.closing_messages()
         replies = talk.hear(texts)
         if texts and not any(isinstance(one, Notice) and one.closes_connection for one in replies):
             raise ContractViolation(
@@ -78,8 +78,8 @@ def limits(subject: Subject, simulated: str = "") -> None:
                 f"max_subscriptions is {endpoint.max_subscriptions}; the venue allows"
                 f" {rules.max_streams} streams on one connection."
             )
-        if rules.messages is not None:
-            theirs = rules.messages.count / rules.messages.seconds
+        if rules.message_rate is not None:
+            theirs = rules.message_rate.count / rules.message_rate.seconds
             ours = [
                 one
                 for one in (endpoint.message_rate, endpoint.host_message_rate)
@@ -90,8 +90,11 @@ def limits(subject: Subject, simulated: str = "") -> None:
                     f"the venue takes {theirs:g} messages a second, and the endpoint declares"
                     f" {endpoint.message_rate!r}. Set `messages` to no more."
                 )
-        if rules.max_age is not None and not (endpoint.max_age_seconds or math.inf) < rules.max_age:
+        if (
+            rules.max_age_seconds is not None
+            and not (endpoint.max_age_seconds or math.inf) < rules.max_age_seconds
+        ):
             raise ContractViolation(
-                f"the venue ends a connection after {rules.max_age} s; set `max_age` below it, so"
+                f"the venue ends a connection after {rules.max_age_seconds} s; set `max_age` below it, so"
                 " that it is replaced before."
             )

@@ -25,7 +25,7 @@ from .declared import ContractViolation
 
 if TYPE_CHECKING:
     from tapeloom import Consumer, Stream
-    from tapeloom_simulator.server_api import Candle
+    from tapeloom_simulator.server_api import MarketBar
 
     from .composed import Subject
 
@@ -76,9 +76,9 @@ class Run:
     first: dict[str, tuple[Any, ...]] = Factory(dict)  #: the best bid and ask at the start
     delivered: anyio.Event = Factory(anyio.Event)
 
-    def candles(self, symbol: str, interval: str) -> dict[int, Candle]:
+    def candles(self, symbol: str, interval: str) -> dict[int, MarketBar]:
         """Return the market's candles that have ended, by their start."""
-        return {one.start: one for one in self.truth.candles(symbol, interval)}
+        return {one.start: one for one in self.truth.closed_bars(symbol, interval)}
 
 
 class Line:
@@ -237,8 +237,8 @@ def _look(run: Run, sim: Any) -> None:
     """Keep what the market is, and how it begins."""
     run.market, run.truth = sim.market, sim.truth
     for symbol in run.subject.symbols:
-        pit = sim.market.pits[symbol]
-        bid, bid_size, ask, ask_size = pit.best()
+        pit = sim.market.instruments[symbol]
+        bid, bid_size, ask, ask_size = pit.top_of_book()
         run.first[symbol] = (bid * pit.tick, bid_size * pit.lot, ask * pit.tick, ask_size * pit.lot)
 
 

@@ -143,7 +143,7 @@ def kept(run: Run) -> None:
             raise ContractViolation(
                 f"the venue ended a connection for breaking its rules: {opened!r}"
             )
-    refused = [call for call in run.truth.calls if call[1] in (403, 418, 429)]
+    refused = [call for call in run.truth.rest_calls if call[1] in (403, 418, 429)]
     if refused:
         raise ContractViolation(f"the venue refused calls for there being too many: {refused[:3]}")
 
@@ -193,7 +193,7 @@ def _trades(run: Run, symbol: str) -> tuple[list[Fact], list[Fact]]:
     single = [(one.price, one.size, one.ts, one.side) for one in real]
     joined = [
         (some[0].price, sum((one.size for one in some), Decimal(0)), some[0].ts, some[0].side)
-        for some in (list(group) for _, group in groupby(real, key=lambda one: one.aggregate))
+        for some in (list(group) for _, group in groupby(real, key=lambda one: one.aggregate_id))
     ]
     return single, joined
 
@@ -251,7 +251,7 @@ def _length(channel: str) -> int:
 
 
 def _check_bars(run: Run, symbol: str, channel: str, events: Sequence[Any], unit: int) -> None:
-    pit = run.market.pits[symbol]
+    pit = run.market.instruments[symbol]
     interval = channel_parts(channel)[1]
     real = run.candles(symbol, interval)
     closed: dict[int, Bar] = {}
@@ -277,7 +277,11 @@ def _check_bars(run: Run, symbol: str, channel: str, events: Sequence[Any], unit
                 f"{symbol} {channel}: expected {[*map(str, expected)]}, came {bar!r}"
             )
     # The bar of the last trade may close or not: some venues end a bar with the next one's first.
-    last = pit.last.ts - pit.last.ts % _length(channel) if _length(channel) and pit.last else 0
+    last = (
+        pit.last_trade.ts - pit.last_trade.ts % _length(channel)
+        if _length(channel) and pit.last_trade
+        else 0
+    )
     due = [start for start, one in real.items() if one.trades and start < last]
     if lost := [start for start in due if start not in closed]:
         raise ContractViolation(f"{symbol} {channel}: bars that ended were not closed: {lost}")
@@ -285,7 +289,7 @@ def _check_bars(run: Run, symbol: str, channel: str, events: Sequence[Any], unit
 
 def _check_forming(pit: Any, bar: Bar) -> None:
     """Hold that a bar, closed or not, is a part of the market's."""
-    candle = pit.candle(bar.interval, bar.ts)
+    candle = pit.bar(bar.interval, bar.ts)
     if candle is None or candle.start != bar.ts:
         return  # a day may begin elsewhere
     first = candle.open * pit.tick
@@ -297,8 +301,8 @@ def _check_forming(pit: Any, bar: Bar) -> None:
 
 
 def _check_ticker(run: Run, symbol: str, channel: str, events: Sequence[Any], unit: int) -> None:
-    pit = run.market.pits[symbol]
-    day = pit.day(run.market.now)
+    pit = run.market.instruments[symbol]
+    day = pit.last_24h(run.market.now)
     if day is None or not events:
         return
     expected = (day.close * pit.tick, day.high * pit.tick, day.low * pit.tick)

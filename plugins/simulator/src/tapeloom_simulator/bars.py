@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 
 from tapeloom.units import duration_ns
 
-from .server_api import Candle, Fill
+from .server_api import MarketBar, MarketTrade
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-__all__ = ["Tally", "end_of", "start_of"]
+__all__ = ["BarSeries", "end_of", "start_of"]
 
 SECOND = 1_000_000_000
 MINUTE = 60 * SECOND
@@ -43,28 +43,28 @@ def end_of(interval: str, start: int) -> int:
     return start + duration_ns(interval)
 
 
-def _absorb(whole: Candle, part: Candle) -> None:
+def _absorb(whole: MarketBar, part: MarketBar) -> None:
     """Add a later candle to an earlier one."""
     whole.close = part.close
     whole.high = max(whole.high, part.high)
     whole.low = min(whole.low, part.low)
     whole.volume += part.volume
-    whole.quote += part.quote
-    whole.bought += part.bought
-    whole.bought_quote += part.bought_quote
+    whole.quote_volume += part.quote_volume
+    whole.buy_volume += part.buy_volume
+    whole.buy_quote_volume += part.buy_quote_volume
     whole.trades += part.trades
-    whole.last = part.last
+    whole.last_id = part.last_id
 
 
-def _copy(part: Candle, start: int, end: int) -> Candle:
+def _copy(part: MarketBar, start: int, end: int) -> MarketBar:
     # fmt: off
-    return Candle(start, end, part.open, part.high, part.low, part.close, part.volume, part.quote,
-                  part.bought, part.bought_quote, part.trades, part.first, part.last)
+    return MarketBar(start, end, part.open, part.high, part.low, part.close, part.volume, part.quote_volume,
+                  part.buy_volume, part.buy_quote_volume, part.trades, part.first_id, part.last_id)
     # fmt: on
 
 
-def _total(parts: Iterable[Candle], start: int, end: int) -> Candle | None:
-    whole: Candle | None = None
+def _total(parts: Iterable[MarketBar], start: int, end: int) -> MarketBar | None:
+    whole: MarketBar | None = None
     for part in parts:
         if whole is None:
             whole = _copy(part, start, end)
@@ -73,20 +73,20 @@ def _total(parts: Iterable[Candle], start: int, end: int) -> Candle | None:
     return whole
 
 
-def _place(candles: Sequence[Candle], ts: int) -> int:
+def _place(candles: Sequence[MarketBar], ts: int) -> int:
     return bisect_left(candles, ts, key=lambda candle: candle.start)
 
 
-class Tally:
+class BarSeries:
     """The candles of one symbol. Intervals without a trade take no room."""
 
     def __init__(self) -> None:
-        self.seconds: list[Candle] = []  #: the last one is still open
-        self.minutes: list[Candle] = []  #: closed ones only
+        self.second_bars: list[MarketBar] = []  #: the last one is still open
+        self.minute_bars: list[MarketBar] = []  #: closed ones only
 
-    def take(self, fills: Iterable[Fill]) -> None:
+    def add_trades(self, fills: Iterable[MarketTrade]) -> None:
         """Add the trades that came after those already taken."""
-        seconds = self.seconds
+        seconds = self.second_bars
         current = seconds[-1] if seconds else None
         start = current.start if current else -SECOND
         for fill in fills:
@@ -96,7 +96,9 @@ class Tally:
                 if current and begin // MINUTE != start // MINUTE:
                     self._close_minute(start)
                 start = begin
-                current = Candle(start, start + SECOND, price, price, price, price, first=fill.id)
+                current = MarketBar(
+                    start, start + SECOND, price, price, price, price, first_id=fill.id
+                )
                 seconds.append(current)
             if price > current.high:
                 current.high = price
@@ -104,26 +106,26 @@ class Tally:
                 current.low = price
             current.close = price
             current.volume += size
-            current.quote += price * size
-            if fill.buy:
-                current.bought += size
-                current.bought_quote += price * size
+            current.quote_volume += price * size
+            if fill.is_buy:
+                current.buy_volume += size
+                current.buy_quote_volume += price * size
             current.trades += 1
-            current.last = fill.id
+            current.last_id = fill.id
 
     def _close_minute(self, second: int) -> None:
         start = second - second % MINUTE
-        minute = _total(self.seconds[_place(self.seconds, start) :], start, start + MINUTE)
+        minute = _total(self.second_bars[_place(self.second_bars, start) :], start, start + MINUTE)
         if minute is not None:
-            self.minutes.append(minute)
-        if len(self.seconds) > 2 * _SECONDS_KEPT:
-            del self.seconds[:-_SECONDS_KEPT]
-        if len(self.minutes) > 2 * _MINUTES_KEPT:
-            del self.minutes[:-_MINUTES_KEPT]
+            self.minute_bars.append(minute)
+        if len(self.second_bars) > 2 * _SECONDS_KEPT:
+            del self.second_bars[:-_SECONDS_KEPT]
+        if len(self.minute_bars) > 2 * _MINUTES_KEPT:
+            del self.minute_bars[:-_MINUTES_KEPT]
 
-    def between(self, since: int, until: int) -> Candle | None:
+    def between(self, since: int, until: int) -> MarketBar | None:
         """Return the trades from *since* up to *until* as one candle, None where there are none."""
-        seconds, minutes = self.seconds, self.minutes
+        seconds, minutes = self.second_bars, self.minute_bars
         small = since % MINUTE or until - since < MINUTE
         if small or not minutes or minutes[-1].start < since:
             return _total(seconds[_place(seconds, since) : _place(seconds, until)], since, until)
@@ -133,26 +135,26 @@ class Tally:
 
     def close_before(self, ts: int) -> int | None:
         """Return the last price before *ts*."""
-        if place := _place(self.seconds, ts):
-            return self.seconds[place - 1].close
-        if place := _place(self.minutes, ts):
-            return self.minutes[place - 1].close
+        if place := _place(self.second_bars, ts):
+            return self.second_bars[place - 1].close
+        if place := _place(self.minute_bars, ts):
+            return self.minute_bars[place - 1].close
         return None
 
     @property
-    def first(self) -> int | None:
+    def first_start(self) -> int | None:
         """When the first candle that is remembered begins."""
-        oldest = self.minutes or self.seconds
+        oldest = self.minute_bars or self.second_bars
         return oldest[0].start if oldest else None
 
-    def candle(self, interval: str, ts: int) -> Candle | None:
+    def bar(self, interval: str, ts: int) -> MarketBar | None:
         """Return the candle in which *ts* lies; None before the first trade."""
         start = start_of(interval, ts)
         end = end_of(interval, start)
         whole = self.between(start, end)
-        return whole if whole is not None else self.empty(start, end)
+        return whole if whole is not None else self.empty_bar(start, end)
 
-    def empty(self, start: int, end: int) -> Candle | None:
+    def empty_bar(self, start: int, end: int) -> MarketBar | None:
         """Return a candle without a trade; None before the first trade."""
         price = self.close_before(start)
-        return None if price is None else Candle(start, end, price, price, price, price)
+        return None if price is None else MarketBar(start, end, price, price, price, price)

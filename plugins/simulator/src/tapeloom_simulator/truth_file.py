@@ -8,12 +8,12 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-from .truth import Injected, Quoted, Sent, Traded
+from .truth import InjectedFault, SentStream, TrueQuote, TrueTrade
 
-__all__ = ["Written"]
+__all__ = ["TruthFile"]
 
 
-class Written:
+class TruthFile:
     """What `serve(truth=path, keep=False)` wrote, as `Truth` would tell it.
 
     Nothing is kept of the quotes unless *quotes* says so: they are most of it. A line that was cut
@@ -21,10 +21,10 @@ class Written:
     """
 
     def __init__(self, path: str | Path, *, quotes: bool = False) -> None:
-        self.faults: list[Injected] = []
-        self.sent: list[Sent] = []
-        self._trades: defaultdict[str, list[Traded]] = defaultdict(list)
-        self._quotes: defaultdict[str, list[Quoted]] = defaultdict(list)
+        self.faults: list[InjectedFault] = []
+        self.sent: list[SentStream] = []
+        self._trades: defaultdict[str, list[TrueTrade]] = defaultdict(list)
+        self._quotes: defaultdict[str, list[TrueQuote]] = defaultdict(list)
         with Path(path).open(encoding="utf-8") as lines:
             for line in lines:
                 if line.startswith(_QUOTE) and not quotes:
@@ -37,36 +37,36 @@ class Written:
         match row.pop("type"):
             case "trade":
                 self._trades[row.pop("symbol")].append(
-                    Traded(row["id"], Decimal(row["price"]), Decimal(row["size"]), row["side"],
+                    TrueTrade(row["id"], Decimal(row["price"]), Decimal(row["size"]), row["side"],
                            row["ts"], row["aggregate"])
                 )  # fmt: skip
             case "quote":
                 self._quotes[row["symbol"]].append(
-                    Quoted(row["ts"], row["sequence"], Decimal(row["bid"]),
+                    TrueQuote(row["ts"], row["sequence"], Decimal(row["bid"]),
                            Decimal(row["bid_size"]), Decimal(row["ask"]), Decimal(row["ask_size"]))
                 )  # fmt: skip
             case "fault":
-                self.faults.append(Injected(**row))
+                self.faults.append(InjectedFault(**row))
             case "followed":
-                self.sent.append(Sent(since=row.pop("ts"), **row))
+                self.sent.append(SentStream(since=row.pop("ts"), first_id=row.pop("first"), **row))
             case "left":
                 self._left(row)
 
     def _left(self, row: dict[str, Any]) -> None:
         for sent in reversed(self.sent):
             if (sent.connection, sent.stream) == (row["connection"], row["stream"]):
-                sent.until, sent.last, sent.count = row["ts"], row["last"], row["count"]
+                sent.until, sent.last_id, sent.count = row["ts"], row["last"], row["count"]
                 return
 
-    def trades(self, symbol: str) -> list[Traded]:
+    def trades(self, symbol: str) -> list[TrueTrade]:
         """Return every trade of *symbol*, in order."""
         return self._trades[symbol]
 
-    def quotes(self, symbol: str) -> list[Quoted]:
+    def quotes(self, symbol: str) -> list[TrueQuote]:
         """Return every best bid and ask of *symbol* after the first, in order, where they were read."""
         return self._quotes[symbol]
 
-    def injected(self) -> dict[str, int]:
+    def fault_counts(self) -> dict[str, int]:
         """Return how often each kind of fault was injected."""
         return dict(Counter(fault.kind for fault in self.faults))
 

@@ -11,8 +11,8 @@ from __future__ import annotations
 from bisect import bisect_left
 from typing import TYPE_CHECKING
 
-from .candles import DAY, MINUTE, Tally, end_of, start_of
-from .server_api import Best, Candle, Fill, Ladder, Step
+from .bars import DAY, MINUTE, BarSeries, end_of, start_of
+from .server_api import BookSnapshot, MarketBar, MarketStep, MarketTrade, TopOfBook
 
 if TYPE_CHECKING:
     from decimal import Decimal
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from .listings import Listed
 
-__all__ = ["Trading"]
+__all__ = ["Instrument"]
 
 # How far from the best price a maker acts, in levels, by six random bits; and how much, by eight.
 _DISTANCES = [min(40, round(1.06**i) - 1) for i in range(64)]
@@ -31,23 +31,23 @@ _HISTORY = 10_000  # trades remembered for REST, at least
 _JOURNAL = 8_192  # book updates remembered, at least
 
 
-class Trading:
+class Instrument:
     """One symbol's pit. It moves only in `step`."""
 
     def __init__(self, listed: Listed, depth: int, memory: int = _JOURNAL) -> None:
-        self.listed = listed
+        self.listing = listed
         self.symbol = listed.symbol
-        self.parts: Symbol = listed.parts
+        self.parsed_symbol: Symbol = listed.parts
         self.tick: Decimal = listed.tick
         self.lot: Decimal = listed.lot
-        self.aggregate = 0
+        self.last_aggregate_id = 0
         self._stride, self._unit, self._depth = listed.stride, listed.unit, depth
         self._start = listed.start - listed.start % listed.stride
         self._memory = max(_JOURNAL, memory)
-        self._trades: list[Fill] = []
+        self._trades: list[MarketTrade] = []
         self._forgotten = 0  # how many trades stood before the first one remembered
         self._tallied = 0
-        self._tally = Tally()
+        self._tally = BarSeries()
         self._mood = 128
         self._keys: list[int] = []  # the price that an update was about; asks negative
         self._olds: list[int] = []  # the size that stood there before it
@@ -64,7 +64,7 @@ class Trading:
         )
         self.bids = {p: self._some(p) for p in range(self._low, self.bid + 1, stride)}
         self.asks = {p: self._some(-p) for p in range(self.ask, self._high + 1, stride)}
-        self._best = self.best()
+        self._best = self.top_of_book()
 
     def _some(self, number: int) -> int:
         """Return a size that looks random and depends on *number* alone."""
@@ -74,7 +74,7 @@ class Trading:
 
     # ------------------------------------------------------------------------------ what moves it
 
-    def step(self, ts: int, bits: int, most: int) -> Step:
+    def step(self, ts: int, bits: int, most: int) -> MarketStep:
         """Let makers move and a taker trade, as 60 random bits say; *most* trades at the most."""
         first = self._before + len(self._keys) + 1
         self._make(bits & 0x7FFF)
@@ -87,13 +87,15 @@ class Trading:
             self._tighten(bool(bits >> 56 & 1))
         if abs(self.bid - self._edge) >= _EDGE * self._stride:
             self._follow()
-        best: Best | None = Best(self.bid, self.bids[self.bid], self.ask, self.asks[self.ask])
+        best: TopOfBook | None = TopOfBook(
+            self.bid, self.bids[self.bid], self.ask, self.asks[self.ask]
+        )
         if best == self._best:
             best = None
         else:
             self._best = best  # type: ignore[assignment]
         last = self._before + len(self._keys)
-        return Step(self.symbol, ts, fills, first, last, best)
+        return MarketStep(self.symbol, ts, fills, first, last, best)
 
     def _make(self, bits: int) -> None:
         """Place, change or cancel one level: 1 bit side, 6 distance, 8 size and whether to cancel."""
@@ -118,26 +120,26 @@ class Trading:
         else:
             del book[price]
 
-    def _take(self, ts: int, buy: bool, size: int, split: int, most: int) -> list[Fill]:
+    def _take(self, ts: int, buy: bool, size: int, split: int, most: int) -> list[MarketTrade]:
         """Trade *size*, or what three levels have of it, starting from the best price."""
         if buy:
             book, price, key, stride = self.asks, self.ask, -1, self._stride
         else:
             book, price, key, stride = self.bids, self.bid, 1, -self._stride
-        fills: list[Fill] = []
+        fills: list[MarketTrade] = []
         trades = self._trades
         number = self._forgotten + len(trades)
         for _ in range(3):
             have = book[price]
             wanted = min(size, have)
             size -= wanted
-            self.aggregate += 1
+            self.last_aggregate_id += 1
             pieces = 1 if wanted < 8 or split > 2 or most < 3 else split + 1
             part = wanted // pieces
             for piece in range(pieces):
                 number += 1
                 amount = part if piece < pieces - 1 else wanted - part * (pieces - 1)
-                fills.append(Fill(number, price, amount, buy, ts, self.aggregate))
+                fills.append(MarketTrade(number, price, amount, buy, ts, self.last_aggregate_id))
             most -= pieces
             self._keys.append(key * price)
             self._olds.append(have)
@@ -191,7 +193,7 @@ class Trading:
             self._before += cut
 
     def _forget(self) -> None:
-        self.count()
+        self.bar_series()
         cut = len(self._trades) - _HISTORY
         del self._trades[:cut]
         self._forgotten += cut
@@ -199,20 +201,20 @@ class Trading:
     # --------------------------------------------------------------------------- what can be read
 
     @property
-    def update(self) -> int:
+    def last_update_id(self) -> int:
         """The id of the last update of the book."""
         return self._before + len(self._keys)
 
     @property
-    def last(self) -> Fill | None:
+    def last_trade(self) -> MarketTrade | None:
         """The last trade."""
         return self._trades[-1] if self._trades else None
 
-    def best(self) -> Best:
+    def top_of_book(self) -> TopOfBook:
         """Return the best bid and ask."""
-        return Best(self.bid, self.bids[self.bid], self.ask, self.asks[self.ask])
+        return TopOfBook(self.bid, self.bids[self.bid], self.ask, self.asks[self.ask])
 
-    def ladder(self, depth: int, lag: int = 0) -> Ladder:
+    def book_snapshot(self, depth: int, lag: int = 0) -> BookSnapshot:
         """Return *depth* levels a side, as they were *lag* updates ago (as far as is known)."""
         bids, asks = self.bids, self.asks
         lag = min(lag, len(self._keys))
@@ -226,13 +228,13 @@ class Trading:
                     book[abs(key)] = old
                 else:
                     book.pop(abs(key), None)
-        return Ladder(
-            self.update - lag,
+        return BookSnapshot(
+            self.last_update_id - lag,
             sorted(bids.items(), reverse=True)[:depth],
             sorted(asks.items())[:depth],
         )
 
-    def changes(self, since: int) -> tuple[dict[int, int], dict[int, int]]:
+    def changes_since(self, since: int) -> tuple[dict[int, int], dict[int, int]]:
         """Return the sizes (0: none) of the bids and asks that changed after the update *since*."""
         bids, asks = self.bids, self.asks
         new_bids: dict[int, int] = {}
@@ -245,18 +247,18 @@ class Trading:
                 new_asks[-key] = asks.get(-key, 0)
         return new_bids, new_asks
 
-    def fills(self, first: int, limit: int) -> list[Fill]:
+    def trades(self, first: int, limit: int) -> list[MarketTrade]:
         """Return up to *limit* trades from the id *first* on; what is too old is forgotten."""
         place = max(0, first - 1 - self._forgotten)
         return self._trades[place : place + limit]
 
-    def aggregates(self, first: int, limit: int) -> list[list[Fill]]:
+    def aggregate_trades(self, first: int, limit: int) -> list[list[MarketTrade]]:
         """Return the fills of up to *limit* aggregates from number *first* on."""
-        found: list[list[Fill]] = []
+        found: list[list[MarketTrade]] = []
         trades = self._trades
-        place = bisect_left(trades, first, key=lambda fill: fill.aggregate)
+        place = bisect_left(trades, first, key=lambda fill: fill.aggregate_id)
         for fill in trades[place:]:
-            if found and found[-1][0].aggregate == fill.aggregate:
+            if found and found[-1][0].aggregate_id == fill.aggregate_id:
                 found[-1].append(fill)
             elif len(found) == limit:
                 break
@@ -264,41 +266,41 @@ class Trading:
                 found.append([fill])
         return found
 
-    def first_since(self, ts: int) -> Fill | None:
+    def first_trade_since(self, ts: int) -> MarketTrade | None:
         """Return the first remembered trade at or after *ts*."""
         place = bisect_left(self._trades, ts, key=lambda fill: fill.ts)
         return self._trades[place] if place < len(self._trades) else None
 
-    def count(self) -> Tally:
+    def bar_series(self) -> BarSeries:
         """Return the candles with every trade in them."""
         place = self._tallied - self._forgotten
         if place < len(self._trades):
-            self._tally.take(self._trades[place:])
+            self._tally.add_trades(self._trades[place:])
             self._tallied = self._forgotten + len(self._trades)
         return self._tally
 
-    def candle(self, interval: str, ts: int) -> Candle | None:
+    def bar(self, interval: str, ts: int) -> MarketBar | None:
         """Return the candle in which *ts* lies; None before the first trade."""
-        return self.count().candle(interval, ts)
+        return self.bar_series().bar(interval, ts)
 
-    def candles(self, interval: str, since: int, until: int, limit: int) -> list[Candle]:
+    def bars(self, interval: str, since: int, until: int, limit: int) -> list[MarketBar]:
         """Return the candles that begin from *since* to *until*: the first *limit* of them."""
-        found: list[Candle] = []
-        tally = self.count()
-        if tally.first is None:
+        found: list[MarketBar] = []
+        tally = self.bar_series()
+        if tally.first_start is None:
             return found
-        start = start_of(interval, max(since, tally.first))
+        start = start_of(interval, max(since, tally.first_start))
         if start < since:
             start = end_of(interval, start)
         while start <= until and len(found) < limit:
-            candle = tally.candle(interval, start)
+            candle = tally.bar(interval, start)
             if candle is not None:
                 found.append(candle)
             start = end_of(interval, start)
         return found
 
-    def day(self, now: int) -> Candle | None:
+    def last_24h(self, now: int) -> MarketBar | None:
         """Return the 24 hours before *now*, to the minute, as one candle."""
         since = now - now % MINUTE - DAY + MINUTE
-        tally = self.count()
-        return tally.between(since, now + 1) or tally.empty(since, now + 1)
+        tally = self.bar_series()
+        return tally.between(since, now + 1) or tally.empty_bar(since, now + 1)

@@ -12,15 +12,15 @@ from .connection import GOODBYE, Connection
 if TYPE_CHECKING:
     from .server_api import Framing
 
-__all__ = ["Plain"]
+__all__ = ["TcpConnection"]
 
 
-class Plain(Connection):
+class TcpConnection(Connection):
     """One client over plain TCP. It is closed without a code, which only the truth keeps."""
 
     def __init__(self, framing: Framing, *args: Any, **more: Any) -> None:
         super().__init__(*args, **more)
-        self._unframe = framing.unframe()
+        self._unframe = framing.new_unframer()
 
     def _last_words(self, code: int, reason: str) -> bytes:
         return b""

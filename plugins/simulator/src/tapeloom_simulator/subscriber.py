@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["Follower"]
+__all__ = ["Subscriber"]
 
 
-class Follower(Protocol):
+class Subscriber(Protocol):
     """What the hub needs of a connection."""
 
     def __hash__(self) -> int: ...

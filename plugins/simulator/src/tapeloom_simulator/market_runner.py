@@ -15,17 +15,17 @@ if TYPE_CHECKING:
     from .server import Server
     from .truth import Truth
 
-__all__ = ["Clockwork"]
+__all__ = ["MarketRunner"]
 
 _SECOND = 1_000_000_000
 _SLICE = 256  # orders between two looks at the clients
 _QUANTUM = 0.002  # seconds: what happens within is sent together
-_NAP = 0.02  # seconds to sleep at most: clients may come, and faults fall due
+_MAX_SLEEP_SECONDS = 0.02  # seconds to sleep at most: clients may come, and faults fall due
 _ROUND = 2 * _SECOND  # after the last trade, every stream ticks once more
 _HIGH_WATER = 1 << 20  # bytes a client may be behind where the market waits for it
 
 
-class Clockwork:
+class MarketRunner:
     """Runs the market at `speed` times the wall's pace; infinite: as fast as the clients take it.
 
     `slow` says what becomes of a client that is too far behind: "cut" or "wait". At infinite speed
@@ -56,13 +56,13 @@ class Clockwork:
         """Run until halted; `finished` is set when the last trade of a limited market was sent."""
         market, speed = self._market, self._speed
         if math.isinf(speed):
-            while market.left != 0 and self._runs():
+            while market.trades_left != 0 and self._runs():
                 await self._until(market.now + _SECOND)
                 await checkpoint()
             speed = 1.0
         origin, begin = anyio.current_time(), market.now
         while self._runs():
-            if market.left == 0 and not self.finished.is_set():
+            if market.trades_left == 0 and not self.finished.is_set():
                 await self._until((market.now // _ROUND + 1) * _ROUND)
                 await self._drained()
                 self.finished.set()
@@ -76,29 +76,31 @@ class Clockwork:
     def _pause(self, speed: float) -> float:
         """Return how long nothing will happen, within reason."""
         now = self._market.now
-        dues = [due for due in (self._market.due, self._hub.next_tick(now)) if due is not None]
-        wait = (min(dues) - now) / _SECOND / speed if dues else _NAP
-        return min(_NAP, max(_QUANTUM, wait))
+        dues = [
+            due for due in (self._market.next_order_at, self._hub.next_tick(now)) if due is not None
+        ]
+        wait = (min(dues) - now) / _SECOND / speed if dues else _MAX_SLEEP_SECONDS
+        return min(_MAX_SLEEP_SECONDS, max(_QUANTUM, wait))
 
     async def _until(self, target: int) -> None:
         """Let the market go on to *target*, and every stream tick on the way."""
         market, hub = self._market, self._hub
         if self._injector is not None:
-            self._injector.sweep(self._server.connections)
+            self._injector.inject_timed(self._server.connections)
         while market.now < target and self._runs():
             tick = hub.next_tick(market.now)
             goal = target if tick is None else min(tick, target)
             while True:
                 steps = market.advance(goal, _SLICE)
-                self._truth.take(steps)
-                hub.play(steps)
-                if len(steps) < _SLICE or market.left == 0:
+                self._truth.record_steps(steps)
+                hub.publish_steps(steps)
+                if len(steps) < _SLICE or market.trades_left == 0:
                     break
                 await self._flush()
                 if not self._runs():
                     return
             if goal == tick and market.now >= goal:
-                hub.tick(goal)
+                hub.publish_tick(goal)
             await self._flush()
 
     async def _flush(self) -> None:
