@@ -103,7 +103,7 @@ async def test_after_a_cut_the_missed_trades_are_backfill_and_none_comes_twice(
 ):
     # However long a busy machine takes to dial again, the batch is to reach back far enough.
     for room in ("streams", "rest"):
-        monkeypatch.setattr(f"tapeloom_hyperliquid.simulator.{room}.REPEATED", 500)
+        monkeypatch.setattr(f"tapeloom_hyperliquid.simulator.{room}.REPLAYED_TRADES", 500)
     cut = simulator.Fault(kind="disconnect", how="abrupt", channel="trades", after=30)
     async with simulator.serve(
         "hyperliquid", symbols=(PERP,), seed=5, rate=10, trades=120, speed=10,

@@ -89,7 +89,7 @@ def test_what_a_market_cannot_have_is_refused(make, market, symbol) -> None:
         ("perp", (), ("book:10",), ["'book:10'", "book:20, book:5"]),
         ("perp", (), ("klines:1s",), ["'klines:1s'", "klines:1m"]),
         ("perp", (), ("agg_trades",), ["'agg_trades'", "trades, quotes, book"]),
-        ("perp", ("A.X/USDC:USDC", "B.X/USDC:USDC"), ("trades",), ["a, b", "a feed of each"]),
+        ("perp", ("A.X/USDC:USDC", "B.X/USDC:USDC"), ("trades",), ["a, b", "one feed per exchange"]),
         ("perp", ("X/USDC:USDC", "B.X/USDC:USDC"), ("trades",), ["b, the venue itself"]),
     ],
 )

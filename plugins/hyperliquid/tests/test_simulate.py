@@ -273,7 +273,7 @@ async def test_an_address_may_have_ten_connections():
 async def test_an_address_may_have_a_thousand_subscriptions(monkeypatch):
     from tapeloom_hyperliquid.simulator import server
 
-    monkeypatch.setattr(server, "_SUBSCRIPTIONS", 2)
+    monkeypatch.setattr(server, "_MAX_SUBSCRIPTIONS", 2)
     async with serve(start="manual") as sim, dial(sim) as one, dial(sim) as other:
         await one.reply({"method": "subscribe", "subscription": about("bbo")})
         await other.reply({"method": "subscribe", "subscription": about("bbo")})

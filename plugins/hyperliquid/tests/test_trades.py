@@ -165,7 +165,7 @@ def test_the_memory_is_bounded_and_holds_what_it_promises(make) -> None:
     frames = [answer(), *(batch(n) for n in range(1, 1001)), batch(901), batch(1)]
     parse = tapeloom_hyperliquid.parse(feed)
     events = parse(Frames(frames, 7))
-    tape = parse._tapes._tapes["BTC"]
+    seen = parse._dedup._seen["BTC"]
 
     assert [type(event) for event in events[-2:]] == [Reject, Trade]
-    assert len(tape.recent) + len(tape.older) <= 201
+    assert len(seen.recent) + len(seen.older) <= 201
