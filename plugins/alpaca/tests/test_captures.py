@@ -10,7 +10,7 @@ import msgspec
 import tapeloom_alpaca
 from tapeloom.events import Bar, Quote, Reject, Status, Trade
 from tapeloom.plugin import Ack, Frames, Notice, Request, Subscription
-from tapeloom_alpaca.wire import Best, Candle, Fill
+from tapeloom_alpaca.wire import BarMessage, QuoteMessage, TradeMessage
 
 STREAMED = ("trades", "quotes", "klines:1m", "klines:1d", "x-statuses", "x-lulds")
 
@@ -86,8 +86,8 @@ def test_void_trades_of_the_past_are_known_as_such(captures, make) -> None:
 
 def test_the_parts_of_a_snapshot_are_items_like_any_other(captures) -> None:
     shape = json.loads((captures / "go.rest.Snapshot_1.json").read_bytes())["AAPL"]
-    classes = {"latestTrade": Fill, "latestQuote": Best}
+    classes = {"latestTrade": TradeMessage, "latestQuote": QuoteMessage}
 
     for name, item in shape.items():
-        one = msgspec.json.decode(json.dumps(item), type=classes.get(name, Candle))
+        one = msgspec.json.decode(json.dumps(item), type=classes.get(name, BarMessage))
         assert one.t == item["t"]

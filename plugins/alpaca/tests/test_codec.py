@@ -113,7 +113,7 @@ def passing(text: str, pause: float = 0.0) -> Refusal:
         (
             '{"T":"error","code":405,"msg":"symbol limit exceeded"}',
             Refusal(
-                "symbol limit exceeded (code 405): Ask for fewer symbols, or for a larger plan.",
+                "symbol limit exceeded (code 405): Subscribe to fewer symbols, or use a larger plan.",
                 oldest_pending=True,
             ),
         ),
@@ -195,7 +195,7 @@ def test_a_market_has_one_address_and_one_connection(make, market, settings_, ur
     [("stocks", "AAPL/EUR"), ("stocks", "AAPL/USD:USD"), ("crypto", "BTC/USDT:USDT")],
 )
 def test_a_symbol_that_the_market_cannot_have_is_refused(make, market, symbol) -> None:
-    with pytest.raises(SymbolError, match="Write it like"):
+    with pytest.raises(SymbolError, match="Use one like"):
         make(market, (symbol,))
 
 

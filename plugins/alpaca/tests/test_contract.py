@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 contract = pytest.importorskip(
-    "tapeloom.testing.contract", reason="this core has no contract for venues"
+    "tapeloom_testing.contract", reason="this core has no contract for venues"
 )
 
 LESS = {"sides stocks": "the venue does not tell who took a stock's trade"}

@@ -295,7 +295,7 @@ async def test_too_many_symbols_for_the_plan_are_refused_with_a_remedy():
             venues={"alpaca": {**sim.settings, **keys}},
         )
         async with tapeloom.open(stack) as stream:
-            with pytest.raises(SubscriptionRefused, match="Ask for fewer symbols"):
+            with pytest.raises(SubscriptionRefused, match="Subscribe to fewer symbols"):
                 await stream.run()
 
 

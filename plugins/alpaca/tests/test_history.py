@@ -218,6 +218,6 @@ def test_an_empty_page_after_which_more_is_to_come_is_no_end(make) -> None:
     request = history.request(HistoryQuery("trades", "BTC/USD", "trades", since=1, until=NOW))
 
     assert history.read_answer(request, b'{"trades":{},"next_page_token":null}', NOW) == []
-    with pytest.raises(RequestRefused, match="more is said to follow") as denied:
+    with pytest.raises(RequestRefused, match="token of a next page") as denied:
         history.read_answer(request, b'{"trades":{},"next_page_token":"AAAA"}', NOW)
     assert denied.value.retry_after_seconds is not None

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tapeloom.events import Bar, Book, Quote, Reject, Status, Trade
 from tapeloom.plugin import Frames, HistoryQuery
-from tapeloom_alpaca.wire import nanoseconds, rfc3339
+from tapeloom_alpaca.wire import format_time, parse_time
 
 TRADE = (
     '{"T":"t","i":96921,"S":"AAPL","x":"D","p":126.550,"s":1,"t":"2021-02-22T15:51:44.208Z",'
@@ -244,16 +244,16 @@ def test_a_time_is_exact_whatever_the_number_of_its_digits(moment, digits, hours
     expected = whole + int(digits.ljust(9, "0") or 0)
     local = second + timedelta(hours=hours)
 
-    assert nanoseconds(f"{second:%Y-%m-%dT%H:%M:%S}{part}Z") == expected
-    assert nanoseconds(f"{local:%Y-%m-%dT%H:%M:%S}{part}{hours:+03d}:00") == expected
-    assert nanoseconds(rfc3339(expected)) == expected
+    assert parse_time(f"{second:%Y-%m-%dT%H:%M:%S}{part}Z") == expected
+    assert parse_time(f"{local:%Y-%m-%dT%H:%M:%S}{part}{hours:+03d}:00") == expected
+    assert parse_time(format_time(expected)) == expected
 
 
 @settings(max_examples=100, deadline=None)
 @given(text=st.text("0123456789-:.TZ+_ ", max_size=32))
 def test_what_is_no_time_is_a_value_error(text) -> None:
     try:
-        nanoseconds(text)
+        parse_time(text)
     except ValueError:
         return
 

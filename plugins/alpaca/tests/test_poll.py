@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from tapeloom.errors import ConnectionLost, RequestFailed, SymbolError, Throttled
 from tapeloom.events import Bar, Book, Event, Quote, Reject, Status, Trade
 from tapeloom.plugin import Feed, Request
-from tapeloom_alpaca.wire import nanoseconds, rfc3339
+from tapeloom_alpaca.wire import format_time, parse_time
 
 START = 1_800_000_000_000_000_000  # where the feed's clock begins: 2027-01-15 08:00
 SECOND = 1_000_000_000
@@ -38,12 +38,12 @@ class Rest:
         feed.fetch = self.fetch
 
     def trade(self, native: str, at: float, number: int, **more: Any) -> None:
-        ts = rfc3339(START + int(at * SECOND))
+        ts = format_time(START + int(at * SECOND))
         row = {"t": ts, "x": "V", "p": 1.50, "s": 2, "i": number, **more}
         self.rows["trades"].setdefault(native, []).append(row)
 
     def bar(self, native: str, minute: int, **more: Any) -> None:
-        ts = rfc3339(START + minute * 60 * SECOND)
+        ts = format_time(START + minute * 60 * SECOND)
         row = {"t": ts, "o": 1, "h": 2, "l": 1, "c": 2, "v": 10, "n": 3, "vw": 1.5, **more}
         rows = self.rows["bars"].setdefault(native, [])
         rows[:] = [one for one in rows if one["t"] != ts] + [row]
@@ -71,14 +71,14 @@ class Rest:
 
     def _page(self, kind: str, names: list[str], query: dict[str, str]) -> dict[str, Any]:
         since, until = (
-            nanoseconds(query["start"]),
-            nanoseconds(query.get("end", "2100-01-01T00:00:00Z")),
+            parse_time(query["start"]),
+            parse_time(query.get("end", "2100-01-01T00:00:00Z")),
         )
         found = [
             (name, row)
             for name in sorted(names)
             for row in sorted(self.rows[kind].get(name, []), key=lambda row: row["t"])
-            if since <= nanoseconds(row["t"]) <= until
+            if since <= parse_time(row["t"]) <= until
         ]
         first = int(query.get("page_token", "0"))
         items: Rows = {}
@@ -374,7 +374,7 @@ async def test_a_bar_is_closed_once_and_revised_when_it_changes(make) -> None:
 
 async def test_what_is_sampled_says_so_and_comes_when_it_changes(make) -> None:
     polled = Polled(make("crypto", ("BTC/USD",), ("quotes", "book", "klines:1d"), **QUICK))
-    at = rfc3339(START)
+    at = format_time(START)
     polled.rest.latest = {
         "quotes": {"quotes": {"BTC/USD": {"t": at, "bp": 1.50, "bs": 2, "ap": 3, "as": 4}}},
         "orderbooks": {"orderbooks": {"BTC/USD": {"t": at, "b": [{"p": 1, "s": 2}], "a": []}}},

@@ -15,7 +15,7 @@ import anyio
 import httpx
 import pytest
 from httpx_ws import WebSocketDisconnect, aconnect_ws
-from tapeloom_alpaca.wire import nanoseconds
+from tapeloom_alpaca.wire import parse_time
 
 simulator = pytest.importorskip("tapeloom_simulator", reason="tapeloom-simulator is not installed")
 
@@ -235,7 +235,7 @@ async def test_trades_tell_the_truth_and_bars_add_them_up():
         )
     truth = sim.truth.trades("BTC/USD")
     told = [
-        (nanoseconds(one["t"]), Decimal(one["p"]), Decimal(one["s"]), one["tks"])
+        (parse_time(one["t"]), Decimal(one["p"]), Decimal(one["s"]), one["tks"])
         for one in client.items("t", "BTC/USD")
     ]
     bars = client.items("b", "BTC/USD")
@@ -243,7 +243,7 @@ async def test_trades_tell_the_truth_and_bars_add_them_up():
     assert told == [(t.ts, t.price, t.size, t.side[0].upper()) for t in truth]
     assert len(bars) >= 2
     for bar in bars:
-        start = nanoseconds(bar["t"])
+        start = parse_time(bar["t"])
         some = [t for t in truth if start <= t.ts < start + 60_000_000_000]
         prices = [t.price for t in some]
         assert [Decimal(bar[key]) for key in "ohlcv"] == [
