@@ -8,7 +8,7 @@ from tapeloom.errors import ConfigError, SymbolError
 from tapeloom_ib import ContractTable, Settings, connect
 from tapeloom_ib.codes import masked
 from tapeloom_ib.contracts import chosen, contract, instrument
-from tapeloom_ib.pace import Pace
+from tapeloom_ib.pacing import Pacing
 
 
 def shape(symbol, **more):
@@ -101,7 +101,7 @@ def test_the_port_is_that_of_the_program_and_the_account(settings, port):
 @pytest.mark.parametrize(
     ("symbols", "channels", "settings", "problem"),
     [
-        (3, ("trades", "quotes"), {}, "6 tick-by-tick streams are asked for"),
+        (3, ("trades", "quotes"), {}, "needs 6 tick-by-tick streams"),
         (6, ("trades",), {"lines": 100}, "has 5"),
         (4, ("book:5",), {}, "4 market depths"),
         (101, ("klines:5s",), {}, "101 streams"),
@@ -132,14 +132,14 @@ def test_what_the_account_has_is_allowed(make, symbols, channels, settings):
 
 
 def test_nothing_is_asked_for_twice_in_a_while_and_bars_sixty_times_in_ten_minutes():
-    pace = Pace(15.0)
+    pace = Pacing(15.0)
 
-    assert pace.wait("a", False, 100.0) == 0
-    assert pace.wait("a", False, 110.0) == 5
-    assert pace.wait("a", False, 115.0) == 0
-    assert [pace.wait(number, True, 200.0) for number in range(60)] == [0] * 60
-    assert pace.wait("one more", True, 300.0) == 500
-    assert pace.wait("one more", True, 800.0) == 0
+    assert pace.wait_seconds("a", False, 100.0) == 0
+    assert pace.wait_seconds("a", False, 110.0) == 5
+    assert pace.wait_seconds("a", False, 115.0) == 0
+    assert [pace.wait_seconds(number, True, 200.0) for number in range(60)] == [0] * 60
+    assert pace.wait_seconds("one more", True, 300.0) == 500
+    assert pace.wait_seconds("one more", True, 800.0) == 0
 
 
 def test_account_numbers_are_masked():

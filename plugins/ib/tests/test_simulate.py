@@ -108,9 +108,9 @@ def test_messages_are_read_however_they_are_cut(side):
         for place in range(0, len(data), size):
             texts += take(data[place : place + size])
         assert texts == ["v157..178", "71\x002\x007\0\0"]
-    with pytest.raises(ValueError, match="begins with API"):
+    with pytest.raises(ValueError, match="must start with API"):
         side.unframe()(b"GET / HTTP/1.1")
-    with pytest.raises(ValueError, match="no message has"):
+    with pytest.raises(ValueError, match="is too long"):
         side.unframe()(b"API\0" + struct.pack(">I", 1 << 30))
 
 
@@ -142,7 +142,7 @@ def test_ticks_are_in_whole_seconds(side):
     assert ask(session, f"97|4|{CONTRACT}|AllLast|0|0|") == []
     assert ask(session, f"97|5|{CONTRACT}|BidAsk|0|0|") == []
     trades, quotes = session.line.following
-    pit = trades.pit
+    pit = trades.instrument
     step = Step("AAPL/USD", NOW + 5, pit.trades, 1, 1, pit.best())
 
     assert [one.replace("\0", "|") for one in trades.step(step)] == [
@@ -180,7 +180,7 @@ def test_depth_is_filled_and_then_changed_row_by_row(side):
     assert ask(session, f"10|5|6|{CONTRACT}|5|0||")[0].startswith("4|2|6|10092|")
     filled = ask(session, f"10|5|6|{CONTRACT}|2|1||")
     (depth,) = session.line.following
-    depth.pit.rows = [(19012, 1), (19011, 300)], [(19013, 50)]
+    depth.instrument.rows = [(19012, 1), (19011, 300)], [(19013, 50)]
     step = Step("AAPL/USD", NOW, [], 1, 3, None)
 
     assert filled == [
@@ -235,7 +235,7 @@ def test_an_outage_silences_all_and_ends_with_or_without_the_subscriptions(side,
     session, *_ = dial(side)
     ask(session, f"97|4|{CONTRACT}|Last|0|0|")
     (stream,) = session.line.following
-    step = Step("AAPL/USD", NOW, stream.pit.trades, 1, 0, None)
+    step = Step("AAPL/USD", NOW, stream.instrument.trades, 1, 0, None)
     assert stream.step(step)
     said = side.corrupt(fault, stream, "x")
 
@@ -256,7 +256,7 @@ def test_a_fault_of_one_stream_leaves_the_others(side):
     ask(session, f"97|4|{CONTRACT}|Last|0|0|")
     ask(session, f"10|5|6|{CONTRACT}|2|1||")
     trades, depth = session.line.following
-    tick = trades.step(Step("AAPL/USD", NOW, trades.pit.trades[:1], 1, 0, None))[0]
+    tick = trades.step(Step("AAPL/USD", NOW, trades.instrument.trades[:1], 1, 0, None))[0]
 
     reset = side.corrupt("ib_317", depth, "x")
     assert reset[0].startswith("4\x002\x006\x00317\0")

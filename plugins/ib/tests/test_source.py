@@ -155,8 +155,8 @@ async def test_a_gateway_that_says_only_that_it_is_back_was_away_as_well(told):
     async with told(time_scale=50) as seen:
         await seen.until(lambda told: len(told.of("trade")) > 100)
         (client,) = seen.sim.venue._gateway.clients
-        client.muted = True  # the word of it never arrives
-        client.line.later(5.0, lambda: client._back(1102, "Connectivity restored."))
+        client.disconnected = True  # the client is sent no code for it
+        client.line.later(5.0, lambda: client._restored(1102, "Connectivity restored."))
         await seen.until(recovered)
         lost = missing(seen)
 
@@ -318,7 +318,7 @@ async def test_a_gateway_that_refuses_this_machine_says_so_at_once(told):
         await seen.until(lambda told: "live" in told.states("trades"), seconds=5)
         details = [one.detail for one in seen.of("status") if one.state == "reconnecting"]
 
-        assert ["it closed the connection" in detail for detail in details] == [True]
+        assert ["the gateway closed the connection" in detail for detail in details] == [True]
 
 
 # ----------------------------------------------------------------------------------- what is refused
@@ -370,7 +370,7 @@ async def test_an_ambiguous_symbol_is_refused_with_its_candidates(told):
 
 async def test_more_than_the_account_has_is_refused_before_anything_is_opened(told):
     names = tuple(f"S{number}/USD" for number in range(6))
-    with pytest.raises(ConfigError, match="6 tick-by-tick streams are asked for"):
+    with pytest.raises(ConfigError, match="needs 6 tick-by-tick streams"):
         async with told(names, trades=1):
             pass
     with pytest.raises(ConfigError, match="klines:5s"):
@@ -483,7 +483,7 @@ async def test_feeds_of_one_process_are_different_clients():
 async def test_a_reader_that_is_slow_loses_nothing_and_holds_little(monkeypatch):
     from tapeloom_ib import session
 
-    monkeypatch.setattr(session, "_FULL", 4)
+    monkeypatch.setattr(session, "_MAX_BATCHES", 4)
     seen, most, gate = [], 0, asyncio.Event()
 
     async def deliver(events):

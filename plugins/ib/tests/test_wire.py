@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from ib_async import Contract
 from tapeloom.plugin import Feed
 from tapeloom_ib import Settings
-from tapeloom_ib.pace import Pace
+from tapeloom_ib.pacing import Pacing
 from tapeloom_ib.session import Session
-from tapeloom_ib.wire import Line, Rows, read
+from tapeloom_ib.wire import BookRows, SubscriptionState, parse
 
 NANO = 1_000_000_000
 D = Decimal
@@ -35,13 +35,13 @@ class Stopped:
 
 
 def line(channel, **more):
-    rows = Rows(int(channel[5:])) if channel.startswith("book:") else None
-    return Line("ib", "AAPL/USD", channel, Contract(), rows, **more)
+    rows = BookRows(int(channel[5:])) if channel.startswith("book:") else None
+    return SubscriptionState("ib", "AAPL/USD", channel, Contract(), rows, **more)
 
 
 def events(channel, *messages, **more):
     one = line(channel, **more)
-    return [event for text in messages for event in read({"7": one}, text.split("|"), 9)[1]]
+    return [event for text in messages for event in parse({"7": one}, text.split("|"), 9)[1]]
 
 
 def test_a_trade_keeps_its_digits_and_has_neither_id_nor_side():
@@ -96,7 +96,7 @@ def test_level_1_makes_a_quote_of_what_has_come():
 
 
 def test_what_was_not_asked_for_is_no_event():
-    assert read({}, ["99", "8", "1", "5", "1", "1", "0", "", ""], 9) == (None, [])
+    assert parse({}, ["99", "8", "1", "5", "1", "1", "0", "", ""], 9) == (None, [])
 
 
 @pytest.mark.parametrize(
@@ -125,7 +125,7 @@ def test_what_makes_no_sense_raises(channel, text):
 
 
 def rows_of(*operations, mode="shift", depth=3):
-    rows = Rows(depth, mode)
+    rows = BookRows(depth, mode)
     for position, operation, side, price, size in operations:
         rows.apply(position, operation, side, D(price), D(size))
     return rows.levels(1), rows.levels(0)
@@ -153,16 +153,16 @@ def test_rows_are_updated_and_deleted():
 
 
 def test_a_book_out_of_order_is_not_sound():
-    rows = Rows(5)
+    rows = BookRows(5)
     for position, side, price in ((0, 1, "9"), (1, 1, "8"), (0, 0, "10")):
         rows.apply(position, 0, side, D(price), D(1))
-    assert rows.sound
+    assert rows.is_valid
     rows.apply(1, 1, 1, D("9.5"), D(1))
-    assert not rows.sound
+    assert not rows.is_valid
     rows.apply(1, 2, 1, D(0), D(0))
-    assert rows.sound
+    assert rows.is_valid
     rows.apply(0, 1, 0, D("9"), D(1))
-    assert not rows.sound
+    assert not rows.is_valid
 
 
 # ------------------------------------------------------- through ib_async's own reading of the socket
@@ -188,8 +188,8 @@ def reading(blocks):
 
     async def run():
         feed = Feed("f", "ib", "", ["AAPL/USD"], ("trades",), clock=Stopped())
-        session = Session(feed, Settings(), Pace(15.0), 1)
-        asked = session.lines.asked
+        session = Session(feed, Settings(), Pacing(15.0), 1)
+        asked = session.subscriptions.by_request
         asked |= {"7": line("trades"), "8": line("quotes"), "9": line("klines:5s")}
         client = session._client
         client.connState, client._apiReady, client._serverVersion = client.CONNECTED, True, 178
@@ -274,13 +274,15 @@ def test_every_recorded_message_is_read_or_rejected(name):
 
     async def run(frame):
         feed = Feed("f", "ib", "", ["A/USD"], ("trades",), clock=Stopped())
-        session = Session(feed, Settings(), Pace(15.0), 1)
+        session = Session(feed, Settings(), Pacing(15.0), 1)
         fields = frame.split("\0")
         kind = {"99": "quotes" if fields[2] == "3" else "trades", "50": "klines:5s"}.get(
             fields[0], "book:5"
         )
         top = {} if fields[0] in ("1", "2") else None
-        session.lines.asked["9000"] = line("quotes" if top is not None else kind, top=top)
+        session.subscriptions.by_request["9000"] = line(
+            "quotes" if top is not None else kind, top=top
+        )
         client = session._client
         client.connState, client._apiReady, client._serverVersion = client.CONNECTED, True, 178
         client.decoder.serverVersion = 178
