@@ -13,7 +13,7 @@ import tapeloom_ccxt
 from tapeloom import FeedSpec, Secret, Stack
 from tapeloom.errors import BackendUnsupported, ConfigError
 from tapeloom_ccxt import ExchangeSettings
-from tapeloom_ccxt.exchange import Maker
+from tapeloom_ccxt.exchange import ExchangeFactory
 
 
 def opened(market: str, *channels: str, **table: Any) -> Any:
@@ -32,7 +32,7 @@ def problem(market: str, *channels: str, **table: Any) -> str:
     [
         ("", ["trades"], ["feed[0].market", 'market = "kraken"']),
         ("binanc", ["trades"], ["Did you mean 'binance'?"]),
-        ("zebpay", ["trades"], ["cannot watch it"]),
+        ("zebpay", ["trades"], ["cannot be watched"]),
         ("binance", ["agg_trades"], ["no channel 'agg_trades'", "klines", "quotes", "ticker"]),
         ("hyperliquid", ["quotes"], ["no channel 'quotes'", "trades"]),
         ("binance", ["klines:7m"], ["'klines:7m'", "1m", "1h"]),
@@ -51,7 +51,7 @@ def test_what_an_exchange_does_not_have_is_refused_with_what_it_has(
 @pytest.mark.parametrize(
     ("table", "words"),
     [
-        ({"sandbox": True, "demo": True}, "two environments"),
+        ({"sandbox": True, "demo": True}, "different environments"),
         ({"apikey": 1}, "Did you mean 'api_key'?"),
         ({"api_key": "fake-key"}, "does not stand in the stack"),
         ({"trades_limit": 0}, "trades_limit"),
@@ -91,7 +91,7 @@ def test_options_and_addresses_are_laid_over_those_of_ccxt():
         trades_limit=77,
         silence=9.0,
     )
-    made = Maker("binance", table)()
+    made = ExchangeFactory("binance", table)()
 
     assert made.hostname == "example.test"
     assert made.options["fetchMarkets"]["types"] == ["spot"]
@@ -103,7 +103,9 @@ def test_options_and_addresses_are_laid_over_those_of_ccxt():
 
 
 def test_credentials_reach_ccxt_and_no_message():
-    maker = Maker("binance", ExchangeSettings(api_key=Secret("fake-key"), secret=Secret("fake-s")))
+    maker = ExchangeFactory(
+        "binance", ExchangeSettings(api_key=Secret("fake-key"), secret=Secret("fake-s"))
+    )
 
     assert (maker().apiKey, maker().secret) == ("fake-key", "fake-s")
     assert maker.hide("key fake-key\nand fake-s") == "key *** and ***"
@@ -111,7 +113,7 @@ def test_credentials_reach_ccxt_and_no_message():
 
 
 def test_ccxt_reads_every_number_with_its_digits():
-    made = Maker("binance", ExchangeSettings())()
+    made = ExchangeFactory("binance", ExchangeSettings())()
     where = {"p": "0.10", "q": 0.1, "n": "NaN", "d": Decimal("2E-8")}
 
     assert str(made.safe_float(where, "p")) == str(made.safe_number(where, "p")) == "0.10"
@@ -124,7 +126,7 @@ def test_ccxt_reads_every_number_with_its_digits():
 
 
 def test_the_snapshot_and_the_differences_of_a_book_name_a_level_alike():
-    made = Maker("binance", ExchangeSettings())()
+    made = ExchangeFactory("binance", ExchangeSettings())()
     book = made.order_book(made.parse_order_book({"bids": [["61250.10", "1"]], "asks": []}, "B"))
     made.handle_delta(book["bids"], ["61250.10", "0"])
 

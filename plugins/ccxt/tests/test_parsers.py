@@ -10,15 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tapeloom.events import Bar, Book, Quote, Reject, Ticker, Trade
 from tapeloom.plugin import Feed
-from tapeloom_ccxt.shapes import CrossedError, Reader, reader
+from tapeloom_ccxt.parsers import ChannelParser, CrossedError, make_parser
 from tapeloom_testing import VirtualClock
 
 MS = 1_000_000
 
 
-def read(channel: str, numbered: bool = False) -> Reader:
+def read(channel: str, numbered: bool = False) -> ChannelParser:
     feed = Feed("f", "ccxt-acme", "acme", clock=VirtualClock())
-    return reader(feed, "BTC/USDT", channel, numbered=numbered, snapshot_every=60)
+    return make_parser(feed, "BTC/USDT", channel, numbered=numbered, snapshot_every=60)
 
 
 def trade(id: Any, price: Any = "1.50", **more: Any) -> dict[str, Any]:
@@ -112,7 +112,7 @@ def test_a_book_is_told_whole_again_after_a_while_and_after_an_interruption():
     books = read("book")
     same = book({"9": "1"}, {"10": "1"})
     kinds = [event.kind for at in (1, 61, 62) for event in books(same, at * 1_000_000_000)]
-    books.renew()
+    books.reset()
 
     assert kinds == ["snapshot", "snapshot"]
     assert books(same, 63_000_000_000)[0].kind == "snapshot"
@@ -198,7 +198,7 @@ def test_a_closed_bar_that_changes_is_a_revision():
 def test_a_bar_that_an_interruption_cut_is_not_closed_with_what_was_known():
     bars = read("klines:1m")
     bars([row(0, 2)], 9)
-    bars.renew()
+    bars.reset()
 
     assert told(bars([row(120, 3)], 9)) == [(120, 3, False, 0)]
 
