@@ -63,7 +63,7 @@ async def test_hyperliquid_streams_perpetuals(simulate, take, true_bars, prices)
         ("hyperliquid", HyperliquidWebSocketAdapter, "BTC/USDC:USDC", "book:20"),
     ],
 )
-async def test_order_books_come_beside_the_bars(simulate, venue, adapter, symbol, channel):
+async def test_order_books_are_streamed_beside_the_bars(simulate, venue, adapter, symbol, channel):
     """Each book's best bid and ask is one that the venue has had at that time."""
     need(f"tapeloom_{venue}", "tapeloom_books")
     async with simulate(venue, symbols=[symbol], speed=60.0, rate=20.0) as sim:
@@ -160,7 +160,7 @@ HOMES = {
 
 
 @pytest.mark.parametrize("cls", ADAPTERS, ids=lambda cls: cls.__name__)
-def test_every_adapter_stands_where_the_guide_imports_it_from(cls):
+def test_every_adapter_has_the_guides_import_path(cls):
     home = importlib.import_module(f"tapeloom_rustybt.live.{HOMES[cls]}")
     package = importlib.import_module(home.__name__.rpartition(".")[0])
 
@@ -169,7 +169,7 @@ def test_every_adapter_stands_where_the_guide_imports_it_from(cls):
 
 
 @pytest.mark.parametrize("cls", ADAPTERS, ids=lambda cls: cls.__name__)
-def test_no_adapter_has_code_of_its_own(cls):
+def test_adapters_only_define_their_venue(cls):
     """But for ccxt's, whose first argument is the exchange."""
     own = {name for name in vars(cls) if not name.startswith("__")}
     own |= {"__init__"} & vars(cls).keys()
@@ -186,7 +186,7 @@ def test_no_adapter_has_code_of_its_own(cls):
     ],
     ids=lambda cls: cls.__name__,
 )
-def test_the_guides_arguments_are_settings_that_the_venues_plugin_has(cls):
+def test_the_guides_arguments_are_settings_of_the_venues_plugin(cls):
     plugin = cls.venue.plugin
     need(f"tapeloom_{plugin}", "tapeloom_bars", "tapeloom_quality")
     more = {"exchange_id": "binance"} if cls is CCXTWebSocketAdapter else {}

@@ -31,7 +31,7 @@ def test_every_example_of_the_documentation_becomes_an_event(captures, make) -> 
     assert feed.counters == {"unsupported": 1}  # the imbalance of an auction
 
 
-def test_a_session_of_the_test_stream_is_followed_from_greeting_to_bar(captures, make) -> None:
+def test_a_recorded_session_of_the_test_stream_is_parsed(captures, make) -> None:
     feed = make(symbols=("FAKEPACA/USD",), channels=("quotes", "klines:1m"), feed="test")
     codec = tapeloom_alpaca.subscribe(feed)
     recorded = frames(captures / "docs_transcript_test_stream.ws.jsonl")
@@ -53,7 +53,7 @@ def test_a_session_of_the_test_stream_is_followed_from_greeting_to_bar(captures,
     assert events[2].vwap == Decimal("133.7")
 
 
-def test_every_answer_over_rest_is_read(captures, make) -> None:
+def test_every_rest_answer_is_parsed(captures, make) -> None:
     kinds = ("bars", "trades", "quotes")
     read: dict[str, int] = {}
     for path in sorted(captures.glob("go.rest.*.json")):
@@ -76,7 +76,7 @@ def test_every_answer_over_rest_is_read(captures, make) -> None:
     assert sum(read.values()) == 25
 
 
-def test_void_trades_of_the_past_are_known_as_such(captures, make) -> None:
+def test_withdrawn_past_trades_are_rejected(captures, make) -> None:
     body = (captures / "go.rest.GetTrades_Update_1.json").read_bytes()
     history = tapeloom_alpaca.history(make(symbols=("A/USD",)))
     events = history.read_answer(Request(url="https://any.example/v2/stocks/trades"), body, 7)
@@ -84,7 +84,7 @@ def test_void_trades_of_the_past_are_known_as_such(captures, make) -> None:
     assert [(type(event), event.rule) for event in events] == [(Reject, "trade_void")] * 2
 
 
-def test_the_parts_of_a_snapshot_are_items_like_any_other(captures) -> None:
+def test_the_parts_of_a_snapshot_are_decoded_by_the_message_structs(captures) -> None:
     shape = json.loads((captures / "go.rest.Snapshot_1.json").read_bytes())["AAPL"]
     classes = {"latestTrade": TradeMessage, "latestQuote": QuoteMessage}
 

@@ -40,7 +40,7 @@ def test_each_channel_of_stocks_has_its_list_and_bars_have_two(make) -> None:
     }
 
 
-def test_crypto_keeps_our_spelling_and_has_books(make) -> None:
+def test_crypto_symbols_are_unchanged_and_have_books(make) -> None:
     codec = tapeloom_alpaca.subscribe(make("crypto", ("BTC/USD",)))
 
     assert asked(codec, ("BTC/USD", "book"), ("ETH/BTC", "book"), ("ETH/BTC", "trades")) == {
@@ -50,7 +50,7 @@ def test_crypto_keeps_our_spelling_and_has_books(make) -> None:
     }
 
 
-def test_dropping_waits_for_no_answer(make) -> None:
+def test_unsubscribe_messages_await_no_reply(make) -> None:
     codec = tapeloom_alpaca.subscribe(make())
     (message,) = codec.encode_unsubscribe([Subscription("AAPL/USD", "klines:1m")], 3)
 
@@ -76,7 +76,7 @@ def test_many_subscriptions_take_few_messages_and_none_is_lost(make, count) -> N
     assert [message.id for message in messages] == [*range(1, 1 - (-count // 2000))]
 
 
-def test_a_set_agrees_to_all_of_ours_that_it_has(make) -> None:
+def test_a_subscription_set_acknowledges_every_subscription_in_it(make) -> None:
     codec = tapeloom_alpaca.subscribe(make(symbols=("AAPL/USD", "AMD/USD")))
     reply = codec.decode_reply(
         b'[{"T":"subscription","trades":["AAPL","MSFT"],"quotes":["AMD"],"bars":["*"],'
@@ -136,14 +136,14 @@ def passing(text: str, pause: float = 0.0) -> Refusal:
         ('{"T":"success"},{"T":"success"}', None),
     ],
 )
-def test_each_answer_is_read(make, said, reply) -> None:
+def test_each_reply_is_decoded(make, said, reply) -> None:
     codec = tapeloom_alpaca.subscribe(make(slot_pause="45s"))
 
     assert codec.decode_reply(f"[{said}]".encode()) == reply
 
 
 @pytest.mark.parametrize("code", [400, 401, 402, 405, 408, 409, 410, 411])
-def test_what_does_not_pass_by_itself_is_refused_for_good_and_says_what_to_do(make, code) -> None:
+def test_permanent_errors_are_refusals_with_a_remedy(make, code) -> None:
     reply = tapeloom_alpaca.subscribe(make()).decode_reply(
         f'[{{"T":"error","code":{code},"msg":"no"}}]'.encode()
     )
@@ -155,7 +155,7 @@ def test_what_does_not_pass_by_itself_is_refused_for_good_and_says_what_to_do(ma
 
 @settings(max_examples=100, deadline=None)
 @given(frame=st.binary(max_size=80))
-def test_garbage_is_no_answer(make, frame) -> None:
+def test_garbage_is_not_a_reply(make, frame) -> None:
     assert tapeloom_alpaca.subscribe(make()).decode_reply(frame) is None
 
 
@@ -210,14 +210,14 @@ def test_a_symbol_that_the_market_cannot_have_is_refused(make, market, symbol) -
         ("stocks", ("trades",), {"mode": "poll", "feed": "test"}, "has no REST"),
     ],
 )
-def test_a_market_or_channel_that_there_is_not_is_a_mistake_of_the_stack(
+def test_an_unknown_market_or_channel_is_a_config_error(
     make, market, channels, settings_, problem
 ) -> None:
     with pytest.raises(ConfigError, match=problem):
         make(market, channels=channels, **settings_)
 
 
-def test_one_key_alone_is_a_mistake() -> None:
+def test_a_single_key_is_refused() -> None:
     with pytest.raises(ValueError, match="belong together"):
         tapeloom_alpaca.Settings(key_id=Secret("PKNOTAKEY"))
 

@@ -105,7 +105,7 @@ def whole(sim, symbols):
 
 
 @BOTH
-async def test_what_is_streamed_of_both_markets_is_what_happened():
+async def test_streamed_events_of_both_markets_equal_the_market():
     channels = ("trades", "quotes", "klines:1m")
     async with (
         serve(trades=2500) as sim,
@@ -131,7 +131,7 @@ async def test_what_is_streamed_of_both_markets_is_what_happened():
 
 
 @BOTH
-async def test_what_is_polled_of_both_markets_is_what_happened():
+async def test_polled_events_of_both_markets_equal_the_market():
     async with (
         serve(trades=2500) as sim,
         heard(
@@ -154,7 +154,7 @@ async def test_what_is_polled_of_both_markets_is_what_happened():
     assert not got.of(Gap)
 
 
-async def test_polling_gets_over_empty_pages_loops_and_failures_without_a_loss():
+async def test_polling_loses_nothing_over_empty_pages_token_loops_and_failures():
     faults = [simulator.Fault(kind="rate_limit_rest", after=40, every=25, count=3, value=504)]
     async with (
         serve(trades=2500, faults=faults, time_scale=100) as sim,  # 200 calls in 0.6 s
@@ -175,7 +175,7 @@ async def test_polling_gets_over_empty_pages_loops_and_failures_without_a_loss()
     assert not got.of(Gap)
 
 
-async def test_an_old_session_that_lingers_is_waited_for_and_what_was_missed_is_fetched():
+async def test_a_lingering_session_is_waited_for_and_missed_data_is_backfilled():
     faults = [
         simulator.Fault(kind="disconnect", how="abrupt", after=100, channel="trades"),
         simulator.Fault(kind="lingering_session", seconds=0.8),
@@ -203,7 +203,7 @@ async def test_an_old_session_that_lingers_is_waited_for_and_what_was_missed_is_
     assert {one.origin for one in trades} == {"live", "backfill"}
 
 
-async def test_a_slow_client_connects_anew():
+async def test_a_slow_client_reconnects():
     faults = [simulator.Fault(kind="slow_client", after=20)]
     async with (
         serve(trades=20_000, speed=50, faults=faults) as sim,
@@ -236,7 +236,7 @@ async def test_a_slow_client_connects_anew():
         ),
     ],
 )
-async def test_keys_that_are_refused_end_the_feed_and_stand_nowhere(settings, error, words):
+async def test_refused_keys_end_the_feed_and_are_not_shown(settings, error, words):
     out = io.StringIO()
     with redirect_stderr(out), redirect_stdout(out):
         async with serve() as sim:
@@ -255,7 +255,7 @@ async def test_keys_that_are_refused_end_the_feed_and_stand_nowhere(settings, er
         assert secret not in everything
 
 
-async def test_without_keys_the_venue_says_no_and_we_say_which_keys_to_set():
+async def test_the_error_without_keys_names_the_settings():
     async with serve() as sim:
         hosts = dict.fromkeys(("ws_url", "rest_url", "trading_url"), sim.url)
         stack = Stack(
@@ -267,7 +267,7 @@ async def test_without_keys_the_venue_says_no_and_we_say_which_keys_to_set():
 
 
 @pytest.mark.parametrize("settings", [{}, POLLED], ids=["streamed", "polled"])
-async def test_symbols_come_and_go_on_one_connection(settings):
+async def test_symbols_are_added_and_removed_on_one_connection(settings):
     async with (
         serve(trades=20_000, speed=50) as sim,
         heard(sim, FeedSpec("alpaca", ("AAPL/USD",), ("trades",)), **settings) as got,
@@ -299,7 +299,7 @@ async def test_too_many_symbols_for_the_plan_are_refused_with_a_remedy():
                 await stream.run()
 
 
-async def test_a_book_is_begun_anew_from_time_to_time_where_that_is_set():
+async def test_book_resync_requests_a_book_at_intervals():
     async with (
         serve(trades=20_000, speed=50) as sim,
         heard(

@@ -109,13 +109,13 @@ def code(reply):
 # ------------------------------------------------------------------------------------------- login
 
 
-async def test_a_login_may_stand_in_the_headers():
+async def test_a_client_may_log_in_with_headers():
     async with serve(start="manual") as sim, dial(sim, auth=None, **KEYS) as client:
         assert await client.hear() == WELCOME
         assert code(await client.ask(**AUTH)) == 403
 
 
-async def test_whoever_does_not_log_in_within_ten_seconds_is_sent_away():
+async def test_a_client_without_a_login_is_closed_after_ten_seconds():
     async with serve(start="manual", time_scale=200) as sim, dial(sim, auth=None) as client:
         reply = await client.hear()
         with pytest.raises(WebSocketDisconnect):
@@ -124,7 +124,7 @@ async def test_whoever_does_not_log_in_within_ten_seconds_is_sent_away():
     assert code(reply) == 404
 
 
-async def test_there_is_one_connection_for_each_endpoint_and_account():
+async def test_an_account_has_one_connection_per_endpoint():
     async with serve(start="manual") as sim, dial(sim), dial(sim, CRYPTO):
         other = AUTH | {"key": "PKANOTHER"}
         async with dial(sim, auth=None) as second, dial(sim, auth=other):
@@ -149,7 +149,7 @@ async def test_there_is_one_connection_for_each_endpoint_and_account():
         ("/v2/iex", {"hello": 1}, 400),
     ],
 )
-async def test_each_refusal_before_the_login_has_its_code(path, message, expected):
+async def test_each_error_before_the_login_has_its_code(path, message, expected):
     async with serve(start="manual") as sim, dial(sim, path, auth=None) as client:
         assert code(await client.ask(**message)) == expected
 
@@ -164,7 +164,7 @@ async def test_each_refusal_before_the_login_has_its_code(path, message, expecte
         ({"action": "subscribe", "trades": [f"S{n}" for n in range(31)]}, 405),
     ],
 )
-async def test_each_refusal_after_the_login_has_its_code_and_changes_nothing(message, expected):
+async def test_each_error_after_the_login_has_its_code_and_changes_nothing(message, expected):
     free = AUTH | {"key": "PKFREE"}
     async with serve(start="manual") as sim, dial(sim, auth=free) as client:
         refused = code(await client.ask(**message))
@@ -174,7 +174,7 @@ async def test_each_refusal_after_the_login_has_its_code_and_changes_nothing(mes
     assert (after["trades"], len(after["bars"])) == ([], 40)
 
 
-async def test_each_change_is_answered_with_the_whole_set():
+async def test_each_change_is_answered_with_the_whole_subscription_set():
     async with serve(start="manual") as sim, dial(sim) as client:
         (first,) = await client.ask(action="subscribe", trades=["AAPL"], bars=["*"])
         (second,) = await client.ask(action="subscribe", trades=["MSFT"], quotes=["AAPL"])
@@ -226,7 +226,7 @@ async def test_every_stream_has_the_fields_of_the_documentation():
     assert all(int(trade["i"]) > 2**53 for trade in crypto.items("t"))
 
 
-async def test_trades_tell_the_truth_and_bars_add_them_up():
+async def test_trades_and_bars_equal_the_market():
     async with serve(trades=6000) as sim, dial(sim, CRYPTO) as client:
         await client.ask(action="subscribe", trades=["*"], bars=["*"])
         await run(sim, client)
@@ -254,7 +254,7 @@ async def test_trades_tell_the_truth_and_bars_add_them_up():
     assert [{"T": "b", "S": "BTC/USD", **row} for row in over_rest["bars"]["BTC/USD"]] == bars
 
 
-async def test_a_book_begins_whole_and_its_changes_lead_to_the_final_one():
+async def test_a_book_snapshot_and_its_deltas_give_the_final_book():
     async with serve(trades=4000) as sim, dial(sim, CRYPTO) as client:
         await client.ask(action="subscribe", orderbooks=["BTC/USD"])
         await run(sim, client)
@@ -363,7 +363,7 @@ async def test_assets_are_listed_by_class():
 # ------------------------------------------------------------------------------------------ faults
 
 
-async def test_a_correction_and_a_cancel_lead_back_to_the_truth():
+async def test_corrected_and_cancelled_trades_equal_the_market():
     faults = [
         simulator.Fault(kind="correction", after=3, every=10, count=4),
         simulator.Fault(kind="cancel", after=5, every=10, count=3),
@@ -385,7 +385,7 @@ async def test_a_correction_and_a_cancel_lead_back_to_the_truth():
     }
 
 
-async def test_an_updated_bar_comes_half_a_minute_later_and_is_right():
+async def test_an_updated_bar_comes_after_half_a_minute_and_equals_the_market():
     faults = [simulator.Fault(kind="updated_bar")]
     async with serve(trades=8000, faults=faults) as sim, dial(sim) as client:
         await client.ask(action="subscribe", bars=["AAPL"], updatedBars=["AAPL"])
@@ -400,7 +400,7 @@ async def test_an_updated_bar_comes_half_a_minute_later_and_is_right():
     assert order[:2] == ["b", "u"]
 
 
-async def test_a_slow_client_is_told():
+async def test_a_slow_client_gets_an_error():
     faults = [simulator.Fault(kind="slow_client", after=5)]
     async with serve(trades=300, faults=faults) as sim, dial(sim) as client:
         await client.ask(action="subscribe", trades=["AAPL"])

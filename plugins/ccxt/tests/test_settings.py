@@ -40,7 +40,7 @@ def problem(market: str, *channels: str, **table: Any) -> str:
         ("binance", ["trades:x"], ["takes no parameter"]),
     ],
 )
-def test_what_an_exchange_does_not_have_is_refused_with_what_it_has(
+def test_the_error_for_an_unknown_channel_lists_the_known_ones(
     market: str, channels: list[str], words: list[str]
 ):
     text = problem(market, *channels)
@@ -58,9 +58,7 @@ def test_what_an_exchange_does_not_have_is_refused_with_what_it_has(
         ({"stall": 0}, "stall"),
     ],
 )
-def test_what_is_wrong_with_the_table_of_an_exchange_is_told_with_its_place(
-    table: dict[str, Any], words: str
-):
+def test_mistakes_in_an_exchange_table_name_the_setting(table: dict[str, Any], words: str):
     text = problem("binance", "trades", exchanges={"binance": table})
 
     assert "venue.ccxt.exchanges.binance" in text
@@ -68,7 +66,7 @@ def test_what_is_wrong_with_the_table_of_an_exchange_is_told_with_its_place(
     assert "fake-key" not in text
 
 
-def test_feeds_of_different_exchanges_stand_in_one_stack_and_tell_their_exchange():
+def test_feeds_of_different_exchanges_have_different_venues():
     feeds = [FeedSpec("ccxt", ("BTC/USDT",), ("trades",), market=m) for m in ("binance", "bybit")]
     stream = tapeloom.open(Stack(feeds=feeds))
 
@@ -77,13 +75,13 @@ def test_feeds_of_different_exchanges_stand_in_one_stack_and_tell_their_exchange
 
 
 @pytest.mark.parametrize("anyio_backend", ["trio"])
-async def test_it_is_refused_on_trio():
+async def test_trio_is_refused():
     async with opened("binance", "trades") as stream:
         with pytest.raises(BackendUnsupported, match="asyncio"):
             assert [event async for event in stream]
 
 
-def test_options_and_addresses_are_laid_over_those_of_ccxt():
+def test_options_and_urls_are_merged_into_those_of_ccxt():
     table = ExchangeSettings(
         hostname="example.test",
         options={"fetchMarkets": {"types": ["spot"]}},
@@ -102,7 +100,7 @@ def test_options_and_addresses_are_laid_over_those_of_ccxt():
     assert made.streaming["keepAlive"] == 3000
 
 
-def test_credentials_reach_ccxt_and_no_message():
+def test_credentials_reach_ccxt_and_are_not_shown():
     maker = ExchangeFactory(
         "binance", ExchangeSettings(api_key=Secret("fake-key"), secret=Secret("fake-s"))
     )
@@ -125,7 +123,7 @@ def test_ccxt_reads_every_number_with_its_digits():
     assert made.safe_string(where, "x", "none") == "none"
 
 
-def test_the_snapshot_and_the_differences_of_a_book_name_a_level_alike():
+def test_snapshots_and_deltas_of_a_book_have_equal_prices():
     made = ExchangeFactory("binance", ExchangeSettings())()
     book = made.order_book(made.parse_order_book({"bids": [["61250.10", "1"]], "asks": []}, "B"))
     made.handle_delta(book["bids"], ["61250.10", "0"])
@@ -141,5 +139,5 @@ def test_ccxt_is_not_imported_before_a_feed_needs_it():
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-def test_the_settings_are_what_the_hook_says():
+def test_the_hook_returns_the_settings_class():
     assert tapeloom_ccxt.settings() is tapeloom_ccxt.Settings

@@ -69,7 +69,7 @@ EXCHANGES = {
 
 
 @pytest.mark.parametrize("exchange", EXCHANGES)
-async def test_what_ccxt_brings_is_what_happened(exchange: str, pointed: Pointed):
+async def test_delivered_events_equal_the_market(exchange: str, pointed: Pointed):
     pytest.importorskip(f"tapeloom_{exchange}", reason="it has the exchange's server side")
     symbols, more, depth = EXCHANGES[exchange]
     channels = ["trades", "klines:1m", *(["book"] if depth else []), *more]
@@ -166,7 +166,7 @@ FAULTS = {
 
 
 @pytest.mark.parametrize("name", FAULTS)
-async def test_trades_come_again_and_those_that_did_not_lie_in_a_gap(name: str, pointed: Pointed):
+async def test_a_gap_covers_the_trades_lost_at_a_reconnect(name: str, pointed: Pointed):
     fault, table = FAULTS[name]
 
     events, truth = await faulty(
@@ -177,7 +177,7 @@ async def test_trades_come_again_and_those_that_did_not_lie_in_a_gap(name: str, 
     assert "reconnecting" in [one.state for one in events if type(one) is Status]
 
 
-async def test_a_book_with_a_lost_update_is_begun_anew_behind_a_gap(pointed: Pointed):
+async def test_a_book_with_a_lost_update_is_rebuilt_after_a_gap(pointed: Pointed):
     fault = simulator.Fault(kind="drop_diff", after=12)
 
     def enough(events: list[Event]) -> bool:
@@ -191,7 +191,7 @@ async def test_a_book_with_a_lost_update_is_begun_anew_behind_a_gap(pointed: Poi
     assert of(events, Book, "BTC/USDT")[-1].kind == "snapshot"
 
 
-async def test_a_frame_that_cannot_be_read_costs_no_other(pointed: Pointed):
+async def test_an_unreadable_frame_does_not_affect_others(pointed: Pointed):
     fault = simulator.Fault(kind="malformed_json", channel="trades", after=20)
 
     def enough(events: list[Event]) -> bool:

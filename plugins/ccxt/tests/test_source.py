@@ -88,7 +88,7 @@ async def passing(clock: VirtualClock, seconds: float) -> None:
 # ---------------------------------------------------------------------------------- in good weather
 
 
-async def test_what_calls_return_is_delivered_in_order(source: Make):
+async def test_data_of_watch_calls_is_delivered_in_order(source: Make):
     made, maker = source(VirtualClock())
     async with running(made) as told:
         maker.made[0].feed("watch_trades", [trade(1), trade(2)], [trade(3)])
@@ -98,7 +98,7 @@ async def test_what_calls_return_is_delivered_in_order(source: Make):
     assert {one.venue for one in told} == {"ccxt-acme"}
 
 
-async def test_a_consumer_that_is_slow_does_not_keep_us_from_asking(source: Make):
+async def test_a_slow_consumer_does_not_delay_the_watch_calls(source: Make):
     made, maker = source(VirtualClock())
 
     async def never(events: list[Event]) -> None:
@@ -121,14 +121,14 @@ async def test_every_ccxt_object_is_closed_when_the_run_is_cancelled(source: Mak
     assert [one.closed for one in maker.made] == [True, True]
 
 
-async def test_quotes_have_an_object_of_their_own_only_beside_books(source: Make):
+async def test_quotes_have_their_own_ccxt_object_only_beside_books(source: Make):
     for channels, count in ((("book", "trades"), 1), (("quotes", "trades"), 1)):
         made, maker = source(VirtualClock(), channels=channels)
         async with running(made):
             assert len(maker.made) == count
 
 
-async def test_a_book_is_said_to_be_unproven(source: Make):
+async def test_a_book_is_reported_as_unproven(source: Make):
     made, _ = source(VirtualClock(), channels=("book", "trades"))
     async with running(made) as told:
         pass
@@ -137,7 +137,7 @@ async def test_a_book_is_said_to_be_unproven(source: Make):
     assert (status.state, status.channel, status.symbol) == ("unproven", "book", "BTC/USDT")
 
 
-async def test_symbols_come_and_go_while_it_runs(source: Make):
+async def test_symbols_are_added_and_removed_while_streaming(source: Make):
     made, maker = source(VirtualClock())
     async with running(made):
         exchange = maker.made[0]
@@ -153,7 +153,7 @@ async def test_symbols_come_and_go_while_it_runs(source: Make):
 # -------------------------------------------------------------------------------------- when it opens
 
 
-async def test_a_symbol_that_is_not_listed_is_told_with_the_nearest(source: Make):
+async def test_the_error_for_an_unlisted_symbol_suggests_a_similar_one(source: Make):
     made, maker = source(VirtualClock(), symbols=("BTCC/USDT",))
 
     with pytest.raises(SymbolError, match=r"acme does not list 'BTCC/USDT'.*mean 'BTC/USDT'"):
@@ -175,7 +175,7 @@ async def test_a_symbol_that_is_not_listed_is_told_with_the_nearest(source: Make
         (KeyError("ccxt's own defect"), ConnectionLost),
     ],
 )
-async def test_an_exchange_that_cannot_be_opened_raises_what_helps(
+async def test_an_exchange_that_cannot_be_opened_raises_the_error_of_its_remedy(
     source: Make, error: Exception, expected: type[FeedError]
 ):
     def prepare(exchange: Any) -> Any:
@@ -190,7 +190,7 @@ async def test_an_exchange_that_cannot_be_opened_raises_what_helps(
     assert maker.made[0].closed
 
 
-async def test_the_pause_is_the_one_that_the_venue_named(source: Make):
+async def test_the_pause_is_that_of_the_venue(source: Make):
     def prepare(exchange: Any) -> Any:
         exchange.refuses = ccxt.RateLimitExceeded("429")
         exchange.last_response_headers = {"Retry-After": "7"}
@@ -232,7 +232,7 @@ async def test_markets_are_loaded_once(source: Make):
         (ccxt.DDoSProtection("429"), Throttled),
     ],
 )
-async def test_an_error_ends_the_run_with_what_helps(
+async def test_an_error_ends_the_run_with_the_error_of_its_remedy(
     source: Make, error: Exception, expected: type[FeedError]
 ):
     made, maker = source(VirtualClock())
@@ -245,7 +245,7 @@ async def test_an_error_ends_the_run_with_what_helps(
     assert maker.made[0].closed
 
 
-async def test_what_waits_for_a_slow_consumer_when_it_breaks_is_still_delivered(source: Make):
+async def test_events_before_a_failure_are_still_delivered(source: Make):
     made, maker = source(VirtualClock())
     released, took = anyio.Event(), Told()
 
@@ -265,7 +265,7 @@ async def test_what_waits_for_a_slow_consumer_when_it_breaks_is_still_delivered(
     assert isinstance(told.error, ConnectionLost)
 
 
-async def test_what_the_exchange_refuses_is_told_and_costs_nothing_else(source: Make):
+async def test_a_refused_topic_is_reported_and_does_not_affect_others(source: Make):
     made, maker = source(VirtualClock(), channels=("trades", "ticker"))
     async with running(made) as told:
         maker.made[0].feed("watch_ticker", ccxt.BadSymbol("no tickers of it"))
@@ -279,7 +279,7 @@ async def test_what_the_exchange_refuses_is_told_and_costs_nothing_else(source: 
     assert told.error is None
 
 
-async def test_a_feed_of_which_everything_is_refused_ends(source: Make):
+async def test_a_feed_with_only_refused_topics_ends(source: Make):
     made, maker = source(VirtualClock())
     async with running(made) as told:
         maker.made[0].feed("watch_trades", ccxt.BadRequest("never"))
@@ -288,7 +288,7 @@ async def test_a_feed_of_which_everything_is_refused_ends(source: Make):
     assert isinstance(told.error, SubscriptionRefused)
 
 
-async def test_what_fails_again_and_again_before_anything_came_is_refused(source: Make):
+async def test_a_topic_that_fails_repeatedly_before_its_first_data_is_refused(source: Make):
     clock = VirtualClock()
     made, maker = source(clock, channels=("trades", "ticker"))
     async with running(made) as told:
@@ -299,7 +299,7 @@ async def test_what_fails_again_and_again_before_anything_came_is_refused(source
     assert told.error is None
 
 
-async def test_a_broken_book_is_asked_for_again_and_the_hole_is_told(source: Make):
+async def test_a_broken_book_is_watched_again_and_its_gap_is_reported(source: Make):
     made, maker = source(VirtualClock(), channels=("book",))
     async with running(made) as told:
         maker.made[0].feed("watch_order_book", book("9"), ccxt.ChecksumError("gap"), book("8"))
@@ -312,7 +312,7 @@ async def test_a_broken_book_is_asked_for_again_and_the_hole_is_told(source: Mak
     assert [one.kind for one in told.of(Book)] == ["snapshot", "snapshot"]
 
 
-async def test_a_book_that_breaks_again_and_again_opens_the_exchange_anew(source: Make):
+async def test_a_book_that_breaks_repeatedly_opens_the_exchange_anew(source: Make):
     made, maker = source(VirtualClock(), channels=("book",))
     async with running(made) as told:
         maker.made[0].feed("watch_order_book", *[ccxt.ChecksumError("gap")] * 4)
@@ -322,7 +322,7 @@ async def test_a_book_that_breaks_again_and_again_opens_the_exchange_anew(source
     assert "more than 3 times in a minute" in str(told.error)
 
 
-async def test_a_book_that_stays_crossed_is_subscribed_anew(source: Make):
+async def test_a_book_that_stays_crossed_is_subscribed_again(source: Make):
     made, maker = source(VirtualClock(), channels=("book",))
     async with running(made) as told:
         exchange = maker.made[0]
@@ -334,7 +334,7 @@ async def test_a_book_that_stays_crossed_is_subscribed_anew(source: Make):
     assert told.of(Book)[-1].raw_bids == [("8", "1")]
 
 
-async def test_a_wait_that_ccxt_cancels_by_itself_is_not_the_end_of_the_task(source: Make):
+async def test_a_call_that_ccxt_cancels_does_not_end_the_task(source: Make):
     made, maker = source(VirtualClock())
     async with running(made) as told:
         maker.made[0].feed("watch_trades", [trade(1)], asyncio.CancelledError(), [trade(2)])
@@ -344,7 +344,7 @@ async def test_a_wait_that_ccxt_cancels_by_itself_is_not_the_end_of_the_task(sou
     assert told.of(Gap)[0].cause == "disconnect"
 
 
-async def test_a_cache_that_ran_over_is_a_gap_and_is_emptied(source: Make):
+async def test_a_full_cache_is_a_gap_and_is_cleared(source: Make):
     class Cache(deque[Any]):
         max_size = 2
 
@@ -363,9 +363,7 @@ async def test_a_cache_that_ran_over_is_a_gap_and_is_emptied(source: Make):
     assert not cache
 
 
-async def test_a_call_that_returns_the_cache_itself_loses_nothing_when_that_is_emptied(
-    source: Make,
-):
+async def test_a_call_that_returns_the_cache_itself_loses_nothing(source: Make):
     made, maker = source(VirtualClock())
     async with running(made) as told:
         cache = deque([trade(1), trade(2)])
@@ -380,7 +378,7 @@ async def test_a_call_that_returns_the_cache_itself_loses_nothing_when_that_is_e
 # ----------------------------------------------------------------------------------- when it is silent
 
 
-async def test_a_subscription_that_brings_nothing_is_made_again(source: Make):
+async def test_a_subscription_without_data_is_renewed(source: Make):
     clock = VirtualClock()
     made, maker = source(clock, stall=40)
     async with running(made) as told:
@@ -398,7 +396,7 @@ async def test_a_subscription_that_brings_nothing_is_made_again(source: Make):
     assert not told.of(Gap), "nothing had come, so nothing is known to be missing"
 
 
-async def test_what_was_live_and_falls_silent_is_asked_for_anew_and_then_all_is(source: Make):
+async def test_a_stalled_topic_is_restarted_and_then_the_exchange_reopened(source: Make):
     clock = VirtualClock()
     made, maker = source(clock, stall=40)
     async with running(made) as told:
@@ -416,7 +414,7 @@ async def test_what_was_live_and_falls_silent_is_asked_for_anew_and_then_all_is(
     assert (gap.cause, gap.since, gap.until) == ("stall", 1_000_000, 90_000_000)
 
 
-async def test_what_repeats_itself_is_silent(source: Make):
+async def test_repeated_data_counts_as_silence(source: Make):
     clock = VirtualClock()
     made, maker = source(clock, channels=("book",), stall=40)
     async with running(made) as told:
@@ -427,9 +425,7 @@ async def test_what_repeats_itself_is_silent(source: Make):
     assert told.states() == ["unproven", "stale"]
 
 
-async def test_a_quiet_symbol_does_not_interrupt_the_others_where_it_cannot_be_asked_alone(
-    source: Make,
-):
+async def test_a_quiet_symbol_does_not_reopen_the_exchange_without_unwatch(source: Make):
     clock = VirtualClock()
     made, maker = source(clock, channels=("trades", "ticker"), unwatch=False, stall=40)
     async with running(made) as told:
@@ -441,7 +437,7 @@ async def test_a_quiet_symbol_does_not_interrupt_the_others_where_it_cannot_be_a
     assert told.states() == ["stale", "stale"]  # of the ticker, each time after twice as long
 
 
-async def test_an_exchange_that_brings_nothing_at_all_is_opened_anew(source: Make):
+async def test_an_exchange_without_any_data_is_opened_anew(source: Make):
     clock = VirtualClock()
     made, _ = source(clock, unwatch=False, stall=40)
     async with running(made) as told:
@@ -450,7 +446,7 @@ async def test_an_exchange_that_brings_nothing_at_all_is_opened_anew(source: Mak
     assert isinstance(told.error, ConnectionLost)
 
 
-async def test_a_connection_without_a_byte_is_dead_and_one_with_pongs_is_not(source: Make):
+async def test_a_connection_without_bytes_is_lost_and_one_with_pongs_is_not(source: Make):
     clock = VirtualClock()
     made, maker = source(clock, silence=20, stall=1000)
     async with running(made) as told:
@@ -466,7 +462,7 @@ async def test_a_connection_without_a_byte_is_dead_and_one_with_pongs_is_not(sou
     assert "received nothing for 20 s" in str(told.error)
 
 
-async def test_what_lagged_behind_when_the_connection_ended_has_a_hole_of_its_own(source: Make):
+async def test_a_topic_that_lagged_at_a_disconnect_has_its_own_gap(source: Make):
     clock = VirtualClock()
     made, maker = source(clock, channels=("trades", "ticker"))
     async with running(made):
@@ -484,7 +480,7 @@ async def test_what_lagged_behind_when_the_connection_ended_has_a_hole_of_its_ow
     assert (gap.channel, gap.cause, gap.since) == ("ticker", "silence", 5_000_000)
 
 
-async def test_a_frame_on_which_ccxt_fails_is_told(source: Make):
+async def test_a_frame_that_ccxt_fails_on_is_reported(source: Make):
     made, maker = source(VirtualClock())
     async with running(made) as told:
         maker.told('{"price": 1', json.JSONDecodeError("cut short", "", 0))

@@ -87,7 +87,7 @@ def ask(session, text):
     return [one.replace("\0", "|") for one in session.receive(text.replace("|", "\0"))]
 
 
-def test_a_client_is_greeted_and_told_of_the_farms(side):
+def test_a_client_is_greeted_with_the_state_of_the_farms(side):
     session, greeting, started = dial(side)
 
     assert greeting == ["178|20261122 09:30:00 EST|"]
@@ -100,7 +100,7 @@ def test_a_client_is_greeted_and_told_of_the_farms(side):
     assert ask(session, "49|1|") == [f"49|1|{NOW // NANO}|"]
 
 
-def test_messages_are_read_however_they_are_cut(side):
+def test_messages_are_read_from_any_split_of_the_bytes(side):
     assert isinstance(side, Framing)
     data = b"API\0" + side.frame("v157..178") + side.frame("71\x002\x007\0\0")
     for size in (1, 3, len(data)):
@@ -114,7 +114,7 @@ def test_messages_are_read_however_they_are_cut(side):
         side.unframe()(b"API\0" + struct.pack(">I", 1 << 30))
 
 
-def test_a_client_id_is_taken_as_long_as_its_connection_counts(side):
+def test_a_client_id_is_taken_while_its_connection_counts(side):
     first, _, _ = dial(side)
     second, _, refused = dial(side)
     first.line.counts = False
@@ -157,7 +157,7 @@ def test_ticks_are_in_whole_seconds(side):
     assert ask(session, "98|4|")[0].startswith("4|2|4|300|")
 
 
-def test_bars_are_of_the_kind_that_the_contract_has(side):
+def test_bars_depend_on_the_type_of_the_contract(side):
     session, *_ = dial(side)
     coin, pair = "0|BTC|CRYPTO||0.0|||PAXOS||USD||", "0|EUR|CASH||0.0|||IDEALPRO||USD||"
     assert ask(session, f"50|3|1|{coin}|5|TRADES|0||")[0].startswith("4|2|1|10299|")
@@ -175,7 +175,7 @@ def test_bars_are_of_the_kind_that_the_contract_has(side):
     )
 
 
-def test_depth_is_filled_and_then_changed_row_by_row(side):
+def test_depth_is_sent_in_full_and_then_row_by_row(side):
     session, *_ = dial(side)
     assert ask(session, f"10|5|6|{CONTRACT}|5|0||")[0].startswith("4|2|6|10092|")
     filled = ask(session, f"10|5|6|{CONTRACT}|2|1||")
@@ -209,7 +209,7 @@ def test_limits_are_those_of_a_hundred_lines(side):
     assert ask(session, f"97|0|{CONTRACT}|Last|0|0|")[0].startswith("4|2|0|102|")
 
 
-def test_the_past_is_that_of_the_market(side):
+def test_history_equals_the_market(side):
     session, *_ = dial(side)
     ticks = ask(session, f"96|7|{CONTRACT}|0|20261122-09:30:00 UTC||1000|TRADES|0|0||")
     bars = ask(session, f"20|8|{CONTRACT}|0||5 secs|30 S|0|TRADES|2|0||")
@@ -221,7 +221,7 @@ def test_the_past_is_that_of_the_market(side):
     assert ask(session, "82|") == ["80|1|NASDAQ|STK|NASDAQ|Deep2|1|"]
 
 
-def test_what_makes_no_sense_is_answered_with_an_error(side):
+def test_invalid_requests_are_answered_with_an_error(side):
     session, *_ = dial(side)
 
     assert ask(session, "4711|1|")[0].startswith("4|2|-1|505|")
@@ -231,7 +231,7 @@ def test_what_makes_no_sense_is_answered_with_an_error(side):
 
 
 @pytest.mark.parametrize("fault", ["ib_1101", "ib_1102", "ib_2103", "ib_1100"])
-def test_an_outage_silences_all_and_ends_with_or_without_the_subscriptions(side, fault):
+def test_an_outage_stops_all_data_and_ends_with_or_without_the_subscriptions(side, fault):
     session, *_ = dial(side)
     ask(session, f"97|4|{CONTRACT}|Last|0|0|")
     (stream,) = session.line.following
@@ -251,7 +251,7 @@ def test_an_outage_silences_all_and_ends_with_or_without_the_subscriptions(side,
     assert stream.step(step)
 
 
-def test_a_fault_of_one_stream_leaves_the_others(side):
+def test_a_fault_of_one_stream_does_not_affect_the_others(side):
     session, *_ = dial(side)
     ask(session, f"97|4|{CONTRACT}|Last|0|0|")
     ask(session, f"10|5|6|{CONTRACT}|2|1||")

@@ -58,7 +58,7 @@ def covered(told, lost, symbol="AAPL/USD", channel="trades"):
     return all(any(gap.since <= ts <= gap.until for gap in gaps) for ts in lost)
 
 
-async def test_what_is_delivered_is_what_happened(told):
+async def test_delivered_events_equal_the_market(told):
     async with told(("AAPL/USD", "MSFT/USD"), ALL, trades=1500) as seen:
         await seen.finish()
         for symbol in ("AAPL/USD", "MSFT/USD"):
@@ -104,7 +104,7 @@ async def test_currencies_and_coins_have_bars_of_their_own_kind(told):
         assert all(bar.low <= bar.open <= bar.high for bar in midpoint)
 
 
-async def test_level_1_may_be_delayed_and_says_so(told):
+async def test_delayed_level_1_data_is_reported(told):
     settings = {"quotes": "top", "market_data": "delayed"}
     async with told(channels=("quotes",), settings=settings, trades=800) as seen:
         await seen.finish()
@@ -121,7 +121,7 @@ async def test_level_1_may_be_delayed_and_says_so(told):
 # ------------------------------------------------------------------------------------ what goes wrong
 
 
-async def test_a_trade_that_is_lost_with_the_connection_lies_in_a_gap(told):
+async def test_a_gap_covers_trades_lost_with_the_connection(told):
     fault = Fault(kind="disconnect", channel="trades", after=200, how="abrupt")
     async with told(faults=[fault]) as seen:
         await seen.until(recovered)
@@ -134,7 +134,7 @@ async def test_a_trade_that_is_lost_with_the_connection_lies_in_a_gap(told):
 
 
 @pytest.mark.parametrize("kind", ["ib_1101", "ib_1102", "ib_2103"])
-async def test_what_is_lost_while_the_gateway_is_cut_off_lies_in_a_gap(told, kind):
+async def test_a_gap_covers_trades_lost_during_an_outage(told, kind):
     fault = Fault(kind=kind, channel="trades", after=200)
     async with told(faults=[fault], time_scale=50) as seen:
         await seen.until(recovered)
@@ -151,7 +151,7 @@ async def test_what_is_lost_while_the_gateway_is_cut_off_lies_in_a_gap(told, kin
         )  # subscribed anew, or not
 
 
-async def test_a_gateway_that_says_only_that_it_is_back_was_away_as_well(told):
+async def test_a_restored_code_without_a_lost_code_is_a_gap_too(told):
     async with told(time_scale=50) as seen:
         await seen.until(lambda told: len(told.of("trade")) > 100)
         (client,) = seen.sim.venue._gateway.clients
@@ -164,14 +164,14 @@ async def test_a_gateway_that_says_only_that_it_is_back_was_away_as_well(told):
         assert covered(seen, lost)
 
 
-async def test_a_gateway_that_stays_cut_off_is_told_of(told):
+async def test_an_outage_without_an_end_is_reported_as_stale(told):
     async with told(faults=[Fault(kind="ib_1100", after=20)]) as seen:
         await seen.until(lambda told: "stale" in told.states(""))
 
         assert seen.events[-1].detail.startswith("1100: Connectivity")
 
 
-async def test_a_reset_book_is_built_anew(told):
+async def test_a_book_is_rebuilt_after_a_reset(told):
     faults = [Fault(kind="ib_317", after=20, every=20, count=3)]
     async with told(channels=("book:5",), trades=2000, faults=faults) as seen:
         await seen.finish()
@@ -183,7 +183,7 @@ async def test_a_reset_book_is_built_anew(told):
         assert seen.sim.truth.injected() == {"ib_317": 3}
 
 
-async def test_rows_that_make_no_book_are_not_told_and_asked_for_again(told):
+async def test_an_invalid_book_is_not_emitted_and_requested_again(told):
     faults = [Fault(kind="drop_diff", channel="book", after=15, every=10, count=0)]
     async with told(channels=("book:5",), faults=faults) as seen:
         await seen.until(lambda told: len(told.of("gap")) > 1)
@@ -194,7 +194,7 @@ async def test_rows_that_make_no_book_are_not_told_and_asked_for_again(told):
 
 
 @pytest.mark.parametrize("kind", ["malformed_json", "missing_fields"])
-async def test_a_row_that_cannot_be_read_costs_a_new_book_and_nothing_else(told, kind):
+async def test_an_unreadable_row_makes_the_book_be_requested_again(told, kind):
     faults = [Fault(kind=kind, channel="book", after=50)]
     async with told(channels=("book:5",), trades=2000, faults=faults) as seen:
         await seen.finish()
@@ -206,7 +206,7 @@ async def test_a_row_that_cannot_be_read_costs_a_new_book_and_nothing_else(told,
         assert (last.bids, last.asks) == ([*bids.items()][:5], [*asks.items()][:5])
 
 
-async def test_bars_that_were_ended_are_asked_for_again(told):
+async def test_bars_ended_by_the_venue_are_requested_again(told):
     fault = Fault(kind="ib_10225", after=1)
     async with told(channels=("klines:5s",), faults=[fault], speed=50.0) as seen:
         await seen.until(lambda told: told.of("gap") and len(told.of("bar")) > 3)
@@ -250,7 +250,7 @@ async def test_bad_messages_are_rejected_and_good_ones_around_them_delivered(tol
         assert seen.states("trades") == ["live", "halted", "live"]
 
 
-async def test_a_subscription_that_brings_nothing_is_told_of(told):
+async def test_a_subscription_without_data_is_reported_as_stale(told):
     faults = [Fault(kind="misroute_silence", channel="quotes")]
     settings = {"data_within": "200ms"}
     async with told(channels=("trades", "quotes"), faults=faults, settings=settings) as seen:
@@ -259,7 +259,7 @@ async def test_a_subscription_that_brings_nothing_is_told_of(told):
         assert "stale" not in seen.states("trades")
 
 
-async def test_a_gateway_that_hangs_is_left(told):
+async def test_a_gateway_that_does_not_answer_is_disconnected(told):
     faults = [
         Fault(kind="silent_stall", how="all", after=100),
         Fault(kind="ack_missing", after=4, count=0),  # nor does it tell the time
@@ -271,7 +271,7 @@ async def test_a_gateway_that_hangs_is_left(told):
         assert "the gateway hangs" in seen.events[-1].detail
 
 
-async def test_a_quiet_market_is_no_reason_to_leave(told):
+async def test_a_quiet_market_does_not_end_the_connection(told):
     settings = {"probe_every": "100ms", "answer_within": "100ms", "data_within": "600ms"}
     async with told(start="manual", settings=settings) as seen:
         await seen.until(lambda told: "stale" in told.states("trades"))
@@ -292,7 +292,7 @@ async def test_a_client_id_that_is_taken_is_waited_for(told):
         assert covered(seen, missing(seen))
 
 
-async def test_a_connection_that_ends_before_anything_is_asked_for_is_dialled_again(told):
+async def test_a_connection_that_ends_before_subscribing_is_dialled_again(told):
     faults = [
         Fault(kind="ack_missing", after=3),  # the fourth message asks for the contract
         Fault(kind="disconnect", at=1.0),
@@ -304,7 +304,7 @@ async def test_a_connection_that_ends_before_anything_is_asked_for_is_dialled_ag
         assert seen.sim.truth.injected() == {"ack_missing": 1, "disconnect": 1}
 
 
-async def test_a_contract_that_is_never_told_ends_the_wait(told):
+async def test_a_missing_contract_answer_ends_the_connection(told):
     faults = [Fault(kind="ack_missing", after=3)]
     async with told(faults=faults, settings={"answer_within": "100ms"}) as seen:
         await seen.until(lambda told: len(told.of("trade")) > 10)
@@ -313,7 +313,7 @@ async def test_a_contract_that_is_never_told_ends_the_wait(told):
         assert "no answer about the contract of AAPL/USD" in again
 
 
-async def test_a_gateway_that_refuses_this_machine_says_so_at_once(told):
+async def test_a_gateway_that_refuses_this_machine_is_reported_at_once(told):
     async with told(faults=[Fault(kind="dial_limit")]) as seen:
         await seen.until(lambda told: "live" in told.states("trades"), seconds=5)
         details = [one.detail for one in seen.of("status") if one.state == "reconnecting"]
@@ -338,7 +338,7 @@ async def test_an_unknown_symbol_is_refused_and_the_others_live(told):
         assert trades(seen) == truth(seen)
 
 
-async def test_a_feed_of_nothing_but_unknown_symbols_fails(told):
+async def test_a_feed_with_only_unknown_symbols_fails(told):
     from tapeloom_simulator import listed
 
     with pytest.raises(SubscriptionRefused, match="No security definition"):
@@ -368,7 +368,7 @@ async def test_an_ambiguous_symbol_is_refused_with_its_candidates(told):
         assert trades(seen, "ES/USD:USD-261218") == truth(seen, "ES/USD:USD-261218")
 
 
-async def test_more_than_the_account_has_is_refused_before_anything_is_opened(told):
+async def test_streams_above_the_account_limits_are_refused_before_connecting(told):
     names = tuple(f"S{number}/USD" for number in range(6))
     with pytest.raises(ConfigError, match="needs 6 tick-by-tick streams"):
         async with told(names, trades=1):
@@ -381,7 +381,7 @@ async def test_more_than_the_account_has_is_refused_before_anything_is_opened(to
             pass
 
 
-async def test_what_the_venue_has_no_room_for_is_tried_again_later(told):
+async def test_a_subscription_above_a_venue_limit_is_retried_later(told):
     names = tuple(f"S{number}/USD" for number in range(6))
     settings = {"lines": 200, "retry_every": "5000ms"}
     async with told(names, settings=settings, streams=5, trades=300) as seen:
@@ -395,7 +395,7 @@ async def test_what_the_venue_has_no_room_for_is_tried_again_later(told):
 # -------------------------------------------------------------------------------------- what is kept
 
 
-async def test_an_account_number_shows_up_nowhere(told, caplog, capsys):
+async def test_account_numbers_are_not_shown(told, caplog, capsys):
     with caplog.at_level(logging.DEBUG):
         fault = Fault(kind="disconnect", channel="trades", after=100, how="abrupt")
         async with told(trades=1000, faults=[fault]) as seen:
@@ -439,7 +439,7 @@ async def until(condition):
         await asyncio.sleep(0.005)
 
 
-async def test_symbols_come_and_go_while_it_runs():
+async def test_symbols_are_added_and_removed_while_streaming():
     seen = []
 
     async def deliver(events):
@@ -462,7 +462,7 @@ async def test_symbols_come_and_go_while_it_runs():
         assert [sent.symbol for sent in sim.truth.sent] == ["AAPL/USD", "MSFT/USD"]
 
 
-async def test_feeds_of_one_process_are_different_clients():
+async def test_feeds_of_one_process_have_different_client_ids():
     import tapeloom
     from tapeloom import FeedSpec, Stack
 
@@ -480,7 +480,7 @@ async def test_feeds_of_one_process_are_different_clients():
                         break
 
 
-async def test_a_reader_that_is_slow_loses_nothing_and_holds_little(monkeypatch):
+async def test_a_slow_consumer_loses_nothing_and_pauses_reading(monkeypatch):
     from tapeloom_ib import session
 
     monkeypatch.setattr(session, "_MAX_BATCHES", 4)
@@ -509,7 +509,7 @@ async def test_a_reader_that_is_slow_loses_nothing_and_holds_little(monkeypatch)
 
 
 @pytest.mark.parametrize("how", ["reset", "deaf"])
-async def test_no_socket_is_left_to_a_gateway_that_resets_or_does_not_read(how):
+async def test_the_socket_is_closed_to_a_gateway_that_resets_or_does_not_read(how):
     with socket.create_server(("127.0.0.1", 0)) as server:
         ib = client(lambda fields: None, lambda fields: None)
         await ib.client.conn.connectAsync(*server.getsockname())
@@ -528,7 +528,7 @@ async def test_no_socket_is_left_to_a_gateway_that_resets_or_does_not_read(how):
 
 
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
-async def test_a_stream_that_is_left_leaves_the_gateway_at_once(anyio_backend):
+async def test_leaving_the_stream_closes_the_connection_at_once(anyio_backend):
     async with serve("ib", symbols=["AAPL/USD"], rate=400.0) as sim:
         feed = FeedSpec("ib", ("AAPL/USD",), ("trades",))
         async with tapeloom.open(Stack(feeds=(feed,), venues={"ib": sim.settings})) as stream:

@@ -51,14 +51,14 @@ def test_a_trade_keeps_its_digits_and_has_neither_id_nor_side():
     assert (trade.ts, trade.recv, trade.id, trade.side) == (1795339801 * NANO, 9, "", None)
 
 
-def test_a_quote_of_both_sides():
+def test_a_quote_has_both_sides():
     (quote,) = events("quotes", "99|7|3|1795339801|190.11|190.13|300|200|0")
 
     assert (quote.bid, quote.ask) == (D("190.11"), D("190.13"))
     assert (quote.bid_size, quote.ask_size) == (300, 200)
 
 
-def test_a_bar_begins_at_its_time_and_is_final():
+def test_a_bar_has_its_start_as_time_and_is_closed():
     (bar,) = events("klines:5s", "50|3|7|1795339805|190.11|190.14|190.10|190.12|1834|190.121|23")
 
     assert (bar.ts, bar.interval, bar.closed, bar.origin) == (1795339805 * NANO, "5s", True, "live")
@@ -77,7 +77,7 @@ def test_a_bar_of_quotes_has_no_volume():
     assert (bar.volume, bar.trades, bar.vwap) == (0, 0, None)
 
 
-def test_halts_and_placeholders_are_no_trades():
+def test_halts_and_placeholders_are_not_trades():
     halted, live = events("trades", "99|7|1|5|0|0|1||", "99|7|1|6|0|0|0||")
     (nothing,) = events("trades", "99|7|1|5|-1|0|0||")
     (empty,) = events("quotes", "99|7|3|5|-1|190.13|0|200|0")
@@ -88,14 +88,14 @@ def test_halts_and_placeholders_are_no_trades():
     assert below.price == D("-37.63")  # oil has had such prices
 
 
-def test_level_1_makes_a_quote_of_what_has_come():
+def test_level_1_gives_a_quote_once_all_fields_came():
     one = events("quotes", "1|6|7|1|190.11|300|0", "1|6|7|2|190.13|200|0", "2|6|7|0|50",
                  "1|6|7|4|190.12|9|0", top={})  # fmt: skip
 
     assert [(q.bid_size, q.ask_size) for q in one] == [(300, 200), (50, 200)]
 
 
-def test_what_was_not_asked_for_is_no_event():
+def test_unrequested_data_gives_no_event():
     assert parse({}, ["99", "8", "1", "5", "1", "1", "0", "", ""], 9) == (None, [])
 
 
@@ -116,7 +116,7 @@ def test_what_was_not_asked_for_is_no_event():
         ("trades", "12|1|7|0|0|1|1.5|3"),
     ],
 )
-def test_what_makes_no_sense_raises(channel, text):
+def test_an_invalid_message_raises(channel, text):
     with pytest.raises((ValueError, IndexError, KeyError, ArithmeticError)):
         events(channel, text)
 
@@ -134,7 +134,7 @@ def rows_of(*operations, mode="shift", depth=3):
 FILL = [(0, 0, 1, "9", "1"), (1, 0, 1, "8", "2"), (2, 0, 1, "7", "3")]
 
 
-def test_an_insert_moves_rows_down_or_takes_a_place():
+def test_an_insert_moves_rows_down_or_replaces_one():
     better = (0, 0, 1, "10", "4")
 
     assert rows_of(*FILL, better)[0] == [(10, 4), (9, 1), (8, 2)]
@@ -152,7 +152,7 @@ def test_rows_are_updated_and_deleted():
     assert rows_of(*FILL, (1, 1, 1, "8", "7"), (0, 2, 1, "0", "0"))[0] == [(8, 7), (7, 3)]
 
 
-def test_a_book_out_of_order_is_not_sound():
+def test_a_book_out_of_order_or_crossed_is_not_valid():
     rows = BookRows(5)
     for position, side, price in ((0, 1, "9"), (1, 1, "8"), (0, 0, "10")):
         rows.apply(position, 0, side, D(price), D(1))
@@ -209,7 +209,7 @@ def data(found):
 @given(
     st.lists(st.integers(0, 1), min_size=1, max_size=12), st.lists(st.integers(1, 40), max_size=12)
 )
-def test_neither_garbage_nor_where_the_reads_end_changes_what_comes(mix, cuts):
+def test_neither_garbage_nor_the_split_into_reads_changes_the_events(mix, cuts):
     blocks, expected = b"", []
     for place, bad in enumerate(mix):
         if bad:
@@ -239,7 +239,7 @@ def notices(*codes):
     return reading([framed(f"4|2|-1|{code}|{text}|") for code, text in codes])
 
 
-def test_a_farm_is_back_when_that_farm_is_back():
+def test_a_farm_is_restored_by_its_own_code_only():
     lost, other = (2103, "Market data farm connection is broken:usfarm"), (2106, "HMDS OK:ushmds")
     back = (2104, "Market data farm connection is OK:usfarm")
 
@@ -248,7 +248,7 @@ def test_a_farm_is_back_when_that_farm_is_back():
     assert [one.state for one in notices(back, other)] == []
 
 
-def test_the_servers_are_back_when_the_venue_says_so():
+def test_the_connection_is_restored_by_its_own_code_only():
     lost, farm, back = (1100, "lost"), (2104, "OK:usfarm"), (1102, "restored")
 
     assert [one.state for one in notices(lost, farm)] == ["stale"]
@@ -266,7 +266,7 @@ def captures():
 
 
 @pytest.mark.parametrize("name", ["tws_wire_realtime_samples", "tws_wire_historical"])
-def test_every_recorded_message_is_read_or_rejected(name):
+def test_every_recorded_message_is_parsed_or_rejected(name):
     path = captures() / f"{name}.jsonl"
     if not path.exists():
         pytest.skip(f"no captures in {path.parent}; set TAPELOOM_CAPTURES")

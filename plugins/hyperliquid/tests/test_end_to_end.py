@@ -59,7 +59,7 @@ def live(count: int) -> Callable[[list[Event]], bool]:
     return lambda events: sum(type(e) is Trade and e.origin == "live" for e in events) >= count
 
 
-async def test_every_trade_of_perpetuals_pairs_and_builders_comes_once_in_order(anyio_backend):
+async def test_every_trade_is_delivered_once_in_order(anyio_backend):
     symbols = (PERP, PEPE, BUILT, *PAIRS)
     async with simulator.serve(
         "hyperliquid", symbols=symbols, seed=7, rate=500, trades=3000, speed=20, start=6
@@ -79,7 +79,7 @@ async def test_every_trade_of_perpetuals_pairs_and_builders_comes_once_in_order(
     assert len(subscribed) == 6
 
 
-async def test_who_comes_late_is_told_the_past_as_such(anyio_backend):
+async def test_trades_before_the_subscription_are_history(anyio_backend):
     async with simulator.serve(
         "hyperliquid", symbols=(PERP,), seed=3, rate=100, speed=10, start="manual"
     ) as sim:
@@ -98,9 +98,7 @@ async def test_who_comes_late_is_told_the_past_as_such(anyio_backend):
     assert any(real[at : at + len(got)] == got for at in starts)
 
 
-async def test_after_a_cut_the_missed_trades_are_backfill_and_none_comes_twice(
-    anyio_backend, monkeypatch
-):
+async def test_missed_trades_are_backfilled_once_after_a_disconnect(anyio_backend, monkeypatch):
     # However long a busy machine takes to dial again, the batch is to reach back far enough.
     for room in ("streams", "rest"):
         monkeypatch.setattr(f"tapeloom_hyperliquid.simulator.{room}.REPLAYED_TRADES", 500)
@@ -126,7 +124,7 @@ async def test_after_a_cut_the_missed_trades_are_backfill_and_none_comes_twice(
     assert origins["live"] + origins["backfill"] == 120
 
 
-async def test_candles_are_closed_once_and_are_the_markets(anyio_backend):
+async def test_bars_are_closed_once_and_equal_the_market(anyio_backend):
     async with simulator.serve(
         "hyperliquid", symbols=(PERP, PEPE), seed=9, rate=20, speed=200, start=2
     ) as sim:
@@ -153,7 +151,7 @@ async def test_candles_are_closed_once_and_are_the_markets(anyio_backend):
                 assert not bar.revision
 
 
-async def test_a_symbol_that_the_venue_does_not_list_is_named(anyio_backend):
+async def test_the_error_for_an_unlisted_symbol_suggests_a_similar_one(anyio_backend):
     async with simulator.serve("hyperliquid", symbols=PAIRS, start="manual") as sim:
         stack = Stack(
             feeds=(feed("spot", ("HYPER/USDC",), "trades"),), venues={"hyperliquid": sim.settings}
