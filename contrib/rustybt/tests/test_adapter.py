@@ -1,4 +1,4 @@
-"""The adapter beside the guide's programs: errors, life, keys, and the broker's side."""
+"""The adapter beyond the guide's programs: errors, lifetime, keys, and broker calls."""
 
 import asyncio
 import contextlib
@@ -198,9 +198,11 @@ async def test_debug_mode_logs_changes_of_state_but_no_ticks(simulate, take):
     try:
         async with (
             simulate() as sim,
-            BinanceWebSocketAdapter(symbols=["BTC/USDT"], interval="tick", **sim.settings) as one,
+            BinanceWebSocketAdapter(
+                symbols=["BTC/USDT"], interval="tick", **sim.settings
+            ) as adapter,
         ):
-            await take(await one.stream(), count=200)
+            await take(await adapter.stream(), count=200)
     finally:
         structlog.reset_defaults()
 

@@ -48,7 +48,7 @@ def aggregator():
 def test_a_tick_on_the_boundary_belongs_to_the_new_bar(aggregator):
     ticks = [tick(7, 10), tick(59.9, 12), tick(60, 9), tick(119, 8), tick(120, 11)]
 
-    done = [bar for one in ticks if (bar := aggregator.add_tick(one))]
+    done = [bar for tick_ in ticks if (bar := aggregator.add_tick(tick_))]
     assert [shown(bar) for bar in done] == ["BTC 0 10 12 10 12 2", "BTC 60 9 9 8 8 2"]
     assert [bar["complete"] for bar in done] == [False, True]
 
@@ -57,13 +57,13 @@ def test_each_symbol_has_its_own_bars(aggregator):
     ticks = [tick(1, 10), tick(2, 500, symbol="ETH/USDT"), tick(61, 11)]
     ticks.append(tick(62, 501, symbol="ETH/USDT"))
 
-    done = [bar for one in ticks if (bar := aggregator.add_tick(one))]
+    done = [bar for tick_ in ticks if (bar := aggregator.add_tick(tick_))]
     assert [shown(bar) for bar in done] == ["BTC 0 10 10 10 10 1", "ETH 0 500 500 500 500 1"]
 
 
 def test_a_late_tick_revises_only_its_own_bar(aggregator):
-    for one in (tick(10, 10), tick(70, 20)):
-        aggregator.add_tick(one)
+    for tick_ in (tick(10, 10), tick(70, 20)):
+        aggregator.add_tick(tick_)
     revised = aggregator.add_tick(tick(30, 5))
     closed = aggregator.add_tick(tick(130, 21))
 

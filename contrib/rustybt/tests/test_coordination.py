@@ -1,4 +1,4 @@
-"""StreamManager, RobustWebSocketAdapter and the others where an adapter fails."""
+"""StreamManager, RobustWebSocketAdapter and other helpers with adapters that fail."""
 
 import asyncio
 

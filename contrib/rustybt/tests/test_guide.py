@@ -1,4 +1,4 @@
-"""Every program of the guide, in its order: the same calls, and what they promise."""
+"""Every program of the guide in its order: the same calls, and the promised results."""
 
 import asyncio
 import math
@@ -400,7 +400,7 @@ async def test_a_second_signal_ends_at_once(simulate):
 
 
 async def test_subscribing_in_batches_keeps_the_venues_rate_limit(simulate, until):
-    """The simulated Binance cuts a connection that says more than five things a second."""
+    """The simulated Binance closes a connection that sends more than five messages a second."""
     symbols = [f"C{number}/USDT" for number in range(30)]
     async with (
         simulate(symbols=symbols, rate=500.0, speed=1.0) as sim,

@@ -1,4 +1,4 @@
-"""The guide's table of exchanges and brokers: each adapter against its venue's own simulator."""
+"""Each adapter of the guide's exchanges and brokers against its venue's simulator."""
 
 import asyncio
 import importlib
@@ -87,11 +87,11 @@ async def test_order_books_are_streamed_beside_the_bars(simulate, venue, adapter
 async def test_two_venues_stream_at_the_same_time_as_the_guide_has_it(simulate):
     need("tapeloom_bybit", "tapeloom_bybit.simulator")
     async with (
-        simulate() as one,
+        simulate() as sim,
         simulate("bybit", symbols=["BTC/USDT:USDT"]) as other,
         StreamManager() as manager,
     ):
-        binance = BinanceWebSocketAdapter(**one.settings)
+        binance = BinanceWebSocketAdapter(**sim.settings)
         bybit = BybitWebSocketAdapter(**other.settings)
         await asyncio.gather(
             manager.add_stream("binance", binance, ["BTC/USDT"]),

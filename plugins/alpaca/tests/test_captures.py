@@ -1,4 +1,4 @@
-"""Every recorded message, of the stream and of REST, can be read."""
+"""Every recorded message of the stream and of REST is parsed."""
 
 from __future__ import annotations
 
@@ -67,7 +67,9 @@ def test_every_rest_answer_is_parsed(captures, make) -> None:
         symbols = tuple(f"{name}/USD" for name in shape[kind]) or ("AAPL/USD",)
         request = Request(url=f"https://any.example/v2/stocks/{kind}?timeframe=15Min")
         events = tapeloom_alpaca.history(make(symbols=symbols)).read_answer(request, body, 7)
-        expected = sum(len(some) if isinstance(some, list) else 1 for some in shape[kind].values())
+        expected = sum(
+            len(items) if isinstance(items, list) else 1 for items in shape[kind].values()
+        )
         # Prices in another currency are no prices of SYMBOL/USD.
         assert len(events) == (expected if shape.get("currency", "USD") == "USD" else 0), path.name
         read[path.name] = len(events)
@@ -89,5 +91,5 @@ def test_the_parts_of_a_snapshot_are_decoded_by_the_message_structs(captures) ->
     classes = {"latestTrade": TradeMessage, "latestQuote": QuoteMessage}
 
     for name, item in shape.items():
-        one = msgspec.json.decode(json.dumps(item), type=classes.get(name, BarMessage))
-        assert one.t == item["t"]
+        message = msgspec.json.decode(json.dumps(item), type=classes.get(name, BarMessage))
+        assert message.t == item["t"]

@@ -1,4 +1,4 @@
-"""What is sent to log in and to subscribe, and how the answers are read."""
+"""Login and subscribe messages are encoded, and replies decoded; settings and limits."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from tapeloom.plugin import Ack, Notice, Refusal, Subscription
 
 
 def asked(codec, *subscriptions: tuple[str, str]) -> dict[str, object]:
-    (message,) = codec.encode_subscribe([Subscription(*each) for each in subscriptions], 5)
+    (message,) = codec.encode_subscribe([Subscription(*message) for message in subscriptions], 5)
     assert message.id == 5
     return json.loads(message.text)
 
 
 def test_each_channel_of_stocks_has_its_list_and_bars_have_two(make) -> None:
     codec = tapeloom_alpaca.subscribe(make())
-    words = ("trades", "quotes", "klines:1m", "klines:1d", "x-statuses", "x-lulds")
+    texts = ("trades", "quotes", "klines:1m", "klines:1d", "x-statuses", "x-lulds")
 
-    assert asked(codec, *(("BRK.B/USD", word) for word in words)) == {
+    assert asked(codec, *(("BRK.B/USD", text) for text in texts)) == {
         "action": "subscribe",
         **{
             name: ["BRK.B"]
@@ -69,8 +69,10 @@ def test_many_subscriptions_take_few_messages_and_none_is_lost(make, count) -> N
     wanted = [Subscription(f"S{n}/USD", "trades") for n in range(count)]
     messages = codec.encode_subscribe(wanted, 1)
 
-    assert [one for message in messages for one in message.subscriptions] == wanted
-    assert [name for each in messages for name in json.loads(each.text)["trades"]] == [
+    assert [
+        subscription for message in messages for subscription in message.subscriptions
+    ] == wanted
+    assert [name for message in messages for name in json.loads(message.text)["trades"]] == [
         f"S{n}" for n in range(count)
     ]
     assert [message.id for message in messages] == [*range(1, 1 - (-count // 2000))]

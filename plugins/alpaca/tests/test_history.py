@@ -1,4 +1,4 @@
-"""What is asked over REST, and how the answers are read."""
+"""REST: requests, and the parsing of answers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Items become events: each kind, in any company, with whatever stands between them."""
+"""Items of every kind, and garbage between them, are parsed into events."""
 
 from __future__ import annotations
 
@@ -156,7 +156,7 @@ def test_corrections_and_cancels_are_statuses(make) -> None:
     events = parsed(make(), f"[{TRADE},{correction},{cancel}]")
 
     assert [type(event) for event in events] == [Trade, Status, Status]
-    assert [(one.state, one.channel, one.symbol) for one in events[1:]] == [
+    assert [(event.state, event.channel, event.symbol) for event in events[1:]] == [
         ("trade_corrected", "trades", "AAPL/USD"),
         ("trade_cancelled", "trades", "AAPL/USD"),
     ]

@@ -1,4 +1,4 @@
-"""Polling: every trade and every bar once, none lost, whatever happens on the way."""
+"""Polling delivers every trade and bar once, and loses none at failures."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Rest:
         ts = format_time(START + minute * 60 * SECOND)
         row = {"t": ts, "o": 1, "h": 2, "l": 1, "c": 2, "v": 10, "n": 3, "vw": 1.5, **more}
         rows = self.rows["bars"].setdefault(native, [])
-        rows[:] = [one for one in rows if one["t"] != ts] + [row]
+        rows[:] = [row for row in rows if row["t"] != ts] + [row]
 
     async def fetch(self, request: Request) -> bytes:
         await self.feed.clock.sleep(self.takes)
@@ -249,7 +249,7 @@ async def test_a_repeated_token_ends_the_paging_and_loses_nothing(make) -> None:
 
     assert calls < 6
     assert polled.ids == list(range(1, 31))
-    assert [one.state for one in polled.of(Status)].count("token_loop") == 3
+    assert [event.state for event in polled.of(Status)].count("token_loop") == 3
     assert polled.rest.feed.counters["token_loops"] == 3
 
 
@@ -298,7 +298,7 @@ async def test_an_unreadable_answer_is_rejected_and_requested_again(make) -> Non
         polled.rest.bodies = [b"<html>"]
         await wait(20)
 
-    assert [one.rule for one in polled.of(Reject)] == ["unreadable_answer"] * 2
+    assert [event.rule for event in polled.of(Reject)] == ["unreadable_answer"] * 2
     assert polled.ids == list(range(1, 31))
 
 
@@ -386,7 +386,7 @@ async def test_sampled_channels_report_it_and_deliver_changes(make) -> None:
         polled.rest.latest["quotes"]["quotes"]["BTC/USD"]["bp"] = 2
         await wait(21)
 
-    assert [(one.state, one.channel) for one in polled.of(Status)] == [
+    assert [(event.state, event.channel) for event in polled.of(Status)] == [
         ("sampled", "quotes"), ("sampled", "book"), ("sampled", "klines:1d"), ("subscribed", ""),
     ]  # fmt: skip
     assert [str(quote.bid) for quote in polled.of(Quote)] == ["1.5", "2"]

@@ -1,4 +1,4 @@
-"""Alpaca's server side says what protocols say that Alpaca says.
+"""Alpaca's server side sends what the venue's protocol documents.
 
 These tests need the simulator, which is a package of its own.
 """
@@ -102,7 +102,7 @@ async def get(sim, path, headers=KEYS, **query):
 
 
 def code(reply):
-    assert [one["T"] for one in reply] == ["error"]
+    assert [item["T"] for item in reply] == ["error"]
     return reply[0]["code"]
 
 
@@ -235,8 +235,8 @@ async def test_trades_and_bars_equal_the_market():
         )
     truth = sim.truth.trades("BTC/USD")
     told = [
-        (parse_time(one["t"]), Decimal(one["p"]), Decimal(one["s"]), one["tks"])
-        for one in client.items("t", "BTC/USD")
+        (parse_time(item["t"]), Decimal(item["p"]), Decimal(item["s"]), item["tks"])
+        for item in client.items("t", "BTC/USD")
     ]
     bars = client.items("b", "BTC/USD")
 
@@ -244,13 +244,15 @@ async def test_trades_and_bars_equal_the_market():
     assert len(bars) >= 2
     for bar in bars:
         start = parse_time(bar["t"])
-        some = [t for t in truth if start <= t.ts < start + 60_000_000_000]
-        prices = [t.price for t in some]
+        trades_of_minute = [t for t in truth if start <= t.ts < start + 60_000_000_000]
+        prices = [t.price for t in trades_of_minute]
         assert [Decimal(bar[key]) for key in "ohlcv"] == [
-            prices[0], max(prices), min(prices), prices[-1], sum(t.size for t in some),
+            prices[0], max(prices), min(prices), prices[-1], sum(t.size for t in trades_of_minute),
         ]  # fmt: skip
-        mean = sum(t.price * t.size for t in some) / sum(t.size for t in some)
-        assert (int(bar["n"]), Decimal(bar["vw"])) == (len(some), round(mean, 6))
+        mean = sum(t.price * t.size for t in trades_of_minute) / sum(
+            t.size for t in trades_of_minute
+        )
+        assert (int(bar["n"]), Decimal(bar["vw"])) == (len(trades_of_minute), round(mean, 6))
     assert [{"T": "b", "S": "BTC/USD", **row} for row in over_rest["bars"]["BTC/USD"]] == bars
 
 
@@ -286,9 +288,9 @@ async def test_past_trades_come_in_pages_over_all_symbols():
                 sim, "/v2/stocks/trades", symbols="AAPL,MSFT", limit=100,
                 start="2026-01-01T00:00:00Z", **query,
             )  # fmt: skip
-            rows += [(name, row["i"]) for name, some in answer["trades"].items() for row in some]
+            rows += [(name, row["i"]) for name, page in answer["trades"].items() for row in page]
             token, pages = answer["next_page_token"], pages + 1
-    streamed = Counter((one["S"], one["i"]) for one in client.items("t"))
+    streamed = Counter((item["S"], item["i"]) for item in client.items("t"))
 
     assert Counter(rows) == streamed
     assert pages == -(-len(rows) // 100)
@@ -356,8 +358,8 @@ async def test_assets_are_listed_by_class():
         _, stocks = await get(sim, "/v2/assets", asset_class="us_equity")
         _, coins = await get(sim, "/v2/assets", asset_class="crypto")
 
-    assert [one["symbol"] for one in stocks] == ["AAPL", "MSFT"]
-    assert [one["symbol"] for one in coins] == ["BTC/USD", "ETH/USD"]
+    assert [item["symbol"] for item in stocks] == ["AAPL", "MSFT"]
+    assert [item["symbol"] for item in coins] == ["BTC/USD", "ETH/USD"]
 
 
 # ------------------------------------------------------------------------------------------ faults
@@ -371,12 +373,12 @@ async def test_corrected_and_cancelled_trades_equal_the_market():
     async with serve(trades=1500, faults=faults) as sim, dial(sim) as client:
         await client.ask(action="subscribe", trades=["AAPL"])
         await run(sim, client)
-    trades = {one["i"]: (one["p"], one["s"]) for one in client.items("t")}
-    for one in client.items("c"):
-        assert trades.pop(one["oi"]) == (one["op"], one["os"])
-        trades[one["ci"]] = (one["cp"], one["cs"])
-    for one in client.items("x"):
-        assert trades.pop(one["i"]) == (one["p"], one["s"])
+    trades = {item["i"]: (item["p"], item["s"]) for item in client.items("t")}
+    for item in client.items("c"):
+        assert trades.pop(item["oi"]) == (item["op"], item["os"])
+        trades[item["ci"]] = (item["cp"], item["cs"])
+    for item in client.items("x"):
+        assert trades.pop(item["i"]) == (item["p"], item["s"])
 
     assert (len(client.items("c")), len(client.items("x"))) == (4, 3)
     assert sim.truth.injected() == {"correction": 4, "cancel": 3}
@@ -396,7 +398,7 @@ async def test_an_updated_bar_comes_after_half_a_minute_and_equals_the_market():
 
     assert (int(wrong["n"]), int(updated["n"])) == (first.trades - 1, first.trades)
     assert wrong["t"] == updated["t"]
-    order = [one["T"] for text in client.texts for one in json.loads(text)]
+    order = [item["T"] for text in client.texts for item in json.loads(text)]
     assert order[:2] == ["b", "u"]
 
 
@@ -406,6 +408,6 @@ async def test_a_slow_client_gets_an_error():
         await client.ask(action="subscribe", trades=["AAPL"])
         await run(sim, client)
 
-    assert [one for one in map(json.loads, client.texts) if one[0]["T"] == "error"] == [
+    assert [item for item in map(json.loads, client.texts) if item[0]["T"] == "error"] == [
         [{"T": "error", "code": 407, "msg": "slow client"}]
     ]

@@ -1,4 +1,4 @@
-"""ccxt's structures become events, once each, with every digit."""
+"""ccxt's structures become events, once each and with all digits."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_a_repeated_trade_is_rejected_in_any_batching(ids, size):
     assert [event.id for event in events if type(event) is Trade] == [*map(str, dict.fromkeys(ids))]
     rejected = [event for event in events if type(event) is Reject]
     assert len(events) == len(ids)
-    assert all(one.rule == "duplicate" and one.event is not None for one in rejected)
+    assert all(event.rule == "duplicate" and event.event is not None for event in rejected)
 
 
 def test_trades_without_an_id_are_never_duplicates():
@@ -164,15 +164,15 @@ def row(start: int, close: int) -> list[Any]:
     return [start, Decimal(1), Decimal(9), Decimal(1), Decimal(close), Decimal("0.50")]
 
 
-def told(events: list[Any]) -> list[tuple[int, int, bool, int]]:
-    return [(one.ts // MS, int(one.close), one.closed, one.revision) for one in events]
+def summaries(events: list[Any]) -> list[tuple[int, int, bool, int]]:
+    return [(event.ts // MS, int(event.close), event.closed, event.revision) for event in events]
 
 
 def test_a_bar_is_closed_once_with_its_last_values_when_a_later_one_comes():
     bars = read("klines:1m")
     calls = [[row(0, 2)], [row(0, 3)], [row(0, 4), row(60, 5)], [row(60, 6)]]
 
-    assert [told(bars(call, 9)) for call in calls] == [
+    assert [summaries(bars(call, 9)) for call in calls] == [
         [(0, 2, False, 0)],
         [(0, 3, False, 0)],
         [(0, 4, True, 0), (60, 5, False, 0)],
@@ -191,8 +191,8 @@ def test_a_closed_bar_that_changes_is_a_revision():
     bars = read("klines:1m")
     bars([row(0, 2), row(60, 3)], 9)
 
-    assert told(bars([row(0, 7)], 9)) == [(0, 7, True, 1)]
-    assert told(bars([row(0, 8), row(60, 3)], 9)) == [(0, 8, True, 2)]
+    assert summaries(bars([row(0, 7)], 9)) == [(0, 7, True, 1)]
+    assert summaries(bars([row(0, 8), row(60, 3)], 9)) == [(0, 8, True, 2)]
 
 
 def test_a_bar_interrupted_by_a_reset_is_not_closed():
@@ -200,7 +200,7 @@ def test_a_bar_interrupted_by_a_reset_is_not_closed():
     bars([row(0, 2)], 9)
     bars.reset()
 
-    assert told(bars([row(120, 3)], 9)) == [(120, 3, False, 0)]
+    assert summaries(bars([row(120, 3)], 9)) == [(120, 3, False, 0)]
 
 
 def test_bars_from_before_the_subscription_are_history():
@@ -233,13 +233,13 @@ def test_a_row_without_a_price_is_rejected():
 
 def test_a_quote_is_emitted_when_it_has_changed():
     quotes = read("quotes")
-    one = {"bid": "9.0", "bidVolume": "1", "ask": "10", "askVolume": None, "timestamp": None}
+    quote = {"bid": "9.0", "bidVolume": "1", "ask": "10", "askVolume": None, "timestamp": None}
 
-    [event] = quotes({"BTC/USDT": one, "ETH/USDT": one}, 9)
+    [event] = quotes({"BTC/USDT": quote, "ETH/USDT": quote}, 9)
     assert isinstance(event, Quote)
     assert (str(event.bid), event.ask_size, event.ts) == ("9.0", 0, 9)
-    assert quotes({"BTC/USDT": one}, 10) == []
-    assert len(quotes({"BTC/USDT": {**one, "bid": "9.1"}}, 11)) == 1
+    assert quotes({"BTC/USDT": quote}, 10) == []
+    assert len(quotes({"BTC/USDT": {**quote, "bid": "9.1"}}, 11)) == 1
 
 
 def test_a_quote_with_one_side_only_is_rejected():

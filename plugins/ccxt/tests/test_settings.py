@@ -1,4 +1,4 @@
-"""The stack's table, what is wrong with it, and what it costs who does not use it."""
+"""The settings of exchanges, the errors for wrong ones, and the patched ccxt object."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def problem(market: str, *channels: str, **table: Any) -> str:
 
 
 @pytest.mark.parametrize(
-    ("market", "channels", "words"),
+    ("market", "channels", "texts"),
     [
         ("", ["trades"], ["feed[0].market", 'market = "kraken"']),
         ("binanc", ["trades"], ["Did you mean 'binance'?"]),
@@ -41,15 +41,15 @@ def problem(market: str, *channels: str, **table: Any) -> str:
     ],
 )
 def test_the_error_for_an_unknown_channel_lists_the_known_ones(
-    market: str, channels: list[str], words: list[str]
+    market: str, channels: list[str], texts: list[str]
 ):
     text = problem(market, *channels)
 
-    assert all(word in text for word in words), text
+    assert all(text in text for text in texts), text
 
 
 @pytest.mark.parametrize(
-    ("table", "words"),
+    ("table", "texts"),
     [
         ({"sandbox": True, "demo": True}, "different environments"),
         ({"apikey": 1}, "Did you mean 'api_key'?"),
@@ -58,11 +58,11 @@ def test_the_error_for_an_unknown_channel_lists_the_known_ones(
         ({"stall": 0}, "stall"),
     ],
 )
-def test_mistakes_in_an_exchange_table_name_the_setting(table: dict[str, Any], words: str):
+def test_mistakes_in_an_exchange_table_name_the_setting(table: dict[str, Any], texts: str):
     text = problem("binance", "trades", exchanges={"binance": table})
 
     assert "venue.ccxt.exchanges.binance" in text
-    assert words in text
+    assert texts in text
     assert "fake-key" not in text
 
 

@@ -1,4 +1,4 @@
-"""Candles are closed soundly, although nobody says when they are over."""
+"""Bars are closed, revised and marked as complete, although the venue marks none of this."""
 
 from __future__ import annotations
 
@@ -46,9 +46,9 @@ def bars(feed, *frames: bytes) -> list[Bar]:
     return [event for event in events if type(event) is Bar]
 
 
-def states(some: list[Bar]) -> list[tuple[int, int, bool]]:
+def states(bars_: list[Bar]) -> list[tuple[int, int, bool]]:
     """Return of each bar its minute, its trades, and whether it is closed."""
-    return [(bar.ts // MS // MINUTE, bar.trades, bar.closed) for bar in some]
+    return [(bar.ts // MS // MINUTE, bar.trades, bar.closed) for bar in bars_]
 
 
 @pytest.fixture
@@ -74,9 +74,9 @@ def test_numbers_may_be_text_or_json_numbers(feed, number) -> None:
 
 
 def test_the_next_bar_closes_the_one_before_once(feed) -> None:
-    some = bars(feed, push(1, 1), push(1, 2), push(2, 1), push(3, 1))
+    bars_ = bars(feed, push(1, 1), push(1, 2), push(2, 1), push(3, 1))
 
-    assert states(some) == [
+    assert states(bars_) == [
         (1, 1, False),
         (1, 2, False),
         (1, 2, True),
@@ -84,7 +84,7 @@ def test_the_next_bar_closes_the_one_before_once(feed) -> None:
         (2, 1, True),
         (3, 1, False),
     ]
-    assert all(bar.complete and not bar.revision for bar in some)
+    assert all(bar.complete and not bar.revision for bar in bars_)
 
 
 def test_an_array_of_bars_is_parsed_like_single_bars(feed, make) -> None:
@@ -96,9 +96,9 @@ def test_an_array_of_bars_is_parsed_like_single_bars(feed, make) -> None:
 
 def test_the_venues_time_closes_a_bar_without_a_successor(feed) -> None:
     before, after = 2 * MINUTE - 1 + 4_999, 2 * MINUTE - 1 + 5_000
-    some = bars(feed, push(1, 3), quote(before), quote(after), quote(after + 1), push(2))
+    bars_ = bars(feed, push(1, 3), quote(before), quote(after), quote(after + 1), push(2))
 
-    assert states(some) == [(1, 3, False), (1, 3, True), (2, 1, False)]
+    assert states(bars_) == [(1, 3, False), (1, 3, True), (2, 1, False)]
     assert states(bars(feed, push(1), quote(before))) == [(1, 1, False)]
 
 
@@ -118,9 +118,9 @@ def test_the_local_clock_closes_no_bar(feed) -> None:
 
 def test_a_bar_of_another_coin_advances_the_venues_time(make) -> None:
     feed = make(symbols=(PERP, "ETH/USDC:USDC"), channels=("klines:1m",))
-    some = bars(feed, push(1), push(1, coin="ETH"), push(3, coin="ETH"))
+    bars_ = bars(feed, push(1), push(1, coin="ETH"), push(3, coin="ETH"))
 
-    assert [(bar.symbol[:3], bar.closed) for bar in some] == [
+    assert [(bar.symbol[:3], bar.closed) for bar in bars_] == [
         ("BTC", False),
         ("ETH", False),
         ("ETH", True),
@@ -139,15 +139,15 @@ def test_bar_grace_is_a_setting(make) -> None:
 
 def test_a_bar_that_changes_after_its_close_is_a_revision(feed) -> None:
     late = 2 * MINUTE + 10_000
-    some = bars(feed, push(1), quote(late), push(1), push(1, 2), push(1, 3), push(2), push(1, 4))
-    again = [bar for bar in some if bar.revision]
+    bars_ = bars(feed, push(1), quote(late), push(1), push(1, 2), push(1, 3), push(2), push(1, 4))
+    again = [bar for bar in bars_ if bar.revision]
 
     assert [(bar.trades, bar.revision, bar.closed) for bar in again] == [
         (2, 1, True),
         (3, 2, True),
         (4, 1, True),
     ]
-    assert [bar.trades for bar in some if bar.closed and not bar.revision] == [1]
+    assert [bar.trades for bar in bars_ if bar.closed and not bar.revision] == [1]
 
 
 def wants(feed) -> list[HistoryQuery]:
@@ -157,16 +157,16 @@ def wants(feed) -> list[HistoryQuery]:
 
 
 def test_a_bar_interrupted_by_a_reconnect_is_not_complete(feed) -> None:
-    some = bars(feed, answer(), push(1, 5), answer(), push(3, 1), push(4, 1))
-    closed = [bar for bar in some if bar.closed]
+    bars_ = bars(feed, answer(), push(1, 5), answer(), push(3, 1), push(4, 1))
+    closed = [bar for bar in bars_ if bar.closed]
 
     assert [(bar.ts // MS // MINUTE, bar.complete) for bar in closed] == [(1, False), (3, True)]
 
 
 def test_a_bar_that_is_sent_again_after_a_reconnect_is_complete(feed) -> None:
-    some = bars(feed, push(1, 5), answer("unsubscribe"), answer(), push(1, 9), push(2))
+    bars_ = bars(feed, push(1, 5), answer("unsubscribe"), answer(), push(1, 9), push(2))
 
-    assert [(bar.trades, bar.complete) for bar in some if bar.closed] == [(9, True)]
+    assert [(bar.trades, bar.complete) for bar in bars_ if bar.closed] == [(9, True)]
 
 
 @pytest.mark.parametrize("fill", [False, True])

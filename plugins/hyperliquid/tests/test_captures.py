@@ -1,4 +1,4 @@
-"""Every frame and body that was recorded becomes what it is."""
+"""Recorded frames and REST bodies are parsed into the expected events."""
 
 from __future__ import annotations
 
@@ -126,4 +126,4 @@ def test_listings_are_parsed(captures, make, file, count) -> None:
 
     assert len(found) == count
     assert found[0].lot == Decimal("0.00001")
-    assert all(one.active for one in found)
+    assert all(instrument.active for instrument in found)

@@ -1,4 +1,4 @@
-"""What is sent to subscribe, and how the answers are read."""
+"""Subscribe messages are encoded, and replies decoded."""
 
 from __future__ import annotations
 

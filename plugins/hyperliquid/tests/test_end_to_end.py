@@ -1,6 +1,6 @@
-"""The whole way: simulated venue, socket, core, parser. What is delivered is what happened.
+"""End to end: simulated venue, socket, core, parser. Delivered events equal the market.
 
-These tests need the simulator, which is a package of its own.
+These tests need tapeloom-simulator.
 """
 
 from __future__ import annotations
@@ -47,12 +47,12 @@ async def delivered(
 
 
 def trades(events: list[Event], symbol: str, origin: str = "") -> list[Trade]:
-    some = [e for e in events if type(e) is Trade and e.symbol == symbol]
-    return [trade for trade in some if origin in ("", trade.origin)]
+    trades_ = [e for e in events if type(e) is Trade and e.symbol == symbol]
+    return [trade for trade in trades_ if origin in ("", trade.origin)]
 
 
-def facts(some: list[Any]) -> list[tuple[Any, ...]]:
-    return [(one.price, one.size, one.side, one.ts // MS) for one in some]
+def facts(trades_: list[Any]) -> list[tuple[Any, ...]]:
+    return [(trade.price, trade.size, trade.side, trade.ts // MS) for trade in trades_]
 
 
 def live(count: int) -> Callable[[list[Event]], bool]:
@@ -133,7 +133,9 @@ async def test_bars_are_closed_once_and_equal_the_market(anyio_backend):
             return [e for e in events if type(e) is Bar and e.closed]
 
         events = await delivered(
-            sim, (feed("perp", (PERP, PEPE), "klines:1m"),), lambda some: len(closed(some)) > 4
+            sim,
+            (feed("perp", (PERP, PEPE), "klines:1m"),),
+            lambda trades_: len(closed(trades_)) > 4,
         )
         for symbol in (PERP, PEPE):
             pit = sim.market.pits[symbol]

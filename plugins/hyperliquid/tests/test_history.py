@@ -1,4 +1,4 @@
-"""REST: what is asked, what it costs, and how the answers are read."""
+"""REST: requests, their weights, and the parsing of answers."""
 
 from __future__ import annotations
 
@@ -31,7 +31,9 @@ def test_every_request_is_a_post_with_its_weight(make) -> None:
     }
     assert (book.paged, trades.paged, bars.paged) == (False, False, True)
     assert (book.weight, trades.weight, bars.weight) == (2, 22, 23)
-    assert {(each.rate.count, each.rate.seconds) for each in (book, trades, bars)} == {(1200, 60)}
+    assert {(request_.rate.count, request_.rate.seconds) for request_ in (book, trades, bars)} == {
+        (1200, 60)
+    }
 
 
 def test_a_bars_request_without_a_start_is_for_500_bars(make) -> None:
@@ -95,9 +97,9 @@ def test_the_settlement_of_a_builders_perpetuals_is_that_of_the_listing_or_the_s
     make, token, symbols, wanted
 ) -> None:
     body = {"universe": [{"name": "xyz:TSLA", "szDecimals": 3}], "collateralToken": token}
-    (one,) = listed(make, "perp", body, symbols)
+    (instrument,) = listed(make, "perp", body, symbols)
 
-    assert (one.symbol, one.native) == (wanted, "xyz:TSLA")
+    assert (instrument.symbol, instrument.native) == (wanted, "xyz:TSLA")
 
 
 def test_pairs_are_named_by_their_tokens(make) -> None:
@@ -112,9 +114,9 @@ def test_pairs_are_named_by_their_tokens(make) -> None:
             {"name": "@5", "tokens": [77, 0], "index": 5},
         ],
     }
-    found = {one.symbol: one for one in listed(make, "spot", body)}
+    found = {instrument.symbol: instrument for instrument in listed(make, "spot", body)}
 
-    assert {symbol: one.native for symbol, one in found.items()} == {
+    assert {symbol: instrument.native for symbol, instrument in found.items()} == {
         "PURR/USDC": "PURR/USDC",
         "HYPE/USDC": "@107",
         "BTC/USDC": "@142",
@@ -199,7 +201,7 @@ def test_the_error_of_an_unreadable_answer_names_the_request(make, body) -> None
 
 
 @pytest.mark.parametrize(
-    ("status", "body", "words"),
+    ("status", "body", "text"),
     [
         (429, b"null", "Too many requests"),
         (422, b"Failed to deserialize the JSON body", "Failed to deserialize"),
@@ -207,8 +209,8 @@ def test_the_error_of_an_unreadable_answer_names_the_request(make, body) -> None
         (404, b"", ""),
     ],
 )
-def test_a_refusal_has_the_venues_text_and_a_remedy(make, status, body, words) -> None:
-    told = tapeloom_hyperliquid.history(make()).refusal_reason(status, body)
+def test_a_refusal_has_the_venues_text_and_a_remedy(make, status, body, text) -> None:
+    reason = tapeloom_hyperliquid.history(make()).refusal_reason(status, body)
 
-    assert words in told
-    assert "null" not in told
+    assert text in reason
+    assert "null" not in reason

@@ -1,4 +1,4 @@
-"""Frames become events: each kind, in every form, with whatever stands between them."""
+"""Frames of every kind, and garbage between them, are parsed into events."""
 
 from __future__ import annotations
 
@@ -166,10 +166,10 @@ def test_a_ticker_has_the_figures_of_the_venue(make) -> None:
     def figures(*texts: str | None) -> list[Decimal | None]:
         return [None if text is None else Decimal(text) for text in texts]
 
-    told = figures("4.919", "4.8744", None, None, "79000.1", "387891.57")
-    assert perp == Ticker("hyperliquid", PERP, 7, 7, *told, None, "ticker")
-    told = figures("0.14", "0.20", None, None, None, "8906.0")
-    assert pair == Ticker("hyperliquid", "PURR/USDC", 7, 7, *told, None, "ticker")
+    expected = figures("4.919", "4.8744", None, None, "79000.1", "387891.57")
+    assert perp == Ticker("hyperliquid", PERP, 7, 7, *expected, None, "ticker")
+    expected = figures("0.14", "0.20", None, None, None, "8906.0")
+    assert pair == Ticker("hyperliquid", "PURR/USDC", 7, 7, *expected, None, "ticker")
 
 
 def test_native_names_are_case_sensitive(make) -> None:
@@ -261,7 +261,7 @@ GARBAGE = [
 @given(frames=good_frames(), odd=st.lists(st.sampled_from(GARBAGE) | st.binary(max_size=30)))
 def test_garbage_is_rejected_and_valid_frames_are_parsed(make, frames, odd) -> None:
     clean = parsed(make(channels=ALL), *frames)
-    mixed = [each for pair in zip(frames, odd, strict=False) for each in pair]
+    mixed = [frame_ for pair in zip(frames, odd, strict=False) for frame_ in pair]
     mixed += frames[len(odd) :]
     events = parsed(make(channels=ALL), *mixed)
     bad = sum(getattr(event, "rule", "") == "unreadable_frame" for event in events)

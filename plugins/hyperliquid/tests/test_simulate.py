@@ -1,6 +1,6 @@
-"""Hyperliquid's server side says what protocols say that Hyperliquid says.
+"""Hyperliquid's server side sends what the venue's protocol documents.
 
-These tests need the simulator, which is a package of its own.
+These tests need tapeloom-simulator.
 """
 
 from __future__ import annotations
@@ -229,7 +229,7 @@ async def test_an_ack_repeats_the_subscription_with_added_fields():
 
 
 @pytest.mark.parametrize(
-    ("text", "words"),
+    ("text", "start"),
     [
         ('{"method":"subscribe","subscription":{"type":"trades","coin":"btc"}}', "Invalid sub"),
         ('{"method":"subscribe","subscription":{"type":"nothing","coin":"BTC"}}', "Invalid sub"),
@@ -243,12 +243,12 @@ async def test_an_ack_repeats_the_subscription_with_added_fields():
         ("[]", "Error parsing JSON into valid websocket request"),
     ],
 )
-async def test_invalid_messages_get_an_error_text(text, words):
+async def test_invalid_messages_get_an_error_text(text, start):
     async with serve(start="manual") as sim, dial(sim) as client:
         error = await client.reply(text)
 
     assert error["channel"] == "error"
-    assert error["data"].startswith(words)
+    assert error["data"].startswith(start)
 
 
 async def test_a_repeated_subscription_is_an_error_and_the_stream_continues():
@@ -274,8 +274,8 @@ async def test_an_address_may_have_a_thousand_subscriptions(monkeypatch):
     from tapeloom_hyperliquid.simulator import server
 
     monkeypatch.setattr(server, "_MAX_SUBSCRIPTIONS", 2)
-    async with serve(start="manual") as sim, dial(sim) as one, dial(sim) as other:
-        await one.reply({"method": "subscribe", "subscription": about("bbo")})
+    async with serve(start="manual") as sim, dial(sim) as client, dial(sim) as other:
+        await client.reply({"method": "subscribe", "subscription": about("bbo")})
         await other.reply({"method": "subscribe", "subscription": about("bbo")})
         error = await other.reply({"method": "subscribe", "subscription": about("bbo", "kPEPE")})
 
@@ -322,8 +322,8 @@ async def test_the_listings_have_every_instrument():
     tokens = {token["index"]: token["name"] for token in spot["tokens"]}
     pairs = {pair["name"]: [tokens[index] for index in pair["tokens"]] for pair in spot["universe"]}
 
-    assert [one["name"] for one in meta["universe"]] == ["BTC", "kPEPE"]
-    assert [one["name"] for one in built["universe"]] == ["xyz:TSLA"]
+    assert [client["name"] for client in meta["universe"]] == ["BTC", "kPEPE"]
+    assert [client["name"] for client in built["universe"]] == ["xyz:TSLA"]
     assert [dex and dex["name"] for dex in dexes] == [None, "xyz"]
     assert pairs == {
         "PURR/USDC": ["PURR", "USDC"],
@@ -440,7 +440,7 @@ async def test_chain_halt_stops_all_data_but_answers_pings():
 
 
 async def test_candle_gap_and_missing_final_kline_leave_out_bars():
-    """candle_gap loses what is said of candles, missing_final_kline the last word on one."""
+    """candle_gap leaves out messages of bars, missing_final_kline the last message of a bar."""
     minute = about("candle", interval="1m")
     whole = {}
     for kind, more in (

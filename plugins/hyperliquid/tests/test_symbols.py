@@ -1,4 +1,4 @@
-"""Settings, addresses, limits, and the names of symbols."""
+"""Settings, addresses, limits, and names of symbols."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def test_a_symbol_of_another_market_is_refused(make, market, symbol) -> None:
 
 
 @pytest.mark.parametrize(
-    ("market", "symbols", "channels", "words"),
+    ("market", "symbols", "channels", "texts"),
     [
         ("perps", (), ("trades",), ["market", "perps", "Did you mean 'perp'?"]),
         ("perp", (), ("book",), ["'book'", "book:20, book:5"]),
@@ -98,12 +98,12 @@ def test_a_symbol_of_another_market_is_refused(make, market, symbol) -> None:
         ("perp", ("X/USDC:USDC", "B.X/USDC:USDC"), ("trades",), ["b, the venue itself"]),
     ],
 )
-def test_unknown_markets_and_channels_are_refused(make, market, symbols, channels, words) -> None:
+def test_unknown_markets_and_channels_are_refused(make, market, symbols, channels, texts) -> None:
     with pytest.raises(ConfigError) as caught:
         make(market, symbols, channels)
 
-    for word in words:
-        assert word in str(caught.value)
+    for text in texts:
+        assert text in str(caught.value)
 
 
 def test_a_feed_above_the_subscription_limit_is_refused(make) -> None:

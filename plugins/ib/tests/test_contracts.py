@@ -1,4 +1,4 @@
-"""Symbols become the contracts that Interactive Brokers knows, or say why not."""
+"""Contracts, limits and pacing: symbols become contracts, or are refused with a reason."""
 
 from __future__ import annotations
 
@@ -71,14 +71,14 @@ def details(**fields):
 
 def test_exactly_one_contract_must_match():
     asked = Contract(secType="STK", symbol="A", exchange="SMART", currency="USD")
-    one = details(secType="STK", conId=1, symbol="A", exchange="NASDAQ", primaryExchange="NASDAQ")
-    two = details(secType="STK", conId=2, symbol="A", exchange="LSE", primaryExchange="LSE")
+    stock = details(secType="STK", conId=1, symbol="A", exchange="NASDAQ", primaryExchange="NASDAQ")
+    other = details(secType="STK", conId=2, symbol="A", exchange="LSE", primaryExchange="LSE")
     option = details(secType="OPT", conId=3)
 
-    assert chosen("A/USD", asked, [option, one]) is one
-    assert one.contract.exchange == "SMART"
+    assert chosen("A/USD", asked, [option, stock]) is stock
+    assert stock.contract.exchange == "SMART"
     with pytest.raises(SymbolError, match=r"2 were found: A STK NASDAQ.*A STK LSE"):
-        chosen("A/USD", asked, [one, two])
+        chosen("A/USD", asked, [stock, other])
     with pytest.raises(SymbolError, match="0 were found"):
         chosen("A/USD", asked, [option])
 

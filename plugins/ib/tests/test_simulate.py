@@ -1,4 +1,4 @@
-"""The simulated gateway says what the protocol says that a gateway says. It needs no simulator."""
+"""The simulated gateway sends what the protocol documents. It needs no simulator."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def dial(side, client=7):
 
 def ask(session, text):
     """Send fields that are parted by bars; return the answers in the same form."""
-    return [one.replace("\0", "|") for one in session.receive(text.replace("|", "\0"))]
+    return [message.replace("\0", "|") for message in session.receive(text.replace("|", "\0"))]
 
 
 def test_a_client_is_greeted_with_the_state_of_the_farms(side):
@@ -145,11 +145,11 @@ def test_ticks_are_in_whole_seconds(side):
     pit = trades.instrument
     step = Step("AAPL/USD", NOW + 5, pit.trades, 1, 1, pit.best())
 
-    assert [one.replace("\0", "|") for one in trades.step(step)] == [
+    assert [message.replace("\0", "|") for message in trades.step(step)] == [
         f"99|4|2|{NOW // NANO}|190.12|100|0|NASDAQ||",
         f"99|4|2|{NOW // NANO}|190.11|3|0|NASDAQ||",
     ]
-    assert [one.replace("\0", "|") for one in quotes.step(step)] == [
+    assert [message.replace("\0", "|") for message in quotes.step(step)] == [
         f"99|5|3|{NOW // NANO}|190.11|190.13|300|200|0|"
     ]
     assert ask(session, "98|4|") == []
@@ -189,7 +189,7 @@ def test_depth_is_sent_in_full_and_then_row_by_row(side):
         "13|1|6|0|NASDAQ|0|0|190.13|200|1|",
         "13|1|6|1|NASDAQ|0|0|190.14|7|1|",
     ]
-    assert [one.replace("\0", "|") for one in depth.step(step)] == [
+    assert [message.replace("\0", "|") for message in depth.step(step)] == [
         "13|1|6|1|NASDAQ|2|1|0.00|0|1|",
         "13|1|6|0|NASDAQ|0|1|190.12|1|1|",
         "13|1|6|1|NASDAQ|2|0|0.00|0|1|",
@@ -203,7 +203,7 @@ def test_limits_are_those_of_a_hundred_lines(side):
     ticks = [ask(session, f"97|{n}|{CONTRACT}|Last|0|0|") for n in range(6)]
     books = [ask(session, f"10|5|{10 + n}|{CONTRACT}|5|1||") for n in range(4)]
 
-    assert [bool(one) for one in ticks] == [False] * 5 + [True]
+    assert [bool(message) for message in ticks] == [False] * 5 + [True]
     assert ticks[5][0].startswith("4|2|5|10190|")
     assert books[3][0].startswith("4|2|13|309|")
     assert ask(session, f"97|0|{CONTRACT}|Last|0|0|")[0].startswith("4|2|0|102|")

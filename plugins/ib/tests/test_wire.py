@@ -1,4 +1,4 @@
-"""The gateway's fields become events, digit for digit; what makes no sense costs nothing else."""
+"""Messages of the gateway are parsed into events with all digits; invalid ones affect no others."""
 
 from __future__ import annotations
 
@@ -40,8 +40,10 @@ def line(channel, **more):
 
 
 def events(channel, *messages, **more):
-    one = line(channel, **more)
-    return [event for text in messages for event in parse({"7": one}, text.split("|"), 9)[1]]
+    subscription = line(channel, **more)
+    return [
+        event for text in messages for event in parse({"7": subscription}, text.split("|"), 9)[1]
+    ]
 
 
 def test_a_trade_keeps_its_digits_and_has_neither_id_nor_side():
@@ -89,10 +91,10 @@ def test_halts_and_placeholders_are_not_trades():
 
 
 def test_level_1_gives_a_quote_once_all_fields_came():
-    one = events("quotes", "1|6|7|1|190.11|300|0", "1|6|7|2|190.13|200|0", "2|6|7|0|50",
+    event = events("quotes", "1|6|7|1|190.11|300|0", "1|6|7|2|190.13|200|0", "2|6|7|0|50",
                  "1|6|7|4|190.12|9|0", top={})  # fmt: skip
 
-    assert [(q.bid_size, q.ask_size) for q in one] == [(300, 200), (50, 200)]
+    assert [(q.bid_size, q.ask_size) for q in event] == [(300, 200), (50, 200)]
 
 
 def test_unrequested_data_gives_no_event():
@@ -202,7 +204,7 @@ def reading(blocks):
 
 
 def data(found):
-    return [one for one in found if one.type in ("trade", "quote", "bar")]
+    return [event for event in found if event.type in ("trade", "quote", "bar")]
 
 
 @settings(max_examples=40, deadline=None)
@@ -224,7 +226,9 @@ def test_neither_garbage_nor_the_split_into_reads_changes_the_events(mix, cuts):
 
     assert len(data(whole)) == len(expected)
     assert whole == cut_up
-    assert [one.rule for one in whole if one.type == "reject"] == ["unreadable_frame"] * sum(mix)
+    assert [event.rule for event in whole if event.type == "reject"] == ["unreadable_frame"] * sum(
+        mix
+    )
 
 
 def test_an_account_number_in_a_broken_message_is_not_shown():
@@ -243,18 +247,22 @@ def test_a_farm_is_restored_by_its_own_code_only():
     lost, other = (2103, "Market data farm connection is broken:usfarm"), (2106, "HMDS OK:ushmds")
     back = (2104, "Market data farm connection is OK:usfarm")
 
-    assert [one.state for one in notices(lost, other)] == ["stale"]
-    assert [one.state for one in notices(lost, other, back)] == ["stale", "connected"]
-    assert [one.state for one in notices(back, other)] == []
+    assert [event.state for event in notices(lost, other)] == ["stale"]
+    assert [event.state for event in notices(lost, other, back)] == ["stale", "connected"]
+    assert [event.state for event in notices(back, other)] == []
 
 
 def test_the_connection_is_restored_by_its_own_code_only():
     lost, farm, back = (1100, "lost"), (2104, "OK:usfarm"), (1102, "restored")
 
-    assert [one.state for one in notices(lost, farm)] == ["stale"]
-    assert [one.state for one in notices(lost, farm, back)] == ["stale", "connected"]
-    assert [one.state for one in notices((2107, "inactive:euhmds"), (2119, "connecting:x"))] == []
-    assert [one.state for one in notices((100, "Max rate of messages per second"))] == ["notice"]
+    assert [event.state for event in notices(lost, farm)] == ["stale"]
+    assert [event.state for event in notices(lost, farm, back)] == ["stale", "connected"]
+    assert [
+        event.state for event in notices((2107, "inactive:euhmds"), (2119, "connecting:x"))
+    ] == []
+    assert [event.state for event in notices((100, "Max rate of messages per second"))] == [
+        "notice"
+    ]
 
 
 # -------------------------------------------------------------------------------------------- captures
@@ -288,7 +296,9 @@ def test_every_recorded_message_is_parsed_or_rejected(name):
         client.decoder.serverVersion = 178
         payload = frame.encode()
         client._onSocketHasData(struct.pack(">I", len(payload)) + payload)
-        return [one.type for batch in session._batches for one in batch if one.type != "status"]
+        return [
+            event.type for batch in session._batches for event in batch if event.type != "status"
+        ]
 
     found = [(frame.split("\0")[0], *asyncio.run(run(frame))) for frame in frames]
     if name == "tws_wire_historical":

@@ -146,7 +146,7 @@ class BookStream(AlpacaStream):
 
 
 class _TradingStatusStream(AlpacaStream):
-    """A status once a minute, which says that trading is open."""
+    """A trading status once a minute: trading is open."""
 
     channel = "x-statuses"
     every = _MINUTE
