@@ -483,13 +483,13 @@ async def test_a_topic_that_lagged_at_a_disconnect_has_its_own_gap(source: Make)
 async def test_a_frame_that_ccxt_fails_on_is_reported(source: Make):
     made, maker = source(VirtualClock())
     async with running(made) as received:
-        maker.received('{"price": 1', json.JSONDecodeError("cut short", "", 0))
+        maker.on_error('{"price": 1', json.JSONDecodeError("cut short", "", 0))
         await rest()
         assert [(event.rule, event.evidence) for event in received.of(Reject)] == [
             ("unreadable_frame", '{"price": 1')
         ]
         assert received.error is None
-        maker.received("[]", KeyError("price"))
+        maker.on_error("[]", KeyError("price"))
         await rest()
 
     assert isinstance(received.error, ConnectionLost)
