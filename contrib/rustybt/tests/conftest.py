@@ -1,4 +1,4 @@
-"""A simulated venue for the guide's programs, and what its bars must be."""
+"""A simulated venue for the guide's programs, and the bars that they must receive."""
 
 from __future__ import annotations
 
@@ -48,13 +48,13 @@ def true_bars():
             groups[trade.ts - trade.ts % round(seconds * 1_000_000_000)].append(trade)
         return {
             start: (
-                some[0].price,
-                max(trade.price for trade in some),
-                min(trade.price for trade in some),
-                some[-1].price,
-                sum((trade.size for trade in some), Decimal(0)),
+                trades[0].price,
+                max(trade.price for trade in trades),
+                min(trade.price for trade in trades),
+                trades[-1].price,
+                sum((trade.size for trade in trades), Decimal(0)),
             )
-            for start, some in groups.items()
+            for start, trades in groups.items()
         }
 
     return true_bars

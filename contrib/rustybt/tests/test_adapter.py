@@ -1,4 +1,4 @@
-"""The adapter beside the guide's programs: errors, life, keys, and the broker's side."""
+"""The adapter beyond the guide's programs: errors, lifetime, keys, and broker calls."""
 
 import asyncio
 import contextlib
@@ -11,7 +11,6 @@ from types import SimpleNamespace
 import anyio
 import pytest
 import structlog
-import tapeloom_simulator as simulator
 from tapeloom.errors import (
     ConfigError,
     ConnectionFailed,
@@ -37,12 +36,12 @@ async def test_connect_fails_where_nobody_listens(simulate, free_port):
     assert not adapter.is_connected()
 
 
-async def test_connect_names_what_is_wrong_with_the_adapter(simulate):
+async def test_the_error_of_connect_names_the_wrong_setting(simulate):
     with pytest.raises(ConfigError, match=r"base_urls.*base_url"):
         await BinanceWebSocketAdapter(base_urls="http://127.0.0.1").connect()
 
 
-async def test_connect_says_which_package_is_missing():
+async def test_the_error_of_connect_names_the_missing_package():
     class Nowhere(WebSocketAdapter):
         venue = Venue(plugin="nowhere")
 
@@ -50,7 +49,7 @@ async def test_connect_says_which_package_is_missing():
         await Nowhere().connect()
 
 
-async def test_connecting_twice_is_connecting_once(simulate, take):
+async def test_a_second_connect_does_nothing(simulate, take):
     async with simulate() as sim:
         adapter = BinanceWebSocketAdapter(symbols=["BTC/USDT"], interval="tick", **sim.settings)
         await asyncio.gather(adapter.connect(), adapter.connect())
@@ -63,7 +62,7 @@ async def test_connecting_twice_is_connecting_once(simulate, take):
         await adapter.disconnect()
 
 
-async def test_a_connect_that_is_given_up_leaves_nothing_behind(simulate):
+async def test_a_cancelled_connect_leaves_nothing_open(simulate):
     async def never_answer(stream):
         async with stream:
             await anyio.sleep_forever()
@@ -84,7 +83,7 @@ async def test_a_connect_that_is_given_up_leaves_nothing_behind(simulate):
     assert not [task for task in asyncio.all_tasks() if task.get_name() == "binance adapter"]
 
 
-async def test_subscriptions_outlive_a_disconnect(simulate, take):
+async def test_subscriptions_are_kept_over_a_disconnect(simulate, take):
     async with simulate() as sim:
         adapter = BinanceWebSocketAdapter(interval="tick", **sim.settings)
         await adapter.subscribe(["BTC/USDT"])
@@ -96,7 +95,7 @@ async def test_subscriptions_outlive_a_disconnect(simulate, take):
     assert adapter.active_subscriptions == ("BTC/USDT",)
 
 
-async def test_what_was_read_is_there_after_disconnect_and_then_the_end(simulate, until):
+async def test_bars_read_before_disconnect_come_before_the_end(simulate, until):
     async with simulate() as sim:
         adapter = BinanceWebSocketAdapter(interval="tick", symbols=["BTC/USDT"], **sim.settings)
         await adapter.connect()
@@ -131,7 +130,7 @@ async def test_a_get_that_times_out_loses_nothing(simulate, true_bars, prices):
         assert [prices(bar) for bar in bars[1:]] == [truth[bar.ts] for bar in bars[1:]]
 
 
-async def test_a_symbol_that_is_not_listed_is_refused_and_harms_no_other(simulate, take):
+async def test_an_unlisted_symbol_is_refused_and_does_not_affect_others(simulate, take):
     async with (
         simulate() as sim,
         BinanceWebSocketAdapter(interval="tick", symbols=["BTC/USDT"], **sim.settings) as adapter,
@@ -142,13 +141,13 @@ async def test_a_symbol_that_is_not_listed_is_refused_and_harms_no_other(simulat
         assert adapter.active_subscriptions == ("BTC/USDT",)
 
 
-async def test_connect_refuses_a_symbol_that_is_not_listed(simulate):
+async def test_connect_refuses_an_unlisted_symbol(simulate):
     async with simulate() as sim:
         with pytest.raises(SymbolError, match="BTC/USDT"):
             await BinanceWebSocketAdapter(symbols=["BTX/USDT"], **sim.settings).connect()
 
 
-async def test_it_is_not_connected_while_the_venue_is_gone(simulate, free_port, until):
+async def test_is_connected_is_false_while_the_venue_is_down(simulate, free_port, until):
     async with simulate(port=free_port) as sim:
         adapter = BinanceWebSocketAdapter(symbols=["BTC/USDT"], **sim.settings)
         await adapter.connect()
@@ -160,7 +159,8 @@ async def test_it_is_not_connected_while_the_venue_is_gone(simulate, free_port, 
         await adapter.disconnect()
 
 
-async def test_what_ends_the_feed_is_raised_by_get_and_connect_begins_anew(simulate, take):
+async def test_get_raises_the_error_of_the_feed_and_connect_reopens_it(simulate, take):
+    simulator = pytest.importorskip("tapeloom_simulator")
     refusal = simulator.Fault(kind="sub_error", count=1)
     async with simulate(faults=[refusal]) as sim:
         adapter = BinanceWebSocketAdapter(interval="tick", **sim.settings)
@@ -176,7 +176,7 @@ async def test_what_ends_the_feed_is_raised_by_get_and_connect_begins_anew(simul
         await adapter.disconnect()
 
 
-async def test_stream_before_connect_says_what_to_do():
+async def test_the_error_of_stream_before_connect_says_what_to_do():
     adapter = BinanceWebSocketAdapter()
 
     with pytest.raises(RuntimeError, match=r"connect\(\)"):
@@ -185,7 +185,7 @@ async def test_stream_before_connect_says_what_to_do():
         _ = adapter.tapeloom
 
 
-async def test_debug_mode_tells_changes_of_state_and_no_line_per_tick(simulate, take):
+async def test_debug_mode_logs_changes_of_state_but_no_ticks(simulate, take):
     logged = []
 
     def note(logger, method, event):
@@ -198,9 +198,11 @@ async def test_debug_mode_tells_changes_of_state_and_no_line_per_tick(simulate, 
     try:
         async with (
             simulate() as sim,
-            BinanceWebSocketAdapter(symbols=["BTC/USDT"], interval="tick", **sim.settings) as one,
+            BinanceWebSocketAdapter(
+                symbols=["BTC/USDT"], interval="tick", **sim.settings
+            ) as adapter,
         ):
-            await take(await one.stream(), count=200)
+            await take(await adapter.stream(), count=200)
     finally:
         structlog.reset_defaults()
 
@@ -211,7 +213,7 @@ async def test_debug_mode_tells_changes_of_state_and_no_line_per_tick(simulate, 
 # -------------------------------------------------------------------------------------------- the keys
 
 
-async def test_keys_are_shown_nowhere(simulate, take, capsys):
+async def test_keys_are_not_shown(simulate, take, capsys):
     with structlog.testing.capture_logs() as logs:
         async with (
             simulate() as sim,
@@ -249,7 +251,7 @@ class Consumer:
         }
 
 
-async def test_a_data_feed_gets_every_bar_under_the_names_of_its_assets(simulate, true_bars, until):
+async def test_a_data_feed_gets_every_bar_with_the_names_of_its_assets(simulate, true_bars, until):
     async with simulate(symbols=["BTC/USDT:USDT"]) as sim:
         adapter = BinanceWebSocketAdapter(market="usdm", **sim.settings)
         asset = SimpleNamespace(symbol="BTC-PERP")
@@ -273,7 +275,7 @@ async def test_a_data_feed_gets_every_bar_under_the_names_of_its_assets(simulate
         assert numbers == truth[int(start.timestamp()) * 10**9]
 
 
-def test_the_time_of_a_brokers_dict_is_a_timestamp_of_pandas_where_that_is_loaded(monkeypatch):
+def test_market_data_has_a_pandas_timestamp_if_pandas_is_loaded(monkeypatch):
     price = Decimal("1.5")
     bar = OHLCVBar(
         "BTC/USDT", datetime(2026, 1, 1, tzinfo=UTC), price, price, price, price, Decimal(2)

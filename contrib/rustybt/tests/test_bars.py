@@ -45,25 +45,25 @@ def aggregator():
     return BarAggregator(window_seconds=60)
 
 
-def test_a_bar_begins_at_the_minute_and_a_tick_on_the_boundary_belongs_to_the_new_one(aggregator):
+def test_a_tick_on_the_boundary_belongs_to_the_new_bar(aggregator):
     ticks = [tick(7, 10), tick(59.9, 12), tick(60, 9), tick(119, 8), tick(120, 11)]
 
-    done = [bar for one in ticks if (bar := aggregator.add_tick(one))]
+    done = [bar for tick_ in ticks if (bar := aggregator.add_tick(tick_))]
     assert [shown(bar) for bar in done] == ["BTC 0 10 12 10 12 2", "BTC 60 9 9 8 8 2"]
     assert [bar["complete"] for bar in done] == [False, True]
 
 
-def test_each_symbol_has_bars_of_its_own(aggregator):
+def test_each_symbol_has_its_own_bars(aggregator):
     ticks = [tick(1, 10), tick(2, 500, symbol="ETH/USDT"), tick(61, 11)]
     ticks.append(tick(62, 501, symbol="ETH/USDT"))
 
-    done = [bar for one in ticks if (bar := aggregator.add_tick(one))]
+    done = [bar for tick_ in ticks if (bar := aggregator.add_tick(tick_))]
     assert [shown(bar) for bar in done] == ["BTC 0 10 10 10 10 1", "ETH 0 500 500 500 500 1"]
 
 
-def test_a_late_tick_revises_its_own_bar_and_no_other(aggregator):
-    for one in (tick(10, 10), tick(70, 20)):
-        aggregator.add_tick(one)
+def test_a_late_tick_revises_only_its_own_bar(aggregator):
+    for tick_ in (tick(10, 10), tick(70, 20)):
+        aggregator.add_tick(tick_)
     revised = aggregator.add_tick(tick(30, 5))
     closed = aggregator.add_tick(tick(130, 21))
 
@@ -93,7 +93,7 @@ prices = st.decimals(min_value=1, max_value=1000, places=2)
 
 @settings(max_examples=50)
 @given(st.lists(st.tuples(st.integers(0, 300), prices, st.integers(1, 9)), min_size=1))
-def test_whatever_order_ticks_come_in_no_volume_is_lost(ticks):
+def test_no_volume_is_lost_in_any_order_of_ticks(ticks):
     pytest.importorskip("tapeloom_bars", reason="BarAggregator asks tapeloom-bars")
     aggregator = BarAggregator(window_seconds=60)
     bars = {}
@@ -115,7 +115,7 @@ def valid():
     return BarValidator()
 
 
-def test_the_circuit_breaker_does_not_lock_up_after_a_real_move(valid):
+def test_the_circuit_breaker_closes_after_a_real_move(valid):
     """The guide's own rejects every bar for ever after one move of more than 10 %."""
     moved = [100, 100, 120, 121, 120, 119, 120, 121]
 
@@ -124,7 +124,7 @@ def test_the_circuit_breaker_does_not_lock_up_after_a_real_move(valid):
     ]  # fmt: skip
 
 
-def test_one_wrong_price_does_no_harm_to_those_after_it(valid):
+def test_a_wrong_price_does_not_invalidate_later_bars(valid):
     spiked = [100, 150, 101, 102]
 
     assert [valid(tick(60 * n, price)) for n, price in enumerate(spiked)] == [
@@ -132,14 +132,14 @@ def test_one_wrong_price_does_no_harm_to_those_after_it(valid):
     ]  # fmt: skip
 
 
-def test_one_symbol_says_nothing_of_another(valid):
+def test_symbols_are_validated_separately(valid):
     ticks = [tick(0, 100), tick(0, 3000, symbol="ETH/USDT"), tick(60, 101)]
 
     assert all(map(valid, ticks))
 
 
 @pytest.mark.parametrize("price", ["NaN", "Infinity", "-1", "0"])
-def test_what_is_no_price_is_invalid_and_raises_nothing(valid, price):
+def test_an_invalid_price_makes_a_bar_invalid_without_an_error(valid, price):
     assert not valid(tick(0, price))
 
 
@@ -183,7 +183,7 @@ async def test_the_last_batch_is_processed_when_the_stream_ends():
     assert batches == [[1, 2, 3], [4, 5]]
 
 
-async def test_what_ended_the_stream_is_raised_after_the_last_batch():
+async def test_the_error_of_the_stream_is_raised_after_the_last_batch():
     batches = []
     queue = Ending([tick(0, 1)], OSError("gone"))
 
@@ -192,7 +192,7 @@ async def test_what_ended_the_stream_is_raised_after_the_last_batch():
     assert [len(batch) for batch in batches] == [1]
 
 
-def test_a_batch_becomes_a_frame_whose_vwap_mixes_no_symbols():
+def test_the_vwap_of_a_batch_is_computed_per_symbol():
     pytest.importorskip("pandas", reason="process_batch makes a DataFrame of pandas")
     bars = [tick(0, 10, 1), tick(0, 500, 2, symbol="ETH/USDT"), tick(60, 20, 3)]
 
@@ -202,7 +202,7 @@ def test_a_batch_becomes_a_frame_whose_vwap_mixes_no_symbols():
     assert list(frame["close"]) == [10.0, 500.0, 20.0]
 
 
-async def test_a_monitor_is_alive_for_its_timeout_and_no_longer():
+async def test_a_heartbeat_monitor_is_alive_for_its_timeout():
     monitor = HeartbeatMonitor(timeout_seconds=0.05)
     before = monitor.is_alive()
     monitor.on_message()
@@ -212,7 +212,7 @@ async def test_a_monitor_is_alive_for_its_timeout_and_no_longer():
     assert (before, after, monitor.is_alive()) == (False, True, False)
 
 
-def test_a_bar_without_a_zone_is_taken_as_utc():
+def test_a_timestamp_without_a_zone_is_taken_as_utc():
     bar = tick(random.Random(1).randrange(10**6), 1)
     naive = OHLCVBar(bar.symbol, bar.timestamp.replace(tzinfo=None), *[Decimal(1)] * 5)
 

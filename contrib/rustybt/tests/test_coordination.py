@@ -1,4 +1,4 @@
-"""StreamManager, RobustWebSocketAdapter and the others where an adapter fails."""
+"""StreamManager, RobustWebSocketAdapter and other helpers with adapters that fail."""
 
 import asyncio
 
@@ -52,7 +52,7 @@ REFUSED = ConnectionFailed("x", "refused")
 LOST = ConnectionLost("x", "lost")
 
 
-async def test_the_last_of_max_retries_is_raised():
+async def test_the_error_of_the_last_retry_is_raised():
     adapter = Scripted(*[REFUSED] * 9)
 
     with pytest.raises(ConnectionFailed):
@@ -60,7 +60,7 @@ async def test_the_last_of_max_retries_is_raised():
     assert adapter.dialled == 3
 
 
-async def test_what_trying_again_cannot_mend_is_raised_at_once():
+async def test_permanent_errors_are_raised_at_once():
     adapter = Scripted(ConfigError([Mistake("venue", "wrong")]))
 
     with pytest.raises(ConfigError):
@@ -68,7 +68,7 @@ async def test_what_trying_again_cannot_mend_is_raised_at_once():
     assert adapter.dialled == 1
 
 
-async def test_the_waits_double_up_to_a_cap(monkeypatch):
+async def test_the_delays_double_up_to_a_cap(monkeypatch):
     waits = []
 
     async def sleep(seconds):
@@ -82,7 +82,7 @@ async def test_the_waits_double_up_to_a_cap(monkeypatch):
     assert waits == [1, 2, 4, 8, 10, 10]
 
 
-async def test_a_queue_goes_on_over_failures_of_its_stream():
+async def test_a_queue_continues_after_failures_of_its_stream():
     adapter = Scripted(None, REFUSED, bars=[1, LOST, 2, 3])
     queue = await RobustWebSocketAdapter(adapter, first=0.001).stream_with_reconnect()
 
@@ -92,7 +92,7 @@ async def test_a_queue_goes_on_over_failures_of_its_stream():
         await queue.get()
 
 
-async def test_a_reader_with_little_patience_does_not_hold_up_the_reconnection():
+async def test_a_get_that_times_out_does_not_restart_the_reconnection():
     adapter = Scripted(None, *[REFUSED] * 4, bars=[LOST, 1])
     robust = RobustWebSocketAdapter(adapter, max_retries=9, first=0.05, cap=0.1)
     queue = await robust.stream_with_reconnect()
@@ -109,7 +109,7 @@ async def test_a_reader_with_little_patience_does_not_hold_up_the_reconnection()
     assert adapter.dialled == 6
 
 
-async def test_a_queue_raises_what_cannot_be_mended():
+async def test_a_queue_raises_permanent_errors():
     adapter = Scripted(None, *[REFUSED] * 5, bars=[LOST])
     queue = await RobustWebSocketAdapter(adapter, first=0.001).stream_with_reconnect()
 
@@ -117,7 +117,7 @@ async def test_a_queue_raises_what_cannot_be_mended():
         await queue.get()
 
 
-async def test_a_stream_that_cannot_be_added_is_disconnected_and_forgotten():
+async def test_a_stream_that_cannot_be_added_is_disconnected_and_removed():
     manager = StreamManager()
     adapter = Scripted(subscribes=[SymbolError("no such symbol")])
 
@@ -127,7 +127,7 @@ async def test_a_stream_that_cannot_be_added_is_disconnected_and_forgotten():
     assert manager.adapters == {}
 
 
-async def test_a_name_is_given_once():
+async def test_a_stream_name_is_unique():
     async with StreamManager() as manager:
         await manager.add_stream("x", first := Scripted(), ["X/Y"])
         with pytest.raises(ValueError, match="'x'"):
@@ -136,7 +136,7 @@ async def test_a_name_is_given_once():
     assert not first.open
 
 
-async def test_one_that_cannot_be_closed_keeps_no_other_open():
+async def test_a_stream_that_fails_to_close_does_not_keep_others_open():
     class Stuck(Scripted):
         async def disconnect(self):
             raise OSError("stuck")
@@ -151,14 +151,14 @@ async def test_one_that_cannot_be_closed_keeps_no_other_open():
     assert manager.adapters == {}
 
 
-async def test_symbols_are_subscribed_in_batches_of_the_size_that_is_asked():
+async def test_symbols_are_subscribed_in_batches_of_the_given_size():
     adapter = Scripted()
     await batch_subscribe(adapter, list("abcdefg"), batch_size=3)
 
     assert adapter.asked == [["a", "b", "c"], ["d", "e", "f"], ["g"]]
 
 
-async def test_a_stream_that_ends_ends_gracefully():
+async def test_graceful_stream_returns_at_the_end_of_the_stream():
     adapter, done = Scripted(bars=[1, 2]), []
     await graceful_stream(adapter, done.append, ["X/Y"])
 
@@ -166,7 +166,7 @@ async def test_a_stream_that_ends_ends_gracefully():
     assert not adapter.open
 
 
-async def test_an_error_of_the_processing_goes_its_way_as_it_is():
+async def test_an_error_of_the_processing_is_raised_unchanged():
     adapter = Scripted(bars=[1])
 
     def fail(bar):

@@ -1,4 +1,4 @@
-"""The guide's table of exchanges and brokers: each adapter against its venue's own simulator."""
+"""Each adapter of the guide's exchanges and brokers against its venue's simulator."""
 
 import asyncio
 import importlib
@@ -63,7 +63,7 @@ async def test_hyperliquid_streams_perpetuals(simulate, take, true_bars, prices)
         ("hyperliquid", HyperliquidWebSocketAdapter, "BTC/USDC:USDC", "book:20"),
     ],
 )
-async def test_order_books_come_beside_the_bars(simulate, venue, adapter, symbol, channel):
+async def test_order_books_are_streamed_beside_the_bars(simulate, venue, adapter, symbol, channel):
     """Each book's best bid and ask is one that the venue has had at that time."""
     need(f"tapeloom_{venue}", "tapeloom_books")
     async with simulate(venue, symbols=[symbol], speed=60.0, rate=20.0) as sim:
@@ -87,11 +87,11 @@ async def test_order_books_come_beside_the_bars(simulate, venue, adapter, symbol
 async def test_two_venues_stream_at_the_same_time_as_the_guide_has_it(simulate):
     need("tapeloom_bybit", "tapeloom_bybit.simulator")
     async with (
-        simulate() as one,
+        simulate() as sim,
         simulate("bybit", symbols=["BTC/USDT:USDT"]) as other,
         StreamManager() as manager,
     ):
-        binance = BinanceWebSocketAdapter(**one.settings)
+        binance = BinanceWebSocketAdapter(**sim.settings)
         bybit = BybitWebSocketAdapter(**other.settings)
         await asyncio.gather(
             manager.add_stream("binance", binance, ["BTC/USDT"]),
@@ -160,7 +160,7 @@ HOMES = {
 
 
 @pytest.mark.parametrize("cls", ADAPTERS, ids=lambda cls: cls.__name__)
-def test_every_adapter_stands_where_the_guide_imports_it_from(cls):
+def test_every_adapter_has_the_guides_import_path(cls):
     home = importlib.import_module(f"tapeloom_rustybt.live.{HOMES[cls]}")
     package = importlib.import_module(home.__name__.rpartition(".")[0])
 
@@ -169,7 +169,7 @@ def test_every_adapter_stands_where_the_guide_imports_it_from(cls):
 
 
 @pytest.mark.parametrize("cls", ADAPTERS, ids=lambda cls: cls.__name__)
-def test_no_adapter_has_code_of_its_own(cls):
+def test_adapters_only_define_their_venue(cls):
     """But for ccxt's, whose first argument is the exchange."""
     own = {name for name in vars(cls) if not name.startswith("__")}
     own |= {"__init__"} & vars(cls).keys()
@@ -186,7 +186,7 @@ def test_no_adapter_has_code_of_its_own(cls):
     ],
     ids=lambda cls: cls.__name__,
 )
-def test_the_guides_arguments_are_settings_that_the_venues_plugin_has(cls):
+def test_the_guides_arguments_are_settings_of_the_venues_plugin(cls):
     plugin = cls.venue.plugin
     need(f"tapeloom_{plugin}", "tapeloom_bars", "tapeloom_quality")
     more = {"exchange_id": "binance"} if cls is CCXTWebSocketAdapter else {}

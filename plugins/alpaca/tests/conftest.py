@@ -1,4 +1,4 @@
-"""Feeds of Alpaca as core would compose them, and the recorded messages."""
+"""Feeds of Alpaca composed as by core, and recorded messages."""
 
 from __future__ import annotations
 

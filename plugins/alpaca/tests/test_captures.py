@@ -1,4 +1,4 @@
-"""Every recorded message, of the stream and of REST, can be read."""
+"""Every recorded message of the stream and of REST is parsed."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import msgspec
 import tapeloom_alpaca
 from tapeloom.events import Bar, Quote, Reject, Status, Trade
 from tapeloom.plugin import Ack, Frames, Notice, Request, Subscription
-from tapeloom_alpaca.wire import Best, Candle, Fill
+from tapeloom_alpaca.wire import BarMessage, QuoteMessage, TradeMessage
 
 STREAMED = ("trades", "quotes", "klines:1m", "klines:1d", "x-statuses", "x-lulds")
 
@@ -31,7 +31,7 @@ def test_every_example_of_the_documentation_becomes_an_event(captures, make) -> 
     assert feed.counters == {"unsupported": 1}  # the imbalance of an auction
 
 
-def test_a_session_of_the_test_stream_is_followed_from_greeting_to_bar(captures, make) -> None:
+def test_a_recorded_session_of_the_test_stream_is_parsed(captures, make) -> None:
     feed = make(symbols=("FAKEPACA/USD",), channels=("quotes", "klines:1m"), feed="test")
     codec = tapeloom_alpaca.subscribe(feed)
     recorded = frames(captures / "docs_transcript_test_stream.ws.jsonl")
@@ -53,7 +53,7 @@ def test_a_session_of_the_test_stream_is_followed_from_greeting_to_bar(captures,
     assert events[2].vwap == Decimal("133.7")
 
 
-def test_every_answer_over_rest_is_read(captures, make) -> None:
+def test_every_rest_answer_is_parsed(captures, make) -> None:
     kinds = ("bars", "trades", "quotes")
     read: dict[str, int] = {}
     for path in sorted(captures.glob("go.rest.*.json")):
@@ -67,7 +67,9 @@ def test_every_answer_over_rest_is_read(captures, make) -> None:
         symbols = tuple(f"{name}/USD" for name in shape[kind]) or ("AAPL/USD",)
         request = Request(url=f"https://any.example/v2/stocks/{kind}?timeframe=15Min")
         events = tapeloom_alpaca.history(make(symbols=symbols)).read_answer(request, body, 7)
-        expected = sum(len(some) if isinstance(some, list) else 1 for some in shape[kind].values())
+        expected = sum(
+            len(items) if isinstance(items, list) else 1 for items in shape[kind].values()
+        )
         # Prices in another currency are no prices of SYMBOL/USD.
         assert len(events) == (expected if shape.get("currency", "USD") == "USD" else 0), path.name
         read[path.name] = len(events)
@@ -76,7 +78,7 @@ def test_every_answer_over_rest_is_read(captures, make) -> None:
     assert sum(read.values()) == 25
 
 
-def test_void_trades_of_the_past_are_known_as_such(captures, make) -> None:
+def test_withdrawn_past_trades_are_rejected(captures, make) -> None:
     body = (captures / "go.rest.GetTrades_Update_1.json").read_bytes()
     history = tapeloom_alpaca.history(make(symbols=("A/USD",)))
     events = history.read_answer(Request(url="https://any.example/v2/stocks/trades"), body, 7)
@@ -84,10 +86,10 @@ def test_void_trades_of_the_past_are_known_as_such(captures, make) -> None:
     assert [(type(event), event.rule) for event in events] == [(Reject, "trade_void")] * 2
 
 
-def test_the_parts_of_a_snapshot_are_items_like_any_other(captures) -> None:
+def test_the_parts_of_a_snapshot_are_decoded_by_the_message_structs(captures) -> None:
     shape = json.loads((captures / "go.rest.Snapshot_1.json").read_bytes())["AAPL"]
-    classes = {"latestTrade": Fill, "latestQuote": Best}
+    classes = {"latestTrade": TradeMessage, "latestQuote": QuoteMessage}
 
     for name, item in shape.items():
-        one = msgspec.json.decode(json.dumps(item), type=classes.get(name, Candle))
-        assert one.t == item["t"]
+        message = msgspec.json.decode(json.dumps(item), type=classes.get(name, BarMessage))
+        assert message.t == item["t"]

@@ -1,4 +1,4 @@
-"""What is sent to log in and to subscribe, and how the answers are read."""
+"""Login and subscribe messages are encoded, and replies decoded; settings and limits."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from tapeloom.plugin import Ack, Notice, Refusal, Subscription
 
 
 def asked(codec, *subscriptions: tuple[str, str]) -> dict[str, object]:
-    (message,) = codec.encode_subscribe([Subscription(*each) for each in subscriptions], 5)
+    (message,) = codec.encode_subscribe([Subscription(*message) for message in subscriptions], 5)
     assert message.id == 5
     return json.loads(message.text)
 
 
 def test_each_channel_of_stocks_has_its_list_and_bars_have_two(make) -> None:
     codec = tapeloom_alpaca.subscribe(make())
-    words = ("trades", "quotes", "klines:1m", "klines:1d", "x-statuses", "x-lulds")
+    texts = ("trades", "quotes", "klines:1m", "klines:1d", "x-statuses", "x-lulds")
 
-    assert asked(codec, *(("BRK.B/USD", word) for word in words)) == {
+    assert asked(codec, *(("BRK.B/USD", text) for text in texts)) == {
         "action": "subscribe",
         **{
             name: ["BRK.B"]
@@ -40,7 +40,7 @@ def test_each_channel_of_stocks_has_its_list_and_bars_have_two(make) -> None:
     }
 
 
-def test_crypto_keeps_our_spelling_and_has_books(make) -> None:
+def test_crypto_symbols_are_unchanged_and_have_books(make) -> None:
     codec = tapeloom_alpaca.subscribe(make("crypto", ("BTC/USD",)))
 
     assert asked(codec, ("BTC/USD", "book"), ("ETH/BTC", "book"), ("ETH/BTC", "trades")) == {
@@ -50,7 +50,7 @@ def test_crypto_keeps_our_spelling_and_has_books(make) -> None:
     }
 
 
-def test_dropping_waits_for_no_answer(make) -> None:
+def test_unsubscribe_messages_await_no_reply(make) -> None:
     codec = tapeloom_alpaca.subscribe(make())
     (message,) = codec.encode_unsubscribe([Subscription("AAPL/USD", "klines:1m")], 3)
 
@@ -69,14 +69,16 @@ def test_many_subscriptions_take_few_messages_and_none_is_lost(make, count) -> N
     wanted = [Subscription(f"S{n}/USD", "trades") for n in range(count)]
     messages = codec.encode_subscribe(wanted, 1)
 
-    assert [one for message in messages for one in message.subscriptions] == wanted
-    assert [name for each in messages for name in json.loads(each.text)["trades"]] == [
+    assert [
+        subscription for message in messages for subscription in message.subscriptions
+    ] == wanted
+    assert [name for message in messages for name in json.loads(message.text)["trades"]] == [
         f"S{n}" for n in range(count)
     ]
     assert [message.id for message in messages] == [*range(1, 1 - (-count // 2000))]
 
 
-def test_a_set_agrees_to_all_of_ours_that_it_has(make) -> None:
+def test_a_subscription_set_acknowledges_every_subscription_in_it(make) -> None:
     codec = tapeloom_alpaca.subscribe(make(symbols=("AAPL/USD", "AMD/USD")))
     reply = codec.decode_reply(
         b'[{"T":"subscription","trades":["AAPL","MSFT"],"quotes":["AMD"],"bars":["*"],'
@@ -113,7 +115,7 @@ def passing(text: str, pause: float = 0.0) -> Refusal:
         (
             '{"T":"error","code":405,"msg":"symbol limit exceeded"}',
             Refusal(
-                "symbol limit exceeded (code 405): Ask for fewer symbols, or for a larger plan.",
+                "symbol limit exceeded (code 405): Subscribe to fewer symbols, or use a larger plan.",
                 oldest_pending=True,
             ),
         ),
@@ -136,14 +138,14 @@ def passing(text: str, pause: float = 0.0) -> Refusal:
         ('{"T":"success"},{"T":"success"}', None),
     ],
 )
-def test_each_answer_is_read(make, said, reply) -> None:
+def test_each_reply_is_decoded(make, said, reply) -> None:
     codec = tapeloom_alpaca.subscribe(make(slot_pause="45s"))
 
     assert codec.decode_reply(f"[{said}]".encode()) == reply
 
 
 @pytest.mark.parametrize("code", [400, 401, 402, 405, 408, 409, 410, 411])
-def test_what_does_not_pass_by_itself_is_refused_for_good_and_says_what_to_do(make, code) -> None:
+def test_permanent_errors_are_refusals_with_a_remedy(make, code) -> None:
     reply = tapeloom_alpaca.subscribe(make()).decode_reply(
         f'[{{"T":"error","code":{code},"msg":"no"}}]'.encode()
     )
@@ -155,7 +157,7 @@ def test_what_does_not_pass_by_itself_is_refused_for_good_and_says_what_to_do(ma
 
 @settings(max_examples=100, deadline=None)
 @given(frame=st.binary(max_size=80))
-def test_garbage_is_no_answer(make, frame) -> None:
+def test_garbage_is_not_a_reply(make, frame) -> None:
     assert tapeloom_alpaca.subscribe(make()).decode_reply(frame) is None
 
 
@@ -195,7 +197,7 @@ def test_a_market_has_one_address_and_one_connection(make, market, settings_, ur
     [("stocks", "AAPL/EUR"), ("stocks", "AAPL/USD:USD"), ("crypto", "BTC/USDT:USDT")],
 )
 def test_a_symbol_that_the_market_cannot_have_is_refused(make, market, symbol) -> None:
-    with pytest.raises(SymbolError, match="Write it like"):
+    with pytest.raises(SymbolError, match="Use one like"):
         make(market, (symbol,))
 
 
@@ -210,14 +212,14 @@ def test_a_symbol_that_the_market_cannot_have_is_refused(make, market, symbol) -
         ("stocks", ("trades",), {"mode": "poll", "feed": "test"}, "has no REST"),
     ],
 )
-def test_a_market_or_channel_that_there_is_not_is_a_mistake_of_the_stack(
+def test_an_unknown_market_or_channel_is_a_config_error(
     make, market, channels, settings_, problem
 ) -> None:
     with pytest.raises(ConfigError, match=problem):
         make(market, channels=channels, **settings_)
 
 
-def test_one_key_alone_is_a_mistake() -> None:
+def test_a_single_key_is_refused() -> None:
     with pytest.raises(ValueError, match="belong together"):
         tapeloom_alpaca.Settings(key_id=Secret("PKNOTAKEY"))
 

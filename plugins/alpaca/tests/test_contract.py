@@ -1,4 +1,4 @@
-"""Alpaca through the contract: streamed, and polled."""
+"""The venue contract for Alpaca, streamed and polled."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The whole of it against the simulated venue: what is delivered is what happened."""
+"""End to end against the simulated venue: delivered events equal the market.
+
+These tests need the simulator, which is a package of its own.
+"""
 
 from __future__ import annotations
 
@@ -54,34 +57,43 @@ def serve(**options):
 
 
 @asynccontextmanager
-async def heard(sim, *feeds, **settings):
+async def receive(sim, *feeds, **settings):
     stack = Stack(feeds=feeds, venues={"alpaca": {**sim.settings, **settings}})
     async with tapeloom.open(stack, seed=2) as stream:
-        heard = Heard(stream)
-        stream.on()(heard.events.append)
+        receive = Heard(stream)
+        stream.on()(receive.events.append)
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(stream.run)
-            yield heard
+            yield receive
             tasks.cancel_scope.cancel()
 
 
-def assert_true(heard, sim, symbols) -> None:
+def assert_true(receive, sim, symbols) -> None:
     """Assert that every trade and every closed bar came once, in order, as it was.
 
     To be called as soon as that is so: the market's time goes on, and with it bars end.
     """
     for symbol in symbols:
-        pit = sim.market.instruments[symbol]
-        trades, truth = heard.of(Trade, symbol), sim.truth.trades(symbol)
-        sides = [one.side for one in truth] if symbol in COINS else [None] * len(truth)
-        assert [(one.ts, one.price, one.size, one.side) for one in trades] == [
-            (one.ts, one.price, one.size, side) for one, side in zip(truth, sides, strict=True)
+        pit = sim.market.pits[symbol]
+        trades, truth = receive.of(Trade, symbol), sim.truth.trades(symbol)
+        sides = [event.side for event in truth] if symbol in COINS else [None] * len(truth)
+        assert [(event.ts, event.price, event.size, event.side) for event in trades] == [
+            (event.ts, event.price, event.size, side)
+            for event, side in zip(truth, sides, strict=True)
         ]
-        bars = heard.of(Bar, symbol, interval="1m")
-        candles = [one for one in sim.truth.closed_bars(symbol, "1m") if one.trades]
-        assert [(one.ts, one.open, one.close, one.volume, one.trades) for one in bars] == [
-            (one.start, one.open * pit.tick, one.close * pit.tick, one.volume * pit.lot, one.trades)
-            for one in candles
+        bars = receive.of(Bar, symbol, interval="1m")
+        candles = [event for event in sim.truth.candles(symbol, "1m") if event.trades]
+        assert [
+            (event.ts, event.open, event.close, event.volume, event.trades) for event in bars
+        ] == [
+            (
+                event.start,
+                event.open * pit.tick,
+                event.close * pit.tick,
+                event.volume * pit.lot,
+                event.trades,
+            )
+            for event in candles
         ]
         assert len(bars) >= 1
 
@@ -89,11 +101,11 @@ def assert_true(heard, sim, symbols) -> None:
 def whole(sim, symbols):
     """Return whether everything that was traded has been delivered, and every bar."""
 
-    def done(heard) -> bool:
+    def done(receive) -> bool:
         return all(
-            len(heard.of(Trade, symbol)) >= len(sim.truth.trades(symbol))
-            and len(heard.of(Bar, symbol, interval="1m"))
-            >= sum(1 for one in sim.truth.closed_bars(symbol, "1m") if one.trades)
+            len(receive.of(Trade, symbol)) >= len(sim.truth.trades(symbol))
+            and len(receive.of(Bar, symbol, interval="1m"))
+            >= sum(1 for event in sim.truth.candles(symbol, "1m") if event.trades)
             for symbol in symbols
         )
 
@@ -101,11 +113,11 @@ def whole(sim, symbols):
 
 
 @BOTH
-async def test_what_is_streamed_of_both_markets_is_what_happened():
+async def test_streamed_events_of_both_markets_equal_the_market():
     channels = ("trades", "quotes", "klines:1m")
     async with (
         serve(trades=2500) as sim,
-        heard(
+        receive(
             sim,
             FeedSpec("alpaca", STOCKS, (*channels, "klines:1d", "x-statuses", "x-lulds")),
             FeedSpec("alpaca", COINS, (*channels, "book"), market="crypto"),
@@ -119,18 +131,20 @@ async def test_what_is_streamed_of_both_markets_is_what_happened():
         bests = {symbol: sim.truth.quotes(symbol) for symbol in STOCKS}
 
     for symbol, quotes in bests.items():
-        assert [(one.ts, one.bid, one.bid_size, one.ask) for one in got.of(Quote, symbol)] == [
-            (one.ts, one.bid, one.bid_size, one.ask) for one in quotes
-        ][: len(got.of(Quote, symbol))]
+        assert [
+            (event.ts, event.bid, event.bid_size, event.ask) for event in got.of(Quote, symbol)
+        ] == [(event.ts, event.bid, event.bid_size, event.ask) for event in quotes][
+            : len(got.of(Quote, symbol))
+        ]
     assert got.of(Book, "BTC/USD")[0].kind == "snapshot"
     assert not got.of(Gap)
 
 
 @BOTH
-async def test_what_is_polled_of_both_markets_is_what_happened():
+async def test_polled_events_of_both_markets_equal_the_market():
     async with (
         serve(trades=2500) as sim,
-        heard(
+        receive(
             sim,
             FeedSpec("alpaca", STOCKS, ("trades", "quotes", "klines:1m", "klines:1d")),
             FeedSpec("alpaca", COINS, ("trades", "quotes", "klines:1m", "book"), market="crypto"),
@@ -143,18 +157,18 @@ async def test_what_is_polled_of_both_markets_is_what_happened():
         await got.until(whole(sim, STOCKS + COINS))
         assert_true(got, sim, STOCKS + COINS)
 
-    assert {one.channel for one in got.of(Status, state="sampled")} == {
+    assert {event.channel for event in got.of(Status, state="sampled")} == {
         "quotes", "klines:1d", "book",
     }  # fmt: skip
-    assert {one.kind for one in got.of(Book)} == {"snapshot"}
+    assert {event.kind for event in got.of(Book)} == {"snapshot"}
     assert not got.of(Gap)
 
 
-async def test_polling_gets_over_empty_pages_loops_and_failures_without_a_loss():
+async def test_polling_loses_nothing_over_empty_pages_token_loops_and_failures():
     faults = [simulator.Fault(kind="rate_limit_rest", after=40, every=25, count=3, value=504)]
     async with (
         serve(trades=2500, faults=faults, time_scale=100) as sim,  # 200 calls in 0.6 s
-        heard(
+        receive(
             sim, FeedSpec("alpaca", STOCKS, ("trades", "klines:1m")), **POLLED, poll_page=40
         ) as got,
     ):
@@ -173,14 +187,14 @@ async def test_polling_gets_over_empty_pages_loops_and_failures_without_a_loss()
     assert not got.of(Gap)
 
 
-async def test_an_old_session_that_lingers_is_waited_for_and_what_was_missed_is_fetched():
+async def test_a_lingering_session_is_waited_for_and_missed_data_is_backfilled():
     faults = [
         simulator.Fault(kind="disconnect", how="abrupt", after=100, channel="trades"),
         simulator.Fault(kind="lingering_session", seconds=0.8),
     ]
     async with (
         serve(trades=4_000, rate=10.0, speed=150, faults=faults) as sim,
-        heard(sim, FeedSpec("alpaca", ("AAPL/USD",), ("trades",)), slot_pause="100ms") as got,
+        receive(sim, FeedSpec("alpaca", ("AAPL/USD",), ("trades",)), slot_pause="100ms") as got,
     ):
         await got.until(lambda got: got.of(Status, state="subscribed"))
         sim.begin()
@@ -190,28 +204,28 @@ async def test_an_old_session_that_lingers_is_waited_for_and_what_was_missed_is_
 
     refused = got.of(Status, state="login_refused")
     trades = sorted(got.of(Trade), key=lambda trade: trade.ts)
-    assert {one.detail for one in refused} == {"connection limit exceeded (code 406)"}
+    assert {event.detail for event in refused} == {"connection limit exceeded (code 406)"}
     assert len(sim.truth.connections) == 2 + len(refused)
     assert [(gap.channel, gap.cause, gap.state) for gap in got.of(Gap)] == [
         ("trades", "disconnect", "open"), ("trades", "disconnect", "filled"),
     ]  # fmt: skip
-    assert [(one.ts, one.price, one.size) for one in trades] == [
-        (one.ts, one.price, one.size) for one in sim.truth.trades("AAPL/USD")
+    assert [(event.ts, event.price, event.size) for event in trades] == [
+        (event.ts, event.price, event.size) for event in sim.truth.trades("AAPL/USD")
     ]
-    assert {one.origin for one in trades} == {"live", "backfill"}
+    assert {event.origin for event in trades} == {"live", "backfill"}
 
 
-async def test_a_slow_client_connects_anew():
+async def test_a_slow_client_reconnects():
     faults = [simulator.Fault(kind="slow_client", after=20)]
     async with (
         serve(trades=20_000, speed=50, faults=faults) as sim,
-        heard(sim, FeedSpec("alpaca", ("AAPL/USD",), ("trades",))) as got,
+        receive(sim, FeedSpec("alpaca", ("AAPL/USD",), ("trades",))) as got,
     ):
         await got.until(lambda got: got.of(Status, state="subscribed"))
         sim.begin()
         await got.until(lambda got: len(got.of(Status, state="subscribed")) == 2)
 
-    assert "slow_client slow client (code 407)" in [one.detail for one in got.of(Status)]
+    assert "slow_client slow client (code 407)" in [event.detail for event in got.of(Status)]
 
 
 @pytest.mark.parametrize(
@@ -234,7 +248,7 @@ async def test_a_slow_client_connects_anew():
         ),
     ],
 )
-async def test_keys_that_are_refused_end_the_feed_and_stand_nowhere(settings, error, words):
+async def test_refused_keys_end_the_feed_and_are_not_shown(settings, error, words):
     out = io.StringIO()
     with redirect_stderr(out), redirect_stdout(out):
         async with serve() as sim:
@@ -253,7 +267,7 @@ async def test_keys_that_are_refused_end_the_feed_and_stand_nowhere(settings, er
         assert secret not in everything
 
 
-async def test_without_keys_the_venue_says_no_and_we_say_which_keys_to_set():
+async def test_the_error_without_keys_names_the_settings():
     async with serve() as sim:
         hosts = dict.fromkeys(("ws_url", "rest_url", "trading_url"), sim.url)
         stack = Stack(
@@ -265,10 +279,10 @@ async def test_without_keys_the_venue_says_no_and_we_say_which_keys_to_set():
 
 
 @pytest.mark.parametrize("settings", [{}, POLLED], ids=["streamed", "polled"])
-async def test_symbols_come_and_go_on_one_connection(settings):
+async def test_symbols_are_added_and_removed_on_one_connection(settings):
     async with (
         serve(trades=20_000, speed=50) as sim,
-        heard(sim, FeedSpec("alpaca", ("AAPL/USD",), ("trades",)), **settings) as got,
+        receive(sim, FeedSpec("alpaca", ("AAPL/USD",), ("trades",)), **settings) as got,
     ):
         await got.until(lambda got: got.of(Status, state="subscribed"))
         sim.begin()
@@ -293,14 +307,14 @@ async def test_too_many_symbols_for_the_plan_are_refused_with_a_remedy():
             venues={"alpaca": {**sim.settings, **keys}},
         )
         async with tapeloom.open(stack) as stream:
-            with pytest.raises(SubscriptionRefused, match="Ask for fewer symbols"):
+            with pytest.raises(SubscriptionRefused, match="Subscribe to fewer symbols"):
                 await stream.run()
 
 
-async def test_a_book_is_begun_anew_from_time_to_time_where_that_is_set():
+async def test_book_resync_requests_a_book_at_intervals():
     async with (
         serve(trades=20_000, speed=50) as sim,
-        heard(
+        receive(
             sim, FeedSpec("alpaca", ("BTC/USD",), ("book",), market="crypto"), book_resync="100ms"
         ) as got,
     ):

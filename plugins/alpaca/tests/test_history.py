@@ -1,4 +1,4 @@
-"""What is asked over REST, and how the answers are read."""
+"""REST: requests, and the parsing of answers."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def asked(request: Request) -> tuple[str, dict[str, str]]:
     }
 
 
-def test_trades_between_two_times_are_asked_for_in_order(make) -> None:
+def test_trades_between_two_times_are_requested_in_order(make) -> None:
     history = tapeloom_alpaca.history(make(feed="sip"))
     request = history.request(HistoryQuery("trades", "AAPL/USD", "trades", since=1, until=NOW + 5))
 
@@ -62,11 +62,11 @@ def test_the_end_of_bars_is_not_included(make) -> None:
         ("2d", None), ("1w", "1Week"), ("3M", "3Month"), ("5M", None), ("1s", None), ("", None),
     ],
 )  # fmt: skip
-def test_an_interval_has_the_venues_word_or_none(interval, word) -> None:
+def test_an_interval_is_converted_to_a_timeframe_or_none(interval, word) -> None:
     assert timeframe(interval) == word
 
 
-def test_a_streamed_book_is_subscribed_anew_and_a_polled_one_asked_for(make) -> None:
+def test_there_is_a_book_request_only_in_poll_mode(make) -> None:
     want = HistoryQuery("book", "BTC/USD", "book")
     polled = make("crypto", ("BTC/USD",), ("book",), mode="poll")
     stocks = make(mode="poll")
@@ -79,14 +79,14 @@ def test_a_streamed_book_is_subscribed_anew_and_a_polled_one_asked_for(make) -> 
     )
 
 
-def test_trades_cannot_be_asked_for_by_id(make) -> None:
+def test_there_is_no_request_for_trades_by_id(make) -> None:
     history = tapeloom_alpaca.history(make())
 
     assert history.request(HistoryQuery("trades", "AAPL/USD", after_id="D:5")) is None
     assert not history.request(HistoryQuery("trades", "AAPL/USD")).paged
 
 
-def test_the_test_feed_has_no_past(make) -> None:
+def test_the_test_feed_has_no_history(make) -> None:
     feed = make(symbols=("FAKEPACA/USD",), feed="test")
     want = HistoryQuery("trades", "FAKEPACA/USD", since=1)
 
@@ -102,7 +102,7 @@ def test_the_test_feed_has_no_past(make) -> None:
         ({"base_url": "ws://127.0.0.1:1"}, "127.0.0.1:1"),
     ],
 )
-def test_what_is_listed_stands_on_the_trading_host(make, settings_, host) -> None:
+def test_the_listing_is_on_the_trading_host(make, settings_, host) -> None:
     assert asked(tapeloom_alpaca.history(make(**settings_)).listing_request()) == (
         f"{host}/v2/assets",
         {"status": "active", "asset_class": "us_equity"},
@@ -110,7 +110,7 @@ def test_what_is_listed_stands_on_the_trading_host(make, settings_, host) -> Non
 
 
 @pytest.mark.parametrize("settings_", [{"feed": "test"}, {"sandbox": True}])
-def test_where_there_is_no_list_none_is_asked_for(make, settings_) -> None:
+def test_a_feed_without_a_listing_has_no_listing_request(make, settings_) -> None:
     assert tapeloom_alpaca.history(make(**settings_)).listing_request() is None
 
 
@@ -135,7 +135,7 @@ def answers(make, path: str, body: bytes, recv: int = NOW, **feed) -> list:
     return history.read_answer(Request(url=f"https://any.example{path}"), body, recv)
 
 
-def test_past_trades_are_marked_as_such_and_void_ones_rejected(make) -> None:
+def test_past_trades_are_backfill_and_withdrawn_ones_rejected(make) -> None:
     body = (
         b'{"trades":{"AAPL":['
         b'{"t":"2022-10-21T20:19:03.7Z","x":"D","p":129.88,"s":5,"i":71697353758036},'
@@ -155,7 +155,7 @@ def test_past_trades_are_marked_as_such_and_void_ones_rejected(make) -> None:
     )
 
 
-def test_the_last_of_past_bars_may_still_be_forming(make) -> None:
+def test_the_last_past_bar_may_still_be_open(make) -> None:
     body = b'{"bars":{"AAPL":[%s]},"next_page_token":null}' % b",".join(
         b'{"t":"2027-01-15T0%d:00:00Z","o":1,"h":2,"l":0.50,"c":1.5,"v":10,"n":3,"vw":1.2}' % hour
         for hour in (6, 7, 8)
@@ -168,7 +168,7 @@ def test_the_last_of_past_bars_may_still_be_forming(make) -> None:
     assert str(bars[0].low) == "0.50"
 
 
-def test_a_latest_book_is_a_snapshot_of_history(make) -> None:
+def test_a_latest_book_is_a_snapshot_with_origin_history(make) -> None:
     body = (
         b'{"orderbooks":{"BTC/USD":{"a":[{"p":27539.494,"s":0.2632414}],'
         b'"b":[{"p":27511.78083,"s":0.26265668}],"t":"2023-03-18T13:31:44.932988033Z"}}}'
@@ -183,12 +183,12 @@ def test_a_latest_book_is_a_snapshot_of_history(make) -> None:
 
 
 @pytest.mark.parametrize("body", [b"", b"[]", b'{"trades":7}', b'{"trades":{"AAPL":[{}]}}'])
-def test_an_answer_that_makes_no_sense_is_a_value_error(make, body) -> None:
+def test_an_unreadable_answer_is_a_value_error(make, body) -> None:
     with pytest.raises(ValueError, match="cannot be read"):
         answers(make, "/v2/stocks/trades", body)
 
 
-def test_other_addresses_are_not_ours(make) -> None:
+def test_answers_of_other_addresses_give_no_events(make) -> None:
     for path in ("/v1beta3/crypto/us/trades", "/v2/stocks/auctions", "/v2/assets", "/"):
         assert answers(make, path, b"{}") == []
 
@@ -209,15 +209,15 @@ def test_other_addresses_are_not_ours(make) -> None:
         (500, b"", ""),
     ],
 )
-def test_a_refusal_has_the_venues_words_and_a_remedy(make, status, body, words) -> None:
+def test_a_refusal_has_the_venues_text_and_a_remedy(make, status, body, words) -> None:
     assert tapeloom_alpaca.history(make()).refusal_reason(status, body) == words
 
 
-def test_an_empty_page_after_which_more_is_to_come_is_no_end(make) -> None:
+def test_an_empty_page_with_a_next_token_is_an_error(make) -> None:
     history = tapeloom_alpaca.history(make("crypto", ("BTC/USD",)))
     request = history.request(HistoryQuery("trades", "BTC/USD", "trades", since=1, until=NOW))
 
     assert history.read_answer(request, b'{"trades":{},"next_page_token":null}', NOW) == []
-    with pytest.raises(RequestRefused, match="more is said to follow") as denied:
+    with pytest.raises(RequestRefused, match="token of a next page") as denied:
         history.read_answer(request, b'{"trades":{},"next_page_token":"AAAA"}', NOW)
     assert denied.value.retry_after_seconds is not None

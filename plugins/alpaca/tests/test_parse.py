@@ -1,4 +1,4 @@
-"""Items become events: each kind, in any company, with whatever stands between them."""
+"""Items of every kind, and garbage between them, are parsed into events."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tapeloom.events import Bar, Book, Quote, Reject, Status, Trade
 from tapeloom.plugin import Frames, HistoryQuery
-from tapeloom_alpaca.wire import nanoseconds, rfc3339
+from tapeloom_alpaca.wire import format_time, parse_time
 
 TRADE = (
     '{"T":"t","i":96921,"S":"AAPL","x":"D","p":126.550,"s":1,"t":"2021-02-22T15:51:44.208Z",'
@@ -47,7 +47,7 @@ def parsed(feed, *frames: str | bytes, recv: int = 7) -> list[Any]:
     return tapeloom_alpaca.parse(feed)(Frames(raw, recv))
 
 
-def test_a_stocks_trade_has_no_side_and_is_named_by_its_exchange_too(make) -> None:
+def test_a_stock_trade_has_no_side_and_an_id_with_its_exchange(make) -> None:
     (trade,) = parsed(make(), f"[{TRADE}]")
 
     assert trade == Trade(
@@ -57,7 +57,7 @@ def test_a_stocks_trade_has_no_side_and_is_named_by_its_exchange_too(make) -> No
 
 
 @pytest.mark.parametrize(("taker", "side"), [("B", "buy"), ("S", "sell"), ("", None)])
-def test_a_coins_trade_has_the_takers_side_and_all_digits_of_its_id(make, taker, side) -> None:
+def test_a_crypto_trade_has_the_takers_side_and_all_digits_of_its_id(make, taker, side) -> None:
     coins = make("crypto", ("BTC/USD",))
     text = COIN.replace('"tks":"S"', f'"tks":"{taker}"')
     (trade,) = parsed(coins, f"[{text}]")
@@ -79,7 +79,7 @@ def test_sizes_of_quotes_may_count_round_lots(make) -> None:
     assert (quote.bid_size, quote.ask_size) == (100, 400)
 
 
-def test_a_bar_is_closed_when_it_comes(make) -> None:
+def test_a_minute_bar_is_closed(make) -> None:
     (bar,) = parsed(make(channels=STOCKS), f"[{BAR}]")
     prices = [Decimal(text) for text in ("388.985", "389.13", "388.975", "389.12")]
 
@@ -90,14 +90,14 @@ def test_a_bar_is_closed_when_it_comes(make) -> None:
     assert bar.vwap == Decimal("389.5")
 
 
-def test_what_the_venue_leaves_out_of_a_bar_is_not_known(make) -> None:
+def test_missing_fields_of_a_bar_are_none(make) -> None:
     text = BAR.replace(',"n":461,"vw":389.5', "")
     (bar,) = parsed(make(channels=STOCKS), f"[{text}]")
 
     assert (bar.trades, bar.quote_volume, bar.vwap) == (None, None, None)
 
 
-def test_an_updated_bar_is_a_revision_and_each_further_one_the_next(make) -> None:
+def test_each_updated_bar_increases_the_revision(make) -> None:
     parse = tapeloom_alpaca.parse(make(channels=STOCKS))
     other = UPDATED.replace("19:15", "19:16")
     texts = [f"[{BAR}]", f"[{UPDATED},{other}]", f"[{UPDATED}]"]
@@ -107,13 +107,13 @@ def test_an_updated_bar_is_a_revision_and_each_further_one_the_next(make) -> Non
     assert {bar.closed for bar in bars} == {True}
 
 
-def test_a_days_bar_is_never_closed(make) -> None:
+def test_a_daily_bar_is_never_closed(make) -> None:
     (bar,) = parsed(make(channels=STOCKS), f"[{DAILY}]")
 
     assert (bar.interval, bar.channel, bar.closed) == ("1d", "klines:1d", False)
 
 
-def test_a_book_begins_with_the_whole_and_goes_on_with_changes_without_numbers(make) -> None:
+def test_a_book_is_a_snapshot_and_then_deltas_without_ids(make) -> None:
     books = parsed(make("crypto", ("BTC/USD",), ("book",)), f"[{WHOLE}]", f"[{DELTA}]")
 
     assert [type(book) for book in books] == [Book, Book]
@@ -126,7 +126,7 @@ def test_a_book_begins_with_the_whole_and_goes_on_with_changes_without_numbers(m
     assert books[1].asks == [(Decimal("71939.7"), Decimal(0))]
 
 
-def test_a_book_is_asked_for_anew_when_it_has_been_long_enough_since_the_last_whole(make) -> None:
+def test_a_book_is_requested_when_its_last_snapshot_is_too_old(make) -> None:
     feed = make("crypto", ("BTC/USD",), ("book",), book_resync="10s")
     wanted: list[HistoryQuery] = []
     feed.query_history = wanted.append
@@ -144,7 +144,7 @@ def test_a_book_is_asked_for_anew_when_it_has_been_long_enough_since_the_last_wh
     assert wanted == [HistoryQuery("book", "BTC/USD", "book")]
 
 
-def test_corrections_and_cancels_are_told_and_rewrite_nothing(make) -> None:
+def test_corrections_and_cancels_are_statuses(make) -> None:
     correction = (
         '{"T":"c","S":"AAPL","x":"M","oi":52983525033527,"op":39.1582,"os":440000,"oc":[" "],'
         '"ci":52983525034326,"cp":39.1809,"cs":440000,"cc":[" "],"z":"B","t":"2021-02-22T15:51:44Z"}'
@@ -156,7 +156,7 @@ def test_corrections_and_cancels_are_told_and_rewrite_nothing(make) -> None:
     events = parsed(make(), f"[{TRADE},{correction},{cancel}]")
 
     assert [type(event) for event in events] == [Trade, Status, Status]
-    assert [(one.state, one.channel, one.symbol) for one in events[1:]] == [
+    assert [(event.state, event.channel, event.symbol) for event in events[1:]] == [
         ("trade_corrected", "trades", "AAPL/USD"),
         ("trade_cancelled", "trades", "AAPL/USD"),
     ]
@@ -167,7 +167,7 @@ def test_corrections_and_cancels_are_told_and_rewrite_nothing(make) -> None:
     assert events[2].detail == "id=D:465 price=105.31 size=300 action=C"
 
 
-def test_what_nobody_asked_for_is_counted(make) -> None:
+def test_unrequested_data_is_counted(make) -> None:
     feed = make()
     events = parsed(feed, f"[{TRADE},{TRADE.replace('AAPL', 'MSFT')},{QUOTE}]")
 
@@ -185,14 +185,14 @@ def test_what_nobody_asked_for_is_counted(make) -> None:
         "17",
     ],
 )
-def test_a_bad_item_costs_no_other_in_its_frame(make, bad) -> None:
+def test_a_bad_item_does_not_affect_others_in_its_frame(make, bad) -> None:
     events = parsed(make(), f"[{TRADE},{bad},{TRADE}]")
 
     assert [type(event) for event in events] == [Trade, Reject, Trade]
     assert events[1].rule == "unreadable_frame"
 
 
-def test_control_messages_go_aside_one_by_one_whatever_their_company(make) -> None:
+def test_control_messages_are_passed_on_one_by_one(make) -> None:
     on_control: list[bytes] = []
     said = ['{"T":"success","msg":"connected"}', '{"T":"error","code":406}']
     frames = Frames(
@@ -214,9 +214,7 @@ BAD = ["", "[]", "{}", "[", "null", "upstream connect error", f"[{TRADE}", '[{"T
     noise=st.binary(max_size=20),
     cuts=st.lists(st.integers(0, 12), max_size=4),
 )
-def test_neither_garbage_nor_the_cutting_of_batches_changes_the_good_events(
-    make, texts, noise, cuts
-) -> None:
+def test_neither_garbage_nor_batching_changes_the_valid_events(make, texts, noise, cuts) -> None:
     good = [text for text in texts if text in GOOD]
     clean = parsed(make(channels=STOCKS), *good)
     parse = tapeloom_alpaca.parse(make(channels=STOCKS))
@@ -237,23 +235,23 @@ def test_neither_garbage_nor_the_cutting_of_batches_changes_the_good_events(
     digits=st.text("0123456789", max_size=9),
     hours=st.integers(-12, 12),
 )
-def test_a_time_is_exact_whatever_the_number_of_its_digits(moment, digits, hours) -> None:
+def test_a_time_is_exact_with_any_number_of_digits(moment, digits, hours) -> None:
     second = moment.replace(microsecond=0)
     part = f".{digits}" if digits else ""
     whole = int(second.replace(tzinfo=UTC).timestamp()) * 1_000_000_000
     expected = whole + int(digits.ljust(9, "0") or 0)
     local = second + timedelta(hours=hours)
 
-    assert nanoseconds(f"{second:%Y-%m-%dT%H:%M:%S}{part}Z") == expected
-    assert nanoseconds(f"{local:%Y-%m-%dT%H:%M:%S}{part}{hours:+03d}:00") == expected
-    assert nanoseconds(rfc3339(expected)) == expected
+    assert parse_time(f"{second:%Y-%m-%dT%H:%M:%S}{part}Z") == expected
+    assert parse_time(f"{local:%Y-%m-%dT%H:%M:%S}{part}{hours:+03d}:00") == expected
+    assert parse_time(format_time(expected)) == expected
 
 
 @settings(max_examples=100, deadline=None)
 @given(text=st.text("0123456789-:.TZ+_ ", max_size=32))
-def test_what_is_no_time_is_a_value_error(text) -> None:
+def test_an_invalid_time_is_a_value_error(text) -> None:
     try:
-        nanoseconds(text)
+        parse_time(text)
     except ValueError:
         return
 

@@ -1,4 +1,4 @@
-"""Polling: every trade and every bar once, none lost, whatever happens on the way."""
+"""Polling delivers every trade and bar once, and loses none at failures."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from tapeloom.errors import ConnectionLost, RequestFailed, SymbolError, Throttled
 from tapeloom.events import Bar, Book, Event, Quote, Reject, Status, Trade
 from tapeloom.plugin import Feed, Request
-from tapeloom_alpaca.wire import nanoseconds, rfc3339
+from tapeloom_alpaca.wire import format_time, parse_time
 
 START = 1_800_000_000_000_000_000  # where the feed's clock begins: 2027-01-15 08:00
 SECOND = 1_000_000_000
@@ -38,15 +38,15 @@ class Rest:
         feed.fetch = self.fetch
 
     def trade(self, native: str, at: float, number: int, **more: Any) -> None:
-        ts = rfc3339(START + int(at * SECOND))
+        ts = format_time(START + int(at * SECOND))
         row = {"t": ts, "x": "V", "p": 1.50, "s": 2, "i": number, **more}
         self.rows["trades"].setdefault(native, []).append(row)
 
     def bar(self, native: str, minute: int, **more: Any) -> None:
-        ts = rfc3339(START + minute * 60 * SECOND)
+        ts = format_time(START + minute * 60 * SECOND)
         row = {"t": ts, "o": 1, "h": 2, "l": 1, "c": 2, "v": 10, "n": 3, "vw": 1.5, **more}
         rows = self.rows["bars"].setdefault(native, [])
-        rows[:] = [one for one in rows if one["t"] != ts] + [row]
+        rows[:] = [row for row in rows if row["t"] != ts] + [row]
 
     async def fetch(self, request: Request) -> bytes:
         await self.feed.clock.sleep(self.takes)
@@ -71,14 +71,14 @@ class Rest:
 
     def _page(self, kind: str, names: list[str], query: dict[str, str]) -> dict[str, Any]:
         since, until = (
-            nanoseconds(query["start"]),
-            nanoseconds(query.get("end", "2100-01-01T00:00:00Z")),
+            parse_time(query["start"]),
+            parse_time(query.get("end", "2100-01-01T00:00:00Z")),
         )
         found = [
             (name, row)
             for name in sorted(names)
             for row in sorted(self.rows[kind].get(name, []), key=lambda row: row["t"])
-            if since <= nanoseconds(row["t"]) <= until
+            if since <= parse_time(row["t"]) <= until
         ]
         first = int(query.get("page_token", "0"))
         items: Rows = {}
@@ -120,7 +120,7 @@ async def running(polled: Polled) -> AsyncIterator[Callable[[float], Any]]:
 QUICK = {"mode": "poll", "poll_every": "5s", "poll_delay": "2s", "poll_overlap": "10s"}
 
 
-async def test_trades_begin_after_the_newest_and_each_comes_once(make) -> None:
+async def test_trades_start_after_the_latest_and_come_once(make) -> None:
     polled = Polled(make(**QUICK))
     polled.rest.trade("AAPL", -60, 1)
     async with running(polled) as wait:
@@ -134,7 +134,7 @@ async def test_trades_begin_after_the_newest_and_each_comes_once(make) -> None:
     assert {trade.channel for trade in polled.of(Trade)} == {"trades"}
 
 
-async def test_trades_of_one_instant_are_told_apart_and_come_once(make) -> None:
+async def test_trades_with_equal_times_come_once_each(make) -> None:
     polled = Polled(make(**QUICK))
     async with running(polled) as wait:
         for number, exchange in ((1, "V"), (1, "Q"), (2, "V")):
@@ -146,7 +146,7 @@ async def test_trades_of_one_instant_are_told_apart_and_come_once(make) -> None:
     assert [trade.id for trade in polled.of(Trade)] == ["V:1", "Q:1", "V:2", "V:3"]
 
 
-async def test_a_trade_that_is_published_late_is_still_seen(make) -> None:
+async def test_a_trade_that_is_published_late_is_delivered(make) -> None:
     polled = Polled(make(**QUICK))
     async with running(polled) as wait:
         polled.rest.trade("AAPL", 8, 1)
@@ -157,7 +157,7 @@ async def test_a_trade_that_is_published_late_is_still_seen(make) -> None:
     assert polled.ids == [1, 2]
 
 
-async def test_what_has_just_happened_is_left_to_settle(make) -> None:
+async def test_poll_delay_leaves_out_the_latest_trades(make) -> None:
     polled = Polled(make(**QUICK | {"poll_every": "1s", "poll_delay": "3s"}))
     async with running(polled) as wait:
         polled.rest.trade("AAPL", 0.5, 1)
@@ -168,7 +168,7 @@ async def test_what_has_just_happened_is_left_to_settle(make) -> None:
     assert (early, polled.ids) == ([], [1])
 
 
-async def test_a_slow_clock_of_ours_costs_nothing_where_nothing_is_left_to_settle(make) -> None:
+async def test_a_slow_local_clock_loses_nothing_without_poll_delay(make) -> None:
     polled = Polled(make(channels=("trades", "klines:1m"), **QUICK | {"poll_delay": "0s"}))
     async with running(polled) as wait:
         polled.rest.bar("AAPL", 60)
@@ -183,7 +183,7 @@ async def test_a_slow_clock_of_ours_costs_nothing_where_nothing_is_left_to_settl
     assert [bar.closed for bar in polled.of(Bar)] == [True]
 
 
-async def test_pages_are_read_to_the_last_and_come_in_the_order_of_time(make) -> None:
+async def test_all_pages_are_read_and_sorted_by_time(make) -> None:
     polled = Polled(make(symbols=("AAPL/USD", "MSFT/USD"), **QUICK), limit=7)
     async with running(polled) as wait:
         for number in range(1, 61):
@@ -193,7 +193,7 @@ async def test_pages_are_read_to_the_last_and_come_in_the_order_of_time(make) ->
     assert polled.ids == list(range(1, 61))
 
 
-async def test_what_is_published_while_pages_are_read_is_not_passed_over(make) -> None:
+async def test_trades_published_during_paging_are_not_lost(make) -> None:
     symbols = ("AAPL/USD", "MSFT/USD")
     polled = Polled(make(symbols=symbols, **QUICK | {"poll_delay": "0s"}), limit=5)
     async with running(polled) as wait:
@@ -209,7 +209,7 @@ async def test_what_is_published_while_pages_are_read_is_not_passed_over(make) -
     assert polled.ids == [*range(1, 51), 51, 100]
 
 
-async def test_an_empty_page_in_between_ends_nothing(make) -> None:
+async def test_an_empty_page_does_not_end_the_paging(make) -> None:
     polled = Polled(make(**QUICK), limit=10)
     held: list[Any] = []
 
@@ -230,7 +230,7 @@ async def test_an_empty_page_in_between_ends_nothing(make) -> None:
     assert polled.ids == list(range(1, 31))
 
 
-async def test_a_token_that_repeats_ends_the_paging_and_loses_nothing(make) -> None:
+async def test_a_repeated_token_ends_the_paging_and_loses_nothing(make) -> None:
     polled = Polled(make(**QUICK), limit=10)
     looped: list[int] = []
 
@@ -249,7 +249,7 @@ async def test_a_token_that_repeats_ends_the_paging_and_loses_nothing(make) -> N
 
     assert calls < 6
     assert polled.ids == list(range(1, 31))
-    assert [one.state for one in polled.of(Status)].count("token_loop") == 3
+    assert [event.state for event in polled.of(Status)].count("token_loop") == 3
     assert polled.rest.feed.counters["token_loops"] == 3
 
 
@@ -262,9 +262,7 @@ async def test_a_token_that_repeats_ends_the_paging_and_loses_nothing(make) -> N
         (RequestFailed("f", "forbidden", 403), RequestFailed),
     ],
 )
-async def test_what_was_read_before_a_failure_is_neither_lost_nor_repeated(
-    make, error, raised
-) -> None:
+async def test_a_failure_neither_loses_nor_repeats_trades(make, error, raised) -> None:
     polled = Polled(make(**QUICK), limit=10)
 
     def fail(query: dict[str, str], answer: dict[str, Any]) -> None:
@@ -289,7 +287,7 @@ async def test_what_was_read_before_a_failure_is_neither_lost_nor_repeated(
     assert polled.ids == list(range(2, 32))
 
 
-async def test_an_answer_that_cannot_be_read_is_told_and_asked_for_again(make) -> None:
+async def test_an_unreadable_answer_is_rejected_and_requested_again(make) -> None:
     polled = Polled(make(**QUICK), limit=10)
     polled.rest.bodies = [b'{"trades":']
     async with running(polled) as wait:
@@ -300,11 +298,11 @@ async def test_an_answer_that_cannot_be_read_is_told_and_asked_for_again(make) -
         polled.rest.bodies = [b"<html>"]
         await wait(20)
 
-    assert [one.rule for one in polled.of(Reject)] == ["unreadable_answer"] * 2
+    assert [event.rule for event in polled.of(Reject)] == ["unreadable_answer"] * 2
     assert polled.ids == list(range(1, 31))
 
 
-async def test_symbols_may_come_and_go(make) -> None:
+async def test_symbols_are_added_and_removed(make) -> None:
     polled = Polled(make(**QUICK))
     feed = polled.rest.feed
     async with running(polled) as wait:
@@ -328,7 +326,7 @@ async def test_symbols_may_come_and_go(make) -> None:
     ]  # fmt: skip
 
 
-async def test_a_symbol_that_cannot_be_is_refused_and_left_out(make) -> None:
+async def test_an_invalid_symbol_is_refused_and_removed(make) -> None:
     polled = Polled(make(**QUICK))
     polled.rest.feed.symbols.append("AAPL/EUR")
 
@@ -337,7 +335,7 @@ async def test_a_symbol_that_cannot_be_is_refused_and_left_out(make) -> None:
     assert polled.rest.feed.symbols == ["AAPL/USD"]
 
 
-async def test_many_symbols_are_asked_for_a_hundred_at_a_time(make) -> None:
+async def test_symbols_are_requested_in_groups_of_100(make) -> None:
     symbols = tuple(f"S{number}/USD" for number in range(250))
     polled = Polled(make(symbols=symbols, **QUICK))
     async with running(polled) as wait:
@@ -372,9 +370,9 @@ async def test_a_bar_is_closed_once_and_revised_when_it_changes(make) -> None:
     assert {(bar.closed, bar.channel, bar.interval) for bar in bars} == {(True, "klines:1m", "1m")}
 
 
-async def test_what_is_sampled_says_so_and_comes_when_it_changes(make) -> None:
+async def test_sampled_channels_report_it_and_deliver_changes(make) -> None:
     polled = Polled(make("crypto", ("BTC/USD",), ("quotes", "book", "klines:1d"), **QUICK))
-    at = rfc3339(START)
+    at = format_time(START)
     polled.rest.latest = {
         "quotes": {"quotes": {"BTC/USD": {"t": at, "bp": 1.50, "bs": 2, "ap": 3, "as": 4}}},
         "orderbooks": {"orderbooks": {"BTC/USD": {"t": at, "b": [{"p": 1, "s": 2}], "a": []}}},
@@ -388,7 +386,7 @@ async def test_what_is_sampled_says_so_and_comes_when_it_changes(make) -> None:
         polled.rest.latest["quotes"]["quotes"]["BTC/USD"]["bp"] = 2
         await wait(21)
 
-    assert [(one.state, one.channel) for one in polled.of(Status)] == [
+    assert [(event.state, event.channel) for event in polled.of(Status)] == [
         ("sampled", "quotes"), ("sampled", "book"), ("sampled", "klines:1d"), ("subscribed", ""),
     ]  # fmt: skip
     assert [str(quote.bid) for quote in polled.of(Quote)] == ["1.5", "2"]
@@ -396,7 +394,7 @@ async def test_what_is_sampled_says_so_and_comes_when_it_changes(make) -> None:
     assert [(bar.interval, bar.closed) for bar in polled.of(Bar)] == [("1d", False)]
 
 
-async def test_each_channel_is_polled_in_its_rhythm(make) -> None:
+async def test_each_channel_is_polled_at_its_interval(make) -> None:
     polled = Polled(make(channels=("trades", "klines:1m"), poll_bars_every="20s", **QUICK))
     async with running(polled) as wait:
         await wait(60.5)
@@ -417,7 +415,9 @@ async def test_each_channel_is_polled_in_its_rhythm(make) -> None:
     takes=st.sampled_from([0.0, 0.2, 2.0]),
     delay=st.sampled_from(["0s", "2s"]),
 )
-def test_any_market_is_delivered_whole_and_once(make, trades, limit, every, takes, delay) -> None:
+def test_every_trade_of_any_market_is_delivered_once(
+    make, trades, limit, every, takes, delay
+) -> None:
     """Trades at any tenth of a second, published up to six seconds late, while pages are read."""
     own = QUICK | {"poll_every": f"{every}00ms", "poll_delay": delay}
     polled = Polled(make(symbols=("AAPL/USD", "MSFT/USD"), **own), limit=limit)

@@ -1,4 +1,7 @@
-"""Alpaca's server side says what protocols say that Alpaca says."""
+"""Alpaca's server side sends what the venue's protocol documents.
+
+These tests need the simulator, which is a package of its own.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ import httpx
 import pytest
 import tapeloom_simulator as simulator
 from httpx_ws import WebSocketDisconnect, aconnect_ws
-from tapeloom_alpaca.wire import nanoseconds
+from tapeloom_alpaca.wire import parse_time
 
 SYMBOLS = ("AAPL/USD", "MSFT/USD", "BTC/USD", "ETH/USD")
 KEYS = {"APCA-API-KEY-ID": "PKNOTAKEY", "APCA-API-SECRET-KEY": "no"}
@@ -98,20 +101,20 @@ async def get(sim, path, headers=KEYS, **query):
 
 
 def code(reply):
-    assert [one["T"] for one in reply] == ["error"]
+    assert [item["T"] for item in reply] == ["error"]
     return reply[0]["code"]
 
 
 # ------------------------------------------------------------------------------------------- login
 
 
-async def test_a_login_may_stand_in_the_headers():
+async def test_a_client_may_log_in_with_headers():
     async with serve(start="manual") as sim, dial(sim, auth=None, **KEYS) as client:
         assert await client.hear() == WELCOME
         assert code(await client.ask(**AUTH)) == 403
 
 
-async def test_whoever_does_not_log_in_within_ten_seconds_is_sent_away():
+async def test_a_client_without_a_login_is_closed_after_ten_seconds():
     async with serve(start="manual", time_scale=200) as sim, dial(sim, auth=None) as client:
         reply = await client.hear()
         with pytest.raises(WebSocketDisconnect):
@@ -120,7 +123,7 @@ async def test_whoever_does_not_log_in_within_ten_seconds_is_sent_away():
     assert code(reply) == 404
 
 
-async def test_there_is_one_connection_for_each_endpoint_and_account():
+async def test_an_account_has_one_connection_per_endpoint():
     async with serve(start="manual") as sim, dial(sim), dial(sim, CRYPTO):
         other = AUTH | {"key": "PKANOTHER"}
         async with dial(sim, auth=None) as second, dial(sim, auth=other):
@@ -145,7 +148,7 @@ async def test_there_is_one_connection_for_each_endpoint_and_account():
         ("/v2/iex", {"hello": 1}, 400),
     ],
 )
-async def test_each_refusal_before_the_login_has_its_code(path, message, expected):
+async def test_each_error_before_the_login_has_its_code(path, message, expected):
     async with serve(start="manual") as sim, dial(sim, path, auth=None) as client:
         assert code(await client.ask(**message)) == expected
 
@@ -160,7 +163,7 @@ async def test_each_refusal_before_the_login_has_its_code(path, message, expecte
         ({"action": "subscribe", "trades": [f"S{n}" for n in range(31)]}, 405),
     ],
 )
-async def test_each_refusal_after_the_login_has_its_code_and_changes_nothing(message, expected):
+async def test_each_error_after_the_login_has_its_code_and_changes_nothing(message, expected):
     free = AUTH | {"key": "PKFREE"}
     async with serve(start="manual") as sim, dial(sim, auth=free) as client:
         refused = code(await client.ask(**message))
@@ -170,7 +173,7 @@ async def test_each_refusal_after_the_login_has_its_code_and_changes_nothing(mes
     assert (after["trades"], len(after["bars"])) == ([], 40)
 
 
-async def test_each_change_is_answered_with_the_whole_set():
+async def test_each_change_is_answered_with_the_whole_subscription_set():
     async with serve(start="manual") as sim, dial(sim) as client:
         (first,) = await client.ask(action="subscribe", trades=["AAPL"], bars=["*"])
         (second,) = await client.ask(action="subscribe", trades=["MSFT"], quotes=["AAPL"])
@@ -222,7 +225,7 @@ async def test_every_stream_has_the_fields_of_the_documentation():
     assert all(int(trade["i"]) > 2**53 for trade in crypto.items("t"))
 
 
-async def test_trades_tell_the_truth_and_bars_add_them_up():
+async def test_trades_and_bars_equal_the_market():
     async with serve(trades=6000) as sim, dial(sim, CRYPTO) as client:
         await client.ask(action="subscribe", trades=["*"], bars=["*"])
         await run(sim, client)
@@ -231,26 +234,28 @@ async def test_trades_tell_the_truth_and_bars_add_them_up():
         )
     truth = sim.truth.trades("BTC/USD")
     told = [
-        (nanoseconds(one["t"]), Decimal(one["p"]), Decimal(one["s"]), one["tks"])
-        for one in client.items("t", "BTC/USD")
+        (parse_time(item["t"]), Decimal(item["p"]), Decimal(item["s"]), item["tks"])
+        for item in client.items("t", "BTC/USD")
     ]
     bars = client.items("b", "BTC/USD")
 
     assert told == [(t.ts, t.price, t.size, t.side[0].upper()) for t in truth]
     assert len(bars) >= 2
     for bar in bars:
-        start = nanoseconds(bar["t"])
-        some = [t for t in truth if start <= t.ts < start + 60_000_000_000]
-        prices = [t.price for t in some]
+        start = parse_time(bar["t"])
+        trades_of_minute = [t for t in truth if start <= t.ts < start + 60_000_000_000]
+        prices = [t.price for t in trades_of_minute]
         assert [Decimal(bar[key]) for key in "ohlcv"] == [
-            prices[0], max(prices), min(prices), prices[-1], sum(t.size for t in some),
+            prices[0], max(prices), min(prices), prices[-1], sum(t.size for t in trades_of_minute),
         ]  # fmt: skip
-        mean = sum(t.price * t.size for t in some) / sum(t.size for t in some)
-        assert (int(bar["n"]), Decimal(bar["vw"])) == (len(some), round(mean, 6))
+        mean = sum(t.price * t.size for t in trades_of_minute) / sum(
+            t.size for t in trades_of_minute
+        )
+        assert (int(bar["n"]), Decimal(bar["vw"])) == (len(trades_of_minute), round(mean, 6))
     assert [{"T": "b", "S": "BTC/USD", **row} for row in over_rest["bars"]["BTC/USD"]] == bars
 
 
-async def test_a_book_begins_whole_and_its_changes_lead_to_the_final_one():
+async def test_a_book_snapshot_and_its_deltas_give_the_final_book():
     async with serve(trades=4000) as sim, dial(sim, CRYPTO) as client:
         await client.ask(action="subscribe", orderbooks=["BTC/USD"])
         await run(sim, client)
@@ -282,9 +287,9 @@ async def test_past_trades_come_in_pages_over_all_symbols():
                 sim, "/v2/stocks/trades", symbols="AAPL,MSFT", limit=100,
                 start="2026-01-01T00:00:00Z", **query,
             )  # fmt: skip
-            rows += [(name, row["i"]) for name, some in answer["trades"].items() for row in some]
+            rows += [(name, row["i"]) for name, page in answer["trades"].items() for row in page]
             token, pages = answer["next_page_token"], pages + 1
-    streamed = Counter((one["S"], one["i"]) for one in client.items("t"))
+    streamed = Counter((item["S"], item["i"]) for item in client.items("t"))
 
     assert Counter(rows) == streamed
     assert pages == -(-len(rows) // 100)
@@ -352,14 +357,14 @@ async def test_assets_are_listed_by_class():
         _, stocks = await get(sim, "/v2/assets", asset_class="us_equity")
         _, coins = await get(sim, "/v2/assets", asset_class="crypto")
 
-    assert [one["symbol"] for one in stocks] == ["AAPL", "MSFT"]
-    assert [one["symbol"] for one in coins] == ["BTC/USD", "ETH/USD"]
+    assert [item["symbol"] for item in stocks] == ["AAPL", "MSFT"]
+    assert [item["symbol"] for item in coins] == ["BTC/USD", "ETH/USD"]
 
 
 # ------------------------------------------------------------------------------------------ faults
 
 
-async def test_a_correction_and_a_cancel_lead_back_to_the_truth():
+async def test_corrected_and_cancelled_trades_equal_the_market():
     faults = [
         simulator.Fault(kind="correction", after=3, every=10, count=4),
         simulator.Fault(kind="cancel", after=5, every=10, count=3),
@@ -367,12 +372,12 @@ async def test_a_correction_and_a_cancel_lead_back_to_the_truth():
     async with serve(trades=1500, faults=faults) as sim, dial(sim) as client:
         await client.ask(action="subscribe", trades=["AAPL"])
         await run(sim, client)
-    trades = {one["i"]: (one["p"], one["s"]) for one in client.items("t")}
-    for one in client.items("c"):
-        assert trades.pop(one["oi"]) == (one["op"], one["os"])
-        trades[one["ci"]] = (one["cp"], one["cs"])
-    for one in client.items("x"):
-        assert trades.pop(one["i"]) == (one["p"], one["s"])
+    trades = {item["i"]: (item["p"], item["s"]) for item in client.items("t")}
+    for item in client.items("c"):
+        assert trades.pop(item["oi"]) == (item["op"], item["os"])
+        trades[item["ci"]] = (item["cp"], item["cs"])
+    for item in client.items("x"):
+        assert trades.pop(item["i"]) == (item["p"], item["s"])
 
     assert (len(client.items("c")), len(client.items("x"))) == (4, 3)
     assert sim.truth.fault_counts() == {"correction": 4, "cancel": 3}
@@ -381,7 +386,7 @@ async def test_a_correction_and_a_cancel_lead_back_to_the_truth():
     }
 
 
-async def test_an_updated_bar_comes_half_a_minute_later_and_is_right():
+async def test_an_updated_bar_comes_after_half_a_minute_and_equals_the_market():
     faults = [simulator.Fault(kind="updated_bar")]
     async with serve(trades=8000, faults=faults) as sim, dial(sim) as client:
         await client.ask(action="subscribe", bars=["AAPL"], updatedBars=["AAPL"])
@@ -392,16 +397,16 @@ async def test_an_updated_bar_comes_half_a_minute_later_and_is_right():
 
     assert (int(wrong["n"]), int(updated["n"])) == (first.trades - 1, first.trades)
     assert wrong["t"] == updated["t"]
-    order = [one["T"] for text in client.texts for one in json.loads(text)]
+    order = [item["T"] for text in client.texts for item in json.loads(text)]
     assert order[:2] == ["b", "u"]
 
 
-async def test_a_slow_client_is_told():
+async def test_a_slow_client_gets_an_error():
     faults = [simulator.Fault(kind="slow_client", after=5)]
     async with serve(trades=300, faults=faults) as sim, dial(sim) as client:
         await client.ask(action="subscribe", trades=["AAPL"])
         await run(sim, client)
 
-    assert [one for one in map(json.loads, client.texts) if one[0]["T"] == "error"] == [
+    assert [item for item in map(json.loads, client.texts) if item[0]["T"] == "error"] == [
         [{"T": "error", "code": 407, "msg": "slow client"}]
     ]

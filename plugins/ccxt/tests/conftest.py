@@ -1,4 +1,4 @@
-"""ccxt objects that are pointed at simulators, and one that is fed by hand."""
+"""ccxt objects that use simulators, and a fake one that tests feed with answers."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def pointed() -> Callable[..., dict[str, Any]]:
 
 
 class Exchange:
-    """Stands where a ccxt object stands: its watch calls return, or raise, what they are fed."""
+    """A fake ccxt object: its watch calls return or raise the answers that `feed` was given."""
 
     precisionMode = 4  # noqa: N815 (ccxt's name)
 
@@ -115,8 +115,8 @@ class Exchange:
 class Maker(SimpleNamespace):
     """Makes exchanges that are fed by hand, and keeps them."""
 
-    def __call__(self, told: Any) -> Exchange:
-        self.told = told
+    def __call__(self, on_error: Any) -> Exchange:
+        self.on_error = on_error
         made = self.prepare(Exchange())
         self.made.append(made)
         return made
@@ -133,7 +133,7 @@ def source() -> Callable[..., tuple[CcxtSource, Maker]]:
         clock: Any,
         channels: tuple[str, ...] = ("trades",),
         symbols: tuple[str, ...] = ("BTC/USDT",),
-        prepare: Callable[[Exchange], Exchange] = lambda one: one,
+        prepare: Callable[[Exchange], Exchange] = lambda exchange: exchange,
         unwatch: bool = True,
         **settings: Any,
     ) -> tuple[CcxtSource, Maker]:

@@ -1,4 +1,4 @@
-"""ccxt through the contract, with Binance on the other side."""
+"""The venue contract for ccxt, with the simulated Binance."""
 
 from __future__ import annotations
 

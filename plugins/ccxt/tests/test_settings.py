@@ -1,4 +1,4 @@
-"""The stack's table, what is wrong with it, and what it costs who does not use it."""
+"""The settings of exchanges, the errors for wrong ones, and the patched ccxt object."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import tapeloom_ccxt
 from tapeloom import FeedSpec, Secret, Stack
 from tapeloom.errors import BackendUnsupported, ConfigError
 from tapeloom_ccxt import ExchangeSettings
-from tapeloom_ccxt.exchange import Maker
+from tapeloom_ccxt.exchange import ExchangeFactory
 
 
 def opened(market: str, *channels: str, **table: Any) -> Any:
@@ -28,11 +28,11 @@ def problem(market: str, *channels: str, **table: Any) -> str:
 
 
 @pytest.mark.parametrize(
-    ("market", "channels", "words"),
+    ("market", "channels", "texts"),
     [
         ("", ["trades"], ["feed[0].market", 'market = "kraken"']),
         ("binanc", ["trades"], ["Did you mean 'binance'?"]),
-        ("zebpay", ["trades"], ["cannot watch it"]),
+        ("zebpay", ["trades"], ["cannot be watched"]),
         ("binance", ["agg_trades"], ["no channel 'agg_trades'", "klines", "quotes", "ticker"]),
         ("hyperliquid", ["quotes"], ["no channel 'quotes'", "trades"]),
         ("binance", ["klines:7m"], ["'klines:7m'", "1m", "1h"]),
@@ -40,35 +40,33 @@ def problem(market: str, *channels: str, **table: Any) -> str:
         ("binance", ["trades:x"], ["takes no parameter"]),
     ],
 )
-def test_what_an_exchange_does_not_have_is_refused_with_what_it_has(
-    market: str, channels: list[str], words: list[str]
+def test_the_error_for_an_unknown_channel_lists_the_known_ones(
+    market: str, channels: list[str], texts: list[str]
 ):
     text = problem(market, *channels)
 
-    assert all(word in text for word in words), text
+    assert all(text in text for text in texts), text
 
 
 @pytest.mark.parametrize(
-    ("table", "words"),
+    ("table", "texts"),
     [
-        ({"sandbox": True, "demo": True}, "two environments"),
+        ({"sandbox": True, "demo": True}, "different environments"),
         ({"apikey": 1}, "Did you mean 'api_key'?"),
         ({"api_key": "fake-key"}, "must not be in the stack"),
         ({"trades_limit": 0}, "trades_limit"),
         ({"stall": 0}, "stall"),
     ],
 )
-def test_what_is_wrong_with_the_table_of_an_exchange_is_told_with_its_place(
-    table: dict[str, Any], words: str
-):
+def test_mistakes_in_an_exchange_table_name_the_setting(table: dict[str, Any], texts: str):
     text = problem("binance", "trades", exchanges={"binance": table})
 
     assert "venue.ccxt.exchanges.binance" in text
-    assert words in text
+    assert texts in text
     assert "fake-key" not in text
 
 
-def test_feeds_of_different_exchanges_stand_in_one_stack_and_tell_their_exchange():
+def test_feeds_of_different_exchanges_have_different_venues():
     feeds = [FeedSpec("ccxt", ("BTC/USDT",), ("trades",), market=m) for m in ("binance", "bybit")]
     stream = tapeloom.open(Stack(feeds=feeds))
 
@@ -77,13 +75,13 @@ def test_feeds_of_different_exchanges_stand_in_one_stack_and_tell_their_exchange
 
 
 @pytest.mark.parametrize("anyio_backend", ["trio"])
-async def test_it_is_refused_on_trio():
+async def test_trio_is_refused():
     async with opened("binance", "trades") as stream:
         with pytest.raises(BackendUnsupported, match="asyncio"):
             assert [event async for event in stream]
 
 
-def test_options_and_addresses_are_laid_over_those_of_ccxt():
+def test_options_and_urls_are_merged_into_those_of_ccxt():
     table = ExchangeSettings(
         hostname="example.test",
         options={"fetchMarkets": {"types": ["spot"]}},
@@ -91,7 +89,7 @@ def test_options_and_addresses_are_laid_over_those_of_ccxt():
         trades_limit=77,
         silence=9.0,
     )
-    made = Maker("binance", table)()
+    made = ExchangeFactory("binance", table)()
 
     assert made.hostname == "example.test"
     assert made.options["fetchMarkets"]["types"] == ["spot"]
@@ -102,8 +100,10 @@ def test_options_and_addresses_are_laid_over_those_of_ccxt():
     assert made.streaming["keepAlive"] == 3000
 
 
-def test_credentials_reach_ccxt_and_no_message():
-    maker = Maker("binance", ExchangeSettings(api_key=Secret("fake-key"), secret=Secret("fake-s")))
+def test_credentials_reach_ccxt_and_are_not_shown():
+    maker = ExchangeFactory(
+        "binance", ExchangeSettings(api_key=Secret("fake-key"), secret=Secret("fake-s"))
+    )
 
     assert (maker().apiKey, maker().secret) == ("fake-key", "fake-s")
     assert maker.hide("key fake-key\nand fake-s") == "key *** and ***"
@@ -111,7 +111,7 @@ def test_credentials_reach_ccxt_and_no_message():
 
 
 def test_ccxt_reads_every_number_with_its_digits():
-    made = Maker("binance", ExchangeSettings())()
+    made = ExchangeFactory("binance", ExchangeSettings())()
     where = {"p": "0.10", "q": 0.1, "n": "NaN", "d": Decimal("2E-8")}
 
     assert str(made.safe_float(where, "p")) == str(made.safe_number(where, "p")) == "0.10"
@@ -123,8 +123,8 @@ def test_ccxt_reads_every_number_with_its_digits():
     assert made.safe_string(where, "x", "none") == "none"
 
 
-def test_the_snapshot_and_the_differences_of_a_book_name_a_level_alike():
-    made = Maker("binance", ExchangeSettings())()
+def test_snapshots_and_deltas_of_a_book_have_equal_prices():
+    made = ExchangeFactory("binance", ExchangeSettings())()
     book = made.order_book(made.parse_order_book({"bids": [["61250.10", "1"]], "asks": []}, "B"))
     made.handle_delta(book["bids"], ["61250.10", "0"])
 
@@ -139,5 +139,5 @@ def test_ccxt_is_not_imported_before_a_feed_needs_it():
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-def test_the_settings_are_what_the_hook_says():
+def test_the_hook_returns_the_settings_class():
     assert tapeloom_ccxt.settings() is tapeloom_ccxt.Settings

@@ -1,4 +1,4 @@
-"""The real ccxt, against the simulated exchanges: what comes is what happened, and what does not is told."""
+"""End to end: the real ccxt against simulated exchanges. Delivered events equal the market."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ EXCHANGES = {
 
 
 @pytest.mark.parametrize("exchange", EXCHANGES)
-async def test_what_ccxt_brings_is_what_happened(exchange: str, pointed: Pointed):
+async def test_delivered_events_equal_the_market(exchange: str, pointed: Pointed):
     pytest.importorskip(f"tapeloom_{exchange}", reason="it has the exchange's server side")
     symbols, more, depth = EXCHANGES[exchange]
     channels = ["trades", "klines:1m", *(["book"] if depth else []), *more]
@@ -90,8 +90,8 @@ async def test_what_ccxt_brings_is_what_happened(exchange: str, pointed: Pointed
             books = of(events, Book, symbol, "book")
             mine, truth = rebuilt(books), sim.truth.book(symbol)
             return all(
-                best(one, depth, highest=high) == best(other, depth, highest=high)
-                for one, other, high in zip(mine, truth, (True, False), strict=True)
+                best(event, depth, highest=high) == best(other, depth, highest=high)
+                for event, other, high in zip(mine, truth, (True, False), strict=True)
             )
 
         events = await collect(
@@ -105,13 +105,18 @@ async def test_what_ccxt_brings_is_what_happened(exchange: str, pointed: Pointed
     assert not [event for event in events if type(event) in (Gap, Reject)]
     for symbol in symbols:
         tick, _lot = ticks[symbol]
-        assert [(one.price, one.size, one.side, one.ts) for one in of(events, Trade, symbol)] == [
-            (one.price, one.size, one.side, one.ts // MS * MS) for one in truth[symbol]
-        ]
+        assert [
+            (event.price, event.size, event.side, event.ts) for event in of(events, Trade, symbol)
+        ] == [(event.price, event.size, event.side, event.ts // MS * MS) for event in truth[symbol]]
         bars = [bar for bar in of(events, Bar, symbol) if bar.closed and bar.origin == "live"]
         expected = {
-            one.start: (one.open * tick, one.high * tick, one.low * tick, one.close * tick)
-            for one in candles[symbol]
+            event.start: (
+                event.open * tick,
+                event.high * tick,
+                event.low * tick,
+                event.close * tick,
+            )
+            for event in candles[symbol]
         }
         assert bars, "some have closed"
         for bar in bars:
@@ -139,7 +144,9 @@ def after_gap(channel: str, cls: type[Any]) -> Callable[[list[Event]], bool]:
     """Return whether *cls* has come again since a gap of *channel*."""
 
     def enough(events: list[Event]) -> bool:
-        gaps = [n for n, one in enumerate(events) if type(one) is Gap and one.channel == channel]
+        gaps = [
+            n for n, event in enumerate(events) if type(event) is Gap and event.channel == channel
+        ]
         return bool(gaps) and len(of(events[gaps[-1] :], cls, "BTC/USDT")) > 20
 
     return enough
@@ -147,11 +154,11 @@ def after_gap(channel: str, cls: type[Any]) -> Callable[[list[Event]], bool]:
 
 def check_losses(events: list[Event], truth: Any) -> int:
     """Check that each trade that did not come lies in a Gap; return how many there are."""
-    came = {one.id for one in of(events, Trade, "BTC/USDT")}
+    came = {event.id for event in of(events, Trade, "BTC/USDT")}
     gaps = list(of(events, Gap, "BTC/USDT", "trades"))
-    lost = [one for one in truth if min(came) < one.id < max(came) and one.id not in came]
-    for one in lost:
-        assert any(gap.since // MS <= one.ts // MS <= gap.until // MS for gap in gaps)
+    lost = [event for event in truth if min(came) < event.id < max(came) and event.id not in came]
+    for event in lost:
+        assert any(gap.since // MS <= event.ts // MS <= gap.until // MS for gap in gaps)
     return len(lost)
 
 
@@ -165,7 +172,7 @@ FAULTS = {
 
 
 @pytest.mark.parametrize("name", FAULTS)
-async def test_trades_come_again_and_those_that_did_not_lie_in_a_gap(name: str, pointed: Pointed):
+async def test_a_gap_covers_the_trades_lost_at_a_reconnect(name: str, pointed: Pointed):
     fault, table = FAULTS[name]
 
     events, truth = await faulty(
@@ -173,14 +180,14 @@ async def test_trades_come_again_and_those_that_did_not_lie_in_a_gap(name: str, 
     )
 
     assert check_losses(events, truth) > 0
-    assert "reconnecting" in [one.state for one in events if type(one) is Status]
+    assert "reconnecting" in [event.state for event in events if type(event) is Status]
 
 
-async def test_a_book_with_a_lost_update_is_begun_anew_behind_a_gap(pointed: Pointed):
+async def test_a_book_with_a_lost_update_is_rebuilt_after_a_gap(pointed: Pointed):
     fault = simulator.Fault(kind="drop_diff", after=12)
 
     def enough(events: list[Event]) -> bool:
-        gaps = [n for n, one in enumerate(events) if type(one) is Gap]
+        gaps = [n for n, event in enumerate(events) if type(event) is Gap]
         return bool(gaps) and bool(of(events[gaps[-1] :], Book, "BTC/USDT"))
 
     events, _ = await faulty(pointed, "book", enough, fault)
@@ -190,7 +197,7 @@ async def test_a_book_with_a_lost_update_is_begun_anew_behind_a_gap(pointed: Poi
     assert of(events, Book, "BTC/USDT")[-1].kind == "snapshot"
 
 
-async def test_a_frame_that_cannot_be_read_costs_no_other(pointed: Pointed):
+async def test_an_unreadable_frame_does_not_affect_others(pointed: Pointed):
     fault = simulator.Fault(kind="malformed_json", channel="trades", after=20)
 
     def enough(events: list[Event]) -> bool:
@@ -198,9 +205,9 @@ async def test_a_frame_that_cannot_be_read_costs_no_other(pointed: Pointed):
 
     events, _ = await faulty(pointed, "trades", enough, fault)
 
-    ids = [one.id for one in of(events, Trade, "BTC/USDT")]
+    ids = [event.id for event in of(events, Trade, "BTC/USDT")]
     assert ids[-1] - ids[0] == len(ids), "one is missing"
-    [reject] = [one for one in events if type(one) is Reject]
+    [reject] = [event for event in events if type(event) is Reject]
     assert reject.rule == "unreadable_frame"
     assert reject.evidence.startswith('{"e":"trade"')
 
@@ -213,6 +220,6 @@ async def test_a_trade_that_is_sent_twice_is_delivered_once(pointed: Pointed):
 
     events, _ = await faulty(pointed, "trades", enough, fault)
 
-    ids = [one.id for one in of(events, Trade, "BTC/USDT")]
+    ids = [event.id for event in of(events, Trade, "BTC/USDT")]
     assert ids == [*range(ids[0], ids[0] + len(ids))]
-    assert [one.rule for one in of(events, Reject, "BTC/USDT")] == ["duplicate"] * 3
+    assert [event.rule for event in of(events, Reject, "BTC/USDT")] == ["duplicate"] * 3

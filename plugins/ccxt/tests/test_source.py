@@ -1,4 +1,4 @@
-"""What the source does with what ccxt returns, raises, and never answers."""
+"""The source with a fake ccxt object: data, errors, and calls that never return."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ def trade(id: int, ts: int | None = None) -> dict[str, Any]:
 
 
 def book(bid: str, ask: str = "10") -> dict[str, Any]:
-    one = Decimal(1)
-    return {"bids": [[Decimal(bid), one]], "asks": [[Decimal(ask), one]], "timestamp": 7}
+    size = Decimal(1)
+    return {"bids": [[Decimal(bid), size]], "asks": [[Decimal(ask), size]], "timestamp": 7}
 
 
-class Told(list[Event]):
+class Received(list[Event]):
     """What was delivered, and how the run ended."""
 
     error: FeedError | None = None
@@ -55,20 +55,20 @@ class Told(list[Event]):
 
 
 @asynccontextmanager
-async def running(source: Any, take: Any = None) -> AsyncIterator[Told]:
+async def running(source: Any, take: Any = None) -> AsyncIterator[Received]:
     """Run *source* beside the block; let it come to rest first."""
-    told = Told()
+    received = Received()
 
     async def run() -> None:
         try:
-            await source.run(take or told.take)
+            await source.run(take or received.take)
         except FeedError as error:
-            told.error = error
+            received.error = error
 
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(run)
         await rest()
-        yield told
+        yield received
         tasks.cancel_scope.cancel()
 
 
@@ -88,17 +88,17 @@ async def passing(clock: VirtualClock, seconds: float) -> None:
 # ---------------------------------------------------------------------------------- in good weather
 
 
-async def test_what_calls_return_is_delivered_in_order(source: Make):
+async def test_data_of_watch_calls_is_delivered_in_order(source: Make):
     made, maker = source(VirtualClock())
-    async with running(made) as told:
+    async with running(made) as received:
         maker.made[0].feed("watch_trades", [trade(1), trade(2)], [trade(3)])
         await rest()
 
-    assert [one.id for one in told.of(Trade)] == ["1", "2", "3"]
-    assert {one.venue for one in told} == {"ccxt-acme"}
+    assert [event.id for event in received.of(Trade)] == ["1", "2", "3"]
+    assert {event.venue for event in received} == {"ccxt-acme"}
 
 
-async def test_a_consumer_that_is_slow_does_not_keep_us_from_asking(source: Make):
+async def test_a_slow_consumer_does_not_delay_the_watch_calls(source: Make):
     made, maker = source(VirtualClock())
 
     async def never(events: list[Event]) -> None:
@@ -118,26 +118,26 @@ async def test_every_ccxt_object_is_closed_when_the_run_is_cancelled(source: Mak
     async with running(made):
         pass
 
-    assert [one.closed for one in maker.made] == [True, True]
+    assert [exchange.closed for exchange in maker.made] == [True, True]
 
 
-async def test_quotes_have_an_object_of_their_own_only_beside_books(source: Make):
+async def test_quotes_have_their_own_ccxt_object_only_beside_books(source: Make):
     for channels, count in ((("book", "trades"), 1), (("quotes", "trades"), 1)):
         made, maker = source(VirtualClock(), channels=channels)
         async with running(made):
             assert len(maker.made) == count
 
 
-async def test_a_book_is_said_to_be_unproven(source: Make):
+async def test_a_book_is_reported_as_unproven(source: Make):
     made, _ = source(VirtualClock(), channels=("book", "trades"))
-    async with running(made) as told:
+    async with running(made) as received:
         pass
 
-    [status] = told.of(Status)
+    [status] = received.of(Status)
     assert (status.state, status.channel, status.symbol) == ("unproven", "book", "BTC/USDT")
 
 
-async def test_symbols_come_and_go_while_it_runs(source: Make):
+async def test_symbols_are_added_and_removed_while_streaming(source: Make):
     made, maker = source(VirtualClock())
     async with running(made):
         exchange = maker.made[0]
@@ -153,11 +153,11 @@ async def test_symbols_come_and_go_while_it_runs(source: Make):
 # -------------------------------------------------------------------------------------- when it opens
 
 
-async def test_a_symbol_that_is_not_listed_is_told_with_the_nearest(source: Make):
+async def test_the_error_for_an_unlisted_symbol_suggests_a_similar_one(source: Make):
     made, maker = source(VirtualClock(), symbols=("BTCC/USDT",))
 
     with pytest.raises(SymbolError, match=r"acme does not list 'BTCC/USDT'.*mean 'BTC/USDT'"):
-        await made.run(Told().take)
+        await made.run(Received().take)
     assert maker.made[0].closed
     assert set(made._feed.listing.instruments) == {"BTC/USDT", "ETH/USDT"}
 
@@ -175,7 +175,7 @@ async def test_a_symbol_that_is_not_listed_is_told_with_the_nearest(source: Make
         (KeyError("ccxt's own defect"), ConnectionLost),
     ],
 )
-async def test_an_exchange_that_cannot_be_opened_raises_what_helps(
+async def test_an_exchange_that_cannot_be_opened_raises_the_error_of_its_remedy(
     source: Make, error: Exception, expected: type[FeedError]
 ):
     def prepare(exchange: Any) -> Any:
@@ -184,20 +184,20 @@ async def test_an_exchange_that_cannot_be_opened_raises_what_helps(
 
     made, maker = source(VirtualClock(), prepare=prepare)
     with pytest.raises(expected) as caught:
-        await made.run(Told().take)
+        await made.run(Received().take)
     assert caught.type is expected
     assert caught.value.retryable == (expected != LoginRefused and str(error) != "no")
     assert maker.made[0].closed
 
 
-async def test_the_pause_is_the_one_that_the_venue_named(source: Make):
+async def test_the_pause_is_that_of_the_venue(source: Make):
     def prepare(exchange: Any) -> Any:
         exchange.refuses = ccxt.RateLimitExceeded("429")
         exchange.last_response_headers = {"Retry-After": "7"}
         return exchange
 
     with pytest.raises(Throttled) as caught:
-        await source(VirtualClock(), prepare=prepare)[0].run(Told().take)
+        await source(VirtualClock(), prepare=prepare)[0].run(Received().take)
     assert caught.value.retry_after_seconds == 7
 
 
@@ -212,11 +212,11 @@ async def test_markets_are_loaded_once(source: Make):
         return exchange
 
     maker.prepare = refuse
-    async with running(made) as told:
+    async with running(made) as received:
         maker.made[1].feed("watch_trades", [trade(1)])
         await rest()
-    assert told.of(Trade)
-    assert told.error is None
+    assert received.of(Trade)
+    assert received.error is None
 
 
 # ------------------------------------------------------------------------------------- when it breaks
@@ -232,28 +232,28 @@ async def test_markets_are_loaded_once(source: Make):
         (ccxt.DDoSProtection("429"), Throttled),
     ],
 )
-async def test_an_error_ends_the_run_with_what_helps(
+async def test_an_error_ends_the_run_with_the_error_of_its_remedy(
     source: Make, error: Exception, expected: type[FeedError]
 ):
     made, maker = source(VirtualClock())
-    async with running(made) as told:
+    async with running(made) as received:
         maker.made[0].feed("watch_trades", [trade(1)], error)
         await rest()
 
-    assert type(told.error) is expected
-    assert [one.id for one in told.of(Trade)] == ["1"], "what came before it is delivered"
+    assert type(received.error) is expected
+    assert [event.id for event in received.of(Trade)] == ["1"], "what came before it is delivered"
     assert maker.made[0].closed
 
 
-async def test_what_waits_for_a_slow_consumer_when_it_breaks_is_still_delivered(source: Make):
+async def test_events_before_a_failure_are_still_delivered(source: Make):
     made, maker = source(VirtualClock())
-    released, took = anyio.Event(), Told()
+    released, took = anyio.Event(), Received()
 
     async def slowly(events: list[Event]) -> None:
         await released.wait()
         await took.take(events)
 
-    async with running(made, slowly) as told:
+    async with running(made, slowly) as received:
         for answer in ([trade(1)], [trade(2)], ccxt.NetworkError("gone")):
             maker.made[0].feed("watch_trades", answer)
             await rest()
@@ -261,129 +261,127 @@ async def test_what_waits_for_a_slow_consumer_when_it_breaks_is_still_delivered(
         released.set()
         await rest()
 
-    assert [one.id for one in took] == ["1", "2"]
-    assert isinstance(told.error, ConnectionLost)
+    assert [event.id for event in took] == ["1", "2"]
+    assert isinstance(received.error, ConnectionLost)
 
 
-async def test_what_the_exchange_refuses_is_told_and_costs_nothing_else(source: Make):
+async def test_a_refused_topic_is_reported_and_does_not_affect_others(source: Make):
     made, maker = source(VirtualClock(), channels=("trades", "ticker"))
-    async with running(made) as told:
+    async with running(made) as received:
         maker.made[0].feed("watch_ticker", ccxt.BadSymbol("no tickers of it"))
         maker.made[0].feed("watch_trades", [trade(1)])
         await rest()
 
-    [status] = told.of(Status)
+    [status] = received.of(Status)
     assert (status.state, status.channel) == ("refused", "ticker")
     assert "no tickers of it" in status.detail
-    assert told.of(Trade)
-    assert told.error is None
+    assert received.of(Trade)
+    assert received.error is None
 
 
-async def test_a_feed_of_which_everything_is_refused_ends(source: Make):
+async def test_a_feed_with_only_refused_topics_ends(source: Make):
     made, maker = source(VirtualClock())
-    async with running(made) as told:
+    async with running(made) as received:
         maker.made[0].feed("watch_trades", ccxt.BadRequest("never"))
         await rest()
 
-    assert isinstance(told.error, SubscriptionRefused)
+    assert isinstance(received.error, SubscriptionRefused)
 
 
-async def test_what_fails_again_and_again_before_anything_came_is_refused(source: Make):
+async def test_a_topic_that_fails_repeatedly_before_its_first_data_is_refused(source: Make):
     clock = VirtualClock()
     made, maker = source(clock, channels=("trades", "ticker"))
-    async with running(made) as told:
+    async with running(made) as received:
         maker.made[0].feed("watch_ticker", *[ccxt.ExchangeError("hm")] * 4)
         await passing(clock, 5)
 
-    assert told.states() == ["refused"]
-    assert told.error is None
+    assert received.states() == ["refused"]
+    assert received.error is None
 
 
-async def test_a_broken_book_is_asked_for_again_and_the_hole_is_told(source: Make):
+async def test_a_broken_book_is_watched_again_and_its_gap_is_reported(source: Make):
     made, maker = source(VirtualClock(), channels=("book",))
-    async with running(made) as told:
+    async with running(made) as received:
         maker.made[0].feed("watch_order_book", book("9"), ccxt.ChecksumError("gap"), book("8"))
         await rest()
 
-    kinds = [type(event) for event in told if type(event) is not Status]
+    kinds = [type(event) for event in received if type(event) is not Status]
     assert kinds == [Book, Gap, Book]
-    [gap] = told.of(Gap)
+    [gap] = received.of(Gap)
     assert (gap.cause, gap.channel, gap.since) == ("sequence", "book", 7_000_000)
-    assert [one.kind for one in told.of(Book)] == ["snapshot", "snapshot"]
+    assert [event.kind for event in received.of(Book)] == ["snapshot", "snapshot"]
 
 
-async def test_a_book_that_breaks_again_and_again_opens_the_exchange_anew(source: Make):
+async def test_a_book_that_breaks_repeatedly_opens_the_exchange_anew(source: Make):
     made, maker = source(VirtualClock(), channels=("book",))
-    async with running(made) as told:
+    async with running(made) as received:
         maker.made[0].feed("watch_order_book", *[ccxt.ChecksumError("gap")] * 4)
         await rest()
 
-    assert isinstance(told.error, ConnectionLost)
-    assert "again and again" in str(told.error)
+    assert isinstance(received.error, ConnectionLost)
+    assert "more than 3 times in a minute" in str(received.error)
 
 
-async def test_a_book_that_stays_crossed_is_subscribed_anew(source: Make):
+async def test_a_book_that_stays_crossed_is_subscribed_again(source: Make):
     made, maker = source(VirtualClock(), channels=("book",))
-    async with running(made) as told:
+    async with running(made) as received:
         exchange = maker.made[0]
         exchange.feed("watch_order_book", book("9"), book("10"), book("11"), book("8"))
         await rest()
 
-    assert [one.cause for one in told.of(Gap)] == ["crossed"]
+    assert [event.cause for event in received.of(Gap)] == ["crossed"]
     assert ("un_watch_order_book", "BTC/USDT") in exchange.asked
-    assert told.of(Book)[-1].raw_bids == [("8", "1")]
+    assert received.of(Book)[-1].raw_bids == [("8", "1")]
 
 
-async def test_a_wait_that_ccxt_cancels_by_itself_is_not_the_end_of_the_task(source: Make):
+async def test_a_call_that_ccxt_cancels_does_not_end_the_task(source: Make):
     made, maker = source(VirtualClock())
-    async with running(made) as told:
+    async with running(made) as received:
         maker.made[0].feed("watch_trades", [trade(1)], asyncio.CancelledError(), [trade(2)])
         await rest()
 
-    assert [type(event) for event in told] == [Trade, Gap, Trade]
-    assert told.of(Gap)[0].cause == "disconnect"
+    assert [type(event) for event in received] == [Trade, Gap, Trade]
+    assert received.of(Gap)[0].cause == "disconnect"
 
 
-async def test_a_cache_that_ran_over_is_a_gap_and_is_emptied(source: Make):
+async def test_a_full_cache_is_a_gap_and_is_cleared(source: Make):
     class Cache(deque[Any]):
         max_size = 2
 
     made, maker = source(VirtualClock())
-    async with running(made) as told:
+    async with running(made) as received:
         exchange = maker.made[0]
         exchange.trades["BTC/USDT"] = cache = Cache([1])
         exchange.feed("watch_trades", [trade(1)])
         await rest()
-        assert not told.of(Gap)
+        assert not received.of(Gap)
         exchange.feed("watch_trades", [trade(5), trade(6)])
         await rest()
 
-    [gap] = told.of(Gap)
+    [gap] = received.of(Gap)
     assert (gap.cause, gap.since, gap.until) == ("overflow", 1_000_000, 5_000_000)
     assert not cache
 
 
-async def test_a_call_that_returns_the_cache_itself_loses_nothing_when_that_is_emptied(
-    source: Make,
-):
+async def test_a_call_that_returns_the_cache_itself_loses_nothing(source: Make):
     made, maker = source(VirtualClock())
-    async with running(made) as told:
+    async with running(made) as received:
         cache = deque([trade(1), trade(2)])
         maker.made[0].trades["BTC/USDT"] = cache
         maker.made[0].feed("watch_trades", cache)
         await rest()
 
-    assert [one.id for one in told.of(Trade)] == ["1", "2"]
+    assert [event.id for event in received.of(Trade)] == ["1", "2"]
     assert not cache
 
 
 # ----------------------------------------------------------------------------------- when it is silent
 
 
-async def test_a_subscription_that_brings_nothing_is_made_again(source: Make):
+async def test_a_subscription_without_data_is_renewed(source: Make):
     clock = VirtualClock()
     made, maker = source(clock, stall=40)
-    async with running(made) as told:
+    async with running(made) as received:
         exchange = maker.made[0]
         await passing(clock, 9)
         assert exchange.asked == [("watch_trades", "BTC/USDT")]
@@ -394,79 +392,77 @@ async def test_a_subscription_that_brings_nothing_is_made_again(source: Make):
             "un_watch_trades",
             "watch_trades",
         ]
-    assert told.states() == ["stale"]
-    assert not told.of(Gap), "nothing had come, so nothing is known to be missing"
+    assert received.states() == ["stale"]
+    assert not received.of(Gap), "nothing had come, so nothing is known to be missing"
 
 
-async def test_what_was_live_and_falls_silent_is_asked_for_anew_and_then_all_is(source: Make):
+async def test_a_stalled_topic_is_restarted_and_then_the_exchange_reopened(source: Make):
     clock = VirtualClock()
     made, maker = source(clock, stall=40)
-    async with running(made) as told:
+    async with running(made) as received:
         maker.made[0].feed("watch_trades", [trade(1)])
         await passing(clock, 42)
-        assert told.error is None
-        assert told.states() == ["stale"]
+        assert received.error is None
+        assert received.states() == ["stale"]
         await passing(clock, 45)
-        assert isinstance(told.error, ConnectionLost)
+        assert isinstance(received.error, ConnectionLost)
 
-    async with running(made) as told:
+    async with running(made) as received:
         maker.made[1].feed("watch_trades", [trade(90)])
         await rest()
-    [gap] = told.of(Gap)
+    [gap] = received.of(Gap)
     assert (gap.cause, gap.since, gap.until) == ("stall", 1_000_000, 90_000_000)
 
 
-async def test_what_repeats_itself_is_silent(source: Make):
+async def test_repeated_data_counts_as_silence(source: Make):
     clock = VirtualClock()
     made, maker = source(clock, channels=("book",), stall=40)
-    async with running(made) as told:
+    async with running(made) as received:
         for _ in range(45):
             maker.made[0].feed("watch_order_book", book("9"))
             await passing(clock, 1)
 
-    assert told.states() == ["unproven", "stale"]
+    assert received.states() == ["unproven", "stale"]
 
 
-async def test_a_quiet_symbol_does_not_interrupt_the_others_where_it_cannot_be_asked_alone(
-    source: Make,
-):
+async def test_a_quiet_symbol_does_not_reopen_the_exchange_without_unwatch(source: Make):
     clock = VirtualClock()
     made, maker = source(clock, channels=("trades", "ticker"), unwatch=False, stall=40)
-    async with running(made) as told:
+    async with running(made) as received:
         for n in range(60):
             maker.made[0].feed("watch_trades", [trade(n)])
             await passing(clock, 1)
 
-    assert told.error is None
-    assert told.states() == ["stale", "stale"]  # of the ticker, each time after twice as long
+    assert received.error is None
+    assert received.states() == ["stale", "stale"]  # of the ticker, each time after twice as long
 
 
-async def test_an_exchange_that_brings_nothing_at_all_is_opened_anew(source: Make):
+async def test_an_exchange_without_any_data_is_opened_anew(source: Make):
     clock = VirtualClock()
     made, _ = source(clock, unwatch=False, stall=40)
-    async with running(made) as told:
+    async with running(made) as received:
         await passing(clock, 12)
 
-    assert isinstance(told.error, ConnectionLost)
+    assert isinstance(received.error, ConnectionLost)
 
 
-async def test_a_connection_without_a_byte_is_dead_and_one_with_pongs_is_not(source: Make):
+async def test_a_connection_without_bytes_is_lost_and_one_with_pongs_is_not(source: Make):
     clock = VirtualClock()
     made, maker = source(clock, silence=20, stall=1000)
-    async with running(made) as told:
+    async with running(made) as received:
         client = SimpleNamespace(last_message_at=1)
         maker.made[0].clients["ws://acme"] = client
         for _ in range(3):
             await passing(clock, 15)
             client.last_message_at += 1
-        assert told.error is None
+        assert received.error is None
         await passing(clock, 25)
 
-    assert isinstance(told.error, ConnectionLost)
-    assert "silent for 20 s" in str(told.error)
+    assert isinstance(received.error, ConnectionLost)
+    assert "received nothing for 20 s" in str(received.error)
 
 
-async def test_what_lagged_behind_when_the_connection_ended_has_a_hole_of_its_own(source: Make):
+async def test_a_topic_that_lagged_at_a_disconnect_has_its_own_gap(source: Make):
     clock = VirtualClock()
     made, maker = source(clock, channels=("trades", "ticker"))
     async with running(made):
@@ -474,27 +470,27 @@ async def test_what_lagged_behind_when_the_connection_ended_has_a_hole_of_its_ow
         await passing(clock, 10)
         maker.made[0].feed("watch_trades", [trade(6)], ccxt.NetworkError("gone"))
         await rest()
-    async with running(made) as told:
+    async with running(made) as received:
         maker.made[1].feed("watch_ticker", {"last": "2", "timestamp": 9})
         maker.made[1].feed("watch_trades", [trade(10)])
         await rest()
 
     # Core tells of the hole that all have since the last event of any.
-    [gap] = told.of(Gap)
+    [gap] = received.of(Gap)
     assert (gap.channel, gap.cause, gap.since) == ("ticker", "silence", 5_000_000)
 
 
-async def test_a_frame_on_which_ccxt_fails_is_told(source: Make):
+async def test_a_frame_that_ccxt_fails_on_is_reported(source: Make):
     made, maker = source(VirtualClock())
-    async with running(made) as told:
-        maker.told('{"price": 1', json.JSONDecodeError("cut short", "", 0))
+    async with running(made) as received:
+        maker.on_error('{"price": 1', json.JSONDecodeError("cut short", "", 0))
         await rest()
-        assert [(one.rule, one.evidence) for one in told.of(Reject)] == [
+        assert [(event.rule, event.evidence) for event in received.of(Reject)] == [
             ("unreadable_frame", '{"price": 1')
         ]
-        assert told.error is None
-        maker.told("[]", KeyError("price"))
+        assert received.error is None
+        maker.on_error("[]", KeyError("price"))
         await rest()
 
-    assert isinstance(told.error, ConnectionLost)
-    assert "KeyError" in str(told.error)
+    assert isinstance(received.error, ConnectionLost)
+    assert "KeyError" in str(received.error)

@@ -1,4 +1,4 @@
-"""Feeds of Hyperliquid as core would compose them, and the recorded frames."""
+"""Feeds of Hyperliquid composed as by core, and recorded frames."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[3]
 
 
 class Stopped:
-    """A clock that stands still."""
+    """A clock that never advances."""
 
     def time_ns(self) -> int:
         return 1_000_000_000_000_000_000

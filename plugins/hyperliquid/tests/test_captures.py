@@ -1,4 +1,4 @@
-"""Every frame and body that was recorded becomes what it is."""
+"""Recorded frames and REST bodies are parsed into the expected events."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_the_same_frames_on_another_connection_give_nothing_twice(recorded, make
     assert (len(first), again, feed.counters["repeated_trades"]) == (32, [], 30)
 
 
-def test_samples_of_every_kind_are_read(recorded, make) -> None:
+def test_samples_of_every_kind_are_parsed(recorded, make) -> None:
     symbols, channels = ("HYPE/USDC:USDC",), ("trades", "book:20", "klines:1d", "quotes")
     feed = make(symbols=symbols, channels=channels)
     events = tapeloom_hyperliquid.parse(feed)(recorded("samples_jkorf"))
@@ -106,7 +106,7 @@ def test_samples_of_every_kind_are_read(recorded, make) -> None:
         ),
     ],
 )
-def test_bodies_of_rest_are_read(captures, make, file, body, symbol, count) -> None:
+def test_rest_answers_are_parsed(captures, make, file, body, symbol, count) -> None:
     channels = ("trades", "book:20", "klines:1h")
     history = tapeloom_hyperliquid.history(make(symbols=(symbol,), channels=channels))
     request = Request(url="https://x/info", body=json.dumps(body).encode())
@@ -120,10 +120,10 @@ def test_bodies_of_rest_are_read(captures, make, file, body, symbol, count) -> N
 @pytest.mark.parametrize(
     ("file", "count"), [("nautilus.rest.meta_perp_sample", 3), ("sdk.rest.meta", 28)]
 )
-def test_lists_are_read(captures, make, file, count) -> None:
+def test_listings_are_parsed(captures, make, file, count) -> None:
     history = tapeloom_hyperliquid.history(make())
     found = history.read_listing((captures / f"hyperliquid/{file}.json").read_bytes())
 
     assert len(found) == count
     assert found[0].lot == Decimal("0.00001")
-    assert all(one.active for one in found)
+    assert all(instrument.active for instrument in found)

@@ -1,4 +1,4 @@
-"""What is sent to subscribe, and how the answers are read."""
+"""Subscribe messages are encoded, and replies decoded."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def subscriptions(*channels: str, symbol: str = PERP) -> list[Subscription]:
     return [Subscription(symbol, channel) for channel in channels]
 
 
-def test_every_channel_is_a_message_of_its_own_with_a_number(make) -> None:
+def test_every_subscription_is_a_message_with_an_id(make) -> None:
     codec = tapeloom_hyperliquid.subscribe(make(channels=ALL))
     messages = codec.encode_subscribe(subscriptions(*ALL), 4)
 
@@ -37,7 +37,7 @@ def test_every_channel_is_a_message_of_its_own_with_a_number(make) -> None:
     ]
 
 
-def test_dropping_repeats_what_was_subscribed_to(make) -> None:
+def test_unsubscribe_messages_repeat_the_subscriptions(make) -> None:
     codec = tapeloom_hyperliquid.subscribe(make(channels=ALL))
     added, dropped = (
         ask(subscriptions(*ALL), 1) for ask in (codec.encode_subscribe, codec.encode_unsubscribe)
@@ -47,7 +47,7 @@ def test_dropping_repeats_what_was_subscribed_to(make) -> None:
     assert all('"method":"unsubscribe"' in message.text for message in dropped)
 
 
-def test_the_name_that_the_venue_lists_is_used(make) -> None:
+def test_the_listed_name_of_a_symbol_is_used(make) -> None:
     feed = make("spot", ("BTC/USDC",))
     feed.listing.add("BTC/USDC", "@142")
     (message,) = tapeloom_hyperliquid.subscribe(feed).encode_subscribe(
@@ -63,7 +63,7 @@ def acknowledged(about: dict[str, object], method: str = "subscribe") -> bytes:
 
 
 @pytest.mark.parametrize("method", ["subscribe", "unsubscribe"])
-def test_an_answer_is_known_by_the_subscription_it_repeats(make, method) -> None:
+def test_an_ack_is_matched_by_its_subscription(make, method) -> None:
     codec = tapeloom_hyperliquid.subscribe(make(channels=ALL))
     more = {"nSigFigs": None, "mantissa": None}
     for about, channel in (
@@ -79,7 +79,7 @@ def test_an_answer_is_known_by_the_subscription_it_repeats(make, method) -> None
 
 
 @pytest.mark.parametrize("channel", ["book:5", "book:20"])
-def test_an_answer_that_does_not_say_how_fast_is_about_the_book_we_have(make, channel) -> None:
+def test_an_ack_without_fast_is_for_the_feeds_book_channel(make, channel) -> None:
     codec = tapeloom_hyperliquid.subscribe(make(channels=("trades", channel)))
     reply = codec.decode_reply(acknowledged({"type": "l2Book", "coin": "BTC", "nSigFigs": None}))
 
@@ -95,7 +95,7 @@ def test_an_answer_that_does_not_say_how_fast_is_about_the_book_we_have(make, ch
         {"type": "userFills", "user": "0x0"},
     ],
 )
-def test_an_answer_about_what_is_not_ours_settles_nothing(make, about) -> None:
+def test_an_ack_of_a_foreign_subscription_names_none(make, about) -> None:
     codec = tapeloom_hyperliquid.subscribe(make(channels=("trades", "klines:1m")))
 
     assert codec.decode_reply(acknowledged(about)) == Ack()
@@ -136,7 +136,7 @@ OURS = (Subscription(PERP, "trades"),)
         ),
     ],
 )
-def test_an_error_is_read_by_its_first_words(make, text, reply) -> None:
+def test_an_error_is_classified_by_its_first_words(make, text, reply) -> None:
     frame = json.dumps({"channel": "error", "data": text}).encode()
 
     assert tapeloom_hyperliquid.subscribe(make()).decode_reply(frame) == reply
@@ -160,13 +160,13 @@ def test_an_error_is_read_by_its_first_words(make, text, reply) -> None:
         (b'{"channel":' + b"[" * 100_000, None),
     ],
 )
-def test_each_frame_that_is_no_data_is_read(make, frame, reply) -> None:
+def test_control_frames_are_decoded(make, frame, reply) -> None:
     assert tapeloom_hyperliquid.subscribe(make()).decode_reply(frame) == reply
 
 
 @settings(max_examples=100, deadline=None)
 @given(frame=st.binary(max_size=80))
-def test_garbage_is_no_answer(make, frame) -> None:
+def test_garbage_is_not_a_reply(make, frame) -> None:
     reply = tapeloom_hyperliquid.subscribe(make()).decode_reply(frame)
 
     assert reply is None or frame.startswith(b"Websocket connection established")
@@ -174,7 +174,7 @@ def test_garbage_is_no_answer(make, frame) -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(text=st.text(max_size=60))
-def test_an_error_in_any_words_is_a_refusal(make, text) -> None:
+def test_an_error_with_any_text_is_a_refusal_or_an_ack(make, text) -> None:
     frame = json.dumps({"channel": "error", "data": text}).encode()
 
     assert isinstance(tapeloom_hyperliquid.subscribe(make()).decode_reply(frame), Refusal | Ack)

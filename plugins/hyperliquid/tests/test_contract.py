@@ -1,4 +1,4 @@
-"""Hyperliquid through the contract."""
+"""The venue contract for Hyperliquid."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""REST: what is asked, what it costs, and how the answers are read."""
+"""REST: requests, their weights, and the parsing of answers."""
 
 from __future__ import annotations
 
@@ -31,10 +31,12 @@ def test_every_request_is_a_post_with_its_weight(make) -> None:
     }
     assert (book.paged, trades.paged, bars.paged) == (False, False, True)
     assert (book.weight, trades.weight, bars.weight) == (2, 22, 23)
-    assert {(each.rate.count, each.rate.seconds) for each in (book, trades, bars)} == {(1200, 60)}
+    assert {(request_.rate.count, request_.rate.seconds) for request_ in (book, trades, bars)} == {
+        (1200, 60)
+    }
 
 
-def test_bars_without_a_beginning_are_the_last_five_hundred(make) -> None:
+def test_a_bars_request_without_a_start_is_for_500_bars(make) -> None:
     feed = make(channels=ALL)
     request = tapeloom_hyperliquid.history(feed).request(HistoryQuery("bars", PERP, interval="1h"))
     start = feed.clock.time_ns() - 500 * 60 * MINUTE
@@ -43,7 +45,7 @@ def test_bars_without_a_beginning_are_the_last_five_hundred(make) -> None:
 
 
 @pytest.mark.parametrize("interval", ["1s", "6h", ""])
-def test_an_interval_that_the_venue_does_not_have_cannot_be_asked_for(make, interval) -> None:
+def test_there_is_no_request_for_an_unknown_interval(make, interval) -> None:
     assert (
         tapeloom_hyperliquid.history(make()).request(HistoryQuery("bars", PERP, "", interval))
         is None
@@ -58,7 +60,7 @@ def test_an_interval_that_the_venue_does_not_have_cannot_be_asked_for(make, inte
         ("spot", ("PURR/USDC",), {"type": "spotMeta"}),
     ],
 )
-def test_the_list_of_the_right_market_is_asked_for(make, market, symbols, body) -> None:
+def test_the_listing_request_is_for_the_feeds_market(make, market, symbols, body) -> None:
     assert asked(tapeloom_hyperliquid.history(make(market, symbols)).listing_request()) == body
 
 
@@ -91,13 +93,13 @@ def test_perpetuals_are_listed_with_their_lot(make) -> None:
         (360, ("XYZ.GOLD/USDH:USDH",), "XYZ.TSLA/USDH:USDH"),
     ],
 )
-def test_a_builders_perpetuals_are_settled_as_the_list_or_else_the_user_says(
+def test_the_settlement_of_a_builders_perpetuals_is_that_of_the_listing_or_the_symbols(
     make, token, symbols, wanted
 ) -> None:
     body = {"universe": [{"name": "xyz:TSLA", "szDecimals": 3}], "collateralToken": token}
-    (one,) = listed(make, "perp", body, symbols)
+    (instrument,) = listed(make, "perp", body, symbols)
 
-    assert (one.symbol, one.native) == (wanted, "xyz:TSLA")
+    assert (instrument.symbol, instrument.native) == (wanted, "xyz:TSLA")
 
 
 def test_pairs_are_named_by_their_tokens(make) -> None:
@@ -112,9 +114,9 @@ def test_pairs_are_named_by_their_tokens(make) -> None:
             {"name": "@5", "tokens": [77, 0], "index": 5},
         ],
     }
-    found = {one.symbol: one for one in listed(make, "spot", body)}
+    found = {instrument.symbol: instrument for instrument in listed(make, "spot", body)}
 
-    assert {symbol: one.native for symbol, one in found.items()} == {
+    assert {symbol: instrument.native for symbol, instrument in found.items()} == {
         "PURR/USDC": "PURR/USDC",
         "HYPE/USDC": "@107",
         "BTC/USDC": "@142",
@@ -139,18 +141,18 @@ BOOK = {"coin": "BTC", "time": 8, "levels": [[LEVEL] * 20, [LEVEL] * 20]}
     ("channels", "wanted"),
     [(("book:20", "book:5"), ("book:20", 20)), (("book:5",), ("book:5", 5)), (("trades",), None)],
 )
-def test_a_book_is_that_of_the_channel_we_have(make, channels, wanted) -> None:
+def test_a_book_has_the_channel_of_the_feed(make, channels, wanted) -> None:
     books = answered(make, {"type": "l2Book", "coin": "BTC"}, BOOK, channels)
 
     assert [(book.channel, len(book.raw_bids)) for book in books] == ([wanted] if wanted else [])
     assert all(book.origin == "history" and book.ts == 8 * MS for book in books)
 
 
-def test_a_coin_without_a_book_has_none(make) -> None:
+def test_a_missing_book_gives_no_event(make) -> None:
     assert answered(make, {"type": "l2Book", "coin": "BTC"}, None) == []
 
 
-def test_trades_that_come_newest_first_are_given_oldest_first(make) -> None:
+def test_trades_are_returned_oldest_first(make) -> None:
     rows = [
         {"coin": "BTC", "side": "B", "px": "1", "sz": "1", "time": time, "tid": tid}
         for tid, time in ((4, 9), (3, 8), (2, 8), (1, 7))
@@ -160,7 +162,7 @@ def test_trades_that_come_newest_first_are_given_oldest_first(make) -> None:
     assert [(trade.id, trade.origin) for trade in trades] == [(n, "backfill") for n in "1234"]
 
 
-def test_the_last_bar_is_closed_when_it_is_over(make) -> None:
+def test_the_last_bar_is_closed_after_its_end(make) -> None:
     body = {"type": "candleSnapshot", "req": {"coin": "BTC", "interval": "1m", "startTime": 0}}
     more = {"s": "BTC", "i": "1m", "o": "1", "c": "1", "h": "1", "l": "1", "v": "1", "n": 1}
     rows = [{"t": n * 60_000, "T": n * 60_000 + 59_999, **more} for n in range(3)]
@@ -182,7 +184,7 @@ def test_the_last_bar_is_closed_when_it_is_over(make) -> None:
         ({"type": "l2Book", "coin": "BTC"}, "http://x/other"),
     ],
 )
-def test_what_is_not_ours_gives_nothing(make, body, url) -> None:
+def test_answers_to_foreign_requests_give_no_events(make, body, url) -> None:
     history = tapeloom_hyperliquid.history(make(channels=ALL))
 
     assert history.read_answer(request(body, url), b"{}", 9) == []
@@ -190,7 +192,7 @@ def test_what_is_not_ours_gives_nothing(make, body, url) -> None:
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"[]", b"[" * 100_000, b'{"universe":[{}]}'])
-def test_an_answer_that_cannot_be_read_says_which_one(make, body) -> None:
+def test_the_error_of_an_unreadable_answer_names_the_request(make, body) -> None:
     history = tapeloom_hyperliquid.history(make(channels=ALL))
     with pytest.raises(ValueError, match="the answer to meta cannot be read"):
         history.read_listing(body)
@@ -199,7 +201,7 @@ def test_an_answer_that_cannot_be_read_says_which_one(make, body) -> None:
 
 
 @pytest.mark.parametrize(
-    ("status", "body", "words"),
+    ("status", "body", "text"),
     [
         (429, b"null", "Too many requests"),
         (422, b"Failed to deserialize the JSON body", "Failed to deserialize"),
@@ -207,8 +209,8 @@ def test_an_answer_that_cannot_be_read_says_which_one(make, body) -> None:
         (404, b"", ""),
     ],
 )
-def test_a_refusal_has_the_venues_words_and_a_remedy(make, status, body, words) -> None:
-    told = tapeloom_hyperliquid.history(make()).refusal_reason(status, body)
+def test_a_refusal_has_the_venues_text_and_a_remedy(make, status, body, text) -> None:
+    reason = tapeloom_hyperliquid.history(make()).refusal_reason(status, body)
 
-    assert words in told
-    assert "null" not in told
+    assert text in reason
+    assert "null" not in reason

@@ -1,4 +1,4 @@
-"""Frames become events: each kind, in every form, with whatever stands between them."""
+"""Frames of every kind, and garbage between them, are parsed into events."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def parsed(feed, *frames: bytes, recv: int = 7) -> list[Any]:
     return tapeloom_hyperliquid.parse(feed)(Frames(frames, recv))
 
 
-def test_b_is_a_taker_who_bought_and_a_one_who_sold(make) -> None:
+def test_side_b_is_a_buy_and_side_a_a_sell(make) -> None:
     feed = make()
     sold, bought = parsed(
         feed, frame("trades", [fill()]), frame("trades", [fill(7, side="B", px="0.10")])
@@ -61,13 +61,13 @@ def test_b_is_a_taker_who_bought_and_a_one_who_sold(make) -> None:
     )
 
 
-def test_a_side_that_is_unknown_is_not_guessed(make) -> None:
+def test_an_unknown_side_is_rejected(make) -> None:
     (reject,) = parsed(make(), frame("trades", [fill(side="C")]))
 
     assert reject.rule == "unreadable_frame"
 
 
-def test_an_empty_batch_is_no_trade(make) -> None:
+def test_an_empty_batch_gives_no_event(make) -> None:
     assert parsed(make(), frame("trades", [])) == []
 
 
@@ -97,7 +97,7 @@ def test_a_book_is_a_snapshot_of_its_channel(make, channels, data, channel, dept
     assert len(event.bids) == len(event.asks) == depth
 
 
-def test_the_other_book_was_not_asked_for(make) -> None:
+def test_a_book_of_the_other_speed_is_counted_as_unrequested(make) -> None:
     feed = make(channels=("book:20",))
 
     assert parsed(feed, frame("l2Book", book(fast=True))) == []
@@ -123,7 +123,7 @@ def test_an_older_book_is_rejected_and_one_of_the_same_time_is_not(make) -> None
     assert events[2].event.ts == 7 * MS
 
 
-def test_a_new_subscription_begins_the_time_of_a_book_anew(make) -> None:
+def test_a_new_subscription_resets_the_time_of_a_book(make) -> None:
     about = {"type": "l2Book", "coin": "BTC", "fast": False, "nSigFigs": None, "mantissa": None}
     answer = frame("subscriptionResponse", {"method": "subscribe", "subscription": about})
     feed = make(channels=("book:20",))
@@ -132,7 +132,7 @@ def test_a_new_subscription_begins_the_time_of_a_book_anew(make) -> None:
     assert [event.ts // MS for event in events if type(event) is Book] == [9, 7]
 
 
-def test_a_quote_has_nothing_at_no_price_on_an_empty_side(make) -> None:
+def test_an_empty_side_of_a_quote_has_price_and_size_0(make) -> None:
     bid, ask = ({"px": "68674.0", "sz": "0.97", "n": 4}, {"px": "68675.0", "sz": "0.04", "n": 1})
     feed = make(channels=("quotes",))
     both, none = (
@@ -157,7 +157,7 @@ SPOT_CONTEXT = {
 }  # fmt: skip
 
 
-def test_a_ticker_has_the_figures_that_the_venue_tells(make) -> None:
+def test_a_ticker_has_the_figures_of_the_venue(make) -> None:
     feed = make(channels=("ticker",))
     spot = make("spot", ("PURR/USDC",), ("ticker",))
     (perp,) = parsed(feed, frame("activeAssetCtx", {"coin": "BTC", "ctx": CONTEXT}))
@@ -166,13 +166,13 @@ def test_a_ticker_has_the_figures_that_the_venue_tells(make) -> None:
     def figures(*texts: str | None) -> list[Decimal | None]:
         return [None if text is None else Decimal(text) for text in texts]
 
-    told = figures("4.919", "4.8744", None, None, "79000.1", "387891.57")
-    assert perp == Ticker("hyperliquid", PERP, 7, 7, *told, None, "ticker")
-    told = figures("0.14", "0.20", None, None, None, "8906.0")
-    assert pair == Ticker("hyperliquid", "PURR/USDC", 7, 7, *told, None, "ticker")
+    expected = figures("4.919", "4.8744", None, None, "79000.1", "387891.57")
+    assert perp == Ticker("hyperliquid", PERP, 7, 7, *expected, None, "ticker")
+    expected = figures("0.14", "0.20", None, None, None, "8906.0")
+    assert pair == Ticker("hyperliquid", "PURR/USDC", 7, 7, *expected, None, "ticker")
 
 
-def test_small_letters_count(make) -> None:
+def test_native_names_are_case_sensitive(make) -> None:
     feed = make(symbols=("KPEPE/USDC:USDC",))
     events = parsed(
         feed, frame("trades", [fill(coin="KPEPE")]), frame("trades", [fill(coin="kPEPE")])
@@ -182,7 +182,7 @@ def test_small_letters_count(make) -> None:
     assert feed.counters["unrequested"] == 1
 
 
-def test_what_nobody_asked_for_is_counted(make) -> None:
+def test_unrequested_data_is_counted(make) -> None:
     feed = make()
     frames = [
         frame("trades", [fill(1, coin="ETH"), fill(2, coin="ETH")]),
@@ -195,7 +195,7 @@ def test_what_nobody_asked_for_is_counted(make) -> None:
     assert feed.counters["unrequested"] == 5
 
 
-def test_a_symbol_that_is_added_later_is_heard(make) -> None:
+def test_a_symbol_that_is_added_later_is_parsed(make) -> None:
     feed = make()
     parse = tapeloom_hyperliquid.parse(feed)
     text = frame("trades", [fill(coin="ETH")])
@@ -205,7 +205,7 @@ def test_a_symbol_that_is_added_later_is_heard(make) -> None:
     assert (before, [event.symbol for event in parse(Frames([text]))]) == ([], ["ETH/USDC:USDC"])
 
 
-def test_keys_in_any_order_and_spaces_make_no_difference(make) -> None:
+def test_key_order_and_whitespace_make_no_difference(make) -> None:
     text = json.dumps({"data": [dict(reversed(fill().items()))], "channel": "trades"}, indent=2)
 
     assert parsed(make(), text.encode()) == parsed(make(), frame("trades", [fill()]))
@@ -240,7 +240,7 @@ def good_frames(draw: st.DrawFn) -> list[bytes]:
 
 @settings(max_examples=100, deadline=None)
 @given(frames=good_frames(), cuts=st.lists(st.integers(0, 25)))
-def test_how_frames_are_cut_into_batches_makes_no_difference(make, frames, cuts) -> None:
+def test_the_batching_of_frames_makes_no_difference(make, frames, cuts) -> None:
     whole = parsed(make(channels=ALL), *frames)
     parse = tapeloom_hyperliquid.parse(make(channels=ALL))
     ends = sorted({0, len(frames), *(cut for cut in cuts if cut < len(frames))})
@@ -259,9 +259,9 @@ GARBAGE = [
 
 @settings(max_examples=60, deadline=None)
 @given(frames=good_frames(), odd=st.lists(st.sampled_from(GARBAGE) | st.binary(max_size=30)))
-def test_garbage_costs_no_good_frame_and_is_accounted_for(make, frames, odd) -> None:
+def test_garbage_is_rejected_and_valid_frames_are_parsed(make, frames, odd) -> None:
     clean = parsed(make(channels=ALL), *frames)
-    mixed = [each for pair in zip(frames, odd, strict=False) for each in pair]
+    mixed = [frame_ for pair in zip(frames, odd, strict=False) for frame_ in pair]
     mixed += frames[len(odd) :]
     events = parsed(make(channels=ALL), *mixed)
     bad = sum(getattr(event, "rule", "") == "unreadable_frame" for event in events)

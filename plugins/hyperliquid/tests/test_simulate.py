@@ -1,4 +1,7 @@
-"""Hyperliquid's server side says what protocols say that Hyperliquid says."""
+"""Hyperliquid's server side sends what the venue's protocol documents.
+
+These tests need tapeloom-simulator.
+"""
 
 from __future__ import annotations
 
@@ -135,7 +138,7 @@ async def test_every_channel_has_the_fields_that_the_venue_sends():
     assert set(pushes["allMids"][-1]["mids"]) == {"BTC", "kPEPE", "PURR/USDC", "@107", "@202"}
 
 
-async def test_trades_tell_the_truth_a_block_at_a_time_and_their_ids_do_not_grow():
+async def test_trades_equal_the_market_block_by_block_with_unordered_ids():
     async with serve(trades=1500) as sim, dial(sim) as client:
         await client.ask(about("trades"))
         await run(sim, client)
@@ -155,7 +158,7 @@ async def test_trades_tell_the_truth_a_block_at_a_time_and_their_ids_do_not_grow
     assert all(len({fill["time"] for fill in block}) == 1 for block in blocks)
 
 
-async def test_whoever_subscribes_is_sent_the_last_trades_once_more():
+async def test_a_new_subscription_is_sent_the_last_trades():
     async with serve(trades=1500) as sim, dial(sim) as client:
         await client.ask(about("bbo"))
         await sim.finished()
@@ -171,7 +174,7 @@ async def test_whoever_subscribes_is_sent_the_last_trades_once_more():
     assert recent == past["data"][::-1]
 
 
-async def test_candles_equal_the_trades_and_rest_and_have_no_mark_of_an_end():
+async def test_bars_equal_the_trades_and_rest():
     async with serve(trades=3000, rate=20.0) as sim, dial(sim) as client:
         await client.ask(about("candle", interval="1m"))
         await run(sim, client)
@@ -192,7 +195,7 @@ async def test_candles_equal_the_trades_and_rest_and_have_no_mark_of_an_end():
         assert candle["T"] == start + 59_999
 
 
-async def test_the_books_of_the_stream_and_of_rest_are_one():
+async def test_the_books_of_stream_and_rest_are_equal():
     async with serve(trades=1000) as sim, dial(sim) as client:
         await client.ask(about("l2Book", fast=True))
         await run(sim, client)
@@ -207,7 +210,7 @@ async def test_the_books_of_the_stream_and_of_rest_are_one():
 # ---------------------------------------------------------------------------------------- dialogue
 
 
-async def test_an_answer_repeats_the_subscription_with_fields_of_the_venues_own():
+async def test_an_ack_repeats_the_subscription_with_added_fields():
     async with serve(start="manual") as sim, dial(sim) as client:
         book = about("l2Book", fast=True)
         answer = await client.reply({"method": "subscribe", "subscription": book})
@@ -225,7 +228,7 @@ async def test_an_answer_repeats_the_subscription_with_fields_of_the_venues_own(
 
 
 @pytest.mark.parametrize(
-    ("text", "words"),
+    ("text", "start"),
     [
         ('{"method":"subscribe","subscription":{"type":"trades","coin":"btc"}}', "Invalid sub"),
         ('{"method":"subscribe","subscription":{"type":"nothing","coin":"BTC"}}', "Invalid sub"),
@@ -239,15 +242,15 @@ async def test_an_answer_repeats_the_subscription_with_fields_of_the_venues_own(
         ("[]", "Error parsing JSON into valid websocket request"),
     ],
 )
-async def test_what_makes_no_sense_is_an_error_in_words(text, words):
+async def test_invalid_messages_get_an_error_text(text, start):
     async with serve(start="manual") as sim, dial(sim) as client:
         error = await client.reply(text)
 
     assert error["channel"] == "error"
-    assert error["data"].startswith(words)
+    assert error["data"].startswith(start)
 
 
-async def test_a_second_subscription_to_the_same_is_an_error_and_the_stream_goes_on():
+async def test_a_repeated_subscription_is_an_error_and_the_stream_continues():
     async with serve(trades=200, start=2) as sim, dial(sim) as client:
         await client.ask(about("bbo"), about("bbo"), about("trades"))
         await run(sim, client)
@@ -269,16 +272,16 @@ async def test_an_address_may_have_ten_connections():
 async def test_an_address_may_have_a_thousand_subscriptions(monkeypatch):
     from tapeloom_hyperliquid.simulator import server
 
-    monkeypatch.setattr(server, "_SUBSCRIPTIONS", 2)
-    async with serve(start="manual") as sim, dial(sim) as one, dial(sim) as other:
-        await one.reply({"method": "subscribe", "subscription": about("bbo")})
+    monkeypatch.setattr(server, "_MAX_SUBSCRIPTIONS", 2)
+    async with serve(start="manual") as sim, dial(sim) as client, dial(sim) as other:
+        await client.reply({"method": "subscribe", "subscription": about("bbo")})
         await other.reply({"method": "subscribe", "subscription": about("bbo")})
         error = await other.reply({"method": "subscribe", "subscription": about("bbo", "kPEPE")})
 
     assert error == {"channel": "error", "data": "Cannot track more than 2 total subscriptions."}
 
 
-async def test_a_connection_on_which_nothing_is_sent_is_ended_after_a_minute():
+async def test_an_idle_connection_is_closed_after_a_minute():
     async with serve(start="manual", time_scale=300) as sim, dial(sim) as idle, dial(sim) as alive:
         with anyio.fail_after(10):
             async with anyio.create_task_group() as tasks:
@@ -293,7 +296,7 @@ async def test_a_connection_on_which_nothing_is_sent_is_ended_after_a_minute():
     assert alive.code is None
 
 
-async def test_thirty_dials_a_minute_are_taken():
+async def test_thirty_dials_a_minute_are_allowed():
     async with serve(start="manual") as sim:
         for _ in range(30):
             async with dial(sim):
@@ -308,7 +311,7 @@ async def test_thirty_dials_a_minute_are_taken():
 # -------------------------------------------------------------------------------------------- REST
 
 
-async def test_the_lists_name_everything_that_is_traded():
+async def test_the_listings_have_every_instrument():
     async with serve(start="manual") as sim:
         meta, built = await info(sim, type="meta"), await info(sim, type="meta", dex="xyz")
         spot, dexes = await info(sim, type="spotMeta"), await info(sim, type="perpDexs")
@@ -318,8 +321,8 @@ async def test_the_lists_name_everything_that_is_traded():
     tokens = {token["index"]: token["name"] for token in spot["tokens"]}
     pairs = {pair["name"]: [tokens[index] for index in pair["tokens"]] for pair in spot["universe"]}
 
-    assert [one["name"] for one in meta["universe"]] == ["BTC", "kPEPE"]
-    assert [one["name"] for one in built["universe"]] == ["xyz:TSLA"]
+    assert [client["name"] for client in meta["universe"]] == ["BTC", "kPEPE"]
+    assert [client["name"] for client in built["universe"]] == ["xyz:TSLA"]
     assert [dex and dex["name"] for dex in dexes] == [None, "xyz"]
     assert pairs == {
         "PURR/USDC": ["PURR", "USDC"],
@@ -332,7 +335,7 @@ async def test_the_lists_name_everything_that_is_traded():
     assert status["specialStatuses"] is None
 
 
-async def test_a_request_that_nobody_knows_is_422_and_another_path_404():
+async def test_an_unknown_request_is_422_and_an_unknown_path_404():
     async with (
         serve(start="manual") as sim,
         httpx.AsyncClient(trust_env=False, verify=False) as http,
@@ -380,7 +383,7 @@ async def spoiled(kind, subscription, trades=600, **more):
     return client.pushes[next(c for c in client.pushes if c not in ("subscriptionResponse", "error"))], sim  # fmt: skip
 
 
-async def test_history_batch_repeats_the_past_in_the_middle():
+async def test_history_batch_repeats_past_trades():
     batches, _ = await spoiled("history_batch", about("trades"), after=40)
     repeated = next(batch for batch in batches if len(batch) == 30)
     before = [fill for batch in batches[: batches.index(repeated)] for fill in batch]
@@ -395,13 +398,13 @@ async def test_duplicate_block_sends_a_block_twice():
     assert sum(map(len, batches)) > len(sim.truth.trades(PERP))
 
 
-async def test_book_time_regress_lets_time_run_back():
+async def test_book_time_regress_sends_an_earlier_time():
     books, _ = await spoiled("book_time_regress", about("l2Book", fast=True))
 
     assert sum(b["time"] < a["time"] for a, b in itertools.pairwise(books)) == 1
 
 
-async def test_empty_side_leaves_nothing_on_a_side():
+async def test_empty_side_empties_one_side():
     quotes, _ = await spoiled("empty_side", about("bbo"))
     books, _ = await spoiled("empty_side", about("l2Book", fast=True))
 
@@ -409,7 +412,7 @@ async def test_empty_side_leaves_nothing_on_a_side():
     assert sum(book["levels"][0] == [] for book in books) == 1
 
 
-async def test_crossed_book_bids_more_than_is_asked():
+async def test_crossed_book_crosses_the_sides():
     quotes, _ = await spoiled("crossed_book", about("bbo"))
     books, _ = await spoiled("crossed_book", about("l2Book", fast=True))
     sides = [*(quote["bbo"] for quote in quotes), *([s[0] for s in b["levels"]] for b in books)]
@@ -417,7 +420,7 @@ async def test_crossed_book_bids_more_than_is_asked():
     assert sum(float(bid["px"]) > float(ask["px"]) for bid, ask in sides) == 2
 
 
-async def test_chain_halt_ends_everything_and_a_ping_is_still_answered():
+async def test_chain_halt_stops_all_data_but_answers_pings():
     async with (
         serve(trades=600, faults=[simulator.Fault(kind="chain_halt", after=20, count=0)]) as sim,
         dial(sim) as client,
@@ -435,8 +438,8 @@ async def test_chain_halt_ends_everything_and_a_ping_is_still_answered():
     assert len(pushes["trades"]) - 1 + len(pushes["bbo"]) == 20
 
 
-async def test_missing_candles():
-    """candle_gap loses what is said of candles, missing_final_kline the last word on one."""
+async def test_candle_gap_and_missing_final_kline_leave_out_bars():
+    """candle_gap leaves out messages of bars, missing_final_kline the last message of a bar."""
     minute = about("candle", interval="1m")
     whole = {}
     for kind, more in (

@@ -1,4 +1,4 @@
-"""Feeds of Interactive Brokers, and streams of them from a simulated gateway."""
+"""Feeds of Interactive Brokers, and streams from a simulated gateway."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def anyio_backend():
 
 
 class Stopped:
-    """A clock that stands still."""
+    """A clock that never advances."""
 
     def time_ns(self) -> int:
         return 7
@@ -46,7 +46,7 @@ def make():
     return made
 
 
-class Told:
+class Received:
     """What a stream brought, and the simulation it came from."""
 
     def __init__(self, sim: Any) -> None:
@@ -64,10 +64,10 @@ class Told:
         ]
 
     def states(self, channel: str | None = None) -> list[str]:
-        return [one.state for one in self.of("status") if channel in (None, one.channel)]
+        return [event.state for event in self.of("status") if channel in (None, event.channel)]
 
     async def until(self, enough, seconds: float = 10.0) -> None:
-        """Read until *enough* says so."""
+        """Read until *enough* returns true."""
         async with asyncio.timeout(seconds):
             while not enough(self):
                 self.events.append(await anext(self.stream))
@@ -89,7 +89,7 @@ class Told:
 
 
 @pytest.fixture
-def told():
+def received():
     """Return a context: a simulated gateway and a stream of it."""
 
     @asynccontextmanager
@@ -102,7 +102,7 @@ def told():
         listed: Any = None,
         streams: int | None = None,
         **options: Any,
-    ) -> AsyncIterator[Told]:
+    ) -> AsyncIterator[Received]:
         import tapeloom
         from tapeloom import FeedSpec, Stack
 
@@ -115,9 +115,9 @@ def told():
         async with simulator.serve("ib", symbols=made, **options) as sim:
             table = {**sim.settings, **(settings or {})}
             feed = FeedSpec("ib", tuple(symbols), tuple(channels), stages=tuple(stages))
-            told = Told(sim)
+            received = Received(sim)
             async with tapeloom.open(Stack(feeds=[feed], venues={"ib": table})) as stream:
-                told.stream = aiter(stream)
-                yield told
+                received.stream = aiter(stream)
+                yield received
 
     return run

@@ -1,4 +1,4 @@
-"""Interactive Brokers through the contract of a venue."""
+"""The venue contract for Interactive Brokers."""
 
 from __future__ import annotations
 

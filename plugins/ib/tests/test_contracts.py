@@ -1,4 +1,4 @@
-"""Symbols become the contracts that Interactive Brokers knows, or say why not."""
+"""Contracts, limits and pacing: symbols become contracts, or are refused with a reason."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from tapeloom.errors import ConfigError, SymbolError
 from tapeloom_ib import ContractTable, Settings, connect
 from tapeloom_ib.codes import masked
 from tapeloom_ib.contracts import chosen, contract, instrument
-from tapeloom_ib.pace import Pace
+from tapeloom_ib.pacing import Pacing
 
 
 def shape(symbol, **more):
@@ -26,15 +26,15 @@ def shape(symbol, **more):
         ("BTC/USD", ("CRYPTO", "BTC", "PAXOS", "USD")),
     ],
 )
-def test_stocks_currencies_and_coins_are_formed_by_rule(symbol, expected):
+def test_contracts_of_stocks_currencies_and_coins_follow_from_rules(symbol, expected):
     assert shape(symbol) == expected
 
 
-def test_coins_trade_where_the_account_lives():
+def test_the_exchange_of_coins_is_a_setting():
     assert shape("BTC/USD", crypto_exchange="ZEROHASH")[2] == "ZEROHASH"
 
 
-def test_a_table_describes_anything_else():
+def test_other_contracts_are_described_by_a_table():
     tables = {
         "ES/USD": ContractTable(sec_type="FUT", exchange="CME", expiry="202612", multiplier="50"),
         "BTC/USD": ContractTable(sec_type="STK", exchange="SMART", primary_exchange="ARCA"),
@@ -49,14 +49,14 @@ def test_a_table_describes_anything_else():
     assert (numbered.conId, numbered.symbol) == (42, "")
 
 
-def test_a_dated_future_takes_its_date_from_its_symbol():
+def test_the_expiry_of_a_future_is_taken_from_its_symbol():
     table = {"ES/USD:USD-261218": ContractTable(sec_type="FUT", exchange="CME")}
     found = contract("ES/USD:USD-261218", Settings(contracts=table))
 
     assert found.lastTradeDateOrContractMonth == "20261218"
 
 
-def test_what_has_no_rule_and_no_table_says_what_to_write():
+def test_the_error_for_an_unknown_contract_shows_a_table():
     with pytest.raises(SymbolError, match=r'contracts\."ES/USD:USD" = \{ sec_type = "FUT"'):
         contract("ES/USD:USD", Settings())
     with pytest.raises(ValueError, match="needs sec_type or con_id"):
@@ -69,21 +69,21 @@ def details(**fields):
     return ContractDetails(contract=Contract(**fields), minTick=0.01, sizeIncrement=0.0001)
 
 
-def test_one_contract_is_chosen_and_any_other_number_is_refused():
+def test_exactly_one_contract_must_match():
     asked = Contract(secType="STK", symbol="A", exchange="SMART", currency="USD")
-    one = details(secType="STK", conId=1, symbol="A", exchange="NASDAQ", primaryExchange="NASDAQ")
-    two = details(secType="STK", conId=2, symbol="A", exchange="LSE", primaryExchange="LSE")
+    stock = details(secType="STK", conId=1, symbol="A", exchange="NASDAQ", primaryExchange="NASDAQ")
+    other = details(secType="STK", conId=2, symbol="A", exchange="LSE", primaryExchange="LSE")
     option = details(secType="OPT", conId=3)
 
-    assert chosen("A/USD", asked, [option, one]) is one
-    assert one.contract.exchange == "SMART"
+    assert chosen("A/USD", asked, [option, stock]) is stock
+    assert stock.contract.exchange == "SMART"
     with pytest.raises(SymbolError, match=r"2 were found: A STK NASDAQ.*A STK LSE"):
-        chosen("A/USD", asked, [one, two])
+        chosen("A/USD", asked, [stock, other])
     with pytest.raises(SymbolError, match="0 were found"):
         chosen("A/USD", asked, [option])
 
 
-def test_steps_are_what_the_gateway_wrote():
+def test_tick_and_lot_have_the_digits_of_the_gateway():
     found = instrument("A/USD", details(conId=7))
 
     assert (str(found.tick), str(found.lot), found.native) == ("0.01", "0.0001", "7")
@@ -94,14 +94,14 @@ def test_steps_are_what_the_gateway_wrote():
     [({}, 7496), ({"paper": True}, 7497), ({"gateway": True}, 4001),
      ({"gateway": True, "paper": True}, 4002), ({"port": 9, "paper": True}, 9)],
 )  # fmt: skip
-def test_the_port_is_that_of_the_program_and_the_account(settings, port):
+def test_the_port_depends_on_program_and_account(settings, port):
     assert Settings(**settings).address == ("127.0.0.1", port)
 
 
 @pytest.mark.parametrize(
     ("symbols", "channels", "settings", "problem"),
     [
-        (3, ("trades", "quotes"), {}, "6 tick-by-tick streams are asked for"),
+        (3, ("trades", "quotes"), {}, "needs 6 tick-by-tick streams"),
         (6, ("trades",), {"lines": 100}, "has 5"),
         (4, ("book:5",), {}, "4 market depths"),
         (101, ("klines:5s",), {}, "101 streams"),
@@ -112,7 +112,7 @@ def test_the_port_is_that_of_the_program_and_the_account(settings, port):
         (1, ("trades:x",), {}, "takes no parameter"),
     ],
 )
-def test_what_cannot_be_had_is_refused_before_anything_is_opened(
+def test_unavailable_streams_are_refused_before_connecting(
     make, symbols, channels, settings, problem
 ):
     names = [f"S{number}/USD" for number in range(symbols)]
@@ -125,21 +125,21 @@ def test_what_cannot_be_had_is_refused_before_anything_is_opened(
     [(5, ("trades",), {}), (10, ("trades",), {"lines": 101}), (50, ("quotes",), {"quotes": "top"}),
      (3, ("book:5",), {}), (100, ("klines:5s",), {})],
 )  # fmt: skip
-def test_what_the_account_has_is_allowed(make, symbols, channels, settings):
+def test_streams_within_the_account_limits_are_allowed(make, symbols, channels, settings):
     names = [f"S{number}/USD" for number in range(symbols)]
 
     assert connect(make(names, channels, **settings)).backends == {"asyncio"}
 
 
-def test_nothing_is_asked_for_twice_in_a_while_and_bars_sixty_times_in_ten_minutes():
-    pace = Pace(15.0)
+def test_repeated_requests_and_bar_requests_are_paced():
+    pace = Pacing(15.0)
 
-    assert pace.wait("a", False, 100.0) == 0
-    assert pace.wait("a", False, 110.0) == 5
-    assert pace.wait("a", False, 115.0) == 0
-    assert [pace.wait(number, True, 200.0) for number in range(60)] == [0] * 60
-    assert pace.wait("one more", True, 300.0) == 500
-    assert pace.wait("one more", True, 800.0) == 0
+    assert pace.wait_seconds("a", False, 100.0) == 0
+    assert pace.wait_seconds("a", False, 110.0) == 5
+    assert pace.wait_seconds("a", False, 115.0) == 0
+    assert [pace.wait_seconds(number, True, 200.0) for number in range(60)] == [0] * 60
+    assert pace.wait_seconds("one more", True, 300.0) == 500
+    assert pace.wait_seconds("one more", True, 800.0) == 0
 
 
 def test_account_numbers_are_masked():

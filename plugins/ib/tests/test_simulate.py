@@ -1,4 +1,4 @@
-"""The simulated gateway says what the protocol says that a gateway says. It needs no simulator."""
+"""The simulated gateway sends what the protocol documents. It needs no simulator."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from tapeloom_simulator.server_api import (
     Framing,
     HttpRequest,
     MarketBar,
-    MarketStep,
     MarketTrade,
     TopOfBook,
 )
@@ -95,10 +94,10 @@ def dial(side, client=7):
 
 def ask(session, text):
     """Send fields that are parted by bars; return the answers in the same form."""
-    return [one.replace("\0", "|") for one in session.receive(text.replace("|", "\0"))]
+    return [message.replace("\0", "|") for message in session.receive(text.replace("|", "\0"))]
 
 
-def test_a_client_is_greeted_and_told_of_the_farms(side):
+def test_a_client_is_greeted_with_the_state_of_the_farms(side):
     session, greeting, started = dial(side)
 
     assert greeting == ["178|20261122 09:30:00 EST|"]
@@ -111,7 +110,7 @@ def test_a_client_is_greeted_and_told_of_the_farms(side):
     assert ask(session, "49|1|") == [f"49|1|{NOW // NANO}|"]
 
 
-def test_messages_are_read_however_they_are_cut(side):
+def test_messages_are_read_from_any_split_of_the_bytes(side):
     assert isinstance(side, Framing)
     data = b"API\0" + side.frame("v157..178") + side.frame("71\x002\x007\0\0")
     for size in (1, 3, len(data)):
@@ -119,13 +118,13 @@ def test_messages_are_read_however_they_are_cut(side):
         for place in range(0, len(data), size):
             texts += take(data[place : place + size])
         assert texts == ["v157..178", "71\x002\x007\0\0"]
-    with pytest.raises(ValueError, match="begins with API"):
-        side.new_unframer()(b"GET / HTTP/1.1")
-    with pytest.raises(ValueError, match="no message has"):
-        side.new_unframer()(b"API\0" + struct.pack(">I", 1 << 30))
+    with pytest.raises(ValueError, match="must start with API"):
+        side.unframe()(b"GET / HTTP/1.1")
+    with pytest.raises(ValueError, match="is too long"):
+        side.unframe()(b"API\0" + struct.pack(">I", 1 << 30))
 
 
-def test_a_client_id_is_taken_as_long_as_its_connection_counts(side):
+def test_a_client_id_is_taken_while_its_connection_counts(side):
     first, _, _ = dial(side)
     second, _, refused = dial(side)
     first.line.counts_as_open = False
@@ -152,15 +151,15 @@ def test_ticks_are_in_whole_seconds(side):
     session, *_ = dial(side)
     assert ask(session, f"97|4|{CONTRACT}|AllLast|0|0|") == []
     assert ask(session, f"97|5|{CONTRACT}|BidAsk|0|0|") == []
-    trades, quotes = session.line.subscriptions
-    pit = trades.pit
-    step = MarketStep("AAPL/USD", NOW + 5, pit.all_trades, 1, 1, pit.top_of_book())
+    trades, quotes = session.line.following
+    pit = trades.instrument
+    step = MarketStep("AAPL/USD", NOW + 5, pit.trades, 1, 1, pit.best())
 
-    assert [one.replace("\0", "|") for one in trades.encode_step(step)] == [
+    assert [message.replace("\0", "|") for message in trades.step(step)] == [
         f"99|4|2|{NOW // NANO}|190.12|100|0|NASDAQ||",
         f"99|4|2|{NOW // NANO}|190.11|3|0|NASDAQ||",
     ]
-    assert [one.replace("\0", "|") for one in quotes.encode_step(step)] == [
+    assert [message.replace("\0", "|") for message in quotes.step(step)] == [
         f"99|5|3|{NOW // NANO}|190.11|190.13|300|200|0|"
     ]
     assert ask(session, "98|4|") == []
@@ -168,7 +167,7 @@ def test_ticks_are_in_whole_seconds(side):
     assert ask(session, "98|4|")[0].startswith("4|2|4|300|")
 
 
-def test_bars_are_of_the_kind_that_the_contract_has(side):
+def test_bars_depend_on_the_type_of_the_contract(side):
     session, *_ = dial(side)
     coin, pair = "0|BTC|CRYPTO||0.0|||PAXOS||USD||", "0|EUR|CASH||0.0|||IDEALPRO||USD||"
     assert ask(session, f"50|3|1|{coin}|5|TRADES|0||")[0].startswith("4|2|1|10299|")
@@ -186,12 +185,12 @@ def test_bars_are_of_the_kind_that_the_contract_has(side):
     )
 
 
-def test_depth_is_filled_and_then_changed_row_by_row(side):
+def test_depth_is_sent_in_full_and_then_row_by_row(side):
     session, *_ = dial(side)
     assert ask(session, f"10|5|6|{CONTRACT}|5|0||")[0].startswith("4|2|6|10092|")
     filled = ask(session, f"10|5|6|{CONTRACT}|2|1||")
-    (depth,) = session.line.subscriptions
-    depth.pit.rows = [(19012, 1), (19011, 300)], [(19013, 50)]
+    (depth,) = session.line.following
+    depth.instrument.rows = [(19012, 1), (19011, 300)], [(19013, 50)]
     step = MarketStep("AAPL/USD", NOW, [], 1, 3, None)
 
     assert filled == [
@@ -200,7 +199,7 @@ def test_depth_is_filled_and_then_changed_row_by_row(side):
         "13|1|6|0|NASDAQ|0|0|190.13|200|1|",
         "13|1|6|1|NASDAQ|0|0|190.14|7|1|",
     ]
-    assert [one.replace("\0", "|") for one in depth.encode_step(step)] == [
+    assert [message.replace("\0", "|") for message in depth.step(step)] == [
         "13|1|6|1|NASDAQ|2|1|0.00|0|1|",
         "13|1|6|0|NASDAQ|0|1|190.12|1|1|",
         "13|1|6|1|NASDAQ|2|0|0.00|0|1|",
@@ -214,13 +213,13 @@ def test_limits_are_those_of_a_hundred_lines(side):
     ticks = [ask(session, f"97|{n}|{CONTRACT}|Last|0|0|") for n in range(6)]
     books = [ask(session, f"10|5|{10 + n}|{CONTRACT}|5|1||") for n in range(4)]
 
-    assert [bool(one) for one in ticks] == [False] * 5 + [True]
+    assert [bool(message) for message in ticks] == [False] * 5 + [True]
     assert ticks[5][0].startswith("4|2|5|10190|")
     assert books[3][0].startswith("4|2|13|309|")
     assert ask(session, f"97|0|{CONTRACT}|Last|0|0|")[0].startswith("4|2|0|102|")
 
 
-def test_the_past_is_that_of_the_market(side):
+def test_history_equals_the_market(side):
     session, *_ = dial(side)
     ticks = ask(session, f"96|7|{CONTRACT}|0|20261122-09:30:00 UTC||1000|TRADES|0|0||")
     bars = ask(session, f"20|8|{CONTRACT}|0||5 secs|30 S|0|TRADES|2|0||")
@@ -232,7 +231,7 @@ def test_the_past_is_that_of_the_market(side):
     assert ask(session, "82|") == ["80|1|NASDAQ|STK|NASDAQ|Deep2|1|"]
 
 
-def test_what_makes_no_sense_is_answered_with_an_error(side):
+def test_invalid_requests_are_answered_with_an_error(side):
     session, *_ = dial(side)
 
     assert ask(session, "4711|1|")[0].startswith("4|2|-1|505|")
@@ -242,12 +241,12 @@ def test_what_makes_no_sense_is_answered_with_an_error(side):
 
 
 @pytest.mark.parametrize("fault", ["ib_1101", "ib_1102", "ib_2103", "ib_1100"])
-def test_an_outage_silences_all_and_ends_with_or_without_the_subscriptions(side, fault):
+def test_an_outage_stops_all_data_and_ends_with_or_without_the_subscriptions(side, fault):
     session, *_ = dial(side)
     ask(session, f"97|4|{CONTRACT}|Last|0|0|")
-    (stream,) = session.line.subscriptions
-    step = MarketStep("AAPL/USD", NOW, stream.pit.all_trades, 1, 0, None)
-    assert stream.encode_step(step)
+    (stream,) = session.line.following
+    step = MarketStep("AAPL/USD", NOW, stream.instrument.trades, 1, 0, None)
+    assert stream.step(step)
     said = side.corrupt(fault, stream, "x")
 
     assert said[0].split("\0")[3] == ("2103" if fault == "ib_2103" else "1100")
@@ -262,12 +261,12 @@ def test_an_outage_silences_all_and_ends_with_or_without_the_subscriptions(side,
     assert stream.encode_step(step)
 
 
-def test_a_fault_of_one_stream_leaves_the_others(side):
+def test_a_fault_of_one_stream_does_not_affect_the_others(side):
     session, *_ = dial(side)
     ask(session, f"97|4|{CONTRACT}|Last|0|0|")
     ask(session, f"10|5|6|{CONTRACT}|2|1||")
-    trades, depth = session.line.subscriptions
-    tick = trades.encode_step(MarketStep("AAPL/USD", NOW, trades.pit.all_trades[:1], 1, 0, None))[0]
+    trades, depth = session.line.following
+    tick = trades.step(MarketStep("AAPL/USD", NOW, trades.instrument.trades[:1], 1, 0, None))[0]
 
     reset = side.corrupt("ib_317", depth, "x")
     assert reset[0].startswith("4\x002\x006\x00317\0")

@@ -1,4 +1,4 @@
-"""The real ib_async, against a simulated gateway: what is delivered, and what is told of what is not."""
+"""End to end: the real ib_async against a simulated gateway. Delivered events equal the market."""
 
 from __future__ import annotations
 
@@ -20,44 +20,44 @@ NANO = 1_000_000_000
 ALL = ("trades", "quotes", "book:5", "klines:5s")
 
 
-def trades(told, symbol="AAPL/USD"):
-    return [(t.price, t.size, t.ts) for t in told.of("trade", symbol)]
+def trades(received, symbol="AAPL/USD"):
+    return [(t.price, t.size, t.ts) for t in received.of("trade", symbol)]
 
 
-def truth(told, symbol="AAPL/USD"):
-    return [(t.price, t.size, t.ts // NANO * NANO) for t in told.sim.truth.trades(symbol)]
+def truth(received, symbol="AAPL/USD"):
+    return [(t.price, t.size, t.ts // NANO * NANO) for t in received.sim.truth.trades(symbol)]
 
 
-def missing(told, symbol="AAPL/USD"):
+def missing(received, symbol="AAPL/USD"):
     """Return the times of the trades before the last that were not delivered; what was is in order."""
-    left, lost = iter(trades(told, symbol)), []
+    left, lost = iter(trades(received, symbol)), []
     wanted = next(left, None)
-    for one in truth(told, symbol):
-        if one == wanted:
+    for event in truth(received, symbol):
+        if event == wanted:
             wanted = next(left, None)
         elif wanted is not None:
-            lost.append(one[2])
+            lost.append(event[2])
     assert wanted is None, f"{wanted} was delivered and never happened"
     return lost
 
 
-def recovered(told, channel="trades"):
+def recovered(received, channel="trades"):
     """Say whether there was a hole, and data after it."""
     places = [
         place
-        for place, one in enumerate(told.events)
-        if one.type == "gap" and one.channel == channel
+        for place, event in enumerate(received.events)
+        if event.type == "gap" and event.channel == channel
     ]
-    return places and len(told.events) > places[-1] + 100
+    return places and len(received.events) > places[-1] + 100
 
 
-def covered(told, lost, symbol="AAPL/USD", channel="trades"):
-    gaps = told.of("gap", symbol, channel)
+def covered(received, lost, symbol="AAPL/USD", channel="trades"):
+    gaps = received.of("gap", symbol, channel)
     return all(any(gap.since <= ts <= gap.until for gap in gaps) for ts in lost)
 
 
-async def test_what_is_delivered_is_what_happened(told):
-    async with told(("AAPL/USD", "MSFT/USD"), ALL, trades=1500) as seen:
+async def test_delivered_events_equal_the_market(received):
+    async with received(("AAPL/USD", "MSFT/USD"), ALL, trades=1500) as seen:
         await seen.finish()
         for symbol in ("AAPL/USD", "MSFT/USD"):
             assert trades(seen, symbol) == truth(seen, symbol)
@@ -68,7 +68,7 @@ async def test_what_is_delivered_is_what_happened(told):
             book = seen.of("book", symbol)[-1]
             assert book.bids == [*bids.items()][:5]
             assert book.asks == [*asks.items()][:5]
-            assert all(one.bids[0] < one.asks[0] for one in seen.of("book", symbol))
+            assert all(event.bids[0] < event.asks[0] for event in seen.of("book", symbol))
             bars = [(b.ts, b.open, b.high, b.low, b.close, b.volume, b.trades)
                     for b in seen.of("bar", symbol)]  # fmt: skip
             cent = Decimal("0.01")
@@ -91,8 +91,8 @@ async def test_what_is_delivered_is_what_happened(told):
         assert seen.states("trades") == ["live", "live"]
 
 
-async def test_currencies_and_coins_have_bars_of_their_own_kind(told):
-    async with told(("EUR/USD", "BTC/USD"), ("klines:5s",), trades=4000) as seen:
+async def test_currencies_and_coins_have_bars_of_their_own_kind(received):
+    async with received(("EUR/USD", "BTC/USD"), ("klines:5s",), trades=4000) as seen:
         await seen.finish()
         midpoint, traded = seen.of("bar", "EUR/USD"), seen.of("bar", "BTC/USD")
 
@@ -102,9 +102,9 @@ async def test_currencies_and_coins_have_bars_of_their_own_kind(told):
         assert all(bar.low <= bar.open <= bar.high for bar in midpoint)
 
 
-async def test_level_1_may_be_delayed_and_says_so(told):
+async def test_delayed_level_1_data_is_reported(received):
     settings = {"quotes": "top", "market_data": "delayed"}
-    async with told(channels=("quotes",), settings=settings, trades=800) as seen:
+    async with received(channels=("quotes",), settings=settings, trades=800) as seen:
         await seen.finish()
         quotes = seen.of("quote")
         best = seen.sim.market.instruments["AAPL/USD"].top_of_book()
@@ -119,9 +119,9 @@ async def test_level_1_may_be_delayed_and_says_so(told):
 # ------------------------------------------------------------------------------------ what goes wrong
 
 
-async def test_a_trade_that_is_lost_with_the_connection_lies_in_a_gap(told):
+async def test_a_gap_covers_trades_lost_with_the_connection(received):
     fault = Fault(kind="disconnect", channel="trades", after=200, how="abrupt")
-    async with told(faults=[fault]) as seen:
+    async with received(faults=[fault]) as seen:
         await seen.until(recovered)
         lost = missing(seen)
 
@@ -132,9 +132,9 @@ async def test_a_trade_that_is_lost_with_the_connection_lies_in_a_gap(told):
 
 
 @pytest.mark.parametrize("kind", ["ib_1101", "ib_1102", "ib_2103"])
-async def test_what_is_lost_while_the_gateway_is_cut_off_lies_in_a_gap(told, kind):
+async def test_a_gap_covers_trades_lost_during_an_outage(received, kind):
     fault = Fault(kind=kind, channel="trades", after=200)
-    async with told(faults=[fault], time_scale=50) as seen:
+    async with received(faults=[fault], time_scale=50) as seen:
         await seen.until(recovered)
         lost = missing(seen)
 
@@ -149,12 +149,12 @@ async def test_what_is_lost_while_the_gateway_is_cut_off_lies_in_a_gap(told, kin
         )  # subscribed anew, or not
 
 
-async def test_a_gateway_that_says_only_that_it_is_back_was_away_as_well(told):
-    async with told(time_scale=50) as seen:
-        await seen.until(lambda told: len(told.of("trade")) > 100)
+async def test_a_restored_code_without_a_lost_code_is_a_gap_too(received):
+    async with received(time_scale=50) as seen:
+        await seen.until(lambda received: len(received.of("trade")) > 100)
         (client,) = seen.sim.venue._gateway.clients
-        client.muted = True  # the word of it never arrives
-        client.line.later(5.0, lambda: client._back(1102, "Connectivity restored."))
+        client.disconnected = True  # the client is sent no code for it
+        client.line.later(5.0, lambda: client._restored(1102, "Connectivity restored."))
         await seen.until(recovered)
         lost = missing(seen)
 
@@ -162,16 +162,16 @@ async def test_a_gateway_that_says_only_that_it_is_back_was_away_as_well(told):
         assert covered(seen, lost)
 
 
-async def test_a_gateway_that_stays_cut_off_is_told_of(told):
-    async with told(faults=[Fault(kind="ib_1100", after=20)]) as seen:
-        await seen.until(lambda told: "stale" in told.states(""))
+async def test_an_outage_without_an_end_is_reported_as_stale(received):
+    async with received(faults=[Fault(kind="ib_1100", after=20)]) as seen:
+        await seen.until(lambda received: "stale" in received.states(""))
 
         assert seen.events[-1].detail.startswith("1100: Connectivity")
 
 
-async def test_a_reset_book_is_built_anew(told):
+async def test_a_book_is_rebuilt_after_a_reset(received):
     faults = [Fault(kind="ib_317", after=20, every=20, count=3)]
-    async with told(channels=("book:5",), trades=2000, faults=faults) as seen:
+    async with received(channels=("book:5",), trades=2000, faults=faults) as seen:
         await seen.finish()
         bids, asks = seen.sim.truth.book("AAPL/USD")
         last = seen.of("book")[-1]
@@ -181,20 +181,22 @@ async def test_a_reset_book_is_built_anew(told):
         assert seen.sim.truth.fault_counts() == {"ib_317": 3}
 
 
-async def test_rows_that_make_no_book_are_not_told_and_asked_for_again(told):
+async def test_an_invalid_book_is_not_emitted_and_requested_again(received):
     faults = [Fault(kind="drop_diff", channel="book", after=15, every=10, count=0)]
-    async with told(channels=("book:5",), faults=faults) as seen:
-        await seen.until(lambda told: len(told.of("gap")) > 1)
+    async with received(channels=("book:5",), faults=faults) as seen:
+        await seen.until(lambda received: len(received.of("gap")) > 1)
 
-        assert all(one.bids[0] < one.asks[0] for one in seen.of("book") if one.bids and one.asks)
+        assert all(
+            event.bids[0] < event.asks[0] for event in seen.of("book") if event.bids and event.asks
+        )
         assert {gap.cause for gap in seen.of("gap")} == {"sequence"}
         assert "stale" in seen.states("book:5")
 
 
 @pytest.mark.parametrize("kind", ["malformed_json", "missing_fields"])
-async def test_a_row_that_cannot_be_read_costs_a_new_book_and_nothing_else(told, kind):
+async def test_an_unreadable_row_makes_the_book_be_requested_again(received, kind):
     faults = [Fault(kind=kind, channel="book", after=50)]
-    async with told(channels=("book:5",), trades=2000, faults=faults) as seen:
+    async with received(channels=("book:5",), trades=2000, faults=faults) as seen:
         await seen.finish()
         bids, asks = seen.sim.truth.book("AAPL/USD")
         last = seen.of("book")[-1]
@@ -204,10 +206,10 @@ async def test_a_row_that_cannot_be_read_costs_a_new_book_and_nothing_else(told,
         assert (last.bids, last.asks) == ([*bids.items()][:5], [*asks.items()][:5])
 
 
-async def test_bars_that_were_ended_are_asked_for_again(told):
+async def test_bars_ended_by_the_venue_are_requested_again(received):
     fault = Fault(kind="ib_10225", after=1)
-    async with told(channels=("klines:5s",), faults=[fault], speed=50.0) as seen:
-        await seen.until(lambda told: told.of("gap") and len(told.of("bar")) > 3)
+    async with received(channels=("klines:5s",), faults=[fault], speed=50.0) as seen:
+        await seen.until(lambda received: received.of("gap") and len(received.of("bar")) > 3)
         starts = [bar.ts for bar in seen.of("bar")]
         whole = {
             c.start for c in seen.sim.truth.closed_bars("AAPL/USD", "5s") if c.start < starts[-1]
@@ -218,9 +220,9 @@ async def test_bars_that_were_ended_are_asked_for_again(told):
         assert covered(seen, whole - set(starts), channel="klines:5s")
 
 
-async def test_a_competing_session_is_waited_out(told):
+async def test_a_competing_session_is_waited_out(received):
     fault = Fault(kind="ib_10197", channel="trades", after=50)
-    async with told(faults=[fault], settings={"retry_every": "200ms"}) as seen:
+    async with received(faults=[fault], settings={"retry_every": "200ms"}) as seen:
         await seen.until(recovered)
         lost = missing(seen)
 
@@ -229,7 +231,7 @@ async def test_a_competing_session_is_waited_out(told):
         assert seen.states("trades") == ["live", "refused"]
 
 
-async def test_bad_messages_are_rejected_and_good_ones_around_them_delivered(told):
+async def test_bad_messages_are_rejected_and_good_ones_around_them_delivered(received):
     faults = [
         Fault(kind="malformed_json", channel="trades", after=20),
         Fault(kind="plain_text_frame", channel="trades", after=40),
@@ -237,7 +239,7 @@ async def test_bad_messages_are_rejected_and_good_ones_around_them_delivered(tol
         Fault(kind="ib_sentinel", channel="trades", after=80),
         Fault(kind="ib_halt", channel="trades", after=100),
     ]
-    async with told(trades=400, faults=faults) as seen:
+    async with received(trades=400, faults=faults) as seen:
         await seen.finish()
 
         assert len(missing(seen)) == 2  # the two that were broken
@@ -250,109 +252,109 @@ async def test_bad_messages_are_rejected_and_good_ones_around_them_delivered(tol
         assert seen.states("trades") == ["live", "halted", "live"]
 
 
-async def test_a_subscription_that_brings_nothing_is_told_of(told):
+async def test_a_subscription_without_data_is_reported_as_stale(received):
     faults = [Fault(kind="misroute_silence", channel="quotes")]
     settings = {"data_within": "200ms"}
-    async with told(channels=("trades", "quotes"), faults=faults, settings=settings) as seen:
-        await seen.until(lambda told: "stale" in told.states("quotes"))
+    async with received(channels=("trades", "quotes"), faults=faults, settings=settings) as seen:
+        await seen.until(lambda received: "stale" in received.states("quotes"))
 
         assert "stale" not in seen.states("trades")
 
 
-async def test_a_gateway_that_hangs_is_left(told):
+async def test_a_gateway_that_does_not_answer_is_disconnected(received):
     faults = [
         Fault(kind="silent_stall", how="all", after=100),
         Fault(kind="ack_missing", after=4, count=0),  # nor does it tell the time
     ]
     settings = {"probe_every": "200ms", "answer_within": "200ms"}
-    async with told(faults=faults, settings=settings) as seen:
-        await seen.until(lambda told: "reconnecting" in told.states(""))
+    async with received(faults=faults, settings=settings) as seen:
+        await seen.until(lambda received: "reconnecting" in received.states(""))
 
         assert "the gateway hangs" in seen.events[-1].detail
 
 
-async def test_a_quiet_market_is_no_reason_to_leave(told):
+async def test_a_quiet_market_does_not_end_the_connection(received):
     settings = {"probe_every": "100ms", "answer_within": "100ms", "data_within": "600ms"}
-    async with told(start="manual", settings=settings) as seen:
-        await seen.until(lambda told: "stale" in told.states("trades"))
+    async with received(start="manual", settings=settings) as seen:
+        await seen.until(lambda received: "stale" in received.states("trades"))
 
         assert "reconnecting" not in seen.states("")
 
 
-async def test_a_client_id_that_is_taken_is_waited_for(told):
+async def test_a_client_id_that_is_taken_is_waited_for(received):
     faults = [
         Fault(kind="disconnect", channel="trades", after=100, how="clean"),
         Fault(kind="lingering_session", seconds=25.0),
     ]
-    async with told(faults=faults, settings={"busy_wait": "100ms"}, time_scale=50) as seen:
+    async with received(faults=faults, settings={"busy_wait": "100ms"}, time_scale=50) as seen:
         await seen.until(recovered)
-        details = [one.detail for one in seen.of("status") if one.state == "reconnecting"]
+        details = [event.detail for event in seen.of("status") if event.state == "reconnecting"]
 
         assert any("client 1 already" in detail for detail in details)
         assert covered(seen, missing(seen))
 
 
-async def test_a_connection_that_ends_before_anything_is_asked_for_is_dialled_again(told):
+async def test_a_connection_that_ends_before_subscribing_is_dialled_again(received):
     faults = [
         Fault(kind="ack_missing", after=3),  # the fourth message asks for the contract
         Fault(kind="disconnect", at=1.0),
     ]
-    async with told(faults=faults, streams=0) as seen:
-        await seen.until(lambda told: len(told.of("trade")) > 10)
+    async with received(faults=faults, streams=0) as seen:
+        await seen.until(lambda received: len(received.of("trade")) > 10)
 
         assert seen.states("").count("reconnecting") == 1
         assert seen.sim.truth.fault_counts() == {"ack_missing": 1, "disconnect": 1}
 
 
-async def test_a_contract_that_is_never_told_ends_the_wait(told):
+async def test_a_missing_contract_answer_ends_the_connection(received):
     faults = [Fault(kind="ack_missing", after=3)]
-    async with told(faults=faults, settings={"answer_within": "100ms"}) as seen:
-        await seen.until(lambda told: len(told.of("trade")) > 10)
-        (again,) = [one.detail for one in seen.of("status") if one.state == "reconnecting"]
+    async with received(faults=faults, settings={"answer_within": "100ms"}) as seen:
+        await seen.until(lambda received: len(received.of("trade")) > 10)
+        (again,) = [event.detail for event in seen.of("status") if event.state == "reconnecting"]
 
         assert "no answer about the contract of AAPL/USD" in again
 
 
-async def test_a_gateway_that_refuses_this_machine_says_so_at_once(told):
-    async with told(faults=[Fault(kind="dial_limit")]) as seen:
-        await seen.until(lambda told: "live" in told.states("trades"), seconds=5)
-        details = [one.detail for one in seen.of("status") if one.state == "reconnecting"]
+async def test_a_gateway_that_refuses_this_machine_is_reported_at_once(received):
+    async with received(faults=[Fault(kind="dial_limit")]) as seen:
+        await seen.until(lambda received: "live" in received.states("trades"), seconds=5)
+        details = [event.detail for event in seen.of("status") if event.state == "reconnecting"]
 
-        assert ["it closed the connection" in detail for detail in details] == [True]
+        assert ["the gateway closed the connection" in detail for detail in details] == [True]
 
 
 # ----------------------------------------------------------------------------------- what is refused
 
 
-async def test_an_unknown_symbol_is_refused_and_the_others_live(told):
+async def test_an_unknown_symbol_is_refused_and_the_others_live(received):
     from tapeloom_simulator import listed
 
-    async with told(
+    async with received(
         ("AAPL/USD", "NOPE/USD"), listed=[listed("AAPL/USD")], streams=1, trades=300
     ) as seen:
         await seen.finish()
-        refused = [one for one in seen.of("status") if one.state == "refused"]
+        refused = [event for event in seen.of("status") if event.state == "refused"]
 
-        assert [one.symbol for one in refused] == ["NOPE/USD"]
+        assert [event.symbol for event in refused] == ["NOPE/USD"]
         assert "No security definition" in refused[0].detail
         assert trades(seen) == truth(seen)
 
 
-async def test_a_feed_of_nothing_but_unknown_symbols_fails(told):
+async def test_a_feed_with_only_unknown_symbols_fails(received):
     from tapeloom_simulator import listed
 
     with pytest.raises(SubscriptionRefused, match="No security definition"):
-        async with told(("NOPE/USD",), listed=[listed("AAPL/USD")], streams=0) as seen:
-            await seen.until(lambda told: False)
+        async with received(("NOPE/USD",), listed=[listed("AAPL/USD")], streams=0) as seen:
+            await seen.until(lambda received: False)
 
 
-async def test_an_ambiguous_symbol_is_refused_with_its_candidates(told):
+async def test_an_ambiguous_symbol_is_refused_with_its_candidates(received):
     from tapeloom_simulator import listed
 
     both = [listed("ES/USD:USD-261218"), listed("ES/USD:USD-270319")]
     tables = {"ES/USD:USD-261218": {"sec_type": "FUT", "exchange": "CME"},
               "ES/USD": {"sec_type": "FUT", "exchange": "CME"}}  # fmt: skip
-    async with told(
+    async with received(
         ("ES/USD", "ES/USD:USD-261218"),
         listed=both,
         settings={"contracts": tables},
@@ -360,33 +362,33 @@ async def test_an_ambiguous_symbol_is_refused_with_its_candidates(told):
         trades=300,
     ) as seen:
         await seen.finish()
-        refused = [one for one in seen.of("status") if one.state == "refused"]
+        refused = [event for event in seen.of("status") if event.state == "refused"]
 
-        assert [one.symbol for one in refused] == ["ES/USD"]
+        assert [event.symbol for event in refused] == ["ES/USD"]
         assert "20261218" in refused[0].detail
         assert "20270319" in refused[0].detail
         assert trades(seen, "ES/USD:USD-261218") == truth(seen, "ES/USD:USD-261218")
 
 
-async def test_more_than_the_account_has_is_refused_before_anything_is_opened(told):
+async def test_streams_above_the_account_limits_are_refused_before_connecting(received):
     names = tuple(f"S{number}/USD" for number in range(6))
-    with pytest.raises(ConfigError, match="6 tick-by-tick streams are asked for"):
-        async with told(names, trades=1):
+    with pytest.raises(ConfigError, match="needs 6 tick-by-tick streams"):
+        async with received(names, trades=1):
             pass
     with pytest.raises(ConfigError, match="klines:5s"):
-        async with told(channels=("klines:1m",), trades=1):
+        async with received(channels=("klines:1m",), trades=1):
             pass
     with pytest.raises(ConfigError, match="no channel 'ticker'"):
-        async with told(channels=("ticker",), trades=1):
+        async with received(channels=("ticker",), trades=1):
             pass
 
 
-async def test_what_the_venue_has_no_room_for_is_tried_again_later(told):
+async def test_a_subscription_above_a_venue_limit_is_retried_later(received):
     names = tuple(f"S{number}/USD" for number in range(6))
     settings = {"lines": 200, "retry_every": "5000ms"}
-    async with told(names, settings=settings, streams=5, trades=300) as seen:
+    async with received(names, settings=settings, streams=5, trades=300) as seen:
         await seen.finish()
-        refused = [one for one in seen.of("status") if one.state == "refused"]
+        refused = [event for event in seen.of("status") if event.state == "refused"]
 
         assert len(refused) == 1
         assert "10190" in refused[0].detail
@@ -395,10 +397,10 @@ async def test_what_the_venue_has_no_room_for_is_tried_again_later(told):
 # -------------------------------------------------------------------------------------- what is kept
 
 
-async def test_an_account_number_shows_up_nowhere(told, caplog, capsys):
+async def test_account_numbers_are_not_shown(received, caplog, capsys):
     with caplog.at_level(logging.DEBUG):
         fault = Fault(kind="disconnect", channel="trades", after=100, how="abrupt")
-        async with told(trades=1000, faults=[fault]) as seen:
+        async with received(trades=1000, faults=[fault]) as seen:
             await seen.finish()
             shown = repr(seen.events) + repr(seen.stream)
     printed = capsys.readouterr()
@@ -439,51 +441,54 @@ async def until(condition):
         await asyncio.sleep(0.005)
 
 
-async def test_symbols_come_and_go_while_it_runs():
+async def test_symbols_are_added_and_removed_while_streaming():
     seen = []
 
     async def deliver(events):
         seen.extend(events)
 
     async def act(feed, source):
-        await until(lambda: any(one.type == "trade" for one in seen))
+        await until(lambda: any(event.type == "trade" for event in seen))
         feed.symbols.append("MSFT/USD")
         source.symbols_changed()
-        await until(lambda: any(one.type == "trade" and one.symbol == "MSFT/USD" for one in seen))
+        await until(
+            lambda: any(event.type == "trade" and event.symbol == "MSFT/USD" for event in seen)
+        )
         feed.symbols.remove("AAPL/USD")
         source.symbols_changed()
         await until(lambda: any(sent.until is not None for sent in sim.truth.sent))
         gone = len(seen)
         await until(lambda: len(seen) > gone + 50)
-        assert {one.symbol for one in seen[gone + 20 :]} == {"MSFT/USD"}
+        assert {event.symbol for event in seen[gone + 20 :]} == {"MSFT/USD"}
 
     async with serve("ib", symbols=["AAPL/USD", "MSFT/USD"], rate=400, speed=5) as sim:
         await run_source(sim, ["AAPL/USD"], ["trades"], deliver, act)
         assert [sent.symbol for sent in sim.truth.sent] == ["AAPL/USD", "MSFT/USD"]
 
 
-async def test_feeds_of_one_process_are_different_clients():
+async def test_feeds_of_one_process_have_different_client_ids():
     import tapeloom
     from tapeloom import FeedSpec, Stack
 
     async with serve("ib", symbols=["AAPL/USD", "MSFT/USD"], rate=400) as sim:
         feeds = [
-            FeedSpec("ib", (one,), ("trades",), name=one[:4]) for one in ("AAPL/USD", "MSFT/USD")
+            FeedSpec("ib", (event,), ("trades",), name=event[:4])
+            for event in ("AAPL/USD", "MSFT/USD")
         ]
         seen = set()
         async with tapeloom.open(Stack(feeds=feeds, venues={"ib": sim.settings})) as stream:
             async with asyncio.timeout(5):
-                async for one in stream:
-                    assert getattr(one, "state", "") != "reconnecting"
-                    seen |= {one.symbol} if one.type == "trade" else set()
+                async for event in stream:
+                    assert getattr(event, "state", "") != "reconnecting"
+                    seen |= {event.symbol} if event.type == "trade" else set()
                     if len(seen) == 2:
                         break
 
 
-async def test_a_reader_that_is_slow_loses_nothing_and_holds_little(monkeypatch):
+async def test_a_slow_consumer_loses_nothing_and_pauses_reading(monkeypatch):
     from tapeloom_ib import session
 
-    monkeypatch.setattr(session, "_FULL", 4)
+    monkeypatch.setattr(session, "_MAX_BATCHES", 4)
     seen, most, gate = [], 0, asyncio.Event()
 
     async def deliver(events):
@@ -497,19 +502,19 @@ async def test_a_reader_that_is_slow_loses_nothing_and_holds_little(monkeypatch)
             most = max(most, len(source._session._batches))
             await asyncio.sleep(0.005)
         gate.set()
-        await until(lambda: len([one for one in seen if one.type == "trade"]) == 2000)
+        await until(lambda: len([event for event in seen if event.type == "trade"]) == 2000)
 
     options = {"rate": 400, "speed": 20, "trades": 2000, "start": 1}
     async with serve("ib", symbols=["AAPL/USD"], **options) as sim:
         await run_source(sim, ["AAPL/USD"], ["trades"], deliver, act)
-        wanted = [(one.price, one.size) for one in sim.truth.trades("AAPL/USD")]
+        wanted = [(event.price, event.size) for event in sim.truth.trades("AAPL/USD")]
 
-    assert [(one.price, one.size) for one in seen if one.type == "trade"] == wanted
+    assert [(event.price, event.size) for event in seen if event.type == "trade"] == wanted
     assert most <= 6
 
 
 @pytest.mark.parametrize("how", ["reset", "deaf"])
-async def test_no_socket_is_left_to_a_gateway_that_resets_or_does_not_read(how):
+async def test_the_socket_is_closed_to_a_gateway_that_resets_or_does_not_read(how):
     with socket.create_server(("127.0.0.1", 0)) as server:
         ib = client(lambda fields: None, lambda fields: None)
         await ib.client.conn.connectAsync(*server.getsockname())
@@ -528,7 +533,7 @@ async def test_no_socket_is_left_to_a_gateway_that_resets_or_does_not_read(how):
 
 
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
-async def test_a_stream_that_is_left_leaves_the_gateway_at_once(anyio_backend):
+async def test_leaving_the_stream_closes_the_connection_at_once(anyio_backend):
     async with serve("ib", symbols=["AAPL/USD"], rate=400.0) as sim:
         feed = FeedSpec("ib", ("AAPL/USD",), ("trades",))
         async with tapeloom.open(Stack(feeds=(feed,), venues={"ib": sim.settings})) as stream:

@@ -1,4 +1,4 @@
-"""The gateway's fields become events, digit for digit; what makes no sense costs nothing else."""
+"""Messages of the gateway are parsed into events with all digits; invalid ones affect no others."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from ib_async import Contract
 from tapeloom.plugin import Feed
 from tapeloom_ib import Settings
-from tapeloom_ib.pace import Pace
+from tapeloom_ib.pacing import Pacing
 from tapeloom_ib.session import Session
-from tapeloom_ib.wire import Line, Rows, read
+from tapeloom_ib.wire import BookRows, SubscriptionState, parse
 
 NANO = 1_000_000_000
 D = Decimal
@@ -35,13 +35,15 @@ class Stopped:
 
 
 def line(channel, **more):
-    rows = Rows(int(channel[5:])) if channel.startswith("book:") else None
-    return Line("ib", "AAPL/USD", channel, Contract(), rows, **more)
+    rows = BookRows(int(channel[5:])) if channel.startswith("book:") else None
+    return SubscriptionState("ib", "AAPL/USD", channel, Contract(), rows, **more)
 
 
 def events(channel, *messages, **more):
-    one = line(channel, **more)
-    return [event for text in messages for event in read({"7": one}, text.split("|"), 9)[1]]
+    subscription = line(channel, **more)
+    return [
+        event for text in messages for event in parse({"7": subscription}, text.split("|"), 9)[1]
+    ]
 
 
 def test_a_trade_keeps_its_digits_and_has_neither_id_nor_side():
@@ -51,14 +53,14 @@ def test_a_trade_keeps_its_digits_and_has_neither_id_nor_side():
     assert (trade.ts, trade.recv, trade.id, trade.side) == (1795339801 * NANO, 9, "", None)
 
 
-def test_a_quote_of_both_sides():
+def test_a_quote_has_both_sides():
     (quote,) = events("quotes", "99|7|3|1795339801|190.11|190.13|300|200|0")
 
     assert (quote.bid, quote.ask) == (D("190.11"), D("190.13"))
     assert (quote.bid_size, quote.ask_size) == (300, 200)
 
 
-def test_a_bar_begins_at_its_time_and_is_final():
+def test_a_bar_has_its_start_as_time_and_is_closed():
     (bar,) = events("klines:5s", "50|3|7|1795339805|190.11|190.14|190.10|190.12|1834|190.121|23")
 
     assert (bar.ts, bar.interval, bar.closed, bar.origin) == (1795339805 * NANO, "5s", True, "live")
@@ -77,7 +79,7 @@ def test_a_bar_of_quotes_has_no_volume():
     assert (bar.volume, bar.trades, bar.vwap) == (0, 0, None)
 
 
-def test_halts_and_placeholders_are_no_trades():
+def test_halts_and_placeholders_are_not_trades():
     halted, live = events("trades", "99|7|1|5|0|0|1||", "99|7|1|6|0|0|0||")
     (nothing,) = events("trades", "99|7|1|5|-1|0|0||")
     (empty,) = events("quotes", "99|7|3|5|-1|190.13|0|200|0")
@@ -88,15 +90,15 @@ def test_halts_and_placeholders_are_no_trades():
     assert below.price == D("-37.63")  # oil has had such prices
 
 
-def test_level_1_makes_a_quote_of_what_has_come():
-    one = events("quotes", "1|6|7|1|190.11|300|0", "1|6|7|2|190.13|200|0", "2|6|7|0|50",
+def test_level_1_gives_a_quote_once_all_fields_came():
+    event = events("quotes", "1|6|7|1|190.11|300|0", "1|6|7|2|190.13|200|0", "2|6|7|0|50",
                  "1|6|7|4|190.12|9|0", top={})  # fmt: skip
 
-    assert [(q.bid_size, q.ask_size) for q in one] == [(300, 200), (50, 200)]
+    assert [(q.bid_size, q.ask_size) for q in event] == [(300, 200), (50, 200)]
 
 
-def test_what_was_not_asked_for_is_no_event():
-    assert read({}, ["99", "8", "1", "5", "1", "1", "0", "", ""], 9) == (None, [])
+def test_unrequested_data_gives_no_event():
+    assert parse({}, ["99", "8", "1", "5", "1", "1", "0", "", ""], 9) == (None, [])
 
 
 @pytest.mark.parametrize(
@@ -116,7 +118,7 @@ def test_what_was_not_asked_for_is_no_event():
         ("trades", "12|1|7|0|0|1|1.5|3"),
     ],
 )
-def test_what_makes_no_sense_raises(channel, text):
+def test_an_invalid_message_raises(channel, text):
     with pytest.raises((ValueError, IndexError, KeyError, ArithmeticError)):
         events(channel, text)
 
@@ -125,7 +127,7 @@ def test_what_makes_no_sense_raises(channel, text):
 
 
 def rows_of(*operations, mode="shift", depth=3):
-    rows = Rows(depth, mode)
+    rows = BookRows(depth, mode)
     for position, operation, side, price, size in operations:
         rows.apply(position, operation, side, D(price), D(size))
     return rows.levels(1), rows.levels(0)
@@ -134,7 +136,7 @@ def rows_of(*operations, mode="shift", depth=3):
 FILL = [(0, 0, 1, "9", "1"), (1, 0, 1, "8", "2"), (2, 0, 1, "7", "3")]
 
 
-def test_an_insert_moves_rows_down_or_takes_a_place():
+def test_an_insert_moves_rows_down_or_replaces_one():
     better = (0, 0, 1, "10", "4")
 
     assert rows_of(*FILL, better)[0] == [(10, 4), (9, 1), (8, 2)]
@@ -152,17 +154,17 @@ def test_rows_are_updated_and_deleted():
     assert rows_of(*FILL, (1, 1, 1, "8", "7"), (0, 2, 1, "0", "0"))[0] == [(8, 7), (7, 3)]
 
 
-def test_a_book_out_of_order_is_not_sound():
-    rows = Rows(5)
+def test_a_book_out_of_order_or_crossed_is_not_valid():
+    rows = BookRows(5)
     for position, side, price in ((0, 1, "9"), (1, 1, "8"), (0, 0, "10")):
         rows.apply(position, 0, side, D(price), D(1))
-    assert rows.sound
+    assert rows.is_valid
     rows.apply(1, 1, 1, D("9.5"), D(1))
-    assert not rows.sound
+    assert not rows.is_valid
     rows.apply(1, 2, 1, D(0), D(0))
-    assert rows.sound
+    assert rows.is_valid
     rows.apply(0, 1, 0, D("9"), D(1))
-    assert not rows.sound
+    assert not rows.is_valid
 
 
 # ------------------------------------------------------- through ib_async's own reading of the socket
@@ -188,8 +190,8 @@ def reading(blocks):
 
     async def run():
         feed = Feed("f", "ib", "", ["AAPL/USD"], ("trades",), clock=Stopped())
-        session = Session(feed, Settings(), Pace(15.0), 1)
-        asked = session.lines.asked
+        session = Session(feed, Settings(), Pacing(15.0), 1)
+        asked = session.subscriptions.by_request
         asked |= {"7": line("trades"), "8": line("quotes"), "9": line("klines:5s")}
         client = session._client
         client.connState, client._apiReady, client._serverVersion = client.CONNECTED, True, 178
@@ -202,14 +204,14 @@ def reading(blocks):
 
 
 def data(found):
-    return [one for one in found if one.type in ("trade", "quote", "bar")]
+    return [event for event in found if event.type in ("trade", "quote", "bar")]
 
 
 @settings(max_examples=40, deadline=None)
 @given(
     st.lists(st.integers(0, 1), min_size=1, max_size=12), st.lists(st.integers(1, 40), max_size=12)
 )
-def test_neither_garbage_nor_where_the_reads_end_changes_what_comes(mix, cuts):
+def test_neither_garbage_nor_the_split_into_reads_changes_the_events(mix, cuts):
     blocks, expected = b"", []
     for place, bad in enumerate(mix):
         if bad:
@@ -224,7 +226,9 @@ def test_neither_garbage_nor_where_the_reads_end_changes_what_comes(mix, cuts):
 
     assert len(data(whole)) == len(expected)
     assert whole == cut_up
-    assert [one.rule for one in whole if one.type == "reject"] == ["unreadable_frame"] * sum(mix)
+    assert [event.rule for event in whole if event.type == "reject"] == ["unreadable_frame"] * sum(
+        mix
+    )
 
 
 def test_an_account_number_in_a_broken_message_is_not_shown():
@@ -239,22 +243,26 @@ def notices(*codes):
     return reading([framed(f"4|2|-1|{code}|{text}|") for code, text in codes])
 
 
-def test_a_farm_is_back_when_that_farm_is_back():
+def test_a_farm_is_restored_by_its_own_code_only():
     lost, other = (2103, "Market data farm connection is broken:usfarm"), (2106, "HMDS OK:ushmds")
     back = (2104, "Market data farm connection is OK:usfarm")
 
-    assert [one.state for one in notices(lost, other)] == ["stale"]
-    assert [one.state for one in notices(lost, other, back)] == ["stale", "connected"]
-    assert [one.state for one in notices(back, other)] == []
+    assert [event.state for event in notices(lost, other)] == ["stale"]
+    assert [event.state for event in notices(lost, other, back)] == ["stale", "connected"]
+    assert [event.state for event in notices(back, other)] == []
 
 
-def test_the_servers_are_back_when_the_venue_says_so():
+def test_the_connection_is_restored_by_its_own_code_only():
     lost, farm, back = (1100, "lost"), (2104, "OK:usfarm"), (1102, "restored")
 
-    assert [one.state for one in notices(lost, farm)] == ["stale"]
-    assert [one.state for one in notices(lost, farm, back)] == ["stale", "connected"]
-    assert [one.state for one in notices((2107, "inactive:euhmds"), (2119, "connecting:x"))] == []
-    assert [one.state for one in notices((100, "Max rate of messages per second"))] == ["notice"]
+    assert [event.state for event in notices(lost, farm)] == ["stale"]
+    assert [event.state for event in notices(lost, farm, back)] == ["stale", "connected"]
+    assert [
+        event.state for event in notices((2107, "inactive:euhmds"), (2119, "connecting:x"))
+    ] == []
+    assert [event.state for event in notices((100, "Max rate of messages per second"))] == [
+        "notice"
+    ]
 
 
 # -------------------------------------------------------------------------------------------- captures
@@ -266,7 +274,7 @@ def captures():
 
 
 @pytest.mark.parametrize("name", ["tws_wire_realtime_samples", "tws_wire_historical"])
-def test_every_recorded_message_is_read_or_rejected(name):
+def test_every_recorded_message_is_parsed_or_rejected(name):
     path = captures() / f"{name}.jsonl"
     if not path.exists():
         pytest.skip(f"no captures in {path.parent}; set TAPELOOM_CAPTURES")
@@ -274,19 +282,23 @@ def test_every_recorded_message_is_read_or_rejected(name):
 
     async def run(frame):
         feed = Feed("f", "ib", "", ["A/USD"], ("trades",), clock=Stopped())
-        session = Session(feed, Settings(), Pace(15.0), 1)
+        session = Session(feed, Settings(), Pacing(15.0), 1)
         fields = frame.split("\0")
         kind = {"99": "quotes" if fields[2] == "3" else "trades", "50": "klines:5s"}.get(
             fields[0], "book:5"
         )
         top = {} if fields[0] in ("1", "2") else None
-        session.lines.asked["9000"] = line("quotes" if top is not None else kind, top=top)
+        session.subscriptions.by_request["9000"] = line(
+            "quotes" if top is not None else kind, top=top
+        )
         client = session._client
         client.connState, client._apiReady, client._serverVersion = client.CONNECTED, True, 178
         client.decoder.serverVersion = 178
         payload = frame.encode()
         client._onSocketHasData(struct.pack(">I", len(payload)) + payload)
-        return [one.type for batch in session._batches for one in batch if one.type != "status"]
+        return [
+            event.type for batch in session._batches for event in batch if event.type != "status"
+        ]
 
     found = [(frame.split("\0")[0], *asyncio.run(run(frame))) for frame in frames]
     if name == "tws_wire_historical":

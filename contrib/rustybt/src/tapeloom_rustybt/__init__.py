@@ -1,8 +1,8 @@
 """The classes and functions of RustyBT's streaming guide, on top of tapeloom; asyncio only.
 
-``from tapeloom_rustybt.live.streaming.binance_stream import BinanceWebSocketAdapter`` is the guide's
-own import with another first word. Everything real is tapeloom's: an `adapter` is a stack of one
-feed, the others are views of its stages and queues.
+The guide's imports work with another package name:
+``from tapeloom_rustybt.live.streaming.binance_stream import BinanceWebSocketAdapter``. The work is
+done by tapeloom: an `adapter` runs a stack of one feed, the other modules use its stages and queues.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A stage of tapeloom by itself, for the guide's functions that work on bars without a feed."""
+"""Creates a stage of tapeloom without a feed, for the guide's functions that work on bars."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from tapeloom.plugin import Feed
 if TYPE_CHECKING:
     from tapeloom.plugin import Stage
 
-__all__ = ["alone"]
+__all__ = ["make_stage"]
 
 
 class _Clock:
-    """The machine's time: a stage by itself is never asked to act on time."""
+    """The machine's time. Stages that are used without a feed have no timers."""
 
     def time_ns(self) -> int:
         return time.time_ns()
@@ -28,10 +28,10 @@ class _Clock:
         await anyio.sleep(seconds)
 
 
-def alone(plugin: str, hook: str, **settings: Any) -> Stage:
-    """Return the stage that *plugin* makes at *hook*, with these settings.
+def make_stage(plugin: str, hook: str, **settings: Any) -> Stage:
+    """Return the stage that the hook *hook* of *plugin* creates with *settings*.
 
-    Raises PluginNotFound where it is not installed.
+    Raises PluginNotFound if the plugin is not installed.
     """
     registry = Registry()
     cls = registry.call(plugin, "settings")

@@ -1,4 +1,4 @@
-"""`OHLCVBar`, the guide's bar, and how it comes from tapeloom's events and goes back."""
+"""`OHLCVBar`, the guide's bar, and its conversion from and to tapeloom's events."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ _ZERO = Decimal(0)
 
 @dataclass(frozen=True)
 class OHLCVBar:
-    """A bar as the guide has it: the first seven fields are its own.
+    """The guide's bar; it has the first seven fields in the guide too.
 
-    `timestamp` is the start of the bar, aware, UTC. `interval` is spelled like "1m", and empty for a
-    single trade. `complete` is false where trades of the bar are known to be missing, as in the
-    first one after a subscription.
+    `timestamp` is the start of the bar, with the time zone UTC. `interval` is text such as "1m", and
+    empty for a single trade. `complete` is false if trades of the bar are known to be missing, as in
+    the first bar after a subscription.
     """
 
     symbol: str
@@ -41,7 +41,7 @@ class OHLCVBar:
 
     @classmethod
     def of(cls, event: Bar | Trade) -> OHLCVBar:
-        """Return a bar of tapeloom as one of the guide's, a trade as a bar of its one price."""
+        """Return the guide's bar for a Bar; a Trade becomes a bar with one price."""
         if isinstance(event, Trade):
             price = event.price
             return cls(
@@ -59,7 +59,7 @@ class OHLCVBar:
         return (aware - _EPOCH) // timedelta(microseconds=1) * 1000
 
     def trades(self) -> Iterator[Trade]:
-        """Yield trades that give this bar: its four prices, and at the last one its volume."""
+        """Yield trades whose aggregate is this bar: its four prices, the last one with the volume."""
         ts, last = self.ts, self.close
         if not self.open == self.high == self.low == last:
             for price in (self.open, self.high, self.low):
@@ -67,7 +67,7 @@ class OHLCVBar:
         yield Trade(self.venue, self.symbol, ts, ts, last, self.volume)
 
     def bar(self) -> Bar:
-        """Return this bar as one of tapeloom's; what the guide's does not know is 0."""
+        """Return this bar as a Bar event; fields that the guide's bar lacks are 0."""
         return Bar(
             self.venue, self.symbol, self.ts, self.ts, self.interval,
             self.open, self.high, self.low, self.close, self.volume,
@@ -78,8 +78,8 @@ class OHLCVBar:
 def market_data(bar: OHLCVBar, asset: str = "") -> dict[str, Any]:
     """Return *bar* as the dict that RustyBT's `DataFeed` reads from a broker.
 
-    `asset` is the name that the caller has for the symbol. `DataFeed` hands the time on as a
-    `pandas.Timestamp` and takes nothing else; whoever runs it has imported pandas.
+    `asset` is the caller's name of the symbol. `DataFeed` requires the time as a `pandas.Timestamp`;
+    a program that uses it has imported pandas.
     """
     pandas = sys.modules.get("pandas")
     return {

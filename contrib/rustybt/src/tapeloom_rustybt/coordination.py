@@ -1,8 +1,8 @@
-"""What the guide does with adapters: several at once, retries, subscribing in batches, shutting down."""
+"""The guide's use of adapters: several streams, retries, subscribing in batches, shutdown."""
 
 from __future__ import annotations
 
-# A reconnection outlives a `get` that has been given up waiting for: it is a task of its own.
+# A reconnection is a task, because it must continue when the `get` that started it is cancelled.
 import asyncio  # noqa: TID251
 import inspect
 import random
@@ -30,7 +30,7 @@ log = structlog.get_logger()
 
 
 class Adapter(Protocol):
-    """What the guide's programs ask of an adapter."""
+    """The calls that the guide's programs make on an adapter."""
 
     async def connect(self) -> None:
         """Open the connection."""
@@ -50,7 +50,7 @@ class Adapter(Protocol):
 
 
 class StreamManager:
-    """Several streams, by name. Leaving it as a context closes them all."""
+    """Several streams by name. As a context manager, it closes all of them at the end."""
 
     def __init__(self) -> None:
         self.adapters: dict[str, Adapter] = {}
@@ -59,8 +59,8 @@ class StreamManager:
     async def add_stream(self, name: str, adapter: Adapter, symbols: list[str]) -> None:
         """Connect *adapter*, subscribe it to *symbols*, and keep its queue under *name*.
 
-        Raises ValueError where there is a stream of that name; and what the adapter raises, which is
-        then disconnected.
+        Raises ValueError if there is a stream of that name. After an error of the adapter, the adapter
+        is disconnected and the error raised.
         """
         if name in self.adapters:
             raise ValueError(
@@ -77,19 +77,19 @@ class StreamManager:
         self.adapters[name], self.queues[name] = adapter, queue
 
     async def get_next(self, name: str) -> OHLCVBar:
-        """Return the next bar of the stream *name*. Raises KeyError where there is none."""
+        """Return the next bar of the stream *name*. Raises KeyError if there is none."""
         return await self.queues[name].get()
 
     async def close(self, name: str) -> None:
-        """Close one stream and forget it. Raises KeyError where there is none."""
+        """Close and remove a stream. Raises KeyError if there is none."""
         adapter = self.adapters.pop(name)
         del self.queues[name]
         await adapter.disconnect()
 
     async def close_all(self) -> None:
-        """Close every stream and forget it; one that fails keeps no other open.
+        """Close and remove every stream, even if closing some of them fails.
 
-        Raises the failure of the first that failed.
+        Raises the first error.
         """
         failures: list[Exception] = []
         for name in list(self.adapters):
@@ -108,11 +108,11 @@ class StreamManager:
 
 
 class RobustWebSocketAdapter:
-    """Tries again where *adapter* cannot connect, or where its stream has come to an end by failure.
+    """Connects *adapter* again if it cannot connect, or if its stream has failed.
 
-    The adapters of this package make a lost connection anew by themselves, with their subscriptions,
-    for as long as it takes. Here is what is left: the first connection, and a feed that has given up.
-    Waits double from *first* seconds up to *cap*, each a random share of that.
+    The adapters of this package restore a lost connection with its subscriptions themselves, without
+    a limit of attempts. This class retries the first connection, and a feed that has failed. Delays
+    double from *first* seconds up to *cap*; each is a random share of that (full jitter).
     """
 
     def __init__(
@@ -125,17 +125,17 @@ class RobustWebSocketAdapter:
         self._first, self._cap = first, cap
 
     async def connect_with_retry(self) -> None:
-        """Connect, trying *max_retries* times. Raises what the last try has failed with.
+        """Connect with at most *max_retries* attempts. Raises the error of the last one.
 
-        What trying again cannot mend (a mistake in the stack, a plugin that is missing, keys that
-        are refused) is raised at once.
+        Errors that a retry cannot change (a mistake in the stack, a missing plugin, refused keys) are
+        raised at once.
         """
         for attempt in range(self.max_retries):
             try:
                 await self.adapter.connect()
             except Exception as error:
-                hopeless = isinstance(error, TapeloomError) and not _passing(error)
-                if hopeless or attempt == self.max_retries - 1:
+                permanent = isinstance(error, TapeloomError) and not _is_retryable(error)
+                if permanent or attempt == self.max_retries - 1:
                     raise
                 delay = random.uniform(0, min(self._cap, self._first * 2**attempt))
                 log.warning(
@@ -146,48 +146,48 @@ class RobustWebSocketAdapter:
                 return
 
     async def stream_with_reconnect(self) -> Readable:
-        """Connect, and return a queue that goes on over failures of the feed.
+        """Connect, and return a queue that reconnects after failures of the feed.
 
-        Its `get` raises what cannot be mended, and StreamEnded after a `disconnect`.
+        Its `get` raises errors that a retry cannot change, and StreamEnded after a `disconnect`.
         """
         await self.connect_with_retry()
-        return _LastingQueue(self, await self.adapter.stream())
+        return _ReconnectingQueue(self, await self.adapter.stream())
 
-    async def again(self) -> Readable:
-        """Connect anew after a failure; return the new queue."""
+    async def reconnect(self) -> Readable:
+        """Disconnect and connect again; return the new queue."""
         await self.adapter.disconnect()
         await self.connect_with_retry()
         queue: Readable = await self.adapter.stream()
         return queue
 
 
-class _LastingQueue:
-    """Reads one queue after another: the next one where the last has failed."""
+class _ReconnectingQueue:
+    """Reads the adapter's queue, and after a failure the queue of the next connection."""
 
     def __init__(self, robust: RobustWebSocketAdapter, queue: Readable) -> None:
-        self._robust, self._queue = robust, queue
-        self._reviving: asyncio.Task[Readable] | None = None
+        self._adapter, self._queue = robust, queue
+        self._reconnecting: asyncio.Task[Readable] | None = None
 
     async def get(self) -> OHLCVBar:
         """Return the next bar, waiting for it."""
         while True:
-            if self._reviving is None:
+            if self._reconnecting is None:
                 try:
                     return await self._queue.get()
                 except TapeloomError as error:
-                    if not _passing(error):
+                    if not _is_retryable(error):
                         raise
                     log.warning("stream_failed", reason=str(error))
-                self._reviving = asyncio.create_task(self._robust.again())
-            # Whoever gives up waiting for a bar must not make the reconnection begin anew each time.
+                self._reconnecting = asyncio.create_task(self._adapter.reconnect())
+            # The shield keeps a cancelled `get` from cancelling the reconnection.
             try:
-                self._queue = await asyncio.shield(self._reviving)
+                self._queue = await asyncio.shield(self._reconnecting)
             finally:
-                if self._reviving.done():
-                    self._reviving = None
+                if self._reconnecting.done():
+                    self._reconnecting = None
 
 
-def _passing(error: TapeloomError) -> bool:
+def _is_retryable(error: TapeloomError) -> bool:
     return isinstance(error, FeedError) and error.retryable
 
 
@@ -196,8 +196,8 @@ async def batch_subscribe(
 ) -> None:
     """Subscribe to *symbols*, *batch_size* at a time.
 
-    The pace that a venue allows is kept by tapeloom, message by message, so nothing sleeps here;
-    *pause* is for adapters of other makes, in seconds between two batches.
+    tapeloom keeps the venue's rate limits for each message, so no pause is needed. *pause*, in seconds
+    between two batches, is for other adapters.
     """
     for start in range(0, len(symbols), batch_size):
         if start and pause:
@@ -210,14 +210,14 @@ async def graceful_stream(
     process_bar: Callable[[OHLCVBar], Awaitable[None] | Any],
     symbols: Iterable[str] = (),
 ) -> None:
-    """Hand every bar to *process_bar* until SIGINT or SIGTERM, or until the stream ends.
+    """Call *process_bar* with every bar until SIGINT or SIGTERM, or until the stream ends.
 
-    At the first signal nothing more is read, what was read is still processed, and the adapter is
-    disconnected; a second signal stops at once. Runs in the main thread only, like all signals.
+    At the first signal, the adapter is disconnected, and bars that were read before are still
+    processed. A second signal stops at once. Runs in the main thread only, because of the signals.
     """
     try:
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(_disconnect_when_told, adapter, tasks.cancel_scope)
+            tasks.start_soon(_disconnect_on_signal, adapter, tasks.cancel_scope)
             await _process_all(adapter, process_bar, list(symbols))
             tasks.cancel_scope.cancel()
     except BaseExceptionGroup as group:
@@ -233,9 +233,9 @@ async def _process_all(
             await adapter.subscribe(symbols)
         queue = await adapter.stream()
         while True:
-            answer = process_bar(await queue.get())
-            if inspect.isawaitable(answer):
-                await answer
+            result = process_bar(await queue.get())
+            if inspect.isawaitable(result):
+                await result
     except StreamEnded:
         pass
     finally:
@@ -243,7 +243,7 @@ async def _process_all(
             await adapter.disconnect()
 
 
-async def _disconnect_when_told(adapter: Adapter, scope: anyio.CancelScope) -> None:
+async def _disconnect_on_signal(adapter: Adapter, scope: anyio.CancelScope) -> None:
     with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
         async for number in signals:
             log.info("shutting_down", signal=number.name)

@@ -1,4 +1,4 @@
-"""What the guide does with the bars of a queue: batches, and a heartbeat."""
+"""The guide's processing of the bars of a queue: in batches, and with a heartbeat monitor."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["HeartbeatMonitor", "Readable", "batch_processor", "process_batch"]
 
 
 class Readable(Protocol):
-    """A queue of bars: a `BarQueue`, or one of asyncio's."""
+    """A queue of bars: a `BarQueue`, or an `asyncio.Queue`."""
 
     async def get(self) -> OHLCVBar:
         """Return the next bar, waiting for it."""
@@ -50,10 +50,10 @@ async def batch_processor(
     timeout: float = 1.0,
     process_batch: Process = process_batch,
 ) -> None:
-    """Call *process_batch* with lists of bars: *batch_size*, or fewer after *timeout* seconds.
+    """Call *process_batch* with lists of *batch_size* bars, or of fewer after *timeout* seconds.
 
-    The seconds count from the first bar of a batch. Returns when the queue has come to its end, with
-    the last bars processed; what the queue raises otherwise is raised after them too.
+    The timeout starts with the first bar of a batch. Returns when the queue raises StreamEnded; any
+    other error of the queue is raised. In both cases the last bars are processed first.
     """
     while True:
         batch: list[OHLCVBar] = []
@@ -66,9 +66,9 @@ async def batch_processor(
         except Exception as error:
             end = error
         if batch:
-            answer = process_batch(batch)
-            if inspect.isawaitable(answer):
-                await answer
+            result = process_batch(batch)
+            if inspect.isawaitable(result):
+                await result
         if isinstance(end, StreamEnded):
             return
         if end is not None:
@@ -76,10 +76,10 @@ async def batch_processor(
 
 
 class HeartbeatMonitor:
-    """Tells a stream that has fallen silent: nothing for *timeout_seconds*.
+    """Detects a stream without messages for *timeout_seconds*.
 
-    Connections are watched by tapeloom itself, which makes a silent one anew. This is about the
-    messages that the program gets.
+    tapeloom itself detects and replaces stalled connections. This monitor is about the messages that
+    the program receives.
     """
 
     def __init__(self, timeout_seconds: float = 30) -> None:
@@ -87,17 +87,17 @@ class HeartbeatMonitor:
         self.last_message_time: float | None = None
 
     def on_message(self) -> None:
-        """Take note of a message."""
+        """Record that a message came."""
         self.last_message_time = anyio.current_time()
 
     def is_alive(self) -> bool:
-        """Tell whether a message has come within the timeout; false before the first one."""
+        """Return whether a message came within the timeout; false before the first message."""
         if self.last_message_time is None:
             return False
         return anyio.current_time() - self.last_message_time < self.timeout_seconds
 
     async def get(self, queue: Readable) -> OHLCVBar:
-        """Return the next bar of *queue*. Raises TimeoutError where none comes within the timeout."""
+        """Return the next bar of *queue*. Raises TimeoutError if none comes within the timeout."""
         with anyio.fail_after(self.timeout_seconds):
             bar = await queue.get()
         self.on_message()

@@ -1,8 +1,8 @@
-"""The queue that `stream()` returns: the guide's calls on a consumer of tapeloom's."""
+"""The queue that `stream()` returns: a consumer of tapeloom with the guide's calls."""
 
 from __future__ import annotations
 
-# The guide's queue is one of asyncio's: its exceptions are promised too.
+# The guide's queue is an `asyncio.Queue`, so `get_nowait` has to raise asyncio's exception.
 import asyncio  # noqa: TID251
 from collections import deque
 from typing import TYPE_CHECKING, Self
@@ -21,41 +21,41 @@ __all__ = ["BarQueue", "StreamEnded"]
 
 
 class StreamEnded(TapeloomError):
-    """Everything has been taken, and nothing more will come: the adapter was disconnected."""
+    """The queue is empty and the adapter was disconnected, so no more bars will come."""
 
 
 class BarQueue:
-    """Closed bars, in the order in which they came; read like an `asyncio.Queue`.
+    """Closed bars in order of their arrival, read like an `asyncio.Queue`.
 
-    It is bounded, with the policy that the adapter was given. Nothing else can put into it. `get`
-    raises what ended the feed, or StreamEnded after `disconnect`, in both cases after everything
-    that came before. A `get` that is cancelled or timed out loses nothing.
+    The queue is bounded, with the policy that the adapter was given; only the adapter puts bars into
+    it. After the last bar, `get` raises the error that ended the feed, or StreamEnded after
+    `disconnect`. A `get` that is cancelled or times out loses no bar.
     """
 
     def __init__(self, consumer: Consumer[Event]) -> None:
         self._consumer = consumer
-        self._ready: deque[OHLCVBar] = deque()
+        self._bars: deque[OHLCVBar] = deque()
 
     async def get(self) -> OHLCVBar:
         """Return the next bar, waiting for it."""
-        while not self._ready:
+        while not self._bars:
             events = await self._consumer.batch()
             if not events:
-                raise StreamEnded("the adapter was disconnected. Call connect() to go on.")
-            self._take(events)
-        return self._ready.popleft()
+                raise StreamEnded("the adapter was disconnected. Call connect() to continue.")
+            self._add(events)
+        return self._bars.popleft()
 
     def get_nowait(self) -> OHLCVBar:
-        """Return the next bar. Raises asyncio.QueueEmpty where none is waiting."""
-        while not self._ready:
+        """Return the next bar. Raises asyncio.QueueEmpty if there is none."""
+        while not self._bars:
             events = self._consumer.queue.get_nowait()
             if not events:
                 raise asyncio.QueueEmpty
-            self._take(events)
-        return self._ready.popleft()
+            self._add(events)
+        return self._bars.popleft()
 
-    def _take(self, events: Iterable[Event]) -> None:
-        self._ready.extend(
+    def _add(self, events: Iterable[Event]) -> None:
+        self._bars.extend(
             OHLCVBar.of(event)
             for event in events
             if (type(event) is Bar and event.closed)
@@ -63,25 +63,25 @@ class BarQueue:
         )
 
     def qsize(self) -> int:
-        """Return how many wait: bars, and events that may turn out to be none."""
-        return len(self._ready) + self._consumer.queue.count
+        """Return the number of waiting bars, and of events that may not become a bar."""
+        return len(self._bars) + self._consumer.queue.count
 
     def empty(self) -> bool:
-        """Tell whether nothing waits."""
+        """Return whether the queue is empty."""
         return not self.qsize()
 
     def full(self) -> bool:
-        """Tell whether there is no room for one more."""
+        """Return whether the queue is full."""
         return self.qsize() >= self.maxsize
 
     @property
     def maxsize(self) -> int:
-        """How many may wait."""
+        """The most events that may wait."""
         return self._consumer.queue.size
 
     @property
     def dropped(self) -> int:
-        """How many were lost because the reader fell behind, by the queue's policy."""
+        """The number of events that the queue's policy has dropped because the reader was too slow."""
         return self._consumer.queue.dropped
 
     def __aiter__(self) -> Self:

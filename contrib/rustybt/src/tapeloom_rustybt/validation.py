@@ -1,4 +1,4 @@
-"""`validate_bar`: the guide's checks and its circuit breaker, by the rules of tapeloom-quality."""
+"""`validate_bar`: the guide's checks and circuit breaker, with the stage of tapeloom-quality."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import structlog
 from tapeloom import Reject
 
-from ._stages import alone
+from ._stages import make_stage
 
 if TYPE_CHECKING:
     from .bar import OHLCVBar
@@ -19,21 +19,21 @@ log = structlog.get_logger()
 
 
 class BarValidator:
-    """Checks bars, each symbol by itself.
+    """Checks bars, separately for each symbol.
 
-    A price that is no number above 0, a negative volume, a high below the low, an open or close
-    outside of them, a close more than *max_jump* from the one before: each makes a bar invalid. The
-    breaker opens at the first bar of a new level and closes again where the price comes back, or
-    where *confirm* bars in a row agree on the new level, or once *hold* has passed in the bars' time.
+    A bar is invalid if a price is not a number above 0, the volume is negative, the high is below the
+    low, open or close lie outside of them, or the close differs by more than *max_jump* from the
+    last one. After such a jump, bars stay invalid until the price comes back, until *confirm* bars in
+    a row have the new level, or until *hold* has passed in the bars' time.
     """
 
     def __init__(self, max_jump: str = "10%", confirm: int = 3, hold: str = "1d") -> None:
-        self._stage = alone(
+        self._stage = make_stage(
             "quality", "validate", max_jump=max_jump, confirmations=confirm, confirm_after=hold
         )
 
     def __call__(self, bar: OHLCVBar) -> bool:
-        """Tell whether *bar* is sound; where it is not, log the rule and the evidence."""
+        """Return whether *bar* is valid; if not, log the rule and the evidence."""
         for event in self._stage([bar.bar()]):
             if isinstance(event, Reject):
                 log.warning(
@@ -53,5 +53,5 @@ def _validator() -> BarValidator:
 
 
 def validate_bar(bar: OHLCVBar) -> bool:
-    """Tell whether *bar* is sound, by one `BarValidator` with the guide's 10 % for the whole process."""
+    """Return whether *bar* is valid, by a `BarValidator` that the whole process shares."""
     return _validator()(bar)

@@ -1,4 +1,4 @@
-"""The guide's table of exchanges and brokers, as rows. None of them has code of its own."""
+"""The guide's exchanges and brokers: subclasses of the adapter that only name their venue."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ class HyperliquidWebSocketAdapter(WebSocketAdapter):
 
 
 class AlpacaBrokerAdapter(WebSocketAdapter):
-    """Alpaca: stocks, polled over REST as in the guide; ``mode="stream"`` where the account has it.
+    """Alpaca: stocks, polled over REST as in the guide, or streamed with ``mode="stream"``.
 
-    *testnet* says that the keys are those of a paper account.
+    With *testnet*, the keys are those of a paper account.
     """
 
     venue = Venue(
@@ -53,14 +53,14 @@ class AlpacaBrokerAdapter(WebSocketAdapter):
 class IBBrokerAdapter(WebSocketAdapter):
     """Interactive Brokers through TWS or IB Gateway: ``host=``, ``port=``, ``client_id=``.
 
-    There are no keys: the program that runs on *host* is logged in. *testnet* is its paper account.
+    There are no keys: the program on *host* is logged in. *testnet* is its paper account.
     """
 
     venue = Venue(plugin="ib", testnet={"paper": True})
 
 
 class CCXTWebSocketAdapter(WebSocketAdapter):
-    """Any exchange that ccxt.pro can watch, by its name there: ``exchange_id="kraken"``."""
+    """Any exchange that ccxt.pro can watch, by its ccxt id: ``exchange_id="kraken"``."""
 
     venue = Venue(
         plugin="ccxt",
@@ -75,6 +75,6 @@ class CCXTWebSocketAdapter(WebSocketAdapter):
         api_key: str | None = None,
         api_secret: str | None = None,
         testnet: bool = False,
-        **more: Any,
+        **options: Any,
     ) -> None:
-        super().__init__(api_key, api_secret, testnet, market=exchange_id, **more)
+        super().__init__(api_key, api_secret, testnet, market=exchange_id, **options)

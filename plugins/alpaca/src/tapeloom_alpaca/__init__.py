@@ -1,8 +1,8 @@
 """Alpaca stock and crypto market data for tapeloom, streamed or polled.
 
-The hooks stand here, the settings in `settings`. `names` has the venue's facts, `wire` its messages, `codec` its subscription
-language, `history` its REST interface, `poll` the source for accounts without a stream, `simulator`
-its server side.
+This module has the hooks, `settings` the settings, `names` markets, names and addresses. `codec`
+subscribes and `wire` parses frames. `history` is the REST interface, `poll` the source for accounts
+without a stream. The package `simulator` is the server side.
 """
 
 from __future__ import annotations
@@ -32,20 +32,20 @@ def _names(feed: Feed) -> Names:
 
 @hookimpl
 def settings() -> type[Any]:
-    """Return the class of ``[venue.alpaca]``."""
+    """Return the settings class of ``[venue.alpaca]``."""
     return Settings
 
 
 @hookimpl
 def connect(feed: Feed) -> Sequence[Endpoint] | Source:
-    """Return the market's one endpoint, or what polls it."""
+    """Return the market's one endpoint, or the source that polls it."""
     names = _names(feed)
     return Poller(feed, names) if names.settings.mode == "poll" else [names.endpoint()]
 
 
 @hookimpl
 def subscribe(feed: Feed) -> Codec:
-    """Return the subscription language."""
+    """Return the codec of subscribe messages."""
     return AlpacaCodec(feed, _names(feed))
 
 
@@ -57,5 +57,5 @@ def parse(feed: Feed) -> Parse:
 
 @hookimpl
 def history(feed: Feed) -> History:
-    """Return the REST language."""
+    """Return the REST interface."""
     return AlpacaHistory(feed, _names(feed))

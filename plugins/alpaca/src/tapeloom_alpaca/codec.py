@@ -1,4 +1,8 @@
-"""Alpaca's subscription language: a login, lists of symbols, and replies with the whole set."""
+"""Alpaca's login and subscribe messages, and the replies to them.
+
+A message has lists of symbols per channel. A reply names no message; one to a subscription has the
+whole set of subscriptions.
+"""
 
 from __future__ import annotations
 
@@ -17,25 +21,32 @@ if TYPE_CHECKING:
 
 __all__ = ["AlpacaCodec"]
 
-#: Subscriptions in one message: the venue names no limit, and this is some tens of kB of text.
+#: Subscriptions per message. The venue documents no limit; this is some tens of kB of text.
 _BATCH = 2_000
-#: What to do about an error that does not pass by itself.
+#: What a user can do about an error that does not pass by itself, by the venue's code.
 _PERMANENT = {
     400: "Check the symbols.",
     401: "Set key_id and secret_key under [venue.alpaca].",
     402: "Check key_id and secret_key.",
-    405: "Ask for fewer symbols, or for a larger plan.",
+    405: "Subscribe to fewer symbols, or use a larger plan.",
     408: 'This account has no access to the stream: set mode = "poll".',
     409: 'The plan does not include this feed: set feed = "iex", or mode = "poll".',
     410: "This feed has no such channel.",
     411: "The keys do not allow market data.",
 }
-_ENDING = {407: "slow_client", 500: "internal_error"}
-_HARMLESS = 403  # already authenticated
-_TAKEN = 406  # another session has the one connection
+#: Errors after which the venue closes the connection.
+_CLOSING = {407: "slow_client", 500: "internal_error"}
+#: Code of "already authenticated", which is harmless.
+_ALREADY_AUTHENTICATED = 403
+#: Code of "connection limit exceeded": another session has the account's only connection.
+_CONNECTION_LIMIT = 406
 
 
-class _Said(msgspec.Struct):
+#: {"T":"subscription","trades":["AAPL"],"quotes":["AMD","CLDR"],"bars":["*"],"updatedBars":[],
+#: "dailyBars":["VOO"],"statuses":["*"],"lulds":[],"corrections":["AAPL"],"cancelErrors":["AAPL"]}
+class _ReplyMessage(msgspec.Struct):
+    """A control message: `T` is "success", "error" or "subscription"."""
+
     T: str
     msg: str = ""
     code: int = 0
@@ -48,20 +59,17 @@ class _Said(msgspec.Struct):
     lulds: list[str] | None = None
 
 
-_decode = msgspec.json.Decoder(list[_Said]).decode
+_decode = msgspec.json.Decoder(list[_ReplyMessage]).decode
 
 
 class AlpacaCodec:
-    """subscribe and unsubscribe, and what is said in return.
-
-    No reply names what it answers: those to a subscription hold the whole set as it is now.
-    """
+    """Encodes subscribe and unsubscribe messages, and decodes the replies."""
 
     def __init__(self, feed: Feed, names: Names) -> None:
         self._names = names
         self._lists = names.market.lists
         self._native, self._unified = feed.listing.native, feed.listing.unified
-        self._pause = names.settings.slot_pause / 1e9
+        self._pause_seconds = names.settings.slot_pause / 1e9
 
     def native(self, symbol: str) -> str:
         """Return the venue's name for a unified symbol.
@@ -73,63 +81,69 @@ class AlpacaCodec:
     def encode_subscribe(
         self, subscriptions: Sequence[Subscription], first_id: int
     ) -> list[Message]:
-        """Return the messages that start these. The number is ours: the venue repeats none."""
+        """Return the subscribe messages. Their ids are local: the venue repeats none."""
         return [
-            Message(self._text("subscribe", part), tuple(part), number)
-            for number, part in enumerate(_parts(subscriptions), first_id)
+            Message(self._text("subscribe", batch), tuple(batch), message_id)
+            for message_id, batch in enumerate(_batches(subscriptions), first_id)
         ]
 
     def encode_unsubscribe(
         self, subscriptions: Sequence[Subscription], first_id: int
     ) -> list[Message]:
-        """Return the messages that end these.
+        """Return the unsubscribe messages.
 
-        No answer is waited for: a set that lacks them cannot be told from one sent before.
+        They have no ids, so no reply is awaited: a set without these subscriptions may also have
+        been sent before the message.
         """
         return [
-            Message(self._text("unsubscribe", part), tuple(part)) for part in _parts(subscriptions)
+            Message(self._text("unsubscribe", batch), tuple(batch))
+            for batch in _batches(subscriptions)
         ]
 
-    def _text(self, action: str, some: Sequence[Subscription]) -> str:
+    def _text(self, action: str, subscriptions: Sequence[Subscription]) -> str:
         lists = defaultdict[str, list[str]](list)
-        for one in some:
-            native = self._native.get(one.symbol) or self._names.native(one.symbol)
-            lists[self._lists[one.channel]].append(native)
+        for subscription in subscriptions:
+            symbol = subscription.symbol
+            native = self._native.get(symbol) or self._names.native(symbol)
+            lists[self._lists[subscription.channel]].append(native)
         if "bars" in lists:
             lists["updatedBars"] = lists["bars"]
         return msgspec.json.encode({"action": action, **lists}).decode()
 
     def decode_reply(self, frame: bytes) -> Reply | None:
-        """Read an array with one control message; None where it is something else."""
+        """Decode an array of one control message; None for any other frame."""
         try:
-            (said,) = _decode(frame)
+            (message,) = _decode(frame)
         except (ValueError, RecursionError):
             return None
-        if said.T == "success":
-            return Ack(LOGIN) if said.msg == "authenticated" else Notice(said.msg)
-        if said.T == "subscription":
-            return Ack(subscriptions=self._set(said))
-        return self._error(said) if said.T == "error" else None
+        if message.T == "success":
+            return Ack(LOGIN) if message.msg == "authenticated" else Notice(message.msg)
+        if message.T == "subscription":
+            return Ack(subscriptions=self._subscriptions(message))
+        return self._error(message) if message.T == "error" else None
 
-    def _set(self, said: _Said) -> tuple[Subscription, ...]:
+    def _subscriptions(self, message: _ReplyMessage) -> tuple[Subscription, ...]:
         return tuple(
             Subscription(self._unified[native], channel)
             for channel, name in self._lists.items()
-            for native in getattr(said, name) or ()
+            for native in getattr(message, name) or ()
             if native in self._unified
         )
 
-    def _error(self, said: _Said) -> Reply:
-        code, reason = said.code, f"{said.msg or 'refused'} (code {said.code})"
-        if code == _HARMLESS:
+    def _error(self, message: _ReplyMessage) -> Reply:
+        code, reason = message.code, f"{message.msg or 'refused'} (code {message.code})"
+        if code == _ALREADY_AUTHENTICATED:
             return Notice("already_authenticated", reason)
-        if code in _ENDING:
-            return Notice(_ENDING[code], reason, closes_connection=True)
+        if code in _CLOSING:
+            return Notice(_CLOSING[code], reason, closes_connection=True)
         if code in _PERMANENT:
             return Refusal(f"{reason}: {_PERMANENT[code]}", oldest_pending=True)
-        pause = self._pause if code == _TAKEN else 0.0
-        return Refusal(reason, oldest_pending=True, permanent=False, retry_after_seconds=pause)
+        pause_seconds = self._pause_seconds if code == _CONNECTION_LIMIT else 0.0
+        return Refusal(
+            reason, oldest_pending=True, permanent=False, retry_after_seconds=pause_seconds
+        )
 
 
-def _parts(some: Sequence[Subscription]) -> list[Sequence[Subscription]]:
-    return [some[start : start + _BATCH] for start in range(0, len(some), _BATCH)]
+def _batches(subscriptions: Sequence[Subscription]) -> list[Sequence[Subscription]]:
+    starts = range(0, len(subscriptions), _BATCH)
+    return [subscriptions[start : start + _BATCH] for start in starts]

@@ -1,4 +1,4 @@
-"""Alpaca's facts: its markets, what each calls our channels, its hosts, and its REST addresses."""
+"""Alpaca's markets, the venue's names of symbols and channels, and the addresses of its hosts."""
 
 from __future__ import annotations
 
@@ -17,20 +17,24 @@ if TYPE_CHECKING:
 
 __all__ = ["LOGIN", "MARKETS", "Market", "Names", "names_of"]
 
-LOGIN = "login"  #: the id of the first message
+#: The id of the login message.
+LOGIN = "login"
+#: Feeds of overnight trading, whose streams have a path of their own.
 _OVERNIGHT = ("boats", "overnight")
 
 
 @frozen
 class Market:
-    """What differs between stocks and crypto. `lists` has the venue's word for each channel."""
+    """What differs between stocks and crypto."""
 
-    rest: str
-    asset_class: str
-    lists: Mapping[str, str]
+    rest: str  #: path prefix of the REST interface
+    asset_class: str  #: the venue's name of the market in the list of assets
+    lists: Mapping[str, str]  #: the venue's list of symbols by channel
 
 
+#: The lists of both markets.
 _COMMON = {"trades": "trades", "quotes": "quotes", "klines:1m": "bars", "klines:1d": "dailyBars"}
+#: By the name of the market in a feed.
 MARKETS = {
     "stocks": Market(
         "/v2/stocks", "us_equity", {**_COMMON, "x-statuses": "statuses", "x-lulds": "lulds"}
@@ -52,21 +56,23 @@ class Names:
         return self.market.asset_class == "crypto"
 
     def native(self, symbol: str) -> str:
-        """Return the venue's name: ``AAPL`` for ``AAPL/USD``; crypto has our own spelling.
+        """Return the venue's name: ``AAPL`` for ``AAPL/USD``; crypto symbols are unchanged.
 
         Raises SymbolError where this market can have no such symbol.
         """
         parts = Symbol.parse(symbol)
         if parts.settle or (not self.crypto and parts.quote != "USD"):
-            wanted = "'BTC/USD'" if self.crypto else "'AAPL/USD': stocks are quoted in USD"
-            raise SymbolError(f"{symbol!r} is no symbol of this market. Write it like {wanted}.")
+            expected = "'BTC/USD'" if self.crypto else "'AAPL/USD': stocks are quoted in USD"
+            raise SymbolError(
+                f"{symbol!r} is not a symbol of this market. Use one like {expected}."
+            )
         return str(parts) if self.crypto else parts.base
 
     def endpoint(self) -> Endpoint:
-        """Return the one address that serves every channel of this market.
+        """Return the one endpoint that serves every channel of this market.
 
-        Pings and dials are bounded by our own figures: the venue documents none but the pings of
-        its SDK, every 10 s.
+        The venue documents no limits of pings and dials. The ping interval is that of its SDK; the
+        other figures are cautious estimates.
         """
         settings = self.settings
         prefix = "/v1beta1" if settings.feed in _OVERNIGHT else "/v2"
@@ -86,21 +92,21 @@ class Names:
         keys = self.settings.keys
         if keys is None:
             return None
-        import msgspec  # only here; the text is not kept anywhere but in the message
+        import msgspec  # here only; the text with the keys is kept nowhere but in the message
 
         text = msgspec.json.encode({"action": "auth", "key": keys[0], "secret": keys[1]})
         return Message(text.decode(), (), LOGIN)
 
     def rest(self, path: str, **query: Any) -> Request:
-        """Return a call of the market-data REST interface; *path* follows the market's prefix."""
+        """Return a request to the market-data REST interface; *path* follows the market's prefix."""
         if not self.crypto and not path.startswith("/v2/"):
             query["feed"] = self.settings.feed
         return self._request(self.settings.rest_host + self.market.rest + path, query)
 
     def assets(self) -> Request | None:
-        """Return the call for what can be traded; None where there is no such list."""
+        """Return the request for the list of assets; None if this feed has none."""
         if self.settings.feed == "test" and not self.crypto:
-            return None  # its only symbol is listed nowhere
+            return None  # the only symbol of the test feed is not listed
         if not self.settings.trading_host:
             return None
         query = {"status": "active", "asset_class": self.market.asset_class}
@@ -111,34 +117,36 @@ class Names:
         headers = {}
         if keys is not None:
             headers = {"APCA-API-KEY-ID": keys[0], "APCA-API-SECRET-KEY": keys[1]}
-        given = {key: value for key, value in query.items() if value is not None}
-        # Half of what the plan allows: an account has other uses for its calls.
+        parameters = {key: value for key, value in query.items() if value is not None}
+        # Half of the plan's limit, because the account may be used for other calls too.
         rate = Rate(max(1, self.settings.rest_limit // 2), 60.0)
-        return Request(url=f"{url}?{urlencode(given)}", rate=rate, headers=headers)
+        return Request(url=f"{url}?{urlencode(parameters)}", rate=rate, headers=headers)
 
 
 def names_of(feed: Feed, settings: Settings) -> Names:
     """Return the names of *feed*.
 
-    Raises ConfigError where it has a market or a channel that the venue does not have.
+    Raises ConfigError if it has a market or channel that the venue does not have.
     """
-    word = feed.market or "stocks"
-    market = MARKETS.get(word)
+    name = feed.market or "stocks"
+    market = MARKETS.get(name)
     if market is None:
-        hint = nearest(word, MARKETS) or " There are 'stocks' and 'crypto'."
-        raise ConfigError([Mistake("market", f"alpaca has no market {word!r}.{hint}")])
-    known = [one for one in market.lists if settings.mode == "stream" or one[:2] != "x-"]
+        hint = nearest(name, MARKETS) or " There are 'stocks' and 'crypto'."
+        raise ConfigError([Mistake("market", f"alpaca has no market {name!r}.{hint}")])
+    streamed = settings.mode == "stream"
+    known = [channel for channel in market.lists if streamed or not channel.startswith("x-")]
     mistakes = [
         Mistake(
-            f"channels[{place}]",
-            f"alpaca has no channel {channel!r} for {word} with mode = {settings.mode!r};"
+            f"channels[{index}]",
+            f"alpaca has no channel {channel!r} for {name} with mode = {settings.mode!r};"
             f" it has {', '.join(known)}.",
         )
-        for place, channel in enumerate(feed.channels)
+        for index, channel in enumerate(feed.channels)
         if channel not in known
     ]
-    if settings.mode == "poll" and settings.feed == "test" and word == "stocks":
-        mistakes.append(Mistake("venue.alpaca.feed", "the test feed has no REST: stream it"))
+    if settings.mode == "poll" and settings.feed == "test" and name == "stocks":
+        text = 'the test feed has no REST interface: set mode = "stream"'
+        mistakes.append(Mistake("venue.alpaca.feed", text))
     if mistakes:
         raise ConfigError(mistakes)
     return Names(market, settings)

@@ -1,7 +1,8 @@
-"""The source for accounts without a stream: the same events, asked for over REST.
+"""The source for accounts without a stream: it polls REST for the same events.
 
-What can be read between two times (trades, bars of a minute) is read without a hole and without a
-repetition. Of what has only a latest state (quotes, books, the bar of the day) we see samples.
+Data that can be requested between two times (trades, bars of a minute) is read without gaps and
+without repetitions. Of data that has only a latest state (quotes, books, the bar of the day), the
+poller delivers samples.
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ from tapeloom.errors import ConnectionLost, RequestFailed, SymbolError, Throttle
 from tapeloom.events import Event, Reject, Status
 from tapeloom.plugin import Feed, Request
 
-from .history import page
-from .wire import Build, Candle, Fill, nanoseconds, rfc3339
+from .history import parse_page
+from .wire import BarMessage, EventBuilder, TradeMessage, format_time, parse_time
 
 if TYPE_CHECKING:
     from .names import Names
@@ -24,13 +25,16 @@ __all__ = ["Poller"]
 
 Deliver: TypeAlias = Callable[[list[Event]], Awaitable[None]]
 
-_GROUP = 100  # symbols in one call
+#: Symbols per call, which keeps the address of a call below 1 kB.
+_GROUP_SIZE = 100
+#: Nanoseconds in a minute.
 _MINUTE = 60_000_000_000
-_SETTLES = 5_000_000_000  # after its end a minute's bar is taken to be whole
+#: How long after its end the bar of a minute is taken to be complete, in ns.
+_BAR_SETTLE = 5_000_000_000
 
 
 class Poller:
-    """Polls each channel in its rhythm, one call at a time, within half of the plan's budget."""
+    """Polls each channel at its interval, with one call at a time and half of the plan's budget."""
 
     backends = frozenset({"asyncio", "trio"})
     resumes = True
@@ -38,79 +42,85 @@ class Poller:
     def __init__(self, feed: Feed, names: Names) -> None:
         self._feed = feed
         self.channels = frozenset(channel.partition(":")[0] for channel in names.market.lists)
-        desk = self._desk = _Desk(feed, names)
-        desk.natives()
-        every, bars = names.settings.poll_every / 1e9, names.settings.poll_bars_every / 1e9
+        client = self._client = _Client(feed, names)
+        client.add_symbols()
+        settings = names.settings
+        interval, bar_interval = settings.poll_every / 1e9, settings.poll_bars_every / 1e9
         latest = "/latest/{}" if names.crypto else "/{}/latest"
-        made: dict[str, tuple[float, Callable[[], Any]]] = {
-            "trades": (every, lambda: _Ranges(desk, _Trades)),
-            "klines:1m": (bars, lambda: _Ranges(desk, _Minutes)),
-            "klines:1d": (bars, lambda: _Sample(desk, "klines:1d", "/snapshots")),
-            "quotes": (every, lambda: _Sample(desk, "quotes", latest.format("quotes"))),
-            "book": (every, lambda: _Sample(desk, "book", "/latest/orderbooks")),
+        pollers: dict[str, tuple[float, Callable[[], Any]]] = {
+            "trades": (interval, lambda: _RangePoll(client, _TradeRange)),
+            "klines:1m": (bar_interval, lambda: _RangePoll(client, _BarRange)),
+            "klines:1d": (bar_interval, lambda: _SamplePoll(client, "klines:1d", "/snapshots")),
+            "quotes": (interval, lambda: _SamplePoll(client, "quotes", latest.format("quotes"))),
+            "book": (interval, lambda: _SamplePoll(client, "book", "/latest/orderbooks")),
         }
-        self._polls = [(made[channel][0], made[channel][1]()) for channel in feed.channels]
-        self._told = False
+        #: The interval in seconds and the poll of each channel.
+        self._polls = [(pollers[channel][0], pollers[channel][1]()) for channel in feed.channels]
+        self._sampling_reported = False
 
     async def run(self, deliver: Deliver) -> None:
-        """Poll until cancelled. What has been read stays known when it is called again.
+        """Poll until cancelled. The positions of the polls are kept for the next call.
 
-        Raises ConnectionLost or Throttled where the venue cannot be reached any longer, and
-        RequestFailed where it refuses.
+        Raises ConnectionLost or Throttled if the venue cannot be reached any longer, and
+        RequestFailed if it refuses a request.
         """
         clock = self._feed.clock
-        if not self._told:
-            self._told = True
-            await deliver([each.notice() for _, each in self._polls if isinstance(each, _Sample)])
+        if not self._sampling_reported:
+            self._sampling_reported = True
+            polls = [poll for _, poll in self._polls]
+            await deliver([poll.status() for poll in polls if isinstance(poll, _SamplePoll)])
         due = [clock.monotonic()] * len(self._polls)
-        begun = False
+        subscribed = False
         while True:
-            for place, (every, poll) in enumerate(self._polls):
-                if due[place] <= clock.monotonic():
-                    due[place] = clock.monotonic() + every
+            for index, (interval, poll) in enumerate(self._polls):
+                if due[index] <= clock.monotonic():
+                    due[index] = clock.monotonic() + interval
                     await poll(deliver)
-            if not begun:
-                begun = True
-                await deliver([self._begun()])
+            if not subscribed:
+                subscribed = True
+                await deliver([self._subscribed()])
             await clock.sleep(max(0.0, min(due) - clock.monotonic()))
 
-    def _begun(self) -> Event:
-        """Return what a stream says when it has been agreed to."""
-        feed, now = self._feed, self._desk.now()
+    def _subscribed(self) -> Event:
+        """Return the Status that a stream has when its subscriptions are acknowledged."""
+        feed, now = self._feed, self._client.now()
         count = len(feed.symbols) * len(feed.channels)
         detail = f"{feed.name}: {count} subscriptions, polled"
         return Status(feed.venue, "", now, now, "subscribed", detail)
 
     def symbols_changed(self) -> None:
-        """Name the new symbols; the next round asks for them.
+        """Add the feed's new symbols, which the next round polls.
 
-        Raises SymbolError where the market can have no such symbol, and leaves it out.
+        Raises SymbolError if the market can have no such symbol, and removes it from the feed.
         """
         try:
-            self._desk.natives()
+            self._client.add_symbols()
         except SymbolError:
-            self._feed.symbols[:] = [one for one in self._feed.symbols if self._desk.fits(one)]
+            self._feed.symbols[:] = filter(self._client.is_valid, self._feed.symbols)
             raise
 
 
-class _Desk:
-    """Fetches and reads, for all channels of one feed. `newest` is the latest time that was seen."""
+class _Client:
+    """Sends the requests of all polls of one feed.
+
+    `newest` is the latest time of any message, in ns.
+    """
 
     def __init__(self, feed: Feed, names: Names) -> None:
-        self.feed, self.names, self.build = feed, names, Build(feed, names)
+        self.feed, self.names, self.build = feed, names, EventBuilder(feed, names)
         self.newest = 0
 
-    def natives(self) -> dict[str, str]:
-        """Name the feed's symbols, for history too; return them by the venue's names.
+    def add_symbols(self) -> dict[str, str]:
+        """Add the feed's symbols to its listing; return them by the venue's names.
 
-        Raises SymbolError where the market can have no such symbol.
+        Raises SymbolError if the market can have no such symbol.
         """
-        named = {self.names.native(symbol): symbol for symbol in self.feed.symbols}
-        for native, symbol in named.items():
+        symbols = {self.names.native(symbol): symbol for symbol in self.feed.symbols}
+        for native, symbol in symbols.items():
             self.feed.listing.add(symbol, native)
-        return named
+        return symbols
 
-    def fits(self, symbol: str) -> bool:
+    def is_valid(self, symbol: str) -> bool:
         try:
             return bool(self.names.native(symbol))
         except SymbolError:
@@ -119,8 +129,8 @@ class _Desk:
     def now(self) -> int:
         return self.feed.clock.time_ns()
 
-    def there(self) -> int:
-        """Return the venue's time, as far as we can tell: our clock may be slow."""
+    def venue_time(self) -> int:
+        """Return the least possible time at the venue: the local clock may be slow."""
         return max(self.now(), self.newest)
 
     def reject(self, rule: str, text: str, channel: str) -> Event:
@@ -128,7 +138,7 @@ class _Desk:
         return Reject(self.feed.venue, "", now, now, rule, text, None, channel)
 
     async def get(self, request: Request) -> bytes:
-        """Return an answer; what passes by itself is raised as the loss of a connection."""
+        """Return an answer. Raises ConnectionLost for an error that passes by itself."""
         try:
             return await self.feed.fetch(request)
         except Throttled:
@@ -142,17 +152,17 @@ class _Desk:
         return self.names.rest(path, symbols=",".join(natives), **query)
 
 
-# ------------------------------------------------------------------- what lies between two times
+# --------------------------------------------------------------------- data between two times
 
 
 @define
 class _Group:
-    """Symbols that are asked for together, and how far each and all of them are known.
+    """Symbols that are requested together, and the position up to which they were read.
 
-    `base` is the newest time of each before polling began. Up to `cursor` all was read; `seen` has
-    what was read of the time since a little before it, which is read once more. `newest` is the
-    latest time that was read at all: pages are of different moments, so that of another symbol
-    something older may be missing until the next round, which begins later than all of them.
+    `base` is the newest time of each symbol before polling began. All data up to `cursor` was read.
+    `seen` has the messages since `cursor` less the overlap, which is read once more. `newest` is
+    the latest time that was read: pages are made at different moments, so older data of another
+    symbol may be missing until the next round, which starts later than all of them.
     """
 
     natives: list[str]
@@ -162,212 +172,222 @@ class _Group:
     seen: dict[Any, Any] = field(factory=dict)
 
 
-class _Trades:
-    """Trades are told apart by symbol, exchange, id and time."""
+class _TradeRange:
+    """Trades between two times. A trade is identified by symbol, exchange, id and time."""
 
     kind, channel, frame = "trades", "trades", None
 
-    def __init__(self, desk: _Desk) -> None:
-        self.overlap = desk.names.settings.poll_overlap
-        self._build = desk.build
+    def __init__(self, client: _Client) -> None:
+        self.overlap = client.names.settings.poll_overlap
+        self._build = client.build
 
-    def base(self, one: Fill) -> int:
-        return nanoseconds(one.t)
+    def base(self, message: TradeMessage) -> int:
+        return parse_time(message.t)
 
-    def take(self, group: _Group, native: str, symbol: str, one: Fill, recv: int) -> Event | None:
-        key = nanoseconds(one.t), native, one.x, one.i
+    def event(
+        self, group: _Group, native: str, symbol: str, message: TradeMessage, recv: int
+    ) -> Event | None:
+        """Return the event of a new trade; None for a known one."""
+        key = parse_time(message.t), native, message.x, message.i
         if key in group.seen:
             return None
         group.seen[key] = True
-        return self._build.trade(one, symbol, recv)
+        return self._build.trade(message, symbol, recv)
 
 
-class _Minutes:
-    """Bars are told apart by symbol and start. One that comes with other figures was revised."""
+class _BarRange:
+    """Bars between two times. A bar is identified by symbol and start; other figures revise it."""
 
     kind, channel, frame = "bars", "klines:1m", "1Min"
     overlap = 2 * _MINUTE
 
-    def __init__(self, desk: _Desk) -> None:
-        self._desk, self._build = desk, desk.build
+    def __init__(self, client: _Client) -> None:
+        self._client, self._build = client, client.build
 
-    def base(self, one: Candle) -> int:
-        start = nanoseconds(one.t)
-        return start if start + _MINUTE + _SETTLES <= self._desk.there() else start - 1
+    def base(self, message: BarMessage) -> int:
+        start = parse_time(message.t)
+        return start if start + _MINUTE + _BAR_SETTLE <= self._client.venue_time() else start - 1
 
-    def take(self, group: _Group, native: str, symbol: str, one: Candle, recv: int) -> Event | None:
-        key = nanoseconds(one.t), native
-        if key[0] + _MINUTE + _SETTLES > self._desk.there():
-            return None  # it is still forming
-        figures = one.o, one.h, one.l, one.c, one.v, one.n, one.vw
+    def event(
+        self, group: _Group, native: str, symbol: str, message: BarMessage, recv: int
+    ) -> Event | None:
+        """Return the event of a new or revised bar; None for an open or unchanged one."""
+        m, key = message, (parse_time(message.t), native)
+        if key[0] + _MINUTE + _BAR_SETTLE > self._client.venue_time():
+            return None
+        figures = m.o, m.h, m.l, m.c, m.v, m.n, m.vw
         before, revision = group.seen.get(key, (None, -1))
         if figures == before:
             return None
         group.seen[key] = figures, revision + 1
-        return self._build.bar(one, symbol, recv, revision=revision + 1)
+        return self._build.bar(message, symbol, recv, revision=revision + 1)
 
 
-class _Ranges:
-    """Reads what is new since the last time, of groups of symbols."""
+class _RangePoll:
+    """Reads the data since the last poll, for groups of symbols."""
 
-    def __init__(self, desk: _Desk, kind: type[Any]) -> None:
-        self._desk, self._kind = desk, kind(desk)
+    def __init__(self, client: _Client, data: type[Any]) -> None:
+        self._client, self._data = client, data(client)
         self._groups: list[_Group] = []
-        word = self._kind.kind
-        self._latest = f"/latest/{word}" if desk.names.crypto else f"/{word}/latest"
+        kind = self._data.kind
+        self._latest = f"/latest/{kind}" if client.names.crypto else f"/{kind}/latest"
 
     async def __call__(self, deliver: Deliver) -> None:
-        symbols = self._desk.natives()
+        symbols = self._client.add_symbols()
         self._regroup(symbols)
         for group in self._groups:
-            # Delivered at once: the next group may fail, and this one would not be read again.
-            if events := await self._whole(group, symbols):
+            # Deliver now: if the next group fails, this one would not be read again.
+            if events := await self._read_or_restore(group, symbols):
                 await deliver(events)
 
-    async def _whole(self, group: _Group, symbols: dict[str, str]) -> list[Event]:
-        """Read what is new. Where that breaks off, nothing of it counts as read."""
+    async def _read_or_restore(self, group: _Group, symbols: dict[str, str]) -> list[Event]:
+        """Read the new data of a group. After an error, none of it counts as read."""
         before = dict(group.seen)
         try:
             if not group.base:
-                await self._begin(group)
+                await self._start(group)
             return await self._read(group, symbols)
         except ValueError as error:
             group.seen = before
-            return [self._desk.reject("unreadable_answer", str(error), self._kind.channel)]
+            return [self._client.reject("unreadable_answer", str(error), self._data.channel)]
         except BaseException:
             group.seen = before
             raise
 
     def _regroup(self, symbols: dict[str, str]) -> None:
-        """Forget the symbols that are gone, and put the new ones into groups of their own."""
+        """Remove the symbols that the feed has no longer, and put new ones into new groups."""
         for group in self._groups:
             group.natives = [native for native in group.natives if native in symbols]
             group.base = {native: group.base[native] for native in group.natives if group.base}
         self._groups = [group for group in self._groups if group.natives]
         known = {native for group in self._groups for native in group.natives}
         new = [native for native in symbols if native not in known]
-        for start in range(0, len(new), _GROUP):
-            self._groups.append(_Group(new[start : start + _GROUP]))
+        for start in range(0, len(new), _GROUP_SIZE):
+            self._groups.append(_Group(new[start : start + _GROUP_SIZE]))
 
-    async def _begin(self, group: _Group) -> None:
-        """Begin after the newest that there is: by the venue's clock, not by ours."""
-        body = await self._desk.get(self._desk.rest(self._latest, group.natives))
-        items = page(self._kind.kind, body)[0]
+    async def _start(self, group: _Group) -> None:
+        """Set the start after the latest message: by the venue's times, not by the local clock."""
+        body = await self._client.get(self._client.rest(self._latest, group.natives))
+        items = parse_page(self._data.kind, body)[0]
         base = dict.fromkeys(group.natives, -1)
-        for native, some in items.items():
-            base[native] = max(self._kind.base(one) for one in some)
+        for native, messages in items.items():
+            base[native] = max(self._data.base(message) for message in messages)
         group.base = base
         group.cursor = group.newest = max(base.values())
 
     async def _read(self, group: _Group, symbols: dict[str, str]) -> list[Event]:
-        """Read from a little before the cursor to a little before now, page by page.
+        """Read from the cursor less the overlap to now less the delay, page by page.
 
-        The cursor moves on only when the last page has been read, and only to what was there
-        before the first one was.
+        The cursor is moved after the last page only, and only to the newest time that had been read
+        before the first page.
         """
-        desk, kind = self._desk, self._kind
-        delay = desk.names.settings.poll_delay
+        client, data = self._client, self._data
+        delay = client.names.settings.poll_delay
         query: dict[str, Any] = {
-            "timeframe": kind.frame,
-            "limit": desk.names.settings.poll_page,
+            "timeframe": data.frame,
+            "limit": client.names.settings.poll_page,
             "sort": "asc",
-            "start": rfc3339(max(0, group.cursor - kind.overlap)),
-            "end": rfc3339(desk.there() - delay) if delay else None,
+            "start": format_time(max(0, group.cursor - data.overlap)),
+            "end": format_time(client.venue_time() - delay) if delay else None,
         }
         events: list[Event] = []
-        certain, tokens = group.newest, set[str]()
+        newest_before, tokens = group.newest, set[str]()
         while True:
-            body = await desk.get(desk.rest(f"/{kind.kind}", group.natives, **query))
-            items, token = page(kind.kind, body)
-            self._take(group, items, symbols, events)
+            body = await client.get(client.rest(f"/{data.kind}", group.natives, **query))
+            items, token = parse_page(data.kind, body)
+            self._process_page(group, items, symbols, events)
             if token is None:
-                group.cursor, kept = certain, certain - kind.overlap
-                group.seen = {key: one for key, one in group.seen.items() if key[0] >= kept}
+                group.cursor, since = newest_before, newest_before - data.overlap
+                group.seen = {key: seen for key, seen in group.seen.items() if key[0] >= since}
                 break
             if token in tokens:
-                events.append(self._loop())
+                events.append(self._token_loop())
                 break
             tokens.add(token)
             query["page_token"] = token
         return sorted(events, key=_time)
 
-    def _take(
+    def _process_page(
         self,
         group: _Group,
         items: dict[str, list[Any]],
         symbols: dict[str, str],
         events: list[Event],
     ) -> None:
-        """Add the events of one page."""
-        recv, take = self._desk.now(), self._kind.take
-        for native, some in items.items():
+        """Append the events of a page to *events*."""
+        recv, make_event = self._client.now(), self._data.event
+        for native, messages in items.items():
             base = group.base.get(native)
             if base is None:
                 continue
-            for one in some:
-                ts = nanoseconds(one.t)
+            for message in messages:
+                ts = parse_time(message.t)
                 group.newest = max(group.newest, ts)
-                if ts > base and (event := take(group, native, symbols[native], one, recv)):
+                if ts <= base:
+                    continue
+                if event := make_event(group, native, symbols[native], message, recv):
                     events.append(event)
-        self._desk.newest = max(self._desk.newest, group.newest)
+        self._client.newest = max(self._client.newest, group.newest)
 
-    def _loop(self) -> Event:
-        feed, now = self._desk.feed, self._desk.now()
+    def _token_loop(self) -> Event:
+        feed, now = self._client.feed, self._client.now()
         feed.counters["token_loops"] += 1
-        text = "the venue sent a page token twice: the rest is asked for again in the next round"
-        return Status(feed.venue, "", now, now, "token_loop", text, self._kind.channel)
+        text = "the venue sent a page token twice: the next round requests the rest again"
+        return Status(feed.venue, "", now, now, "token_loop", text, self._data.channel)
 
 
 def _time(event: Event) -> int:
     return event.ts
 
 
-# ------------------------------------------------------------------------ what has a latest state
+# ------------------------------------------------------------------- data with a latest state
 
 
-class _Sample:
-    """Reads the latest state of every symbol; says what is another one than before."""
+class _SamplePoll:
+    """Reads the latest state of every symbol, and delivers those that have changed."""
 
-    def __init__(self, desk: _Desk, channel: str, path: str) -> None:
-        self._desk, self._channel, self._path = desk, channel, path
+    def __init__(self, client: _Client, channel: str, path: str) -> None:
+        self._client, self._channel, self._path = client, channel, path
         self._kind = {"quotes": "quotes", "book": "orderbooks"}.get(channel, "snapshots")
-        if self._kind == "snapshots" and not desk.names.crypto:
+        if self._kind == "snapshots" and not client.names.crypto:
             self._kind = "stock snapshots"
+        #: The last message by the venue's name of the symbol.
         self._last: dict[str, Any] = {}
 
-    def notice(self) -> Event:
-        """Return the Status that says that there is more than what we see."""
-        now = self._desk.now()
-        text = "polled: what changes between two looks is not seen"
-        return Status(self._desk.feed.venue, "", now, now, "sampled", text, self._channel)
+    def status(self) -> Event:
+        """Return the Status that reports that this channel is sampled."""
+        now = self._client.now()
+        text = "polled: changes between two polls are not seen"
+        return Status(self._client.feed.venue, "", now, now, "sampled", text, self._channel)
 
     async def __call__(self, deliver: Deliver) -> None:
-        desk, symbols = self._desk, self._desk.natives()
+        client, symbols = self._client, self._client.add_symbols()
         natives = list(symbols)
-        for start in range(0, len(natives), _GROUP):
-            body = await desk.get(desk.rest(self._path, natives[start : start + _GROUP]))
+        for start in range(0, len(natives), _GROUP_SIZE):
+            group = natives[start : start + _GROUP_SIZE]
+            body = await client.get(client.rest(self._path, group))
             try:
-                events = self._changes(page(self._kind, body)[0], symbols)
+                events = self._changes(parse_page(self._kind, body)[0], symbols)
             except ValueError as error:
-                events = [desk.reject("unreadable_answer", str(error), self._channel)]
+                events = [client.reject("unreadable_answer", str(error), self._channel)]
             if events:
                 await deliver(events)
 
     def _changes(self, items: dict[str, list[Any]], symbols: dict[str, str]) -> list[Event]:
-        recv, events = self._desk.now(), list[Event]()
-        for native, some in items.items():
-            for one in some:
-                if native in symbols and self._last.get(native) != one:
-                    event = self._event(one, symbols[native], recv)
-                    self._desk.newest = max(self._desk.newest, event.ts)
+        recv, events = self._client.now(), list[Event]()
+        for native, messages in items.items():
+            for message in messages:
+                if native in symbols and self._last.get(native) != message:
+                    event = self._event(message, symbols[native], recv)
+                    self._client.newest = max(self._client.newest, event.ts)
                     events.append(event)
-                    self._last[native] = one
+                    self._last[native] = message
         return sorted(events, key=_time)
 
-    def _event(self, one: Any, symbol: str, recv: int) -> Event:
-        build = self._desk.build
+    def _event(self, message: Any, symbol: str, recv: int) -> Event:
+        build = self._client.build
         if self._channel == "quotes":
-            return build.quote(one, symbol, recv)
+            return build.quote(message, symbol, recv)
         if self._channel == "book":
-            return build.book(one, symbol, recv, whole=True, origin="live")
-        return build.bar(one, symbol, recv, "1d", closed=False)
+            return build.book(message, symbol, recv, snapshot=True, origin="live")
+        return build.bar(message, symbol, recv, "1d", closed=False)

@@ -1,8 +1,9 @@
 """Every exchange that ccxt.pro can watch, for tapeloom. A feed's `market` names the exchange.
 
-The hooks stand here, the settings in `settings`. `exchange` makes the ccxt object, `source` watches it, `shapes`
-reads what it returns, `trouble` reads what it raises. ccxt takes seconds to import, all its exchanges
-at once, so nothing here imports it before a feed is composed.
+This module has the hooks, `settings` the settings. `exchange` makes the ccxt object, `source` watches
+it, `topic` is one symbol and channel, `parsers` turns what ccxt returns into events, `remedies`
+classifies what it raises. ccxt with all its exchanges takes seconds to import, so nothing here
+imports it before a feed is composed.
 """
 
 from __future__ import annotations
@@ -18,27 +19,28 @@ if TYPE_CHECKING:
 
 __all__ = ["BACKENDS", "ExchangeSettings", "Settings"]
 
-BACKENDS = ("asyncio",)  #: ccxt works on no other event loop
+#: The event loops that ccxt supports.
+BACKENDS = ("asyncio",)
 
 
 @hookimpl
 def settings() -> type[Any]:
-    """Return the class of ``[venue.ccxt]``."""
+    """Return the settings class of ``[venue.ccxt]``."""
     return Settings
 
 
 @hookimpl
 def connect(feed: Feed) -> Source:
-    """Return what watches the exchange that the feed's market names.
+    """Return the source that watches the exchange named by the feed's market.
 
-    Raises ConfigError where ccxt.pro has no such exchange, or the exchange no such channel.
+    Raises ConfigError if ccxt.pro has no such exchange, or the exchange no such channel.
     """
-    from .exchange import Maker
+    from .exchange import ExchangeFactory
     from .source import CcxtSource
 
     table = (feed.settings or Settings()).exchanges.get(feed.market) or ExchangeSettings()
-    maker = Maker(feed.market, table)
-    maker.check(feed.channels)
-    # Events tell the exchange, and are never taken for those of a plugin that is the exchange's own.
+    factory = ExchangeFactory(feed.market, table)
+    factory.check(feed.channels)
+    # The venue of events names the exchange, but differs from that of the exchange's own plugin.
     feed.venue = f"ccxt-{feed.market}"
-    return CcxtSource(feed, table, maker)
+    return CcxtSource(feed, table, factory)

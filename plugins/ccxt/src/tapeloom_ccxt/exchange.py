@@ -1,4 +1,4 @@
-"""The ccxt object of one exchange: found by name, set up, and made to keep every digit."""
+"""The ccxt object of an exchange: created by name, configured, and patched to keep all digits."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ if TYPE_CHECKING:
 
 __all__ = [
     "KINDS",
+    "ExchangeFactory",
     "Kind",
-    "Maker",
-    "exact",
+    "decimal_text",
     "instruments",
     "keep_digits",
-    "survive_frames",
-    "text",
+    "keep_reading",
+    "to_decimal",
 ]
 
 
 @frozen
 class Kind:
-    """A kind of channel, as ccxt knows it: the flags in `has`, and the calls."""
+    """A kind of channel: ccxt's flags in `has`, and the names of its calls."""
 
     has: str
     watch: str
@@ -38,6 +38,7 @@ class Kind:
     un_watch: str
 
 
+#: The kinds by the name of the channel.
 KINDS = {
     "trades": Kind("watchTrades", "watch_trades", "unWatchTrades", "un_watch_trades"),
     "book": Kind(
@@ -51,8 +52,8 @@ KINDS = {
 }  # fmt: skip
 
 
-class Maker:
-    """Makes ccxt objects of the exchange *name*, each with sockets and caches of its own."""
+class ExchangeFactory:
+    """Creates ccxt objects of the exchange *name*, each with its own sockets and caches."""
 
     def __init__(self, name: str, settings: ExchangeSettings) -> None:
         if name not in ccxt.pro.exchanges:
@@ -65,204 +66,210 @@ class Maker:
 
     @property
     def channels(self) -> frozenset[str]:
-        """The channel words that the exchange has. What ccxt emulates it does not have."""
-        return frozenset(word for word, kind in KINDS.items() if self.has.get(kind.has) is True)
+        """The names of the exchange's channels, without those that ccxt only emulates."""
+        return frozenset(name for name, kind in KINDS.items() if self.has.get(kind.has) is True)
 
     def check(self, channels: Sequence[str]) -> None:
-        """Check the parameters of *channels*; whether it has the words themselves, core checks.
+        """Check the parameters of *channels*. Core checks that the channels exist.
 
         Raises ConfigError.
         """
         mistakes = []
         for channel in channels:
-            word, parameter = channel_parts(channel)
+            name, parameter = channel_parts(channel)
             problem = ""
-            if word == "klines" and parameter not in self._timeframes:
+            if name == "klines" and parameter not in self._timeframes:
                 known = ", ".join(self._timeframes)
                 problem = f"{self.name} has no {channel!r}; it has klines of {known}"
-            elif word == "book" and parameter and (not parameter.isdecimal() or int(parameter) < 1):
+            elif name == "book" and parameter and (not parameter.isdecimal() or int(parameter) < 1):
                 problem = f"{channel!r}: the depth of a book is a whole number from 1 on"
-            elif word in KINDS and word not in {"klines", "book"} and parameter:
-                problem = f"{channel!r}: {word!r} takes no parameter here"
-            if problem and word in self.channels:
+            elif name in KINDS and name not in {"klines", "book"} and parameter:
+                problem = f"{channel!r}: {name!r} takes no parameter here"
+            if problem and name in self.channels:
                 mistakes.append(Mistake("channels", problem))
         if mistakes:
             raise ConfigError(mistakes)
 
-    def __call__(self, told: Callable[[Any, Exception], None] | None = None) -> Any:
-        """Make one. *told* is called with each frame on which it fails, and the error."""
+    def __call__(self, on_error: Callable[[Any, Exception], None] | None = None) -> Any:
+        """Create a ccxt object. *on_error* is called with each frame that ccxt fails on, and the error."""
         table = self._settings
         config: dict[str, Any] = {
             "enableRateLimit": True,
             "newUpdates": True,
-            "options": {"tradesLimit": table.trades_limit, **_plain(table.options)},
+            "options": {"tradesLimit": table.trades_limit, **_to_dicts(table.options)},
             **{name: secret.reveal() for name, secret in table.secrets().items()},
         }
         if table.hostname:
             config["hostname"] = table.hostname
         if table.proxy:
             config |= {"httpsProxy": table.proxy, "wssProxy": table.proxy}
-        made = getattr(ccxt.pro, self.name)(config)
+        exchange = getattr(ccxt.pro, self.name)(config)
         try:
             if table.sandbox:
-                made.set_sandbox_mode(True)
+                exchange.set_sandbox_mode(True)
             if table.demo:
-                made.enable_demo_trading(True)
+                exchange.enable_demo_trading(True)
         except ccxt.BaseError as error:
-            place = f"venue.ccxt.exchanges.{self.name}"
-            raise ConfigError([Mistake(place, f"{error}. Take sandbox or demo out.")]) from error
-        made.urls = made.deep_extend(made.urls, _plain(table.urls))
-        # A connection says something at least three times within its permitted silence.
-        often = table.silence * 1000 / 3
-        made.streaming = {**made.streaming, "keepAlive": min(_keep_alive(made), often)}
-        keep_digits(made)
-        if told is not None:
-            survive_frames(made, told)
-        return made
+            setting = f"venue.ccxt.exchanges.{self.name}"
+            text = f"{error}. Remove sandbox or demo."
+            raise ConfigError([Mistake(setting, text)]) from error
+        exchange.urls = exchange.deep_extend(exchange.urls, _to_dicts(table.urls))
+        # Ping so often that a connection receives at least three pongs within the silence timeout.
+        ping_ms = table.silence * 1000 / 3
+        exchange.streaming = {
+            **exchange.streaming,
+            "keepAlive": min(_keep_alive_ms(exchange), ping_ms),
+        }
+        keep_digits(exchange)
+        if on_error is not None:
+            keep_reading(exchange, on_error)
+        return exchange
 
-    def hide(self, text: str) -> str:
-        """Return *text*, which ccxt wrote, on one line and without any secret."""
+    def hide(self, decimal_text: str) -> str:
+        """Return a text of ccxt on one line and without secrets."""
         for secret in self._settings.secrets().values():
-            text = text.replace(secret.reveal(), "***")
-        return " ".join(text.split())[:300]
+            decimal_text = decimal_text.replace(secret.reveal(), "***")
+        return " ".join(decimal_text.split())[:300]
 
 
-def _keep_alive(made: Any) -> float:
-    return float(made.streaming.get("keepAlive") or 5000)
+def _keep_alive_ms(exchange: Any) -> float:
+    return float(exchange.streaming.get("keepAlive") or 5000)
 
 
 def _no_exchange(name: str) -> str:
+    """Return why there is no exchange *name*."""
     if not name:
-        return 'say which exchange is meant, as in market = "kraken"'
+        return 'the feed has to name an exchange, as in market = "kraken"'
     if name in ccxt.exchanges:
-        return f"ccxt knows {name!r} and cannot watch it: it has no streams there"
+        return f"ccxt has {name!r} without streams, so it cannot be watched"
     known = ", ".join(ccxt.pro.exchanges)
     hint = nearest(name, ccxt.pro.exchanges) or f" It can watch: {known}"
     return f"ccxt can watch no exchange {name!r}.{hint}"
 
 
-def _plain(value: Any) -> Any:
-    """Return *value* with every mapping in it as a dict, as ccxt wants them."""
+def _to_dicts(value: Any) -> Any:
+    """Return *value* with every mapping in it converted to a dict, which ccxt requires."""
     if isinstance(value, Mapping):
-        return {key: _plain(one) for key, one in value.items()}
+        return {key: _to_dicts(item) for key, item in value.items()}
     return value
 
 
 # ------------------------------------------------------------------------------------------ numbers
 
 
-def exact(value: Any) -> Decimal:
-    """Return *value* in the digits in which it was written; a float in the fewest that name it.
+def to_decimal(value: Any) -> Decimal:
+    """Return *value* as a Decimal with all its digits; of a float, the shortest that identify it.
 
-    Raises ValueError where it is no finite number.
+    Raises ValueError if it is not a finite number.
     """
     try:
         number = Decimal(value if type(value) is str else str(value))
     except InvalidOperation:
-        raise ValueError(f"{value!r} is no number") from None
+        raise ValueError(f"{value!r} is not a finite number") from None
     if not number.is_finite():
-        raise ValueError(f"{value!r} is no number")
+        raise ValueError(f"{value!r} is not a finite number")
     return number
 
 
-def text(number: Any) -> str:
-    """Return a price or size in its own digits, without an exponent."""
+def decimal_text(number: Any) -> str:
+    """Return a price or size as text with all its digits and without an exponent."""
     written = str(number)
-    return format(exact(written), "f") if "e" in written or "E" in written else written
+    return format(to_decimal(written), "f") if "e" in written or "E" in written else written
 
 
-def keep_digits(made: Any) -> None:
-    """Let *made* read prices and sizes as Decimal wherever ccxt would make floats of them.
+def keep_digits(exchange: Any) -> None:
+    """Make *exchange* read prices and sizes as Decimal where ccxt would make floats of them.
 
-    All ways of reading must change together. ccxt takes some snapshots by one and their differences
-    by another, and a level at Decimal("0.1") is another one than a level at the float 0.1; and it
-    makes text of numbers again where it computes, of none but its own kinds.
+    All of ccxt's reading functions must be replaced together. ccxt reads some snapshots with one and
+    their deltas with another, and a level at Decimal("0.1") is not the level at the float 0.1. Also,
+    ccxt converts numbers to text before it computes, but only numbers of its own types.
     """
-    plain = made.safe_string
+    safe_string = exchange.safe_string
 
-    def number(where: Any, key: Any) -> Any:
+    def read_number(container: Any, key: Any) -> Any:
         try:
-            return exact(where[key])
+            return to_decimal(container[key])
         except (LookupError, TypeError, ValueError):
             return None
 
-    def string(where: Any, key: Any) -> Any:
-        found = plain(where, key)
+    def read_string(container: Any, key: Any) -> Any:
+        found = safe_string(container, key)
         if found is None:
             try:
-                value = where[key]
+                value = container[key]
             except (LookupError, TypeError):
                 return None
-            return text(value) if type(value) is Decimal else None
+            return decimal_text(value) if type(value) is Decimal else None
         return found
 
-    made.number = exact
-    for name, read in (("safe_float", number), ("safe_string", string)):
-        one, two, several = _ways(read)
-        setattr(made, name, one)
-        setattr(made, f"{name}_2", two)
-        setattr(made, f"{name}_n", several)
+    exchange.number = to_decimal
+    for name, read in (("safe_float", read_number), ("safe_string", read_string)):
+        read_key, read_either, read_first = _variants(read)
+        setattr(exchange, name, read_key)
+        setattr(exchange, f"{name}_2", read_either)
+        setattr(exchange, f"{name}_n", read_first)
 
 
-def _ways(read: Callable[[Any, Any], Any]) -> tuple[Callable[..., Any], ...]:
-    """Return the three forms in which ccxt has each of its reading functions."""
+def _variants(read: Callable[[Any, Any], Any]) -> tuple[Callable[..., Any], ...]:
+    """Return the three variants that ccxt has of each reading function: for 1, 2 and n keys."""
 
-    def one(where: Any, key: Any, default: Any = None) -> Any:
-        found = read(where, key)
+    def read_key(container: Any, key: Any, default: Any = None) -> Any:
+        found = read(container, key)
         return default if found is None else found
 
-    def two(where: Any, first: Any, second: Any, default: Any = None) -> Any:
-        found = read(where, first)
-        return one(where, second, default) if found is None else found
+    def read_either(container: Any, first: Any, second: Any, default: Any = None) -> Any:
+        found = read(container, first)
+        return read_key(container, second, default) if found is None else found
 
-    def several(where: Any, keys: Sequence[Any], default: Any = None) -> Any:
-        found = (read(where, key) for key in keys)
-        return next((each for each in found if each is not None), default)
+    def read_first(container: Any, keys: Sequence[Any], default: Any = None) -> Any:
+        values = (read(container, key) for key in keys)
+        return next((value for value in values if value is not None), default)
 
-    return one, two, several
+    return read_key, read_either, read_first
 
 
 # ------------------------------------------------------------------------------------------- frames
 
 
-def survive_frames(made: Any, told: Callable[[Any, Exception], None]) -> None:
-    """Let *made* read on behind a frame on which it fails, and tell of it.
+def keep_reading(exchange: Any, on_error: Callable[[Any, Exception], None]) -> None:
+    """Make *exchange* call *on_error* with a frame on which it fails, and read on.
 
-    ccxt would leave the socket open and never read from it again.
+    Without that, ccxt leaves the socket open and never reads from it again.
     """
-    plain = made.client
+    make_client = exchange.client
 
     def client(url: str) -> Any:
-        found = plain(url)
+        found = make_client(url)
         if "handle_message" not in vars(found):
             handle = found.handle_message
 
-            def careful(message: Any) -> None:
+            def handle_or_report(message: Any) -> None:
                 try:
                     handle(message)
                 except Exception as error:
-                    told(getattr(message, "data", message), error)
+                    on_error(getattr(message, "data", message), error)
 
-            found.handle_message = careful
+            found.handle_message = handle_or_report
         return found
 
-    made.client = client
+    exchange.client = client
 
 
 # ------------------------------------------------------------------------------------------ listing
 
 
-def instruments(made: Any) -> dict[str, Instrument]:
-    """Return what the exchange lists, by our spelling: in capitals, and without options."""
-    tick_size = made.precisionMode == ccxt.TICK_SIZE
-    found: dict[str, Instrument] = {}
-    for market in made.markets.values():
+def instruments(exchange: Any) -> dict[str, Instrument]:
+    """Return the instruments of the exchange by their unified symbols, without options."""
+    # In other modes, the precision is a number of digits.
+    in_steps = exchange.precisionMode == ccxt.TICK_SIZE
+    listed: dict[str, Instrument] = {}
+    for market in exchange.markets.values():
         kind = market.get("type")
         if kind not in {"spot", "swap", "future"}:
             continue
-        steps = market.get("precision") or {} if tick_size else {}
+        steps = market.get("precision") or {} if in_steps else {}
         symbol = market["symbol"].upper()
-        found[symbol] = Instrument(
+        listed[symbol] = Instrument(
             symbol,
             str(market["id"]),
             kind,
@@ -273,4 +280,4 @@ def instruments(made: Any) -> dict[str, Instrument]:
             steps.get("amount"),
             market.get("active") is not False,
         )
-    return found
+    return listed

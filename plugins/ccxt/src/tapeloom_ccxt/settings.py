@@ -12,17 +12,17 @@ from tapeloom import Secret
 __all__ = ["ExchangeSettings", "Settings"]
 
 
-def _one(settings: ExchangeSettings, _: Attribute[bool], demo: bool) -> None:
+def _one_environment(settings: ExchangeSettings, _: Attribute[bool], demo: bool) -> None:
     if demo and settings.sandbox:
-        raise ValueError("sandbox and demo are two environments: set one of them")
+        raise ValueError("sandbox and demo are different environments: set only one of them")
 
 
 @frozen(kw_only=True)
 class ExchangeSettings:
-    """The table ``[venue.ccxt.exchanges.NAME]`` of a stack: one exchange.
+    """The table ``[venue.ccxt.exchanges.NAME]`` of a stack: the settings of one exchange.
 
-    `urls` and `options` are laid over ccxt's own dicts of these names; `params` goes to the watch
-    calls, by channel word.
+    `urls` and `options` are merged into ccxt's dicts of these names; `params` are the parameters of
+    the watch calls, by the channel's name. Durations are seconds.
     """
 
     api_key: Secret | None = None
@@ -31,7 +31,7 @@ class ExchangeSettings:
     uid: Secret | None = None
     token: Secret | None = None
     sandbox: bool = False
-    demo: bool = field(default=False, validator=_one)
+    demo: bool = field(default=False, validator=_one_environment)
     hostname: str = ""
     proxy: str = ""
     urls: Mapping[str, Any] = Factory(dict)
@@ -45,15 +45,15 @@ class ExchangeSettings:
     stall: float = field(default=120.0, validator=gt(0))
 
     def secrets(self) -> dict[str, Secret]:
-        """Return the credentials that are set, under ccxt's names for them."""
-        named = {
+        """Return the credentials that are set, by ccxt's names."""
+        secrets = {
             "apiKey": self.api_key,
             "secret": self.secret,
             "password": self.password,
             "uid": self.uid,
             "token": self.token,
         }
-        return {name: secret for name, secret in named.items() if secret is not None}
+        return {name: secret for name, secret in secrets.items() if secret is not None}
 
 
 @frozen(kw_only=True)

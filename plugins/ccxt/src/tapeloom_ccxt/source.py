@@ -1,8 +1,9 @@
-"""Watches one exchange through ccxt: a task for each symbol and channel, and a watchdog over all.
+"""The source that watches an exchange through ccxt: a task per symbol and channel, and a watchdog.
 
-A watch call of ccxt returns what is new since the one before, never says when it has begun, and may
-never return. So each task asks again at once and never waits for a consumer in between, nothing
-counts as alive but what came, and what has been silent for too long is begun anew.
+A watch call of ccxt returns the new data since the last call. It does not report when it has
+subscribed, and it may never return. So each task calls again at once and never waits for a
+consumer, a topic counts as live only when data came, and a topic that is silent for too long is
+restarted.
 """
 
 from __future__ import annotations
@@ -26,107 +27,114 @@ from tapeloom.events import Event, GapCause, Reject, Status
 from tapeloom.plugin import Feed, channel_parts
 
 from .exchange import KINDS, instruments
+from .liveness import Liveness
 from .outbox import Outbox
-from .pulse import Pulse
+from .parsers import CrossedError, make_parser
+from .remedies import failure, remedy, throttled
 from .settings import ExchangeSettings
-from .shapes import CrossedError, reader
-from .topic import STRIKES, Topic
-from .trouble import failure, remedy, throttled
+from .topic import MAX_FAILURES, Topic
 
 __all__ = ["CcxtSource"]
 
 Deliver = Callable[[list[Event]], Awaitable[None]]
 
-_WITHIN = 60.0  #: seconds within which a topic may fail so often, and no more
-_MOST_DOUBT = 64
-_LAG = 1.0  #: seconds by which what is live may lag behind the rest when a connection ends
-_PATIENCE = 5.0  #: seconds that ccxt gets to let go of something
+#: If a topic fails more than MAX_FAILURES times within this time, the exchange is opened anew.
+_FAILURE_WINDOW_SECONDS = 60.0
+#: The largest factor of a stall timeout: a quiet market is checked about every two hours at last.
+_MAX_STALL_FACTOR = 64
+#: How far a topic's last data may lie before that of others when a connection is lost. If it lies
+#: further back, the topic has a gap of its own.
+_MAX_LAG_SECONDS = 1.0
+#: How long ccxt may take to unsubscribe or to close.
+_CLOSE_TIMEOUT_SECONDS = 5.0
 
 
 class CcxtSource:
-    """Data of one exchange, as ccxt brings it. `make` makes a ccxt object of it.
-
-    It works on asyncio only, because ccxt does.
-    """
+    """The data of one exchange. *factory* creates ccxt objects of it, which need asyncio."""
 
     backends = frozenset({"asyncio"})
     resumes = False
 
-    def __init__(self, feed: Feed, settings: ExchangeSettings, make: Any) -> None:
-        self.channels: frozenset[str] = make.channels
+    def __init__(self, feed: Feed, settings: ExchangeSettings, factory: Any) -> None:
+        self.channels: frozenset[str] = factory.channels
         self._feed, self._clock = feed, feed.clock
-        self._settings, self._make = settings, make
+        self._settings, self._factory = settings, factory
         self._topics: dict[tuple[str, str], Topic] = {}
         self._markets: tuple[Any, Any] | None = None
-        self._out, self._renamed = Outbox(), anyio.Event()
-        self._failed: FeedError | None = None
-        self._everything: anyio.CancelScope | None = None
+        self._outbox, self._symbols_changed = Outbox(), anyio.Event()
+        self._error: FeedError | None = None
+        self._all_tasks: anyio.CancelScope | None = None
 
     def symbols_changed(self) -> None:
-        """Take note that the feed's symbols are others now."""
-        self._renamed.set()
+        """Make the running source watch the feed's current symbols."""
+        self._symbols_changed.set()
 
     async def run(self, deliver: Deliver) -> None:
-        """Watch everything that the feed asks for.
+        """Watch all symbols and channels of the feed.
 
-        Raises ConnectionFailed, ConnectionLost or Throttled where the exchange must be opened anew,
-        SymbolError for what it does not list, LoginRefused, and SubscriptionRefused where it refuses
-        all that was asked for.
+        Raises ConnectionFailed, ConnectionLost or Throttled if the exchange must be opened anew,
+        SymbolError for symbols that it does not list, LoginRefused, and SubscriptionRefused if it
+        refuses every topic.
         """
-        self._failed = self._everything = None
-        self._out.open()
+        self._error = self._all_tasks = None
+        self._outbox.open()
         try:
             async with anyio.create_task_group() as tasks:
-                tasks.start_soon(self._out.empty, deliver)
+                tasks.start_soon(self._outbox.deliver_all, deliver)
                 try:
-                    async with self._opened() as exchanges:
-                        await self._watch_all(exchanges)
-                finally:  # what came before the end is still delivered
-                    self._out.close()
+                    async with self._open_exchanges() as exchanges:
+                        await self._watch_topics(exchanges)
+                finally:  # events that came before the end are still delivered
+                    self._outbox.close()
         except BaseExceptionGroup as group:
             raise unwrap_single(group) from None
-        if self._failed is not None:
-            raise self._failed
+        if self._error is not None:
+            raise self._error
 
     def _status(self, topic: Topic, state: str, detail: str) -> Status:
         now = self._clock.time_ns()
         return Status(self._feed.venue, topic.symbol, now, now, state, detail, topic.channel)
 
-    # ---------------------------------------------------------------------------------- the exchange
+    # ------------------------------------------------------------------------------------- exchange
 
     @asynccontextmanager
-    async def _opened(self) -> AsyncIterator[dict[str, Any]]:
-        """Open the exchange, and close it whatever happens.
+    async def _open_exchanges(self) -> AsyncIterator[dict[str, Any]]:
+        """Open the exchange, and close it in the end; yield a ccxt object per channel name.
 
-        Some exchanges make quotes of the same book that `book` is made of, and spoil it. Where both
-        are wanted, quotes have a ccxt object of their own.
+        For some exchanges, ccxt's quotes change the book that `book` is made of. If a feed has both,
+        quotes get a ccxt object of their own.
         """
-        words = {channel_parts(channel)[0] for channel in self._feed.channels}
-        first = self._make(self._bad_frame)
+        names = {channel_parts(channel)[0] for channel in self._feed.channels}
+        first = self._factory(self._bad_frame)
         exchanges = dict.fromkeys(KINDS, first)
-        if words >= {"quotes", "book"}:
-            exchanges["quotes"] = self._make(self._bad_frame)
+        if names >= {"quotes", "book"}:
+            exchanges["quotes"] = self._factory(self._bad_frame)
         try:
-            await self._load(first)
-            for one in _distinct(exchanges)[1:]:
+            await self._load_markets(first)
+            for exchange in _distinct(exchanges)[1:]:
                 if self._markets is not None:
-                    one.set_markets(*self._markets)
+                    exchange.set_markets(*self._markets)
             yield exchanges
         finally:
-            with anyio.move_on_after(_PATIENCE, shield=True):
+            with anyio.move_on_after(_CLOSE_TIMEOUT_SECONDS, shield=True):
                 async with anyio.create_task_group() as tasks:
-                    for one in _distinct(exchanges):
-                        tasks.start_soon(one.close)
+                    for exchange in _distinct(exchanges):
+                        tasks.start_soon(exchange.close)
 
-    async def _load(self, exchange: Any) -> None:
-        """Learn what the exchange lists; once is enough for the life of the feed."""
+    async def _load_markets(self, exchange: Any) -> None:
+        """Load the markets of the exchange, once in the life of the feed.
+
+        Raises SymbolError for symbols that are not listed, and the error of a failed request.
+        """
         if self._markets is not None:
             exchange.set_markets(*self._markets)
             return
         try:
             await exchange.load_markets()
         except Exception as error:
-            reason = f"the markets of {self._make.name} cannot be loaded: {self._told(error)}"
+            reason = (
+                f"the markets of {self._factory.name} cannot be loaded: {self._error_text(error)}"
+            )
             headers = exchange.last_response_headers
             raise failure(
                 self._feed.name, error, reason, headers, self._feed.clock.time_ns()
@@ -137,114 +145,123 @@ class CcxtSource:
         unknown = [symbol for symbol in self._feed.symbols if symbol not in known]
         if unknown:
             problems = (
-                f"{self._make.name} does not list {s!r}.{nearest(s, known)}" for s in unknown
+                f"{self._factory.name} does not list {symbol!r}.{nearest(symbol, known)}"
+                for symbol in unknown
             )
             raise SymbolError(f"feed {self._feed.name!r}: {' '.join(problems)}")
 
-    def _told(self, error: BaseException) -> str:
-        text = self._make.hide(str(error))
+    def _error_text(self, error: BaseException) -> str:
+        text = self._factory.hide(str(error))
         return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
     def _bad_frame(self, frame: Any, error: Exception) -> None:
-        """Take note of a frame on which ccxt failed."""
+        """Emit a Reject for a frame that is not JSON; end the run for any other frame ccxt fails on."""
         if isinstance(error, json.JSONDecodeError | UnicodeDecodeError):
             now = self._clock.time_ns()
             evidence = str(frame)[:200]
-            self._out.put([Reject(self._feed.venue, "", now, now, "unreadable_frame", evidence)])
+            self._outbox.push(
+                [Reject(self._feed.venue, "", now, now, "unreadable_frame", evidence)]
+            )
             return
-        # What it was about is half done, perhaps to a book.
-        self._fail(ConnectionLost("", f"ccxt failed on a frame: {self._told(error)}"))
+        # ccxt may have applied the frame in part, for example to a book.
+        self._fail(ConnectionLost("", f"ccxt failed on a frame: {self._error_text(error)}"))
 
     def _fail(self, error: FeedError) -> None:
-        """End the run with *error*, if it has not ended yet."""
-        self._failed = self._failed or error
-        if self._everything is not None:
-            self._everything.cancel()
+        """End the run with *error*, unless it has ended already."""
+        self._error = self._error or error
+        if self._all_tasks is not None:
+            self._all_tasks.cancel()
 
-    # ------------------------------------------------------------------------------------- the topics
+    # --------------------------------------------------------------------------------------- topics
 
-    async def _watch_all(self, exchanges: dict[str, Any]) -> None:
+    async def _watch_topics(self, exchanges: dict[str, Any]) -> None:
         async with anyio.create_task_group() as tasks:
-            self._everything = tasks.cancel_scope
-            self._forget()
-            tasks.start_soon(self._guard, exchanges)
+            self._all_tasks = tasks.cancel_scope
+            self._reset_topics()
+            tasks.start_soon(self._watchdog, exchanges)
             while True:
-                self._renamed = anyio.Event()
-                self._match(exchanges, tasks)
-                await self._renamed.wait()
+                self._symbols_changed = anyio.Event()
+                self._update_topics(exchanges, tasks)
+                await self._symbols_changed.wait()
 
-    def _forget(self) -> None:
-        """Begin with nothing live. Core tells of the hole that all of it has since the last event.
+    def _reset_topics(self) -> None:
+        """Mark all topics as not live. Core reports the gap of all since the last event.
 
-        What fell silent before that, on a dead connection of its own, has a longer one.
+        A topic that stalled before that, on a dead connection of its own, has an earlier gap.
         """
-        latest = max((topic.heard for topic in self._topics.values()), default=0.0)
+        latest = max((topic.last_data_at for topic in self._topics.values()), default=0.0)
         for topic in self._topics.values():
-            if topic.live and latest - topic.heard > _LAG:
-                topic.hole = topic.hole or "silence"
-            topic.read.renew()
-            topic.live = topic.anew = False
+            if topic.live and latest - topic.last_data_at > _MAX_LAG_SECONDS:
+                topic.gap_cause = topic.gap_cause or "silence"
+            topic.parse.reset()
+            topic.live = topic.restarted = False
 
-    def _match(self, exchanges: dict[str, Any], tasks: anyio.abc.TaskGroup) -> None:
-        """Begin what is asked for and not watched, and end what is watched and not asked for."""
-        spelled = {symbol.upper(): symbol for symbol in self._markets[0]} if self._markets else {}
-        wanted = {(s, c) for s in self._feed.symbols for c in self._feed.channels}
-        for key in [key for key in self._topics if key not in wanted]:
+    def _update_topics(self, exchanges: dict[str, Any], tasks: anyio.abc.TaskGroup) -> None:
+        """Watch the new topics of the feed, and stop those that it has no longer."""
+        natives = {symbol.upper(): symbol for symbol in self._markets[0]} if self._markets else {}
+        feed = self._feed
+        keys = {(symbol, channel) for symbol in feed.symbols for channel in feed.channels}
+        for key in [key for key in self._topics if key not in keys]:
             topic = self._topics.pop(key)
             if topic.scope is not None:
                 topic.scope.cancel()
-            tasks.start_soon(self._let_go, exchanges, topic)
-        for symbol, channel in sorted(wanted):
-            topic = self._topics.get((symbol, channel)) or self._new(symbol, channel)
-            topic.native = spelled.get(symbol, symbol)
+            tasks.start_soon(self._unwatch_removed, exchanges, topic)
+        for symbol, channel in sorted(keys):
+            topic = self._topics.get((symbol, channel)) or self._new_topic(symbol, channel)
+            topic.native = natives.get(symbol, symbol)
             if symbol in self._feed.listing.instruments:
                 self._feed.listing.add(symbol, self._feed.listing.instruments[symbol].native)
             if topic.scope is None and not topic.refused:
                 topic.scope = anyio.CancelScope()
                 tasks.start_soon(self._watch, exchanges, topic)
 
-    def _new(self, symbol: str, channel: str) -> Topic:
+    def _new_topic(self, symbol: str, channel: str) -> Topic:
         settings = self._settings
-        read = reader(
+        parse = make_parser(
             self._feed,
             symbol,
             channel,
             numbered=settings.numbered_trades,
             snapshot_every=settings.snapshot_every,
         )
-        topic = Topic(self._feed.venue, symbol, channel, read)
+        topic = Topic(self._feed.venue, symbol, channel, parse)
         self._topics[symbol, channel] = topic
-        if topic.word == "book":
-            detail = f"{self._make.name}: ccxt does not tell whether it checks this book for lost updates"
-            self._out.put([self._status(topic, "unproven", detail)])
+        if topic.name == "book":
+            detail = (
+                f"{self._factory.name}: ccxt does not document whether it checks this book for lost"
+                " updates"
+            )
+            self._outbox.push([self._status(topic, "unproven", detail)])
         return topic
 
     async def _watch(self, exchanges: dict[str, Any], topic: Topic) -> None:
-        """Watch one topic until it is cancelled, is refused, or everything must be opened anew."""
-        exchange = exchanges[topic.word]
+        """Watch one topic until it is cancelled or refused, or the exchange must be opened anew."""
+        exchange = exchanges[topic.name]
         scope = topic.scope
         assert scope is not None
-        topic.heard, limit = self._clock.monotonic(), self._settings.book_limit
+        topic.last_data_at, limit = self._clock.monotonic(), self._settings.book_limit
         try:
             with scope:
                 while True:
                     try:
-                        got = await topic.watch(exchange, self._params(topic), limit)
-                        holed = bool(topic.hole)
-                        self._out.put(topic.take(exchange, got, *self._now()))
-                        self._feed.counters["gaps"] += holed and not topic.hole
+                        data = await topic.watch(exchange, self._params(topic), limit)
+                        had_gap = bool(topic.gap_cause)
+                        self._outbox.push(topic.process(exchange, data, *self._times()))
+                        self._feed.counters["gaps"] += had_gap and not topic.gap_cause
                     except asyncio.CancelledError:
-                        if _meant_for_us():
+                        if _is_cancelled():
                             raise
-                        # ccxt cancels whoever waits on a connection that it gives up, and whoever
-                        # waits for the same as somebody else who was cancelled.
-                        self._strike(
-                            topic, ConnectionLost("", f"{topic}: ccxt gave it up"), "disconnect"
+                        # ccxt cancels the watch calls of a connection that it closes, and those
+                        # that share a future with another cancelled call.
+                        self._record_failure(
+                            topic,
+                            ConnectionLost("", f"{topic}: ccxt cancelled the watch call"),
+                            "disconnect",
                         )
                     except Exception as error:
-                        if not await self._overcome(exchange, topic, error):
+                        if not await self._handle(exchange, topic, error):
                             return
-                    await self._out.room()
+                    await self._outbox.wait_for_room()
         except FeedError as error:
             self._fail(error)
         finally:
@@ -252,20 +269,20 @@ class CcxtSource:
                 topic.scope = None
 
     def _params(self, topic: Topic) -> Mapping[str, Any]:
-        return self._settings.params.get(topic.word, {})
+        return self._settings.params.get(topic.name, {})
 
-    def _now(self) -> tuple[float, int]:
+    def _times(self) -> tuple[float, int]:
         return self._clock.monotonic(), self._clock.time_ns()
 
-    # ------------------------------------------------------------------------------------ the troubles
+    # --------------------------------------------------------------------------------------- errors
 
-    async def _overcome(self, exchange: Any, topic: Topic, error: Exception) -> bool:
-        """Do what helps against *error*; return whether to go on watching.
+    async def _handle(self, exchange: Any, topic: Topic, error: Exception) -> bool:
+        """Apply the remedy for *error*; return whether to watch the topic again.
 
-        Raises FeedError where everything must be opened anew.
+        Raises FeedError if the exchange must be opened anew.
         """
-        what, reason = remedy(error), f"{topic}: {self._told(error)}"
-        match what:
+        action, reason = remedy(error), f"{topic}: {self._error_text(error)}"
+        match action:
             case "login":
                 raise failure(
                     self._feed.name, error, reason, None, self._feed.clock.time_ns()
@@ -275,61 +292,65 @@ class CcxtSource:
                 raise throttled(reason, headers, self._feed.clock.time_ns()) from error
             case "reopen":
                 raise ConnectionLost("", reason) from error
-            case "retry" if not topic.live and len(topic.strikes) == STRIKES:
-                return self._refuse(topic, self._told(error))
+            case "retry" if not topic.live and len(topic.failures) == MAX_FAILURES:
+                return self._refuse(topic, self._error_text(error))
             case "refused":
-                return self._refuse(topic, self._told(error))
+                return self._refuse(topic, self._error_text(error))
         if isinstance(error, CrossedError):
-            self._strike(topic, error, "crossed")
-            await self._begin_anew(exchange, topic)
+            self._record_failure(topic, error, "crossed")
+            await self._resubscribe(exchange, topic)
             return True
-        self._strike(topic, error, "sequence" if what == "again" else "error")
-        if what == "retry":
-            await self._clock.sleep(0.1 * 2 ** len(topic.strikes))
+        self._record_failure(topic, error, "sequence" if action == "rewatch" else "error")
+        if action == "retry":
+            await self._clock.sleep(0.1 * 2 ** len(topic.failures))
         return True
 
-    def _strike(self, topic: Topic, error: Exception, cause: GapCause) -> None:
-        """Note a failed watch, and a hole in what has been live.
+    def _record_failure(self, topic: Topic, error: Exception, cause: GapCause) -> None:
+        """Record a failed watch call, and open a gap if the topic was live.
 
-        Raises ConnectionLost where that has happened too often.
+        Raises ConnectionLost if it has failed too often.
         """
         now = self._clock.monotonic()
-        if len(topic.strikes) == STRIKES and now - topic.strikes[0] < _WITHIN:
-            reason = f"{topic}: {self._told(error)}, again and again"
+        if (
+            len(topic.failures) == MAX_FAILURES
+            and now - topic.failures[0] < _FAILURE_WINDOW_SECONDS
+        ):
+            reason = f"{topic}: {self._error_text(error)}; it failed more than {MAX_FAILURES} times in a minute"
             raise ConnectionLost("", reason) from error
-        topic.strikes.append(now)
+        topic.failures.append(now)
         topic.interrupt(cause)
 
     def _refuse(self, topic: Topic, reason: str) -> bool:
         topic.refused = True
-        self._out.put([self._status(topic, "refused", reason)])
-        if all(one.refused for one in self._topics.values()):
+        self._outbox.push([self._status(topic, "refused", reason)])
+        if all(topic.refused for topic in self._topics.values()):
             raise SubscriptionRefused(
                 self._feed.name,
-                f"{self._make.name} refuses all that was asked for, at last {topic}: {reason}."
+                f"{self._factory.name} refuses every symbol and channel, the last one {topic}: {reason}."
                 " Correct the channels of this feed.",
             )
         return False
 
-    async def _begin_anew(self, exchange: Any, topic: Topic) -> None:
-        """Let go of a topic, so that watching it subscribes again.
+    async def _resubscribe(self, exchange: Any, topic: Topic) -> None:
+        """Unsubscribe from a topic, so that the next watch call subscribes again.
 
-        Raises ConnectionLost where ccxt cannot do that for this exchange, or does not manage.
+        Raises ConnectionLost if ccxt cannot do that for this exchange, or fails to.
         """
-        if not await self._let_go_of(exchange, topic):
-            raise ConnectionLost("", f"{topic} is hung and cannot be begun anew alone")
+        if not await self._unwatch(exchange, topic):
+            raise ConnectionLost("", f"{topic} is stalled, and ccxt cannot unsubscribe from it")
 
-    async def _let_go(self, exchanges: dict[str, Any], topic: Topic) -> None:
-        await self._let_go_of(exchanges[topic.word], topic)
+    async def _unwatch_removed(self, exchanges: dict[str, Any], topic: Topic) -> None:
+        await self._unwatch(exchanges[topic.name], topic)
 
-    async def _let_go_of(self, exchange: Any, topic: Topic) -> bool:
-        if not self._make.has.get(topic.kind.un_has):
+    async def _unwatch(self, exchange: Any, topic: Topic) -> bool:
+        """Unsubscribe from a topic; return whether ccxt managed to."""
+        if not self._factory.has.get(topic.kind.un_has):
             return False
-        with anyio.move_on_after(_PATIENCE):
+        with anyio.move_on_after(_CLOSE_TIMEOUT_SECONDS):
             try:
                 await topic.un_watch(exchange, self._params(topic))
             except asyncio.CancelledError:
-                if _meant_for_us():
+                if _is_cancelled():
                     raise
             except Exception:
                 return False
@@ -337,60 +358,61 @@ class CcxtSource:
                 return True
         return False
 
-    # ------------------------------------------------------------------------------------ the watchdog
+    # ------------------------------------------------------------------------------------- watchdog
 
-    async def _guard(self, exchanges: dict[str, Any]) -> None:
-        """Look for connections that bring no byte, and for topics that bring nothing new."""
+    async def _watchdog(self, exchanges: dict[str, Any]) -> None:
+        """Check for connections that receive nothing, and for topics without new data."""
         settings = self._settings
-        pulse = Pulse()
+        liveness = Liveness()
         try:
             while True:
                 await self._clock.sleep(min(settings.silence, settings.stall, 8.0) / 8)
-                silence = pulse.silence(_distinct(exchanges), self._clock.monotonic())
-                if silence >= settings.silence:
-                    raise ConnectionLost("", f"a connection has been silent for {silence:g} s")
-                await self._prod(exchanges)
+                silent = liveness.silent_seconds(_distinct(exchanges), self._clock.monotonic())
+                if silent >= settings.silence:
+                    raise ConnectionLost("", f"a connection has received nothing for {silent:g} s")
+                await self._check_stalled(exchanges)
         except FeedError as error:
             self._fail(error)
 
-    async def _prod(self, exchanges: dict[str, Any]) -> None:
-        """Begin anew what has been silent for too long."""
+    async def _check_stalled(self, exchanges: dict[str, Any]) -> None:
+        """Restart the topics that have had no data for too long."""
         now, stall = self._clock.monotonic(), self._settings.stall
         running = [topic for topic in self._topics.values() if topic.scope is not None]
         for topic in running:
-            # What has never come is looked after sooner: its subscription may have been lost.
-            limit = (stall if topic.live else stall / 4) * topic.doubt
-            if now - topic.heard < limit:
+            # A topic that never had data is checked sooner: its subscription may have been lost.
+            limit = (stall if topic.live else stall / 4) * topic.stall_factor
+            if now - topic.last_data_at < limit:
                 continue
-            topic.heard = now
-            self._out.put([self._status(topic, "stale", f"nothing new for {limit:g} s")])
-            lost = ConnectionLost("", f"{topic} has brought nothing for {limit:g} s")
-            if topic.anew or not topic.live:
-                topic.doubt = min(topic.doubt * 2, _MOST_DOUBT)
-            able = self._make.has.get(topic.kind.un_has)
-            if topic.live and (topic.anew or not able):
+            topic.last_data_at = now
+            self._outbox.push([self._status(topic, "stale", f"no new data for {limit:g} s")])
+            lost = ConnectionLost("", f"{topic} has had no data for {limit:g} s")
+            if topic.restarted or not topic.live:
+                topic.stall_factor = min(topic.stall_factor * 2, _MAX_STALL_FACTOR)
+            can_unwatch = self._factory.has.get(topic.kind.un_has)
+            if topic.live and (topic.restarted or not can_unwatch):
                 raise lost
-            if not able and not any(one.live for one in running):
+            if not can_unwatch and not any(other.live for other in running):
                 raise lost
-            if able:
+            if can_unwatch:
                 await self._restart(exchanges, topic, lost)
 
     async def _restart(self, exchanges: dict[str, Any], topic: Topic, lost: ConnectionLost) -> None:
+        """Unsubscribe from a topic and watch it anew. Raises *lost* if ccxt cannot unsubscribe."""
         topic.interrupt("stall")
         if topic.scope is not None:
             topic.scope.cancel()
-        if not await self._let_go_of(exchanges[topic.word], topic):
+        if not await self._unwatch(exchanges[topic.name], topic):
             raise lost
-        topic.scope, topic.anew = None, True
-        self._renamed.set()
+        topic.scope, topic.restarted = None, True
+        self._symbols_changed.set()
 
 
 def _distinct(exchanges: dict[str, Any]) -> list[Any]:
     """Return each ccxt object once."""
-    return list({id(one): one for one in exchanges.values()}.values())
+    return list({id(exchange): exchange for exchange in exchanges.values()}.values())
 
 
-def _meant_for_us() -> bool:
-    """Tell whether the task that runs was cancelled, and not just the future for which it waited."""
+def _is_cancelled() -> bool:
+    """Return whether the current task was cancelled, and not only the future that it awaited."""
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0

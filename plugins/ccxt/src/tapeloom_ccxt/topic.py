@@ -1,4 +1,4 @@
-"""One symbol and channel that is watched, and what is known of it for as long as the feed lives."""
+"""One symbol and channel that is watched, with its state over the life of the feed."""
 
 from __future__ import annotations
 
@@ -12,100 +12,104 @@ from tapeloom.events import Event, Gap, GapCause, Reject
 from tapeloom.plugin import channel_parts
 
 from .exchange import KINDS, Kind
-from .shapes import Reader
+from .parsers import ChannelParser
 
-__all__ = ["STRIKES", "Topic"]
+__all__ = ["MAX_FAILURES", "Topic"]
 
-STRIKES = 3  #: so many failures of a topic are remembered
+#: Number of failures of a topic that are remembered.
+MAX_FAILURES = 3
 
 
 @define(eq=False)
 class Topic:
-    """One symbol and channel. `native` is the symbol as ccxt spells it."""
+    """One symbol and channel. `native` is ccxt's name of the symbol."""
 
     venue: str
     symbol: str
     channel: str
-    read: Reader
+    parse: ChannelParser
     native: str = ""
-    heard: float = 0.0  #: when something new came, or when it was asked for, on the monotonic clock
-    live: bool = False  #: something came since the exchange was opened
-    last: int = 0  #: the exchange's time of the last event
-    hole: GapCause | Literal[""] = ""  #: the cause of one that has not been told yet
-    anew: bool = False  #: it was begun anew, and nothing has come since
-    doubt: int = 1  #: by how much longer its silence is suffered, having proved harmless
+    #: When new data came, or when it was first requested, on the monotonic clock.
+    last_data_at: float = 0.0
+    live: bool = False  #: whether data came since the exchange was opened
+    last_ts: int = 0  #: `ts` of the last event
+    gap_cause: GapCause | Literal[""] = ""  #: cause of a gap that has not been reported yet
+    restarted: bool = False  #: whether it was restarted, and no data has come since
+    stall_factor: int = 1  #: factor of its stall timeout, raised when a silence proved harmless
     refused: bool = False
-    strikes: deque[float] = field(factory=lambda: deque(maxlen=STRIKES))
+    #: Times of the last failures, on the monotonic clock.
+    failures: deque[float] = field(factory=lambda: deque(maxlen=MAX_FAILURES))
     scope: anyio.CancelScope | None = None
 
     def __str__(self) -> str:
         return f"{self.symbol} {self.channel}"
 
     @property
-    def word(self) -> str:
+    def name(self) -> str:
         """The channel without its parameter."""
         return channel_parts(self.channel)[0]
 
     @property
     def kind(self) -> Kind:
-        """How ccxt knows such channels."""
-        return KINDS[self.word]
+        """Ccxt's flags and calls for this channel."""
+        return KINDS[self.name]
 
     def watch(self, exchange: Any, params: Mapping[str, Any], limit: int | None) -> Awaitable[Any]:
-        """Return the call of ccxt that brings what is new."""
-        keywords = {"limit": limit} if self.word == "book" and limit is not None else {}
+        """Return ccxt's call that waits for new data."""
+        keywords = {"limit": limit} if self.name == "book" and limit is not None else {}
         call = getattr(exchange, self.kind.watch)
-        return call(*self._names(), **keywords, params=dict(params))  # type: ignore[no-any-return]
+        return call(*self._arguments(), **keywords, params=dict(params))  # type: ignore[no-any-return]
 
     def un_watch(self, exchange: Any, params: Mapping[str, Any]) -> Awaitable[Any]:
-        """Return the call of ccxt that ends it."""
+        """Return ccxt's call that unsubscribes."""
         call = getattr(exchange, self.kind.un_watch)
-        return call(*self._names(), params=dict(params))  # type: ignore[no-any-return]
+        return call(*self._arguments(), params=dict(params))  # type: ignore[no-any-return]
 
-    def _names(self) -> list[Any]:
+    def _arguments(self) -> list[Any]:
         parameter = channel_parts(self.channel)[1]
-        if self.word == "klines":
+        if self.name == "klines":
             return [self.native, parameter]
-        return [[self.native]] if self.word == "quotes" else [self.native]
+        return [[self.native]] if self.name == "quotes" else [self.native]
 
-    def take(self, exchange: Any, got: Any, now: float, recv: int) -> list[Event]:
-        """Read what `watch` brought. Nothing may be awaited between the two."""
-        if self.word == "trades":
-            got = self._emptied(exchange, got)
-        events = self.read(got, recv)
-        place = next((n for n, one in enumerate(events) if type(one) is not Reject), None)
-        if (
-            place is not None
-        ):  # else it was the same once more: ccxt may repeat what it has for ever
-            if self.hole:
-                events.insert(place, self._gap(events[place], recv))
-            good = [one for one in events if type(one) is not Reject]
-            self.last = max(self.last, good[-1].ts)
-            self.heard, self.live, self.anew = now, True, False
+    def process(self, exchange: Any, data: Any, now: float, recv: int) -> list[Event]:
+        """Return the events of what `watch` returned, with a Gap before them if one is open.
+
+        Must be called without an await after `watch`, because ccxt changes the data later.
+        """
+        if self.name == "trades":
+            data = self._drain_cache(exchange, data)
+        events = self.parse(data, recv)
+        valid = [event for event in events if type(event) is not Reject]
+        # Without a valid event, it is a repetition: ccxt may return known data any number of times.
+        if valid:
+            if self.gap_cause:
+                events.insert(events.index(valid[0]), self._gap(valid[0], recv))
+            self.last_ts = max(self.last_ts, valid[-1].ts)
+            self.last_data_at, self.live, self.restarted = now, True, False
         return events
 
-    def _emptied(self, exchange: Any, got: Any) -> list[Any]:
-        """Return *got* by itself, empty ccxt's cache, and note whether that had run over."""
-        trades = list(got)  # it may be the cache
+    def _drain_cache(self, exchange: Any, data: Any) -> list[Any]:
+        """Return a copy of *data* and clear ccxt's cache; open a gap if the cache was full."""
+        trades = list(data)  # *data* may be the cache itself
         cache = exchange.trades.get(self.native)
         size = getattr(cache, "max_size", None)
         if size and len(trades) >= size:
-            self.hole = self.hole or "overflow"
+            self.gap_cause = self.gap_cause or "overflow"
         if cache is not None and hasattr(cache, "clear"):
             cache.clear()
         return trades
 
     def interrupt(self, cause: GapCause) -> None:
-        """Note a hole in what has been live."""
-        self.read.renew()
+        """Open a gap if the topic was live, and reset its parser."""
+        self.parse.reset()
         if self.live:
-            self.hole = self.hole or cause
+            self.gap_cause = self.gap_cause or cause
 
     def _gap(self, event: Event, recv: int) -> Gap:
-        cause, self.hole = self.hole, ""
+        cause, self.gap_cause = self.gap_cause, ""
         assert cause
-        until = max(event.ts, self.last)
+        until = max(event.ts, self.last_ts)
         return Gap(
-            self.venue, self.symbol, until, recv, self.last or until, until, cause,
+            self.venue, self.symbol, until, recv, self.last_ts or until, until, cause,
             None, "unrecoverable", self.channel,
         )  # fmt: skip

@@ -1,7 +1,8 @@
-"""Hyperliquid market data for tapeloom: perpetuals, those of builders too, and spot.
+"""Hyperliquid market data for tapeloom: perpetuals, including those of builders, and spot.
 
-The hooks stand here, the settings in `settings`. `symbols` has the venue's facts and names, `wire` its frames, `codec` its
-subscription language, `history` its REST interface. The package `simulator` is its server side.
+This module has the hooks, `settings` the settings, `symbols` addresses, limits and names. `codec`
+subscribes, `wire` parses frames, with `dedup` for repeated trades and `bars` for the closing of bars.
+`history` is the REST interface. The package `simulator` is the server side.
 """
 
 from __future__ import annotations
@@ -30,19 +31,19 @@ def _names(feed: Feed) -> Names:
 
 @hookimpl
 def settings() -> type[Any]:
-    """Return the class of ``[venue.hyperliquid]``."""
+    """Return the settings class of ``[venue.hyperliquid]``."""
     return Settings
 
 
 @hookimpl
 def connect(feed: Feed) -> Sequence[Endpoint]:
-    """Return the one endpoint that serves all."""
+    """Return the one endpoint that serves all channels."""
     return [_names(feed).endpoint()]
 
 
 @hookimpl
 def subscribe(feed: Feed) -> Codec:
-    """Return the subscription language."""
+    """Return the codec of subscribe messages."""
     return HyperliquidCodec(feed, _names(feed))
 
 
@@ -54,5 +55,5 @@ def parse(feed: Feed) -> Parse:
 
 @hookimpl
 def history(feed: Feed) -> History:
-    """Return the REST language."""
+    """Return the REST interface."""
     return HyperliquidHistory(feed, _names(feed))

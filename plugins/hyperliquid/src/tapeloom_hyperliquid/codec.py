@@ -1,6 +1,7 @@
-"""Hyperliquid's subscription language: one subscription a message, and no ids.
+"""Hyperliquid's subscribe and unsubscribe messages, and the replies to them.
 
-An answer repeats the subscription, with fields that the venue adds; so does the text of an error.
+There is one subscription per message, and there are no message ids. A reply repeats the
+subscription, with fields that the venue adds; so does the text of most errors.
 """
 
 from __future__ import annotations
@@ -15,12 +16,14 @@ if TYPE_CHECKING:
 
     from .symbols import Names
 
-__all__ = ["About", "Answer", "HyperliquidCodec"]
+__all__ = ["AckMessage", "HyperliquidCodec", "SubscriptionMessage"]
 
+#: Start of the text that the venue sends when a connection opens. It is not JSON.
 _GREETING = b"Websocket connection established"
 
 
-class About(msgspec.Struct, gc=False):
+#: {"type":"l2Book","coin":"BTC","nSigFigs":null,"mantissa":null,"fast":true}
+class SubscriptionMessage(msgspec.Struct, gc=False):
     """A subscription, as the venue repeats it."""
 
     type: str = ""
@@ -29,34 +32,36 @@ class About(msgspec.Struct, gc=False):
     fast: bool | None = None
 
 
-class Answer(msgspec.Struct, gc=False):
-    """What is said to a message: it is repeated."""
+#: {"method":"subscribe","subscription":{"type":"trades","coin":"BTC"}}
+class AckMessage(msgspec.Struct, gc=False):
+    """An acknowledgement: it repeats the message that it acknowledges."""
 
     method: str = ""
-    subscription: About = msgspec.field(default_factory=About)
+    subscription: SubscriptionMessage = msgspec.field(default_factory=SubscriptionMessage)
 
 
+#: {"channel":"error","data":"Already subscribed: {\"type\":\"trades\",\"coin\":\"BTC\"}"}
 class _Frame(msgspec.Struct):
     channel: str
     data: msgspec.Raw = msgspec.Raw()
 
 
-_frame = msgspec.json.Decoder(_Frame).decode
-_answer = msgspec.json.Decoder(Answer).decode
-_about = msgspec.json.Decoder(About).decode
-_text = msgspec.json.Decoder(str).decode
-_Unreadable = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+_decode_frame = msgspec.json.Decoder(_Frame).decode
+_decode_ack = msgspec.json.Decoder(AckMessage).decode
+_decode_subscription = msgspec.json.Decoder(SubscriptionMessage).decode
+_decode_text = msgspec.json.Decoder(str).decode
+_DecodeErrors = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
 class HyperliquidCodec:
-    """subscribe and unsubscribe, and what is said in return."""
+    """Encodes subscribe and unsubscribe messages, and decodes the replies."""
 
     def __init__(self, feed: Feed, names: Names) -> None:
         self._names = names
         self._listing = feed.listing
 
     def native(self, symbol: str) -> str:
-        """Return the venue's name for a unified symbol, as far as a rule can tell.
+        """Return the venue's name for a unified symbol, as far as it follows from rules.
 
         Raises SymbolError where this market can have no such symbol.
         """
@@ -65,63 +70,71 @@ class HyperliquidCodec:
     def encode_subscribe(
         self, subscriptions: Sequence[Subscription], first_id: int
     ) -> list[Message]:
-        """Return the messages that start these, one for each."""
-        return self._ask("subscribe", subscriptions, first_id)
+        """Return the subscribe messages, one per subscription."""
+        return self._encode("subscribe", subscriptions, first_id)
 
     def encode_unsubscribe(
         self, subscriptions: Sequence[Subscription], first_id: int
     ) -> list[Message]:
-        """Return the messages that end these, one for each."""
-        return self._ask("unsubscribe", subscriptions, first_id)
+        """Return the unsubscribe messages, one per subscription."""
+        return self._encode("unsubscribe", subscriptions, first_id)
 
-    def _ask(self, method: str, some: Sequence[Subscription], first: int) -> list[Message]:
+    def _encode(
+        self, method: str, subscriptions: Sequence[Subscription], first_id: int
+    ) -> list[Message]:
         messages = []
-        for number, one in enumerate(some, first):
-            native = self._listing.native.get(one.symbol) or self._names.native(one.symbol)
-            about = self._names.subscription(native, one.channel)
-            text = msgspec.json.encode({"method": method, "subscription": about}).decode()
-            messages.append(Message(text, (one,), number))
+        for message_id, subscription in enumerate(subscriptions, first_id):
+            symbol, channel = subscription.symbol, subscription.channel
+            native = self._listing.native.get(symbol) or self._names.native(symbol)
+            fields = self._names.subscription(native, channel)
+            text = msgspec.json.encode({"method": method, "subscription": fields}).decode()
+            messages.append(Message(text, (subscription,), message_id))
         return messages
 
     def decode_reply(self, frame: bytes) -> Reply | None:
-        """Read an answer, an error, a pong or the greeting; None where it is none of these."""
+        """Decode an acknowledgement, an error, a pong or the greeting; None for any other frame."""
         if frame.startswith(_GREETING):
             return Notice("greeting", frame[:100].decode(errors="replace"))
         try:
-            said = _frame(frame)
-            match said.channel:
+            reply = _decode_frame(frame)
+            match reply.channel:
                 case "pong":
                     return Pong()
                 case "subscriptionResponse":
-                    return Ack(subscriptions=self._meant(_answer(said.data).subscription))
+                    ack = _decode_ack(reply.data)
+                    return Ack(subscriptions=self._subscriptions(ack.subscription))
                 case "error":
-                    return self._error(_text(said.data))
-        except _Unreadable:
+                    return self._error(_decode_text(reply.data))
+        except _DecodeErrors:
             pass
         return None
 
-    def _meant(self, about: About) -> tuple[Subscription, ...]:
-        more = about.interval, about.fast
-        return self._names.subscribed(self._listing.unified, about.type, about.coin, more)
+    def _subscriptions(self, message: SubscriptionMessage) -> tuple[Subscription, ...]:
+        """Return the subscription of this feed that *message* names; empty if it has none such."""
+        parameters = message.interval, message.fast
+        return self._names.subscribed(self._listing.unified, message.type, message.coin, parameters)
 
     def _error(self, text: str) -> Reply:
-        """Read an error by its first words; they are known from the wire, and nowhere documented."""
-        told = text[text.find("{") :] if "{" in text else ""
-        subscriptions = self._meant(_quoted(told))
+        """Return the reply for an error text, by its first words.
+
+        The texts are taken from recorded frames; the venue does not document them.
+        """
+        quoted = text[text.find("{") :] if "{" in text else ""
+        subscriptions = self._subscriptions(_quoted_subscription(quoted))
         if text.startswith(("Already subscribed", "Already unsubscribed")):
             return Ack(subscriptions=subscriptions)
         if text.startswith(("Invalid subscription", "Error parsing JSON")):
             return Refusal(text, subscriptions=subscriptions, oldest_pending=not subscriptions)
-        # A limit, most likely: it is met by the address, and room may come.
+        # Most likely a limit. Limits count for the IP address, so a later attempt may succeed.
         return Refusal(
             text, subscriptions=subscriptions, permanent=False, oldest_pending=not subscriptions
         )
 
 
-def _quoted(text: str) -> About:
-    """Return the subscription that an error quotes, alone or in the whole message."""
+def _quoted_subscription(text: str) -> SubscriptionMessage:
+    """Return the subscription that an error quotes, by itself or within the whole message."""
     try:
-        about = _about(text)
-        return about if about.type else _answer(text).subscription
-    except _Unreadable:
-        return About()
+        subscription = _decode_subscription(text)
+        return subscription if subscription.type else _decode_ack(text).subscription
+    except _DecodeErrors:
+        return SubscriptionMessage()

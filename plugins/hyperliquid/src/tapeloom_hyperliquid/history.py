@@ -1,4 +1,7 @@
-"""Hyperliquid over REST: one address, and a body that says what is asked."""
+"""Hyperliquid's REST interface: requests for listings and history, and the parsing of answers.
+
+All requests go to one address; the body of a request names its type.
+"""
 
 from __future__ import annotations
 
@@ -13,212 +16,245 @@ from tapeloom.plugin import Feed, HistoryQuery, Request, channel_parts
 from tapeloom.symbols import Instrument, Symbol
 from tapeloom.units import duration_ns
 
+from .bars import BarMessage, bar_event
+from .dedup import TradeMessage, trade_event
 from .symbols import BUDGET, INTERVALS, WRAPPED, Names, unified_base
-from .tapes import Candle, Fill, bar, trade
-from .wire import L2, MS, levels
+from .wire import MS, BookMessage, book_side
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 __all__ = ["HyperliquidHistory"]
 
-#: The most candles that the venue keeps of a coin and interval, and those we ask for unless told.
-_KEPT, _USUAL = 5000, 500
+#: Number of bars that the venue keeps per coin and interval.
+_MAX_BARS = 5000
+#: Number of bars in a request that has no start: enough for most indicators, at a low weight.
+_DEFAULT_BARS = 500
+#: What a user can do about an error, by HTTP status.
 _REMEDIES = {
-    422: "This node does not know the request: another one, or the venue's own address, may.",
-    429: "Too many requests: the venue allows a weight of 1,200 a minute.",
-    500: "The venue failed; some nodes answer so to a coin that they do not list.",
+    422: "This node does not support the request. Use another node or the venue's own address.",
+    429: "Too many requests: the venue allows a weight of 1,200 per minute. Wait a minute.",
+    500: "The venue failed. Some nodes answer this for a coin that they do not list.",
 }
 
 
-class _Span(Struct, omit_defaults=True):
+class _BarsSpan(Struct, omit_defaults=True):
+    """The parameters of a request for bars. Times are ms, both inclusive."""
+
     coin: str
     interval: str
     startTime: int  # noqa: N815
     endTime: int | None = None  # noqa: N815
 
 
-class _Body(Struct, omit_defaults=True):
-    """What is asked."""
+class _RequestBody(Struct, omit_defaults=True):
+    """The body of a request. `type` names what is requested."""
 
     type: str
     coin: str = ""
     dex: str = ""
-    req: _Span | None = None
+    req: _BarsSpan | None = None
 
 
-#: Digits after the point of a size.
+#: Number of decimals of a size.
 _Decimals = Annotated[int, Meta(ge=0, le=30)]
 
 
-class _Perp(Struct, rename="camel"):
+#: {"isDelisted":null,"maxLeverage":40,"name":"BTC","onlyIsolated":null,"szDecimals":5}
+class _PerpMessage(Struct, rename="camel"):
+    """A perpetual in the listing."""
+
     name: str
     sz_decimals: _Decimals
     is_delisted: bool | None = None
 
 
-class _Meta(Struct, rename="camel"):
-    universe: list[_Perp]
+#: {"universe":[{"name":"BTC","szDecimals":5,"maxLeverage":40,"marginTableId":56},
+#: {"name":"OLD","szDecimals":1,"maxLeverage":3,"marginTableId":3,"isDelisted":true}],
+#: "marginTables":[],"collateralToken":0}
+class _PerpListing(Struct, rename="camel"):
+    """The listing of one exchange's perpetuals. `collateral_token` is an index; 0 is USDC."""
+
+    universe: list[_PerpMessage]
     collateral_token: int = 0
 
 
-class _Token(Struct, rename="camel"):
+#: {"name":"USDC","szDecimals":8,"weiDecimals":8,"index":0,
+#: "tokenId":"0x6d1e7cde53ba9467b783cb7c530ce054","isCanonical":true,"evmContract":null,
+#: "fullName":null}
+class _TokenMessage(Struct, rename="camel"):
+    """A token in the spot listing."""
+
     name: str
     sz_decimals: _Decimals
     index: int
 
 
-class _Pair(Struct, rename="camel"):
+#: {"name":"@107","tokens":[150,0],"index":107,"isCanonical":false}
+class _PairMessage(Struct, rename="camel"):
+    """A pair in the spot listing. `tokens` are the indexes of base and quote."""
+
     name: str
     tokens: list[int]
     is_canonical: bool = False
 
 
-class _SpotMeta(Struct):
-    universe: list[_Pair]
-    tokens: list[_Token]
+#: {"universe":[{"name":"PURR/USDC","tokens":[1,0],"index":0,"isCanonical":true}],
+#: "tokens":[{"name":"USDC","szDecimals":8,"weiDecimals":8,"index":0,
+#: "tokenId":"0x6d1e7cde53ba9467b783cb7c530ce054","isCanonical":true},
+#: {"name":"PURR","szDecimals":0,"weiDecimals":5,"index":1,"tokenId":"0x","isCanonical":true}]}
+class _SpotListing(Struct):
+    """The listing of all spot pairs and tokens."""
+
+    universe: list[_PairMessage]
+    tokens: list[_TokenMessage]
 
 
-_decode_body = msgspec.json.Decoder(_Body).decode
+_decode_request = msgspec.json.Decoder(_RequestBody).decode
 
 
-def _reader(cls: Any) -> Callable[[bytes], Any]:
+def _decoder(cls: Any) -> Callable[[bytes], Any]:
     return msgspec.json.Decoder(cls).decode
 
 
-_READERS = {
-    "l2Book": _reader(L2 | None),
-    "recentTrades": _reader(list[Fill]),
-    "candleSnapshot": _reader(list[Candle]),
-    "meta": _reader(_Meta),
-    "spotMeta": _reader(_SpotMeta),
+#: The decoder of an answer by the type of its request.
+_DECODERS = {
+    "l2Book": _decoder(BookMessage | None),
+    "recentTrades": _decoder(list[TradeMessage]),
+    "candleSnapshot": _decoder(list[BarMessage]),
+    "meta": _decoder(_PerpListing),
+    "spotMeta": _decoder(_SpotListing),
 }
 
 
 class HyperliquidHistory:
-    """Requests with their cost, and the reading of their answers."""
+    """Makes requests with their weight, and parses the answers."""
 
     def __init__(self, feed: Feed, names: Names) -> None:
         self._feed, self._names = feed, names
         self._listing = feed.listing
 
     def listing_request(self) -> Request:
-        """Ask what the market lists: all pairs, or the perpetuals of one exchange."""
+        """Return the request for the listing: all spot pairs, or one exchange's perpetuals."""
         if self._names.market == "spot":
-            return self._post(_Body("spotMeta"), 20)
-        return self._post(_Body("meta", dex=self._names.dex), 20)
+            return self._post(_RequestBody("spotMeta"), 20)
+        return self._post(_RequestBody("meta", dex=self._names.dex), 20)
 
-    def request(self, want: HistoryQuery) -> Request | None:
-        """Ask for a book of 20 levels, the newest trades, or up to 5,000 bars.
+    def request(self, query: HistoryQuery) -> Request | None:
+        """Return the request for a book of 20 levels, the newest trades, or up to 5,000 bars.
 
-        None for an interval that the venue does not have. Trades cannot be asked for by time or id.
+        None for an interval that the venue does not have. The venue offers no trades by time or id.
         """
-        coin = self._listing.native.get(want.symbol) or self._names.native(want.symbol)
-        if want.kind == "book":
-            return self._post(_Body("l2Book", coin), 2)
-        if want.kind == "trades":
-            return self._post(_Body("recentTrades", coin), 22)
-        interval = want.interval or channel_parts(want.channel)[1]
+        coin = self._listing.native.get(query.symbol) or self._names.native(query.symbol)
+        if query.kind == "book":
+            return self._post(_RequestBody("l2Book", coin), 2)
+        if query.kind == "trades":
+            return self._post(_RequestBody("recentTrades", coin), 22)
+        interval = query.interval or channel_parts(query.channel)[1]
         if interval not in INTERVALS:
             return None
-        length = duration_ns("31d" if interval == "1M" else interval)
-        until = want.until if want.until is not None else self._feed.clock.time_ns()
-        since = want.since if want.since is not None else until - _USUAL * length
-        # The end is included.
-        last = None if want.until is None else (until - 1) // MS
-        count = min(_KEPT, max(until - since, 0) // length + 1)
-        span = _Span(coin, interval, since // MS, last)
-        return self._post(_Body("candleSnapshot", req=span), 20 + count // 60 + 1, ranged=True)
+        length_ns = duration_ns("31d" if interval == "1M" else interval)
+        until = query.until if query.until is not None else self._feed.clock.time_ns()
+        since = query.since if query.since is not None else until - _DEFAULT_BARS * length_ns
+        # The venue includes the end of the span.
+        last_ms = None if query.until is None else (until - 1) // MS
+        count = min(_MAX_BARS, max(until - since, 0) // length_ns + 1)
+        body = _RequestBody("candleSnapshot", req=_BarsSpan(coin, interval, since // MS, last_ms))
+        return self._post(body, 20 + count // 60 + 1, paged=True)
 
-    def _post(self, body: _Body, weight: int, *, ranged: bool = False) -> Request:
+    def _post(self, body: _RequestBody, weight: int, *, paged: bool = False) -> Request:
         url, text = f"{self._names.hosts[1]}/info", msgspec.json.encode(body)
-        return Request(url=url, body=text, weight=weight, rate=BUDGET, paged=ranged)
+        return Request(url=url, body=text, weight=weight, rate=BUDGET, paged=paged)
 
     # ------------------------------------------------------------------------------------- listings
 
     def read_listing(self, body: bytes) -> list[Instrument]:
-        """Read what the market lists. What no unified symbol can name is left out.
+        """Return the instruments of a listing, without those that have no valid unified symbol.
 
-        Raises ValueError where it cannot be read.
+        Raises ValueError if the listing cannot be decoded.
         """
         if self._names.market == "spot":
-            return _pairs(_read("spotMeta", body))
-        return self._perpetuals(_read("meta", body))
+            return _spot_instruments(_decode_answer("spotMeta", body))
+        return self._perpetuals(_decode_answer("meta", body))
 
-    def _perpetuals(self, meta: _Meta) -> list[Instrument]:
+    def _perpetuals(self, listing: _PerpListing) -> list[Instrument]:
         settle = "USDC"
-        if meta.collateral_token:
-            # The list has a number for it, whose name stands in another list: take the user's word.
+        if listing.collateral_token:
+            # The listing has only the token's index; its name is in the spot listing, which is not
+            # requested here. The quote currency of the feed's symbols is used instead.
             settle = next(iter(self._feed.symbols), "/USDC").partition("/")[2].partition(":")[0]
-        found = []
-        for perp in meta.universe:
+        instruments = []
+        for perp in listing.universe:
             base = unified_base(perp.name)
             symbol, lot = f"{base}/{settle}:{settle}", Decimal(1).scaleb(-perp.sz_decimals)
             if _is_symbol(symbol):
-                more = settle, None, lot, not perp.is_delisted
-                found.append(Instrument(symbol, perp.name, "swap", base, settle, *more))
-        return found
+                fields = settle, None, lot, not perp.is_delisted
+                instruments.append(Instrument(symbol, perp.name, "swap", base, settle, *fields))
+        return instruments
 
     # -------------------------------------------------------------------------------------- answers
 
     def read_answer(self, request: Request, body: bytes, recv: int) -> list[Event]:
-        """Read the answer to a request by its address and body; any host will do.
+        """Return the events of an answer, by the path and the body of its request; on any host.
 
-        Raises ValueError where it cannot be read. Returns nothing for an address that is not ours,
-        for what is no market data, and for a symbol or a channel that the feed does not have.
+        Raises ValueError if the answer cannot be decoded. Returns nothing for another path, for an
+        answer without market data, and for a symbol or channel that the feed does not have.
         """
         if not request.url.endswith("/info") or not request.body:
             return []
-        asked = _decode_body(request.body)
-        coin = asked.req.coin if asked.req else asked.coin
+        requested = _decode_request(request.body)
+        coin = requested.req.coin if requested.req else requested.coin
         symbol = self._listing.unified.get(coin)
         if symbol is None:
             return []
-        match asked.type:
+        match requested.type:
             case "l2Book":
-                return self._book(_read("l2Book", body), symbol, recv)
+                return self._book(_decode_answer("l2Book", body), symbol, recv)
             case "recentTrades" if "trades" in self._feed.channels:
-                return self._trades(_read("recentTrades", body), symbol, recv)
+                return self._trades(_decode_answer("recentTrades", body), symbol, recv)
             case "candleSnapshot":
-                return self._bars(_read("candleSnapshot", body), symbol, recv)
+                return self._bars(_decode_answer("candleSnapshot", body), symbol, recv)
         return []
 
-    def _book(self, book: L2 | None, symbol: str, recv: int) -> list[Event]:
+    def _book(self, message: BookMessage | None, symbol: str, recv: int) -> list[Event]:
         channel = self._names.book(None)
-        if book is None or not channel:
+        if message is None or not channel:
             return []
         depth = 5 if channel == "book:5" else 20
-        sides = levels(book.levels[0], depth), levels(book.levels[1], depth)
-        where = self._feed.venue, symbol, book.time * MS, recv
-        return [Book(*where, "snapshot", *sides, None, None, None, depth, channel, "history")]
+        sides = book_side(message.levels[0], depth), book_side(message.levels[1], depth)
+        fields = self._feed.venue, symbol, message.time * MS, recv
+        return [Book(*fields, "snapshot", *sides, None, None, None, depth, channel, "history")]
 
-    def _trades(self, fills: list[Fill], symbol: str, recv: int) -> list[Event]:
-        """Return trades, the oldest first: they come the newest first."""
-        fills.reverse()  # so that those of one time are in their order too
-        fills.sort(key=lambda fill: fill.time)
-        return [trade(self._feed.venue, symbol, fill, recv, "backfill") for fill in fills]
+    def _trades(self, messages: list[TradeMessage], symbol: str, recv: int) -> list[Event]:
+        """Return trades, oldest first; the venue sends the newest first."""
+        messages.reverse()  # the sort is stable, so trades with equal times keep their order
+        messages.sort(key=lambda message: message.time)
+        venue = self._feed.venue
+        return [trade_event(venue, symbol, message, recv, "backfill") for message in messages]
 
-    def _bars(self, candles: list[Candle], symbol: str, recv: int) -> list[Event]:
-        """Return bars. The last one is as a rule still forming."""
+    def _bars(self, messages: list[BarMessage], symbol: str, recv: int) -> list[Event]:
+        """Return bars. The last one is usually still open."""
         venue = self._feed.venue
         return [
-            bar(venue, symbol, candle, recv, "backfill",
-                closed=candle is not candles[-1] or recv > candle.T * MS)
-            for candle in candles
+            bar_event(venue, symbol, message, recv, "backfill",
+                      closed=message is not messages[-1] or recv > message.T * MS)
+            for message in messages
         ]  # fmt: skip
 
     def refusal_reason(self, status: int, body: bytes) -> str:
-        """Return the venue's words, and what to do about it."""
-        words = body[:200].decode(errors="replace").strip().strip('"')
-        return " ".join(
-            each for each in ("" if words == "null" else words, _REMEDIES.get(status, "")) if each
-        )
+        """Return the text of an error answer, and what a user can do about it."""
+        text = body[:200].decode(errors="replace").strip().strip('"')
+        parts = "" if text == "null" else text, _REMEDIES.get(status, "")
+        return " ".join(part for part in parts if part)
 
 
-def _read(kind: str, body: bytes) -> Any:
-    """Decode a body; say which one it was where that fails."""
+def _decode_answer(kind: str, body: bytes) -> Any:
+    """Decode the answer to a request of type *kind*.
+
+    Raises ValueError, which names the request, if it cannot be decoded.
+    """
     try:
-        return _READERS[kind](body)
+        return _DECODERS[kind](body)
     except (ValueError, RecursionError) as error:
         start = body[:80].decode(errors="replace")
         raise ValueError(
@@ -226,22 +262,23 @@ def _read(kind: str, body: bytes) -> Any:
         ) from error
 
 
-def _pairs(meta: _SpotMeta) -> list[Instrument]:
-    """Return the pairs, under their coins' own names; of two with one name, the canonical one."""
-    tokens = {token.index: token for token in meta.tokens}
-    found: dict[str, Instrument] = {}
-    for pair in sorted(meta.universe, key=lambda pair: not pair.is_canonical):
-        some = [tokens[index] for index in pair.tokens if index in tokens]
-        if len(some) != 2:
+def _spot_instruments(listing: _SpotListing) -> list[Instrument]:
+    """Return the spot pairs with unified token names; of two with one name, the canonical one."""
+    tokens = {token.index: token for token in listing.tokens}
+    instruments: dict[str, Instrument] = {}
+    for pair in sorted(listing.universe, key=lambda pair: not pair.is_canonical):
+        pair_tokens = [tokens[index] for index in pair.tokens if index in tokens]
+        if len(pair_tokens) != 2:
             continue
-        base, quote = (WRAPPED.get(token.name, token.name).upper() for token in some)
-        symbol, lot = f"{base}/{quote}", Decimal(1).scaleb(-some[0].sz_decimals)
-        if symbol not in found and _is_symbol(symbol):
-            found[symbol] = Instrument(symbol, pair.name, "spot", base, quote, "", None, lot)
-    return list(found.values())
+        base, quote = (WRAPPED.get(token.name, token.name).upper() for token in pair_tokens)
+        symbol, lot = f"{base}/{quote}", Decimal(1).scaleb(-pair_tokens[0].sz_decimals)
+        if symbol not in instruments and _is_symbol(symbol):
+            instruments[symbol] = Instrument(symbol, pair.name, "spot", base, quote, "", None, lot)
+    return list(instruments.values())
 
 
 def _is_symbol(text: str) -> bool:
+    """Return whether *text* is a valid unified symbol."""
     try:
         Symbol.parse(text)
     except SymbolError:

@@ -12,7 +12,7 @@ __all__ = ["Settings"]
 def _address(_: Settings, attribute: Attribute[str], value: str) -> None:
     if value and not value.startswith(("ws://", "wss://", "http://", "https://")):
         schemes = "ws://, wss://, http:// or https://"
-        raise ValueError(f"{attribute.name} must begin with {schemes}, and is {value!r}")
+        raise ValueError(f"{attribute.name} must start with {schemes}, but is {value!r}")
 
 
 @frozen(kw_only=True)
@@ -20,12 +20,14 @@ class Settings:
     """The table ``[venue.hyperliquid]`` of a stack."""
 
     testnet: bool = False
-    base_url: str = field(default="", validator=_address)  #: one address for all: a simulator
+    #: One URL for streams and REST, such as a simulator's.
+    base_url: str = field(default="", validator=_address)
     ws_url: str = field(default="", validator=_address)
     rest_url: str = field(default="", validator=_address)
-    #: How long after its end, in the venue's time, a candle without a successor counts as closed.
+    #: How far the venue's time must be past the end of a bar without a successor to close it, in ns.
     bar_grace: int = field(default=5_000_000_000, converter=duration_ns)
-    #: Whether candles that were skipped are asked for, though the venue may send none without a trade.
+    #: Whether skipped bars are requested over REST. The venue may send none for intervals without
+    #: a trade, and then the requests are useless.
     fill_bars: bool = False
-    #: How many trades of a symbol are remembered, at least, to know one that is sent again.
+    #: Least number of trades per symbol that are remembered, to recognise repeated ones.
     remembered_trades: int = field(default=2_000, validator=ge(100))

@@ -1,7 +1,7 @@
-"""Hyperliquid's addresses, limits and names.
+"""Hyperliquid's addresses, limits, channels, and the venue's names of symbols.
 
-Sources: the venue's documentation as of September 2026 and its Python SDK 0.23. What neither tells
-is a setting, or is read both ways.
+Sources: the venue's documentation as of September 2026 and its Python SDK 0.23. Where both are
+silent, there is a setting, or both variants are accepted.
 """
 
 from __future__ import annotations
@@ -35,17 +35,18 @@ MARKETS = ("perp", "spot")
 INTERVALS = (
     "1m", "3m", "5m", "15m", "30m", "1h", "2h", "4h", "8h", "12h", "1d", "3d", "1w", "1M",
 )  # fmt: skip
-#: Channels, and the parameters each takes. The slow book has 20 levels, the fast one 5.
+#: The channels and the parameters of each. The slow book has 20 levels, the fast one 5.
 CHANNELS: Mapping[str, tuple[str, ...]] = {
     "trades": ("",), "quotes": ("",), "book": ("20", "5"), "klines": INTERVALS, "ticker": ("",),
 }  # fmt: skip
-#: What a subscription is called on the wire, and back.
+#: The venue's subscription type by channel name, and the reverse.
 _TYPES = {"trades": "trades", "quotes": "bbo", "book": "l2Book", "klines": "candle", "ticker": "activeAssetCtx"}  # fmt: skip
 _CHANNELS = {kind: channel for channel, kind in _TYPES.items()}
 
+#: The host by whether it is the testnet's.
 _HOSTS = {False: "api.hyperliquid.xyz", True: "api.hyperliquid-testnet.xyz"}
-#: All limits are those of an address (IP), over all connections. The venue ends a connection on
-#: which it has sent nothing for 60 s, and answers a ping: two answers that fail to come are enough.
+#: All limits count per IP address, over all connections. The venue closes a connection on which it
+#: has sent nothing for 60 s, and it answers pings, so a connection is dead after two lost pongs.
 _LIMITS = Endpoint(
     url="",
     max_subscriptions=1000,
@@ -56,28 +57,29 @@ _LIMITS = Endpoint(
     heartbeat=Heartbeat(20.0, '{"method":"ping"}'),
     silence_timeout_seconds=45.0,
 )
-#: REST weight.
+#: REST weight per minute.
 BUDGET = Rate(1200, 60.0)
 
-#: Perpetuals of a thousand coins have a small k before the name, and unified symbols no small letters.
+#: Bases of perpetuals on a thousand coins. The venue writes them with a lower-case k (``kPEPE``);
+#: unified symbols have no lower-case letters.
 _THOUSANDS = frozenset(("KBONK", "KDOGS", "KFLOKI", "KLUNC", "KNEIRO", "KPEPE", "KSHIB"))
-#: Tokens that stand for a coin of another chain, under the coin's own name as CCXT has it.
+#: The unified name of a token that wraps a coin of another chain; the names are those of CCXT.
 WRAPPED = {
     "HPENGU": "PENGU", "UBONK": "BONK", "UBTC": "BTC", "UDZ": "2Z", "UETH": "ETH",
     "UFART": "FARTCOIN", "UPUMP": "PUMP", "USDT0": "USDT", "USOL": "SOL", "UUUSPX": "SPX",
     "UXPL": "XPL", "XAUT0": "XAUT",
 }  # fmt: skip
-#: Pairs of spot whose names on the main network are known; the numbers of others only its list tells.
+#: The mainnet names of two spot pairs. Other pairs have numbers that only the listing has.
 PAIRS = {"PURR/USDC": "PURR/USDC", "HYPE/USDC": "@107"}
 
 
 def unified_base(coin: str) -> str:
-    """Return the base of a perpetual's unified symbol: ``kPEPE`` is KPEPE, ``xyz:TSLA`` XYZ.TSLA."""
+    """Return a perpetual's unified base: KPEPE for ``kPEPE``, XYZ.TSLA for ``xyz:TSLA``."""
     return coin.replace(":", ".").upper()
 
 
 def coin_of(base: str) -> str:
-    """Return what a perpetual is called on the wire, by the base of its unified symbol."""
+    """Return the venue's name of a perpetual by its unified base."""
     dex, dot, coin = base.partition(".")
     if dot:
         return f"{dex.lower()}:{coin}"
@@ -86,33 +88,33 @@ def coin_of(base: str) -> str:
 
 @frozen
 class Names:
-    """How one feed's symbols and channels are spelled on the wire, and back."""
+    """Converts the symbols and channels of one feed to the venue's names, and back."""
 
     market: str
     settings: Settings
     channels: tuple[str, ...]
-    dex: str  #: whose perpetuals these are; empty: the venue's own
+    dex: str  #: the builder's exchange that lists the perpetuals; empty for the venue itself
 
     @property
     def hosts(self) -> tuple[str, str]:
-        """Where WebSocket and REST are, without a path."""
+        """The URLs of WebSocket and REST, without a path."""
         settings, host = self.settings, _HOSTS[self.settings.testnet]
         stream, rest = f"wss://{host}", f"https://{host}"
         if settings.base_url:
-            scheme, _, place = settings.base_url.partition("://")
-            safe = "s" if scheme in ("wss", "https") else ""
-            stream, rest = f"ws{safe}://{place}", f"http{safe}://{place}"
+            scheme, _, address = settings.base_url.partition("://")
+            tls = "s" if scheme in ("wss", "https") else ""
+            stream, rest = f"ws{tls}://{address}", f"http{tls}://{address}"
         return (settings.ws_url or stream).rstrip("/"), (settings.rest_url or rest).rstrip("/")
 
     def endpoint(self) -> Endpoint:
-        """Return the WebSocket address."""
+        """Return the WebSocket endpoint with its limits."""
         return evolve(_LIMITS, url=f"{self.hosts[0]}/ws")
 
     def native(self, symbol: str) -> str:
-        """Return the venue's name for a unified symbol, as it is formed by rule.
+        """Return the venue's name for a unified symbol, as far as it follows from rules.
 
-        A pair of spot is called by a number that only the venue's list tells. Until the list has
-        come it is called by its own name, but for `PAIRS`: the venue does not know it and says so.
+        A spot pair is named by a number that is only in the listing. Without the listing, a pair
+        other than those in `PAIRS` gets its unified name, which the venue refuses.
 
         Raises SymbolError where this market can have no such symbol.
         """
@@ -128,40 +130,48 @@ class Names:
         return coin_of(parts.base)
 
     def subscription(self, native: str, channel: str) -> dict[str, Any]:
-        """Return what is subscribed to for a channel."""
-        word, parameter = channel_parts(channel)
-        about: dict[str, Any] = {"type": _TYPES[word], "coin": native}
-        if word == "klines":
-            about["interval"] = parameter
-        elif word == "book":
-            # Which of the two comes where nothing is said is not documented.
-            about["fast"] = parameter == "5"
-        return about
+        """Return the venue's subscription object for a channel."""
+        name, parameter = channel_parts(channel)
+        subscription: dict[str, Any] = {"type": _TYPES[name], "coin": native}
+        if name == "klines":
+            subscription["interval"] = parameter
+        elif name == "book":
+            # The venue does not document the default, so `fast` is always sent.
+            subscription["fast"] = parameter == "5"
+        return subscription
 
     def book(self, fast: bool | None) -> str:
-        """Return the channel of a book. Where the venue does not say how fast it is: what we have."""
+        """Return the channel of a book by the venue's `fast`; if None, the feed's book channel."""
         if fast is None:
-            return next((each for each in ("book:20", "book:5") if each in self.channels), "")
+            books = ("book:20", "book:5")
+            return next((channel for channel in books if channel in self.channels), "")
         return "book:5" if fast else "book:20"
 
     def channel(self, kind: str, interval: str | None, fast: bool | None) -> str:
-        """Return the channel of a subscription as the venue repeats it; empty: we have no such."""
-        word = _CHANNELS.get(kind, "")
-        channel = self.book(fast) if word == "book" else f"{word}:{interval}" if interval else word
+        """Return the channel of a venue's subscription; empty if the feed does not have it."""
+        name = _CHANNELS.get(kind, "")
+        channel = self.book(fast) if name == "book" else f"{name}:{interval}" if interval else name
         return channel if channel in self.channels else ""
 
     def subscribed(
-        self, unified: Mapping[str, str], kind: str, coin: str, more: tuple[str | None, bool | None]
+        self,
+        unified: Mapping[str, str],
+        kind: str,
+        coin: str,
+        parameters: tuple[str | None, bool | None],
     ) -> tuple[Subscription, ...]:
-        """Return what a subscription that the venue repeats is for us; nothing where it is not ours."""
-        symbol, channel = unified.get(coin), self.channel(kind, *more)
+        """Return the subscription for the venue's one; empty if the feed does not have it.
+
+        *parameters* are the interval of bars and the `fast` of a book.
+        """
+        symbol, channel = unified.get(coin), self.channel(kind, *parameters)
         return (Subscription(symbol, channel),) if symbol and channel else ()
 
 
 def names_of(feed: Feed, settings: Settings) -> Names:
-    """Check what a feed asks for.
+    """Return the names of *feed*.
 
-    Raises ConfigError with all that is wrong.
+    Raises ConfigError with every mistake in its market, channels and symbols.
     """
     market = feed.market or "perp"
     if market not in MARKETS:
@@ -173,12 +183,12 @@ def names_of(feed: Feed, settings: Settings) -> Names:
     bases = [symbol.partition("/")[0] for symbol in feed.symbols]
     dexes = {base.partition(".")[0].lower() if "." in base else "" for base in bases}
     if market == "perp" and len(dexes) > 1:
-        told = ", ".join(sorted(dex or "the venue itself" for dex in dexes))
-        problem = f"the perpetuals of one feed must be of one exchange, and these are of {told}."
-        mistakes.append(Mistake("symbols", f"{problem} Make a feed of each."))
+        exchanges = ", ".join(sorted(dex or "the venue itself" for dex in dexes))
+        problem = f"the perpetuals of a feed must be of one exchange, and these are of {exchanges}."
+        mistakes.append(Mistake("symbols", f"{problem} Make one feed per exchange."))
     if (count := len(feed.symbols) * len(feed.channels)) > _LIMITS.max_subscriptions:
-        problem = f"hyperliquid allows an address 1,000 subscriptions, and these are {count}."
-        mistakes.append(Mistake("symbols", f"{problem} Name fewer symbols or channels."))
+        problem = f"hyperliquid allows 1,000 subscriptions per address, and these are {count}."
+        mistakes.append(Mistake("symbols", f"{problem} Use fewer symbols or channels."))
     if mistakes:
         raise ConfigError(mistakes)
     dex = dexes.pop() if market == "perp" and len(dexes) == 1 else ""
@@ -186,10 +196,10 @@ def names_of(feed: Feed, settings: Settings) -> Names:
 
 
 def _problem(channel: str) -> str:
-    """Say what is wrong with a channel, or nothing."""
-    word, parameter = channel_parts(channel)
-    if parameter in CHANNELS.get(word, ()):
+    """Return what is wrong with a channel; empty if nothing is."""
+    name, parameter = channel_parts(channel)
+    parameters = CHANNELS.get(name, ())
+    if parameter in parameters:
         return ""
-    choice = [f"{word}:{each}" if each else word for each in CHANNELS.get(word, ())]
-    told = f" It has: {', '.join(choice or CHANNELS)}."
-    return f"hyperliquid has no channel {channel!r}.{told}"
+    choice = [f"{name}:{value}" if value else name for value in parameters]
+    return f"hyperliquid has no channel {channel!r}. It has: {', '.join(choice or CHANNELS)}."

@@ -1,8 +1,8 @@
-"""Hyperliquid's frames, and the parser that turns them into events.
+"""Parser of Hyperliquid's frames: it decodes them into message structs and returns events.
 
-Every frame is an object of `channel` and `data`, and msgspec picks the struct by the channel. The
-venue marks neither the trades from before a subscription nor the end of a candle; `tapes` has what
-is concluded, from nothing but the frames and their order.
+Every frame is an object of `channel` and `data`, and msgspec picks the struct by the channel. Two
+things that the frames do not mark are worked out elsewhere: repeated trades in `dedup`, closed bars
+in `bars`. Acknowledgements go to the codec as well, through `Frames.on_control`.
 """
 
 from __future__ import annotations
@@ -17,54 +17,67 @@ import msgspec
 from msgspec import Struct
 from tapeloom.events import Book, Event, Quote, Reject, Ticker, Trade
 
-from .codec import About, Answer
+from .bars import BarCloser, BarMessage
+from .codec import AckMessage, SubscriptionMessage
+from .dedup import TradeDedup, TradeMessage, trade_event
 from .symbols import INTERVALS
-from .tapes import Candle, Candles, Fill, TradeTapes, trade
 
 if TYPE_CHECKING:
     from tapeloom.plugin import Feed, Frames
 
     from .symbols import Names
 
-__all__ = ["L2", "MS", "Parser", "levels"]
+__all__ = ["MS", "BookMessage", "Parser", "book_side"]
 
-#: Nanoseconds in the unit of the venue's times.
+#: Nanoseconds in a millisecond, the unit of the venue's times.
 MS = 1_000_000
+_ZERO = Decimal(0)
 
 
-class Level(Struct, gc=False):
-    """A level as the venue wrote it."""
+#: {"px":"34.967","sz":"2.85","n":1}
+class LevelMessage(Struct, gc=False):
+    """A level of a book, with price and size as text. `n` is the number of orders, unused here."""
 
     px: str
     sz: str
 
 
-class L2(Struct, gc=False):
-    """A whole book of 20 levels a side, or 5 where it is the fast one. REST has the same."""
+#: {"coin":"HYPE","time":1764842873555,"levels":[
+#: [{"px":"34.967","sz":"2.85","n":1},{"px":"34.962","sz":"3.84","n":2}],
+#: [{"px":"34.969","sz":"1473.06","n":2},{"px":"34.97","sz":"1544.51","n":4}]]}
+class BookMessage(Struct, gc=False):
+    """A snapshot of 20 levels per side, or of 5 where `fast` is true. REST has the same."""
 
     coin: str
     time: int
-    levels: tuple[list[Level], list[Level]]
+    levels: tuple[list[LevelMessage], list[LevelMessage]]
     fast: bool | None = None
 
 
-class Side(Struct, gc=False):
-    """A best price."""
+#: {"px":"23.757","sz":"42.09","n":1}
+class BestLevel(Struct, gc=False):
+    """The best level of a side."""
 
     px: Decimal
     sz: Decimal
 
 
-class Best(Struct, gc=False):
-    """The best bid and ask; a side that is empty is null."""
+#: {"coin":"HYPE","time":1766566375292,"bbo":[{"px":"23.757","sz":"42.09","n":1},
+#: {"px":"23.758","sz":"100.26","n":2}]}
+class QuoteMessage(Struct, gc=False):
+    """The best bid and ask; an empty side is null."""
 
     coin: str
     time: int
-    bbo: tuple[Side | None, Side | None]
+    bbo: tuple[BestLevel | None, BestLevel | None]
 
 
-class Context(Struct, gc=False):
-    """The figures of 24 hours. Spot has no `dayBaseVlm` everywhere."""
+#: {"funding":"0.0000018952","openInterest":"36585.31848","prevDayPx":"86627.0",
+#: "dayNtlVlm":"4161029539.6949653625","premium":"-0.0006413454","oraclePx":"84198.0",
+#: "markPx":"84148.0","midPx":"84143.5","impactPxs":["84143.0","84144.0"],
+#: "dayBaseVlm":"49116.08533"}
+class AssetContext(Struct, gc=False):
+    """The statistics of 24 hours. Spot does not have `dayBaseVlm` everywhere."""
 
     markPx: Decimal  # noqa: N815
     prevDayPx: Decimal  # noqa: N815
@@ -72,183 +85,221 @@ class Context(Struct, gc=False):
     dayBaseVlm: Decimal | None = None  # noqa: N815
 
 
-class Asset(Struct, gc=False):
-    """A coin's figures, with no time."""
+#: {"coin":"@107","ctx":{"prevDayPx":"93.124","dayNtlVlm":"64552049.6973299459",
+#: "markPx":"92.949","midPx":"92.945","circulatingSupply":"298462370.4079165459","coin":"@107",
+#: "totalSupply":"998882916.6303099394","dayBaseVlm":"690824.1400000008"}}
+class TickerMessage(Struct, gc=False):
+    """The statistics of a coin. The message carries no time."""
 
     coin: str
-    ctx: Context
+    ctx: AssetContext
 
 
-class Answered(Struct, tag_field="channel", tag="subscriptionResponse"):
-    data: Answer
+#: {"channel":"subscriptionResponse","data":{"method":"subscribe",
+#: "subscription":{"type":"trades","coin":"BTC"}}}
+class AckFrame(Struct, tag_field="channel", tag="subscriptionResponse"):
+    """An acknowledgement of a subscribe or unsubscribe message."""
+
+    data: AckMessage
 
 
-class Trades(Struct, gc=False, tag_field="channel", tag="trades"):
-    data: list[Fill]
+#: {"channel":"trades","data":[{"coin":"HYPE","side":"B","px":"35.276","sz":"5.78",
+#: "time":1764835613064,"tid":716095722814130,
+#: "hash":"0x0000000000000000000000000000000000000000000000000000000000000000",
+#: "users":["0x8cdba352268065be9d5444e1f82b8fe83717bbd5",
+#: "0x13558be785661958932ceac35ba20de187275a42"]}]}
+class TradesFrame(Struct, gc=False, tag_field="channel", tag="trades"):
+    """A batch of trades: those of a block, or the last ones after a subscription."""
+
+    data: list[TradeMessage]
 
 
-class Books(Struct, gc=False, tag_field="channel", tag="l2Book"):
-    data: L2
+#: {"channel":"l2Book","data":{"coin":"HYPE","time":1764842873555,"levels":[
+#: [{"px":"34.967","sz":"2.85","n":1},{"px":"34.962","sz":"3.84","n":2}],
+#: [{"px":"34.969","sz":"1473.06","n":2},{"px":"34.97","sz":"1544.51","n":4}]]}}
+class BookFrame(Struct, gc=False, tag_field="channel", tag="l2Book"):
+    """A book snapshot."""
+
+    data: BookMessage
 
 
-class Bests(Struct, gc=False, tag_field="channel", tag="bbo"):
-    data: Best
+#: {"channel":"bbo","data":{"coin":"HYPE","time":1766566375292,"bbo":[
+#: {"px":"23.757","sz":"42.09","n":1},{"px":"23.758","sz":"100.26","n":2}]}}
+class QuoteFrame(Struct, gc=False, tag_field="channel", tag="bbo"):
+    """A top of book."""
+
+    data: QuoteMessage
 
 
-class Klines(Struct, gc=False, tag_field="channel", tag="candle"):
-    # Documented as an array, sent as an object.
-    data: Candle | list[Candle]
+#: {"channel":"candle","data":{"t":1764806400000,"T":1764892799999,"s":"HYPE","i":"1d",
+#: "o":"34.668","c":"34.868","h":"36.219","l":"34.251","v":"3495670.8399999999","n":102895}}
+class BarFrame(Struct, gc=False, tag_field="channel", tag="candle"):
+    """A bar. `data` is documented as an array, and sent as an object."""
+
+    data: BarMessage | list[BarMessage]
 
 
-class PerpAssets(Struct, gc=False, tag_field="channel", tag="activeAssetCtx"):
-    data: Asset
+#: {"channel":"activeAssetCtx","data":{"coin":"xyz:AAPL","ctx":{"funding":"0.0000074304",
+#: "openInterest":"221413.164","prevDayPx":"337.34","dayNtlVlm":"172946726.7845301032",
+#: "premium":"0.0002355392","oraclePx":"312.05","markPx":"312.12","midPx":"312.12",
+#: "impactPxs":["312.094","312.153"],"dayBaseVlm":"534571.812"}}}
+class PerpTickerFrame(Struct, gc=False, tag_field="channel", tag="activeAssetCtx"):
+    """The statistics of a perpetual."""
+
+    data: TickerMessage
 
 
-class SpotAssets(Struct, gc=False, tag_field="channel", tag="activeSpotAssetCtx"):
-    data: Asset
+#: {"channel":"activeSpotAssetCtx","data":{"coin":"@107","ctx":{"prevDayPx":"93.124",
+#: "dayNtlVlm":"64552049.6973299459","markPx":"92.949","midPx":"92.945",
+#: "circulatingSupply":"298462370.4079165459","coin":"@107",
+#: "totalSupply":"998882916.6303099394","dayBaseVlm":"690824.1400000008"}}}
+class SpotTickerFrame(Struct, gc=False, tag_field="channel", tag="activeSpotAssetCtx"):
+    """The statistics of a spot pair."""
+
+    data: TickerMessage
 
 
-Out: TypeAlias = list[Event]
+Events: TypeAlias = list[Event]
 _decode = msgspec.json.Decoder(
-    Answered | Trades | Books | Bests | Klines | PerpAssets | SpotAssets
+    AckFrame | TradesFrame | BookFrame | QuoteFrame | BarFrame | PerpTickerFrame | SpotTickerFrame
 ).decode
 _coin = attrgetter("coin")
-_ZERO = Decimal(0)
-#: A side without an order: nothing at no price.
-_EMPTY = Side(_ZERO, _ZERO)
+#: An empty side of a quote: size 0 at price 0.
+_EMPTY_SIDE = BestLevel(_ZERO, _ZERO)
 
 
-def levels(some: list[Level], depth: int) -> list[tuple[str, str]]:
-    """Return levels as pairs of text."""
-    return [(level.px, level.sz) for level in some[:depth]]
+def book_side(side: list[LevelMessage], depth: int) -> list[tuple[str, str]]:
+    """Return the first *depth* levels of a side as pairs of price and size, both text."""
+    return [(level.px, level.sz) for level in side[:depth]]
 
 
-def _repeated(trade: Trade) -> Reject:
-    """Return what stands in the place of a trade that came before."""
-    why = f"id {trade.id} of this time came before"
-    where = trade.venue, trade.symbol, trade.ts, trade.recv
-    return Reject(*where, "duplicate", why, trade, trade.channel)
+def _duplicate_reject(trade: Trade) -> Reject:
+    """Return the `Reject` of a trade that came before."""
+    evidence = f"a trade with time {trade.ts // MS} and id {trade.id} came before"
+    fields = trade.venue, trade.symbol, trade.ts, trade.recv
+    return Reject(*fields, "duplicate", evidence, trade, trade.channel)
 
 
 class Parser:
-    """Turns frames into events. What it remembers, it has from frames alone."""
+    """Parses frames into events. Its state comes from the frames alone, never from a clock."""
 
     def __init__(self, feed: Feed, names: Names) -> None:
         self._feed, self._names = feed, names
         self._venue, self._counters = feed.venue, feed.counters
         self._unified = feed.listing.unified
-        self._tapes = TradeTapes(names.settings.remembered_trades)
-        self._candles = Candles(feed, names.settings)
-        self._books: dict[tuple[str, str], int] = {}  # the time of the last book
-        self._has = frozenset(feed.channels)
-        self._klines = {each: f"klines:{each}" for each in INTERVALS}
-        self._read: dict[type, Callable[[Any, int, Out], None]] = {
-            Trades: self._trades,
-            Books: self._book,
-            Bests: self._quote,
-            Klines: self._bars,
-            PerpAssets: self._ticker,
-            SpotAssets: self._ticker,
+        self._dedup = TradeDedup(names.settings.remembered_trades)
+        self._bars = BarCloser(feed, names.settings)
+        #: Time of the last book by coin and channel, in ms.
+        self._book_times: dict[tuple[str, str], int] = {}
+        self._channels = frozenset(feed.channels)
+        self._bar_channels = {interval: f"klines:{interval}" for interval in INTERVALS}
+        self._parsers: dict[type, Callable[[Any, int, Events], None]] = {
+            TradesFrame: self._parse_trades,
+            BookFrame: self._parse_book,
+            QuoteFrame: self._parse_quote,
+            BarFrame: self._parse_bars,
+            PerpTickerFrame: self._parse_ticker,
+            SpotTickerFrame: self._parse_ticker,
         }
 
-    def __call__(self, frames: Frames) -> Out:
+    def __call__(self, frames: Frames) -> Events:
         """Return the events of *frames*, in their order."""
-        events: Out = []
-        recv, read = frames.recv, self._read
+        events: Events = []
+        recv, parsers = frames.recv, self._parsers
         for frame in frames:
             try:
                 message = _decode(frame)
-                if type(message) is Answered:
-                    self._answered(message.data)
+                if type(message) is AckFrame:
+                    self._acknowledged(message.data)
                     events.extend(frames.on_control(frame))
                 else:
-                    read[type(message)](message.data, recv, events)
+                    parsers[type(message)](message.data, recv, events)
             except (ValueError, ArithmeticError, RecursionError):
                 events.extend(frames.on_control(frame))
         return events
 
-    def _answered(self, answer: Answer) -> None:
-        """Take note of what begins anew, or ends."""
-        about: About = answer.subscription
-        coin, key = about.coin, (about.coin, about.interval or "")
-        if answer.method == "unsubscribe":
-            # Core does so, too, to what has fallen silent, and asks again: then all is still needed.
+    def _acknowledged(self, ack: AckMessage) -> None:
+        """Reset the state of a subscription that starts or ends."""
+        subscription: SubscriptionMessage = ack.subscription
+        coin, key = subscription.coin, (subscription.coin, subscription.interval or "")
+        if ack.method == "unsubscribe":
+            # Core also unsubscribes from stalled symbols and subscribes again: keep their state.
             if coin not in self._unified:
-                self._tapes.forget(coin)
-                self._candles.forget(key)
-        elif about.type == "trades":
-            self._tapes.answered(coin)
-        elif about.type == "candle":
-            self._candles.answered(key)
-        elif about.type == "l2Book":
-            # Another node of the venue may be some blocks behind.
-            self._books.pop((coin, self._names.book(about.fast)), None)
+                self._dedup.forget(coin)
+                self._bars.forget(key)
+        elif subscription.type == "trades":
+            self._dedup.acknowledged(coin)
+        elif subscription.type == "candle":
+            self._bars.acknowledged(key)
+        elif subscription.type == "l2Book":
+            # The new subscription may be served by a node of the venue that is some blocks behind.
+            self._book_times.pop((coin, self._names.book(subscription.fast)), None)
 
     def _symbol(self, coin: str, channel: str, count: int = 1) -> str:
-        """Return the symbol that was asked for under this name; else count, and return nothing."""
-        symbol = self._unified.get(coin) if channel in self._has else None
+        """Return the symbol of *coin* if it was requested; else count *count* and return ""."""
+        symbol = self._unified.get(coin) if channel in self._channels else None
         if symbol is None:
             self._counters["unrequested"] += count
             return ""
         return symbol
 
-    def _trades(self, fills: list[Fill], recv: int, out: Out) -> None:
-        if not fills:
-            self._tapes.nothing()
-        for coin, group in groupby(fills, _coin):
-            some = list(group)
-            symbol = self._symbol(coin, "trades", len(some))
+    def _parse_trades(self, messages: list[TradeMessage], recv: int, out: Events) -> None:
+        if not messages:
+            self._dedup.empty_batch()
+        for coin, group in groupby(messages, _coin):
+            batch = list(group)
+            symbol = self._symbol(coin, "trades", len(batch))
             if not symbol:
                 continue
-            self._candles.passed(max(fill.time for fill in some), recv, out)
-            venue, again = self._venue, 0
-            for fill, origin in self._tapes.sorted_out(coin, some):
-                if origin == "known":
-                    again += 1
-                elif origin == "again":
-                    out.append(_repeated(trade(venue, symbol, fill, recv)))
+            self._bars.advance(max(message.time for message in batch), recv, out)
+            venue, repeated = self._venue, 0
+            for message, origin in self._dedup.classify(coin, batch):
+                if origin == "repeated":
+                    repeated += 1
+                elif origin == "duplicate":
+                    out.append(_duplicate_reject(trade_event(venue, symbol, message, recv)))
                 else:
-                    out.append(trade(venue, symbol, fill, recv, origin))
-            if again:
-                self._counters["repeated_trades"] += again
+                    out.append(trade_event(venue, symbol, message, recv, origin))
+            if repeated:
+                self._counters["repeated_trades"] += repeated
 
-    def _book(self, book: L2, recv: int, out: Out) -> None:
-        channel = self._names.book(book.fast)
-        symbol = self._symbol(book.coin, channel)
+    def _parse_book(self, message: BookMessage, recv: int, out: Events) -> None:
+        channel = self._names.book(message.fast)
+        symbol = self._symbol(message.coin, channel)
         if not symbol:
             return
-        self._candles.passed(book.time, recv, out)
+        self._bars.advance(message.time, recv, out)
         depth = 5 if channel == "book:5" else 20
-        sides = levels(book.levels[0], depth), levels(book.levels[1], depth)
-        where = self._venue, symbol, book.time * MS, recv
-        event = Book(*where, "snapshot", *sides, None, None, None, depth, channel)
-        last = self._books.get((book.coin, channel), book.time)
-        if book.time < last:
-            why = f"time {book.time} is before that of the last book, {last}"
-            out.append(Reject(*where, "backwards", why, event, channel))
+        sides = book_side(message.levels[0], depth), book_side(message.levels[1], depth)
+        fields = self._venue, symbol, message.time * MS, recv
+        event = Book(*fields, "snapshot", *sides, None, None, None, depth, channel)
+        last = self._book_times.get((message.coin, channel), message.time)
+        if message.time < last:
+            evidence = f"time {message.time} is before the time of the last book, {last}"
+            out.append(Reject(*fields, "backwards", evidence, event, channel))
             return
-        self._books[book.coin, channel] = book.time
+        self._book_times[message.coin, channel] = message.time
         out.append(event)
 
-    def _quote(self, best: Best, recv: int, out: Out) -> None:
-        symbol = self._symbol(best.coin, "quotes")
+    def _parse_quote(self, message: QuoteMessage, recv: int, out: Events) -> None:
+        symbol = self._symbol(message.coin, "quotes")
         if symbol:
-            self._candles.passed(best.time, recv, out)
-            bid, ask = best.bbo[0] or _EMPTY, best.bbo[1] or _EMPTY
-            where = self._venue, symbol, best.time * MS, recv
-            out.append(Quote(*where, bid.px, bid.sz, ask.px, ask.sz, None, "quotes"))
+            self._bars.advance(message.time, recv, out)
+            bid, ask = message.bbo[0] or _EMPTY_SIDE, message.bbo[1] or _EMPTY_SIDE
+            fields = self._venue, symbol, message.time * MS, recv
+            out.append(Quote(*fields, bid.px, bid.sz, ask.px, ask.sz, None, "quotes"))
 
-    def _bars(self, some: Candle | list[Candle], recv: int, out: Out) -> None:
-        for candle in [some] if isinstance(some, Candle) else some:
-            channel = self._klines.get(candle.i, "")
-            symbol = self._symbol(candle.s, channel)
+    def _parse_bars(self, data: BarMessage | list[BarMessage], recv: int, out: Events) -> None:
+        for message in [data] if isinstance(data, BarMessage) else data:
+            channel = self._bar_channels.get(message.i, "")
+            symbol = self._symbol(message.s, channel)
             if symbol:
-                self._candles.take(candle, symbol, recv, out)
+                self._bars.process(message, symbol, recv, out)
 
-    def _ticker(self, asset: Asset, recv: int, out: Out) -> None:
-        symbol = self._symbol(asset.coin, "ticker")
+    def _parse_ticker(self, message: TickerMessage, recv: int, out: Events) -> None:
+        symbol = self._symbol(message.coin, "ticker")
         if symbol:
-            ctx = asset.ctx
-            prices = ctx.markPx, ctx.prevDayPx, None, None  # it tells neither high nor low
+            ctx = message.ctx
+            prices = ctx.markPx, ctx.prevDayPx, None, None  # the venue sends neither high nor low
             sums = ctx.dayBaseVlm, ctx.dayNtlVlm
             out.append(Ticker(self._venue, symbol, recv, recv, *prices, *sums, None, "ticker"))

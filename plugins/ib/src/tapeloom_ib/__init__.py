@@ -1,8 +1,9 @@
 """Interactive Brokers market data for tapeloom, through TWS or IB Gateway and ib_async.
 
-The hooks stand here, the settings in `settings`. `contracts` turns symbols into contracts, `wire` the gateway's fields into
-events, `codes` says what each error code asks for, `session` keeps one connection and `source` one
-after the other; `simulator` is the server side.
+This module has the hooks, `settings` the settings. `source` runs one `session` (a connection) after
+the other. `dial` connects, `contracts` finds the contracts of symbols, `subscriptions` requests data,
+`wire` parses messages, `codes` has the message codes, `pacing` the limits of requests. The package
+`simulator` is the server side.
 """
 
 from __future__ import annotations
@@ -18,20 +19,21 @@ if TYPE_CHECKING:
 
 __all__ = ["BACKENDS", "ContractTable", "Settings"]
 
-BACKENDS = ("asyncio",)  #: ib_async works on no other event loop
+#: The event loops that ib_async supports.
+BACKENDS = ("asyncio",)
 
 
 @hookimpl
 def settings() -> type[Any]:
-    """Return the class of ``[venue.ib]``."""
+    """Return the settings class of ``[venue.ib]``."""
     return Settings
 
 
 @hookimpl
 def connect(feed: Feed) -> Source:
-    """Return the source; ib_async is imported only by who runs it.
+    """Return the source. Only this call imports ib_async.
 
-    Raises ConfigError where a channel is not the venue's, or too much is asked of the account.
+    Raises ConfigError for an unknown channel, or for more streams than the account may have.
     """
     from .source import IBSource
 

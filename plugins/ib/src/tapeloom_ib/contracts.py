@@ -1,7 +1,7 @@
-"""From a unified symbol to the contract that Interactive Brokers knows.
+"""Conversion of unified symbols to Interactive Brokers' contracts.
 
-There is no list of all symbols to ask for: stocks, currency pairs and the usual coins are formed by
-rule, everything else stands in the stack. (TWS API, "Contracts".)
+The venue has no list of all symbols. Contracts of stocks, currency pairs and common coins follow from
+rules; any other contract is described in the stack. (TWS API, "Contracts".)
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["chosen", "contract", "instrument"]
 
-#: What is traded at IDEALPRO; a pair of two of these is a currency pair.
+#: The currencies traded at IDEALPRO; a symbol of two of these is a currency pair.
 CURRENCIES = frozenset(
     [
         "AUD",
@@ -52,11 +52,15 @@ CURRENCIES = frozenset(
         "ZAR",
     ]
 )
-#: What is a coin before it is a stock. Anything else needs a table.
+#: Bases that are coins, not stocks. Other coins need a table in the stack.
 COINS = frozenset(["BTC", "ETH", "LTC", "BCH", "SOL", "ADA", "XRP", "DOGE", "AVAX", "LINK"])
 
 
 def _by_rule(symbol: Symbol, settings: Settings) -> ContractTable:
+    """Return the contract fields that follow from a symbol.
+
+    Raises SymbolError for derivatives, whose contracts do not.
+    """
     if symbol.settle:
         raise SymbolError(
             f"Interactive Brokers needs more than the name of {symbol}. Describe it in the stack:"
@@ -66,14 +70,14 @@ def _by_rule(symbol: Symbol, settings: Settings) -> ContractTable:
         return ContractTable(sec_type="CASH", exchange="IDEALPRO")
     if symbol.base in COINS:
         return ContractTable(sec_type="CRYPTO", exchange=settings.crypto_exchange)
-    # Class shares are written with a space there, with a dot here.
+    # The venue writes class shares with a space (BRK B), unified symbols with a dot (BRK.B).
     return ContractTable(sec_type="STK", exchange="SMART", symbol=symbol.base.replace(".", " "))
 
 
 def contract(text: str, settings: Settings) -> Contract:
-    """Return the contract to ask for *text*.
+    """Return the contract of the unified symbol *text*.
 
-    Raises SymbolError where it cannot be formed by rule and has no table.
+    Raises SymbolError if it does not follow from rules and has no table in the stack.
     """
     from ib_async import Contract
 
@@ -96,37 +100,38 @@ def contract(text: str, settings: Settings) -> Contract:
     return Contract(**fields)
 
 
-def chosen(text: str, asked: Contract, found: Sequence[ContractDetails]) -> ContractDetails:
-    """Return the one contract that was meant.
+def chosen(text: str, requested: Contract, details: Sequence[ContractDetails]) -> ContractDetails:
+    """Return the details that match the requested contract.
 
-    Raises SymbolError where there is none, or more than one.
+    Raises SymbolError if there is none, or more than one.
     """
-    fits = [
-        one for one in found
-        if one.contract and (not asked.secType or one.contract.secType == asked.secType)
-    ]  # fmt: skip
-    if len(fits) != 1:
+    matches = [
+        detail
+        for detail in details
+        if (c := detail.contract) and requested.secType in ("", c.secType)
+    ]
+    if len(matches) != 1:
         names = [
             f"{c.localSymbol or c.symbol} {c.secType} {c.primaryExchange or c.exchange} {c.currency}"
             f" {c.lastTradeDateOrContractMonth}".rstrip()
-            for one in fits[:5]
-            if (c := one.contract)
+            for match in matches[:5]
+            if (c := match.contract)
         ]
         hint = f": {'; '.join(names)}" if names else ""
         raise SymbolError(
-            f"one contract was expected for {text}, and {len(fits)} were found{hint}."
-            f' Say which in the stack: [venue.ib] contracts."{text}" = {{ sec_type = …, exchange = … }}'
+            f"one contract was expected for {text}, and {len(matches)} were found{hint}. Describe it"
+            f' in the stack: [venue.ib] contracts."{text}" = {{ sec_type = …, exchange = … }}'
         )
-    if fits[0].contract and asked.exchange:
-        fits[0].contract.exchange = asked.exchange  # SMART stays SMART
-    return fits[0]
+    if matches[0].contract and requested.exchange:
+        matches[0].contract.exchange = requested.exchange  # keep the routing SMART
+    return matches[0]
 
 
 def instrument(text: str, details: ContractDetails) -> Instrument:
-    """Return what the venue lists under *text*."""
-    symbol, found = Symbol.parse(text), details.contract
-    # ib_async has made floats of these; their shortest text is what the gateway wrote.
+    """Return the instrument of the unified symbol *text*."""
+    symbol, listed = Symbol.parse(text), details.contract
+    # ib_async converts these to floats; their shortest text is what the gateway sent.
     return Instrument(
-        text, str(found.conId) if found else "", symbol.kind, symbol.base, symbol.quote,
+        text, str(listed.conId) if listed else "", symbol.kind, symbol.base, symbol.quote,
         symbol.settle, Decimal(repr(details.minTick)), Decimal(repr(details.sizeIncrement)),
     )  # fmt: skip

@@ -1,4 +1,4 @@
-"""How the gateway is reached: ib_async, kept from knowing more than it needs to."""
+"""Connection to the gateway with ib_async, without its requests for account data."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ib_async import IB, StartupFetchNONE
 from ib_async.decoder import Decoder
 from tapeloom.errors import ConnectionFailed, FeedError, Throttled
 
-from .wire import READERS
+from .wire import PARSERS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,43 +22,46 @@ __all__ = ["client", "dial", "failure", "leave"]
 
 
 class _TextDecoder(Decoder):
-    """ib_async's decoder, but that market data goes to *take* as text.
+    """ib_async's decoder, which passes market data to *on_data* as lists of texts.
 
-    What cannot be read goes to *unreadable*; ib_async would only log it.
+    Messages that cannot be parsed go to *on_unreadable*; ib_async would only log them.
     """
 
     def __init__(
         self,
         wrapper: Any,
-        take: Callable[[list[str]], None],
-        unreadable: Callable[[list[str]], None],
+        on_data: Callable[[list[str]], None],
+        on_unreadable: Callable[[list[str]], None],
     ) -> None:
         super().__init__(wrapper, 0)
-        self._take, self._unreadable = take, unreadable
+        self._on_data, self._on_unreadable = on_data, on_unreadable
 
     def interpret(self, fields: list[str]) -> None:
         try:
-            if fields[0] in READERS:
-                self._take(fields)
+            if fields[0] in PARSERS:
+                self._on_data(fields)
             else:
                 self.handlers[int(fields[0])](fields)
-        except Exception:  # whatever is wrong with a message, the next one is not to suffer
-            self._unreadable(fields)
+        except Exception:  # an error in one message must not affect the next
+            self._on_unreadable(fields)
 
 
-def client(take: Callable[[list[str]], None], unreadable: Callable[[list[str]], None]) -> IB:
-    """Return a client whose market data goes to *take* as text, and what it cannot read to *unreadable*."""
-    # It logs frames, accounts and all, and we tell what matters as events.
+def client(on_data: Callable[[list[str]], None], on_unreadable: Callable[[list[str]], None]) -> IB:
+    """Return a client that calls *on_data* with market data as text.
+
+    It calls *on_unreadable* with messages that cannot be parsed.
+    """
+    # ib_async logs whole messages with account numbers. The session reports errors as events.
     logging.getLogger("ib_async").setLevel(logging.CRITICAL + 1)
     ib = IB()
     ib.RaiseRequestErrors = True
-    ib.errorEvent.clear()  # it would ask for the account's balances after each outage
-    ib.client.decoder = _TextDecoder(ib.wrapper, take, unreadable)
+    ib.errorEvent.clear()  # its handler requests the balances of the account after each outage
+    ib.client.decoder = _TextDecoder(ib.wrapper, on_data, on_unreadable)
     return ib
 
 
 async def dial(ib: IB, settings: Settings, client_id: int) -> None:
-    """Connect and log in, asking for nothing of the account.
+    """Connect and log in, without requests for account data.
 
     Raises OSError or TimeoutError.
     """
@@ -68,7 +71,8 @@ async def dial(ib: IB, settings: Settings, client_id: int) -> None:
         if not closed.done():
             closed.set_result(message)
 
-    # A gateway that refuses this machine accepts and closes, of which the library says nothing.
+    # A gateway that refuses this machine accepts the connection and closes it. ib_async does not
+    # report that.
     events = (ib.client.apiError, ib.client.conn.disconnected)
     for event in events:
         event += failed
@@ -81,7 +85,7 @@ async def dial(ib: IB, settings: Settings, client_id: int) -> None:
     try:
         await asyncio.wait({dialling, closed}, return_when=asyncio.FIRST_COMPLETED)
         if not dialling.done():
-            raise ConnectionResetError("it closed the connection")
+            raise ConnectionResetError("the gateway closed the connection")
         dialling.result()
     finally:
         for event in events:
@@ -93,8 +97,9 @@ async def dial(ib: IB, settings: Settings, client_id: int) -> None:
 def leave(ib: IB) -> None:
     """Close the connection, whatever state it is in.
 
-    The library says goodbye first, and closes nothing where that fails, as on a connection that the
-    other side has reset; and what a peer that does not read leaves unsent would keep the socket open.
+    ib_async sends a last message first, and closes nothing if that fails, as on a connection that the
+    other side has reset. Unsent data to a peer that does not read would keep the socket open, so
+    the transport is aborted.
     """
     library: Any = ib.client  # its methods have no types
     transport = library.conn.transport
@@ -109,24 +114,24 @@ def leave(ib: IB) -> None:
 def failure(
     feed: str, settings: Settings, client_id: int, problem: BaseException, busy: str
 ) -> FeedError:
-    """Return what a failed dial means; *busy* is the venue's word that the client id is taken."""
-    place = "{}:{}".format(*settings.address)
+    """Return the error of a failed dial; *busy* is the venue's message that the client id is taken."""
+    address = "{}:{}".format(*settings.address)
     if busy:
         return Throttled(
             feed,
-            f"{place} has a client {client_id} already: {busy} Set another client_id in [venue.ib]"
+            f"{address} has a client {client_id} already: {busy} Set another client_id in [venue.ib]"
             " if that client is not an old connection of this feed.",
             0,
             settings.busy_wait,
         )
     if isinstance(problem, ConnectionRefusedError):
-        why = "nobody listens there"
+        reason = "no program listens there"
     elif isinstance(problem, TimeoutError):
-        why = f"no answer within {settings.connect_within:g} s"
+        reason = f"no answer within {settings.connect_within:g} s"
     else:
-        why = str(problem) or type(problem).__name__
+        reason = str(problem) or type(problem).__name__
     return ConnectionFailed(
         feed,
-        f"{place} could not be used: {why}. Start TWS or IB Gateway, log in, and allow this machine"
+        f"{address} could not be used: {reason}. Start TWS or IB Gateway, log in, and allow this machine"
         " in Configuration → API → Settings.",
     )

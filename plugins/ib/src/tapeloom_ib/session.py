@@ -1,4 +1,4 @@
-"""One connection to the gateway: what is asked for, what comes, and what its messages mean for it."""
+"""One connection to the gateway: it subscribes, processes messages and codes, and delivers batches."""
 
 from __future__ import annotations
 
@@ -12,65 +12,69 @@ from tapeloom.events import Event, Gap, Reject, Status
 
 from . import codes
 from .dial import client, dial, failure, leave
-from .lines import Lines
-from .wire import DEPTH, READERS, Line, read
+from .subscriptions import Subscriptions
+from .wire import DEPTH_MESSAGES, PARSERS, SubscriptionState, parse
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from tapeloom.plugin import Feed
 
-    from .pace import Pace
+    from .pacing import Pacing
     from .settings import Settings
 
 __all__ = ["Session"]
 
-_FULL = 256  # batches that wait to be delivered: beyond, the socket is not read
-_WRONG = 3  # reads in a row that leave a book unsound: then it is asked for again
+#: Batches that wait to be delivered. If there are more, reading from the socket is paused.
+_MAX_BATCHES = 256
+#: Reads in a row after which a book is not valid, until it is requested anew. A single read may
+#: end in the middle of a change.
+_MAX_BAD_READS = 3
 
 
 class Session:
     """One connection, from the dial to its end."""
 
-    def __init__(self, feed: Feed, settings: Settings, pace: Pace, client_id: int) -> None:
+    def __init__(self, feed: Feed, settings: Settings, pacing: Pacing, client_id: int) -> None:
         self._feed, self._settings, self._client_id = feed, settings, client_id
         self._clock = feed.clock
-        self._ib = ib = client(self._take, self._unreadable)
+        self._ib = ib = client(self._process_data, self._process_unreadable)
         self._client: Any = ib.client  # its methods have no types
-        ib.updateEvent += self._read_over
-        ib.errorEvent.clear()  # it would ask for the account's balances after each outage
-        ib.errorEvent += self._told
+        ib.updateEvent += self._end_read
+        ib.errorEvent.clear()  # its handler requests the account's balances after each outage
+        ib.errorEvent += self._process_code
         ib.disconnectedEvent += self._disconnected
-        self.lines = Lines(feed, settings, pace, ib, self._tell)
-        self._out: list[Event] = []  # of this read
-        self._recv = 0  # its time, or 0 between two reads
-        self._touched: dict[Line, None] = {}  # books that this read changed
+        self.subscriptions = Subscriptions(feed, settings, pacing, ib, self._emit)
+        self._events: list[Event] = []  # of the current read
+        self._recv = 0  # the time of the current read; 0 between reads
+        self._changed_books: dict[SubscriptionState, None] = {}  # by the current read
         self._batches: deque[list[Event]] = deque()
         self._wake = asyncio.Event()
-        self._farms = asyncio.Event()
-        self._ended: FeedError | None = None
-        self._busy = ""
-        self._lost = 0  # since when something is lost
-        self._broken: set[str] = set()  # what: farms by name, or the gateway's own connection
-        self._heard = self._probed = 0.0
+        self._farm_connected = asyncio.Event()
+        self._error: FeedError | None = None
+        self._busy = ""  # the message that the client id is taken
+        self._lost_at = 0  # when a connection was lost, in ns; 0: none is
+        #: The lost connections: data farms by name, and "" for that of the gateway.
+        self._lost_connections: set[str] = set()
+        self._last_read_at = self._probed_at = 0.0
 
     async def run(self, deliver: Callable[[list[Event]], Awaitable[None]]) -> None:
         """Connect, subscribe and deliver.
 
-        Raises FeedError when it ends.
+        Raises FeedError when the connection ends.
         """
-        keeper: asyncio.Task[None] | None = None
+        maintenance: asyncio.Task[None] | None = None
         try:
             await self._connect()
-            keeper = asyncio.create_task(self._keep())
-            await self._pump(deliver, keeper)
+            maintenance = asyncio.create_task(self._maintain())
+            await self._deliver_batches(deliver, maintenance)
         finally:
-            # At once: whoever is cancelled has no time to wait for anything.
+            # Close without awaiting: this task may be cancelled.
             self._ib.disconnectedEvent -= self._disconnected
             leave(self._ib)
-            if keeper is not None:
-                keeper.cancel()
-                await asyncio.gather(keeper, return_exceptions=True)  # its end has been told
+            if maintenance is not None:
+                maintenance.cancel()
+                await asyncio.gather(maintenance, return_exceptions=True)  # its error is raised
 
     # ------------------------------------------------------------------------------------ connecting
 
@@ -82,65 +86,67 @@ class Session:
             raise failure(
                 self._feed.name, settings, self._client_id, problem, self._busy
             ) from problem
-        # What is asked before the farms are there may never be answered.
+        # The gateway may not answer requests that come before the data farms are connected.
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._farms.wait(), settings.farm_within)
-        self._heard = self._probed = self._clock.monotonic()
+            await asyncio.wait_for(self._farm_connected.wait(), settings.farm_within)
+        self._last_read_at = self._probed_at = self._clock.monotonic()
 
-    # -------------------------------------------------------------------------------------- what comes
+    # ---------------------------------------------------------------------------------------- data
 
     def _now(self) -> int:
-        """Return the time of this read."""
+        """Return the time of the current read."""
         if not self._recv:
             self._recv = self._clock.time_ns()
         return self._recv
 
-    def _take(self, fields: list[str]) -> None:
-        line, events = read(self.lines.asked, fields, self._now())
-        if line is None:
+    def _process_data(self, fields: list[str]) -> None:
+        """Process one message of market data."""
+        state, events = parse(self.subscriptions.by_request, fields, self._now())
+        if state is None:
             self._feed.counters["unrequested"] += 1
-        elif line.rows is not None:
-            self._touched[line] = None
+        elif state.rows is not None:
+            self._changed_books[state] = None
         elif events:
-            self._pass(line, events)
+            self._emit_for(state, events)
 
-    def _pass(self, line: Line, events: list[Event]) -> None:
-        """Put events into this read's batch, and before them what is to be told of their line."""
+    def _emit_for(self, state: SubscriptionState, events: list[Event]) -> None:
+        """Add events to the batch of this read; before them, a Status or Gap of their subscription."""
         first, recv = events[0], self._now()
         if type(first) is not Status and type(first) is not Reject:
-            if not line.live:
-                line.live = True
-                self._out.append(line.status("live", "", recv))
-            if line.hole:
-                self._gap(line, first.ts, recv)
-            line.asked, line.seen, line.last = None, recv, first.ts
-        self._out += events
+            if not state.live:
+                state.live = True
+                self._events.append(state.status("live", "", recv))
+            if state.gap_cause:
+                self._emit_gap(state, first.ts, recv)
+            state.requested_at, state.last_recv, state.last_ts = None, recv, first.ts
+        self._events += events
 
-    def _gap(self, line: Line, until: int, recv: int) -> None:
-        until, cause, line.hole = max(line.last, until), line.hole, ""
+    def _emit_gap(self, state: SubscriptionState, until: int, recv: int) -> None:
+        until, cause, state.gap_cause = max(state.last_ts, until), state.gap_cause, ""
         assert cause
         self._feed.counters["gaps"] += 1
-        self._out.append(
-            Gap(line.venue, line.symbol, until, recv, line.last, until, cause, None, "unrecoverable",
-                line.channel)
+        self._events.append(
+            Gap(state.venue, state.symbol, until, recv, state.last_ts, until, cause, None, "unrecoverable",
+                state.channel)
         )  # fmt: skip
 
-    def _unreadable(self, fields: list[str]) -> None:
+    def _process_unreadable(self, fields: list[str]) -> None:
+        """Emit a Reject for a message that cannot be parsed."""
         recv = self._now()
-        known = not fields or fields[0] in READERS or not fields[0].isdigit()
-        # Other messages may hold account numbers.
-        evidence = " ".join(fields)[:200] if known else f"message {fields[0]}, {len(fields)} fields"
-        line = None
-        if fields and fields[0] in READERS and len(fields) > READERS[fields[0]][0]:
-            line = self.lines.asked.get(fields[READERS[fields[0]][0]])
-        if fields and fields[0] in DEPTH:
-            # An operation is lost, and with it the book; of which line, the rest may not tell.
-            for one in self.lines.wanted.values() if line is None else [line]:
-                if one.rows is not None:
-                    one.wrong = _WRONG
-                    self._touched[one] = None
-        symbol, channel = (line.symbol, line.channel) if line else ("", "")
-        self._out.append(
+        shown = not fields or fields[0] in PARSERS or not fields[0].isdigit()
+        # Other messages may contain account numbers.
+        evidence = " ".join(fields)[:200] if shown else f"message {fields[0]}, {len(fields)} fields"
+        state = None
+        if fields and fields[0] in PARSERS and len(fields) > PARSERS[fields[0]][0]:
+            state = self.subscriptions.by_request.get(fields[PARSERS[fields[0]][0]])
+        if fields and fields[0] in DEPTH_MESSAGES:
+            # An operation on a book is lost. If its subscription is unknown, every book may be wrong.
+            for book in self.subscriptions.active.values() if state is None else [state]:
+                if book.rows is not None:
+                    book.bad_reads = _MAX_BAD_READS
+                    self._changed_books[book] = None
+        symbol, channel = (state.symbol, state.channel) if state else ("", "")
+        self._events.append(
             Reject(
                 self._feed.venue,
                 symbol,
@@ -153,174 +159,179 @@ class Session:
             )
         )
 
-    def _read_over(self) -> None:
-        """Hand on what one read of the socket has brought."""
-        self._heard = self._clock.monotonic()
-        for line in self._touched:
-            self._tell_book(line)
-        self._touched.clear()
+    def _end_read(self) -> None:
+        """Enqueue the events of one read of the socket."""
+        self._last_read_at = self._clock.monotonic()
+        for state in self._changed_books:
+            self._emit_book(state)
+        self._changed_books.clear()
         self._recv = 0
-        if self._out:
-            out, self._out = self._out, []
-            self._hand_on(out)
+        if self._events:
+            batch, self._events = self._events, []
+            self._enqueue(batch)
 
-    def _tell_book(self, line: Line) -> None:
-        """Tell a book whose rows have changed; one that is out of order waits for the next read."""
-        sound = line.rows is not None and line.rows.sound
-        if sound and line.wrong < _WRONG:
-            line.wrong = 0
-            self._pass(line, [line.book(self._now())])
+    def _emit_book(self, state: SubscriptionState) -> None:
+        """Emit a book whose rows have changed; if it is not valid, wait for the next read."""
+        is_valid = state.rows is not None and state.rows.is_valid
+        if is_valid and state.bad_reads < _MAX_BAD_READS:
+            state.bad_reads = 0
+            self._emit_for(state, [state.book(self._now())])
             return
-        line.wrong += 1
-        if line.wrong >= _WRONG:
-            line.wrong = 0
-            self._tell(line.status("stale", "its rows do not make a book", self._now()))
-            self.lines.again(line, "sequence")
+        state.bad_reads += 1
+        if state.bad_reads >= _MAX_BAD_READS:
+            state.bad_reads = 0
+            self._emit(
+                state.status(
+                    "stale", "the rows of the book are out of order or crossed", self._now()
+                )
+            )
+            self.subscriptions.restart(state, "sequence")
 
-    def _tell(self, event: Event) -> None:
-        """Hand on one event that came in no read; within a read it goes along."""
+    def _emit(self, event: Event) -> None:
+        """Emit one event: within a read, with its batch; else as a batch of its own."""
         if self._recv:
-            self._out.append(event)
+            self._events.append(event)
         else:
-            self._hand_on([event])
+            self._enqueue([event])
 
-    def _hand_on(self, batch: list[Event]) -> None:
+    def _enqueue(self, batch: list[Event]) -> None:
         self._batches.append(batch)
-        if len(self._batches) == _FULL and (transport := self._ib.client.conn.transport):
+        if len(self._batches) == _MAX_BATCHES and (transport := self._ib.client.conn.transport):
             transport.pause_reading()
         self._wake.set()
 
-    async def _pump(
-        self, deliver: Callable[[list[Event]], Awaitable[None]], keeper: asyncio.Task[None]
+    async def _deliver_batches(
+        self, deliver: Callable[[list[Event]], Awaitable[None]], maintenance: asyncio.Task[None]
     ) -> None:
-        keeper.add_done_callback(lambda _: self._wake.set())
+        maintenance.add_done_callback(lambda _: self._wake.set())
         while True:
             while self._batches:
                 batch = self._batches.popleft()
-                if len(self._batches) == _FULL // 2 and (conn := self._ib.client.conn.transport):
+                if len(self._batches) == _MAX_BATCHES // 2 and (
+                    conn := self._ib.client.conn.transport
+                ):
                     conn.resume_reading()
                 await deliver(batch)
-            if self._ended is not None:
-                raise self._ended
-            if keeper.done():
-                keeper.result()
+            if self._error is not None:
+                raise self._error
+            if maintenance.done():
+                maintenance.result()
             self._wake.clear()
             await self._wake.wait()
 
-    # --------------------------------------------------------------------------------- what it is told
+    # --------------------------------------------------------------------------------------- codes
 
     def _disconnected(self) -> None:
-        if self._ended is None:
-            place = "{}:{}".format(*self._settings.address)
-            self._ended = ConnectionLost(self._feed.name, f"{place} closed the connection")
+        if self._error is None:
+            address = "{}:{}".format(*self._settings.address)
+            self._error = ConnectionLost(self._feed.name, f"{address} closed the connection")
         self._wake.set()
 
-    def _end(self, reason: str) -> None:
-        self._ended = self._ended or ConnectionLost(self._feed.name, reason)
+    def _fail(self, reason: str) -> None:
+        """End the session with ConnectionLost."""
+        self._error = self._error or ConnectionLost(self._feed.name, reason)
         self._wake.set()
 
-    def _told(self, req_id: int, code: int, text: str, _contract: object) -> None:
-        """Act on a message code."""
+    def _process_code(self, req_id: int, code: int, text: str, _contract: object) -> None:
+        """Process a message code of the gateway."""
         text = f"{code}: {codes.masked(text)}"
-        line = self.lines.asked.get(str(req_id))
+        state = self.subscriptions.by_request.get(str(req_id))
         farm = text.rpartition(":")[2].strip()
-        if code in codes.QUIET:
+        if code in codes.IGNORED:
             self._feed.counters["quiet_notices"] += 1
-        elif code in codes.FARM_BACK:
-            self._farms.set()
-            self._broken.discard(farm)
-            self._back(text)
-        elif code == codes.BUSY:
+        elif code in codes.FARM_RESTORED:
+            self._farm_connected.set()
+            self._lost_connections.discard(farm)
+            self._restored(text)
+        elif code == codes.CLIENT_ID_TAKEN:
             self._busy = text
-        elif code in codes.LOST or code in codes.FARM_LOST:
-            self._lost = self._lost or self._now()
-            self._broken.add(farm if code in codes.FARM_LOST else "")
+        elif code in codes.CONNECTION_LOST or code in codes.FARM_LOST:
+            self._lost_at = self._lost_at or self._now()
+            self._lost_connections.add(farm if code in codes.FARM_LOST else "")
             self._status("stale", text)
-        elif code in (codes.RESTORED, codes.RESTORED_EMPTY):
-            self._broken.clear()
-            self._lost = (
-                self._lost or self._now()
-            )  # the word that it was lost may have been lost too
-            self._back(text, empty=code == codes.RESTORED_EMPTY)
-        elif code == codes.MOVED:
-            self._end(f"the gateway has moved: {text}. Set port in [venue.ib].")
-        elif line is not None:
-            self._told_of(line, code, text)
-        elif req_id == -1 or code == codes.TOO_FAST:
-            if code == codes.TOO_FAST:
+        elif code in (codes.RESTORED, codes.RESTORED_WITHOUT_DATA):
+            self._lost_connections.clear()
+            # The code that the connection was lost may itself be missing.
+            self._lost_at = self._lost_at or self._now()
+            self._restored(text, without_data=code == codes.RESTORED_WITHOUT_DATA)
+        elif code == codes.PORT_CHANGED:
+            self._fail(f"the port of the gateway has changed: {text}. Set port in [venue.ib].")
+        elif state is not None:
+            self._process_subscription_code(state, code, text)
+        elif req_id == -1 or code == codes.RATE_EXCEEDED:
+            if code == codes.RATE_EXCEEDED:
                 self._client.MaxRequests = max(1, self._client.MaxRequests // 2)
             self._status("notice", text)
         else:
-            self._feed.counters["unrequested"] += (
-                1  # of a request that we have given up, or that raises
-            )
+            # The request was cancelled, or ib_async raises the error where it was made.
+            self._feed.counters["unrequested"] += 1
 
     def _status(self, state: str, detail: str) -> None:
         now = self._now() if self._recv else self._clock.time_ns()
-        self._tell(Status(self._feed.venue, "", now, now, state, detail))
+        self._emit(Status(self._feed.venue, "", now, now, state, detail))
 
-    def _back(self, text: str, *, empty: bool = False) -> None:
-        """Take note that the gateway's connection is there again; *empty*: nothing is subscribed."""
-        if self._broken or not (self._lost or empty):
+    def _restored(self, text: str, *, without_data: bool = False) -> None:
+        """Report a restored connection; *without_data*: request all subscriptions anew."""
+        if self._lost_connections or not (self._lost_at or without_data):
             return
         self._status("connected", text)
-        for line in self.lines.wanted.values():
-            if empty:
-                self.lines.again(line, "disconnect", told=True)
-            elif line.live and line.seen <= self._lost:
-                line.hole = line.hole or "disconnect"
-        self._lost = 0
+        for state in self.subscriptions.active.values():
+            if without_data:
+                self.subscriptions.restart(state, "disconnect", ended=True)
+            elif state.live and state.last_recv <= self._lost_at:
+                state.gap_cause = state.gap_cause or "disconnect"
+        self._lost_at = 0
 
-    def _told_of(self, line: Line, code: int, text: str) -> None:
-        """Act on a message code about one subscription."""
-        if code == codes.RESET and line.rows is not None:
-            line.rows.clear()
-            line.hole = line.hole or ("reset" if line.live else "")
-            self._tell(line.status("notice", text, self._now_or_clock()))
-        elif code in (codes.BUST, codes.HALTED):
-            self._tell(line.status("notice", text, self._now_or_clock()))
-            self.lines.again(line, "ended", told=code == codes.BUST)
+    def _process_subscription_code(self, state: SubscriptionState, code: int, text: str) -> None:
+        """Process a message code about one subscription."""
+        if code == codes.DEPTH_RESET and state.rows is not None:
+            state.rows.clear()
+            state.gap_cause = state.gap_cause or ("reset" if state.live else "")
+            self._emit(state.status("notice", text, self._now_or_clock()))
+        elif code in (codes.BARS_ENDED, codes.DEPTH_HALTED):
+            self._emit(state.status("notice", text, self._now_or_clock()))
+            self.subscriptions.restart(state, "ended", ended=code == codes.BARS_ENDED)
         elif code in codes.DELAYED or 2100 <= code < 2200:
-            state = "delayed" if code in codes.DELAYED else "notice"
-            self._tell(line.status(state, text, self._now_or_clock()))
-        elif code in codes.LATER or codes.AGAIN.search(text):
+            name = "delayed" if code in codes.DELAYED else "notice"
+            self._emit(state.status(name, text, self._now_or_clock()))
+        elif code in codes.RETRYABLE or codes.RETRYABLE_TEXT.search(text):
             wait = self._settings.retry_every
-            detail = f"{text} Next try in {wait:g} s."
-            self._tell(line.status("refused", detail, self._now_or_clock()))
-            self.lines.again(line, "ended", after=wait, told=True)
+            detail = f"{text} Next attempt in {wait:g} s."
+            self._emit(state.status("refused", detail, self._now_or_clock()))
+            self.subscriptions.restart(state, "ended", after=wait, ended=True)
         else:
-            self._tell(line.status("refused", text, self._now_or_clock()))
-            self.lines.refuse(line, text)
+            self._emit(state.status("refused", text, self._now_or_clock()))
+            self.subscriptions.refuse(state, text)
 
     def _now_or_clock(self) -> int:
         return self._recv or self._clock.time_ns()
 
-    # -------------------------------------------------------------------------------- what is due
+    # --------------------------------------------------------------------------------- maintenance
 
-    async def _keep(self) -> None:
-        """Follow the symbols, ask again what is due, and see that the gateway lives."""
+    async def _maintain(self) -> None:
+        """Update the subscriptions, send requests that are due, and check that the gateway answers."""
         settings = self._settings
-        beat = min(
+        interval = min(
             1.0, settings.probe_every / 4, settings.answer_within / 4, settings.data_within / 4,
             settings.retry_every / 4,
         )  # fmt: skip
         self._status("connected", "{}:{}".format(*settings.address))
-        await self.lines.follow()
+        await self.subscriptions.update()
         while True:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self.lines.stir.wait(), beat)
-                self.lines.stir.clear()
-                await self.lines.follow()
+                await asyncio.wait_for(self.subscriptions.changed.wait(), interval)
+                self.subscriptions.changed.clear()
+                await self.subscriptions.update()
             now = self._clock.monotonic()
             self._probe(now)
-            self.lines.due(now)
+            self.subscriptions.check_due(now)
 
     def _probe(self, now: float) -> None:
-        """Ask for the time where nothing else comes; no answer means that the gateway hangs."""
+        """Request the time if nothing was read for a while; without an answer, end the session."""
         settings = self._settings
-        if self._probed > self._heard:
-            if now >= self._probed + settings.answer_within:
-                self._end(f"no answer in {settings.answer_within:g} s: the gateway hangs")
-        elif now >= max(self._heard, self._probed) + settings.probe_every:
-            self._probed = now
+        if self._probed_at > self._last_read_at:
+            if now >= self._probed_at + settings.answer_within:
+                self._fail(f"no answer in {settings.answer_within:g} s: the gateway hangs")
+        elif now >= max(self._last_read_at, self._probed_at) + settings.probe_every:
+            self._probed_at = now
             self._client.reqCurrentTime()

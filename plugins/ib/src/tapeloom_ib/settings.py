@@ -15,9 +15,11 @@ if TYPE_CHECKING:
 __all__ = ["ContractTable", "Settings"]
 
 
+#: Nanoseconds in a second.
 _S = 1_000_000_000
+#: The market data types of the TWS API.
 _DATA = ("live", "frozen", "delayed", "delayed-frozen")
-# Program and account → the port it listens on unless told otherwise.
+#: The default port by `gateway` and `paper`.
 _PORTS = {(False, False): 7496, (False, True): 7497, (True, False): 4001, (True, True): 4002}
 
 
@@ -37,9 +39,9 @@ def _fields(_: Settings, __: Attribute[Any], contracts: Mapping[str, ContractTab
 
 @frozen(kw_only=True)
 class ContractTable:
-    """A table such as ``contracts."ES/USD"`` in ``[venue.ib]``: the fields of a contract.
+    """The fields of a contract: a table such as ``contracts."ES/USD"`` in ``[venue.ib]``.
 
-    `symbol` and `currency` are the symbol's own unless they are given.
+    The defaults of `symbol` and `currency` are base and quote of the unified symbol.
     """
 
     sec_type: str = ""  #: STK, CASH, CRYPTO, FUT, CONTFUT, IND, CFD, CMDTY, …
@@ -56,12 +58,12 @@ class ContractTable:
 
 @frozen(kw_only=True)
 class Settings:
-    """The table ``[venue.ib]`` of a stack. Durations are seconds once read."""
+    """The table ``[venue.ib]`` of a stack. Durations are stored in seconds."""
 
     host: str = "127.0.0.1"
-    port: int | None = None  #: None: what `gateway` and `paper` say
-    gateway: bool = False  #: IB Gateway, not TWS
-    paper: bool = False  #: the paper account
+    port: int | None = None  #: None: the default port of `gateway` and `paper`
+    gateway: bool = False  #: whether the program is IB Gateway, not TWS
+    paper: bool = False  #: whether the account is a paper account
     client_id: int = field(default=1, validator=ge(1))
     market_data: Literal["live", "frozen", "delayed", "delayed-frozen"] = field(
         default="live", validator=in_(_DATA)
@@ -72,11 +74,11 @@ class Settings:
     quotes: Literal["tick", "top"] = field(default="tick", validator=in_(("tick", "top")))
     bars: Literal["", "TRADES", "MIDPOINT", "BID", "ASK"] = field(
         default="", validator=in_(("", "TRADES", "MIDPOINT", "BID", "ASK"))
-    )  #: empty: trades, but the midpoint of currencies
-    regular_hours: bool = False  #: bars of regular trading hours only
-    smart_depth: bool = True  #: depth of all exchanges where the contract is routed SMART
+    )  #: what bars show; empty: trades, or the midpoint for currencies
+    regular_hours: bool = False  #: whether bars are of regular trading hours only
+    smart_depth: bool = True  #: whether depth is of all exchanges if the contract is SMART
     depth_rows: Literal["shift", "slot"] = field(default="shift", validator=in_(("shift", "slot")))
-    lines: int = field(default=100, validator=ge(1))  #: market data lines of the account
+    lines: int = field(default=100, validator=ge(1))  #: number of market data lines of the account
     crypto_exchange: str = "PAXOS"
     contracts: dict[str, ContractTable] = field(factory=dict, validator=_fields)
     connect_within: float = field(default=10 * _S, converter=_seconds, validator=gt(0))
@@ -90,5 +92,5 @@ class Settings:
 
     @property
     def address(self) -> tuple[str, int]:
-        """Host and port."""
+        """The host and port of the gateway."""
         return self.host, self.port or _PORTS[self.gateway, self.paper]

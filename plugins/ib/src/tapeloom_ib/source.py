@@ -1,4 +1,4 @@
-"""What core runs: one session after the other, and what outlives them."""
+"""The source that core runs: one session after the other, and the state that they share."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from tapeloom.errors import ConfigError, Mistake
 from tapeloom.plugin import channel_parts
 
 from .contracts import contract
-from .pace import Pace
+from .pacing import Pacing
 from .session import Session
 
 if TYPE_CHECKING:
@@ -21,52 +21,56 @@ if TYPE_CHECKING:
 
 __all__ = ["IBSource"]
 
-_WORDS = frozenset({"trades", "quotes", "book", "klines"})
-_MOST_ROWS = 60
-#: The client ids of this process: each connection to one program needs its own.
-_TAKEN: set[tuple[str, int, int]] = set()
+#: The names of the venue's channels, without parameters.
+_CHANNELS = frozenset({"trades", "quotes", "book", "klines"})
+#: The most rows of a market depth that the venue allows.
+_MAX_ROWS = 60
+#: Host, port and client id of this process' connections. No two connections may share a client id.
+_CLIENT_IDS: set[tuple[str, int, int]] = set()
 
 
 class IBSource:
-    """Market data over TWS or IB Gateway. Its library runs on asyncio only."""
+    """Market data over TWS or IB Gateway. ib_async runs on asyncio only."""
 
     backends = frozenset({"asyncio"})
     resumes = False
-    channels = _WORDS
+    channels = _CHANNELS
 
     def __init__(self, feed: Feed, settings: Settings) -> None:
         self._feed, self._settings = feed, settings
         self._session: Session | None = None
-        self._pace = Pace(settings.repeat_after)
+        self._pacing = Pacing(settings.repeat_after)
         self._check()
 
     def _check(self) -> None:
-        """See that the channels exist, the symbols can be named and the account allows as many."""
+        """Check the channels, the symbols and the limits of the account.
+
+        Raises ConfigError or SymbolError.
+        """
         mistakes = [
-            Mistake(f"channels[{place}]", problem)
-            for place, channel in enumerate(self._feed.channels)
+            Mistake(f"channels[{index}]", problem)
+            for index, channel in enumerate(self._feed.channels)
             if (problem := _problem(channel))
         ]
         for symbol in self._feed.symbols:
             contract(symbol, self._settings)
-        words = [channel_parts(channel)[0] for channel in self._feed.channels]
+        names = [channel_parts(channel)[0] for channel in self._feed.channels]
         count, settings = len(self._feed.symbols), self._settings
-        ticks = count * ((settings.quotes == "tick" and "quotes" in words) + ("trades" in words))
-        # 5 tick-by-tick streams for each hundred lines; 3 depths up to 400 lines, then one more each.
-        for name, wanted, allowed in (
+        ticks = count * ((settings.quotes == "tick" and "quotes" in names) + ("trades" in names))
+        # An account has 5 tick-by-tick streams per hundred lines. It has 3 market depths up to 400
+        # lines, and then one more per hundred.
+        for name, needed, allowed in (
             ("tick-by-tick streams", ticks, 5 * max(1, -(-settings.lines // 100))),
-            ("market depths", count * words.count("book"), max(3, -(-settings.lines // 100) - 1)),
-            ("streams", count * len(words), settings.lines),
+            ("market depths", count * names.count("book"), max(3, -(-settings.lines // 100) - 1)),
+            ("streams", count * len(names), settings.lines),
         ):
-            if wanted > allowed:
-                mistakes.append(
-                    Mistake(
-                        "symbols",
-                        f"{wanted} {name} are asked for, and an account with {settings.lines} market"
-                        f" data lines has {allowed}. Ask for less, or set lines in [venue.ib] to what"
-                        " the account has.",
-                    )
+            if needed > allowed:
+                text = (
+                    f"the feed needs {needed} {name}, and an account with {settings.lines} market"
+                    f" data lines has {allowed}. Use fewer symbols or channels, or set lines in"
+                    " [venue.ib] to the number that the account has."
                 )
+                mistakes.append(Mistake("symbols", text))
         if mistakes:
             raise ConfigError(mistakes)
 
@@ -74,42 +78,41 @@ class IBSource:
         """Connect and deliver until the connection ends.
 
         Raises ConnectionFailed, ConnectionLost, Throttled (the client id is taken), or
-        SubscriptionRefused where nothing is left that the venue would give.
+        SubscriptionRefused if the venue refuses every subscription.
         """
         host, port = self._settings.address
-        number = self._settings.client_id
-        while (host, port, number) in _TAKEN:
-            number += 1
-        _TAKEN.add((host, port, number))
-        self._session = Session(self._feed, self._settings, self._pace, number)
+        client_id = self._settings.client_id
+        while (host, port, client_id) in _CLIENT_IDS:
+            client_id += 1
+        _CLIENT_IDS.add((host, port, client_id))
+        self._session = Session(self._feed, self._settings, self._pacing, client_id)
         try:
             await self._session.run(deliver)
         finally:
             self._session = None
-            _TAKEN.discard((host, port, number))
+            _CLIENT_IDS.discard((host, port, client_id))
 
     def symbols_changed(self) -> None:
-        """Ask for what is new and no longer for what is gone."""
+        """Make the session subscribe to new symbols and cancel removed ones."""
         if self._session is not None:
-            self._session.lines.stir.set()
+            self._session.subscriptions.changed.set()
 
 
 def _problem(channel: str) -> str:
-    word, parameter = channel_parts(channel)
-    if word not in _WORDS:
+    """Return what is wrong with a channel; empty if nothing is."""
+    name, parameter = channel_parts(channel)
+    if name not in _CHANNELS:
+        known = ", ".join(sorted(_CHANNELS))
+        return f"Interactive Brokers has no channel {channel!r}; it has {known}."
+    if name == "klines" and parameter != "5s":
         return (
-            f"Interactive Brokers has no channel {channel!r}; it has {', '.join(sorted(_WORDS))}."
+            f"the venue has bars of 5 seconds only: use 'klines:5s' instead of {channel!r}, and"
+            " build longer bars with a stage."
         )
-    if word == "klines" and parameter != "5s":
+    if name == "book" and not (parameter.isdigit() and 1 <= int(parameter) <= _MAX_ROWS):
         return (
-            f"bars come every 5 seconds only: write 'klines:5s', not {channel!r}, and add them up."
+            f"a book needs its number of rows, 1 to {_MAX_ROWS}, as in 'book:5', not {channel!r}."
         )
-    if word == "book" and not (parameter.isdigit() and 1 <= int(parameter) <= _MOST_ROWS):
-        return (
-            f"a book needs its number of rows, 1 to {_MOST_ROWS}, as in 'book:5', not {channel!r}."
-        )
-    return (
-        f"{word!r} takes no parameter: {channel!r}"
-        if parameter and word in ("trades", "quotes")
-        else ""
-    )
+    if parameter and name in ("trades", "quotes"):
+        return f"{name!r} takes no parameter: {channel!r}"
+    return ""

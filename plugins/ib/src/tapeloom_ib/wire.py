@@ -1,9 +1,8 @@
-"""The gateway's fields to events: the venue's own text, never a float.
+"""Parser of the gateway's market data: lists of texts become events, without floats.
 
-Each message is a list of texts, the first of which says what it is (TWS API, protocol version 178).
-There is no acknowledgement, no sequence number, no trade id and no taker's side in it, and no time
-finer than a second. A function here reads one message, so that how messages are cut into reads
-changes nothing.
+The first text of a message is its type (TWS API, protocol version 178). Messages have no
+acknowledgement, sequence number, trade id or taker's side, and times are whole seconds. Each
+function parses one message, so the events do not depend on how messages are split into reads.
 """
 
 from __future__ import annotations
@@ -17,38 +16,42 @@ from tapeloom.events import Bar, Book, Event, GapCause, Quote, Reject, Status, T
 if TYPE_CHECKING:
     from ib_async import Contract
 
-__all__ = ["DEPTH", "READERS", "Line", "Rows", "read"]
+__all__ = ["DEPTH_MESSAGES", "PARSERS", "BookRows", "SubscriptionState", "parse"]
 
+#: Nanoseconds in a second.
 SECOND = 1_000_000_000
-_NONE = Decimal(0)
+_ZERO = Decimal(0)
+#: The venue's numbers of the sides of a market depth.
 _BID, _ASK = 1, 0
-# Tick types of level 1 → which field of a quote, live and delayed.
-_TOP = {"1": "bid", "2": "ask", "66": "bid", "67": "ask"}
-_TOP_SIZES = {"0": "bid_size", "3": "ask_size", "69": "bid_size", "70": "ask_size"}
+#: The types of messages that change a market depth: if one is lost, the book is wrong.
+DEPTH_MESSAGES = frozenset({"12", "13"})
+#: Tick types of level 1, live and delayed, by the field of a quote.
+_PRICE_TICKS = {"1": "bid", "2": "ask", "66": "bid", "67": "ask"}
+_SIZE_TICKS = {"0": "bid_size", "3": "ask_size", "69": "bid_size", "70": "ask_size"}
 
 
-class Rows:
-    """The rows of one market depth: they are addressed by their position, from the best price on.
+class BookRows:
+    """The rows of one market depth, addressed by their position from the best price on.
 
-    Whether an insert moves the rows below it down ("shift") or takes the place of one ("slot") is
-    read in two ways; the two agree where rows are only added and taken away at the end.
+    An insert moves the rows below it down ("shift") or replaces a row ("slot"): the venue does not
+    document which. Both agree if rows are only added and removed at the end.
     """
 
     def __init__(self, depth: int, mode: Literal["shift", "slot"] = "shift") -> None:
         self.sides: dict[int, list[tuple[Decimal, Decimal]]] = {_BID: [], _ASK: []}
-        self._depth, self._shift = depth, mode == "shift"
+        self._apply_depth, self._shift = depth, mode == "shift"
 
     def clear(self) -> None:
-        """Forget all rows."""
+        """Remove all rows."""
         for rows in self.sides.values():
             rows.clear()
 
     def apply(
         self, position: int, operation: int, side: int, price: Decimal, size: Decimal
     ) -> None:
-        """Do one operation: 0 inserts, 1 updates, 2 deletes.
+        """Apply one operation: 0 inserts, 1 updates, 2 deletes.
 
-        Raises ValueError where there is no such row.
+        Raises ValueError if there is no such operation or row.
         """
         rows = self.sides[side]
         if operation not in (0, 1, 2) or not 0 <= position < len(rows) + (operation != 2):
@@ -57,52 +60,52 @@ class Rows:
             del rows[position]
         elif position == len(rows) or (operation == 0 and self._shift):
             rows.insert(position, (price, size))
-            del rows[self._depth :]
+            del rows[self._apply_depth :]
         else:
             rows[position] = price, size
 
     def levels(self, side: int) -> list[tuple[Decimal, Decimal]]:
-        """Return the prices of one side, best first, with the sum of their rows."""
+        """Return the levels of one side, best first; rows at one price are added up."""
         sums: dict[Decimal, Decimal] = {}
         for price, size in self.sides[side]:
-            sums[price] = sums.get(price, _NONE) + size
+            sums[price] = sums.get(price, _ZERO) + size
         return list(sums.items())
 
     @property
-    def sound(self) -> bool:
-        """Whether the rows stand in order and the sides do not cross."""
+    def is_valid(self) -> bool:
+        """Whether the rows are in order of their price and the sides do not cross."""
         bids, asks = ([price for price, _ in self.sides[side]] for side in (_BID, _ASK))
         crossed = bool(bids and asks and bids[0] >= asks[0])
         return not crossed and bids == sorted(bids, reverse=True) and asks == sorted(asks)
 
 
 @define(eq=False)
-class Line:
-    """One subscription, asked for under one request id, and what is known of it."""
+class SubscriptionState:
+    """The state of one subscription, which has one request id at a time."""
 
     venue: str
     symbol: str
     channel: str
     contract: Contract
-    rows: Rows | None = None
-    top: dict[str, Decimal] | None = None  #: level 1 as far as it has come
+    rows: BookRows | None = None  #: of a market depth
+    top: dict[str, Decimal] | None = None  #: the fields of level 1 that have come
     req_id: int = -1
-    asked: float | None = None  #: when, until its first data has come
-    retry: float | None = None  #: when it is to be asked for again
+    requested_at: float | None = None  #: when it was requested; None once its first data has come
+    retry_at: float | None = None  #: when it is to be requested again
     live: bool = False
-    seen: int = 0  #: `recv` of its last event
-    last: int = 0  #: `ts` of its last event
-    hole: GapCause | Literal[""] = ""  #: why data is missing since then
-    wrong: int = 0  #: reads in a row that left the rows unsound
+    last_recv: int = 0  #: `recv` of its last event
+    last_ts: int = 0  #: `ts` of its last event
+    gap_cause: GapCause | Literal[""] = ""  #: why data is missing since its last event
+    bad_reads: int = 0  #: number of reads in a row after which the rows were not valid
     halted: bool = False
 
     @property
-    def word(self) -> str:
+    def channel_name(self) -> str:
         """The channel without its parameter."""
         return self.channel.partition(":")[0]
 
     def book(self, recv: int) -> Book:
-        """Return the book as its rows are now."""
+        """Return the current book."""
         assert self.rows is not None
         bids, asks = self.rows.levels(_BID), self.rows.levels(_ASK)
         depth = int(self.channel.partition(":")[2])
@@ -117,94 +120,112 @@ class Line:
 
 
 def _number(text: str) -> Decimal:
+    """Return a finite number. Raises ValueError or ArithmeticError for any other text."""
     number = Decimal(text)
     if not number.is_finite():
-        raise ValueError(f"{text!r} is no number")
+        raise ValueError(f"{text!r} is not a finite number")
     return number
 
 
-def _absent(price: Decimal, size: Decimal) -> bool:
-    """Say whether a price stands for none; true prices may be below zero."""
+def _is_placeholder(price: Decimal, size: Decimal) -> bool:
+    """Return whether a price is a placeholder for no price; true prices may be negative."""
     return price in (0, -1) and not size
 
 
-def _nothing(line: Line, fields: list[str], recv: int) -> list[Event]:
-    """Say that the venue sent a placeholder in place of a price."""
+def _no_value(state: SubscriptionState, fields: list[str], recv: int) -> list[Event]:
+    """Return a Reject for a placeholder in place of a price."""
     evidence = " ".join(fields)
-    return [Reject(line.venue, line.symbol, recv, recv, "no_value", evidence, None, line.channel)]
-
-
-def _tick(line: Line, fields: list[str], recv: int) -> list[Event]:
-    """Read a tick-by-tick message."""
-    _, _, kind, seconds, *rest = fields
-    ts = int(seconds) * SECOND
-    if kind in ("1", "2") and line.word == "trades":
-        return _trade(line, fields, ts, recv, rest)
-    if kind != "3" or line.word != "quotes":
-        raise ValueError(f"tick type {kind} was not asked for")
-    bid, ask, bid_size, ask_size = map(_number, rest[:4])
-    int(rest[4])
-    if _absent(bid, bid_size) or _absent(ask, ask_size):
-        return _nothing(line, fields, recv)
     return [
-        Quote(line.venue, line.symbol, ts, recv, bid, bid_size, ask, ask_size, None, line.channel)
+        Reject(state.venue, state.symbol, recv, recv, "no_value", evidence, None, state.channel)
     ]
 
 
-def _trade(line: Line, fields: list[str], ts: int, recv: int, rest: list[str]) -> list[Event]:
+def _parse_tick(state: SubscriptionState, fields: list[str], recv: int) -> list[Event]:
+    """Parse a tick-by-tick message.
+
+    Samples: ``99|9000|1|1678740829|3895.25|7|2|NASDAQ|Regular`` is a trade,
+    ``99|9000|3|1678745793|3895.50|3896.00|9|11|3`` a quote.
+    """
+    _, _, kind, seconds, *rest = fields
+    ts = int(seconds) * SECOND
+    if kind in ("1", "2") and state.channel_name == "trades":
+        return _parse_trade(state, fields, ts, recv, rest)
+    if kind != "3" or state.channel_name != "quotes":
+        raise ValueError(f"tick type {kind} was not requested")
+    bid, ask, bid_size, ask_size = map(_number, rest[:4])
+    int(rest[4])
+    if _is_placeholder(bid, bid_size) or _is_placeholder(ask, ask_size):
+        return _no_value(state, fields, recv)
+    return [
+        Quote(
+            state.venue, state.symbol, ts, recv, bid, bid_size, ask, ask_size, None, state.channel
+        )
+    ]
+
+
+def _parse_trade(
+    state: SubscriptionState, fields: list[str], ts: int, recv: int, rest: list[str]
+) -> list[Event]:
     price_text, size_text, mask, _exchange, _conditions = rest
     price, size = _number(price_text), _number(size_text)
     past_limit = int(mask) & 1
     if not price and not size:
-        # A trading halt, and its end, are told by a trade of nothing at no price.
-        line.halted = bool(past_limit) and not line.halted
-        return [line.status("halted" if line.halted else "live", "told by the venue", recv)]
-    if _absent(price, size):
-        return _nothing(line, fields, recv)
-    return [Trade(line.venue, line.symbol, ts, recv, price, size, None, "", line.channel)]
+        # A trade of size 0 at price 0 reports a trading halt, or its end.
+        state.halted = bool(past_limit) and not state.halted
+        return [state.status("halted" if state.halted else "live", "reported by the venue", recv)]
+    if _is_placeholder(price, size):
+        return _no_value(state, fields, recv)
+    return [Trade(state.venue, state.symbol, ts, recv, price, size, None, "", state.channel)]
 
 
-def _bar(line: Line, fields: list[str], recv: int) -> list[Event]:
-    """Read a real-time bar; it is sent once, when it is over."""
+def _parse_bar(state: SubscriptionState, fields: list[str], recv: int) -> list[Event]:
+    """Parse a real-time bar, which is sent once, after its end.
+
+    Sample: ``50||9000|1678323335|4028.75|4029.00|4028.25|4028.50|2|4026.75|1``.
+    """
     _, _, _, seconds, *numbers, count = fields
     opened, high, low, close, volume, average = map(_number, numbers)
-    if volume < 0:  # bars of quotes have none
-        volume = average = _NONE
+    if volume < 0:  # bars of quotes have no volume
+        volume = average = _ZERO
     return [
         Bar(
-            line.venue, line.symbol, int(seconds) * SECOND, recv, "5s", opened, high, low, close,
+            state.venue, state.symbol, int(seconds) * SECOND, recv, "5s", opened, high, low, close,
             volume, volume * average, None, None, max(0, int(count)), True, True, 0,
-            line.channel, "live",
+            state.channel, "live",
         )
     ]  # fmt: skip
 
 
-def _depth(line: Line, fields: list[str]) -> list[Event]:
-    """Do an operation on a row. What has become of the book, `Line.book` says at the read's end."""
-    if line.rows is None:
-        raise ValueError("market depth was not asked for")
+def _apply_depth(state: SubscriptionState, fields: list[str]) -> list[Event]:
+    """Apply an operation to a row. The session emits the book at the end of the read."""
+    if state.rows is None:
+        raise ValueError("market depth was not requested")
     position, operation, side, price, size = fields
-    line.rows.apply(int(position), int(operation), int(side), _number(price), _number(size))
+    state.rows.apply(int(position), int(operation), int(side), _number(price), _number(size))
     return []
 
 
-def _depth_plain(line: Line, fields: list[str], recv: int) -> list[Event]:
-    return _depth(line, fields[3:])
+def _parse_depth(state: SubscriptionState, fields: list[str], recv: int) -> list[Event]:
+    """Parse a row of a market depth. Sample: ``12||9000|0|1|1|185.50|100``."""
+    return _apply_depth(state, fields[3:])
 
 
-def _depth_makers(line: Line, fields: list[str], recv: int) -> list[Event]:
-    """Read a row that names a market maker or an exchange: rows at one price are added up."""
-    return _depth(line, [fields[3], *fields[5:9]])
+def _parse_depth_l2(state: SubscriptionState, fields: list[str], recv: int) -> list[Event]:
+    """Parse a row with a market maker or an exchange. Sample: ``13||9000|0|ISLAND|1|1|185.50|100|1``."""
+    return _apply_depth(state, [fields[3], *fields[5:9]])
 
 
-def _level_1(line: Line, fields: list[str], recv: int) -> list[Event]:
-    """Read a change of the best bid or ask: a price, which may bring its size, or a size."""
-    top = line.top
+def _parse_level_1(state: SubscriptionState, fields: list[str], recv: int) -> list[Event]:
+    """Parse a price of level 1, which may have its size, or a size.
+
+    Samples: ``1|2|9000|1|185.50|100|7`` is a bid with its size, ``2||9000|0|100`` a bid size.
+    """
+    top = state.top
     if top is None:
-        raise ValueError("level 1 was not asked for")
+        raise ValueError("level 1 was not requested")
     if fields[0] == "1":
         _, _, _, tick, price, size, *_ = fields
-        side = _TOP.get(tick)
+        side = _PRICE_TICKS.get(tick)
         if side is None:
             return []
         top[side] = _number(price)
@@ -212,42 +233,40 @@ def _level_1(line: Line, fields: list[str], recv: int) -> list[Event]:
             top[f"{side}_size"] = _number(size)
     else:
         _, _, _, tick, size = fields
-        if tick not in _TOP_SIZES:
+        if tick not in _SIZE_TICKS:
             return []
-        top[_TOP_SIZES[tick]] = _number(size)
+        top[_SIZE_TICKS[tick]] = _number(size)
     if len(top) < 4:
         return []
     values = (top["bid"], top["bid_size"], top["ask"], top["ask_size"])
-    if _absent(*values[:2]) or _absent(*values[2:]):
-        return []  # one side has no price at the moment
-    return [Quote(line.venue, line.symbol, recv, recv, *values, None, line.channel)]
+    if _is_placeholder(*values[:2]) or _is_placeholder(*values[2:]):
+        return []  # a side has no price at the moment
+    return [Quote(state.venue, state.symbol, recv, recv, *values, None, state.channel)]
 
 
-#: What is market data: id → where its request id stands, and what reads it.
-READERS = {
-    "1": (2, _level_1),
-    "2": (2, _level_1),
-    "12": (2, _depth_plain),
-    "13": (2, _depth_makers),
-    "50": (2, _bar),
-    "99": (1, _tick),
+#: The index of the request id and the parser, by the type of a message of market data.
+PARSERS = {
+    "1": (2, _parse_level_1),
+    "2": (2, _parse_level_1),
+    "12": (2, _parse_depth),
+    "13": (2, _parse_depth_l2),
+    "50": (2, _parse_bar),
+    "99": (1, _parse_tick),
 }
 
 
-#: Those that change a book: one that is lost spoils it.
-DEPTH = frozenset({"12", "13"})
+def parse(
+    states: dict[str, SubscriptionState], fields: list[str], recv: int
+) -> tuple[SubscriptionState | None, list[Event]]:
+    """Return the subscription of a message of market data, and the message's events.
 
+    The subscription is None if there is none with the message's request id.
 
-def read(lines: dict[str, Line], fields: list[str], recv: int) -> tuple[Line | None, list[Event]]:
-    """Return the subscription that a message of market data is about, and its events.
-
-    The line is None where nobody asked for it (any longer).
-
-    Raises ValueError, IndexError or ArithmeticError where the message cannot be read.
+    Raises ValueError, IndexError or ArithmeticError if the message cannot be parsed.
     """
-    place, reader = READERS[fields[0]]
-    line = lines.get(fields[place])
-    if line is None:
-        int(fields[place])
+    index, parser = PARSERS[fields[0]]
+    state = states.get(fields[index])
+    if state is None:
+        int(fields[index])
         return None, []
-    return line, reader(line, fields, recv)
+    return state, parser(state, fields, recv)

@@ -1,6 +1,6 @@
-"""Alpaca's server side, fed by a simulated market.
+"""Alpaca's server side: it serves a simulated market in the venue's protocol.
 
-`server` takes connections and calls, `streams` has the streams, `rest` the REST answers, and `text`
+`server` accepts connections and calls, `streams` has the streams, `rest` the REST answers, and `text`
 writes numbers, times and items.
 
 The package states the facts of the venue itself and imports nothing of the client side. If both
@@ -23,5 +23,5 @@ __all__ = ["simulate"]
 
 @hookimpl
 def simulate(market: Market) -> VenueServer:
-    """Return Alpaca's server side, fed by a simulated market."""
+    """Return Alpaca's server side for a simulated market."""
     return AlpacaSide(market)

@@ -1,4 +1,4 @@
-"""Alpaca's REST interface: market data of stocks and crypto, and what the trading host lists."""
+"""Alpaca's REST interface: market data of stocks and crypto, and the list of assets."""
 
 from __future__ import annotations
 
@@ -11,21 +11,26 @@ from typing import TYPE_CHECKING
 
 from tapeloom_simulator.server_api import HttpResponse
 
-from .text import stamp
+from .text import format_time
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
     from tapeloom_simulator.server_api import HttpRequest, Market
 
-    from .text import Spelling
+    from .text import SymbolWriter
 
 __all__ = ["Rest", "free", "refusal"]
 
+#: Lengths in ns.
 _SECOND = 1_000_000_000
-_QUARTER = 900 * _SECOND
+_QUARTER_HOUR = 900 * _SECOND
+#: Prefixes of the paths of market data.
 STOCKS, CRYPTO = "/v2/stocks/", "/v1beta3/crypto/us/"
-Row = tuple[str, str, str]  #: symbol, position in its symbol, item
+#: The most items that the venue has in one answer.
+_MAX_PAGE = 10_000
+#: A row of a page: symbol, position within the symbol, item.
+Row = tuple[str, str, str]
 #: Date and time of day, fraction of a second, offset from UTC.
 _TIME = re.compile(r"(.{19})(?:\.(\d+))?(Z|[+-]\d\d:\d\d)", re.ASCII)
 #: Units of a timeframe, long and short, and the market's unit. Any other unit is a month.
@@ -38,7 +43,7 @@ def refusal(status: int, message: str) -> HttpResponse:
 
 
 def free(key: str) -> bool:
-    """Say whether these keys are those of an account with the free plan."""
+    """Return whether this key is of an account with the free plan."""
     return "FREE" in key
 
 
@@ -63,14 +68,17 @@ def _interval(timeframe: str) -> str:
 
 
 class Rest:
-    """Answers from the one market state. `armed` names faults of paging, each for one answer."""
+    """Answers calls from the state of the market.
 
-    def __init__(self, market: Market, spellings: Mapping[bool, Mapping[str, Spelling]]) -> None:
-        self._market, self._spellings = market, spellings
-        self.armed: list[str] = []
+    `armed_faults` has faults of paging, each for one answer.
+    """
 
-    def answer(self, call: HttpRequest) -> HttpResponse:
-        """Answer a call."""
+    def __init__(self, market: Market, writers: Mapping[bool, Mapping[str, SymbolWriter]]) -> None:
+        self._market, self._writers = market, writers
+        self.armed_faults: list[str] = []
+
+    def respond(self, call: HttpRequest) -> HttpResponse:
+        """Return the answer to a call."""
         key = call.headers.get("apca-api-key-id", "")
         keyed = bool(key and call.headers.get("apca-api-secret-key")) and not key.startswith("BAD")
         crypto = call.path.startswith(CRYPTO)
@@ -81,37 +89,40 @@ class Rest:
                 self._assets(call.query.get("asset_class", "us_equity") == "crypto")
             )
         if call.path == "/v2/clock":
-            now = stamp(self._market.venue_clock)
+            now = format_time(self._market.venue_clock)
             return HttpResponse(f'{{"timestamp":"{now}","is_open":true}}')
         if not crypto and not call.path.startswith(STOCKS):
             return refusal(404, "endpoint not found.")
         try:
-            return self._of_market(call, key, crypto=crypto)
+            return self._market_data(call, key, crypto=crypto)
         except ValueError as problem:
             return refusal(400, str(problem))
 
-    def _of_market(self, call: HttpRequest, key: str, *, crypto: bool) -> HttpResponse:
-        words = call.path.removeprefix(CRYPTO if crypto else STOCKS).split("/")
-        kind = next((word for word in words if word != "latest"), "")
+    def _market_data(self, call: HttpRequest, key: str, *, crypto: bool) -> HttpResponse:
+        parts = call.path.removeprefix(CRYPTO if crypto else STOCKS).split("/")
+        kind = next((part for part in parts if part != "latest"), "")
         names = [name for name in call.query.get("symbols", "").split(",") if name]
         if not names:
             raise ValueError("symbols is required")
-        some = [one for name in names if (one := self._spellings[crypto].get(name)) is not None]
+        known = self._writers[crypto]
+        writers = [known[name] for name in names if name in known]
         if kind == "snapshots":
-            body = ",".join(f'"{one.native}":{self._snapshot(one)}' for one in some)
+            body = ",".join(f'"{writer.native}":{self._snapshot(writer)}' for writer in writers)
             return HttpResponse(f'{{"snapshots":{{{body}}}}}' if crypto else f"{{{body}}}")
-        if "latest" in words:
-            found = {one.native: self._latest(kind, one, call.book_lag) for one in some}
-            body = ",".join(f'"{name}":{item}' for name, item in found.items() if item)
+        if "latest" in parts:
+            latest = {writer.native: self._latest(kind, writer, call.book_lag) for writer in writers}
+            body = ",".join(f'"{name}":{item}' for name, item in latest.items() if item)
             return HttpResponse(f'{{"{kind}":{{{body}}}}}')
         if kind not in ("trades", "bars", "quotes"):
             return refusal(404, "endpoint not found.")
         since, until = self._span(call)
-        if call.query.get("feed") == "sip" and free(key) and until > self._market.now - _QUARTER:
+        if (
+            call.query.get("feed") == "sip"
+            and free(key)
+            and until > self._market.now - _QUARTER_HOUR
+        ):
             return refusal(403, "subscription does not permit querying recent SIP data")
-        return HttpResponse(
-            self._page(kind, self._rows(kind, some, since, until, call), call.query)
-        )
+        return HttpResponse(self._page(kind, self._rows(kind, writers, since, until, call), call.query))
 
     def _span(self, call: HttpRequest) -> tuple[int, int]:
         now = self._market.now
@@ -120,85 +131,85 @@ class Rest:
         end = now if until is None else min(now, _time(until))
         return day if since is None else _time(since), end
 
-    def _latest(self, kind: str, one: Spelling, lag: int = 0) -> str:
+    def _latest(self, kind: str, writer: SymbolWriter, lag: int = 0) -> str:
         if kind == "quotes":
-            return one.quote(self._market.now, one.pit.top_of_book())
-        if kind == "orderbooks" and one.crypto:
-            return one.book(self._market.now, lag)
-        if kind == "trades" and one.pit.last_trade:
-            return one.trade(one.pit.last_trade)
+            return writer.quote(self._market.now, writer.instrument.top_of_book())
+        if kind == "orderbooks" and writer.crypto:
+            return writer.book(self._market.now, lag)
+        if kind == "trades" and writer.instrument.last_trade:
+            return writer.trade(writer.instrument.last_trade)
         minute = 60 * _SECOND
-        candle = one.pit.bar("1m", self._market.now - minute - _SECOND)
-        return one.bar(candle) if kind == "bars" and candle and candle.trades else ""
+        bar = writer.instrument.bar("1m", self._market.now - minute - _SECOND)
+        return writer.bar(bar) if kind == "bars" and bar and bar.trades else ""
 
-    def _snapshot(self, one: Spelling) -> str:
-        day = one.pit.bar("1d", self._market.now)
+    def _snapshot(self, writer: SymbolWriter) -> str:
+        day = writer.instrument.bar("1d", self._market.now)
         parts = {
-            "latestTrade": self._latest("trades", one),
-            "latestQuote": self._latest("quotes", one),
-            "minuteBar": self._latest("bars", one),
-            "dailyBar": one.bar(day) if day else "",
+            "latestTrade": self._latest("trades", writer),
+            "latestQuote": self._latest("quotes", writer),
+            "minuteBar": self._latest("bars", writer),
+            "dailyBar": writer.bar(day) if day else "",
         }
         members = [f'"{name}":{item}' for name, item in parts.items() if item]
         return f"{{{','.join(members)}}}"
 
     def _rows(
-        self, kind: str, some: Iterable[Spelling], since: int, until: int, call: HttpRequest
+        self, kind: str, writers: Iterable[SymbolWriter], since: int, until: int, call: HttpRequest
     ) -> Iterator[Row]:
-        """Return what there is, symbol after symbol, the oldest first."""
+        """Yield the rows of each symbol in turn, oldest first."""
         interval = _interval(call.query.get("timeframe", "1Min"))
-        for one in sorted(some, key=lambda spelling: spelling.native):
+        for writer in sorted(writers, key=lambda writer: writer.native):
             if kind == "trades":
-                first = one.pit.first_trade_since(since)
-                for fill in one.pit.trades(first.id, 1_000_000) if first else ():
-                    if fill.ts > until:
+                first = writer.instrument.first_trade_since(since)
+                for trade in writer.instrument.trades(first.id, 1_000_000) if first else ():
+                    if trade.ts > until:
                         break
-                    yield one.native, f"{fill.id:012d}", one.trade(fill)
+                    yield writer.native, f"{trade.id:012d}", writer.trade(trade)
             elif kind == "bars":
-                # What is still forming, or has ended this very second, is not there yet.
-                for candle in one.pit.bars(interval, since, until, 1_000_000):
-                    if candle.trades and candle.end + _SECOND <= self._market.now:
-                        yield one.native, stamp(candle.start), one.bar(candle)
+                # A bar is available from one second after its end.
+                for bar in writer.instrument.bars(interval, since, until, 1_000_000):
+                    if bar.trades and bar.end + _SECOND <= self._market.now:
+                        yield writer.native, format_time(bar.start), writer.bar(bar)
             elif since <= self._market.now <= until:
-                yield one.native, "", one.quote(self._market.now, one.pit.top_of_book())
+                yield writer.native, "", writer.quote(self._market.now, writer.instrument.top_of_book())
 
     def _page(self, kind: str, rows: Iterator[Row], query: Mapping[str, str]) -> str:
-        limit = min(int(query.get("limit", "1000")), 10_000)
+        limit = min(int(query.get("limit", "1000")), _MAX_PAGE)
         if limit < 1:
             raise ValueError("limit must be above 0")
         if token := query.get("page_token"):
             after = tuple(base64.b64decode(token, validate=True).decode().split("|"))
             rows = (row for row in rows if row[:2] > after)
-        fault = self.armed.pop(0) if self.armed else ""
-        found = [] if fault == "empty_page" else list(islice(rows, limit))
-        more = next(rows, None) is not None
-        last: tuple[str, ...] = found[-1][:2] if found else ("", "")
+        fault = self.armed_faults.pop(0) if self.armed_faults else ""
+        page = [] if fault == "empty_page" else list(islice(rows, limit))
+        has_more = next(rows, None) is not None
+        last: tuple[str, ...] = page[-1][:2] if page else ("", "")
         if fault == "empty_page" and token:
-            more, last = True, after
-        following = base64.b64encode("|".join(last).encode()).decode() if more else ""
-        if fault == "token_loop" and (token or following):
-            if not token:  # it takes a second page to repeat a token
-                self.armed.insert(0, fault)
-            following = token or following
+            has_more, last = True, after
+        next_token = base64.b64encode("|".join(last).encode()).decode() if has_more else ""
+        if fault == "token_loop" and (token or next_token):
+            if not token:  # only a second page can repeat a token
+                self.armed_faults.insert(0, fault)
+            next_token = token or next_token
         items: dict[str, list[str]] = {}
-        for native, _, item in found:
+        for native, _, item in page:
             items.setdefault(native, []).append(item)
-        body = ",".join(f'"{name}":[{",".join(some)}]' for name, some in items.items())
-        return f'{{"{kind}":{{{body}}},"next_page_token":{json.dumps(following or None)}}}'
+        body = ",".join(f'"{native}":[{",".join(texts)}]' for native, texts in items.items())
+        return f'{{"{kind}":{{{body}}},"next_page_token":{json.dumps(next_token or None)}}}'
 
     def _assets(self, crypto: bool) -> str:
         rows = []
-        for one in self._spellings[crypto].values():
+        for writer in self._writers[crypto].values():
             row = {
-                "id": one.native, "class": "crypto" if crypto else "us_equity", "symbol": one.native,
-                "exchange": "CRYPTO" if crypto else "NASDAQ", "name": one.native,
+                "id": writer.native, "class": "crypto" if crypto else "us_equity", "symbol": writer.native,
+                "exchange": "CRYPTO" if crypto else "NASDAQ", "name": writer.native,
                 "status": "active", "tradable": True, "fractionable": True,
             }  # fmt: skip
             if crypto:
                 row |= {
-                    "price_increment": one.price[1],
-                    "min_trade_increment": one.size[1],
-                    "min_order_size": one.size[1],
+                    "price_increment": writer.price[1],
+                    "min_trade_increment": writer.size[1],
+                    "min_order_size": writer.size[1],
                 }
             rows.append(row)
         return json.dumps(rows)

@@ -1,7 +1,8 @@
 """Alpaca's server side: stocks and crypto, streams and REST, on one port.
 
-A well-known coin, and what is not quoted in USD, is crypto; all else is a stock. Keys that begin with
-BAD are refused; those with FREE in them are an account with the free plan: no SIP, 30 symbols.
+A coin of the venue, and a symbol that is not quoted in USD, is crypto; any other symbol is a stock.
+Keys that begin with BAD are refused. Keys with FREE in them are of an account with the free plan,
+which has no SIP and 30 symbols.
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 from tapeloom_simulator.server_api import ConnectionRules, HttpResponse, RestBudget
 
 from .rest import Rest, free, refusal
-from .streams import STREAMS, Orderbooks, Spoken, UpdatedBars
-from .text import Spelling
+from .streams import STREAMS, AlpacaStream, BookStream, UpdatedBarStream
+from .text import SymbolWriter
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -32,6 +33,13 @@ if TYPE_CHECKING:
 __all__ = ["AlpacaSide"]
 
 _RULES = ConnectionRules()
+#: How long after its connection a client may log in.
+_AUTH_TIMEOUT_SECONDS = 10.0
+#: Symbols that the free plan allows.
+_FREE_SYMBOLS = 30
+#: Calls per minute and account.
+_BUDGET = RestBudget(name="alpaca", limit=200, window_seconds=60.0, tolerated_violations=1_000_000)
+#: Whether a path is that of crypto, by path.
 _PATHS = {
     f"/{prefix}/{feed}": False
     for prefix, feeds in (
@@ -40,9 +48,7 @@ _PATHS = {
     )
     for feed in feeds
 } | {"/v1beta3/crypto/us": True}
-_AUTH_WITHIN = 10.0
-_FREE_SYMBOLS = 30
-_BUDGET = RestBudget(name="alpaca", limit=200, window_seconds=60.0, tolerated_violations=1_000_000)
+#: The text of an error by its code.
 _MESSAGES = {
     400: "invalid syntax",
     401: "not authenticated",
@@ -58,12 +64,12 @@ _MESSAGES = {
 
 
 def error(code: int) -> list[str]:
-    """Return an error as the stream says it."""
+    """Return the error message of a stream."""
     return [f'[{{"T":"error","code":{code},"msg":"{_MESSAGES[code]}"}}]']
 
 
 class AlpacaSide:
-    """Both markets."""
+    """The venue server for both markets."""
 
     dial_rate: Rate | None = None
     markets: Mapping[str, Sequence[str]] = MappingProxyType(
@@ -82,63 +88,62 @@ class AlpacaSide:
 
     def __init__(self, market: Market) -> None:
         self.market = market
-        self.spellings: dict[bool, dict[str, Spelling]] = {False: {}, True: {}}
-        for pit in market.instruments.values():
-            one = Spelling.of(pit, market)
-            self.spellings[one.crypto][one.native] = one
+        self.writers: dict[bool, dict[str, SymbolWriter]] = {False: {}, True: {}}
+        for instrument in market.instruments.values():
+            writer = SymbolWriter.of(instrument, market)
+            self.writers[writer.crypto][writer.native] = writer
         self.lines = defaultdict[tuple[str, str], list["ClientConnection"]](list)  # by path and key
-        self._rest = Rest(market, self.spellings)
-        self._streams: dict[tuple[bool, str, str], Spoken] = {}
+        self._rest = Rest(market, self.writers)
+        self._streams: dict[tuple[bool, str, str], AlpacaStream] = {}
 
     def settings(self, url: str) -> dict[str, Any]:
         """Return ``[venue.alpaca]`` of a stack that uses the simulator at *url*."""
         return {"base_url": url}
 
     def arm(self, *faults: str) -> None:
-        """Let the next answers over REST have "empty_page" or "token_loop", one each."""
-        self._rest.armed += faults
+        """Let the next REST answers have the faults "empty_page" or "token_loop", one each."""
+        self._rest.armed_faults += faults
 
-    def stream(self, crypto: bool, name: str, native: str) -> Spoken | None:
-        """Return a stream, the same one for all clients; None for a symbol that is not traded."""
+    def stream(self, crypto: bool, name: str, native: str) -> AlpacaStream | None:
+        """Return a stream, shared by all clients; None for a symbol that is not traded."""
         key = (crypto, name, native)
-        spelling = self.spellings[crypto].get(native)
-        if spelling is not None and key not in self._streams:
-            self._streams[key] = STREAMS[crypto][name](f"{name}:{native}", spelling)
+        writer = self.writers[crypto].get(native)
+        if writer is not None and key not in self._streams:
+            self._streams[key] = STREAMS[crypto][name](f"{name}:{native}", writer)
         return self._streams.get(key)
 
-    def open_connection(
-        self, call: HttpRequest, line: ClientConnection
-    ) -> VenueSession | HttpResponse:
-        """Take a connection to one of the feeds."""
+    def open_connection(self, call: HttpRequest, line: ClientConnection) -> VenueSession | HttpResponse:
+        """Accept a connection to one of the feeds, or refuse it with an HTTP status."""
         if call.path not in _PATHS:
             return HttpResponse("", 404)
         return _Session(self, line, call)
 
     def respond(self, call: HttpRequest) -> HttpResponse:
-        """Answer a REST call."""
-        return self._rest.answer(call)
+        """Return the answer to a REST call."""
+        return self._rest.respond(call)
 
     def request_cost(self, call: HttpRequest) -> tuple[RestBudget, int] | None:
-        """Return 1: every call costs the same."""
+        """Return the cost of a call, which is always 1."""
         return _BUDGET, 1
 
-    def rate_limit_response(
-        self, status: int, retry_after: int, budget: RestBudget | None
-    ) -> HttpResponse:
-        """Word a refusal for too many calls."""
+    def rate_limit_response(self, status: int, retry_after: int, budget: RestBudget | None) -> HttpResponse:
+        """Return the answer for too many calls."""
         return refusal(status, "too many requests.")
 
     def corrupt(self, fault: str, stream: VenueStream, text: str) -> list[str] | None:
-        """Return what a fault makes of a frame; those of REST are armed, and change no frame."""
-        assert isinstance(stream, Spoken)
+        """Return the frames that a fault makes of one; None if it does not apply.
+
+        A fault of REST is armed for the next answer, and changes no frame.
+        """
+        assert isinstance(stream, AlpacaStream)
         if fault in ("empty_page", "token_loop"):
             self.arm(fault)
             return [text]
         if fault == "slow_client":
             return error(407)
         items = json.loads(text, parse_float=_Number, parse_int=_Number)
-        spoiled = _SPOILED[fault](self, stream, items)
-        return None if spoiled is None else [_dumps(part) for part in spoiled]
+        corrupted = _CORRUPTIONS[fault](self, stream, items)
+        return None if corrupted is None else [_dumps(items) for items in corrupted]
 
 
 # ------------------------------------------------------------------------------------------ faults
@@ -147,84 +152,86 @@ Items = list[dict[str, Any]]
 
 
 class _Number(str):
-    """A number, with every digit as it stood."""
+    """The text of a JSON number, with all its digits."""
 
     __slots__ = ()
 
 
 def _dumps(value: Any) -> str:
-    """Write what was read, numbers as they stood."""
+    """Return *value* as JSON, with the digits of its numbers unchanged."""
     if isinstance(value, _Number):
         return str(value)
     if isinstance(value, list):
         return f"[{','.join(map(_dumps, value))}]"
     if isinstance(value, dict):
-        members = [f'"{key}":{_dumps(one)}' for key, one in value.items()]
+        members = [f'"{key}":{_dumps(member)}' for key, member in value.items()]
         return f"{{{','.join(members)}}}"
     return json.dumps(value)
 
 
-def _correction(side: AlpacaSide, stream: Spoken, items: Items) -> list[Items] | None:
-    """Report one lot too few, and correct it."""
-    if stream.spelling.crypto:
+def _correction(side: AlpacaSide, stream: AlpacaStream, items: Items) -> list[Items] | None:
+    """Send a trade with a wrong size, and then its correction."""
+    if stream.writer.crypto:
         return None
-    right = items[0]
-    size = _Number(stream.spelling.size[10**9])
-    wrong = {**right, "i": _Number(f"9{right['i']}"), "s": size}
+    correct = items[0]
+    size = _Number(stream.writer.size[10**9])
+    wrong = {**correct, "i": _Number(f"9{correct['i']}"), "s": size}
     correction = {
-        "T": "c", "S": right["S"], "x": right["x"],
+        "T": "c", "S": correct["S"], "x": correct["x"],
         "oi": wrong["i"], "op": wrong["p"], "os": wrong["s"], "oc": ["@"],
-        "ci": right["i"], "cp": right["p"], "cs": right["s"], "cc": ["@"],
-        "t": right["t"], "z": "C",
+        "ci": correct["i"], "cp": correct["p"], "cs": correct["s"], "cc": ["@"],
+        "t": correct["t"], "z": "C",
     }  # fmt: skip
     return [[wrong, *items[1:]], [correction]]
 
 
-def _cancel(side: AlpacaSide, stream: Spoken, items: Items) -> list[Items] | None:
-    """Report a trade that there never was, and cancel it."""
-    if stream.spelling.crypto:
+def _cancel(side: AlpacaSide, stream: AlpacaStream, items: Items) -> list[Items] | None:
+    """Send a trade that did not happen, and then its cancellation."""
+    if stream.writer.crypto:
         return None
     wrong = {**items[0], "i": _Number(f"9{items[0]['i']}")}
     cancel = {key: wrong[key] for key in ("S", "i", "x", "p", "s", "t", "z")}
     return [[wrong, *items], [{"T": "x", **cancel, "a": "C"}]]
 
 
-def _updated_bar(side: AlpacaSide, stream: Spoken, items: Items) -> list[Items] | None:
-    """Leave one trade out of a bar, and send it again half a minute later, as it is."""
+def _updated_bar(side: AlpacaSide, stream: AlpacaStream, items: Items) -> list[Items] | None:
+    """Send a bar with one trade too few, and half a minute later the revised bar."""
     if items[0]["T"] != "b":
         return None
     item = items[0]
-    later = side.stream(stream.spelling.crypto, "updatedBars", item["S"])
-    assert isinstance(later, UpdatedBars)
-    later.amend(_dumps({key: one for key, one in item.items() if key not in ("T", "S")}))
+    revised = side.stream(stream.writer.crypto, "updatedBars", item["S"])
+    assert isinstance(revised, UpdatedBarStream)
+    revised.schedule(_dumps({key: item[key] for key in item if key not in ("T", "S")}))
     return [[{**item, "n": _Number(max(0, int(item["n"]) - 1))}]]
 
 
-def _crossed(side: AlpacaSide, stream: Spoken, items: Items) -> list[Items] | None:
-    """Bid what is asked."""
-    item, best = items[0], stream.spelling.pit.top_of_book()
-    price, size = stream.spelling.price[best.ask], stream.spelling.size[best.ask_size]
+def _crossed(side: AlpacaSide, stream: AlpacaStream, items: Items) -> list[Items] | None:
+    """Send a crossed book or quote."""
+    item, best = items[0], stream.writer.instrument.top_of_book()
+    price, size = stream.writer.price[best.ask], stream.writer.size[best.ask_size]
     if item["T"] == "q":
         return [[{**item, "bp": item["ap"], "ap": item["bp"]}]]
     level = {"p": _Number(price), "s": _Number(size)}
     return [[{**item, "b": [level, *item["b"]]}]]
 
 
-def _huge(side: AlpacaSide, stream: Spoken, items: Items) -> list[Items] | None:
-    """Say the levels that changed, and take away a thousand that never were."""
-    if not isinstance(stream, Orderbooks):
+def _huge(side: AlpacaSide, stream: AlpacaStream, items: Items) -> list[Items] | None:
+    """Send a delta that also removes a thousand levels that do not exist."""
+    if not isinstance(stream, BookStream):
         return None
-    _ = stream.spelling
-    far = max(_.pit.book_snapshot(1_000_000).asks)[0] + 1_000
-    gone = [{"p": _Number(_.price[far + more]), "s": _Number("0")} for more in range(1_024)]
-    return [[{**items[0], "a": [*items[0]["a"], *gone]}]]
+    writer = stream.writer
+    far = max(writer.instrument.book_snapshot(1_000_000).asks)[0] + 1_000
+    removed = [{"p": _Number(writer.price[far + n]), "s": _Number("0")} for n in range(1_024)]
+    return [[{**items[0], "a": [*items[0]["a"], *removed]}]]
 
 
-def _missing_bar(side: AlpacaSide, stream: Spoken, items: Items) -> list[Items] | None:
+def _missing_bar(side: AlpacaSide, stream: AlpacaStream, items: Items) -> list[Items] | None:
+    """Leave out a bar."""
     return [] if items[0]["T"] == "b" else None
 
 
-_SPOILED = {
+#: The function of each fault.
+_CORRUPTIONS = {
     "correction": _correction,
     "cancel": _cancel,
     "updated_bar": _updated_bar,
@@ -245,49 +252,52 @@ class _Session:
     def __init__(self, side: AlpacaSide, line: ClientConnection, call: HttpRequest) -> None:
         self._side, self._line, self._path = side, line, call.path
         self._crypto = _PATHS[call.path]
-        self._key = ""  # once it is let in
-        self._said = call.headers
+        self._key = ""  # set when the client is authenticated
+        self._headers = call.headers
         self._lists: dict[str, list[str]] = {name: [] for name in STREAMS[self._crypto]}
 
     def opening_messages(self) -> Sequence[str]:
-        """Greet; let a client in that has its keys in the headers, and give others 10 s."""
+        """Return the greeting; authenticate a client with keys in its headers, or start its timeout."""
         greeting = ['[{"T":"success","msg":"connected"}]']
-        key = self._said.get("apca-api-key-id", "")
+        key = self._headers.get("apca-api-key-id", "")
         if key:
-            return [*greeting, *self._admit(key, self._said.get("apca-api-secret-key", ""))]
-        self._line.call_later(_AUTH_WITHIN, self._too_late)
+            return [
+                *greeting,
+                *self._authenticate(key, self._headers.get("apca-api-secret-key", "")),
+            ]
+        self._line.call_later(_AUTH_TIMEOUT_SECONDS, self._auth_timeout)
         return greeting
 
-    def _too_late(self) -> Sequence[str]:
+    def _auth_timeout(self) -> Sequence[str]:
         if self._key:
             return ()
         self._line.close(1008, "auth timeout")
         return error(404)
 
     def closing_messages(self) -> Sequence[str]:
-        """Say nothing, as the venue does."""
+        """Return nothing: the venue sends no message before it closes."""
         return ()
 
     def refuse(self, text: str) -> Sequence[str]:
-        """Refuse a message: a login as such, another one as nonsense."""
+        """Return the error for a message that is refused: of a login, or of any other message."""
         return error(402 if '"auth"' in text else 400)
 
     def receive(self, text: str) -> Sequence[str]:
-        """Do what a message asks."""
+        """Return the replies to a message of the client."""
         try:
             message = json.loads(text)
             action = message["action"]
         except (ValueError, TypeError, KeyError):
             return error(400)
         if action == "auth":
-            return self._admit(str(message.get("key", "")), str(message.get("secret", "")))
+            return self._authenticate(str(message.get("key", "")), str(message.get("secret", "")))
         if not self._key:
             return error(401)
         if action not in ("subscribe", "unsubscribe"):
             return error(400)
         return self._change(action, {k: v for k, v in message.items() if k != "action"})
 
-    def _admit(self, key: str, secret: str) -> Sequence[str]:
+    def _authenticate(self, key: str, secret: str) -> Sequence[str]:
         if self._key:
             return error(403)
         if not key or not secret or key.startswith("BAD"):
@@ -304,42 +314,44 @@ class _Session:
         return ['[{"T":"success","msg":"authenticated"}]']
 
     def _change(self, action: str, lists: dict[str, Any]) -> Sequence[str]:
-        lists.pop("corrections", None)  # these two follow the trades by themselves
+        # The venue sends corrections and cancellations with the trades.
+        lists.pop("corrections", None)
         lists.pop("cancelErrors", None)
         if not lists or not all(isinstance(names, list) for names in lists.values()):
             return error(400)
         if any(name not in self._lists for name in lists):
             return error(410)
-        after = {name: [*have] for name, have in self._lists.items()}
+        after = {name: [*natives] for name, natives in self._lists.items()}
         for name, natives in lists.items():
-            rest = [one for one in after[name] if one not in natives]
+            rest = [native for native in after[name] if native not in natives]
             after[name] = [*after[name], *natives] if action == "subscribe" else rest
-        after = {name: [*dict.fromkeys(some)] for name, some in after.items()}
+        after = {name: [*dict.fromkeys(natives)] for name, natives in after.items()}
         counted = {*after["trades"], *after["quotes"]}
         if action == "subscribe" and free(self._key) and len(counted) > _FREE_SYMBOLS:
             return error(405)
         before, self._lists = self._lists, after
-        return [self._set(), *self._follow(before)]
+        return [self._subscription_message(), *self._follow(before)]
 
     def _follow(self, before: dict[str, list[str]]) -> list[str]:
-        """Follow what is new, leave what is gone; return the books that begin."""
-        books = []
+        """Start the new streams and end the removed ones; return the snapshots of new books."""
+        snapshots = []
         for name, natives in self._lists.items():
-            old, new = self._all(name, before[name]), self._all(name, natives)
+            old, new = self._streams(name, before[name]), self._streams(name, natives)
             for stream in old - new:
                 self._line.unsubscribe(stream)
-            for stream in sorted(new - old, key=lambda one: one.name):
+            for stream in sorted(new - old, key=lambda stream: stream.name):
                 self._line.subscribe(stream)
-                if isinstance(stream, Orderbooks):
-                    books.append(stream.whole(self._side.market.now))
-        return books
+                if isinstance(stream, BookStream):
+                    snapshots.append(stream.snapshot(self._side.market.now))
+        return snapshots
 
-    def _all(self, name: str, natives: list[str]) -> set[Spoken]:
-        some = self._side.spellings[self._crypto] if "*" in natives else natives
-        found = (self._side.stream(self._crypto, name, native) for native in some)
-        return {stream for stream in found if stream is not None}
+    def _streams(self, name: str, natives: list[str]) -> set[AlpacaStream]:
+        """Return the streams of a list; ``*`` stands for all symbols."""
+        known = self._side.writers[self._crypto] if "*" in natives else natives
+        streams = (self._side.stream(self._crypto, name, native) for native in known)
+        return {stream for stream in streams if stream is not None}
 
-    def _set(self) -> str:
+    def _subscription_message(self) -> str:
         own = (
             {}
             if self._crypto

@@ -1,65 +1,69 @@
-"""Alpaca's streams. Each says arrays of items, of one symbol and one of the venue's lists."""
+"""Alpaca's streams. Each writes arrays of items for one symbol and one of the venue's lists."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .text import stamp
+from .text import format_time
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from tapeloom_simulator.server_api import MarketStep
 
-    from .text import Spelling
+    from .text import SymbolWriter
 
-__all__ = ["STREAMS", "Orderbooks", "Spoken", "UpdatedBars"]
+__all__ = ["STREAMS", "AlpacaStream", "BookStream", "UpdatedBarStream"]
 
+#: Lengths in ns.
 _MS = 1_000_000
 _SECOND = 1_000_000_000
 _MINUTE = 60 * _SECOND
-_REVISED = 30 * _SECOND  # after its first appearance
+#: Time between a bar and its revision, in ns; the venue documents about half a minute.
+_REVISION_DELAY = 30 * _SECOND
 
 
-class Spoken:
-    """One of the venue's lists, for one symbol."""
+class AlpacaStream:
+    """The stream of one of the venue's lists for one symbol."""
 
     channel = ""
     interval_ns = 0
 
-    def __init__(self, name: str, spelling: Spelling) -> None:
-        self.name, self.symbol, self.spelling = name, spelling.pit.symbol, spelling
+    def __init__(self, name: str, writer: SymbolWriter) -> None:
+        self.name, self.symbol, self.writer = name, writer.instrument.symbol, writer
 
     def start(self) -> None:
-        """Start."""
+        """Start or restart the stream."""
 
     def encode_step(self, step: MarketStep) -> Sequence[str]:
-        """Say nothing of a step."""
+        """Return the messages that a market step causes."""
         return ()
 
     def encode_tick(self, now: int) -> Sequence[str]:
-        """Say nothing at this time."""
+        """Return the messages that are due at *now*."""
         return ()
 
 
-class _Trades(Spoken):
+class _TradeStream(AlpacaStream):
     channel = "trades"
 
     def encode_step(self, step: MarketStep) -> Sequence[str]:
-        _ = self.spelling
-        return (f"[{','.join([_.tagged('t', _.trade(fill)) for fill in step.trades])}]",)
+        items = [self.writer.tagged("t", self.writer.trade(trade)) for trade in step.trades]
+        return (f"[{','.join(items)}]",)
 
 
-class _Quotes(Spoken):
+class _QuoteStream(AlpacaStream):
     channel = "quotes"
 
     def encode_step(self, step: MarketStep) -> Sequence[str]:
-        _, best = self.spelling, step.top_of_book
-        return (f"[{_.tagged('q', _.quote(step.ts, best))}]",) if best is not None else ()
+        writer, best = self.writer, step.top_of_book
+        if best is None:
+            return ()
+        return (f"[{writer.tagged('q', writer.quote(step.ts, best))}]",)
 
 
-class _Bars(Spoken):
-    """The bar of a minute comes a second after its end, where there was a trade in it."""
+class _BarStream(AlpacaStream):
+    """Bars of a minute, one second after their end; a minute without a trade has none."""
 
     channel = "klines:1m"
     interval_ns = _SECOND
@@ -67,110 +71,115 @@ class _Bars(Spoken):
     def encode_tick(self, now: int) -> Sequence[str]:
         if now % _MINUTE != _SECOND:
             return ()
-        candle = self.spelling.pit.bar("1m", now - _MINUTE)
-        if candle is None or not candle.trades:
+        bar = self.writer.instrument.bar("1m", now - _MINUTE)
+        if bar is None or not bar.trades:
             return ()
-        return (f"[{self.spelling.tagged('b', self.spelling.bar(candle))}]",)
+        return (f"[{self.writer.tagged('b', self.writer.bar(bar))}]",)
 
 
-class UpdatedBars(Spoken):
-    """Bars that were said wrongly, half a minute later: see the fault ``updated_bar``."""
+class UpdatedBarStream(AlpacaStream):
+    """Revised bars, half a minute after a wrong one: see the fault ``updated_bar``."""
 
     channel = "klines:1m"
     interval_ns = _SECOND
 
-    def __init__(self, name: str, spelling: Spelling) -> None:
-        super().__init__(name, spelling)
+    def __init__(self, name: str, writer: SymbolWriter) -> None:
+        super().__init__(name, writer)
+        #: The time at which each item is due, in ns.
         self._due: dict[str, int] = {}
 
-    def amend(self, text: str) -> None:
-        """Say a bar's item as it should have been."""
-        self._due.setdefault(text, self.spelling.market.now + _REVISED)
+    def schedule(self, text: str) -> None:
+        """Send the item *text* of a revised bar in half a minute."""
+        self._due.setdefault(text, self.writer.market.now + _REVISION_DELAY)
 
     def encode_tick(self, now: int) -> Sequence[str]:
-        """Say what is due."""
-        due = [text for text, at in self._due.items() if at <= now]
+        """Return the revised bars that are due."""
+        due = [text for text, due_ns in self._due.items() if due_ns <= now]
         for text in due:
             del self._due[text]
-        return [f"[{self.spelling.tagged('u', text)}]" for text in due]
+        return [f"[{self.writer.tagged('u', text)}]" for text in due]
 
 
-class _DailyBars(Spoken):
+class _DailyBarStream(AlpacaStream):
     channel = "klines:1d"
     interval_ns = _SECOND
 
     def encode_tick(self, now: int) -> Sequence[str]:
         if now % _MINUTE != _SECOND:
             return ()
-        candle = self.spelling.pit.bar("1d", now)
-        return (f"[{self.spelling.tagged('d', self.spelling.bar(candle))}]",) if candle else ()
+        bar = self.writer.instrument.bar("1d", now)
+        return (f"[{self.writer.tagged('d', self.writer.bar(bar))}]",) if bar else ()
 
 
-class Orderbooks(Spoken):
-    """Changed levels every 100 ms, and the whole book once a minute."""
+class BookStream(AlpacaStream):
+    """Deltas every 100 ms, and a snapshot once a minute."""
 
     channel = "book"
     interval_ns = 100 * _MS
 
     def start(self) -> None:
-        """Start from the book as it is."""
-        self._told = self.spelling.pit.last_update_id
+        """Start or restart the deltas at the current book."""
+        self._last_update = self.writer.instrument.last_update_id
 
-    def whole(self, now: int) -> str:
-        """Return the whole book, as everybody gets it who subscribes."""
-        item = self.spelling.tagged("o", self.spelling.book(now))
+    def snapshot(self, now: int) -> str:
+        """Return the snapshot that a new subscription is sent, too."""
+        item = self.writer.tagged("o", self.writer.book(now))
         return f'[{item[:-1]},"r":true}}]'
 
     def encode_tick(self, now: int) -> Sequence[str]:
-        """Say what has changed."""
-        _, told = self.spelling, self._told
-        last = _.pit.last_update_id
+        """Return the changes since the last message, or a snapshot once a minute."""
+        writer, previous = self.writer, self._last_update
+        update = writer.instrument.last_update_id
         if now % _MINUTE == 0:
-            self._told = last
-            return (self.whole(now),)
-        if last == told:
+            self._last_update = update
+            return (self.snapshot(now),)
+        if update == previous:
             return ()
-        bids, asks = _.pit.changes_since(told)
-        self._told = last
-        b, a = _.levels(sorted(bids.items(), reverse=True)), _.levels(sorted(asks.items()))
-        item = f'{{"t":"{stamp(now)}","b":[{b}],"a":[{a}]}}'
-        return (f"[{_.tagged('o', item)}]",)
+        bids, asks = writer.instrument.changes_since(previous)
+        self._last_update = update
+        b, a = (
+            writer.levels(sorted(bids.items(), reverse=True)),
+            writer.levels(sorted(asks.items())),
+        )
+        item = f'{{"t":"{format_time(now)}","b":[{b}],"a":[{a}]}}'
+        return (f"[{writer.tagged('o', item)}]",)
 
 
-class _Statuses(Spoken):
-    """Once a minute, that trading goes on."""
+class _TradingStatusStream(AlpacaStream):
+    """A trading status once a minute: trading is open."""
 
     channel = "x-statuses"
     interval_ns = _MINUTE
 
     def encode_tick(self, now: int) -> Sequence[str]:
-        item = f'{{"t":"{stamp(now)}","sc":"T","sm":"Trading Resumption","rc":"","rm":"","z":"C"}}'
-        return (f"[{self.spelling.tagged('s', item)}]",)
+        item = f'{{"t":"{format_time(now)}","sc":"T","sm":"Trading Resumption","rc":"","rm":"","z":"C"}}'
+        return (f"[{self.writer.tagged('s', item)}]",)
 
 
-class _Lulds(Spoken):
-    """Twice a minute, five per cent around the best bid."""
+class _PriceBandStream(AlpacaStream):
+    """Price bands of five per cent around the best bid, twice a minute."""
 
     channel = "x-lulds"
     interval_ns = 30 * _SECOND
 
     def encode_tick(self, now: int) -> Sequence[str]:
-        _ = self.spelling
-        bid = _.pit.top_of_book().bid
-        up, down = _.price[bid * 105 // 100], _.price[bid * 95 // 100]
-        item = f'{{"t":"{stamp(now)}","u":{up},"d":{down},"i":"B","z":"C"}}'
-        return (f"[{_.tagged('l', item)}]",)
+        writer = self.writer
+        bid = writer.instrument.top_of_book().bid
+        up, down = writer.price[bid * 105 // 100], writer.price[bid * 95 // 100]
+        item = f'{{"t":"{format_time(now)}","u":{up},"d":{down},"i":"B","z":"C"}}'
+        return (f"[{writer.tagged('l', item)}]",)
 
 
-_BOTH: dict[str, type[Spoken]] = {
-    "trades": _Trades,
-    "quotes": _Quotes,
-    "bars": _Bars,
-    "updatedBars": UpdatedBars,
-    "dailyBars": _DailyBars,
+#: The streams of both markets.
+_BOTH: dict[str, type[AlpacaStream]] = {
+    "trades": _TradeStream,
+    "quotes": _QuoteStream,
+    "bars": _BarStream,
+    "updatedBars": UpdatedBarStream,
+    "dailyBars": _DailyBarStream,
 }
-#: By the venue's word for a list; first those of stocks, then those of crypto.
-STREAMS: dict[bool, dict[str, type[Spoken]]] = {
-    False: {**_BOTH, "statuses": _Statuses, "lulds": _Lulds},
-    True: {**_BOTH, "orderbooks": Orderbooks},
+#: The streams by the venue's name of the list; for stocks (False) and crypto (True).
+STREAMS: dict[bool, dict[str, type[AlpacaStream]]] = {
+    False: {**_BOTH, "statuses": _TradingStatusStream, "lulds": _PriceBandStream},
+    True: {**_BOTH, "orderbooks": BookStream},
 }

@@ -1,4 +1,4 @@
-"""How Alpaca writes numbers, times and items of a simulated market."""
+"""Writers of numbers, times and items of a simulated market in Alpaca's format."""
 
 from __future__ import annotations
 
@@ -19,12 +19,16 @@ if TYPE_CHECKING:
         TopOfBook,
     )
 
-__all__ = ["Numbers", "Spelling", "stamp"]
+__all__ = ["DecimalTexts", "SymbolWriter", "format_time"]
 
-#: Crypto trades have ids beyond 2^53.
-_FAR = 8_160_000_000_000_000_000
+#: Offset of the ids of crypto trades, which the venue has beyond 2^53.
+_CRYPTO_ID_OFFSET = 8_160_000_000_000_000_000
+#: Codes of the exchanges that trade stocks.
 _EXCHANGES = "VQDK"
-_CRYPTO = frozenset(
+#: Number of texts that a cache of numbers or times may hold, to bound its memory.
+_MAX_NUMBERS, _MAX_SECONDS = 20_000, 4096
+#: The coins that the venue trades.
+_COINS = frozenset(
     [
         "AAVE",
         "ADA",
@@ -57,82 +61,91 @@ _CRYPTO = frozenset(
 )
 
 
-class Numbers(dict[int, str]):
-    """Whole numbers of a step as JSON numbers: no quotes, and no zeros at the end."""
+class DecimalTexts(dict[int, str]):
+    """A cache of multiples of a step as JSON numbers without trailing zeros."""
 
     def __init__(self, step: Decimal) -> None:
         super().__init__()
         self._step = step
 
     def write(self, number: int) -> str:
-        """Return the text without keeping it."""
-        return trimmed(number * self._step)
+        """Return the text of *number* steps without caching it."""
+        return decimal_text(number * self._step)
 
     def __missing__(self, number: int) -> str:
-        if len(self) > 20_000:
+        if len(self) > _MAX_NUMBERS:
             self.clear()
         text = self[number] = self.write(number)
         return text
 
 
-def trimmed(value: Decimal) -> str:
-    """Return a number without zeros at the end."""
+def decimal_text(value: Decimal) -> str:
+    """Return a number without trailing zeros."""
     return format(value.normalize(), "f") if value else "0"
 
 
-class _Stamps(dict[int, str]):
+class _SecondTexts(dict[int, str]):
+    """A cache of times in whole seconds as text."""
+
     def __missing__(self, second: int) -> str:
-        if len(self) > 4096:
+        if len(self) > _MAX_SECONDS:
             self.clear()
         text = self[second] = f"{utc(second * 1_000_000_000):%Y-%m-%dT%H:%M:%S}"
         return text
 
 
-_stamps = _Stamps()
+_seconds = _SecondTexts()
 
 
-def stamp(ts: int) -> str:
-    """Write a time with as many digits as it needs."""
+def format_time(ts: int) -> str:
+    """Return a time with as many digits of the second as it needs."""
     second, part = divmod(ts, 1_000_000_000)
-    return f"{_stamps[second]}.{part:09d}".rstrip("0").rstrip(".") + "Z"
+    return f"{_seconds[second]}.{part:09d}".rstrip("0").rstrip(".") + "Z"
 
 
 @frozen(eq=False)
-class Spelling:
-    """How one symbol and what happens to it are written. Items come without `T` and `S`."""
+class SymbolWriter:
+    """Writes the items of one symbol in the venue's format, without `T` and `S`."""
 
-    pit: SimulatedInstrument
+    instrument: SimulatedInstrument
     market: Market
     native: str
     crypto: bool
-    price: Numbers
-    size: Numbers
+    price: DecimalTexts
+    size: DecimalTexts
 
     @classmethod
-    def of(cls, pit: SimulatedInstrument, market: Market) -> Spelling:
-        """Return how *pit* is written: a well-known coin, or what is not quoted in USD, is crypto."""
-        parts = pit.parsed_symbol
-        crypto = parts.base in _CRYPTO or parts.quote != "USD"
-        native = pit.symbol if crypto else parts.base
-        return cls(pit, market, native, crypto, Numbers(pit.tick), Numbers(pit.lot))
+    def of(cls, instrument: SimulatedInstrument, market: Market) -> SymbolWriter:
+        """Return the writer of *instrument*; a coin of the venue, or a quote other than USD, is crypto."""
+        parts = instrument.parsed_symbol
+        crypto = parts.base in _COINS or parts.quote != "USD"
+        native = instrument.symbol if crypto else parts.base
+        return cls(
+            instrument,
+            market,
+            native,
+            crypto,
+            DecimalTexts(instrument.tick),
+            DecimalTexts(instrument.lot),
+        )
 
     def tagged(self, tag: str, item: str) -> str:
-        """Return an item as a stream has it."""
+        """Return an item with the `T` and `S` of a stream."""
         return f'{{"T":"{tag}","S":"{self.native}",{item[1:]}'
 
-    def number(self, fill: MarketTrade) -> int:
+    def trade_id(self, fill: MarketTrade) -> int:
         """Return the venue's id of a trade."""
-        return _FAR + fill.id if self.crypto else fill.id
+        return _CRYPTO_ID_OFFSET + fill.id if self.crypto else fill.id
 
     def trade(self, fill: MarketTrade) -> str:
         """Return a trade."""
-        head = f'{{"t":"{stamp(fill.ts)}","p":{self.price[fill.price]},"s":{self.size[fill.size]},'
+        head = f'{{"t":"{format_time(fill.ts)}","p":{self.price[fill.price]},"s":{self.size[fill.size]},'
         if self.crypto:
-            return f'{head}"i":{self.number(fill)},"tks":"{"B" if fill.is_buy else "S"}"}}'
+            return f'{head}"i":{self.trade_id(fill)},"tks":"{"B" if fill.is_buy else "S"}"}}'
         return f'{head}"x":"{self.exchange(fill)}","c":["@"],"i":{fill.id},"z":"C"}}'
 
     def exchange(self, fill: MarketTrade) -> str:
-        """Return where a trade took place."""
+        """Return the code of the exchange of a trade."""
         return _EXCHANGES[fill.id % len(_EXCHANGES)]
 
     def quote(self, now: int, best: TopOfBook) -> str:
@@ -140,27 +153,27 @@ class Spelling:
         bid, bid_size, ask, ask_size = best
         price, size = self.price, self.size
         text = (
-            f'{{"t":"{stamp(now)}","bp":{price[bid]},"bs":{size[bid_size]},'
+            f'{{"t":"{format_time(now)}","bp":{price[bid]},"bs":{size[bid_size]},'
             f'"ap":{price[ask]},"as":{size[ask_size]}'
         )
         return f"{text}}}" if self.crypto else f'{text},"bx":"V","ax":"Q","c":["R"],"z":"C"}}'
 
-    def bar(self, one: MarketBar) -> str:
+    def bar(self, bar: MarketBar) -> str:
         """Return a bar."""
         price = self.price
-        mean = Decimal(one.quote_volume) / one.volume * self.pit.tick if one.volume else Decimal(0)
+        mean = Decimal(bar.quote_volume) / bar.volume * self.instrument.tick if bar.volume else Decimal(0)
         return (
-            f'{{"t":"{stamp(one.start)}","o":{price[one.open]},"h":{price[one.high]},'
-            f'"l":{price[one.low]},"c":{price[one.close]},"v":{self.size.write(one.volume)},'
-            f'"n":{one.trades},"vw":{trimmed(round(mean, 6))}}}'
+            f'{{"t":"{format_time(bar.start)}","o":{price[bar.open]},"h":{price[bar.high]},'
+            f'"l":{price[bar.low]},"c":{price[bar.close]},"v":{self.size.write(bar.volume)},'
+            f'"n":{bar.trades},"vw":{decimal_text(round(mean, 6))}}}'
         )
 
     def levels(self, levels: Iterable[tuple[int, int]]) -> str:
-        """Return levels of a book."""
+        """Return levels of a book, joined by commas."""
         price, size = self.price, self.size
         return ",".join([f'{{"p":{price[p]},"s":{size[s]}}}' for p, s in levels])
 
     def book(self, now: int, lag: int = 0) -> str:
-        """Return the whole book."""
-        _, bids, asks = self.pit.book_snapshot(1_000_000, lag)
-        return f'{{"t":"{stamp(now)}","b":[{self.levels(bids)}],"a":[{self.levels(asks)}]}}'
+        """Return a book snapshot."""
+        _, bids, asks = self.instrument.book_snapshot(1_000_000, lag)
+        return f'{{"t":"{format_time(now)}","b":[{self.levels(bids)}],"a":[{self.levels(asks)}]}}'

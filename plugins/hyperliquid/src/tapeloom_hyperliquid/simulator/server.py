@@ -1,4 +1,4 @@
-"""Hyperliquid's server side: ``/ws`` and ``/info`` on one port."""
+"""Hyperliquid's server side: it accepts connections on ``/ws`` and calls of ``/info``, on one port."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from .rest import BUDGET, Rest, coins_of
 from .streams import (
     INTERVALS,
     MS,
-    REPEATED,
-    Bests,
-    Books,
-    Candles,
-    Contexts,
-    Mids,
-    Spoken,
-    Trades,
-    of_exchange,
+    REPLAYED_TRADES,
+    BarStream,
+    BookStream,
+    CoinStream,
+    MidPriceStream,
+    QuoteStream,
+    TickerStream,
+    TradeStream,
+    coins_of_exchange,
 )
 
 if TYPE_CHECKING:
@@ -38,12 +38,13 @@ if TYPE_CHECKING:
 
 __all__ = ["HyperliquidSide"]
 
-#: Of an address, over all its connections.
-_CONNECTIONS, _SUBSCRIPTIONS = 10, 1000
+#: Limits per IP address, over all its connections.
+_MAX_CONNECTIONS, _MAX_SUBSCRIPTIONS = 10, 1000
 _RULES = ConnectionRules(message_rate=Rate(2000, 60.0))
-#: A connection on which nothing was sent is ended: looked at every 15 s, four times.
-_LOOK, _PATIENCE = 15.0, 4
+#: The venue closes a connection on which nothing was sent for 60 s: four checks, 15 s apart.
+_CHECK_SECONDS, _MAX_IDLE_CHECKS = 15.0, 4
 _TRADES, _BOOKS = frozenset({"trades"}), frozenset({"book"})
+#: The venue's own faults, and the channels that each is possible on; empty: all.
 _FAULTS = {
     "book_time_regress": _BOOKS,
     "candle_gap": frozenset({"klines"}),
@@ -55,7 +56,7 @@ _FAULTS = {
 
 
 class HyperliquidSide:
-    """Perpetuals and spot."""
+    """The venue server for perpetuals and spot."""
 
     dial_rate = Rate(30, 60.0)
     markets: Mapping[str, Sequence[str]] = MappingProxyType(
@@ -70,77 +71,73 @@ class HyperliquidSide:
         self.market = market
         self.coins, tokens = coins_of(market)
         self._rest = Rest(market, self.coins, tokens)
-        self._streams: dict[str, Spoken] = {}
+        self._streams: dict[str, CoinStream] = {}
         self._lines: list[ClientConnection] = []
 
     def settings(self, url: str) -> dict[str, Any]:
         """Return ``[venue.hyperliquid]`` of a stack that uses the simulator at *url*."""
         return {"base_url": url}
 
-    def open_connection(
-        self, call: HttpRequest, line: ClientConnection
-    ) -> VenueSession | HttpResponse:
-        """Take a connection to ``/ws``."""
+    def open_connection(self, call: HttpRequest, line: ClientConnection) -> VenueSession | HttpResponse:
+        """Accept a connection to ``/ws``, or refuse it with an HTTP status."""
         if not call.path.endswith("/ws"):
             return HttpResponse("", 404)
-        self._lines = [one for one in self._lines if one.counts_as_open]
-        if len(self._lines) >= _CONNECTIONS:
+        self._lines = [line for line in self._lines if line.counts_as_open]
+        if len(self._lines) >= _MAX_CONNECTIONS:
             return HttpResponse("", 429)
         self._lines.append(line)
         return _Session(self, line)
 
     @property
     def full(self) -> bool:
-        """Whether there is no room for another subscription."""
-        return (
-            sum(len(one.subscriptions) for one in self._lines if one.counts_as_open)
-            >= _SUBSCRIPTIONS
-        )
+        """Whether the address has reached its limit of subscriptions."""
+        counted = (len(line.subscriptions) for line in self._lines if line.counts_as_open)
+        return sum(counted) >= _MAX_SUBSCRIPTIONS
 
-    def stream(self, asked: Mapping[str, Any]) -> Spoken | None:
-        """Return the stream of a subscription, the same one for all clients; None: there is none."""
-        made = self._made(asked)
-        return None if made is None else self._streams.setdefault(made.name, made)
+    def stream(self, subscription: Mapping[str, Any]) -> CoinStream | None:
+        """Return the stream of a subscription, shared by all clients; None if it is invalid."""
+        stream = self._new_stream(subscription)
+        return None if stream is None else self._streams.setdefault(stream.name, stream)
 
-    def _made(self, asked: Mapping[str, Any]) -> Spoken | None:
-        kind, coin = asked.get("type"), self.coins.get(asked.get("coin", ""))
+    def _new_stream(self, subscription: Mapping[str, Any]) -> CoinStream | None:
+        kind, coin = subscription.get("type"), self.coins.get(subscription.get("coin", ""))
         if kind == "allMids":
-            dex = asked.get("dex") or ""
-            coins = of_exchange(self.coins.values(), dex)
-            return Mids(f"{kind} {dex}".rstrip(), coins, dex) if coins else None
+            dex = subscription.get("dex") or ""
+            coins = coins_of_exchange(self.coins.values(), dex)
+            return MidPriceStream(f"{kind} {dex}".rstrip(), coins, dex) if coins else None
         if coin is None:
             return None
         name = f"{kind} {coin.name}"
         match kind:
             case "trades":
-                return Trades(name, coin, "trades")
-            case "l2Book" if asked.get("nSigFigs") is None:
-                fast = bool(asked.get("fast"))
-                return Books(f"{name} fast" if fast else name, coin, fast=fast)
+                return TradeStream(name, coin, "trades")
+            case "l2Book" if subscription.get("nSigFigs") is None:
+                fast = bool(subscription.get("fast"))
+                return BookStream(f"{name} fast" if fast else name, coin, fast=fast)
             case "bbo":
-                return Bests(name, coin, "quotes")
-            case "candle" if asked.get("interval") in INTERVALS:
-                return Candles(f"{name} {asked['interval']}", coin, asked["interval"])
+                return QuoteStream(name, coin, "quotes")
+            case "candle" if subscription.get("interval") in INTERVALS:
+                return BarStream(
+                    f"{name} {subscription['interval']}", coin, subscription["interval"]
+                )
             case "activeAssetCtx":
-                return Contexts(name, coin)
+                return TickerStream(name, coin)
         return None
 
     def respond(self, call: HttpRequest) -> HttpResponse:
-        """Answer a call of ``/info``."""
-        return self._rest.answer(call)
+        """Return the answer to a call of ``/info``."""
+        return self._rest.respond(call)
 
     def request_cost(self, call: HttpRequest) -> tuple[RestBudget, int] | None:
         """Return the weight of a call."""
-        return BUDGET, self._rest.cost(call)
+        return BUDGET, self._rest.request_cost(call)
 
-    def rate_limit_response(
-        self, status: int, retry_after: int, budget: RestBudget | None
-    ) -> HttpResponse:
-        """Refuse without a word: how the venue does it is not documented."""
+    def rate_limit_response(self, status: int, retry_after: int, budget: RestBudget | None) -> HttpResponse:
+        """Return an empty refusal: the venue does not document its body."""
         return HttpResponse("null", status)
 
     def corrupt(self, fault: str, stream: VenueStream, text: str) -> list[str] | None:
-        """Return what a fault makes of a text."""
+        """Return the messages that a fault makes of one; None if it does not apply."""
         match fault:
             case "chain_halt" | "candle_gap":
                 return []
@@ -153,25 +150,27 @@ class HyperliquidSide:
         message = json.loads(text)
         data = message["data"]
         if fault == "history_batch":
-            return self._repeated(stream, data[0]["time"], text)
+            return self._replayed(stream, data[0]["time"], text)
         if fault == "book_time_regress":
             data["time"] -= 5_000
         else:
-            _twist(data["bbo"] if "bbo" in data else data["levels"], fault)
+            _corrupt_sides(data["bbo"] if "bbo" in data else data["levels"], fault)
         return [json.dumps(message, separators=(",", ":"))]
 
-    def _repeated(self, stream: VenueStream, time: int, text: str) -> list[str] | None:
-        """Repeat the trades before *time*, as if the client had just subscribed."""
-        coin = next(one for one in self.coins.values() if one.pit.symbol == stream.symbol)
-        # The market may be ahead of what is being told.
-        now = coin.pit.first_trade_since(time * MS)
-        first = max(1, now.id - REPEATED) if now else 1
-        past = coin.pit.trades(first, now.id - first) if now and now.id > first else []
+    def _replayed(self, stream: VenueStream, time_ms: int, text: str) -> list[str] | None:
+        """Repeat the trades before *time_ms*, as if the client had just subscribed."""
+        coin = next(c for c in self.coins.values() if c.instrument.symbol == stream.symbol)
+        # The market may be ahead of the message that is being sent.
+        current = coin.instrument.first_trade_since(time_ms * MS)
+        first = max(1, current.id - REPLAYED_TRADES) if current else 1
+        past = []
+        if current and current.id > first:
+            past = coin.instrument.trades(first, current.id - first)
         return [f'{{"channel":"trades","data":{coin.trades(past)}}}', text] if past else None
 
 
-def _twist(sides: list[Any], fault: str) -> None:
-    """Empty one side of a book or a quote, or bid more than is asked."""
+def _corrupt_sides(sides: list[Any], fault: str) -> None:
+    """Empty the bid side of a book or quote, or exchange its best prices so that it is crossed."""
     if fault == "empty_side":
         sides[0] = [] if isinstance(sides[0], list) else None
         return
@@ -186,70 +185,72 @@ class _Session:
 
     def __init__(self, side: HyperliquidSide, line: ClientConnection) -> None:
         self._side, self._line = side, line
-        self._has: dict[str, Spoken] = {}
-        self._said = self._before = self._quiet = 0
+        self._streams: dict[str, CoinStream] = {}
+        self._replies = 0  # sent on this connection
+        self._sent_before = 0  # messages sent up to the last check
+        self._idle_checks = 0  # checks in a row at which nothing had been sent
 
     def opening_messages(self) -> Sequence[str]:
-        """Greet, and watch for silence."""
-        self._line.call_later(_LOOK, self._look)
+        """Send the greeting, and start the checks for idleness."""
+        self._line.call_later(_CHECK_SECONDS, self._check_idle)
         return ("Websocket connection established.",)
 
-    def _look(self) -> Sequence[str]:
-        """End the connection if nothing was sent on it for a minute."""
-        said = self._said + sum(stream.said for stream in self._has.values())
-        self._quiet = self._quiet + 1 if said == self._before else 0
-        self._before = said
-        if self._quiet >= _PATIENCE:
+    def _check_idle(self) -> Sequence[str]:
+        """Close the connection if nothing was sent on it for a minute."""
+        sent = self._replies + sum(stream.sent for stream in self._streams.values())
+        self._idle_checks = self._idle_checks + 1 if sent == self._sent_before else 0
+        self._sent_before = sent
+        if self._idle_checks >= _MAX_IDLE_CHECKS:
             self._line.close(1000, "Inactive")
         else:
-            self._line.call_later(_LOOK, self._look)
+            self._line.call_later(_CHECK_SECONDS, self._check_idle)
         return ()
 
     def closing_messages(self) -> Sequence[str]:
-        """Say nothing: the venue goes without a word."""
+        """Return nothing: the venue sends no message before it closes."""
         return ()
 
     def refuse(self, text: str) -> Sequence[str]:
-        """Refuse a message."""
+        """Return the error for a message that is refused."""
         message = _object(text)
         return self._error(f"Invalid subscription {_json(message.get('subscription', message))}")
 
     def receive(self, text: str) -> Sequence[str]:
-        """Do what a message asks."""
-        self._said += 1
+        """Return the replies to a message of the client."""
+        self._replies += 1
         message = _object(text)
-        method, asked = message.get("method"), message.get("subscription")
+        method, subscription = message.get("method"), message.get("subscription")
         if method == "ping":
             return ('{"channel":"pong"}',)
-        if method not in ("subscribe", "unsubscribe") or not isinstance(asked, dict):
+        if method not in ("subscribe", "unsubscribe") or not isinstance(subscription, dict):
             return self._error(f"Error parsing JSON into valid websocket request: {text}")
-        stream = self._side.stream(asked)
+        stream = self._side.stream(subscription)
         if stream is None:
-            return self._error(f"Invalid subscription {_json(asked)}")
+            return self._error(f"Invalid subscription {_json(subscription)}")
         if method == "unsubscribe":
-            return self._leave(stream, asked)
-        return self._follow(stream, asked)
+            return self._unsubscribe(stream, subscription)
+        return self._subscribe(stream, subscription)
 
-    def _follow(self, stream: Spoken, asked: dict[str, Any]) -> Sequence[str]:
-        if stream.name in self._has:
-            return self._error(f"Already subscribed: {_json(asked)}")
+    def _subscribe(self, stream: CoinStream, subscription: dict[str, Any]) -> Sequence[str]:
+        if stream.name in self._streams:
+            return self._error(f"Already subscribed: {_json(subscription)}")
         if self._side.full:
-            return self._error(f"Cannot track more than {_SUBSCRIPTIONS} total subscriptions.")
-        self._has[stream.name] = stream
+            return self._error(f"Cannot track more than {_MAX_SUBSCRIPTIONS} total subscriptions.")
+        self._streams[stream.name] = stream
         self._line.subscribe(stream)
         first = stream.first()
-        return (self._agreed("subscribe", asked), *((first,) if first else ()))
+        return (self._ack("subscribe", subscription), *((first,) if first else ()))
 
-    def _leave(self, stream: Spoken, asked: dict[str, Any]) -> Sequence[str]:
-        if self._has.pop(stream.name, None) is None:
-            return self._error(f"Already unsubscribed: {_json(asked)}")
+    def _unsubscribe(self, stream: CoinStream, subscription: dict[str, Any]) -> Sequence[str]:
+        if self._streams.pop(stream.name, None) is None:
+            return self._error(f"Already unsubscribed: {_json(subscription)}")
         self._line.unsubscribe(stream)
-        return (self._agreed("unsubscribe", asked),)
+        return (self._ack("unsubscribe", subscription),)
 
-    def _agreed(self, method: str, asked: dict[str, Any]) -> str:
-        if asked["type"] == "l2Book":
-            asked = {"nSigFigs": None, "mantissa": None, **asked}
-        data = {"method": method, "subscription": asked}
+    def _ack(self, method: str, subscription: dict[str, Any]) -> str:
+        if subscription["type"] == "l2Book":
+            subscription = {"nSigFigs": None, "mantissa": None, **subscription}
+        data = {"method": method, "subscription": subscription}
         return _json({"channel": "subscriptionResponse", "data": data})
 
     def _error(self, text: str) -> Sequence[str]:

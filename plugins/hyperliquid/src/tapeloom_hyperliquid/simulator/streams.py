@@ -1,7 +1,7 @@
-"""Hyperliquid's streams, told by a simulated market.
+"""Hyperliquid's streams: they write the events of a simulated market as the venue's messages.
 
-JSON is written by hand, and the texts of prices and sizes are kept: a market speaks of the same few
-hundred again and again.
+JSON is written by hand and the texts of prices and sizes are cached, because a market uses the same
+few hundred numbers again and again.
 """
 
 from __future__ import annotations
@@ -24,36 +24,56 @@ if TYPE_CHECKING:
         SimulatedInstrument,
     )
 
-__all__ = ["INTERVALS", "MS", "REPEATED", "Bests", "Books", "Candles", "Coin", "Contexts", "Mids", "Spoken", "Trades", "mids", "of_exchange"]  # fmt: skip
+__all__ = [
+    "INTERVALS",
+    "MS",
+    "REPLAYED_TRADES",
+    "BarStream",
+    "BookStream",
+    "Coin",
+    "CoinStream",
+    "MidPriceStream",
+    "QuoteStream",
+    "TickerStream",
+    "TradeStream",
+    "coins_of_exchange",
+    "mid_prices",
+]
 
+#: Nanoseconds in a millisecond, the unit of the venue's times.
 MS = 1_000_000
+#: Nanoseconds in a second.
 _SECOND = 1_000 * MS
-#: The intervals whose candles are served.
+#: The intervals whose bars are served.
 INTERVALS = (
     *("1m", "3m", "5m", "15m", "30m"),
     *("1h", "2h", "4h", "8h", "12h"),
     *("1d", "3d", "1w", "1M"),
 )
-#: How many trades from before a subscription are sent; some tens have been seen.
-REPEATED = 30
-_MASK = (1 << 50) - 1
-_ODD = 0x2545F4914F6CD  # multiplying by it mixes the bits of 50, and no two numbers become one
+#: Number of past trades that a new subscription is sent. Recordings show some tens of them.
+REPLAYED_TRADES = 30
+#: A trade id has 50 bits.
+_ID_MASK = (1 << 50) - 1
+#: Odd factor that turns growing numbers into distinct ids of 50 bits that do not grow.
+_ID_FACTOR = 0x2545F4914F6CD
+#: Number of texts that a cache may hold, to bound its memory.
+_MAX_TEXTS = 20_000
 
 
-class Texts(dict[int, str]):
-    """Whole numbers of a step as decimal text, with one decimal at the least; each made once."""
+class DecimalTexts(dict[int, str]):
+    """A cache of multiples of a step as decimal text with at least one decimal."""
 
     def __init__(self, step: Decimal) -> None:
         super().__init__()
         self._step = step
 
     def write(self, number: int) -> str:
-        """Return the text without keeping it."""
+        """Return the text of *number* steps without caching it."""
         text = format(number * self._step, "f")
         return text if "." in text else f"{text}.0"
 
     def __missing__(self, number: int) -> str:
-        if len(self) > 20_000:
+        if len(self) > _MAX_TEXTS:
             self.clear()
         text = self[number] = self.write(number)
         return text
@@ -61,84 +81,85 @@ class Texts(dict[int, str]):
 
 @frozen(eq=False)
 class Coin:
-    """How one symbol and its numbers are written."""
+    """Writes one instrument's name, numbers and messages in the venue's format."""
 
-    pit: SimulatedInstrument
+    instrument: SimulatedInstrument
     market: Market
     name: str
     spot: bool
-    price: Texts
-    size: Texts
-    value: Texts  #: of prices times sizes
+    price: DecimalTexts
+    size: DecimalTexts
+    value: DecimalTexts  #: of prices times sizes
 
     @classmethod
-    def of(cls, pit: SimulatedInstrument, market: Market, name: str) -> Coin:
-        """Return how *pit* is written under the venue's *name*."""
-        spot = pit.parsed_symbol.kind == "spot"
-        sizes = Texts(pit.tick), Texts(pit.lot), Texts(pit.tick * pit.lot)
-        return cls(pit, market, name, spot, *sizes)
+    def of(cls, instrument: SimulatedInstrument, market: Market, name: str) -> Coin:
+        """Return the writer of *instrument*, which the venue names *name*."""
+        spot = instrument.parsed_symbol.kind == "spot"
+        tick, lot = instrument.tick, instrument.lot
+        texts = DecimalTexts(tick), DecimalTexts(lot), DecimalTexts(tick * lot)
+        return cls(instrument, market, name, spot, *texts)
 
     @property
     def decimals(self) -> int:
-        """The decimals of a size."""
-        exponent = self.pit.lot.normalize().as_tuple().exponent
+        """The number of decimals of a size."""
+        exponent = self.instrument.lot.normalize().as_tuple().exponent
         assert isinstance(exponent, int)
         return max(0, -exponent)
 
     def clock(self, now: int) -> int:
-        """Return what the venue's clock shows at *now*, in ms."""
+        """Return the venue's clock time at *now*, in ms."""
         return (now + self.market.venue_clock - self.market.now) // MS
 
     def trades(self, fills: Iterable[MarketTrade]) -> str:
-        """Return trades as a list."""
+        """Return trades as a JSON array."""
         name, price, size = self.name, self.price, self.size
         rows = [
             f'{{"coin":"{name}","side":"{"B" if f.is_buy else "A"}","px":"{price[f.price]}",'
             f'"sz":"{size[f.size]}","time":{f.ts // MS},"hash":"0x{f.aggregate_id:064x}",'
-            f'"tid":{f.id * _ODD & _MASK},"users":["0x{f.id * 2:040x}","0x{f.id * 2 + 1:040x}"]}}'
+            f'"tid":{f.id * _ID_FACTOR & _ID_MASK},"users":["0x{f.id * 2:040x}","0x{f.id * 2 + 1:040x}"]}}'
             for f in fills
         ]
         return f"[{','.join(rows)}]"
 
     def past(self, limit: int) -> list[MarketTrade]:
-        """Return the last trades, the oldest first."""
-        last = self.pit.last_trade
-        return self.pit.trades(max(1, last.id - limit + 1), limit) if last else []
+        """Return the last *limit* trades, oldest first."""
+        last = self.instrument.last_trade
+        return self.instrument.trades(max(1, last.id - limit + 1), limit) if last else []
 
     def level(self, price: int, size: int) -> str:
-        """Return one level."""
+        """Return one level of a book."""
         return f'{{"px":"{self.price[price]}","sz":"{self.size[size]}","n":{1 + size % 7}}}'
 
-    def book(self, ladder: BookSnapshot, now: int, more: str = "") -> str:
-        """Return a book."""
-        bids = ",".join([self.level(*one) for one in ladder.bids])
-        asks = ",".join([self.level(*one) for one in ladder.asks])
+    def book(self, ladder: BookSnapshot, now: int, suffix: str = "") -> str:
+        """Return a book, whose JSON object ends with *suffix*."""
+        bids = ",".join([self.level(price, size) for price, size in ladder.bids])
+        asks = ",".join([self.level(price, size) for price, size in ladder.asks])
         head = f'{{"coin":"{self.name}","time":{self.clock(now)},"levels":'
-        return f"{head}[[{bids}],[{asks}]]{more}}}"
+        return f"{head}[[{bids}],[{asks}]]{suffix}}}"
 
-    def candle(self, interval: str, candle: MarketBar) -> str:
-        """Return a candle."""
-        c, price = candle, self.price
+    def bar(self, interval: str, bar: MarketBar) -> str:
+        """Return a bar."""
+        c, price = bar, self.price
         return (
             f'{{"t":{c.start // MS},"T":{c.end // MS - 1},"s":"{self.name}","i":"{interval}",'
             f'"o":"{price[c.open]}","c":"{price[c.close]}","h":"{price[c.high]}",'
             f'"l":"{price[c.low]}","v":"{self.size.write(c.volume)}","n":{c.trades}}}'
         )
 
-    def middle(self) -> str:
-        """Return the price in the middle of the best ones."""
-        best = self.pit.top_of_book()
-        return format((best.bid + best.ask) * self.pit.tick / 2, "f")
+    def mid_price(self) -> str:
+        """Return the mean of the best bid and ask."""
+        best = self.instrument.top_of_book()
+        return format((best.bid + best.ask) * self.instrument.tick / 2, "f")
 
     def context(self) -> str:
-        """Return the figures of 24 hours."""
-        pit, price = self.pit, self.price
-        best, last, day = pit.top_of_book(), pit.last_trade, pit.last_24h(self.market.now)
+        """Return the statistics of 24 hours."""
+        instrument, price = self.instrument, self.price
+        best, last, day = instrument.top_of_book(), instrument.last_trade, instrument.last_24h(self.market.now)
         mark = price[last.price if last else best.bid]
         before = price[day.open] if day else mark
         value, volume = (day.quote_volume, day.volume) if day else (0, 0)
         sums = f'"prevDayPx":"{before}","dayNtlVlm":"{self.value.write(value)}"'
-        prices = f'"markPx":"{mark}","midPx":"{self.middle()}"'
+        prices = f'"markPx":"{mark}","midPx":"{self.mid_price()}"'
         if self.spot:
             return f'{{{sums},{prices},"circulatingSupply":"1000000.0","coin":"{self.name}"}}'
         return (
@@ -148,94 +169,94 @@ class Coin:
         )
 
 
-class Spoken:
-    """A stream of one coin. `said` counts how often it has spoken."""
+class CoinStream:
+    """A stream of one coin. `sent` counts the messages that it has produced."""
 
     interval_ns = 0
 
     def __init__(self, name: str, coin: Coin, channel: str) -> None:
         self.name, self.channel = name, channel
-        self.symbol = coin.pit.symbol
-        self.said = 0
-        self._ = coin
-        self._pit = coin.pit
+        self.symbol = coin.instrument.symbol
+        self.sent = 0
+        self._coin = coin
+        self._instrument = coin.instrument
 
     def start(self) -> None:
-        """Start, or start anew."""
+        """Start or restart the stream."""
 
     def first(self) -> str:
-        """Return what whoever subscribes is sent at once; nothing where that is nothing."""
+        """Return the message that a new subscription is sent at once; empty if there is none."""
         return ""
 
     def encode_step(self, step: MarketStep) -> Sequence[str]:
-        """Return what is said of this step."""
+        """Return the messages that a market step causes."""
         return ()
 
     def encode_tick(self, now: int) -> Sequence[str]:
-        """Return what is said at this time."""
+        """Return the messages that are due at *now*."""
         return ()
 
-    def _says(self, kind: str, what: str) -> tuple[str]:
-        self.said += 1
-        return (f'{{"channel":"{kind}","data":{what}}}',)
+    def _message(self, kind: str, data: str) -> tuple[str]:
+        self.sent += 1
+        return (f'{{"channel":"{kind}","data":{data}}}',)
 
 
-class Trades(Spoken):
-    """Trades, a block at a time; whoever subscribes is sent the last ones once more."""
+class TradeStream(CoinStream):
+    """Trades, one message per block; a new subscription is sent the last trades first."""
 
     def first(self) -> str:
         """Return the last trades."""
-        return self._says("trades", self._.trades(self._.past(REPEATED)))[0]
+        return self._message("trades", self._coin.trades(self._coin.past(REPLAYED_TRADES)))[0]
 
     def encode_step(self, step: MarketStep) -> Sequence[str]:
         """Return the trades of a block."""
-        return self._says("trades", self._.trades(step.trades)) if step.trades else ()
+        return self._message("trades", self._coin.trades(step.trades)) if step.trades else ()
 
 
-class Books(Spoken):
-    """The best levels, again and again: 20 of them slowly, or 5 fast."""
+class BookStream(CoinStream):
+    """Book snapshots: 20 levels per side every 5 s, or 5 levels every 0.5 s, if changed."""
 
     def __init__(self, name: str, coin: Coin, *, fast: bool) -> None:
         super().__init__(name, coin, "book:5" if fast else "book:20")
         self.interval_ns = _SECOND // 2 if fast else 5 * _SECOND
-        self._depth, self._more = (5, ',"fast":true') if fast else (20, "")
-        self._told = 0
+        self._depth, self._suffix = (5, ',"fast":true') if fast else (20, "")
+        self._last_sent = 0
 
     def start(self) -> None:
-        """Forget what was told."""
-        self._told = 0
+        """Start or restart the stream: nothing was sent yet."""
+        self._last_sent = 0
 
     def first(self) -> str:
         """Return the book."""
-        return self._book(self._.market.now)[0]
+        return self._book(self._coin.market.now)[0]
 
     def encode_tick(self, now: int) -> Sequence[str]:
         """Return the book, if it has changed."""
-        if self._pit.last_update_id == self._told:
+        if self._instrument.last_update_id == self._last_sent:
             return ()
-        self._told = self._pit.last_update_id
+        self._last_sent = self._instrument.last_update_id
         return self._book(now)
 
     def _book(self, now: int) -> tuple[str]:
-        ladder = self._pit.book_snapshot(self._depth)
-        return self._says("l2Book", self._.book(ladder, now, self._more))
+        ladder = self._instrument.book_snapshot(self._depth)
+        return self._message("l2Book", self._coin.book(ladder, now, self._suffix))
 
 
-class Bests(Spoken):
+class QuoteStream(CoinStream):
     """The best bid and ask, when they change."""
 
     def encode_step(self, step: MarketStep) -> Sequence[str]:
         """Return the best bid and ask."""
-        best, _ = step.top_of_book, self._
+        best, coin = step.top_of_book, self._coin
         if best is None:
             return ()
-        bid, ask = _.level(best.bid, best.bid_size), _.level(best.ask, best.ask_size)
-        head = f'{{"coin":"{_.name}","time":{_.clock(step.ts)},"bbo":'
-        return self._says("bbo", f"{head}[{bid},{ask}]}}")
+        bid, ask = coin.level(best.bid, best.bid_size), coin.level(best.ask, best.ask_size)
+        head = f'{{"coin":"{coin.name}","time":{coin.clock(step.ts)},"bbo":'
+        return self._message("bbo", f"{head}[{bid},{ask}]}}")
 
 
-class Candles(Spoken):
-    """Candles of one interval, without a word on whether they are over."""
+class BarStream(CoinStream):
+    """Bars of one interval, without a mark whether they are closed."""
 
     interval_ns = _SECOND // 2
 
@@ -243,72 +264,74 @@ class Candles(Spoken):
         super().__init__(name, coin, f"klines:{interval}")
         assert interval in INTERVALS
         self._interval = interval
-        self._since = self._trades = 0  # of the candle told last: its start, and its trades then
+        #: The start of the bar that was sent last, in ns, and its number of trades then.
+        self._since = self._trades = 0
 
     def start(self) -> None:
-        """Begin with the candle of now."""
-        now = self._.market.now
-        candle = self._pit.bar(self._interval, now)
-        length = duration_ns("31d" if self._interval == "1M" else self._interval)
-        self._since = candle.start if candle else now - length + 1
+        """Start or restart the stream with the current bar."""
+        now = self._coin.market.now
+        bar = self._instrument.bar(self._interval, now)
+        length_ns = duration_ns("31d" if self._interval == "1M" else self._interval)
+        self._since = bar.start if bar else now - length_ns + 1
         self._trades = 0
 
     def encode_tick(self, now: int) -> Sequence[str]:
-        """Return the candles that have changed; an interval without a trade has none."""
-        candle = self._pit.bar(self._interval, now)
-        if candle is None:
+        """Return the bars that have changed; an interval without a trade has no bar."""
+        current = self._instrument.bar(self._interval, now)
+        if current is None:
             return ()
         changed = []
-        if candle.start > self._since:
-            ended = self._pit.bars(self._interval, self._since, candle.start - 1, 1000)
-            changed = [one for one in ended if one.trades > self._seen(one)]
-            self._since, self._trades = candle.start, 0
-        if candle.trades > self._trades:
-            changed.append(candle)
-            self._trades = candle.trades
+        if current.start > self._since:
+            ended = self._instrument.bars(self._interval, self._since, current.start - 1, 1000)
+            changed = [bar for bar in ended if bar.trades > self._sent_trades(bar)]
+            self._since, self._trades = current.start, 0
+        if current.trades > self._trades:
+            changed.append(current)
+            self._trades = current.trades
         return [
             text
-            for one in changed
-            for text in self._says("candle", self._.candle(self._interval, one))
+            for bar in changed
+            for text in self._message("candle", self._coin.bar(self._interval, bar))
         ]
 
-    def _seen(self, candle: MarketBar) -> int:
-        return self._trades if candle.start == self._since else 0
+    def _sent_trades(self, bar: MarketBar) -> int:
+        """Return the number of trades of *bar* when it was last sent."""
+        return self._trades if bar.start == self._since else 0
 
 
-class Contexts(Spoken):
-    """The figures of 24 hours, once a second if there was a trade."""
+class TickerStream(CoinStream):
+    """The statistics of 24 hours, once a second if there was a trade."""
 
     interval_ns = _SECOND
 
     def __init__(self, name: str, coin: Coin) -> None:
         super().__init__(name, coin, "ticker")
-        self._told = 0
+        self._last_sent = 0
 
     def start(self) -> None:
-        """Forget what was told."""
-        self._told = 0
+        """Start or restart the stream: nothing was sent yet."""
+        self._last_sent = 0
 
     def first(self) -> str:
-        """Return the figures."""
+        """Return the statistics."""
         return self._context()[0]
 
     def encode_tick(self, now: int) -> Sequence[str]:
-        """Return the figures, if there was a trade."""
-        last = self._pit.last_trade
-        if last is None or last.id == self._told:
+        """Return the statistics, if there was a trade."""
+        last = self._instrument.last_trade
+        if last is None or last.id == self._last_sent:
             return ()
-        self._told = last.id
+        self._last_sent = last.id
         return self._context()
 
     def _context(self) -> tuple[str]:
-        _ = self._
-        kind = "activeSpotAssetCtx" if _.spot else "activeAssetCtx"
-        return self._says(kind, f'{{"coin":"{_.name}","ctx":{_.context()}}}')
+        coin = self._coin
+        kind = "activeSpotAssetCtx" if coin.spot else "activeAssetCtx"
+        return self._message(kind, f'{{"coin":"{coin.name}","ctx":{coin.context()}}}')
 
 
-class Mids(Spoken):
-    """The middle prices of all coins of one exchange."""
+class MidPriceStream(CoinStream):
+    """The mid prices of all coins of one exchange."""
 
     interval_ns = _SECOND
 
@@ -319,14 +342,14 @@ class Mids(Spoken):
 
     def encode_tick(self, now: int) -> Sequence[str]:
         """Return the prices."""
-        return self._says("allMids", f'{{{self._dex}"mids":{mids(self._coins)}}}')
+        return self._message("allMids", f'{{{self._dex}"mids":{mid_prices(self._coins)}}}')
 
 
-def of_exchange(coins: Iterable[Coin], dex: str) -> list[Coin]:
-    """Return what a builder's exchange has; or the venue itself, which has spot as well."""
+def coins_of_exchange(coins: Iterable[Coin], dex: str) -> list[Coin]:
+    """Return the coins of a builder's exchange, or of the venue itself, which includes spot."""
     return [coin for coin in coins if coin.name.partition(":")[0] == (dex or coin.name)]
 
 
-def mids(coins: Iterable[Coin]) -> str:
-    """Return the middle price of each of these."""
-    return "{" + ",".join(f'"{coin.name}":"{coin.middle()}"' for coin in coins) + "}"
+def mid_prices(coins: Iterable[Coin]) -> str:
+    """Return the mid prices of *coins* as a JSON object."""
+    return "{" + ",".join(f'"{coin.name}":"{coin.mid_price()}"' for coin in coins) + "}"

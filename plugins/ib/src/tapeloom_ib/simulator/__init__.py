@@ -1,6 +1,6 @@
-"""The server side of IB Gateway, fed by a simulated market.
+"""The server side of IB Gateway: it serves a simulated market.
 
-`server` takes connections, `client` answers the requests of one client, `streams` has the streamed
+`server` accepts connections, `client` answers the requests of one client, `streams` has the streamed
 market data, `history` past trades and bars.
 
 The package states the facts of the venue itself and imports nothing of the client side. If both
@@ -23,5 +23,5 @@ __all__ = ["simulate"]
 
 @hookimpl
 def simulate(market: Market) -> VenueServer:
-    """Return the gateway's side, fed by a simulated market."""
+    """Return the gateway's side for a simulated market."""
     return IBSide(market)

@@ -1,54 +1,63 @@
-"""What the gateway answers about the past: trades and bars, off the same market."""
+"""The gateway's answers to requests for past trades and bars."""
 
 from __future__ import annotations
 
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from .streams import average, error, joined, plain
+from .streams import average, decimal_text, error, message
 
 if TYPE_CHECKING:
     from tapeloom_simulator.server_api import MarketTrade, SimulatedInstrument
 
 __all__ = ["bars", "ticks"]
 
+#: Nanoseconds in a second.
 _SECOND = 1_000_000_000
-_SIZES = {"1 secs": "1s", "5 secs": "5s", "10 secs": "10s", "15 secs": "15s", "30 secs": "30s",
+#: The market's interval by the gateway's bar size.
+_INTERVALS = {"1 secs": "1s", "5 secs": "5s", "10 secs": "10s", "15 secs": "15s", "30 secs": "30s",
           "1 min": "1m", "5 mins": "5m", "1 hour": "1h", "1 day": "1d"}  # fmt: skip
+#: Seconds in a unit of a duration.
 _UNITS = {"S": 1, "D": 86_400, "W": 604_800}
 
 
-def ticks(request: str, pit: SimulatedInstrument, start: str, most: int) -> list[str]:
-    """Return the trades from *start* on: *most* of them, and what more there is of the last second."""
+def ticks(request: str, instrument: SimulatedInstrument, start: str, limit: int) -> list[str]:
+    """Return the first *limit* trades from *start* on, and the rest of the last second's."""
     since = _moment(start)
-    first = pit.first_trade_since(since)
-    found: list[MarketTrade] = [] if first is None else pit.trades(first.id, most + 1_000)
-    if len(found) > most:
-        last = found[most - 1].ts // _SECOND
-        found = [
-            fill for place, fill in enumerate(found) if place < most or fill.ts // _SECOND == last
-        ]
+    first = instrument.first_trade_since(since)
+    trades: list[MarketTrade] = []
+    if first is not None:
+        trades = instrument.trades(first.id, limit + 1_000)
+    if len(trades) > limit:
+        last = trades[limit - 1].ts // _SECOND
+        trades = [t for index, t in enumerate(trades) if index < limit or t.ts // _SECOND == last]
     fields: list[object] = []
-    for fill in found:
-        price, size = plain(fill.price, pit.tick), plain(fill.size, pit.lot)
-        fields += [fill.ts // _SECOND, 0, price, size, "NASDAQ", ""]
-    return [joined(98, request, len(found), *fields, 1)]
+    for trade in trades:
+        price = decimal_text(trade.price, instrument.tick)
+        size = decimal_text(trade.size, instrument.lot)
+        fields += [trade.ts // _SECOND, 0, price, size, "NASDAQ", ""]
+    return [message(98, request, len(trades), *fields, 1)]
 
 
-def bars(request: str, pit: SimulatedInstrument, now: int, size: str, duration: str) -> list[str]:
-    """Return the bars of the time before *now*."""
-    interval = _SIZES.get(size)
+def bars(
+    request: str, instrument: SimulatedInstrument, now: int, size: str, duration: str
+) -> list[str]:
+    """Return the bars of the *duration* before *now*."""
+    interval = _INTERVALS.get(size)
     count, _, unit = duration.partition(" ")
     if interval is None or unit not in _UNITS:
         return [error(request, 321, "Server error when validating: bar size or duration.")]
     since = now - int(count) * _UNITS[unit] * _SECOND
     fields: list[object] = []
-    found = [one for one in pit.bars(interval, since, now, 2_000) if one.end <= now]
-    for candle in found:
-        prices = (candle.open, candle.high, candle.low, candle.close)
-        fields += [candle.start // _SECOND, *(plain(price, pit.tick) for price in prices)]
-        fields += [plain(candle.volume, pit.lot), average(candle, pit), candle.trades]
-    return [joined(17, request, "", "", len(found), *fields)]
+    bars = instrument.bars(interval, since, now, 2_000)
+    ended = [bar for bar in bars if bar.end <= now]
+    for bar in ended:
+        prices = (bar.open, bar.high, bar.low, bar.close)
+        fields += [bar.start // _SECOND]
+        fields += [decimal_text(price, instrument.tick) for price in prices]
+        volume = decimal_text(bar.volume, instrument.lot)
+        fields += [volume, average(bar, instrument), bar.trades]
+    return [message(17, request, "", "", len(ended), *fields)]
 
 
 def _moment(text: str) -> int:

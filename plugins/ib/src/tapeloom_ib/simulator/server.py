@@ -1,4 +1,4 @@
-"""The gateway's side: what TWS answers a client that speaks protocol version 178, over TCP."""
+"""The gateway's side: TWS with protocol version 178 over TCP."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from tapeloom_simulator.server_api import HttpResponse
 
 from .client import Client, Gateway
-from .streams import Feedline
+from .streams import ClientStream
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -27,8 +27,12 @@ if TYPE_CHECKING:
 __all__ = ["IBSide"]
 
 
+#: Length above which a message is taken to be garbage, in bytes.
+_MAX_MESSAGE_BYTES = 1 << 20
+
+
 class IBSide:
-    """A gateway that is logged in."""
+    """The venue server: a gateway that is logged in."""
 
     dial_rate: Rate | None = None
     markets: Mapping[str, Sequence[str]] = MappingProxyType({"": ("AAPL/USD", "MSFT/USD")})
@@ -52,66 +56,65 @@ class IBSide:
     def settings(self, url: str) -> dict[str, Any]:
         """Return ``[venue.ib]`` of a stack that uses the simulator at *url*."""
         host, _, port = url.partition("://")[2].rpartition(":")
-        # Nobody counts how often the same is asked for here.
+        # The simulator does not limit repeated requests.
         return {"host": host.strip("[]"), "port": int(port), "repeat_after": "0s"}
 
     def frame(self, text: str) -> bytes:
-        """Return a message: its length, and its fields, each ended by a NUL."""
+        """Return the bytes of a message: its length, and its text."""
         payload = text.encode()
         return struct.pack(">I", len(payload)) + payload
 
     def new_unframer(self) -> Callable[[bytes], Sequence[str]]:
-        """Return what reads the messages of one client; the first follow on ``API`` and a NUL."""
-        held, greeted = bytearray(), False
+        """Return a function that splits the bytes of one client into messages.
 
-        def take(block: bytes) -> list[str]:
-            nonlocal greeted
-            held.extend(block)
-            if not greeted:
-                if not b"API\0".startswith(held[:4]):
-                    raise ValueError("a client begins with API")
-                if len(held) < 4:
+        The first message follows on ``API`` and a NUL.
+        """
+        buffer, prefix_read = bytearray(), False
+
+        def unframe_block(block: bytes) -> list[str]:
+            nonlocal prefix_read
+            buffer.extend(block)
+            if not prefix_read:
+                if not b"API\0".startswith(buffer[:4]):
+                    raise ValueError("a client must start with API")
+                if len(buffer) < 4:
                     return []
-                del held[:4]
-                greeted = True
+                del buffer[:4]
+                prefix_read = True
             texts = []
-            while len(held) >= 4:
-                (size,) = struct.unpack_from(">I", held)
-                if size > 1 << 20:
-                    raise ValueError(f"no message has {size} bytes")
-                if len(held) < 4 + size:
+            while len(buffer) >= 4:
+                (size,) = struct.unpack_from(">I", buffer)
+                if size > _MAX_MESSAGE_BYTES:
+                    raise ValueError(f"a message of {size} bytes is too long")
+                if len(buffer) < 4 + size:
                     break
-                texts.append(held[4 : 4 + size].decode())
-                del held[: 4 + size]
+                texts.append(buffer[4 : 4 + size].decode())
+                del buffer[: 4 + size]
             return texts
 
-        return take
+        return unframe_block
 
-    def open_connection(
-        self, call: HttpRequest, line: ClientConnection
-    ) -> VenueSession | HttpResponse:
-        """Take a client; who it is, it says later."""
+    def open_connection(self, call: HttpRequest, line: ClientConnection) -> VenueSession | HttpResponse:
+        """Accept a client, which sends its id later."""
         clients = self._gateway.clients
-        clients[:] = [one for one in clients if one.line.counts_as_open]
+        clients[:] = [client for client in clients if client.line.counts_as_open]
         client = Client(self._gateway, line)
         clients.append(client)
         return client
 
     def respond(self, call: HttpRequest) -> HttpResponse:
-        """There is no REST."""
+        """Return 404: the gateway has no REST interface."""
         return HttpResponse("", 404)
 
     def request_cost(self, call: HttpRequest) -> tuple[RestBudget, int] | None:
-        """There is no REST."""
+        """Return None: the gateway has no REST interface."""
         return None
 
-    def rate_limit_response(
-        self, status: int, retry_after: int, budget: RestBudget | None
-    ) -> HttpResponse:
-        """There is no REST."""
+    def rate_limit_response(self, status: int, retry_after: int, budget: RestBudget | None) -> HttpResponse:
+        """Return *status*: the gateway has no REST interface."""
         return HttpResponse("", status)
 
     def corrupt(self, fault: str, stream: VenueStream, text: str) -> list[str] | None:
-        """Return what the gateway says in place of *text*."""
-        assert isinstance(stream, Feedline)
+        """Return the messages that a fault makes of *text*; None if it does not apply."""
+        assert isinstance(stream, ClientStream)
         return stream.session.corrupt(fault, stream, text)

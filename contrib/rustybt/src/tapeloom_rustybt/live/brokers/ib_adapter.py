@@ -1,4 +1,4 @@
-"""Where RustyBT has its adapter for this broker."""
+"""RustyBT's module path of the adapter for this broker."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the guide imports from ``rustybt.live.streaming``."""
+"""The names that the guide imports from ``rustybt.live.streaming``."""
 
 from __future__ import annotations
 

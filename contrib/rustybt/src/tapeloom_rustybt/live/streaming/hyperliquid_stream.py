@@ -1,4 +1,4 @@
-"""What the guide imports from ``rustybt.live.streaming.hyperliquid_stream``."""
+"""The names that the guide imports from ``rustybt.live.streaming.hyperliquid_stream``."""
 
 from __future__ import annotations
 

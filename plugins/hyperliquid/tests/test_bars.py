@@ -1,4 +1,4 @@
-"""Candles are closed soundly, although nobody says when they are over."""
+"""Bars are closed, revised and marked as complete, although the venue marks none of this."""
 
 from __future__ import annotations
 
@@ -46,9 +46,9 @@ def bars(feed, *frames: bytes) -> list[Bar]:
     return [event for event in events if type(event) is Bar]
 
 
-def states(some: list[Bar]) -> list[tuple[int, int, bool]]:
+def states(bars_: list[Bar]) -> list[tuple[int, int, bool]]:
     """Return of each bar its minute, its trades, and whether it is closed."""
-    return [(bar.ts // MS // MINUTE, bar.trades, bar.closed) for bar in some]
+    return [(bar.ts // MS // MINUTE, bar.trades, bar.closed) for bar in bars_]
 
 
 @pytest.fixture
@@ -56,7 +56,7 @@ def feed(make):
     return make(channels=("klines:1m", "quotes"))
 
 
-def test_a_candle_is_a_bar_in_the_venues_own_figures(feed) -> None:
+def test_a_bar_has_the_digits_of_the_venue(feed) -> None:
     (bar,) = bars(feed, push(3, 20))
     numbers = [Decimal(t) for t in ("71400.0", "71422.0", "71389.0", "71411.0", "20.20407")]
 
@@ -67,16 +67,16 @@ def test_a_candle_is_a_bar_in_the_venues_own_figures(feed) -> None:
 
 
 @pytest.mark.parametrize("number", [1, "1.00", 1.0])
-def test_numbers_come_as_text_or_as_numbers(feed, number) -> None:
+def test_numbers_may_be_text_or_json_numbers(feed, number) -> None:
     (bar,) = bars(feed, frame("candle", candle(1, o=number)))
 
     assert bar.open == 1
 
 
-def test_the_next_candle_closes_the_one_before_once(feed) -> None:
-    some = bars(feed, push(1, 1), push(1, 2), push(2, 1), push(3, 1))
+def test_the_next_bar_closes_the_one_before_once(feed) -> None:
+    bars_ = bars(feed, push(1, 1), push(1, 2), push(2, 1), push(3, 1))
 
-    assert states(some) == [
+    assert states(bars_) == [
         (1, 1, False),
         (1, 2, False),
         (1, 2, True),
@@ -84,31 +84,31 @@ def test_the_next_candle_closes_the_one_before_once(feed) -> None:
         (2, 1, True),
         (3, 1, False),
     ]
-    assert all(bar.complete and not bar.revision for bar in some)
+    assert all(bar.complete and not bar.revision for bar in bars_)
 
 
-def test_an_array_is_read_like_one_after_another(feed, make) -> None:
+def test_an_array_of_bars_is_parsed_like_single_bars(feed, make) -> None:
     together = frame("candle", [candle(1), candle(1, 2), candle(2)])
     other = make(channels=("klines:1m", "quotes"))
 
     assert bars(feed, together) == bars(other, push(1), push(1, 2), push(2))
 
 
-def test_the_venues_time_closes_a_candle_without_a_successor(feed) -> None:
+def test_the_venues_time_closes_a_bar_without_a_successor(feed) -> None:
     before, after = 2 * MINUTE - 1 + 4_999, 2 * MINUTE - 1 + 5_000
-    some = bars(feed, push(1, 3), quote(before), quote(after), quote(after + 1), push(2))
+    bars_ = bars(feed, push(1, 3), quote(before), quote(after), quote(after + 1), push(2))
 
-    assert states(some) == [(1, 3, False), (1, 3, True), (2, 1, False)]
+    assert states(bars_) == [(1, 3, False), (1, 3, True), (2, 1, False)]
     assert states(bars(feed, push(1), quote(before))) == [(1, 1, False)]
 
 
-def test_the_closing_stands_before_what_showed_that_it_is_due(feed) -> None:
+def test_a_closed_bar_comes_before_the_event_that_made_it_due(feed) -> None:
     events = tapeloom_hyperliquid.parse(feed)(Frames([push(1), quote(3 * MINUTE)], 7))
 
     assert [event.type for event in events] == ["bar", "bar", "quote"]
 
 
-def test_our_clock_closes_nothing(feed) -> None:
+def test_the_local_clock_closes_no_bar(feed) -> None:
     parse = tapeloom_hyperliquid.parse(feed)
     parse(Frames([push(1)], 7))
     events = parse(Frames([push(1, 2)], 10**18))
@@ -116,11 +116,11 @@ def test_our_clock_closes_nothing(feed) -> None:
     assert states(events) == [(1, 2, False)]
 
 
-def test_another_coins_candle_tells_the_time_too(make) -> None:
+def test_a_bar_of_another_coin_advances_the_venues_time(make) -> None:
     feed = make(symbols=(PERP, "ETH/USDC:USDC"), channels=("klines:1m",))
-    some = bars(feed, push(1), push(1, coin="ETH"), push(3, coin="ETH"))
+    bars_ = bars(feed, push(1), push(1, coin="ETH"), push(3, coin="ETH"))
 
-    assert [(bar.symbol[:3], bar.closed) for bar in some] == [
+    assert [(bar.symbol[:3], bar.closed) for bar in bars_] == [
         ("BTC", False),
         ("ETH", False),
         ("ETH", True),
@@ -129,7 +129,7 @@ def test_another_coins_candle_tells_the_time_too(make) -> None:
     ]
 
 
-def test_how_long_to_wait_can_be_set(make) -> None:
+def test_bar_grace_is_a_setting(make) -> None:
     feed = make(channels=("klines:1m", "quotes"), bar_grace="1m")
     over = 2 * MINUTE - 1 + MINUTE
 
@@ -137,17 +137,17 @@ def test_how_long_to_wait_can_be_set(make) -> None:
     assert states(bars(feed, push(1), quote(over))) == [(1, 1, False), (1, 1, True)]
 
 
-def test_a_candle_that_changes_after_its_close_is_sent_again_as_a_revision(feed) -> None:
+def test_a_bar_that_changes_after_its_close_is_a_revision(feed) -> None:
     late = 2 * MINUTE + 10_000
-    some = bars(feed, push(1), quote(late), push(1), push(1, 2), push(1, 3), push(2), push(1, 4))
-    again = [bar for bar in some if bar.revision]
+    bars_ = bars(feed, push(1), quote(late), push(1), push(1, 2), push(1, 3), push(2), push(1, 4))
+    again = [bar for bar in bars_ if bar.revision]
 
     assert [(bar.trades, bar.revision, bar.closed) for bar in again] == [
         (2, 1, True),
         (3, 2, True),
         (4, 1, True),
     ]
-    assert [bar.trades for bar in some if bar.closed and not bar.revision] == [1]
+    assert [bar.trades for bar in bars_ if bar.closed and not bar.revision] == [1]
 
 
 def wants(feed) -> list[HistoryQuery]:
@@ -156,21 +156,21 @@ def wants(feed) -> list[HistoryQuery]:
     return asked
 
 
-def test_a_candle_that_a_reconnect_may_have_cut_short_is_not_complete(feed) -> None:
-    some = bars(feed, answer(), push(1, 5), answer(), push(3, 1), push(4, 1))
-    closed = [bar for bar in some if bar.closed]
+def test_a_bar_interrupted_by_a_reconnect_is_not_complete(feed) -> None:
+    bars_ = bars(feed, answer(), push(1, 5), answer(), push(3, 1), push(4, 1))
+    closed = [bar for bar in bars_ if bar.closed]
 
     assert [(bar.ts // MS // MINUTE, bar.complete) for bar in closed] == [(1, False), (3, True)]
 
 
-def test_a_candle_that_is_told_again_after_a_reconnect_is_complete(feed) -> None:
-    some = bars(feed, push(1, 5), answer("unsubscribe"), answer(), push(1, 9), push(2))
+def test_a_bar_that_is_sent_again_after_a_reconnect_is_complete(feed) -> None:
+    bars_ = bars(feed, push(1, 5), answer("unsubscribe"), answer(), push(1, 9), push(2))
 
-    assert [(bar.trades, bar.complete) for bar in some if bar.closed] == [(9, True)]
+    assert [(bar.trades, bar.complete) for bar in bars_ if bar.closed] == [(9, True)]
 
 
 @pytest.mark.parametrize("fill", [False, True])
-def test_candles_that_were_skipped_are_asked_for_if_that_is_set(make, fill) -> None:
+def test_skipped_bars_are_requested_if_fill_bars_is_set(make, fill) -> None:
     feed = make(channels=("klines:1m",), fill_bars=fill)
     asked = wants(feed)
     bars(feed, push(1), push(2), push(5))
@@ -179,7 +179,7 @@ def test_candles_that_were_skipped_are_asked_for_if_that_is_set(make, fill) -> N
     assert asked == (wanted if fill else [])
 
 
-def test_what_a_reconnect_has_cost_core_asks_for(make) -> None:
+def test_bars_lost_at_a_reconnect_are_left_to_core(make) -> None:
     feed = make(channels=("klines:1m",), fill_bars=True)
     asked = wants(feed)
     bars(feed, push(1), answer(), push(5))
@@ -187,7 +187,7 @@ def test_what_a_reconnect_has_cost_core_asks_for(make) -> None:
     assert not asked
 
 
-def test_what_nobody_wants_any_more_is_forgotten(feed) -> None:
+def test_bars_of_a_removed_symbol_are_forgotten(feed) -> None:
     parse = tapeloom_hyperliquid.parse(feed)
     parse(Frames([push(1)], 7))
     feed.listing.remove(PERP)
@@ -198,12 +198,12 @@ def test_what_nobody_wants_any_more_is_forgotten(feed) -> None:
     assert states([e for e in events if type(e) is Bar]) == [(4, 1, False)]
 
 
-def test_another_interval_was_not_asked_for(feed) -> None:
+def test_bars_of_another_interval_are_counted_as_unrequested(feed) -> None:
     assert bars(feed, frame("candle", candle(1, i="5m")), frame("candle", candle(1, i="9m"))) == []
     assert feed.counters["unrequested"] == 2
 
 
-def test_a_closed_bar_has_what_the_open_one_had(feed) -> None:
+def test_a_closed_bar_has_the_fields_of_the_open_one(feed) -> None:
     opened, closed, _ = bars(feed, push(1, 4), push(2))
 
     assert closed == evolve(opened, closed=True)

@@ -1,4 +1,4 @@
-"""Which trades are from before a subscription, which were missed, and which came before."""
+"""Repeated trades are dropped, rejected, or marked as history or backfill."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def frame(channel: str, data: Any) -> bytes:
 
 
 def batch(*tids: int, coin: str = "BTC") -> bytes:
-    """Return trades whose time is their id, so that they are easily told apart."""
+    """Return a batch of trades whose times are their ids."""
     rest = {"side": "B", "px": "1", "sz": "2", "hash": "0x0", "users": []}
     return frame("trades", [{"coin": coin, "time": tid, "tid": tid, **rest} for tid in tids])
 
@@ -25,7 +25,7 @@ def answer(coin: str = "BTC", method: str = "subscribe") -> bytes:
     return frame("subscriptionResponse", {"method": method, "subscription": about})
 
 
-def told(feed, *frames: bytes) -> list[tuple[str, str]]:
+def origins(feed, *frames: bytes) -> list[tuple[str, str]]:
     """Return the id of every trade and where it comes from, or the rule that rejected it."""
     found = []
     for event in tapeloom_hyperliquid.parse(feed)(Frames(frames, 7)):
@@ -36,8 +36,8 @@ def told(feed, *frames: bytes) -> list[tuple[str, str]]:
     return found
 
 
-def test_the_first_batch_after_the_first_answer_is_history(make) -> None:
-    assert told(make(), answer(), batch(1, 2), batch(3), batch(4, 5)) == [
+def test_the_first_batch_after_the_first_ack_is_history(make) -> None:
+    assert origins(make(), answer(), batch(1, 2), batch(3), batch(4, 5)) == [
         ("1", "history"),
         ("2", "history"),
         ("3", "live"),
@@ -46,28 +46,26 @@ def test_the_first_batch_after_the_first_answer_is_history(make) -> None:
     ]
 
 
-def test_a_recording_without_answers_begins_with_history_too(make) -> None:
-    assert told(make(), batch(1, 2), batch(3)) == [
+def test_the_first_batch_of_a_recording_without_acks_is_history(make) -> None:
+    assert origins(make(), batch(1, 2), batch(3)) == [
         ("1", "history"),
         ("2", "history"),
         ("3", "live"),
     ]
 
 
-def test_after_a_reconnect_the_known_are_dropped_and_the_missed_are_backfill(make) -> None:
+def test_after_a_reconnect_known_trades_are_dropped_and_missed_ones_are_backfill(make) -> None:
     feed = make()
     frames = [answer(), batch(1, 2), batch(3), answer(), batch(1, 2, 3, 4, 5), batch(6)]
 
-    assert told(feed, *frames)[3:] == [("4", "backfill"), ("5", "backfill"), ("6", "live")]
+    assert origins(feed, *frames)[3:] == [("4", "backfill"), ("5", "backfill"), ("6", "live")]
     assert feed.counters["repeated_trades"] == 3
 
 
-def test_what_is_older_than_the_first_subscription_is_history_after_a_reconnect_as_well(
-    make,
-) -> None:
+def test_trades_before_the_first_subscription_are_history_after_a_reconnect_too(make) -> None:
     frames = [answer(), batch(3, 4), batch(6), answer(), batch(1, 2, 3, 4, 5, 6, 7)]
 
-    assert told(make(), *frames)[3:] == [
+    assert origins(make(), *frames)[3:] == [
         ("1", "history"),
         ("2", "history"),
         ("5", "backfill"),
@@ -75,60 +73,65 @@ def test_what_is_older_than_the_first_subscription_is_history_after_a_reconnect_
     ]
 
 
-def test_a_batch_of_the_past_is_put_in_order_of_time(make) -> None:
-    assert told(make(), answer(), batch(3, 1, 2)) == [(n, "history") for n in "123"]
+def test_a_batch_of_past_trades_is_sorted_by_time(make) -> None:
+    assert origins(make(), answer(), batch(3, 1, 2)) == [(n, "history") for n in "123"]
 
 
-def test_a_batch_that_comes_before_its_answer_is_history_and_the_next_is_not(make) -> None:
-    assert told(make(), batch(1, 2), answer(), batch(3)) == [
+def test_a_batch_before_its_ack_is_history_and_the_next_is_live(make) -> None:
+    assert origins(make(), batch(1, 2), answer(), batch(3)) == [
         ("1", "history"),
         ("2", "history"),
         ("3", "live"),
     ]
 
 
-def test_a_batch_of_known_and_new_is_one_of_a_new_subscription_whose_answer_is_late(make) -> None:
+def test_a_batch_of_known_and_new_trades_belongs_to_a_late_ack(make) -> None:
     feed = make()
     frames = [answer(), batch(1), batch(2), batch(1, 2, 3), answer(), batch(4)]
 
-    assert told(feed, *frames)[2:] == [("3", "backfill"), ("4", "live")]
+    assert origins(feed, *frames)[2:] == [("3", "backfill"), ("4", "live")]
     assert feed.counters["repeated_trades"] == 2
 
 
-def test_a_block_that_comes_twice_is_rejected(make) -> None:
-    assert told(make(), answer(), batch(1), batch(2, 3), batch(2, 3), batch(4))[3:] == [
+def test_a_repeated_block_is_rejected(make) -> None:
+    assert origins(make(), answer(), batch(1), batch(2, 3), batch(2, 3), batch(4))[3:] == [
         ("2", "duplicate"),
         ("3", "duplicate"),
         ("4", "live"),
     ]
 
 
-def test_the_id_alone_does_not_make_a_trade_a_known_one(make) -> None:
+def test_a_trade_is_identified_by_time_and_id(make) -> None:
     """The venue's key is time, coin and id."""
     later = batch(2).replace(b'"time": 2', b'"time": 9')
 
-    assert told(make(), answer(), batch(1), batch(2), later)[1:] == [("2", "live"), ("2", "live")]
+    assert origins(make(), answer(), batch(1), batch(2), later)[1:] == [
+        ("2", "live"),
+        ("2", "live"),
+    ]
 
 
-def test_a_coin_without_a_past_is_live_from_its_first_trade(make) -> None:
+def test_a_coin_without_past_trades_is_live_from_its_first_trade(make) -> None:
     """An empty batch names no coin: it is that of the one that waits."""
-    assert told(make(), answer(), batch(), batch(1)) == [("1", "live")]
+    assert origins(make(), answer(), batch(), batch(1)) == [("1", "live")]
 
 
-def test_which_of_several_coins_has_no_past_is_known_when_the_others_have_shown_theirs(
-    make,
-) -> None:
+def test_an_empty_batch_is_assigned_once_the_other_coins_have_sent_theirs(make) -> None:
     symbols = ("BTC/USDC:USDC", "ETH/USDC:USDC")
     frames = [answer(), answer("ETH"), batch(), batch(1), batch(2, coin="ETH"), batch(3)]
 
-    assert told(make(symbols=symbols), *frames) == [("1", "history"), ("2", "live"), ("3", "live")]
+    assert origins(make(symbols=symbols), *frames) == [
+        ("1", "history"),
+        ("2", "live"),
+        ("3", "live"),
+    ]
 
 
-def test_an_empty_batch_while_nobody_waits_is_forgotten(make) -> None:
+def test_an_empty_batch_without_a_pending_coin_is_ignored(make) -> None:
     symbols = ("BTC/USDC:USDC", "ETH/USDC:USDC")
     frames = [batch(), answer(), answer("ETH"), batch(1), batch(2, coin="ETH")]
 
-    assert told(make(symbols=symbols), *frames) == [("1", "history"), ("2", "history")]
+    assert origins(make(symbols=symbols), *frames) == [("1", "history"), ("2", "history")]
 
 
 def test_an_empty_batch_counts_for_its_own_connection_only(make) -> None:
@@ -136,16 +139,16 @@ def test_an_empty_batch_counts_for_its_own_connection_only(make) -> None:
     both = [answer(), answer("ETH"), batch()]
     frames = [*both, *both, batch(1), batch(2, coin="ETH")]
 
-    assert told(make(symbols=symbols), *frames) == [("1", "history"), ("2", "live")]
+    assert origins(make(symbols=symbols), *frames) == [("1", "history"), ("2", "live")]
 
 
-def test_what_is_subscribed_to_anew_is_known_still(make) -> None:
+def test_trades_are_remembered_over_a_resubscription(make) -> None:
     frames = [answer(), batch(1), batch(2), answer(method="unsubscribe"), answer(), batch(1, 2, 5)]
 
-    assert told(make(), *frames)[2:] == [("5", "backfill")]
+    assert origins(make(), *frames)[2:] == [("5", "backfill")]
 
 
-def test_what_nobody_wants_any_more_is_forgotten(make) -> None:
+def test_trades_of_a_removed_symbol_are_forgotten(make) -> None:
     feed = make()
     parse = tapeloom_hyperliquid.parse(feed)
     parse(Frames([answer(), batch(1), batch(2)]))
@@ -160,12 +163,12 @@ def test_what_nobody_wants_any_more_is_forgotten(make) -> None:
     ]
 
 
-def test_the_memory_is_bounded_and_holds_what_it_promises(make) -> None:
+def test_the_memory_is_bounded_and_keeps_the_set_number_of_trades(make) -> None:
     feed = make(remembered_trades=100)
     frames = [answer(), *(batch(n) for n in range(1, 1001)), batch(901), batch(1)]
     parse = tapeloom_hyperliquid.parse(feed)
     events = parse(Frames(frames, 7))
-    tape = parse._tapes._tapes["BTC"]
+    seen = parse._dedup._seen["BTC"]
 
     assert [type(event) for event in events[-2:]] == [Reject, Trade]
-    assert len(tape.recent) + len(tape.older) <= 201
+    assert len(seen.recent) + len(seen.older) <= 201

@@ -1,4 +1,4 @@
-"""The page about the guide: every row names tests, and every test that it names exists."""
+"""The page about the guide: every row names tests, and every named test exists."""
 
 import ast
 import re

@@ -1,4 +1,4 @@
-"""Settings, addresses, limits, and the names of symbols."""
+"""Settings, addresses, limits, and names of symbols."""
 
 from __future__ import annotations
 
@@ -53,13 +53,13 @@ def test_the_limits_of_an_address_are_declared(make) -> None:
         ("spot", "BTC/USDC", "BTC/USDC"),
     ],
 )
-def test_names_are_formed_by_rule(make, market, symbol, native) -> None:
+def test_native_names_follow_from_rules(make, market, symbol, native) -> None:
     codec = tapeloom_hyperliquid.subscribe(make(market, (symbol,)))
 
     assert codec.native(symbol) == native
 
 
-def test_the_numbers_of_the_main_network_are_not_those_of_the_test_network(make) -> None:
+def test_mainnet_pair_numbers_are_not_used_on_testnet(make) -> None:
     codec = tapeloom_hyperliquid.subscribe(make("spot", ("HYPE/USDC",), testnet=True))
 
     assert codec.native("HYPE/USDC") == "HYPE/USDC"
@@ -75,42 +75,45 @@ def test_the_numbers_of_the_main_network_are_not_those_of_the_test_network(make)
         ("spot", "BTC/USDC:USDC"),
     ],
 )
-def test_what_a_market_cannot_have_is_refused(make, market, symbol) -> None:
+def test_a_symbol_of_another_market_is_refused(make, market, symbol) -> None:
     codec = tapeloom_hyperliquid.subscribe(make(market, ()))
     with pytest.raises(SymbolError, match=symbol.partition("/")[0]):
         codec.native(symbol)
 
 
 @pytest.mark.parametrize(
-    ("market", "symbols", "channels", "words"),
+    ("market", "symbols", "channels", "texts"),
     [
         ("perps", (), ("trades",), ["market", "perps", "Did you mean 'perp'?"]),
         ("perp", (), ("book",), ["'book'", "book:20, book:5"]),
         ("perp", (), ("book:10",), ["'book:10'", "book:20, book:5"]),
         ("perp", (), ("klines:1s",), ["'klines:1s'", "klines:1m"]),
         ("perp", (), ("agg_trades",), ["'agg_trades'", "trades, quotes, book"]),
-        ("perp", ("A.X/USDC:USDC", "B.X/USDC:USDC"), ("trades",), ["a, b", "a feed of each"]),
+        (
+            "perp",
+            ("A.X/USDC:USDC", "B.X/USDC:USDC"),
+            ("trades",),
+            ["a, b", "one feed per exchange"],
+        ),
         ("perp", ("X/USDC:USDC", "B.X/USDC:USDC"), ("trades",), ["b, the venue itself"]),
     ],
 )
-def test_a_feed_that_asks_for_what_is_not_there_is_refused(
-    make, market, symbols, channels, words
-) -> None:
+def test_unknown_markets_and_channels_are_refused(make, market, symbols, channels, texts) -> None:
     with pytest.raises(ConfigError) as caught:
         make(market, symbols, channels)
 
-    for word in words:
-        assert word in str(caught.value)
+    for text in texts:
+        assert text in str(caught.value)
 
 
-def test_more_subscriptions_than_an_address_may_have_are_refused(make) -> None:
+def test_a_feed_above_the_subscription_limit_is_refused(make) -> None:
     symbols = tuple(f"C{number}/USDC:USDC" for number in range(501))
     make("perp", symbols[:500], ("trades", "quotes"))
     with pytest.raises(ConfigError, match="these are 1002"):
         make("perp", symbols, ("trades", "quotes"))
 
 
-def test_everything_wrong_is_told_at_once(make) -> None:
+def test_all_mistakes_are_reported_at_once(make) -> None:
     with pytest.raises(ConfigError) as caught:
         make("perp", ("A.X/USDC:USDC", "X/USDC:USDC"), ("book", "klines:1s"))
 
@@ -125,7 +128,7 @@ def test_settings_are_checked(settings) -> None:
         Settings(**settings)
 
 
-def test_durations_are_written_as_people_write_them() -> None:
+def test_durations_are_written_with_units() -> None:
     assert Settings(bar_grace="2s").bar_grace == 2_000_000_000
     with pytest.raises(ValueError, match="duration"):
         Settings(bar_grace="soon")

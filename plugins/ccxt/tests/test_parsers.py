@@ -1,4 +1,4 @@
-"""ccxt's structures become events, once each, with every digit."""
+"""ccxt's structures become events, once each and with all digits."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tapeloom.events import Bar, Book, Quote, Reject, Ticker, Trade
 from tapeloom.plugin import Feed
-from tapeloom_ccxt.shapes import CrossedError, Reader, reader
+from tapeloom_ccxt.parsers import ChannelParser, CrossedError, make_parser
 from tapeloom_testing import VirtualClock
 
 MS = 1_000_000
 
 
-def read(channel: str, numbered: bool = False) -> Reader:
+def read(channel: str, numbered: bool = False) -> ChannelParser:
     feed = Feed("f", "ccxt-acme", "acme", clock=VirtualClock())
-    return reader(feed, "BTC/USDT", channel, numbered=numbered, snapshot_every=60)
+    return make_parser(feed, "BTC/USDT", channel, numbered=numbered, snapshot_every=60)
 
 
 def trade(id: Any, price: Any = "1.50", **more: Any) -> dict[str, Any]:
@@ -42,13 +42,13 @@ def test_a_trade_keeps_the_digits_of_its_text():
     assert str(event.price) == "1.50"
 
 
-def test_a_float_is_read_as_the_shortest_number_that_names_it():
+def test_a_float_is_read_as_its_shortest_decimal():
     [event] = read("trades")([trade("a", 0.1)], 9)
 
     assert str(event.price) == "0.1"
 
 
-def test_the_id_of_a_trade_is_a_number_only_where_the_stack_says_that_they_have_no_hole():
+def test_a_trade_id_is_a_number_only_with_numbered_trades():
     assert read("trades")([trade("17")], 9)[0].id == "17"
     assert read("trades", numbered=True)([trade("17")], 9)[0].id == 17
 
@@ -58,7 +58,7 @@ def test_the_side_of_a_trade_is_not_guessed():
 
 
 @given(st.lists(st.integers(0, 30), max_size=60), st.integers(1, 7))
-def test_a_trade_that_comes_again_is_rejected_however_calls_cut_the_stream(ids, size):
+def test_a_repeated_trade_is_rejected_in_any_batching(ids, size):
     trades = read("trades")
     events = [
         event
@@ -69,17 +69,17 @@ def test_a_trade_that_comes_again_is_rejected_however_calls_cut_the_stream(ids, 
     assert [event.id for event in events if type(event) is Trade] == [*map(str, dict.fromkeys(ids))]
     rejected = [event for event in events if type(event) is Reject]
     assert len(events) == len(ids)
-    assert all(one.rule == "duplicate" and one.event is not None for one in rejected)
+    assert all(event.rule == "duplicate" and event.event is not None for event in rejected)
 
 
-def test_trades_without_an_id_all_pass():
+def test_trades_without_an_id_are_never_duplicates():
     events = read("trades")([trade(None), trade(None)], 9)
 
     assert [type(event) for event in events] == [Trade, Trade]
 
 
 @pytest.mark.parametrize("price", [None, "", "NaN", "a lot"])
-def test_a_trade_without_a_price_is_rejected_and_costs_no_other(price):
+def test_a_trade_without_a_price_is_rejected_alone(price):
     events = read("trades")([trade("a"), trade("b", price, info={"raw": 1}), trade("c")], 9)
 
     assert [type(event) for event in events] == [Trade, Reject, Trade]
@@ -90,7 +90,7 @@ def test_a_trade_without_a_price_is_rejected_and_costs_no_other(price):
 # -------------------------------------------------------------------------------------------- books
 
 
-def test_a_book_is_told_whole_and_then_by_what_changed():
+def test_a_book_is_a_snapshot_and_then_deltas():
     books = read("book")
     [whole] = books(book({"9": "1", "8": "2.50"}, {"10": "1"}, nonce=5), 9)
     [delta] = books(book({"9": "3", "7": "1"}, {"10": "1"}, nonce=6), 10)
@@ -101,18 +101,18 @@ def test_a_book_is_told_whole_and_then_by_what_changed():
     assert (delta.first_id, delta.last_id, delta.previous_id) == (None, 6, None)
 
 
-def test_a_book_that_has_not_changed_is_no_news():
+def test_an_unchanged_book_gives_no_event():
     books = read("book")
     books(book({"9": "1"}, {"10": "1"}), 9)
 
     assert books(book({"9": "1"}, {"10": "1"}), 10) == []
 
 
-def test_a_book_is_told_whole_again_after_a_while_and_after_an_interruption():
+def test_a_snapshot_is_repeated_at_intervals_and_after_an_interruption():
     books = read("book")
     same = book({"9": "1"}, {"10": "1"})
     kinds = [event.kind for at in (1, 61, 62) for event in books(same, at * 1_000_000_000)]
-    books.renew()
+    books.reset()
 
     assert kinds == ["snapshot", "snapshot"]
     assert books(same, 63_000_000_000)[0].kind == "snapshot"
@@ -122,7 +122,7 @@ sides = st.dictionaries(st.integers(1, 9).map(str), st.integers(1, 3).map(str), 
 
 
 @given(st.lists(sides, min_size=1, max_size=12))
-def test_the_told_changes_rebuild_the_book(states):
+def test_the_deltas_rebuild_the_book(states):
     books, kept = read("book"), {}
     for now, state in enumerate(states):
         for event in books(book(state, {}), now):
@@ -133,7 +133,7 @@ def test_the_told_changes_rebuild_the_book(states):
         assert {price: size for price, size in kept.items() if size != "0"} == state
 
 
-def test_the_best_levels_are_told_whole_each_time_that_one_changes():
+def test_the_best_levels_are_a_snapshot_after_each_change():
     tops = read("book:1")
     first = tops(book({"9": "1", "8": "1"}, {"10": "1"}), 9)
     deeper = tops(book({"9": "1", "8": "2"}, {"10": "1"}), 10)
@@ -143,7 +143,7 @@ def test_the_best_levels_are_told_whole_each_time_that_one_changes():
     assert {(event.kind, event.depth) for event in first + second} == {("snapshot", 1)}
 
 
-def test_a_book_that_stays_crossed_is_not_believed():
+def test_a_book_that_stays_crossed_raises():
     books = read("book")
     assert books(book({"9": "1"}, {"9": "1"}), 9)
 
@@ -151,7 +151,7 @@ def test_a_book_that_stays_crossed_is_not_believed():
         books(book({"9": "1"}, {"9": "2"}), 10)
 
 
-def test_a_size_is_told_without_an_exponent():
+def test_a_size_has_no_exponent():
     [event] = read("book")(book({"1E-7": "2E-8"}, {}), 9)
 
     assert event.raw_bids == [("0.0000001", "0.00000002")]
@@ -164,15 +164,15 @@ def row(start: int, close: int) -> list[Any]:
     return [start, Decimal(1), Decimal(9), Decimal(1), Decimal(close), Decimal("0.50")]
 
 
-def told(events: list[Any]) -> list[tuple[int, int, bool, int]]:
-    return [(one.ts // MS, int(one.close), one.closed, one.revision) for one in events]
+def summaries(events: list[Any]) -> list[tuple[int, int, bool, int]]:
+    return [(event.ts // MS, int(event.close), event.closed, event.revision) for event in events]
 
 
 def test_a_bar_is_closed_once_with_its_last_values_when_a_later_one_comes():
     bars = read("klines:1m")
     calls = [[row(0, 2)], [row(0, 3)], [row(0, 4), row(60, 5)], [row(60, 6)]]
 
-    assert [told(bars(call, 9)) for call in calls] == [
+    assert [summaries(bars(call, 9)) for call in calls] == [
         [(0, 2, False, 0)],
         [(0, 3, False, 0)],
         [(0, 4, True, 0), (60, 5, False, 0)],
@@ -180,7 +180,7 @@ def test_a_bar_is_closed_once_with_its_last_values_when_a_later_one_comes():
     ]
 
 
-def test_a_row_that_did_not_change_is_no_news():
+def test_an_unchanged_bar_gives_no_event():
     bars = read("klines:1m")
     bars([row(0, 2)], 9)
 
@@ -191,16 +191,16 @@ def test_a_closed_bar_that_changes_is_a_revision():
     bars = read("klines:1m")
     bars([row(0, 2), row(60, 3)], 9)
 
-    assert told(bars([row(0, 7)], 9)) == [(0, 7, True, 1)]
-    assert told(bars([row(0, 8), row(60, 3)], 9)) == [(0, 8, True, 2)]
+    assert summaries(bars([row(0, 7)], 9)) == [(0, 7, True, 1)]
+    assert summaries(bars([row(0, 8), row(60, 3)], 9)) == [(0, 8, True, 2)]
 
 
-def test_a_bar_that_an_interruption_cut_is_not_closed_with_what_was_known():
+def test_a_bar_interrupted_by_a_reset_is_not_closed():
     bars = read("klines:1m")
     bars([row(0, 2)], 9)
-    bars.renew()
+    bars.reset()
 
-    assert told(bars([row(120, 3)], 9)) == [(120, 3, False, 0)]
+    assert summaries(bars([row(120, 3)], 9)) == [(120, 3, False, 0)]
 
 
 def test_bars_from_before_the_subscription_are_history():
@@ -231,15 +231,15 @@ def test_a_row_without_a_price_is_rejected():
 # ------------------------------------------------------------------------------- quotes and tickers
 
 
-def test_a_quote_is_told_when_it_has_changed():
+def test_a_quote_is_emitted_when_it_has_changed():
     quotes = read("quotes")
-    one = {"bid": "9.0", "bidVolume": "1", "ask": "10", "askVolume": None, "timestamp": None}
+    quote = {"bid": "9.0", "bidVolume": "1", "ask": "10", "askVolume": None, "timestamp": None}
 
-    [event] = quotes({"BTC/USDT": one, "ETH/USDT": one}, 9)
+    [event] = quotes({"BTC/USDT": quote, "ETH/USDT": quote}, 9)
     assert isinstance(event, Quote)
     assert (str(event.bid), event.ask_size, event.ts) == ("9.0", 0, 9)
-    assert quotes({"BTC/USDT": one}, 10) == []
-    assert len(quotes({"BTC/USDT": {**one, "bid": "9.1"}}, 11)) == 1
+    assert quotes({"BTC/USDT": quote}, 10) == []
+    assert len(quotes({"BTC/USDT": {**quote, "bid": "9.1"}}, 11)) == 1
 
 
 def test_a_quote_with_one_side_only_is_rejected():
@@ -249,7 +249,7 @@ def test_a_quote_with_one_side_only_is_rejected():
     assert event.rule == "incomplete"
 
 
-def test_what_an_exchange_does_not_tell_of_its_ticker_is_none():
+def test_missing_fields_of_a_ticker_are_none():
     [event] = read("ticker")({"last": "9.50", "high": "10", "timestamp": 7}, 9)
 
     assert isinstance(event, Ticker)

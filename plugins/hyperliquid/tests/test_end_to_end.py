@@ -1,4 +1,7 @@
-"""The whole way: simulated venue, socket, core, parser. What is delivered is what happened."""
+"""End to end: simulated venue, socket, core, parser. Delivered events equal the market.
+
+These tests need tapeloom-simulator.
+"""
 
 from __future__ import annotations
 
@@ -43,19 +46,19 @@ async def delivered(
 
 
 def trades(events: list[Event], symbol: str, origin: str = "") -> list[Trade]:
-    some = [e for e in events if type(e) is Trade and e.symbol == symbol]
-    return [trade for trade in some if origin in ("", trade.origin)]
+    trades_ = [e for e in events if type(e) is Trade and e.symbol == symbol]
+    return [trade for trade in trades_ if origin in ("", trade.origin)]
 
 
-def facts(some: list[Any]) -> list[tuple[Any, ...]]:
-    return [(one.price, one.size, one.side, one.ts // MS) for one in some]
+def facts(trades_: list[Any]) -> list[tuple[Any, ...]]:
+    return [(trade.price, trade.size, trade.side, trade.ts // MS) for trade in trades_]
 
 
 def live(count: int) -> Callable[[list[Event]], bool]:
     return lambda events: sum(type(e) is Trade and e.origin == "live" for e in events) >= count
 
 
-async def test_every_trade_of_perpetuals_pairs_and_builders_comes_once_in_order(anyio_backend):
+async def test_every_trade_is_delivered_once_in_order(anyio_backend):
     symbols = (PERP, PEPE, BUILT, *PAIRS)
     async with simulator.serve(
         "hyperliquid", symbols=symbols, seed=7, rate=500, trades=3000, speed=20, start=6
@@ -75,7 +78,7 @@ async def test_every_trade_of_perpetuals_pairs_and_builders_comes_once_in_order(
     assert len(subscribed) == 6
 
 
-async def test_who_comes_late_is_told_the_past_as_such(anyio_backend):
+async def test_trades_before_the_subscription_are_history(anyio_backend):
     async with simulator.serve(
         "hyperliquid", symbols=(PERP,), seed=3, rate=100, speed=10, start="manual"
     ) as sim:
@@ -94,12 +97,10 @@ async def test_who_comes_late_is_told_the_past_as_such(anyio_backend):
     assert any(real[at : at + len(got)] == got for at in starts)
 
 
-async def test_after_a_cut_the_missed_trades_are_backfill_and_none_comes_twice(
-    anyio_backend, monkeypatch
-):
+async def test_missed_trades_are_backfilled_once_after_a_disconnect(anyio_backend, monkeypatch):
     # However long a busy machine takes to dial again, the batch is to reach back far enough.
     for room in ("streams", "rest"):
-        monkeypatch.setattr(f"tapeloom_hyperliquid.simulator.{room}.REPEATED", 500)
+        monkeypatch.setattr(f"tapeloom_hyperliquid.simulator.{room}.REPLAYED_TRADES", 500)
     cut = simulator.Fault(kind="disconnect", how="abrupt", channel="trades", after=30)
     async with simulator.serve(
         "hyperliquid", symbols=(PERP,), seed=5, rate=10, trades=120, speed=10,
@@ -122,7 +123,7 @@ async def test_after_a_cut_the_missed_trades_are_backfill_and_none_comes_twice(
     assert origins["live"] + origins["backfill"] == 120
 
 
-async def test_candles_are_closed_once_and_are_the_markets(anyio_backend):
+async def test_bars_are_closed_once_and_equal_the_market(anyio_backend):
     async with simulator.serve(
         "hyperliquid", symbols=(PERP, PEPE), seed=9, rate=20, speed=200, start=2
     ) as sim:
@@ -131,7 +132,9 @@ async def test_candles_are_closed_once_and_are_the_markets(anyio_backend):
             return [e for e in events if type(e) is Bar and e.closed]
 
         events = await delivered(
-            sim, (feed("perp", (PERP, PEPE), "klines:1m"),), lambda some: len(closed(some)) > 4
+            sim,
+            (feed("perp", (PERP, PEPE), "klines:1m"),),
+            lambda trades_: len(closed(trades_)) > 4,
         )
         for symbol in (PERP, PEPE):
             pit = sim.market.instruments[symbol]
@@ -149,7 +152,7 @@ async def test_candles_are_closed_once_and_are_the_markets(anyio_backend):
                 assert not bar.revision
 
 
-async def test_a_symbol_that_the_venue_does_not_list_is_named(anyio_backend):
+async def test_the_error_for_an_unlisted_symbol_suggests_a_similar_one(anyio_backend):
     async with simulator.serve("hyperliquid", symbols=PAIRS, start="manual") as sim:
         stack = Stack(
             feeds=(feed("spot", ("HYPER/USDC",), "trades"),), venues={"hyperliquid": sim.settings}
