@@ -95,7 +95,7 @@ def test_every_installed_plugin_declares_its_contract(name: str) -> None:
 def test_the_server_side_that_a_contract_names_is_installed(name: str) -> None:
     contract = DECLARED[name]
     if issubclass(contract, VenueContract):
-        assert (contract.simulator or contract.venue) in simulators().found
+        assert (contract.simulator or contract.venue) in simulators().installed
 
 
 @pytest.mark.parametrize("name", CHANNELS)

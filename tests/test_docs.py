@@ -17,6 +17,7 @@ import importlib
 import inspect
 import itertools
 import re
+import runpy
 import shlex
 import subprocess
 import sys
@@ -217,7 +218,7 @@ def test_every_key_of_a_stack_is_documented(cls: type[Any], head: str, internal:
 
 REGISTRY = Registry()
 SETTINGS = {
-    name: cls for name in REGISTRY.found if (cls := REGISTRY.call(name, "settings")) is not None
+    name: cls for name in REGISTRY.installed if (cls := REGISTRY.call(name, "settings")) is not None
 }
 
 
@@ -287,6 +288,13 @@ def test_every_module_of_core_that_a_page_names_is_there() -> None:
 
     assert named
     assert {name for name in named if not (CORE / f"{name}.py").is_file()} == set()
+
+
+def test_the_picture_of_the_architecture_is_what_its_script_draws() -> None:
+    script = DOCS / "explanation/architecture.py"
+    draw = runpy.run_path(str(script))["draw"]
+
+    assert script.with_suffix(".svg").read_text("utf-8") == draw()
 
 
 def test_every_event_that_core_logs_is_on_the_page_about_trouble() -> None:
@@ -374,7 +382,7 @@ def test_toml_parses_and_a_feed_makes_it_a_stack(block: Block) -> None:
     text = re.sub(r"\{ (env|file) = .*\}", '{ env = "PATH" }', block.text)
     stack = parse(text, block.place).stack_or_raise()
     plugins = {feed.venue for feed in stack.feeds} | {one.use for one in stack.stages.values()}
-    if plugins <= set(REGISTRY.found):  # else it is about a plugin that is made up
+    if plugins <= set(REGISTRY.installed):  # else it is about a plugin that is made up
         compose(stack, Registry(), VirtualClock())
 
 

@@ -29,7 +29,7 @@ LASTS, STRIKES, SETTLES = 120, 30, 25
 
 
 @frozen
-class Place:
+class VenueCase:
     """A venue and a market, and what is streamed of it."""
 
     venue: str
@@ -52,15 +52,15 @@ class Place:
 
 KEYS = {"key_id": "PKNOTAKEY", "secret_key": "not-a-secret-either"}
 PLACES = [
-    Place("binance", "spot", ("BTC/USDT", "ETH/USDT")),
-    Place(
+    VenueCase("binance", "spot", ("BTC/USDT", "ETH/USDT")),
+    VenueCase(
         "binance", "usdm", ("BTC/USDT:USDT", "ETH/USDT:USDT"), settings={"futures_trades": "raw"}
     ),
-    Place("bybit", "linear", ("BTC/USDT:USDT", "ETH/USDT:USDT")),
-    Place(
+    VenueCase("bybit", "linear", ("BTC/USDT:USDT", "ETH/USDT:USDT")),
+    VenueCase(
         "hyperliquid", "perp", ("BTC/USDC:USDC", "ETH/USDC:USDC"), ("trades", "quotes", "book:20")
     ),
-    Place("alpaca", "crypto", ("BTC/USD", "ETH/USD"), unit=1, settings={"slot_pause": "2s"}),
+    VenueCase("alpaca", "crypto", ("BTC/USD", "ETH/USD"), unit=1, settings={"slot_pause": "2s"}),
 ]
 #: How each fault is injected; where nothing is said: once, in the middle.
 INJECTED: dict[str, list[dict[str, Any]]] = {
@@ -192,7 +192,7 @@ class Outcome:
 
 
 async def run(
-    place: Place,
+    place: VenueCase,
     faults: Sequence[Fault],
     channels: Sequence[str],
     lasts: float = LASTS,
@@ -226,7 +226,7 @@ async def collect(stream: tapeloom.Stream, events: list[Event], lasts: float) ->
 
 
 def outcome(
-    place: Place,
+    place: VenueCase,
     sim: simulator.Simulation,
     events: list[Event],
     told: Counter[str],
@@ -271,7 +271,7 @@ def begun(sim: simulator.Simulation, symbol: str) -> int:
 # ------------------------------------------------------------------------------------- the matrix
 
 
-def kinds_of(place: Place) -> list[str]:
+def kinds_of(place: VenueCase) -> list[str]:
     """Return the faults that this venue can have, the common ones first."""
     market = simulator.SimulatedMarket(place.symbols, seed=0, rate=1)
     own = getattr(venue_server(place.venue, market), "faults", {})
@@ -281,45 +281,45 @@ def kinds_of(place: Place) -> list[str]:
 CASES = [(place, kind) for place in PLACES for kind in kinds_of(place)]
 NAMES = [f"{place.venue}-{place.market}-{kind}" for place, kind in CASES]
 #: The event loops, and what dials on them: core, or a plugin.
-WAYS = ("asyncio", "trio", "asyncio-picows")
+BACKENDS = ("asyncio", "trio", "asyncio-picows")
 RUNS = [
-    pytest.param(place, kind, way, id=f"{way}-{name}")
-    for way in WAYS
+    pytest.param(place, kind, backend, id=f"{backend}-{name}")
+    for backend in BACKENDS
     for (place, kind), name in zip(CASES, NAMES, strict=True)
 ]
-#: What is told in a run without any fault, by place and way.
+#: What is told in a run without any fault, by venue case and backend.
 CALM: dict[tuple[str, str], Counter[str]] = {}
 PAGE = Path(__file__).parents[1] / "docs/reference/faults.md"
 MARKS = "<!-- made by pytest tests/test_faults.py --write-contract -->", "<!-- end -->"
 
 
 @pytest.fixture
-def way(request: pytest.FixtureRequest) -> str:
+def backend(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
 @pytest.fixture
-def anyio_backend(way: str) -> tuple[str, dict[str, Any]]:
-    return virtual_backend(way.partition("-")[0])
+def anyio_backend(backend: str) -> tuple[str, dict[str, Any]]:
+    return virtual_backend(backend.partition("-")[0])
 
 
-async def calm(place: Place, way: str) -> Counter[str]:
-    if (place.name, way) not in CALM:
-        outcome = await run(place, (), place.channels, transport=way.partition("-")[2])
+async def calm(place: VenueCase, backend: str) -> Counter[str]:
+    if (place.name, backend) not in CALM:
+        outcome = await run(place, (), place.channels, transport=backend.partition("-")[2])
         assert [str(one) for one in outcome.accounts if not one.balanced] == []
         assert outcome.wrong == outcome.invented == []
-        CALM[place.name, way] = outcome.told
-    return CALM[place.name, way]
+        CALM[place.name, backend] = outcome.told
+    return CALM[place.name, backend]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("place", "kind", "way"), RUNS, indirect=["way"])
+@pytest.mark.parametrize(("place", "kind", "backend"), RUNS, indirect=["backend"])
 async def test_the_ledger_balances_and_the_fault_is_named(
-    place: Place, kind: str, way: str
+    place: VenueCase, kind: str, backend: str
 ) -> None:
-    usual = await calm(place, way)
+    usual = await calm(place, backend)
     channels = (*place.channels, "klines:1m") if kind in WITH_BARS else place.channels
-    lasts, transport = LONGER.get(kind, LASTS), way.partition("-")[2]
+    lasts, transport = LONGER.get(kind, LASTS), backend.partition("-")[2]
     outcome = await run(place, faults_of(kind), channels, lasts, transport)
     told = set(outcome.told - usual)
     injected = outcome.injected.get(kind, 0)
@@ -339,7 +339,7 @@ async def test_the_ledger_balances_and_the_fault_is_named(
     assert untold == []
 
 
-def expected(place: Place, kind: str) -> tuple[str, ...]:
+def expected(place: VenueCase, kind: str) -> tuple[str, ...]:
     """Return what must be told."""
     key = place.name, kind
     if key in UNSEEN or key in HARMLESS_HERE or kind in HARMLESS:
@@ -347,7 +347,7 @@ def expected(place: Place, kind: str) -> tuple[str, ...]:
     return DIFFERS.get(key, NAMED[kind])
 
 
-def cell(place: Place, kind: str) -> str:
+def cell(place: VenueCase, kind: str) -> str:
     """Say what becomes of a fault, as the tests above hold it."""
     key = place.name, kind
     if key not in CASE_KEYS:

@@ -27,7 +27,7 @@ from tapeloom import Event, FeedSpec, Registry, Reject, Stack
 from tapeloom._compose.composer import compose
 from tapeloom._compose.plan import FeedPlan
 from tapeloom._connection.frame_intake import guarded
-from tapeloom._tape.reader import Recorded, Tape
+from tapeloom._tape.reader import RecordedFrame, Tape
 from tapeloom.plugin import Frames, Request
 from tapeloom_simulator import EPOCH
 from tapeloom_testing import LoopClock, VirtualClock, captures, virtual_backend
@@ -37,7 +37,7 @@ SUITE = 20_000  # frames for each place in the suite
 
 
 @frozen
-class Place:
+class VenueCase:
     """A venue and a market; the first symbol is left alone, the second one's frames are broken."""
 
     venue: str
@@ -61,14 +61,14 @@ class Place:
 
 
 PLACES = [
-    Place("binance", "spot", ("BTC/USDT", "ETH/USDT"), ("BTCUSDT", "ETHUSDT")),
-    Place("binance", "usdm", ("BTC/USDT:USDT", "ETH/USDT:USDT"), ("BTCUSDT", "ETHUSDT")),
-    Place("bybit", "linear", ("BTC/USDT:USDT", "ETH/USDT:USDT"), ("BTCUSDT", "ETHUSDT")),
-    Place(
+    VenueCase("binance", "spot", ("BTC/USDT", "ETH/USDT"), ("BTCUSDT", "ETHUSDT")),
+    VenueCase("binance", "usdm", ("BTC/USDT:USDT", "ETH/USDT:USDT"), ("BTCUSDT", "ETHUSDT")),
+    VenueCase("bybit", "linear", ("BTC/USDT:USDT", "ETH/USDT:USDT"), ("BTCUSDT", "ETHUSDT")),
+    VenueCase(
         "hyperliquid", "perp", ("BTC/USDC:USDC", "ETH/USDC:USDC"), ('"BTC"', '"ETH"'),
         ("trades", "quotes", "book:20", "klines:1m", "ticker"),
     ),
-    Place(
+    VenueCase(
         "alpaca", "crypto", ("BTC/USD", "ETH/USD"), ("BTC/USD", "ETH/USD"),
         ("trades", "quotes", "book", "klines:1m"),
     ),
@@ -95,7 +95,7 @@ class Listener:
         """Nothing has to be done from time to time."""
 
 
-async def heard(place: Place) -> Listener:
+async def heard(place: VenueCase) -> Listener:
     """Return what a bit more than a minute of the simulated venue brings; one hole is in it."""
     fault = simulator.Fault(kind="disconnect", at=30, how="abrupt")
     async with simulator.serve(
@@ -116,7 +116,7 @@ async def heard(place: Place) -> Listener:
 HEARD: dict[str, Listener] = {}
 
 
-def simulated(place: Place) -> Listener:
+def simulated(place: VenueCase) -> Listener:
     """Return `heard`, once for each process."""
     if place.name not in HEARD:
         name, options = virtual_backend("asyncio")
@@ -125,7 +125,7 @@ def simulated(place: Place) -> Listener:
     return HEARD[place.name]
 
 
-def recorded(place: Place) -> list[bytes]:
+def recorded(place: VenueCase) -> list[bytes]:
     """Return the first real frames of each recording of that market, as of the symbol to break.
 
     Nothing where no recordings are at hand: the simulated ones are enough to find what they find.
@@ -142,7 +142,7 @@ def recorded(place: Place) -> list[bytes]:
         record.frame.replace(kept, broken).replace(kept.lower(), broken.lower())
         for tape in sorted(tapes)
         for record in islice(Tape(tape), 200)
-        if isinstance(record, Recorded)
+        if isinstance(record, RecordedFrame)
     ]
 
 
@@ -162,11 +162,11 @@ class Report:
 class Runner:
     """One feed, composed as for a stream, and fed by hand."""
 
-    def __init__(self, place: Place) -> None:
+    def __init__(self, place: VenueCase) -> None:
         # So late that no time of the venue is by chance that of our clock.
         self.clock = VirtualClock(EPOCH + 3_600_000_000_000)
         self.plan: FeedPlan = compose(place.stack, Registry(), self.clock, 1).plans[0]
-        self.plan.wants.listen(lambda want: None)
+        self.plan.queries.listen(lambda want: None)
 
     def on_control(self, frame: bytes) -> list[Event]:
         """What a connection does with a frame that is no market data."""
@@ -198,7 +198,7 @@ def mixed(
     yield list(left)
 
 
-def fuzz(place: Place, frames: Sequence[bytes], count: int, seed: int) -> Report:
+def fuzz(place: VenueCase, frames: Sequence[bytes], count: int, seed: int) -> Report:
     """Feed *count* frames; return what came of it. Whatever escapes is raised with its seed."""
     chance = Random(seed)
     kept, broken = (name.encode() for name in place.natives)
@@ -231,7 +231,7 @@ def facts(events: Sequence[Event]) -> list[Any]:
     ]  # fmt: skip
 
 
-def alone(place: Place, frames: Sequence[bytes]) -> list[Event]:
+def alone(place: VenueCase, frames: Sequence[bytes]) -> list[Event]:
     """Return what the good frames give when nothing stands between them."""
     kept, broken = (name.encode() for name in place.natives)
     runner = Runner(place)
@@ -252,7 +252,7 @@ ESCAPED = ("parser_error", "stage_failed")
 @pytest.mark.slow
 @pytest.mark.parametrize("place", PLACES, ids=lambda place: place.name)
 def test_nothing_escapes_and_all_that_is_good_between_broken_frames_is_delivered(
-    place: Place,
+    place: VenueCase,
 ) -> None:
     frames = simulated(place).kept
     report = fuzz(place, frames, SUITE, seed=3)
@@ -265,7 +265,7 @@ def test_nothing_escapes_and_all_that_is_good_between_broken_frames_is_delivered
 
 @pytest.mark.slow
 @pytest.mark.parametrize("place", PLACES, ids=lambda place: place.name)
-def test_a_broken_answer_is_read_or_raises_what_it_may(place: Place) -> None:
+def test_a_broken_answer_is_read_or_raises_what_it_may(place: VenueCase) -> None:
     chance, runner = Random(77), Runner(place)
     history = runner.plan.history
     assert history is not None

@@ -1,4 +1,4 @@
-"""What the tests of core share: both event loops, and Acme, a venue that exists on no network."""
+"""Fixtures of core's tests: both event loops, and Acme, a venue without a network."""
 
 from __future__ import annotations
 
@@ -59,7 +59,9 @@ class AcmeCodec:
     def native(self, symbol: str) -> str:
         return symbol.replace("/", "")
 
-    def _messages(self, op: str, some: Sequence[Subscription], first: int) -> list[Message]:
+    def _messages(
+        self, op: str, subscriptions: Sequence[Subscription], first: int
+    ) -> list[Message]:
         return [
             Message(
                 json.dumps(
@@ -67,14 +69,15 @@ class AcmeCodec:
                         "op": op,
                         "id": first + n,
                         "args": [
-                            f"{self.native(s.symbol)}@{s.channel}" for s in some[n * 10 :][:10]
+                            f"{self.native(s.symbol)}@{s.channel}"
+                            for s in subscriptions[n * 10 :][:10]
                         ],
                     }
                 ),
-                tuple(some[n * 10 :][:10]),
+                tuple(subscriptions[n * 10 :][:10]),
                 first + n,
             )
-            for n in range((len(some) + 9) // 10)
+            for n in range((len(subscriptions) + 9) // 10)
         ]
 
     def encode_subscribe(
@@ -122,13 +125,13 @@ class AcmeHistory:
     def listing_request(self) -> Request | None:
         return Request(url=f"{self.rest}/symbols", weight=1, rate=Rate(10, 1.0))
 
-    def request(self, want: HistoryQuery) -> Request | None:
-        if want.kind == "trades" and self.past_trades:
-            url = f"{self.rest}/trades?s={want.symbol}&after={want.after_id}"
+    def request(self, query: HistoryQuery) -> Request | None:
+        if query.kind == "trades" and self.past_trades:
+            url = f"{self.rest}/trades?s={query.symbol}&after={query.after_id}"
             return Request(url=url, rate=Rate(10, 1.0), paged=True)
-        if want.kind != "book":
+        if query.kind != "book":
             return None
-        return Request(url=f"{self.rest}/book?s={want.symbol}", rate=Rate(10, 1.0))
+        return Request(url=f"{self.rest}/book?s={query.symbol}", rate=Rate(10, 1.0))
 
     def read_listing(self, body: bytes) -> list[Instrument]:
         return [Instrument(s, s.replace("/", ""), "spot", *s.split("/")) for s in json.loads(body)]
@@ -138,9 +141,9 @@ class AcmeHistory:
         fields = json.loads(body)
         if "/trades" in request.url:
             return [
-                Trade("acme", symbol, each["t"], recv, Decimal(each["p"]), Decimal(each["q"]), "buy",
-                      each["i"], origin="history")
-                for each in fields
+                Trade("acme", symbol, row["t"], recv, Decimal(row["p"]), Decimal(row["q"]), "buy",
+                      row["i"], origin="history")
+                for row in fields
             ]  # fmt: skip
         return [
             Book(
@@ -165,7 +168,7 @@ class Acme:
 
     def __init__(self) -> None:
         self.calls: list[str] = []
-        self.endpoint: dict[str, Any] = {}  #: what a test wants otherwise in the endpoint
+        self.endpoint: dict[str, Any] = {}  #: endpoint fields that a test overrides
 
     @hookimpl
     def settings(self) -> type[Any]:
@@ -174,16 +177,16 @@ class Acme:
     @hookimpl
     def connect(self, feed: Feed) -> list[Endpoint]:
         self.calls.append("connect")
-        own = feed.settings
+        settings = feed.settings
         endpoint = Endpoint(
-            url=own.url,
+            url=settings.url,
             name="main",
             channels=frozenset({"trades", "book"}),
-            max_subscriptions=own.per_connection,
+            max_subscriptions=settings.per_connection,
             message_rate=Rate(50, 1.0),
             dial_rate=Rate(300, 300.0),
-            silence_timeout_seconds=own.silence,
-            max_age_seconds=own.max_age,
+            silence_timeout_seconds=settings.silence,
+            max_age_seconds=settings.max_age,
         )
         return [attrs.evolve(endpoint, **self.endpoint)]
 
@@ -195,8 +198,8 @@ class Acme:
     @hookimpl
     def history(self, feed: Feed) -> AcmeHistory | None:
         self.calls.append("history")
-        own = feed.settings
-        return AcmeHistory(own.rest, own.past_trades) if own.rest else None
+        settings = feed.settings
+        return AcmeHistory(settings.rest, settings.past_trades) if settings.rest else None
 
     @hookimpl
     def parse(self, feed: Feed) -> Parse:
@@ -235,7 +238,7 @@ class Acme:
 
 
 class Marker:
-    """A stage that adds a Status after each trade, and wants to be woken when told to."""
+    """A stage that adds a Status after each trade, and ticks when a test sets `due`."""
 
     def __init__(self) -> None:
         self.stages: list[Any] = []

@@ -1,4 +1,4 @@
-"""The command line: exit codes, what is written where, signals; and never a traceback for a user."""
+"""The command line: exit codes, outputs, signals, and no traceback for user mistakes."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def sink(settings):
 
 @pytest.fixture
 def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A folder to install into; nothing but what it holds is seen, here and in child processes."""
+    """A folder to install plugins into; no other plugin is visible, here and in child processes."""
     folder = tmp_path / "site"
     folder.mkdir()
     monkeypatch.syspath_prepend(folder)
@@ -81,8 +81,8 @@ def install(site: Path, name: str, source: str, entries: dict[str, str] | None =
     info.mkdir()
     (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: tapeloom-{name}\nVersion: 1.0\n")
     points = [
-        f"{entry} = made_{name}{':' + what if what else ''}"
-        for entry, what in (entries or {name: ""}).items()
+        f"{entry} = made_{name}{':' + attribute if attribute else ''}"
+        for entry, attribute in (entries or {name: ""}).items()
     ]
     (info / "entry_points.txt").write_text("\n".join(["[tapeloom.plugins]", *points, ""]))
 
@@ -92,7 +92,7 @@ def trade(n: int) -> str:
 
 
 async def busy(client: FakeClient) -> None:
-    """Acknowledge, then send trades for as long as somebody listens."""
+    """Acknowledge the subscription, then send trades until the client disconnects."""
     await client.send(json.dumps({"ok": json.loads(await client.receive_text())["id"]}))
     n = 0
     while True:
@@ -103,7 +103,7 @@ async def busy(client: FakeClient) -> None:
 
 @pytest.fixture
 def serving() -> Iterator[Callable[[FakeVenue], FakeVenue]]:
-    """Serve a venue in a thread of its own, so that the command line may block this one."""
+    """Serve a venue in another thread, because the command line blocks this one."""
     with start_blocking_portal() as portal:
         contexts: list[Any] = []
 
@@ -141,7 +141,7 @@ def stack(site: Path, tmp_path: Path) -> Stacked:
 
 @pytest.fixture
 def running(stack: Stacked, serving: Any) -> str:
-    """The stack of a venue that is busy."""
+    """The stack of a venue that sends trades all the time."""
     return stack(serving(FakeVenue(busy)).url())
 
 
@@ -160,9 +160,9 @@ def summary(err: str) -> dict[str, Any]:
     return found
 
 
-def child(*words: str, **options: Any) -> subprocess.Popen[str]:
+def child(*arguments: str, **options: Any) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-m", "tapeloom", *words],
+        [sys.executable, "-m", "tapeloom", *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -173,7 +173,7 @@ def child(*words: str, **options: Any) -> subprocess.Popen[str]:
 # -------------------------------------------------------------------------------------------- check
 
 
-def test_check_says_what_a_stack_will_do_and_dials_nobody(
+def test_check_prints_what_a_stack_will_do_without_connecting(
     stack: Stacked, capsys: pytest.CaptureFixture[str]
 ) -> None:
     code = main(["check", stack(symbols=["BTC/USD", "ETH/USD"])])
@@ -191,7 +191,7 @@ def test_check_says_what_a_stack_will_do_and_dials_nobody(
         assert part in out
 
 
-def test_check_tells_every_mistake_with_its_line(
+def test_check_reports_every_mistake_with_its_line(
     stack: Stacked, capsys: pytest.CaptureFixture[str]
 ) -> None:
     code = main(["check", stack(more='silence = "long"\nper_conection = 3')])
@@ -202,7 +202,7 @@ def test_check_tells_every_mistake_with_its_line(
     assert "Did you mean 'per_connection'?" in err
 
 
-def test_check_finds_wrong_what_run_finds_wrong(
+def test_check_rejects_what_run_rejects(
     site: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "empty.toml").write_text('backend = "asyncio"\n')
@@ -222,15 +222,15 @@ def test_run_writes_events_as_lines_and_ends_with_its_summary(
     out, err = capsys.readouterr()
     events = [decode(line) for line in out.splitlines()]
     trades = [event.id for event in events if isinstance(event, Trade)]
-    told = summary(err)
+    totals = summary(err)
 
     assert code == 0
     assert trades == list(range(len(trades)))
-    assert told["events"]["trade"] == len(trades) > 10
-    assert told["events"]["status"] == len(events) - len(trades)
-    assert (told["rejects"], told["gaps"], told["errors"]) == ({}, 0, [])
-    assert told["frames"] > len(trades)
-    assert 0.4 <= told["seconds"] < 5
+    assert totals["events"]["trade"] == len(trades) > 10
+    assert totals["events"]["status"] == len(events) - len(trades)
+    assert (totals["rejects"], totals["gaps"], totals["errors"]) == ({}, 0, [])
+    assert totals["frames"] > len(trades)
+    assert 0.4 <= totals["seconds"] < 5
     assert events[-1].state == "ended"  # type: ignore[union-attr]
 
 
@@ -248,7 +248,7 @@ def test_run_writes_a_table_or_nothing(
     assert summary(err)["events"]["trade"] > 10
 
 
-def test_run_goes_on_the_event_loop_that_the_stack_names(
+def test_run_uses_the_event_loop_of_the_stack(
     stack: Stacked, serving: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = stack(serving(FakeVenue(busy)).url(), top='backend = "trio"')
@@ -258,7 +258,7 @@ def test_run_goes_on_the_event_loop_that_the_stack_names(
     assert summary(capsys.readouterr().err)["events"]["trade"] > 5
 
 
-def test_a_feed_that_fails_for_good_is_exit_code_1_with_the_reason(
+def test_a_failed_feed_is_exit_code_1_with_the_reason(
     stack: Stacked, serving: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = stack(serving(FakeVenue(busy, upgrade=(404, {}, b""))).url())
@@ -291,12 +291,12 @@ def test_replay_runs_the_pipeline_over_a_recording(
     code = main(["replay", tape, *REPLAY, "--stages", "marker", "--out", "jsonl", "--batch", "7"])
     out, err = capsys.readouterr()
     types = [json.loads(line)["type"] for line in out.splitlines()]
-    told = summary(err)
+    totals = summary(err)
 
     assert code == 0
     assert types.count("trade") == 40
-    assert told["rejects"] == {"corrupt_record": 1}
-    assert (told["frames"], told["errors"]) == (40, [])
+    assert totals["rejects"] == {"corrupt_record": 1}
+    assert (totals["frames"], totals["errors"]) == (40, [])
 
 
 def test_replay_gives_the_same_lines_every_time(
@@ -310,9 +310,7 @@ def test_replay_gives_the_same_lines_every_time(
     assert outs[0] == outs[1] == outs[2] != ""
 
 
-def test_replay_keeps_the_pace_that_is_asked_for(
-    tape: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_replay_runs_at_the_chosen_speed(tape: str, capsys: pytest.CaptureFixture[str]) -> None:
     main(["replay", tape, *REPLAY, "--out", "none", "--speed", "10x"])
 
     assert summary(capsys.readouterr().err)["seconds"] >= 0.39
@@ -328,7 +326,7 @@ def test_settings_reach_the_venue_from_the_command_line(
     assert "Did you mean 'silence'?" in capsys.readouterr().err
 
 
-def test_a_recording_that_breaks_off_is_exit_code_1_after_what_could_be_read(
+def test_a_truncated_recording_is_exit_code_1_after_its_readable_part(
     tape: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     import gzip
@@ -347,7 +345,7 @@ def test_a_recording_that_breaks_off_is_exit_code_1_after_what_could_be_read(
 
 
 @pytest.mark.parametrize(
-    ("words", "code", "says"),
+    ("arguments", "code", "message"),
     [
         (["run", "nothing.toml"], 2, "no such file"),
         (["check", "nothing.toml"], 2, "no such file"),
@@ -364,18 +362,18 @@ def test_a_recording_that_breaks_off_is_exit_code_1_after_what_could_be_read(
         (["replay", "day.ws.jsonl", *REPLAY, "--speed", "fast"], 2, "--speed"),
         (["replay", "day.ws.jsonl", *REPLAY, "--speed", "nan"], 2, "--speed"),
         (["replay", "day.ws.jsonl", *REPLAY, "--batch", "0"], 2, "--batch"),
-        (["replay", "day.ws.jsonl", *REPLAY, "--stages", "acme"], 2, "is no stage"),
+        (["replay", "day.ws.jsonl", *REPLAY, "--stages", "acme"], 2, "is not a stage"),
         (["replay", "day.ws.jsonl", *REPLAY[:2], "--symbols", "B", "--channels", "trades"], 2,
          "unified symbol"),
     ],
 )  # fmt: skip
-def test_a_mistake_of_the_user_is_one_message_and_no_traceback(
+def test_a_user_mistake_is_one_message_without_traceback(
     tape: str,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
-    words: list[str],
+    arguments: list[str],
     code: int,
-    says: str,
+    message: str,
 ) -> None:
     feed = '[[feed]]\nvenue = "{}"\n{} = ["BTC/USD"]\nchannels = ["trades"]\n'
     (tmp_path / "bad.toml").write_text("[[feed\n")
@@ -385,17 +383,17 @@ def test_a_mistake_of_the_user_is_one_message_and_no_traceback(
     (tmp_path / "ca.toml").write_text(
         feed.format("acme", "symbols") + '[network]\nca = "bad.toml"\n'
     )
-    found = main(words)
+    found = main(arguments)
     err = capsys.readouterr().err
 
     assert found == code
-    assert says in err
+    assert message in err
     assert err.startswith("tapeloom: ") or summary(err)["errors"]
     assert "Traceback" not in err
 
 
 @pytest.mark.parametrize(
-    "words",
+    "arguments",
     [
         [],
         ["rum"],
@@ -408,18 +406,18 @@ def test_a_mistake_of_the_user_is_one_message_and_no_traceback(
         ["record", "stack.toml"],
     ],
 )
-def test_a_command_that_is_none_is_exit_code_2(
-    stack: Stacked, capsys: pytest.CaptureFixture[str], words: list[str]
+def test_an_invalid_command_line_is_exit_code_2(
+    stack: Stacked, capsys: pytest.CaptureFixture[str], arguments: list[str]
 ) -> None:
     stack()
     with pytest.raises(SystemExit) as caught:
-        main(words)
+        main(arguments)
 
     assert caught.value.code == 2
     assert "usage: tapeloom" in capsys.readouterr().err
 
 
-def test_a_recording_that_does_not_say_whose_it_is_needs_words(
+def test_a_recording_without_a_head_needs_symbols_and_channels(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "old.jsonl"
@@ -427,12 +425,12 @@ def test_a_recording_that_does_not_say_whose_it_is_needs_words(
 
     assert main(["replay", str(path), "--venue", "acme"]) == 2
     err = capsys.readouterr().err
-    assert "--symbols: the recording does not say it, so it must be given" in err
+    assert "--symbols: the recording does not contain it. Give this option." in err
     assert "--channels" in err
     assert "--venue" not in err
 
 
-def test_an_event_loop_that_is_not_installed_is_a_mistake_of_the_stack(
+def test_an_event_loop_that_is_not_installed_is_reported(
     stack: Stacked, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = stack(top='backend = "trio"')
@@ -452,7 +450,7 @@ def test_an_event_loop_that_is_not_installed_is_a_mistake_of_the_stack(
 # ------------------------------------------------------------------------------------------ plugins
 
 
-def test_a_broken_plugin_costs_only_itself(
+def test_a_broken_plugin_does_not_affect_other_commands(
     site: Path, stack: Stacked, capsys: pytest.CaptureFixture[str]
 ) -> None:
     install(site, "broken", "import nothing_of_that_name")
@@ -475,7 +473,7 @@ def test_a_broken_plugin_costs_only_itself(
     assert (checked, quiet.err) == (0, "")
 
 
-def test_the_plugins_are_listed_with_what_they_provide(
+def test_plugins_are_listed_with_their_hooks(
     site: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     code = main(["plugins"])
@@ -487,7 +485,7 @@ def test_the_plugins_are_listed_with_what_they_provide(
         assert part in rows["acme"]
 
 
-def test_the_plugins_are_listed_with_what_is_proven_of_them(
+def test_plugins_are_listed_with_their_conformance_results(
     site: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     home = site / "made_proven"
@@ -517,7 +515,7 @@ def test_the_plugins_are_listed_with_what_is_proven_of_them(
     assert "guarantees" not in rows["acme"]
 
 
-def test_verbs_of_core_import_no_plugin(
+def test_core_commands_import_no_plugin(
     site: Path, tape: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     install(site, "broken", "raise SystemExit('this was imported')")
@@ -531,7 +529,7 @@ def test_verbs_of_core_import_no_plugin(
 
 
 @pytest.mark.slow
-def test_ctrl_c_once_drains_and_ends_well(running: str) -> None:
+def test_ctrl_c_once_delivers_queued_events_and_exits_with_0(running: str) -> None:
     process = child("run", running, "--out", "jsonl")
     assert process.stdout is not None
     first = [process.stdout.readline() for _ in range(20)]
@@ -548,7 +546,7 @@ def test_ctrl_c_once_drains_and_ends_well(running: str) -> None:
 
 
 @pytest.mark.slow
-def test_a_request_to_terminate_is_a_stop_like_any(running: str) -> None:
+def test_sigterm_stops_like_ctrl_c(running: str) -> None:
     process = child("run", running, "--out", "jsonl")
     assert process.stdout is not None
     process.stdout.readline()
@@ -560,7 +558,9 @@ def test_a_request_to_terminate_is_a_stop_like_any(running: str) -> None:
 
 
 @pytest.mark.slow
-def test_ctrl_c_twice_waits_for_nobody(site: Path, stack: Stacked, serving: Any) -> None:
+def test_ctrl_c_twice_exits_without_waiting_for_sinks(
+    site: Path, stack: Stacked, serving: Any
+) -> None:
     install(site, "stuck", STUCK)
     path = stack(serving(FakeVenue(busy)).url(), more='[[sink]]\nuse = "stuck"\n')
     process = child("run", path, "--out", "jsonl")
@@ -582,7 +582,7 @@ def test_ctrl_c_twice_waits_for_nobody(site: Path, stack: Stacked, serving: Any)
 
 
 @pytest.mark.slow
-def test_a_reader_that_has_had_enough_ends_it_quietly(running: str) -> None:
+def test_a_closed_pipe_ends_the_run_without_error(running: str) -> None:
     process = child("run", running, "--out", "jsonl", "--for", "20")
     assert process.stdout is not None
     line = process.stdout.readline()
@@ -600,7 +600,7 @@ def test_a_reader_that_has_had_enough_ends_it_quietly(running: str) -> None:
 
 
 @pytest.mark.slow
-def test_a_reader_that_was_never_there_is_no_error(site: Path) -> None:
+def test_a_pipe_closed_before_the_first_line_is_no_error(site: Path) -> None:
     process = child("plugins")
     assert process.stdout is not None
     process.stdout.close()
@@ -613,7 +613,7 @@ def test_a_reader_that_was_never_there_is_no_error(site: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_terminal_that_knows_no_such_letter_is_no_reason_to_fail(stack: Stacked) -> None:
+def test_characters_that_the_terminal_cannot_encode_are_escaped(stack: Stacked) -> None:
     process = child("check", stack(), env={**os.environ, "PYTHONIOENCODING": "ascii"})
     out, err = process.communicate(timeout=15)
 
@@ -622,7 +622,7 @@ def test_a_terminal_that_knows_no_such_letter_is_no_reason_to_fail(stack: Stacke
     assert "marker" in out
 
 
-def test_the_lines_are_utf_8_whatever_the_terminal_is(site: Path, tmp_path: Path) -> None:
+def test_json_lines_are_utf_8_in_any_terminal(site: Path, tmp_path: Path) -> None:
     frame = json.dumps("café")
     (tmp_path / "odd.ws.jsonl").write_text(f'{{"ts": 1, "frame": {frame}}}\n', "utf-8")
     process = subprocess.run(
@@ -646,7 +646,7 @@ def test_a_replay_can_be_interrupted(site: Path, tmp_path: Path) -> None:
     (tmp_path / "long.ws.jsonl").write_text("\n".join(lines))
     process = child("replay", "long.ws.jsonl", *REPLAY, "--out", "jsonl")
     assert process.stdout is not None
-    process.stdout.readline()  # it is under way, and whoever listens for signals does so
+    process.stdout.readline()  # the replay is running, so its signal handler is installed
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=15)
 

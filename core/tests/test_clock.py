@@ -1,4 +1,4 @@
-"""The clock of a live stream, also where somebody sets it."""
+"""The system clock, deadlines and clock step detection, also when the wall clock is set."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from tapeloom.plugin import (
 from tapeloom_testing import FakeWire, VirtualClock, WireEnd
 
 
-def test_it_keeps_the_time_of_the_machine() -> None:
+def test_the_system_clock_returns_the_time_of_the_machine() -> None:
     clock: Clock = SystemClock()
     before, now, after = time.time_ns(), clock.time_ns(), time.time_ns()
 
@@ -36,14 +36,14 @@ def test_it_keeps_the_time_of_the_machine() -> None:
     assert isinstance(now, int)
 
 
-def test_its_seconds_never_go_back() -> None:
+def test_monotonic_seconds_never_go_back() -> None:
     clock = SystemClock()
     readings = [clock.monotonic() for _ in range(1000)]
 
     assert readings == sorted(readings)
 
 
-async def test_it_waits_no_less_than_asked_and_can_be_given_up_on() -> None:
+async def test_sleep_waits_long_enough_and_can_be_cancelled() -> None:
     clock = SystemClock()
     began = clock.monotonic()
     await clock.sleep(0.01)
@@ -62,7 +62,7 @@ SECOND = 1_000_000_000
 
 
 class Wall(VirtualClock):
-    """A clock that somebody sets."""
+    """A virtual clock whose wall time can be set."""
 
     shift = 0
 
@@ -74,62 +74,62 @@ class Wall(VirtualClock):
 @given(
     st.floats(0.1, 7000), st.floats(0, 7000), st.sampled_from([-HOUR, HOUR, -HOUR // 2, 3 * HOUR])
 )
-def test_an_alarm_rings_after_the_seconds_that_were_left_whenever_the_clock_is_set(
+def test_a_deadline_is_reached_after_its_seconds_even_if_the_clock_is_set(
     wait: float, set_after: float, shift: int
 ) -> None:
     clock = Wall()
-    alarm = WallDeadline(clock)
+    deadline = WallDeadline(clock)
     due = clock.time_ns() + round(wait * SECOND)
-    assert alarm.rings(due) is None
-    rang: float | None = None
-    while rang is None:
+    assert deadline.reached(due) is None
+    elapsed: float | None = None
+    while elapsed is None:
         clock.advance(min(0.5, max(wait - clock.monotonic(), 0.01)))
         if clock.monotonic() >= set_after and not clock.shift:
             clock.shift = shift
-        now = alarm.rings(due)
+        now = deadline.reached(due)
         if now is not None:
-            rang = clock.monotonic()
+            elapsed = clock.monotonic()
             assert due <= now < due + SECOND  # the time it is, on the clock that it was set on
 
-    assert wait - 1e-6 <= rang < wait + 0.1
+    assert wait - 1e-6 <= elapsed < wait + 0.1
 
 
 @pytest.mark.parametrize("shift", [-HOUR, HOUR])
 @pytest.mark.parametrize("made", ["before", "after"])
-def test_a_time_that_is_first_heard_of_when_the_clock_was_set_is_taken_for_the_nearer_one(
+def test_a_deadline_first_passed_after_the_clock_was_set_is_the_nearer_one(
     shift: int, made: str
 ) -> None:
     clock = Wall()
-    alarm = WallDeadline(clock)
-    assert alarm.rings(None) is None
+    deadline = WallDeadline(clock)
+    assert deadline.reached(None) is None
     before = clock.time_ns()
     clock.shift = shift
     due = (before if made == "before" else clock.time_ns()) + 10 * SECOND
-    assert alarm.rings(due) is None
+    assert deadline.reached(due) is None
     clock.advance(9.9)
-    assert alarm.rings(due) is None
+    assert deadline.reached(due) is None
     clock.advance(0.1)
 
-    assert alarm.rings(due) is not None
+    assert deadline.reached(due) is not None
 
 
-def test_a_clock_that_is_slewed_was_not_set() -> None:
+def test_a_slewed_clock_is_not_reported_as_set() -> None:
     clock = Wall()
-    steps = ClockStepDetector(clock)
+    detector = ClockStepDetector(clock)
     for _ in range(100):
         clock.shift += SECOND // 100
-        assert not steps.look()
+        assert not detector.was_set()
     clock.shift -= HOUR
 
-    assert steps.look()
-    assert not steps.look()
+    assert detector.was_set()
+    assert not detector.was_set()
 
 
 @asynccontextmanager
 async def watching(
     registry: Registry, feed: FeedSpec, wire: FakeWire, clock: Wall, saw: Callable[[Event], None]
 ) -> AsyncIterator[None]:
-    """Stream *feed* in virtual time, and show every event to *saw*."""
+    """Stream *feed* in virtual time and call *saw* with every event."""
     with anyio.fail_after(10):
         async with (
             clock.running(),
@@ -139,10 +139,10 @@ async def watching(
             yield
 
 
-async def test_a_stage_is_woken_in_time_though_the_clock_goes_back(
+async def test_a_timed_stage_ticks_on_time_although_the_clock_is_set_back(
     registry: Registry, marker: Any
 ) -> None:
-    """The stage waits ten seconds; after five, the clock goes back by an hour."""
+    """The stage waits ten seconds; after five, the clock is set back by an hour."""
     clock = Wall()
 
     async def answer(end: WireEnd, endpoint: Endpoint) -> None:
@@ -167,10 +167,10 @@ async def test_a_stage_is_woken_in_time_though_the_clock_goes_back(
     assert ticked == pytest.approx([11.0], abs=0.2)
 
 
-async def test_a_hole_after_which_nothing_comes_is_told_in_time_though_the_clock_goes_back(
+async def test_a_gap_without_later_events_is_reported_on_time_although_the_clock_is_set_back(
     registry: Registry,
 ) -> None:
-    """The connection is cut; the venue agrees anew, and says no more. Then the clock goes back."""
+    """The connection is closed; after the new acknowledgement nothing is sent, and the clock is set back."""
     clock = Wall()
     count = 0
 
@@ -201,15 +201,15 @@ async def test_a_hole_after_which_nothing_comes_is_told_in_time_though_the_clock
     assert gaps[0] < 10.0
 
 
-def test_the_last_trade_is_the_last_whatever_our_clock_says() -> None:
-    """One came beside other events, the next one in a batch of its own, and our clock went back between."""
-    one = Subscription("BTC/USD", "trades")
+def test_the_last_trade_is_the_last_received_although_our_clock_went_back() -> None:
+    """The first arrives beside other events, the second in a batch of its own; our clock is set back between."""
+    subscription = Subscription("BTC/USD", "trades")
 
     def trade(id: int, recv: int) -> Trade:
         return Trade("acme", "BTC/USD", id, recv, Decimal(1), Decimal(1), "buy", id, "trades")
 
     memory = LastSeen()
-    memory.note([Status("acme", "", 1, 2 * HOUR, "notice"), trade(1, 2 * HOUR)])
-    memory.note(TradeBatch([trade(2, HOUR)], [0]))
+    memory.add([Status("acme", "", 1, 2 * HOUR, "notice"), trade(1, 2 * HOUR)])
+    memory.add(TradeBatch([trade(2, HOUR)], [0]))
 
-    assert memory.last(one) == trade(2, HOUR)
+    assert memory.last_event(subscription) == trade(2, HOUR)

@@ -1,4 +1,4 @@
-"""From hooks to functions: order, names, settings, wrappers, and every mistake at once."""
+"""Composition of a stack: order and settings of stages, wrappers, sources, and all mistakes at once."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ class Plain:
 
 
 class Spy:
-    """Wraps whatever another plugin of the feed answers, and is no stage itself."""
+    """Wraps the parser and stages of other plugins; it is not a stage itself."""
 
     def __init__(self) -> None:
         self.seen: list[str] = []
@@ -107,7 +107,7 @@ class Spy:
 
 
 class SpyStage(Spy):
-    """The same, and a stage besides."""
+    """A `Spy` that is also a stage."""
 
     @hookimpl
     def aggregate(self, feed: Any) -> Any:
@@ -166,16 +166,16 @@ def test_stages_run_in_the_order_of_the_stack_each_with_its_own_settings(
         "b": StageSpec("b", "tagger", {"tag": "B"}),
     }
     plan = ComposedFeed(composed(stocked, stack(*order, tables=tables)).plans[0])
-    said = {"a": "A", "b": "B", "plain": "plain"}
+    tags = {"a": "A", "b": "B", "plain": "plain"}
 
     assert states(plan.process([Status("acme", "", 0, 0, "in")])) == [
         "in",
-        *(said[name] for name in order),
+        *(tags[name] for name in order),
     ]
     assert list(plan.stages) == list(order)
 
 
-def test_a_toml_file_says_the_same(stocked: Registry, tmp_path: Any) -> None:
+def test_stages_of_a_toml_file_run_in_its_order(stocked: Registry, tmp_path: Any) -> None:
     file = tmp_path / "stack.toml"
     file.write_text(
         """
@@ -204,16 +204,16 @@ def test_a_toml_file_says_the_same(stocked: Registry, tmp_path: Any) -> None:
     ]
 
 
-def test_each_feed_has_stages_of_its_own(registry: Registry, marker: Any) -> None:
+def test_each_feed_has_separate_stage_instances(registry: Registry, marker: Any) -> None:
     feeds = [FeedSpec("acme", ["BTC/USD"], ["trades"], stages=("marker",)) for _ in range(2)]
     plans = composed(registry, Stack(feeds=tuple(feeds))).plans
-    one, two = (ComposedFeed(plan).stages["marker"] for plan in plans)
+    first, second = (ComposedFeed(plan).stages["marker"] for plan in plans)
 
-    assert one is not two
-    assert marker.stages == [one, two]
+    assert first is not second
+    assert marker.stages == [first, second]
 
 
-def test_only_the_plugins_that_the_stack_names_are_asked(stocked: Registry) -> None:
+def test_only_hooks_of_plugins_in_the_stack_are_called(stocked: Registry) -> None:
     class Jealous:
         @hookimpl
         def connect(self, feed: Any) -> Any:
@@ -246,7 +246,7 @@ def test_a_plugin_in_the_stack_may_wrap_the_parser_and_the_stages_of_others(
 
 
 class Quieter:
-    """Wraps whatever way to dial there is, and has settings of its own."""
+    """Wraps the transport, and has settings."""
 
     @attrs.frozen
     class Settings:
@@ -270,9 +270,7 @@ class Quieter:
         return dial
 
 
-async def test_a_plugin_in_the_stack_may_wrap_the_way_to_dial_whoever_offers_it(
-    stocked: Registry,
-) -> None:
+async def test_a_plugin_in_the_stack_may_wrap_any_transport(stocked: Registry) -> None:
     quieter = Quieter()
     stocked.register(quieter, "quieter")
     given = Stack(
@@ -290,10 +288,10 @@ async def test_a_plugin_in_the_stack_may_wrap_the_way_to_dial_whoever_offers_it(
     (plan,) = stream.plans
 
     assert quieter.dialled == [f"hush {plan.endpoints[0].url}"]
-    assert plan.transport.chosen == wire.dial
+    assert plan.transport.base_dial == wire.dial
 
 
-def test_what_a_wrapper_breaks_costs_no_more_than_what_a_parser_breaks(stocked: Registry) -> None:
+def test_a_failing_parser_wrapper_rejects_one_frame_only(stocked: Registry) -> None:
     class Clumsy(SpyStage):
         @hookimpl(wrapper=True)
         def parse(self, feed: Any) -> Generator[None, Any, Any]:
@@ -317,35 +315,37 @@ def test_what_a_wrapper_breaks_costs_no_more_than_what_a_parser_breaks(stocked: 
 # ---------------------------------------------------------------------------------------- mistakes
 
 
-def test_a_plugin_without_a_stage_is_no_stage(stocked: Registry) -> None:
+def test_a_plugin_without_stage_hooks_is_a_mistake(stocked: Registry) -> None:
     assert mistakes(stocked, stack("store", "tagger")) == [
-        "stage.store: the plugin 'store' is no stage: it validates, aggregates and wraps nothing"
+        "stage.store: the plugin 'store' is not a stage: it validates, aggregates and wraps nothing"
     ]
 
 
-def test_a_plugin_without_settings_takes_none(stocked: Registry) -> None:
+def test_settings_for_a_plugin_without_settings_are_mistakes(stocked: Registry) -> None:
     given = stack("plain", tables={"plain": StageSpec("plain", "plain", {"speed": 1, "depth": 2})})
 
     assert mistakes(stocked, given) == [
-        "stage.plain.speed: the plugin 'plain' has no settings",
-        "stage.plain.depth: the plugin 'plain' has no settings",
+        "stage.plain.speed: the plugin 'plain' takes no settings",
+        "stage.plain.depth: the plugin 'plain' takes no settings",
     ]
 
 
-def test_a_plugin_that_is_no_venue_is_named_at_its_place(stocked: Registry) -> None:
+def test_a_plugin_that_is_not_a_venue_is_a_mistake_at_its_place(stocked: Registry) -> None:
     spec = FeedSpec("tagger", ["BTC/USD"], ["trades"])
     (mistake,) = mistakes(stocked, Stack(feeds=(spec,)))
 
-    assert mistake.startswith("feed[0].venue: the plugin 'tagger' is no venue")
+    assert mistake.startswith("feed[0].venue: the plugin 'tagger' is not a venue")
 
 
-def test_a_plugin_that_is_no_sink_is_named_at_its_place(stocked: Registry) -> None:
+def test_a_plugin_that_is_not_a_sink_is_a_mistake_at_its_place(stocked: Registry) -> None:
     given = stack(sinks=(SinkSpec("tagger"),))
 
-    assert mistakes(stocked, given) == ["sink[0].use: the plugin 'tagger' is no sink"]
+    assert mistakes(stocked, given) == [
+        "sink[0].use: the plugin 'tagger' is not a sink: it does not implement `sink`"
+    ]
 
 
-def test_a_channel_that_the_venue_has_not_is_named_with_those_it_has(registry: Registry) -> None:
+def test_an_unserved_channel_is_reported_with_the_served_ones(registry: Registry) -> None:
     spec = FeedSpec("acme", ["BTC/USD"], ["trades", "ticker"])
 
     assert mistakes(registry, Stack(feeds=(spec,))) == [
@@ -364,7 +364,7 @@ def test_a_symbol_that_the_market_cannot_have_is_a_mistake_at_its_feed(
     assert mistakes(registry, stack()) == ["feed[0].symbols: acme has no BTC/USD"]
 
 
-def test_every_mistake_of_every_part_comes_at_once(stocked: Registry) -> None:
+def test_mistakes_of_all_plugins_are_reported_at_once(stocked: Registry) -> None:
     feeds = (
         FeedSpec("acme", ["BTC/USD"], ["trades"], stages=("a", "plain")),
         FeedSpec("acme", ["BTC/USD"], ["ticker"], name="other"),
@@ -389,25 +389,21 @@ def test_every_mistake_of_every_part_comes_at_once(stocked: Registry) -> None:
         "sink[0].use: ",
         "no plugin named 'nowhere' is installed",
     ):
-        assert any(part in one for one in found), part
+        assert any(part in mistake for mistake in found), part
 
 
-def test_a_plugin_that_is_missing_is_told_as_that_where_it_is_all_that_is_wrong(
-    registry: Registry,
-) -> None:
+def test_a_missing_plugin_alone_raises_plugin_not_found(registry: Registry) -> None:
     with pytest.raises(PluginNotFound, match="Did you mean 'marker'"):
         composed(registry, stack("markre"))
 
 
-def test_a_wrong_setting_of_a_sink_is_a_mistake_of_the_stack_and_no_defect_of_the_plugin(
-    stocked: Registry,
-) -> None:
+def test_an_invalid_sink_setting_is_a_mistake_of_the_stack(stocked: Registry) -> None:
     (mistake,) = mistakes(stocked, stack(sinks=(SinkSpec("store", table={"tag": 5}),)))
 
     assert mistake.startswith("sink[0].tag: ")
 
 
-def test_a_sink_gets_its_settings(stocked: Registry) -> None:
+def test_a_sink_receives_its_settings(stocked: Registry) -> None:
     given = stack(sinks=(SinkSpec("store", table={"tag": "S"}), SinkSpec("store")))
 
     assert [sink for _, sink, _ in composed(stocked, given).sinks] == [
@@ -416,8 +412,8 @@ def test_a_sink_gets_its_settings(stocked: Registry) -> None:
     ]
 
 
-class Odd:
-    """A venue whose `connect` answers what a test wants it to."""
+class ConnectResult:
+    """A venue whose `connect` returns what a test gives it."""
 
     def __init__(self, answer: Any) -> None:
         self.answer = answer
@@ -430,23 +426,21 @@ class Odd:
 @pytest.mark.parametrize(
     "answer", [Endpoint(url="ws://x"), "ws://x", 7, [7]], ids=["endpoint", "text", "number", "list"]
 )
-def test_a_connect_that_answers_something_else_is_a_broken_plugin(
+def test_connect_with_an_invalid_result_raises_plugin_broken(
     registry: Registry, answer: Any
 ) -> None:
-    registry.register(Odd(answer), "odd")
+    registry.register(ConnectResult(answer), "odd")
     with pytest.raises(PluginBroken, match="'odd'"):
         composed(registry, Stack(feeds=(FeedSpec("odd", ["BTC/USD"], ["trades"]),)))
 
 
-def test_a_venue_with_endpoints_and_no_subscription_language_is_a_broken_plugin(
-    registry: Registry,
-) -> None:
-    registry.register(Odd([Endpoint(url="ws://x")]), "odd")
+def test_a_venue_with_endpoints_but_without_codec_raises_plugin_broken(registry: Registry) -> None:
+    registry.register(ConnectResult([Endpoint(url="ws://x")]), "odd")
     with pytest.raises(TapeloomError, match=r"'odd'.*subscribe"):
         composed(registry, Stack(feeds=(FeedSpec("odd", ["BTC/USD"], ["trades"]),)))
 
 
-def test_a_hook_that_raises_is_a_broken_plugin_that_is_named(registry: Registry) -> None:
+def test_a_hook_that_raises_is_reported_with_its_plugin(registry: Registry) -> None:
     class Broken:
         @hookimpl
         def validate(self, feed: Any) -> Any:
@@ -460,12 +454,12 @@ def test_a_hook_that_raises_is_a_broken_plugin_that_is_named(registry: Registry)
 # ----------------------------------------------------------------------------- parsers and stages
 
 
-def test_a_guarded_parser_costs_no_frame_but_the_one_at_fault_and_keeps_the_order() -> None:
+def test_a_guarded_parser_rejects_only_the_failing_frame_in_order() -> None:
     def parse(frames: Frames) -> list[Event]:
         return [Status("v", "", int(frame), frames.recv, "x") for frame in frames]
 
     unreadable: list[tuple[int, bytes, str]] = []
-    parsed = guarded(parse, "acme", lambda *told: unreadable.append(told))
+    parsed = guarded(parse, "acme", lambda *call: unreadable.append(call))
     events = parsed(Frames([b"1", b"x\xff", b"3", b""], 9))
 
     assert [e.rule if isinstance(e, Reject) else e.ts for e in events] == [
@@ -476,11 +470,11 @@ def test_a_guarded_parser_costs_no_frame_but_the_one_at_fault_and_keeps_the_orde
     ]
     assert all(event.recv == 9 for event in events)
     assert "ValueError" in events[1].evidence  # type: ignore[union-attr]
-    assert [told[:2] for told in unreadable] == [(9, b"x\xff"), (9, b"")]
+    assert [call[:2] for call in unreadable] == [(9, b"x\xff"), (9, b"")]
 
 
 class Breaking:
-    """A stage that raises where a test wants it to."""
+    """A stage that raises in the method named *where*."""
 
     def __init__(self, where: str) -> None:
         self.where = where
@@ -510,9 +504,7 @@ class Breaking:
 
 
 @pytest.mark.parametrize("where", ["call", "tick", "flush"])
-def test_a_stage_that_is_to_end_the_feed_is_named_wherever_it_raises(
-    stocked: Registry, where: str
-) -> None:
+def test_a_stage_with_on_error_end_is_named_in_the_error(stocked: Registry, where: str) -> None:
     stocked.register(Breaking(where), "breaking")
     tables = {"mine": StageSpec("mine", "breaking", on_error="end")}
     pipeline = ComposedFeed(
@@ -531,7 +523,7 @@ def test_a_stage_that_is_to_end_the_feed_is_named_wherever_it_raises(
 
 
 class Moody:
-    """A stage that counts what it has passed, and raises at some trades."""
+    """A stage that counts the events it passed on, and raises at the trades in *bad*."""
 
     def __init__(self, *bad: int) -> None:
         self.bad = bad
@@ -561,8 +553,8 @@ def trades(*ids: int) -> list[Event]:
     ]
 
 
-def told(events: list[Event]) -> list[Any]:
-    """Trades by their id, rejects as ("no", id), Status by their state."""
+def summary(events: list[Event]) -> list[Any]:
+    """Return trades by their id, rejects as ("no", id), statuses by their state."""
     return [
         event.id
         if isinstance(event, Trade)
@@ -574,7 +566,7 @@ def told(events: list[Event]) -> list[Any]:
     ]
 
 
-def test_a_stage_that_raises_is_made_anew_and_only_what_it_raised_at_is_rejected(
+def test_a_stage_that_raises_is_restarted_and_only_that_event_is_rejected(
     stocked: Registry,
 ) -> None:
     moody = Moody(3)
@@ -582,9 +574,9 @@ def test_a_stage_that_raises_is_made_anew_and_only_what_it_raised_at_is_rejected
     plan = ComposedFeed(composed(stocked, stack("moody", "plain")).plans[0])
     before, at, after = (plan.process(trades(*ids)) for ids in ((1,), (2, 3, 4), (5,)))
 
-    assert told(before) == [1, "number 1", "plain"]
-    assert told(at) == ["stage_restarted", 2, "number 1", ("no", 3), 4, "number 2", "plain"]
-    assert told(after) == [5, "number 3", "plain"]
+    assert summary(before) == [1, "number 1", "plain"]
+    assert summary(at) == ["stage_restarted", 2, "number 1", ("no", 3), 4, "number 2", "plain"]
+    assert summary(after) == [5, "number 3", "plain"]
     assert moody.made == 2
     assert plan.feed.counters["stage_errors"] == 1
     (reject,) = (event for event in at if isinstance(event, Reject))
@@ -592,43 +584,39 @@ def test_a_stage_that_raises_is_made_anew_and_only_what_it_raised_at_is_rejected
     assert reject.evidence == "stage 'moody' raised ZeroDivisionError: at 3"
 
 
-def test_a_stage_that_raises_again_and_again_is_set_aside_and_the_rest_goes_on(
+def test_a_stage_that_raises_repeatedly_is_disabled_and_other_stages_continue(
     stocked: Registry,
 ) -> None:
     moody = Moody(*range(100))
     stocked.register(moody, "moody")
     plan = ComposedFeed(composed(stocked, stack("moody", "plain")).plans[0])
-    out = [told(plan.process(trades(n))) for n in range(8)]
+    out = [summary(plan.process(trades(n))) for n in range(8)]
 
     assert out[:5] == [["stage_restarted", ("no", n), "plain"] for n in range(5)]
     assert out[5:] == [["stage_disabled", 5, "plain"], [6, "plain"], [7, "plain"]]
     assert moody.made == 6
 
 
-def test_a_stage_may_be_set_aside_at_once(stocked: Registry) -> None:
+def test_a_stage_with_on_error_disable_is_disabled_at_once(stocked: Registry) -> None:
     stocked.register(Moody(1), "moody")
     tables = {"moody": StageSpec("moody", on_error="disable")}
     pipeline = ComposedFeed(composed(stocked, stack("moody", "plain", tables=tables)).plans[0])
 
-    assert told(pipeline.process(trades(1, 2))) == ["stage_disabled", 1, 2, "plain"]
-    assert told(pipeline.process(trades(1))) == [1, "plain"]
+    assert summary(pipeline.process(trades(1, 2))) == ["stage_disabled", 1, 2, "plain"]
+    assert summary(pipeline.process(trades(1))) == [1, "plain"]
 
 
 @pytest.mark.parametrize("where", ["tick", "flush"])
-def test_a_stage_that_raises_by_itself_costs_nothing_but_what_it_held(
-    stocked: Registry, where: str
-) -> None:
+def test_a_stage_that_raises_in_tick_or_flush_is_restarted(stocked: Registry, where: str) -> None:
     stocked.register(Breaking(where), "breaking")
     pipeline = ComposedFeed(composed(stocked, stack("breaking", "plain")).plans[0])
     run = {"tick": lambda: pipeline.tick(5), "flush": pipeline.flush}[where]
 
-    assert told(run()) == ["stage_restarted", "plain"]
-    assert told(pipeline.process(trades(1))) == [1, "plain"]
+    assert summary(run()) == ["stage_restarted", "plain"]
+    assert summary(pipeline.process(trades(1))) == [1, "plain"]
 
 
-def test_what_a_tick_gives_goes_through_the_later_stages_only(
-    stocked: Registry, marker: Any
-) -> None:
+def test_events_of_a_tick_pass_through_later_stages_only(stocked: Registry, marker: Any) -> None:
     pipeline = ComposedFeed(composed(stocked, stack("tagger", "marker", "plain")).plans[0])
     marker.stages[0].due = 5
 
@@ -639,21 +627,21 @@ def test_what_a_tick_gives_goes_through_the_later_stages_only(
     assert states(pipeline.flush()) == ["flushed", "plain"]
 
 
-def test_what_a_stage_wants_is_kept_until_somebody_listens(registry: Registry) -> None:
+def test_history_queries_are_kept_until_a_listener_is_set(registry: Registry) -> None:
     plan = composed(registry, stack()).plans[0]
-    heard: list[HistoryQuery] = []
+    received: list[HistoryQuery] = []
     plan.feed.query_history(HistoryQuery("book", "BTC/USD"))
-    plan.wants.listen(heard.append)
+    plan.queries.listen(received.append)
     plan.feed.query_history(HistoryQuery("book", "ETH/USD"))
 
-    assert [want.symbol for want in heard] == ["BTC/USD", "ETH/USD"]
+    assert [query.symbol for query in received] == ["BTC/USD", "ETH/USD"]
 
 
 # ----------------------------------------------------------------------------------------- sources
 
 
 class Pump:
-    """A source that runs what a test gives it."""
+    """A source that runs the function that a test gives it."""
 
     def __init__(self, play: Any, backends: Any = ("asyncio", "trio")) -> None:
         self.backends = frozenset(backends)
@@ -669,11 +657,13 @@ class Pump:
 
 
 def pumping(registry: Registry, play: Any, backends: Any = ("asyncio", "trio")) -> Stack:
-    registry.register(Odd(Pump(play, backends)), "pump")
+    registry.register(ConnectResult(Pump(play, backends)), "pump")
     return Stack(feeds=(FeedSpec("pump", ["BTC/USD"], ["trades"], stages=("tagger",)),))
 
 
-async def test_a_source_delivers_through_the_stages_until_it_has_no_more(stocked: Registry) -> None:
+async def test_events_of_a_source_pass_through_the_stages_until_it_returns(
+    stocked: Registry,
+) -> None:
     async def play(deliver: Any) -> None:
         for n in range(3):
             await deliver([Status("pump", "", n, n, f"n{n}")])
@@ -686,7 +676,7 @@ async def test_a_source_delivers_through_the_stages_until_it_has_no_more(stocked
     assert states(events) == ["n0", "tag", "n1", "tag", "n2", "tag", "ended"]
 
 
-async def test_a_source_is_stopped_like_any_feed(stocked: Registry) -> None:
+async def test_stopping_a_stream_stops_its_source(stocked: Registry) -> None:
     async def play(deliver: Any) -> None:
         await deliver([Status("pump", "", 0, 0, "first")])
         await anyio.sleep_forever()
@@ -719,7 +709,7 @@ async def test_a_source_that_fails_ends_its_feed_with_its_own_error(stocked: Reg
     assert states(events) == ["first", "tag", "failed"]
 
 
-async def test_a_source_that_breaks_is_run_again_and_its_hole_is_told(stocked: Registry) -> None:
+async def test_a_source_that_fails_is_restarted_and_its_gap_is_reported(stocked: Registry) -> None:
     runs: list[int] = []
 
     async def play(deliver: Any) -> None:
@@ -754,7 +744,7 @@ async def test_a_source_that_breaks_is_run_again_and_its_hole_is_told(stocked: R
     assert kinds == [Trade, Gap, Trade, Gap, Trade]
 
 
-async def test_a_source_that_goes_on_where_it_ended_has_no_hole(stocked: Registry) -> None:
+async def test_a_source_that_resumes_reports_no_gap(stocked: Registry) -> None:
     runs: list[int] = []
 
     async def play(deliver: Any) -> None:
@@ -765,7 +755,7 @@ async def test_a_source_that_goes_on_where_it_ended_has_no_hole(stocked: Registr
 
     pump = Pump(play)
     pump.resumes = True
-    stocked.register(Odd(pump), "pump")
+    stocked.register(ConnectResult(pump), "pump")
     clock = VirtualClock()
     feed = FeedSpec("pump", ["BTC/USD"], ["trades"])
     with anyio.fail_after(5):
@@ -776,30 +766,30 @@ async def test_a_source_that_goes_on_where_it_ended_has_no_hole(stocked: Registr
     assert not [event for event in events if isinstance(event, Gap)]
 
 
-async def test_a_source_hears_of_other_symbols(stocked: Registry) -> None:
+async def test_a_source_is_notified_when_symbols_change(stocked: Registry) -> None:
     pump = Pump(lambda _: anyio.sleep_forever())
-    heard: list[list[str]] = []
-    pump.symbols_changed = lambda: heard.append(list(stream.plans[0].feed.symbols))  # type: ignore[method-assign]
-    stocked.register(Odd(pump), "pump")
+    notified: list[list[str]] = []
+    pump.symbols_changed = lambda: notified.append(list(stream.plans[0].feed.symbols))  # type: ignore[method-assign]
+    stocked.register(ConnectResult(pump), "pump")
     feed = FeedSpec("pump", ["BTC/USD"], ["trades"])
     async with tapeloom.open(feed, registry=stocked) as stream:
         await stream.add("ETH/USD")
         await stream.drop("BTC/USD")
 
-    assert heard == [["BTC/USD", "ETH/USD"], ["ETH/USD"]]
+    assert notified == [["BTC/USD", "ETH/USD"], ["ETH/USD"]]
 
 
 def test_a_channel_that_a_source_does_not_serve_is_a_mistake_of_the_stack(
     stocked: Registry,
 ) -> None:
-    stocked.register(Odd(Pump(None)), "pump")
+    stocked.register(ConnectResult(Pump(None)), "pump")
 
     with pytest.raises(ConfigError, match="pump has no channel 'quotes' here; it has trades"):
         tapeloom.open(FeedSpec("pump", ["BTC/USD"], ["quotes"]), registry=stocked)
 
 
-def test_a_mistake_that_a_venue_finds_is_told_with_the_place_of_its_feed(stocked: Registry) -> None:
-    class Picky(Odd):
+def test_a_mistake_raised_by_a_venue_has_the_place_of_its_feed(stocked: Registry) -> None:
+    class Picky(ConnectResult):
         @hookimpl
         def connect(self, feed: Any) -> Any:
             raise ConfigError([Mistake("channels[0]", "not this one")])
@@ -811,9 +801,7 @@ def test_a_mistake_that_a_venue_finds_is_told_with_the_place_of_its_feed(stocked
         tapeloom.open(feeds, registry=stocked)
 
 
-async def test_a_book_that_no_history_can_give_is_had_by_subscribing_anew(
-    registry: Registry,
-) -> None:
+async def test_a_book_without_history_request_is_resubscribed(registry: Registry) -> None:
     asked: list[str] = []
 
     async def answer(end: WireEnd, endpoint: Endpoint) -> None:
@@ -833,7 +821,7 @@ async def test_a_book_that_no_history_can_give_is_had_by_subscribing_anew(
     assert asked[:3] == ["sub BTCUSD@book", "unsub BTCUSD@book", "sub BTCUSD@book"]
 
 
-async def test_a_source_for_one_event_loop_is_refused_on_the_other(
+async def test_a_source_is_rejected_on_an_unsupported_event_loop(
     stocked: Registry, anyio_backend: str
 ) -> None:
     async def play(deliver: Any) -> None:
@@ -854,7 +842,7 @@ async def test_a_source_for_one_event_loop_is_refused_on_the_other(
         assert 'Set backend = "asyncio"' in str(error)
 
 
-async def test_what_a_source_feed_wants_and_cannot_have_is_told(stocked: Registry) -> None:
+async def test_an_unsupported_history_query_of_a_source_is_reported(stocked: Registry) -> None:
     async def play(deliver: Any) -> None:
         stream.plans[0].feed.query_history(HistoryQuery("book", "BTC/USD"))
         await anyio.sleep_forever()
@@ -865,10 +853,10 @@ async def test_what_a_source_feed_wants_and_cannot_have_is_told(stocked: Registr
                 if event.state == "request_failed":
                     break
             return
-    pytest.fail("the want was neither answered nor refused")
+    pytest.fail("the query was neither answered nor refused")
 
 
-async def test_one_feed_that_fails_does_not_end_the_other(stocked: Registry) -> None:
+async def test_a_failed_feed_does_not_end_the_others(stocked: Registry) -> None:
     async def play(deliver: Any) -> None:
         raise LoginRefused("pump", "no such account")
 
@@ -894,7 +882,7 @@ async def test_one_feed_that_fails_does_not_end_the_other(stocked: Registry) -> 
     assert isinstance(failed, LoginRefused)
 
 
-async def test_symbols_may_be_added_before_the_first_connection_stands(registry: Registry) -> None:
+async def test_symbols_may_be_added_before_the_first_connection(registry: Registry) -> None:
     asked: list[str] = []
 
     async def answer(end: WireEnd, endpoint: Endpoint) -> None:
@@ -913,9 +901,7 @@ async def test_symbols_may_be_added_before_the_first_connection_stands(registry:
     assert asked[:2] == ["BTCUSD@trades", "ETHUSD@trades"]
 
 
-async def test_what_is_asked_of_an_unknown_feed_or_stage_names_those_there_are(
-    registry: Registry,
-) -> None:
+async def test_an_unknown_feed_or_stage_is_reported_with_the_known_ones(registry: Registry) -> None:
     async with tapeloom.open(stack("marker"), registry=registry) as stream:
         with pytest.raises(ConfigError, match="there is no feed 'other': 'acme'"):
             await stream.add("ETH/USD", feed="other")

@@ -20,9 +20,9 @@ from tapeloom._config import (
     StageSpec,
     parse,
     read,
-    resolved,
+    to_toml,
 )
-from tapeloom._config.places import Places, at
+from tapeloom._config.places import Places, child
 from tapeloom.errors import ConfigError, Mistake
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ proxy = "http://127.0.0.1:3128"
 
 
 def wrong(document: str) -> list[str]:
-    """Return what is said to be wrong with a stack, without the name of the file."""
+    """Return the mistakes reported for a stack, without the file name."""
     with pytest.raises(ConfigError) as caught:
         parse(document, "s.toml").stack_or_raise()
     lines = str(caught.value).splitlines()
@@ -118,7 +118,7 @@ def test_whole_stack_is_read() -> None:
     assert stack.network == Network(proxy="http://127.0.0.1:3128")
 
 
-def test_little_is_enough() -> None:
+def test_defaults_complete_a_minimal_stack() -> None:
     stack = parse(FEED).stack_or_raise()
 
     assert stack == Stack(feeds=[FeedSpec("acme", "BTC/USDT", "trades")])
@@ -146,18 +146,18 @@ def test_tables_made_by_code_are_read_like_a_file() -> None:
     )
 
 
-def test_feed_without_a_name_gets_one_of_its_own_and_keeps_it_when_another_is_added() -> None:
+def test_feed_without_a_name_gets_a_unique_name_that_later_feeds_do_not_change() -> None:
     def feed(name: str = "", market: str = "") -> FeedSpec:
         return FeedSpec("acme", "BTC/USDT", "trades", name=name, market=market)
 
     feeds = [feed(market="spot"), feed(market="swap"), feed(market="swap"), feed(), feed("acme-3")]
-    names = [one.name for one in Stack(feeds).feeds]
+    names = [feed.name for feed in Stack(feeds).feeds]
 
     assert names == ["acme", "acme-swap", "acme-2", "acme-4", "acme-3"]
-    assert [one.name for one in Stack(feeds[:2]).feeds] == names[:2]
+    assert [feed.name for feed in Stack(feeds[:2]).feeds] == names[:2]
 
 
-def test_sinks_of_one_kind_are_told_apart_by_number() -> None:
+def test_sinks_of_one_kind_get_numbered_names() -> None:
     stack = Stack(sinks=[SinkSpec("redis"), SinkSpec("redis"), SinkSpec("redis", "far")])
 
     assert [sink.name for sink in stack.sinks] == ["redis", "redis-2", "far"]
@@ -166,7 +166,7 @@ def test_sinks_of_one_kind_are_told_apart_by_number() -> None:
 # --------------------------------------------------------------------------- twenty kinds of mistake
 
 GOLDEN: dict[str, tuple[str, list[str]]] = {
-    "empty file": ("", ["there is no [[feed]]. Name a venue, symbols and channels in one."]),
+    "empty file": ("", ["there is no [[feed]]. Add one with a venue, symbols and channels."]),
     "unknown table": (
         f"{FEED}[queu]\nsize = 1",
         ["line 5: queu: unknown key. Did you mean 'queue'?"],
@@ -202,7 +202,7 @@ GOLDEN: dict[str, tuple[str, list[str]]] = {
         [
             (
                 "line 1: feed[0]: the key 'symbols' is missing;"
-                " it takes a string or an array of strings"
+                " expected a string or an array of strings"
             ),
             "line 3: feed[0].symbol: unknown key. Did you mean 'symbols'?",
         ],
@@ -219,7 +219,7 @@ GOLDEN: dict[str, tuple[str, list[str]]] = {
     ),
     "missing key": (
         FEED.replace('venue = "acme"\n', ""),
-        ["line 1: feed[0]: the key 'venue' is missing; it takes a string"],
+        ["line 1: feed[0]: the key 'venue' is missing; expected a string"],
     ),
     "empty venue": (FEED.replace("acme", ""), ["line 2: feed[0].venue: expected a name, got ''"]),
     "number for a text": (
@@ -241,14 +241,14 @@ GOLDEN: dict[str, tuple[str, list[str]]] = {
         FEED.replace("BTC/USDT", "BTCUSDT"),
         [
             (
-                "line 3: feed[0].symbols[0]: 'BTCUSDT' is no unified symbol."
+                "line 3: feed[0].symbols[0]: 'BTCUSDT' is not a unified symbol."
                 " Write 'BTC/USDT' for spot, 'BTC/USDT:USDT' for a perpetual swap."
             )
         ],
     ),
     "symbol twice": (
         FEED.replace('["BTC/USDT"]', '["BTC/USDT:USDT", "BTC-PERP"]'),
-        ["line 3: feed[0].symbols[1]: 'BTC/USDT:USDT' stands there twice. Delete one."],
+        ["line 3: feed[0].symbols[1]: 'BTC/USDT:USDT' is listed twice. Delete one."],
     ),
     "no symbol": (
         FEED.replace('["BTC/USDT"]', "[]"),
@@ -261,17 +261,17 @@ GOLDEN: dict[str, tuple[str, list[str]]] = {
     "misspelt channel": (
         FEED.replace('["trades"]', '["trade", "kline:5m"]'),
         [
-            "line 4: feed[0].channels[0]: 'trade' is no channel. Did you mean 'trades'?",
-            "line 4: feed[0].channels[1]: 'kline:5m' is no channel. Did you mean 'klines:5m'?",
+            "line 4: feed[0].channels[0]: 'trade' is not a channel. Did you mean 'trades'?",
+            "line 4: feed[0].channels[1]: 'kline:5m' is not a channel. Did you mean 'klines:5m'?",
         ],
     ),
     "channel of one venue without its prefix": (
         FEED.replace('"trades"', '"liquidations"'),
         [
             (
-                "line 4: feed[0].channels[0]: 'liquidations' is no channel."
+                "line 4: feed[0].channels[0]: 'liquidations' is not a channel."
                 " Known: trades, agg_trades, quotes, book, klines, ticker;"
-                " those of one venue alone begin with 'x-'"
+                " channels of one venue begin with 'x-'"
             )
         ],
     ),
@@ -286,7 +286,7 @@ GOLDEN: dict[str, tuple[str, list[str]]] = {
     ),
     "stage twice": (
         f'{FEED}stages = ["bars", "bars"]',
-        ["line 5: feed[0].stages[1]: 'bars' stands there twice. Delete one."],
+        ["line 5: feed[0].stages[1]: 'bars' is listed twice. Delete one."],
     ),
     "table of a misspelt stage": (
         f'{FEED}stages = ["quality"]\n[stage.qualty]',
@@ -303,7 +303,7 @@ GOLDEN: dict[str, tuple[str, list[str]]] = {
     ),
     "table of a misspelt venue": (
         f"{FEED}[venue.acne]",
-        ["line 5: venue.acne: no feed is of this venue. Did you mean 'acme'?"],
+        ["line 5: venue.acne: no feed names this venue. Did you mean 'acme'?"],
     ),
     "use that is no text": (
         f'{FEED}stages = ["bars"]\n[stage.bars]\nuse = 1',
@@ -311,7 +311,7 @@ GOLDEN: dict[str, tuple[str, list[str]]] = {
     ),
     "name of a feed twice": (
         f'{FEED}name = "a"\n{FEED}name = "a"',
-        ["line 10: feed[1].name: 'a' is the name of feed[0] too. Give each its own."],
+        ["line 10: feed[1].name: 'a' is already the name of feed[0]. Choose another."],
     ),
     "unknown backend": (
         f'backend = "trioo"\n{FEED}',
@@ -345,14 +345,14 @@ GOLDEN: dict[str, tuple[str, list[str]]] = {
     ),
     "sink without a plugin": (
         f'{FEED}[[sink]]\ntypes = ["bar"]',
-        ["line 5: sink[0]: the key 'use' is missing; it takes a string"],
+        ["line 5: sink[0]: the key 'use' is missing; expected a string"],
     ),
     "unknown type of event": (
         f'{FEED}[[sink]]\nuse = "redis"\ntypes = ["bars", "candle"]',
         [
-            "line 7: sink[0].types[0]: 'bars' is no type of event. Did you mean 'bar'?",
+            "line 7: sink[0].types[0]: 'bars' is not an event type. Did you mean 'bar'?",
             (
-                "line 7: sink[0].types[1]: 'candle' is no type of event."
+                "line 7: sink[0].types[1]: 'candle' is not an event type."
                 " Known: bar, book, gap, quote, reject, status, ticker, trade"
             ),
         ],
@@ -378,13 +378,15 @@ GOLDEN: dict[str, tuple[str, list[str]]] = {
         [
             (
                 "line 2, column 9: not valid TOML: invalid value."
-                " A text stands in quotes; true and false are written in lower case."
+                " Put strings in quotes; write true and false in lower case."
             )
         ],
     ),
     "key twice": (
         "[queue]\nsize = 1\nsize = 2\n",
-        ["line 3, column 9: not valid TOML: cannot overwrite a value. The same key stands twice."],
+        [
+            "line 3, column 9: not valid TOML: cannot overwrite a value. The same key is given twice."
+        ],
     ),
     "file that ends too early": (
         'backend = "trio"\n[[feed]]\nsymbols = ["BTC/USDT"\n',
@@ -394,19 +396,19 @@ GOLDEN: dict[str, tuple[str, list[str]]] = {
 
 
 @pytest.mark.parametrize("kind", GOLDEN)
-def test_mistake_is_told_with_its_place_and_remedy(kind: str) -> None:
+def test_mistake_is_reported_with_place_and_remedy(kind: str) -> None:
     document, messages = GOLDEN[kind]
 
     assert wrong(document) == messages
 
 
-def test_there_are_at_least_twenty_kinds() -> None:
+def test_at_least_twenty_kinds_of_mistake_are_tested() -> None:
     assert len(GOLDEN) >= 20
 
 
-def test_all_mistakes_are_told_at_once_in_the_order_of_the_file() -> None:
+def test_all_mistakes_are_reported_at_once_in_file_order() -> None:
     document = """\
-    # what a stranger may write
+    # a stack with many mistakes
     backend = "Trio"
     [[feed]]
     venue = "acme"
@@ -432,11 +434,11 @@ def test_all_mistakes_are_told_at_once_in_the_order_of_the_file() -> None:
     assert wrong(dedent(document)) == [
         "line 2: backend: expected 'asyncio' or 'trio', got the string 'Trio'. Did you mean 'trio'?",
         (
-            "line 7: feed[0].symbols[1]: 'BTCUSDT' is no unified symbol."
+            "line 7: feed[0].symbols[1]: 'BTCUSDT' is not a unified symbol."
             " Write 'BTC/USDT' for spot, 'BTC/USDT:USDT' for a perpetual swap."
         ),
-        "line 9: feed[0].channels[0]: 'trade' is no channel. Did you mean 'trades'?",
-        "line 12: feed[1]: the key 'symbols' is missing; it takes a string or an array of strings",
+        "line 9: feed[0].channels[0]: 'trade' is not a channel. Did you mean 'trades'?",
+        "line 12: feed[1]: the key 'symbols' is missing; expected a string or an array of strings",
         "line 13: feed[1].venue: expected a string, got the number 5",
         "line 14: feed[1].symbls: unknown key. Did you mean 'symbols'?",
         (
@@ -460,7 +462,7 @@ def test_mistakes_of_a_plugin_are_sorted_among_those_of_the_stack() -> None:
     ]
 
 
-def test_draft_keeps_what_is_right_so_that_plugins_can_look_for_more() -> None:
+def test_draft_keeps_the_valid_parts() -> None:
     document = FEED.replace('["BTC/USDT"]', '["BTCUSDT", "ETH/USDT"]') + 'stages = ["bars"]\n'
     draft = parse(f"{document}[stage.bars]\nevery = 5")
 
@@ -469,7 +471,7 @@ def test_draft_keeps_what_is_right_so_that_plugins_can_look_for_more() -> None:
     assert [mistake.place for mistake in draft.mistakes] == ["feed[0].symbols[0]"]
 
 
-def test_error_of_a_stack_tells_each_mistake_once() -> None:
+def test_error_of_a_stack_reports_each_mistake_once() -> None:
     stack = parse(FEED, "s.toml").stack_or_raise()
     error = stack.error([Mistake("feed[0].symbols[0]", "not listed"), *[Mistake("", "x")] * 2])
 
@@ -479,19 +481,22 @@ def test_error_of_a_stack_tells_each_mistake_once() -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: FeedSpec("acme", ["BTCUSDT"], "trades"), "symbols[0]: 'BTCUSDT' is no unified"),
-        (lambda: FeedSpec("acme", "BTC/USDT", "trade"), "channels[0]: 'trade' is no channel."),
+        (lambda: FeedSpec("acme", ["BTCUSDT"], "trades"), "symbols[0]: 'BTCUSDT' is not a unified"),
+        (lambda: FeedSpec("acme", "BTC/USDT", "trade"), "channels[0]: 'trade' is not a channel."),
         (lambda: FeedSpec("", "BTC/USDT", "trades"), "venue: expected a name, got ''"),
         (lambda: QueueSpec(0), "size: expected a whole number from 1 on, got 0"),
         (lambda: QueueSpec(1, "blok"), "policy: expected one of 'block'"),  # type: ignore[arg-type]
-        (lambda: SinkSpec("redis", types="bra"), "types[0]: 'bra' is no type of event. Did"),
+        (lambda: SinkSpec("redis", types="bra"), "types[0]: 'bra' is not an event type. Did"),
         (lambda: Network("proxy"), "proxy: expected an address such as"),
-        (lambda: Stack(sinks=[SinkSpec("a", "x"), SinkSpec("b", "x")]), "sink[1].name: 'x' is the"),
+        (
+            lambda: Stack(sinks=[SinkSpec("a", "x"), SinkSpec("b", "x")]),
+            "sink[1].name: 'x' is already the",
+        ),
         (lambda: Stack(backend="uvloop"), "backend: expected one of"),  # type: ignore[arg-type]
     ],
     ids=["symbol", "channel", "venue", "size", "policy", "type", "proxy", "name", "backend"],
 )
-def test_code_is_told_what_is_wrong_too(make: Any, message: str) -> None:
+def test_classes_report_invalid_values_given_by_code(make: Any, message: str) -> None:
     with pytest.raises(ConfigError) as caught:
         make()
 
@@ -501,7 +506,7 @@ def test_code_is_told_what_is_wrong_too(make: Any, message: str) -> None:
 # ---------------------------------------------------------------------------------------- the file
 
 
-def test_file_that_is_not_there_is_answered_with_the_nearest(tmp_path: Path) -> None:
+def test_missing_file_is_reported_with_the_nearest_name(tmp_path: Path) -> None:
     (tmp_path / "stack.toml").write_text(FEED)
     missing = tmp_path / "stak.toml"
 
@@ -511,7 +516,7 @@ def test_file_that_is_not_there_is_answered_with_the_nearest(tmp_path: Path) -> 
     assert str(caught.value) == f"{missing}: no such file. Did you mean 'stack.toml'?"
 
 
-def test_folder_is_no_stack(tmp_path: Path) -> None:
+def test_folder_is_not_accepted_as_a_stack(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         read(tmp_path)
 
@@ -520,7 +525,7 @@ def test_folder_is_no_stack(tmp_path: Path) -> None:
     )
 
 
-def test_byte_that_is_not_utf8_is_shown_with_its_line(tmp_path: Path) -> None:
+def test_byte_that_is_not_utf8_is_reported_with_its_line(tmp_path: Path) -> None:
     path = tmp_path / "stack.toml"
     path.write_bytes(b'[[feed]]\nvenue = "caf\xe9"\n')
 
@@ -530,7 +535,7 @@ def test_byte_that_is_not_utf8_is_shown_with_its_line(tmp_path: Path) -> None:
     assert str(caught.value) == f"{path}: line 2: byte 0xe9 is not UTF-8. Save the file as UTF-8."
 
 
-def test_byte_order_mark_and_windows_line_ends_do_no_harm(tmp_path: Path) -> None:
+def test_byte_order_mark_and_windows_line_ends_are_accepted(tmp_path: Path) -> None:
     path = tmp_path / "stack.toml"
     path.write_bytes(
         b"\xef\xbb\xbf" + (FEED + "[queue]\nsize = 0\n").replace("\n", "\r\n").encode()
@@ -544,7 +549,7 @@ def test_byte_order_mark_and_windows_line_ends_do_no_harm(tmp_path: Path) -> Non
     )
 
 
-def test_certificates_are_looked_for_beside_the_stack(tmp_path: Path) -> None:
+def test_certificate_path_is_relative_to_the_stack_file(tmp_path: Path) -> None:
     (tmp_path / "roots.pem").write_text("x")
     (tmp_path / "stack.toml").write_text(f'{FEED}[network]\nca = "roots.pem"')
 
@@ -553,7 +558,7 @@ def test_certificates_are_looked_for_beside_the_stack(tmp_path: Path) -> None:
     assert stack.network.ca == str(tmp_path / "roots.pem")
 
 
-def test_proxy_with_a_password_is_read_from_a_secret_and_not_shown(
+def test_proxy_with_a_password_is_read_from_a_secret_and_masked(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("PROXY", "http://me:hunter2@proxy.example:3128")
@@ -561,7 +566,7 @@ def test_proxy_with_a_password_is_read_from_a_secret_and_not_shown(
     stack = parse(f'{FEED}[network]\nproxy = {{ env = "PROXY" }}').stack_or_raise()
 
     assert stack.network.proxy == "http://me:hunter2@proxy.example:3128"
-    assert "hunter2" not in repr(stack) + resolved(stack)
+    assert "hunter2" not in repr(stack) + to_toml(stack)
 
 
 @pytest.mark.thorough
@@ -569,7 +574,7 @@ def test_proxy_with_a_password_is_read_from_a_secret_and_not_shown(
 @example("[[feed]]\n[feed]")
 @example("a.b = 1\n[a]")
 @example("x = " + "[" * 3000)
-def test_any_text_is_a_stack_or_a_config_error(text: str) -> None:
+def test_any_text_without_a_feed_raises_config_error(text: str) -> None:
     with pytest.raises(ConfigError):
         parse(text).stack_or_raise()
 
@@ -586,9 +591,11 @@ VALUES = st.recursive(
 
 def toml(value: object) -> str:
     if isinstance(value, dict):
-        return "{" + ", ".join(f"{at('', key)} = {toml(one)}" for key, one in value.items()) + "}"
+        return (
+            "{" + ", ".join(f"{child('', key)} = {toml(item)}" for key, item in value.items()) + "}"
+        )
     if isinstance(value, list):
-        return "[ # comment ]\n" + "".join(f" {toml(one)},\n" for one in value) + "]"
+        return "[ # comment ]\n" + "".join(f" {toml(item)},\n" for item in value) + "]"
     if isinstance(value, str) and "'" not in value and "\n" in value:
         return f"'''\n{value}'''"
     return (
@@ -596,7 +603,7 @@ def toml(value: object) -> str:
         if value is True
         else "false"
         if value is False
-        else at("", f" {value}")
+        else child("", f" {value}")
         if isinstance(value, str)
         else str(value)
     )
@@ -604,12 +611,12 @@ def toml(value: object) -> str:
 
 def leaves(value: object, place: str) -> list[str]:
     if isinstance(value, dict):
-        inside = [leaves(one, at(place, key)) for key, one in value.items()]
+        inside = [leaves(item, child(place, key)) for key, item in value.items()]
     elif isinstance(value, list):
-        inside = [leaves(one, at(place, index)) for index, one in enumerate(value)]
+        inside = [leaves(item, child(place, index)) for index, item in enumerate(value)]
     else:
         return [place]
-    return [place, *(one for places in inside for one in places)]
+    return [place, *(leaf for places in inside for leaf in places)]
 
 
 @given(st.lists(st.dictionaries(KEYS, VALUES, min_size=1, max_size=3), min_size=1, max_size=3))
@@ -621,7 +628,7 @@ def test_line_of_every_key_and_item_is_found(tables: list[dict[str, Any]]) -> No
         starts.append(len(lines))
         for key, value in table.items():
             starts.append(len(lines) + 1)
-            lines += f"{at('', key)} = {toml(value)}".split("\n")
+            lines += f"{child('', key)} = {toml(value)}".split("\n")
     text = "\n".join(lines)
     assert len(tomllib.loads(text)["t"]) == len(tables)
     places = Places(text)
@@ -631,12 +638,12 @@ def test_line_of_every_key_and_item_is_found(tables: list[dict[str, Any]]) -> No
         assert places.line(f"t[{index}]") == next(expected)
         for key, value in table.items():
             start = next(expected)
-            found = [places.line(place) for place in leaves(value, at(f"t[{index}]", key))]
+            found = [places.line(place) for place in leaves(value, child(f"t[{index}]", key))]
             assert found[0] == start
             assert found == sorted(found)
             assert found[-1] < start + text.count("\n") + 1
             known = places._found
-            assert set(leaves(value, at(f"t[{index}]", key))) <= set(known)
+            assert set(leaves(value, child(f"t[{index}]", key))) <= set(known)
 
 
 @pytest.mark.parametrize(
@@ -658,7 +665,7 @@ def test_line_of_every_key_and_item_is_found(tables: list[dict[str, Any]]) -> No
         ("", 0),
     ],
 )
-def test_place_is_found_under_dotted_and_repeated_headers(place: str, line: int) -> None:
+def test_line_is_found_under_dotted_and_repeated_headers(place: str, line: int) -> None:
     text = dedent('''\
         a.b.c = { d = [1, 2] }
         [[t]]
@@ -698,7 +705,7 @@ def test_secret_is_never_shown() -> None:
     assert secret.reveal() == "hunter2"
     assert attrs.asdict(settings)["key"] is secret
     assert copy.deepcopy(settings) == settings
-    with pytest.raises(TypeError, match="a Secret is not pickled"):
+    with pytest.raises(TypeError, match="a Secret cannot be pickled"):
         pickle.dumps(settings)
 
 
@@ -712,17 +719,17 @@ def test_secrets_are_equal_by_text() -> None:
 # --------------------------------------------------------------------------------- what is resolved
 
 
-def test_resolved_stack_is_a_stack_again() -> None:
+def test_printed_stack_can_be_parsed_again() -> None:
     stack = parse(WHOLE).stack_or_raise()
-    again = parse(resolved(stack)).stack_or_raise()
+    again = parse(to_toml(stack)).stack_or_raise()
 
     assert again == stack
 
 
-def test_resolved_stack_is_written_in_full() -> None:
+def test_printed_stack_contains_all_defaults() -> None:
     stack = parse(FEED).stack_or_raise()
 
-    assert resolved(stack) == dedent("""\
+    assert to_toml(stack) == dedent("""\
         backend = "asyncio"
 
         [[feed]]
@@ -752,7 +759,7 @@ def test_resolved_stack_is_written_in_full() -> None:
         """)
 
 
-def test_resolved_settings_show_defaults_and_where_a_secret_is_from() -> None:
+def test_printed_settings_contain_defaults_and_the_origin_of_a_secret() -> None:
     @attrs.frozen
     class Limits:
         rate: int = 5
@@ -764,13 +771,13 @@ def test_resolved_settings_show_defaults_and_where_a_secret_is_from() -> None:
         empty: str | None = None
 
     stack = parse(f'{FEED}[venue.acme]\nkey = {{ env = "KEY" }}').stack_or_raise()
-    text = resolved(stack, {"venue.acme": Settings(Secret("hunter2", {"env": "KEY"}))})
+    text = to_toml(stack, {"venue.acme": Settings(Secret("hunter2", {"env": "KEY"}))})
 
     assert '[venue.acme]\nkey = { env = "KEY" }\nlimits = { rate = 5 }\n\n' in text
     assert "hunter2" not in text
 
 
-def test_secret_that_stands_in_the_file_itself_is_not_shown_either() -> None:
+def test_plain_text_secret_in_the_file_is_masked() -> None:
     stack = parse(f'{FEED}[venue.acme]\napi_key = "hunter2"').stack_or_raise()
 
-    assert "hunter2" not in repr(stack) + resolved(stack)
+    assert "hunter2" not in repr(stack) + to_toml(stack)

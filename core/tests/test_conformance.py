@@ -1,4 +1,4 @@
-"""What is proven of a plugin is read from its package without importing it."""
+"""Conformance results of a plugin are read from its package without importing it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tapeloom._compose.conformance import (
 )
 from tapeloom_testing.contract.conformance import table, write
 
-LEVEL = Conformance(
+CONFORMANCE = Conformance(
     "venue",
     "acme",
     {
@@ -35,35 +35,37 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return home
 
 
-def test_a_level_is_written_and_read_without_importing_its_package(package: Path) -> None:
-    write(LEVEL, package / FILE)
+def test_conformance_is_written_and_read_without_importing_the_package(package: Path) -> None:
+    write(CONFORMANCE, package / FILE)
 
-    assert read_conformance("made_proven") == LEVEL
-    assert read_conformance("made_proven.plugin:object") == LEVEL
+    assert read_conformance("made_proven") == CONFORMANCE
+    assert read_conformance("made_proven.plugin:object") == CONFORMANCE
     assert "made_proven" not in sys.modules
     assert conformance_file("made_proven") == package / FILE
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"kind": "venue"}', '{"proven": 3}', "\xff"])
-def test_a_file_that_is_no_level_proves_nothing(package: Path, text: str) -> None:
+def test_a_malformed_conformance_file_is_ignored(package: Path, text: str) -> None:
     (package / FILE).write_text(text, encoding="latin-1")
 
     assert read_conformance("made_proven") is None
 
 
-def test_a_package_without_a_level_or_that_is_not_there_has_none(package: Path) -> None:
+def test_a_missing_package_or_file_has_no_conformance(package: Path) -> None:
     assert read_conformance("made_proven") is None
     assert read_conformance("made_of_nothing") is None
     assert read_conformance("json.decoder") is None
 
 
-def test_a_level_is_summed_up_in_a_line() -> None:
-    assert str(LEVEL) == "1-2 guarantees, channels: 3, markets: 1"
+def test_conformance_is_summarised_on_one_line() -> None:
+    assert str(CONFORMANCE) == "1-2 guarantees, channels: 3, markets: 1"
     assert str(Conformance("stage", "bars", {"": Proof([], [], ["batches"])})) == "1 guarantees"
 
 
 def test_the_table_has_each_market_and_each_reason_once() -> None:
-    text = table([LEVEL, Conformance("stage", "bars", {})], {"symbols": "spelled", "truth": "true"})
+    text = table(
+        [CONFORMANCE, Conformance("stage", "bars", {})], {"symbols": "spelled", "truth": "true"}
+    )
 
     assert "| acme | spot | trades book | listing | – |" in text
     assert "| acme | spot, raw | trades | – | symbols |" in text

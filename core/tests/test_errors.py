@@ -31,7 +31,7 @@ def tree() -> list[type[TapeloomError]]:
 
 
 @pytest.mark.parametrize("cls", tree())
-def test_everything_raised_is_in_the_drawn_tree_and_public(cls: type[TapeloomError]) -> None:
+def test_every_error_is_in_the_tree_of_the_docstring_and_public(cls: type[TapeloomError]) -> None:
     assert f"─ {cls.__name__}" in (errors.__doc__ or "")
     assert cls.__name__ in errors.__all__
 
@@ -40,7 +40,7 @@ def test_public_names_are_sorted() -> None:
     assert errors.__all__ == sorted(errors.__all__)
 
 
-def test_nearest_word_is_proposed_only_where_there_is_one() -> None:
+def test_the_nearest_name_is_proposed_only_if_one_is_close() -> None:
     assert nearest("symbl", ["symbols", "venue"]) == " Did you mean 'symbols'?"
     assert nearest("zzz", ["symbols", "venue"]) == ""
     assert nearest("symbl", []) == ""
@@ -55,7 +55,7 @@ def test_config_error_lists_every_mistake_with_its_place() -> None:
     assert [mistake.place for mistake in error.mistakes] == ["feed[0].venue", ""]
 
 
-def test_missing_plugin_is_answered_with_the_nearest_or_with_the_command_that_installs_it() -> None:
+def test_a_missing_plugin_error_proposes_a_name_or_the_install_command() -> None:
     assert str(PluginNotFound("binanse", ["binance"])) == (
         "no plugin named 'binanse' is installed. Did you mean 'binance'?"
     )
@@ -64,7 +64,7 @@ def test_missing_plugin_is_answered_with_the_nearest_or_with_the_command_that_in
     )
 
 
-def test_unsupported_backend_names_the_line_to_write() -> None:
+def test_an_unsupported_backend_error_names_the_setting_to_write() -> None:
     error = BackendUnsupported("ib", "trio", {"asyncio"})
 
     assert isinstance(error, PluginError)
@@ -74,7 +74,7 @@ def test_unsupported_backend_names_the_line_to_write() -> None:
     )
 
 
-def test_tape_error_names_the_line_where_there_is_one() -> None:
+def test_a_tape_error_names_the_line_if_there_is_one() -> None:
     assert str(TapeError("a.jsonl", 7, "cut off")) == "a.jsonl: line 7: cut off"
     assert str(TapeError("a.jsonl", 0, "no such file")) == "a.jsonl: no such file"
 
@@ -95,17 +95,17 @@ def test_feed_error_names_its_feed() -> None:
         (Throttled("f", "x"), True),
     ],
 )
-def test_error_says_whether_trying_again_may_help(error: FeedError, retryable: bool) -> None:
+def test_an_error_has_retryable_if_trying_again_may_help(error: FeedError, retryable: bool) -> None:
     assert error.retryable is retryable
 
 
-def test_failed_stage_names_the_stage_the_cause_and_the_remedy() -> None:
+def test_a_stage_error_names_the_stage_the_cause_and_the_remedy() -> None:
     error = StageFailed("majors", "bars", KeyError("x"))
 
     assert error.stage == "bars"
     assert str(error) == (
         "feed 'majors': stage 'bars' raised KeyError: 'x'. This is a defect of that plugin;"
-        " take the stage out of the stack to go on without it."
+        " remove the stage from the stack to run without it."
     )
 
 

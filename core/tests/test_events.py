@@ -1,4 +1,4 @@
-"""Events: times in both forms, small and cheap, equal by value."""
+"""Event classes: times as integers and datetimes, derived properties, fields, equality."""
 
 from __future__ import annotations
 
@@ -33,28 +33,28 @@ def bar(**changes: Any) -> Bar:
 
 
 @given(st.integers(0, 2**63 - 1))
-def test_a_time_is_exact_to_the_microsecond_and_cut_below_it(ts: int) -> None:
+def test_a_time_is_exact_to_the_microsecond_and_truncated_below(ts: int) -> None:
     moment = utc(ts)
 
     assert moment.tzinfo is UTC
     assert (moment - EPOCH) // timedelta(microseconds=1) == ts // 1000
 
 
-def test_times_are_told_as_datetimes_too() -> None:
+def test_times_are_also_available_as_utc_datetimes() -> None:
     trade = Trade("acme", "BTC/USD", 1_500_000_000, 2_000_000_000, ONE, ONE)
 
     assert trade.time == datetime(1970, 1, 1, 0, 0, 1, 500_000, tzinfo=UTC)
     assert trade.received == datetime(1970, 1, 1, 0, 0, 2, tzinfo=UTC)
 
 
-def test_a_bar_has_its_start_and_its_average_price() -> None:
+def test_a_bar_has_its_start_as_a_datetime_and_its_vwap() -> None:
     assert bar().timestamp == datetime(1970, 1, 1, 0, 1, tzinfo=UTC)
     assert bar().vwap == Decimal("1.5")
     assert bar(volume=Decimal(0), quote_volume=Decimal(0)).vwap is None
     assert bar(volume=Decimal("0.00")).vwap is None
 
 
-def test_levels_are_numbers_when_they_are_read_and_as_exact_as_the_venue_wrote_them() -> None:
+def test_levels_are_converted_to_exact_decimals_when_they_are_read() -> None:
     book = Book("acme", "BTC/USD", 1, 2, "snapshot", [("1.50", "0.10")], [["2", "0"]])
 
     assert [tuple(map(str, level)) for level in book.bids] == [("1.50", "0.10")]
@@ -63,7 +63,7 @@ def test_levels_are_numbers_when_they_are_read_and_as_exact_as_the_venue_wrote_t
 
 
 @pytest.mark.parametrize("cls", BY_TYPE.values(), ids=BY_TYPE)
-def test_every_event_begins_alike_and_carries_a_channel_and_no_dict(cls: type[Any]) -> None:
+def test_every_event_has_the_same_first_fields_a_channel_and_no_dict(cls: type[Any]) -> None:
     names = [field.name for field in attrs.fields(cls)]
 
     assert names[:4] == ["venue", "symbol", "ts", "recv"]
@@ -73,14 +73,14 @@ def test_every_event_begins_alike_and_carries_a_channel_and_no_dict(cls: type[An
 
 
 def test_events_are_equal_by_value_and_by_type() -> None:
-    one = Trade("acme", "BTC/USD", 1, 2, Decimal("1.0"), ONE, "buy", 7)
+    trade = Trade("acme", "BTC/USD", 1, 2, Decimal("1.0"), ONE, "buy", 7)
 
-    assert one == Trade("acme", "BTC/USD", 1, 2, Decimal("1.00"), ONE, "buy", 7)
-    assert one != Trade("acme", "BTC/USD", 1, 2, Decimal("1.0"), ONE, "sell", 7)
+    assert trade == Trade("acme", "BTC/USD", 1, 2, Decimal("1.00"), ONE, "buy", 7)
+    assert trade != Trade("acme", "BTC/USD", 1, 2, Decimal("1.0"), ONE, "sell", 7)
     assert Status("a", "", 1, 2, "x") != Reject("a", "", 1, 2, "x", "")
 
 
-def test_the_positions_of_the_fields_are_a_promise() -> None:
+def test_the_positions_of_the_fields_are_fixed() -> None:
     assert Trade("v", "s", 1, 2, ONE, ONE, "buy", 3, "c", "live").channel == "c"
     assert Quote("v", "s", 1, 2, ONE, ONE, ONE, ONE, 9).sequence == 9
     assert Book("v", "s", 1, 2, "delta", (), (), 3, 4, 2, 50).depth == 50

@@ -1,4 +1,4 @@
-"""A connection is replaced while it still brings everything: no event is lost, none comes twice."""
+"""Handover to a successor: no event is lost, and none is delivered twice."""
 
 from __future__ import annotations
 
@@ -25,29 +25,30 @@ from tapeloom_testing import FakeWire, VirtualClock, WireEnd
 
 @define
 class Exchange:
-    """Sells one coin every so often, and tells every client, each with a delay of its own."""
+    """A venue with one trade every `every` seconds, sent to each connection with its own delay."""
 
     clock: VirtualClock
     lags: Sequence[float] = (0.0,)
-    lives: Sequence[float] = ()  #: how long each connection is borne; those after them for ever
+    #: Seconds until each connection is closed; later ones are never closed.
+    lives: Sequence[float] = ()
     every: float = 0.25
     count: int = 0
 
     @property
-    def sold(self) -> int:
+    def trades(self) -> int:
         return int(self.clock.monotonic() / self.every)
 
     async def serve(self, end: WireEnd, endpoint: Endpoint) -> None:
         number, self.count = self.count, self.count + 1
         lag = self.lags[number % len(self.lags)]
-        dies = self.clock.monotonic() + [*self.lives, *[1e9] * self.count][number]
+        closes_at = self.clock.monotonic() + [*self.lives, *[1e9] * self.count][number]
         end.push(json.dumps({"ok": json.loads(await end.take())["id"]}))
-        at = self.sold
+        at = self.trades
         while True:
             at += 1
             due = at * self.every + lag
-            await self.clock.sleep(min(due, dies) - self.clock.monotonic())
-            if self.clock.monotonic() >= dies:
+            await self.clock.sleep(min(due, closes_at) - self.clock.monotonic())
+            if self.clock.monotonic() >= closes_at:
                 end.close(1006)
                 return
             end.push(json.dumps({"s": "BTCUSD", "t": at, "p": "1", "q": "1", "i": at}))
@@ -96,7 +97,7 @@ async def test_a_planned_end_costs_no_event_whichever_connection_is_ahead(
 
     assert len(wire.ends) == 5
     assert got == [*range(got[0], got[-1] + 1)]
-    assert got[-1] >= exchange.sold - 8
+    assert got[-1] >= exchange.trades - 8
     assert not [event for event in events if isinstance(event, Gap)]
 
 
@@ -117,7 +118,7 @@ async def test_a_day_of_rotations_loses_nothing_and_repeats_nothing(
     assert got == [*range(got[0], got[-1] + 1)]
 
 
-async def test_a_successor_that_cannot_be_dialled_is_tried_again_while_the_old_one_goes_on(
+async def test_a_failed_successor_dial_is_retried_while_the_old_connection_goes_on(
     registry: Registry, acme: Any
 ) -> None:
     acme.endpoint = {"max_age_seconds": 20.0, "silence_timeout_seconds": 1e6, "dial_rate": None}
@@ -130,7 +131,7 @@ async def test_a_successor_that_cannot_be_dialled_is_tried_again_while_the_old_o
     assert not [event for event in events if isinstance(event, Gap)]
 
 
-async def test_an_old_connection_that_dies_during_the_hand_over_leaves_no_hole(
+async def test_an_old_connection_that_ends_during_the_handover_leaves_no_gap(
     registry: Registry, acme: Any
 ) -> None:
     acme.endpoint = {"max_age_seconds": 20.0, "silence_timeout_seconds": 1e6, "dial_rate": None}
@@ -153,7 +154,7 @@ async def test_a_successor_that_dies_is_followed_by_another(registry: Registry, 
     assert got == [*range(got[0], got[-1] + 1)]
 
 
-async def test_where_the_venue_allows_one_connection_the_hole_is_told(
+async def test_where_the_venue_allows_one_connection_the_gap_is_reported(
     registry: Registry, acme: Any
 ) -> None:
     acme.endpoint = {
@@ -170,7 +171,7 @@ async def test_where_the_venue_allows_one_connection_the_hole_is_told(
     assert got == sorted(set(got))
 
 
-# ------------------------------------------------------------------------------- what is the same
+# ------------------------------------------------------------------------------------ duplicates
 
 ONE = Decimal(1)
 
@@ -185,8 +186,8 @@ def book(last: int | None, kind: Any = "delta", ts: int = 1) -> Book:
 
 @settings(max_examples=200)
 @given(st.data())
-def test_each_event_of_two_overlapping_streams_is_passed_once(data: st.DataObject) -> None:
-    """The old one brings 1 to m; the new one k to n, with k at most m + 1; it switches anywhere."""
+def test_each_event_of_two_overlapping_connections_is_delivered_once(data: st.DataObject) -> None:
+    """The old connection carries 1 to m, the new one k to n, k <= m + 1; the switch is anywhere."""
     m = data.draw(st.integers(1, 20))
     k = data.draw(st.integers(1, m + 1))
     n = data.draw(st.integers(max(m, k), 30))
@@ -202,42 +203,42 @@ def test_each_event_of_two_overlapping_streams_is_passed_once(data: st.DataObjec
             ]
         )
     )
-    overlap = Handover()
-    out = overlap.passed([make(i) for i in range(1, m + 1)])
-    overlap.hold([make(i) for i in range(k, held + 1)])
-    out = [*out, *overlap.release(), *overlap.passed([make(i) for i in range(held + 1, n + 1)])]
+    handover = Handover()
+    out = handover.accept([make(i) for i in range(1, m + 1)])
+    handover.buffer([make(i) for i in range(k, held + 1)])
+    out = [*out, *handover.switch(), *handover.accept([make(i) for i in range(held + 1, n + 1)])]
 
     assert out == [make(i) for i in range(1, n + 1)]
 
 
-def test_a_snapshot_that_is_behind_the_book_is_not_passed_and_one_ahead_is() -> None:
-    overlap = Handover()
-    overlap.passed([book(7), book(8)])
-    overlap.hold([book(6, "snapshot"), book(7), book(8), book(9)])
+def test_a_snapshot_behind_the_book_is_dropped_and_one_ahead_is_delivered() -> None:
+    handover = Handover()
+    handover.accept([book(7), book(8)])
+    handover.buffer([book(6, "snapshot"), book(7), book(8), book(9)])
 
-    assert [event.last_id for event in overlap.release() if isinstance(event, Book)] == [9]
+    assert [event.last_id for event in handover.switch() if isinstance(event, Book)] == [9]
 
     ahead = Handover()
-    ahead.passed([book(7)])
-    ahead.hold([book(9, "snapshot"), book(10)])
+    ahead.accept([book(7)])
+    ahead.buffer([book(9, "snapshot"), book(10)])
 
-    assert [event.last_id for event in ahead.release() if isinstance(event, Book)] == [9, 10]
+    assert [event.last_id for event in ahead.switch() if isinstance(event, Book)] == [9, 10]
 
 
-def test_what_we_say_ourselves_is_always_passed() -> None:
-    overlap = Handover()
+def test_core_events_are_never_deduplicated() -> None:
+    handover = Handover()
     status = Status("acme", "", 1, 1, "subscribed")
-    overlap.passed([status])
-    overlap.hold([status])
+    handover.accept([status])
+    handover.buffer([status])
 
-    assert overlap.release() == [status]
+    assert handover.switch() == [status]
 
 
-def test_quotes_without_numbers_are_told_apart_by_what_they_say() -> None:
+def test_quotes_without_sequence_are_compared_by_price_and_size() -> None:
     quote = Quote("acme", "BTC/USD", 1, 5, ONE, ONE, ONE + 1, ONE)
     other = attrs.evolve(quote, bid_size=Decimal(2))
-    overlap = Handover()
-    overlap.passed([quote])
-    overlap.hold([quote, other])
+    handover = Handover()
+    handover.accept([quote])
+    handover.buffer([quote, other])
 
-    assert overlap.release() == [other]
+    assert handover.switch() == [other]

@@ -1,4 +1,4 @@
-"""What is asked over REST: answered once, through the stages, within the budget, or not at all."""
+"""HistoryClient and RestClient: queries are answered once, within the rate limit."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ CUT = object()
 
 
 class Answers(dict[str, Any]):
-    """What the venue answers, one after another; the last one for ever. `asked`: paths, with times."""
+    """The venue's answers in order, the last one repeated; `asked` holds (seconds, path)."""
 
     def __init__(self, clock: VirtualClock, *answers: Any) -> None:
         super().__init__()
@@ -57,7 +57,7 @@ class Rig:
     http: Answers
     plan: FeedPlan
     rest: RestClient
-    desk: HistoryClient
+    client: HistoryClient
     got: list[Event] = field(factory=list)
 
     def ask(self, symbol: str = "BTC/USD", kind: Any = "book", **more: Any) -> None:
@@ -70,12 +70,12 @@ class Rig:
 
 
 @asynccontextmanager
-async def desk(
+async def history_client(
     registry: Registry,
     *answers: Any,
     spec: FeedSpec | None = None,
     run: bool = True,
-    activity: Callable[[Subscription], float] = lambda _: 0.0,
+    event_rate: Callable[[Subscription], float] = lambda _: 0.0,
     **settings: Any,
 ) -> AsyncIterator[Rig]:
     clock = VirtualClock()
@@ -92,19 +92,19 @@ async def desk(
             got.extend(pipeline(events))
 
         rest = RestClient(plan, client, RateLimits(clock))
-        one = HistoryClient(plan, rest, emit, activity=activity)
+        history = HistoryClient(plan, rest, emit, event_rate=event_rate)
         async with clock.running(), anyio.create_task_group() as tasks:
             if run:
-                tasks.start_soon(one.run)
-            yield Rig(clock, http, plan, rest, one, got)
+                tasks.start_soon(history.run)
+            yield Rig(clock, http, plan, rest, history, got)
             tasks.cancel_scope.cancel()
 
 
-# ------------------------------------------------------------------------------------- the answers
+# ------------------------------------------------------------------------------------- answers
 
 
-async def test_the_answer_comes_as_events(registry: Registry) -> None:
-    async with desk(registry, BOOK) as rig:
+async def test_the_answer_is_emitted_as_events(registry: Registry) -> None:
+    async with history_client(registry, BOOK) as rig:
         rig.ask()
         await rig.until(1)
     (book,) = rig.got
@@ -129,7 +129,7 @@ async def test_the_answer_goes_through_the_stages(registry: Registry) -> None:
             return stage
 
     registry.register(Counting(), "counting")
-    async with desk(
+    async with history_client(
         registry, BOOK, spec=FeedSpec("acme", ["BTC/USD"], ["book"], stages=("counting",))
     ) as rig:
         rig.ask()
@@ -138,20 +138,20 @@ async def test_the_answer_goes_through_the_stages(registry: Registry) -> None:
     assert [type(event) for event in rig.got] == [Book, Status]
 
 
-async def test_what_was_wanted_before_anybody_listened_is_answered(registry: Registry) -> None:
-    async with desk(registry, BOOK, run=False) as rig:
+async def test_queries_before_the_client_runs_are_answered(registry: Registry) -> None:
+    async with history_client(registry, BOOK, run=False) as rig:
         rig.ask()
         rig.ask("ETH/USD")
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(rig.desk.run)
+            tasks.start_soon(rig.client.run)
             await rig.until(2)
             tasks.cancel_scope.cancel()
 
     assert [event.symbol for event in rig.got] == ["BTC/USD", "ETH/USD"]
 
 
-async def test_a_want_that_is_repeated_while_it_waits_is_answered_once(registry: Registry) -> None:
-    async with desk(registry, BOOK) as rig:
+async def test_a_query_repeated_while_queued_is_answered_once(registry: Registry) -> None:
+    async with history_client(registry, BOOK) as rig:
         for _ in range(3):
             rig.ask()
             rig.ask("ETH/USD")
@@ -169,24 +169,24 @@ async def test_a_want_that_is_repeated_while_it_waits_is_answered_once(registry:
     ]
 
 
-async def test_no_window_holds_more_requests_than_the_budget(registry: Registry) -> None:
-    async with desk(registry, BOOK) as rig:
+async def test_no_window_holds_more_requests_than_the_rate_limit(registry: Registry) -> None:
+    async with history_client(registry, BOOK) as rig:
         for n in range(35):
             rig.ask(f"S{n}/USD")
         await rig.until(35)
     times = rig.http.times
 
-    # A request goes out a little after its budget was taken, never before.
+    # A request goes out a little after its weight was acquired, never before.
     assert all(sum(start <= t < start + 0.9 for t in times) <= 10 for start in times)
     assert times[-1] >= 3
 
 
-# ----------------------------------------------------------------------------------- what may fail
+# ----------------------------------------------------------------------------------- failures
 
 
 @pytest.mark.parametrize("failure", [(500, {}, b"down"), (503, {}, b""), CUT])
-async def test_a_failure_that_may_pass_is_tried_again(registry: Registry, failure: Any) -> None:
-    async with desk(registry, failure, failure, BOOK) as rig:
+async def test_a_temporary_failure_is_retried(registry: Registry, failure: Any) -> None:
+    async with history_client(registry, failure, failure, BOOK) as rig:
         rig.ask()
         await rig.until(1)
 
@@ -194,8 +194,8 @@ async def test_a_failure_that_may_pass_is_tried_again(registry: Registry, failur
     assert len(rig.http.asked) == 3
 
 
-async def test_a_failure_that_stays_is_told_after_five_attempts(registry: Registry) -> None:
-    async with desk(registry, (500, {}, b"down")) as rig:
+async def test_a_lasting_failure_is_reported_after_five_attempts(registry: Registry) -> None:
+    async with history_client(registry, (500, {}, b"down")) as rig:
         rig.ask()
         await rig.until(1)
         await rig.clock.sleep(100)
@@ -209,10 +209,10 @@ async def test_a_failure_that_stays_is_told_after_five_attempts(registry: Regist
 
 @pytest.mark.parametrize("status", [429, 503])
 @pytest.mark.parametrize("after", ["30", "Tue, 14 Nov 2023 22:13:51 GMT"])  # the clock's, and 31 s
-async def test_a_pause_that_the_venue_asks_for_is_kept(
+async def test_a_pause_that_the_venue_demands_is_kept(
     registry: Registry, after: str, status: int
 ) -> None:
-    async with desk(registry, (status, {"retry-after": after}, b"slower"), BOOK) as rig:
+    async with history_client(registry, (status, {"retry-after": after}, b"slower"), BOOK) as rig:
         rig.ask()
         rig.ask("ETH/USD")
         await rig.until(2)
@@ -222,10 +222,10 @@ async def test_a_pause_that_the_venue_asks_for_is_kept(
 
 
 @pytest.mark.parametrize("status", [400, 401, 404])
-async def test_a_refused_request_is_told_in_the_words_of_the_venue_and_not_repeated(
+async def test_a_refused_request_is_reported_with_the_reason_of_the_venue_and_not_repeated(
     registry: Registry, status: int
 ) -> None:
-    async with desk(registry, (status, {}, b"no such market"), BOOK) as rig:
+    async with history_client(registry, (status, {}, b"no such market"), BOOK) as rig:
         rig.ask()
         rig.ask("ETH/USD")
         await rig.until(2)
@@ -240,10 +240,10 @@ async def test_a_refused_request_is_told_in_the_words_of_the_venue_and_not_repea
 
 
 @pytest.mark.parametrize("body", [b"<html>", b"[]", b'{"b": []}', b"null", b"\xff\xfe", b""])
-async def test_an_answer_that_cannot_be_read_is_told_and_costs_no_other(
+async def test_an_unreadable_answer_is_reported_and_does_not_affect_the_next(
     registry: Registry, body: bytes
 ) -> None:
-    async with desk(registry, body, BOOK) as rig:
+    async with history_client(registry, body, BOOK) as rig:
         rig.ask()
         rig.ask("ETH/USD")
         await rig.until(2)
@@ -254,31 +254,31 @@ async def test_an_answer_that_cannot_be_read_is_told_and_costs_no_other(
     assert isinstance(second, Book)
 
 
-async def test_what_a_venue_has_no_history_of_is_told(registry: Registry) -> None:
-    async with desk(registry, BOOK) as rig:
+async def test_a_query_that_the_venue_cannot_answer_is_reported(registry: Registry) -> None:
+    async with history_client(registry, BOOK) as rig:
         rig.ask(kind="bars", interval="1m")
         await rig.until(1)
     (status,) = rig.got
 
     assert isinstance(status, Status)
     assert status.state == "request_failed"
-    assert "no history of that kind" in status.detail
+    assert "no history of the kind 'bars'" in status.detail
     assert rig.http.asked == []
 
 
-# ------------------------------------------------------------------------------ the list of symbols
+# ------------------------------------------------------------------------------ listing
 
 
 @pytest.mark.parametrize("dropped", [False, True])
-async def test_a_hole_of_a_symbol_that_was_dropped_meanwhile_is_not_called_filled(
+async def test_a_gap_of_a_symbol_dropped_meanwhile_is_not_reported_as_filled(
     registry: Registry, dropped: bool
 ) -> None:
     spec = FeedSpec("acme", ["BTC/USD"], ["trades"])
-    async with desk(registry, b"[]", spec=spec) as rig:
+    async with history_client(registry, b"[]", spec=spec) as rig:
         rig.plan.history.past_trades = True  # type: ignore[union-attr]
         gap = Gap("acme", "BTC/USD", 9, 9, 1, 9, "disconnect", channel="trades")
-        rig.desk.missed(gap, None, None, tuple)
-        if dropped:  # whose name is known no more, of that every answer is empty
+        rig.client.on_gap(gap, None, None, tuple)
+        if dropped:  # it has no native name any more, so every answer is empty
             rig.plan.feed.symbols.clear()
         await rig.until(1)
     (last,) = rig.got
@@ -287,11 +287,9 @@ async def test_a_hole_of_a_symbol_that_was_dropped_meanwhile_is_not_called_fille
     assert last.state == ("unrecoverable" if dropped else "filled")
 
 
-async def test_a_symbol_that_is_not_listed_is_an_error_that_names_the_nearest(
-    registry: Registry,
-) -> None:
+async def test_an_unlisted_symbol_is_an_error_that_names_the_nearest(registry: Registry) -> None:
     spec = FeedSpec("acme", ["BTC/USDT", "ETH/USD"], ["trades"])
-    async with desk(registry, LISTED, spec=spec, run=False) as rig:
+    async with history_client(registry, LISTED, spec=spec, run=False) as rig:
         with pytest.raises(SymbolError, match=r"'BTC/USDT'.*Did you mean 'BTC/USD'") as caught:
             await check_symbols(rig.rest, rig.plan)
 
@@ -299,8 +297,8 @@ async def test_a_symbol_that_is_not_listed_is_an_error_that_names_the_nearest(
     assert "acme does not list" in str(caught.value)
 
 
-async def test_what_is_listed_is_entered(registry: Registry) -> None:
-    async with desk(registry, LISTED, run=False) as rig:
+async def test_listed_instruments_are_entered_in_the_feed(registry: Registry) -> None:
+    async with history_client(registry, LISTED, run=False) as rig:
         await check_symbols(rig.rest, rig.plan)
 
     assert sorted(rig.plan.feed.listing.instruments) == ["BTC/USD", "ETH/USD"]
@@ -317,18 +315,18 @@ async def test_what_is_listed_is_entered(registry: Registry) -> None:
         CUT,
     ],
 )
-async def test_a_venue_that_cannot_be_asked_is_no_reason_not_to_stream(
+async def test_a_venue_without_a_listing_answer_is_streamed_all_the_same(
     registry: Registry, answer: Any
 ) -> None:
-    async with desk(registry, answer, run=False) as rig:
+    async with history_client(registry, answer, run=False) as rig:
         await check_symbols(rig.rest, rig.plan)
 
     assert rig.plan.feed.listing.native == {"BTC/USD": "BTCUSD"}
     assert rig.clock.monotonic() <= 11
 
 
-async def test_an_address_that_is_none_is_an_error_and_no_traceback(registry: Registry) -> None:
-    async with desk(registry, LISTED, run=False) as rig:
+async def test_an_invalid_url_is_a_permanent_connection_error(registry: Registry) -> None:
+    async with history_client(registry, LISTED, run=False) as rig:
         rig.plan.history.rest = "http://nonsense:port"  # type: ignore[union-attr]
         with pytest.raises(ConnectionFailed, match="nonsense") as caught:
             await check_symbols(rig.rest, rig.plan)
@@ -370,7 +368,7 @@ async def streaming(
             )
 
 
-async def test_in_a_stream_answers_and_trades_come_to_the_same_consumer(registry: Registry) -> None:
+async def test_in_a_stream_answers_and_trades_reach_the_same_consumer(registry: Registry) -> None:
     async with streaming(registry, LISTED, BOOK) as (stream, _, want):
         kinds = set()
         with anyio.fail_after(10):
@@ -406,7 +404,7 @@ async def test_in_a_stream_a_venue_without_rest_streams_all_the_same(registry: R
     assert trade.id == 1
 
 
-# ---------------------------------------------------------------------------- for those who poll
+# ---------------------------------------------------------------------------- fetch
 
 
 async def test_a_request_with_a_body_is_a_post_of_json(registry: Registry) -> None:
@@ -429,19 +427,19 @@ async def test_a_request_with_a_body_is_a_post_of_json(registry: Registry) -> No
 
 
 @pytest.mark.parametrize("pause", [30.0, None])
-async def test_a_refusal_in_an_answer_is_asked_again_if_the_venue_says_that_it_helps(
+async def test_a_refusal_in_an_answer_is_retried_if_it_names_a_pause(
     registry: Registry, pause: float | None
 ) -> None:
-    async with desk(registry, b"busy", BOOK) as rig:
+    async with history_client(registry, b"busy", BOOK) as rig:
         history: Any = rig.plan.history
 
-        class Moody(type(history)):  # type: ignore[misc]
+        class Refusing(type(history)):  # type: ignore[misc]
             def read_answer(self, request: Request, body: bytes, recv: int) -> list[Event]:
                 if body == b"busy":
                     raise RequestRefused("too many visits", pause)
                 return list(super().read_answer(request, body, recv))
 
-        rig.plan.history = Moody(history.rest)
+        rig.plan.history = Refusing(history.rest)
         rig.ask()
         await rig.until(1)
         passed = rig.clock.monotonic()
@@ -458,7 +456,7 @@ async def test_nothing_can_be_fetched_for_a_feed_that_does_not_run(registry: Reg
     stack = Stack(feeds=(FeedSpec("acme", ["BTC/USD"], ["book"]),))
     feed = compose(stack, registry, VirtualClock()).plans[0].feed
 
-    with pytest.raises(RuntimeError, match="only while it runs"):
+    with pytest.raises(RuntimeError, match="only while the feed runs"):
         await feed.fetch(Request(url="http://acme.invalid/"))
 
 
@@ -466,19 +464,23 @@ async def _nowhere(events: list[Event]) -> None:
     raise AssertionError(events)
 
 
-async def test_books_come_first_and_then_what_concerns_the_most_active_symbols(
+async def test_books_come_first_and_then_the_symbols_with_the_highest_event_rate(
     registry: Registry,
 ) -> None:
-    """After a lost connection all ask at once; the venue's budget is for all of them."""
+    """After a lost connection all symbols query at once; they share the venue's rate limit."""
     active = {"A/USD": 0.1, "B/USD": 9.0, "C/USD": 1.0}
-    ten = b"[]"
+    no_trades = b"[]"
 
-    async with desk(
-        registry, BOOK, ten, activity=lambda one: active[one.symbol], past_trades=True
+    async with history_client(
+        registry,
+        BOOK,
+        no_trades,
+        event_rate=lambda subscription: active[subscription.symbol],
+        past_trades=True,
     ) as rig:
         for symbol in active:
             rig.ask(symbol, "trades", after_id=1)
-        rig.http.answers = [BOOK, BOOK, BOOK, ten]
+        rig.http.answers = [BOOK, BOOK, BOOK, no_trades]
         for symbol in active:
             rig.ask(symbol)
         with anyio.fail_after(10):

@@ -1,4 +1,4 @@
-"""Plugins are real here: small distributions, installed into a folder of the test's own."""
+"""Discovery and `Registry`, tested with real plugin distributions installed into a temporary folder."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def validate(feed):
 
 @pytest.fixture(autouse=True)
 def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A folder to install into, at the head of the path; what else is installed is not seen."""
+    """A folder to install into, first on the import path; no other plugin is visible."""
     folder = tmp_path / "site"
     folder.mkdir()
     path = [part for part in sys.path if not list(Path(part).glob("tapeloom*.dist-info"))]
@@ -57,7 +57,7 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 @pytest.fixture
 def install(site: Path) -> Install:
-    """Install a distribution with one plugin, whose module has this source; return the module's name."""
+    """Return a function that installs a distribution with one plugin and returns its module name."""
 
     def install(
         name: str,
@@ -129,7 +129,9 @@ def test_installation_without_metadata_is_listed_too(install: Install, site: Pat
     assert str(installed()["bars"]) == "an unnamed package"
 
 
-def test_other_distributions_and_groups_are_no_plugins(install: Install, site: Path) -> None:
+def test_distributions_without_plugin_entry_points_are_ignored(
+    install: Install, site: Path
+) -> None:
     install("bars")
     points = site / "tapeloom_bars-1.2.dist-info" / "entry_points.txt"
     points.write_text("[console_scripts]\nbars = x:y\n")
@@ -140,7 +142,7 @@ def test_other_distributions_and_groups_are_no_plugins(install: Install, site: P
 @pytest.mark.parametrize(
     ("switch", "names"), [("", []), ("bars", ["bars"]), (" bars , gone", ["bars"])]
 )
-def test_switch_restricts_what_is_found(
+def test_environment_variable_restricts_which_plugins_are_found(
     install: Install, monkeypatch: pytest.MonkeyPatch, switch: str, names: list[str]
 ) -> None:
     install("bars")
@@ -151,18 +153,18 @@ def test_switch_restricts_what_is_found(
     assert [shown.name for shown in Registry().describe()] == names
 
 
-def test_plugin_that_the_switch_leaves_out_says_so(
+def test_loading_a_hidden_plugin_names_the_environment_variable(
     install: Install, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     install("bars")
     monkeypatch.setenv(SWITCH, "acme")
 
     assert broken(Registry(), "bars") == (
-        "plugin 'bars' is installed, but TAPELOOM_PLUGINS leaves it out. Add 'bars' to it."
+        "plugin 'bars' is installed, but TAPELOOM_PLUGINS hides it. Add 'bars' to it."
     )
 
 
-def test_copy_further_down_the_path_is_no_second_plugin(
+def test_copy_later_on_the_path_is_ignored(
     install: Install, site: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     install("bars", distribution="tapeloom.Bars", version="1.0")
@@ -190,7 +192,7 @@ def test_only_the_named_plugin_is_imported(install: Install) -> None:
     assert acme not in sys.modules
 
 
-def test_loading_twice_changes_nothing(install: Install) -> None:
+def test_loading_twice_has_no_effect(install: Install) -> None:
     install("bars")
     registry = Registry()
     registry.load("bars")
@@ -199,7 +201,7 @@ def test_loading_twice_changes_nothing(install: Install) -> None:
     assert registry.implements("bars") == ("validate",)
 
 
-def test_missing_plugin_is_answered_with_the_nearest_one(install: Install) -> None:
+def test_missing_plugin_is_reported_with_the_nearest_name(install: Install) -> None:
     install("bars")
     registry = Registry()
     registry.register(SimplePlugin(), "quality")
@@ -212,7 +214,7 @@ def test_missing_plugin_is_answered_with_the_nearest_one(install: Install) -> No
         registry.load("kraken")
 
 
-def test_broken_plugin_stops_only_itself(install: Install) -> None:
+def test_broken_plugin_does_not_affect_others(install: Install) -> None:
     install("bars")
     install("acme", "1 / 0")
     registry = Registry()
@@ -233,7 +235,7 @@ IMPORTS = {
         "from tapeloom.hooks import no_such_hook",
         (
             "ImportError: cannot import name 'no_such_hook' from 'tapeloom.hooks' ({core}/hooks.py)."
-            " It was made for another version of tapeloom."
+            " It needs another version of tapeloom."
             " Try: pip install --upgrade tapeloom-acme tapeloom"
         ),
     ),
@@ -241,7 +243,7 @@ IMPORTS = {
         "import tapeloom.no_such_room",
         (
             "ModuleNotFoundError: No module named 'tapeloom.no_such_room'."
-            " It was made for another version of tapeloom."
+            " It needs another version of tapeloom."
             " Try: pip install --upgrade tapeloom-acme tapeloom"
         ),
     ),
@@ -261,7 +263,7 @@ IMPORTS = {
 
 
 @pytest.mark.parametrize("kind", IMPORTS)
-def test_import_that_fails_is_told_on_one_line_with_the_remedy(
+def test_failed_import_is_reported_on_one_line_with_the_remedy(
     install: Install, site: Path, kind: str
 ) -> None:
     source, cause = IMPORTS[kind]
@@ -274,15 +276,13 @@ def test_import_that_fails_is_told_on_one_line_with_the_remedy(
     assert message == f"plugin 'acme' (tapeloom-acme 1.2) cannot be imported: {cause}"
 
 
-def test_module_or_attribute_that_is_not_there_is_an_installation_gone_wrong(
-    install: Install,
-) -> None:
+def test_missing_module_or_attribute_suggests_reinstallation(install: Install) -> None:
     gone = install("gone", None)
     bare = install("bare", value="{module}:plugin")
     registry = Registry()
 
     assert broken(registry, "gone") == (
-        f"plugin 'gone' (tapeloom-gone 1.2) cannot be imported: its module {gone!r} is not there."
+        f"plugin 'gone' (tapeloom-gone 1.2) cannot be imported: its module {gone!r} does not exist."
         " Try: pip install --force-reinstall tapeloom-gone"
     )
     assert broken(registry, "bare") == (
@@ -291,15 +291,15 @@ def test_module_or_attribute_that_is_not_there_is_an_installation_gone_wrong(
     )
 
 
-def test_name_that_two_distributions_claim_is_broken_and_names_both(install: Install) -> None:
+def test_name_provided_by_two_distributions_is_an_error_that_names_both(install: Install) -> None:
     install("bars", version="1.0")
     install("bars", distribution="acme-bars", version="2.0")
 
     message = broken(Registry(), "bars")
 
     assert message in {
-        f"plugin 'bars' is claimed by {one} and {other}. Uninstall all of them but one."
-        for one, other in [
+        f"plugin 'bars' is provided by {first} and {second}. Uninstall all but one of them."
+        for first, second in [
             ("tapeloom-bars 1.0", "acme-bars 2.0"),
             ("acme-bars 2.0", "tapeloom-bars 1.0"),
         ]
@@ -319,17 +319,17 @@ RULES = {
     ),
     "wrong argument": (
         "@hookimpl\ndef validate(feeds): ...",
-        "its hook 'validate' asks for 'feeds'; the hook takes feed. Did you mean 'feed'?",
+        "its hook 'validate' has the parameter 'feeds', but the hook takes feed. Did you mean 'feed'?",
     ),
     "argument of a hook that has none": (
         "@hookimpl\ndef settings(feed): ...",
-        "its hook 'settings' asks for 'feed'; the hook takes no argument.",
+        "its hook 'settings' has the parameter 'feed', but the hook takes no arguments.",
     ),
     "same hook twice": (
         "@hookimpl\ndef validate(feed): ...\n@hookimpl(specname='validate')\ndef also(feed): ...",
         (
-            "it implements the hook 'validate' twice, as 'also' and as 'validate'."
-            " A plugin implements or wraps a hook, once: make them two plugins."
+            "it implements the hook 'validate' twice, as 'also' and 'validate'."
+            " A plugin may implement or wrap each hook once. Split it into two plugins."
         ),
     ),
     "wraps what it implements": (
@@ -338,17 +338,17 @@ RULES = {
             "@hookimpl(specname='validate', wrapper=True)\ndef also(feed): yield"
         ),
         (
-            "it implements the hook 'validate' twice, as 'also' and as 'validate'."
-            " A plugin implements or wraps a hook, once: make them two plugins."
+            "it implements the hook 'validate' twice, as 'also' and 'validate'."
+            " A plugin may implement or wrap each hook once. Split it into two plugins."
         ),
     ),
     "no mark": (
         "def validate(feed): ...",
-        "its 'validate' is not marked. Write @hookimpl, from tapeloom.hooks, above it.",
+        "its 'validate' is not marked. Add @hookimpl, from tapeloom.hooks, above it.",
     ),
     "nothing": (
         "",
-        "the module has no hook. Mark what it provides with @hookimpl, from tapeloom.hooks.",
+        "the module implements no hook. Mark its hooks with @hookimpl, from tapeloom.hooks.",
     ),
     "unknown event loop": (
         "BACKENDS = 'asyncio'\n@hookimpl\ndef validate(feed): ...",
@@ -358,24 +358,26 @@ RULES = {
 
 
 @pytest.mark.parametrize("kind", RULES)
-def test_plugin_that_breaks_a_rule_is_refused_with_the_remedy(install: Install, kind: str) -> None:
+def test_plugin_that_breaks_a_hook_rule_is_rejected_with_the_remedy(
+    install: Install, kind: str
+) -> None:
     source, problem = RULES[kind]
     install("acme", f"from tapeloom.hooks import hookimpl\n{source}\n")
     registry = Registry()
 
     message = broken(registry, "acme")
 
-    assert message == f"plugin 'acme' breaks the rules of the hooks: {problem}"
+    assert message == f"plugin 'acme' breaks the hook rules: {problem}"
     assert broken(registry, "acme") == message  # nothing of it was left behind
 
 
-def test_wrapper_that_does_not_yield_is_refused(install: Install) -> None:
+def test_wrapper_that_does_not_yield_is_rejected(install: Install) -> None:
     install("acme", f"{WRAPPER}".replace("inner = yield", "inner = 1"))
 
     assert "function is not a generator function" in broken(Registry(), "acme")
 
 
-def test_hook_of_a_later_core_is_allowed_where_it_is_optional(install: Install) -> None:
+def test_unknown_hook_is_allowed_if_it_is_optional(install: Install) -> None:
     install("acme", f"{STAGE}\n@hookimpl(optionalhook=True)\ndef liquidate(feed): ...\n")
     registry = Registry()
     registry.load("acme")
@@ -383,11 +385,11 @@ def test_hook_of_a_later_core_is_allowed_where_it_is_optional(install: Install) 
     assert registry.implements("acme") == ("validate",)
 
 
-def test_class_and_unhashable_object_are_refused() -> None:
+def test_class_and_unhashable_object_are_rejected() -> None:
     registry = Registry()
     unhashable = SimpleNamespace(validate=hookimpl(lambda feed: feed))
 
-    with pytest.raises(PluginBroken, match=r"it is a class\. Let the entry point name an instance"):
+    with pytest.raises(PluginBroken, match=r"it is a class\. Point the entry point at an instance"):
         registry.register(SimplePlugin, "acme")
     with pytest.raises(PluginBroken, match="it cannot be hashed"):
         registry.register(unhashable, "acme")
@@ -408,7 +410,7 @@ class SimplePlugin:
         return dict
 
 
-def test_one_plugin_is_asked_and_the_others_are_not(install: Install) -> None:
+def test_hook_of_the_named_plugin_only_is_called(install: Install) -> None:
     install("bars")
     install("acme", STAGE.replace("return", "raise AssertionError #"))
     registry = Registry()
@@ -418,7 +420,7 @@ def test_one_plugin_is_asked_and_the_others_are_not(install: Install) -> None:
     assert registry.call("bars", "validate", wrappers=("acme", "bars"), feed=1) == ("validated", 1)
 
 
-def test_hook_that_is_not_implemented_gives_none(install: Install) -> None:
+def test_hook_that_is_not_implemented_returns_none(install: Install) -> None:
     install("bars")
     install("timing", WRAPPER.format(name="timing"))
     registry = Registry()
@@ -444,7 +446,7 @@ def test_wrappers_of_the_named_plugins_wrap_and_those_of_others_do_not(install: 
     )
 
 
-def test_what_a_plugin_implements_and_wraps_is_told_apart(install: Install) -> None:
+def test_implemented_and_wrapped_hooks_are_listed_separately(install: Install) -> None:
     install("timing", f"{WRAPPER.format(name='timing')}\n@hookimpl\ndef settings(): return dict\n")
     registry = Registry()
 
@@ -452,7 +454,7 @@ def test_what_a_plugin_implements_and_wraps_is_told_apart(install: Install) -> N
     assert registry.wraps("timing") == ("validate",)
 
 
-def test_hook_that_gives_several_results_is_answered_by_one() -> None:
+def test_hook_with_several_results_returns_only_its_own() -> None:
     class Verbs:
         @hookimpl
         def commands(self, verbs: Any) -> Any:
@@ -466,12 +468,12 @@ def test_hook_that_gives_several_results_is_answered_by_one() -> None:
     assert verbs == ["x"]
 
 
-def test_hook_that_does_not_exist_is_a_defect_of_the_caller() -> None:
+def test_calling_an_unknown_hook_raises_value_error() -> None:
     with pytest.raises(ValueError, match=r"there is no hook 'pars'\. Did you mean 'parse'\?"):
         Registry().call("acme", "pars", feed=1)
 
 
-def test_exception_in_a_hook_names_plugin_and_hook_and_is_chained(install: Install) -> None:
+def test_exception_in_a_hook_is_chained_and_names_plugin_and_hook(install: Install) -> None:
     install("acme", STAGE.replace("return", "raise OSError('no\\nway') #"))
 
     with pytest.raises(PluginBroken) as caught:
@@ -485,7 +487,7 @@ def test_exception_in_a_hook_names_plugin_and_hook_and_is_chained(install: Insta
 
 
 @pytest.mark.parametrize("guilty", ["before", "after", "inside"])
-def test_exception_is_blamed_on_the_plugin_that_raised_it(install: Install, guilty: str) -> None:
+def test_exception_names_the_plugin_that_raised_it(install: Install, guilty: str) -> None:
     after = "try:\n        inner = yield\n    except KeyError as e:\n        raise OSError from e"
     wrapper = {
         "before": WRAPPER.replace("inner = yield", "1 / 0\n    inner = yield"),
@@ -501,7 +503,7 @@ def test_exception_is_blamed_on_the_plugin_that_raised_it(install: Install, guil
     assert caught.value.plugin == ("bars" if guilty == "inside" else "timing")
 
 
-def test_error_of_ours_passes_through_a_hook() -> None:
+def test_tapeloom_error_passes_through_a_hook() -> None:
     class Picky:
         @hookimpl
         def validate(self, feed: Any) -> Any:
@@ -529,7 +531,7 @@ def test_registered_plugin_shadows_an_installed_one(install: Install, loaded: bo
     assert registry.call("bars", "validate", feed=1) == ("simple", 1)
 
 
-def test_plugins_of_the_same_name_are_refused_and_the_first_stays() -> None:
+def test_second_plugin_of_the_same_name_is_rejected() -> None:
     registry = Registry()
     first = SimplePlugin()
     registry.register(first, "acme")
@@ -537,7 +539,7 @@ def test_plugins_of_the_same_name_are_refused_and_the_first_stays() -> None:
 
     with pytest.raises(PluginBroken, match="two plugins are registered as 'acme'"):
         registry.register(SimplePlugin(), "acme")
-    with pytest.raises(PluginBroken, match="it is the plugin 'acme' already"):
+    with pytest.raises(PluginBroken, match="it is already the plugin 'acme'"):
         registry.register(first, "other")
     assert registry.implements("acme") == ("validate", "settings")
     with pytest.raises(PluginError):
@@ -547,9 +549,7 @@ def test_plugins_of_the_same_name_are_refused_and_the_first_stays() -> None:
 # --------------------------------------------------------------------------------------- describing
 
 
-def test_every_plugin_is_described_whatever_becomes_of_the_others(
-    install: Install, site: Path
-) -> None:
+def test_every_plugin_is_described_even_if_others_are_broken(install: Install, site: Path) -> None:
     install("bars", f"BACKENDS = ['asyncio']\n{STAGE}")
     install("acme", "import no_such_package")
     install("timing", WRAPPER.format(name="timing"))
@@ -567,7 +567,7 @@ def test_every_plugin_is_described_whatever_becomes_of_the_others(
     assert timing.row[2] == "(validate)"
 
 
-def test_hooks_are_found_under_their_names_in_the_order_of_the_file(install: Install) -> None:
+def test_hooks_are_found_by_specname_in_the_order_of_the_specifications(install: Install) -> None:
     install(
         "acme",
         dedent("""\

@@ -1,4 +1,4 @@
-"""What came in is on the tape, and the tape gives what came out; whatever happens to process and disk."""
+"""`Recorder`: received frames are on the tape and replay to the same events, after a kill or a full disk too."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ import tapeloom
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tapeloom import Event, FeedSpec, Registry, Stack, Trade
-from tapeloom._tape.compression import compressor, opened
-from tapeloom._tape.reader import Answer, Head, Recorded, Tape
-from tapeloom._tape.recorder import Recorder, line_of
+from tapeloom._tape.compression import compressor, open_tape
+from tapeloom._tape.reader import RecordedAnswer, RecordedFrame, Tape, TapeHead
+from tapeloom._tape.recorder import Recorder, frame_line
 from tapeloom.errors import ConfigError, TapeError
 from tapeloom.plugin import Endpoint, Feed, Request
 from tapeloom_testing import FakeVenue, FakeWire, VirtualClock, WireEnd
@@ -38,7 +38,7 @@ def coin(n: int) -> str:
     return json.dumps({"s": "BTCUSD", "t": n, "p": "1.50", "q": "2", "i": n})
 
 
-async def talk(end: WireEnd, endpoint: Endpoint) -> None:
+async def serve(end: WireEnd, endpoint: Endpoint) -> None:
     end.push(json.dumps({"ok": json.loads(await end.take())["id"]}))
     end.push(coin(1), coin(2))
     end.push(coin(3), "garbage \ud7ff", '{"notice": "hello"}')
@@ -47,17 +47,17 @@ async def talk(end: WireEnd, endpoint: Endpoint) -> None:
 
 
 def plain(events: Sequence[Event]) -> list[Any]:
-    """The events without the time at which we received them."""
+    """Return the events without their receive times."""
     return [attrs.evolve(event, recv=0, ts=0 if event.symbol == "" else event.ts)
             for event in events if event.type != "status"]  # fmt: skip
 
 
-async def test_a_replay_of_the_tape_gives_what_the_stream_gave(
+async def test_replaying_the_tape_yields_the_events_of_the_live_stream(
     registry: Registry, tmp_path: Path
 ) -> None:
     spec = FeedSpec("acme", ["BTC/USD"], ["trades"], name="majors")
     live: list[Event] = []
-    dial = FakeWire(talk).dial
+    dial = FakeWire(serve).dial
     with anyio.fail_after(10):
         async with tapeloom.open(spec, registry=registry, dial=dial, record=tmp_path) as stream:
             async for event in stream:
@@ -72,13 +72,13 @@ async def test_a_replay_of_the_tape_gives_what_the_stream_gave(
     assert plain(replayed) == plain(live)
 
 
-async def test_answers_over_rest_are_on_the_tape_too(registry: Registry, tmp_path: Path) -> None:
+async def test_rest_responses_are_recorded(registry: Registry, tmp_path: Path) -> None:
     book = b'{"b": [["1.5", "2"]], "a": [["1.6", "3"]], "u": 7}'
     http = {"/symbols": (200, {}, b'["BTC/USD"]'), "/book?s=BTC/USD": (200, {}, book)}
     async with FakeVenue(lambda client: anyio.sleep_forever(), http=http).serve() as venue:
         spec = FeedSpec("acme", ["BTC/USD"], ["book"])
         stack = Stack(feeds=(spec,), venues={"acme": {"rest": venue.url("http")}})
-        dial = FakeWire(talk).dial
+        dial = FakeWire(serve).dial
         with anyio.fail_after(10):
             async with tapeloom.open(stack, registry=registry, dial=dial, record=tmp_path) as live:
                 live.plans[0].feed.query_history(
@@ -87,12 +87,14 @@ async def test_answers_over_rest_are_on_the_tape_too(registry: Registry, tmp_pat
                 async for event in live.of(tapeloom.Book):
                     assert event.last_id == 7
                     live.stop()
-    answers = [one for one in Tape(tmp_path / "acme.jsonl.zst") if isinstance(one, Answer)]
+    answers = [
+        record for record in Tape(tmp_path / "acme.jsonl.zst") if isinstance(record, RecordedAnswer)
+    ]
 
-    assert [one.body for one in answers] == [b'["BTC/USD"]', book]
+    assert [record.body for record in answers] == [b'["BTC/USD"]', book]
 
 
-def test_what_we_send_is_not_recorded(tmp_path: Path) -> None:
+def test_sent_messages_are_not_recorded(tmp_path: Path) -> None:
     clock = VirtualClock()
     recorder = Recorder(tmp_path / "t.jsonl", feed(clock), clock)
     request = Request(url="https://acme.invalid/x", headers={"key": "fake-secret"})
@@ -105,7 +107,7 @@ def test_what_we_send_is_not_recorded(tmp_path: Path) -> None:
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.binary(max_size=60) | st.text(max_size=30).map(lambda t: t.encode(
     errors="surrogatepass")), max_size=8), st.sampled_from([".jsonl", ".jsonl.gz", ".jsonl.zst"]))  # fmt: skip
-def test_any_frame_comes_back_as_it_was(
+def test_any_frame_is_read_back_unchanged(
     tmp_path_factory: pytest.TempPathFactory, frames: list[bytes], ending: str
 ) -> None:
     path = tmp_path_factory.mktemp("tape") / f"t{ending}"
@@ -118,16 +120,16 @@ def test_any_frame_comes_back_as_it_was(
     anyio.run(recorder.flush)
     head, *records = Tape(path)
 
-    assert isinstance(head, Head)
+    assert isinstance(head, TapeHead)
     assert head.feed == {"name": "majors", "venue": "acme", "market": "spot",
                          "symbols": ["BTC/USD"], "channels": ["trades"]}  # fmt: skip
     assert records == [
-        *(Recorded(NOW, frame) for frame in frames),
-        Answer(NOW, "https://acme.invalid/x?a=b", b"\xff", b'{"q": 1}'),
+        *(RecordedFrame(NOW, frame) for frame in frames),
+        RecordedAnswer(NOW, "https://acme.invalid/x?a=b", b"\xff", b'{"q": 1}'),
     ]
 
 
-def test_a_tape_is_never_written_over(tmp_path: Path) -> None:
+def test_an_existing_tape_is_never_overwritten(tmp_path: Path) -> None:
     clock = VirtualClock()
     Recorder(tmp_path / "t.jsonl", feed(clock), clock)
 
@@ -135,8 +137,8 @@ def test_a_tape_is_never_written_over(tmp_path: Path) -> None:
         Recorder(tmp_path / "t.jsonl", feed(clock), clock)
 
 
-def test_the_words_of_a_feed_are_taken_from_the_tape(tmp_path: Path) -> None:
-    (tmp_path / "old.jsonl").write_bytes(line_of(5, b"{}"))
+def test_a_tape_without_a_first_line_for_the_feed_has_no_head(tmp_path: Path) -> None:
+    (tmp_path / "old.jsonl").write_bytes(frame_line(5, b"{}"))
 
     assert Tape(tmp_path / "old.jsonl").head is None
 
@@ -195,12 +197,12 @@ PROGRAM = textwrap.dedent(
 
 
 def numbers(path: Path) -> list[int]:
-    frames = [one.frame for one in Tape(path) if isinstance(one, Recorded)]
+    frames = [record.frame for record in Tape(path) if isinstance(record, RecordedFrame)]
     return [int(frame.split()[0]) for frame in frames]
 
 
 @pytest.mark.slow
-def test_after_a_kill_all_but_the_last_second_can_be_read(tmp_path: Path) -> None:
+def test_after_a_kill_only_the_last_second_is_lost(tmp_path: Path) -> None:
     path = tmp_path / "t.jsonl.zst"
     command = [sys.executable, "-c", PROGRAM, str(path), "10"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
@@ -216,7 +218,7 @@ def test_after_a_kill_all_but_the_last_second_can_be_read(tmp_path: Path) -> Non
 
 
 @pytest.mark.slow
-def test_a_full_disk_costs_what_did_not_fit_and_nothing_that_stood_there(tmp_path: Path) -> None:
+def test_a_full_disk_loses_only_the_frames_that_did_not_fit(tmp_path: Path) -> None:
     path = tmp_path / "t.jsonl"
 
     def limit() -> None:
@@ -232,16 +234,16 @@ def test_a_full_disk_costs_what_did_not_fit_and_nothing_that_stood_there(tmp_pat
             errors = int(process.stdout.readline().split()[1])
         process.kill()
         assert process.stderr is not None
-        told = process.stderr.read()
+        errors_logged = process.stderr.read()
     read = numbers(path)
 
-    assert "tape_failed" in told
+    assert "tape_failed" in errors_logged
     assert 0 < path.stat().st_size <= 60_000
     assert read == [*range(len(read))]
     assert len(read) > 50
 
 
-def test_half_a_piece_is_cut_off_before_the_next_is_written(
+def test_a_partial_block_is_removed_before_the_next_is_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = VirtualClock()
@@ -263,34 +265,38 @@ def test_half_a_piece_is_cut_off_before_the_next_is_written(
     recorder.frames(1, NOW, [b"two"], 3)
     anyio.run(recorder.flush)
     monkeypatch.undo()
-    frames = [one.frame for one in Tape(tmp_path / "t.jsonl.zst") if isinstance(one, Recorded)]
+    frames = [
+        record.frame
+        for record in Tape(tmp_path / "t.jsonl.zst")
+        if isinstance(record, RecordedFrame)
+    ]
 
     assert frames == [b"one", b"two"]
     assert own.counters["tape_errors"] == 1
 
 
-def test_what_cannot_be_written_for_too_long_is_counted(
+def test_frames_beyond_the_memory_limit_are_counted_as_lost(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tapeloom._tape.recorder._ROOM", 1000)
+    monkeypatch.setattr("tapeloom._tape.recorder._MAX_PENDING_BYTES", 1000)
     clock = VirtualClock()
     own = feed(clock)
     recorder = Recorder(tmp_path / "t.jsonl", own, clock)
     recorder.frames(1, NOW, [b"x" * 100] * 20, 2000)
     anyio.run(recorder.flush)
-    kept = [one for one in Tape(tmp_path / "t.jsonl") if isinstance(one, Recorded)]
+    kept = [record for record in Tape(tmp_path / "t.jsonl") if isinstance(record, RecordedFrame)]
 
     assert own.counters["tape_lost"] == 20 - len(kept)
     assert 0 < len(kept) < 9
 
 
 @pytest.mark.parametrize("ending", [".zst", ".gz"])
-def test_a_tape_that_ends_within_a_piece_gives_what_stood_before(
+def test_a_tape_that_ends_within_a_block_yields_the_records_before_it(
     tmp_path: Path, ending: str
 ) -> None:
     path = tmp_path / f"t.jsonl{ending}"
     pack = compressor(ending)
-    first, second = pack(line_of(1, b"{}") * 100), pack(os.urandom(2000).hex().encode())
+    first, second = pack(frame_line(1, b"{}") * 100), pack(os.urandom(2000).hex().encode())
     path.write_bytes(first + second[:-700])
     records = []
     with pytest.raises(TapeError, match="ends in the middle"):
@@ -298,11 +304,11 @@ def test_a_tape_that_ends_within_a_piece_gives_what_stood_before(
         for record in Tape(path):
             records.append(record)  # noqa: PERF402
 
-    with opened(path) as lines:
+    with open_tape(path) as lines:
         assert lines.readline()
 
 
-def test_what_is_no_compressed_data_is_told(tmp_path: Path) -> None:
+def test_invalid_compressed_data_raises_tape_error(tmp_path: Path) -> None:
     path = tmp_path / "t.jsonl.zst"
     path.write_bytes(b"this is not it")
 

@@ -1,4 +1,4 @@
-"""A plugin's table as that plugin's own class."""
+"""`structure`: reading a plugin's TOML table into its settings class."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def _positive(_: object, attribute: attrs.Attribute[int], value: int) -> None:
 
 
 def _durations(value: str | Sequence[str]) -> tuple[int, ...]:
-    return tuple(duration_ns(one) for one in ([value] if isinstance(value, str) else value))
+    return tuple(duration_ns(text) for text in ([value] if isinstance(value, str) else value))
 
 
 def _unannotated(value):  # type: ignore[no-untyped-def]
@@ -123,7 +123,7 @@ def problems(cls: type[Any], table: Any) -> list[str]:
         ("start", "x", "x"),
     ],
 )
-def test_value_is_taken(key: str, given: object, made: object) -> None:
+def test_value_is_accepted(key: str, given: object, made: object) -> None:
     settings, mistakes = structure(Settings, {key: given}, "stage.x")
 
     assert mistakes == []
@@ -174,11 +174,11 @@ REFUSED = [
     (
         "every",
         "1x",
-        "every: '1x' is no duration. Write a whole number and a unit: '500ms', '1m', '4h', '1d'.",
+        "every: '1x' is not a duration. Write a whole number and a unit: '500ms', '1m', '4h', '1d'.",
     ),
     ("every", ["1s", 5.5], "every[1]: expected a string, got the number 5.5"),
     ("lateness", 1.5, "lateness: expected a string or a whole number, got the number 1.5"),
-    ("share", "ten", "share: 'ten' is no fraction. Write '10%' or 0.1."),
+    ("share", "ten", "share: 'ten' is not a fraction. Write '10%' or 0.1."),
     ("cast", "7", "cast: expected a whole number, got the string '7'"),
     ("loose", "x", "loose: invalid literal for int() with base 10: 'x'"),
     (
@@ -197,13 +197,13 @@ REFUSED = [
     REFUSED,
     ids=[f"{index}-{row[0]}" for index, row in enumerate(REFUSED)],
 )
-def test_value_is_refused_with_what_was_expected_and_what_came(
+def test_value_is_rejected_with_expected_and_received(
     key: str, given: object, message: str
 ) -> None:
     assert problems(Settings, {key: given}) == [f"stage.x.{message}"]
 
 
-def test_every_mistake_in_a_table_is_told_whatever_its_kind() -> None:
+def test_every_mistake_in_a_table_is_reported() -> None:
     table = {
         "count": -1,
         "ratio": "x",
@@ -223,7 +223,7 @@ def test_every_mistake_in_a_table_is_told_whatever_its_kind() -> None:
         "stage.x.level.depth: expected a whole number, got the string 'x'",
         "stage.x.level.pric: unknown key. Did you mean 'price'?",
         (
-            "stage.x.every: '1x' is no duration."
+            "stage.x.every: '1x' is not a duration."
             " Write a whole number and a unit: '500ms', '1m', '4h', '1d'."
         ),
         "stage.x.within: 'within' must be in [0, 1, 2] (got 9)",
@@ -231,11 +231,11 @@ def test_every_mistake_in_a_table_is_told_whatever_its_kind() -> None:
     ]
 
 
-def test_table_that_is_none_is_refused() -> None:
+def test_value_that_is_not_a_table_is_rejected() -> None:
     assert problems(Settings, 5) == ["stage.x: expected a table, got the number 5"]
 
 
-def test_missing_key_says_what_it_takes() -> None:
+def test_missing_key_is_reported_with_its_type() -> None:
     @attrs.frozen
     class Needy:
         word: str
@@ -243,13 +243,13 @@ def test_missing_key_says_what_it_takes() -> None:
         any: int = attrs.field(converter=BARE)  # type: ignore[misc]
 
     assert problems(Needy, {}) == [
-        "stage.x: the key 'word' is missing; it takes a string",
-        "stage.x: the key 'every' is missing; it takes a string or a whole number",
+        "stage.x: the key 'word' is missing; expected a string",
+        "stage.x: the key 'every' is missing; expected a string or a whole number",
         "stage.x: the key 'any' is missing",
     ]
 
 
-def test_rule_about_two_fields_is_told_once_both_are_right() -> None:
+def test_validator_across_fields_runs_when_all_fields_are_valid() -> None:
     @attrs.frozen(kw_only=True)
     class Range:
         high: int = attrs.field()
@@ -341,14 +341,14 @@ def test_secret_comes_from_the_environment_or_a_file(
         (
             "hunter2",
             (
-                "a secret does not stand in the stack itself:"
+                "a secret must not be in the stack itself:"
                 ' write { env = "NAME" } or { file = "path" }'
             ),
         ),
         (
             ["hunter2"],
             (
-                "a secret does not stand in the stack itself:"
+                "a secret must not be in the stack itself:"
                 ' write { env = "NAME" } or { file = "path" }'
             ),
         ),
@@ -371,19 +371,19 @@ def test_secret_comes_from_the_environment_or_a_file(
     ],
 )
 @pytest.mark.parametrize("key", ["api_key", "other"])
-def test_secret_that_cannot_be_had_is_told_without_showing_it(
+def test_unavailable_secret_is_reported_without_its_text(
     key: str, given: object, message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("ACME_NOT_SET", raising=False)
     monkeypatch.setenv("ACME_EMPTY", "")
     monkeypatch.setenv("ACME_KEY", "x")
-    told = problems(Keyed, {"api_key": {"env": "ACME_KEY"}, key: given})
+    found = problems(Keyed, {"api_key": {"env": "ACME_KEY"}, key: given})
 
-    assert told == [f"stage.x.{key}: {message}"]
-    assert "hunter2" not in str(told)
+    assert found == [f"stage.x.{key}: {message}"]
+    assert "hunter2" not in str(found)
 
 
-def test_secret_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+def test_unreadable_secret_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "empty").write_text(" \n")
     (tmp_path / "binary").write_bytes(b"\xff")
     found = [
@@ -398,9 +398,7 @@ def test_secret_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     ]
 
 
-def test_secret_that_a_validator_puts_into_its_message_is_taken_out(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_secret_in_a_validator_message_is_masked(monkeypatch: pytest.MonkeyPatch) -> None:
     def long_enough(_: object, __: attrs.Attribute[Secret], value: Secret) -> None:
         raise ValueError(f"{value.reveal()!r} is too short")
 

@@ -182,7 +182,7 @@ async def test_a_silent_connection_is_replaced(registry: Registry) -> None:
         statuses = [s.detail for s in await read_events(consumer, 3, Status)]
         trades = await read_events(consumer, 1)
 
-    assert "nothing was heard for 3" in statuses[2]
+    assert "no byte was received for 3" in statuses[2]
     assert trades[0].id == 9
     assert len(wire.ends) == 2
 

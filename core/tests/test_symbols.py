@@ -21,7 +21,7 @@ EXPIRY = st.text("0123456789", min_size=6, max_size=6)
         ("BTC/USDT:USDT-261225", Symbol("BTC", "USDT", "USDT", "261225"), "future"),
     ],
 )
-def test_unified_symbol_is_taken_apart(text: str, parts: Symbol, kind: Kind) -> None:
+def test_a_unified_symbol_is_parsed_to_its_parts(text: str, parts: Symbol, kind: Kind) -> None:
     symbol = Symbol.parse(text)
 
     assert symbol == parts
@@ -35,7 +35,7 @@ def test_unified_symbol_is_taken_apart(text: str, parts: Symbol, kind: Kind) -> 
         st.builds(Symbol, PARTS, PARTS, PARTS, EXPIRY),
     )
 )
-def test_symbol_survives_being_written_and_read(symbol: Symbol) -> None:
+def test_a_symbol_is_equal_after_formatting_and_parsing(symbol: Symbol) -> None:
     assert Symbol.parse(str(symbol)) == symbol
 
 
@@ -53,27 +53,27 @@ def test_symbol_survives_being_written_and_read(symbol: Symbol) -> None:
         "A/B/C",
     ],
 )
-def test_what_is_no_symbol_is_refused_with_examples(text: str) -> None:
+def test_an_invalid_symbol_raises_an_error_with_examples(text: str) -> None:
     with pytest.raises(SymbolError) as caught:
         Symbol.parse(text)
 
     assert str(caught.value) == (
-        f"{text!r} is no unified symbol."
+        f"{text!r} is not a unified symbol."
         " Write 'BTC/USDT' for spot, 'BTC/USDT:USDT' for a perpetual swap."
     )
 
 
 @pytest.mark.parametrize("alias", ["BTC-PERP", "btc-perp", "BTC-SWAP", "BTC/USDT:USDT"])
-def test_alias_of_a_perpetual_swap_is_resolved(alias: str) -> None:
+def test_an_alias_of_a_perpetual_swap_is_resolved(alias: str) -> None:
     assert resolve(alias) == "BTC/USDT:USDT"
 
 
-def test_alias_is_settled_in_the_stablecoin_of_the_venue() -> None:
+def test_an_alias_is_settled_in_the_given_stablecoin() -> None:
     assert resolve("BTC-PERP", stablecoin="USDC") == "BTC/USDC:USDC"
 
 
 @given(st.text(max_size=30))
-def test_any_text_is_a_symbol_or_a_symbol_error(text: str) -> None:
+def test_resolving_arbitrary_text_raises_only_symbol_error(text: str) -> None:
     try:
         symbol = resolve(text)
     except SymbolError:

@@ -1,4 +1,4 @@
-"""Recordings: read exactly, and replayed the same whatever the batches are."""
+"""`Tape` and `Replay`: recordings are read exactly, and replay to the same events for any batch size."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tapeloom import Book, Event, FeedSpec, Registry, Reject, Stack, Status, Trade, encode
 from tapeloom._stream.pipeline import Pipeline
-from tapeloom._tape.reader import Answer, Corrupt, Recorded, Tape
+from tapeloom._tape.reader import CorruptLine, RecordedAnswer, RecordedFrame, Tape
 from tapeloom._tape.replay import Recording, Replay, TapeClock
 from tapeloom.errors import StageFailed, TapeError
 from tapeloom.harness import compose_feed
@@ -50,11 +50,11 @@ def index(folder: Path, *entries: Any, bodies: dict[str, str] | None = None) -> 
 
 
 def read(path: Path) -> tuple[list[Any], TapeError | None]:
-    """Return what could be read, and what ended it."""
+    """Return the records that could be read, and the error at the end."""
     out: list[Any] = []
     try:
         for record in Tape(path):
-            out.append(record)  # noqa: PERF402 - what came before an error counts
+            out.append(record)  # noqa: PERF402 - the records before an error are kept
     except TapeError as error:
         return out, error
     return out, None
@@ -69,7 +69,7 @@ def test_frames_are_read_as_they_were_received(tmp_path: Path, name: str) -> Non
     path = write(tmp_path, "".join(line(n, text) for n, text in enumerate(texts)), name)
     tape = Tape(path)
 
-    assert [r.frame.decode() for r in tape if isinstance(r, Recorded)] == texts
+    assert [r.frame.decode() for r in tape if isinstance(r, RecordedFrame)] == texts
     assert list(tape) == list(tape)
 
 
@@ -87,12 +87,12 @@ def test_frames_are_read_as_they_were_received(tmp_path: Path, name: str) -> Non
 def test_times_are_exact_to_the_nanosecond(tmp_path: Path, text: str, ns: int) -> None:
     (record,), _ = read(write(tmp_path, line(text, "x")))
 
-    assert record == Recorded(ns, b"x")
+    assert record == RecordedFrame(ns, b"x")
 
 
 @settings(max_examples=50)
 @given(st.integers(0, 2**63 - 10**9))
-def test_no_time_loses_a_digit(ns: int) -> None:
+def test_times_keep_every_digit(ns: int) -> None:
     with TemporaryDirectory() as folder:
         text = f"{ns // SECOND}.{ns % SECOND:09}"
         (record,), _ = read(write(Path(folder), line(text, "x")))
@@ -100,7 +100,7 @@ def test_no_time_loses_a_digit(ns: int) -> None:
     assert record.recv == ns
 
 
-def test_a_record_without_a_time_has_that_of_the_one_before_it(tmp_path: Path) -> None:
+def test_a_record_without_a_time_has_the_time_of_its_predecessor(tmp_path: Path) -> None:
     text = line(None, "a") + line(5, "b") + line(None, "c")
     records, _ = read(write(tmp_path, text))
 
@@ -131,19 +131,21 @@ def test_a_record_without_a_time_has_that_of_the_one_before_it(tmp_path: Path) -
         "\xff",
     ],
 )
-def test_a_corrupt_line_costs_no_neighbour(tmp_path: Path, bad: str) -> None:
+def test_a_corrupt_line_does_not_affect_its_neighbours(tmp_path: Path, bad: str) -> None:
     text = line(1, "a").encode() + bad.encode("latin-1") + b"\n\n" + line(2, "b").encode()
     records, error = read(write(tmp_path, text))
 
     assert error is None
-    assert [type(r) for r in records] == [Recorded, Corrupt, Recorded]
+    assert [type(r) for r in records] == [RecordedFrame, CorruptLine, RecordedFrame]
     assert (records[1].line, records[1].recv) == (2, SECOND)
     assert len(records[1].text) <= 200
 
 
 @pytest.mark.parametrize("name", ["day.ws.jsonl", "day.ws.jsonl.gz"])
 @pytest.mark.parametrize("text", ["time,price\n1,2\n", "\x1f\x8b\x08 not json", "[1, 2]\n"])
-def test_a_file_that_is_no_recording_says_so(tmp_path: Path, name: str, text: str) -> None:
+def test_a_file_that_is_not_a_recording_raises_tape_error(
+    tmp_path: Path, name: str, text: str
+) -> None:
     records, error = read(write(tmp_path, text, name))
 
     assert records == []
@@ -153,7 +155,7 @@ def test_a_file_that_is_no_recording_says_so(tmp_path: Path, name: str, text: st
     assert error.path.endswith(name)
 
 
-def test_a_missing_file_says_so(tmp_path: Path) -> None:
+def test_a_missing_file_raises_tape_error(tmp_path: Path) -> None:
     with pytest.raises(TapeError, match=r"nothing\.ws\.jsonl: there is no such file"):
         Tape(tmp_path / "nothing.ws.jsonl")
     with pytest.raises(TapeError, match="there is no such file"):
@@ -161,7 +163,7 @@ def test_a_missing_file_says_so(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("keep", [0.3, 0.6, 0.99])
-def test_of_a_truncated_file_all_that_is_whole_is_read(tmp_path: Path, keep: float) -> None:
+def test_a_truncated_file_is_read_up_to_its_last_complete_line(tmp_path: Path, keep: float) -> None:
     texts = [f"{n * 7919 % 10007} frame {n}" for n in range(3000)]
     path = write(tmp_path, "".join(line(n, t) for n, t in enumerate(texts)), "day.ws.jsonl.gz")
     whole = path.read_bytes()
@@ -177,9 +179,7 @@ def test_of_a_truncated_file_all_that_is_whole_is_read(tmp_path: Path, keep: flo
 
 
 @pytest.mark.parametrize("where", [0.0, 0.001, 0.1, 0.5])
-def test_compressed_data_that_is_damaged_is_told_and_not_raised_raw(
-    tmp_path: Path, where: float
-) -> None:
+def test_damaged_compressed_data_raises_tape_error(tmp_path: Path, where: float) -> None:
     path = write(tmp_path, "".join(line(n, f"{n * 7919}") for n in range(3000)), "day.ws.jsonl.gz")
     raw = bytearray(path.read_bytes())
     middle = int(len(raw) * where)
@@ -204,9 +204,11 @@ FRAMES = line(10, "a") + line(20, "b") + line(30, "c")
 
 def order(path: Path) -> list[str]:
     return [
-        r.frame.decode() if isinstance(r, Recorded) else f"{r.body.decode()}@{r.recv / SECOND:g}"
+        r.frame.decode()
+        if isinstance(r, RecordedFrame)
+        else f"{r.body.decode()}@{r.recv / SECOND:g}"
         for r in Tape(path)
-        if isinstance(r, Recorded | Answer)
+        if isinstance(r, RecordedFrame | RecordedAnswer)
     ]
 
 
@@ -226,7 +228,7 @@ def order(path: Path) -> list[str]:
         ([entry(None, 25), entry(None, 15, "c.json")], ["a", "C@15", "b", "B@25", "c"]),
     ],
 )
-def test_answers_stand_where_they_came(
+def test_rest_responses_are_yielded_at_their_time_or_position(
     tmp_path: Path, entries: list[Any], expected: list[str]
 ) -> None:
     index(tmp_path, *entries, bodies={"book.json": "B", "c.json": "C"})
@@ -244,7 +246,7 @@ def test_the_index_is_found_beside_a_compressed_recording_too(tmp_path: Path) ->
 @pytest.mark.parametrize(
     "body", [None, b"\x1f\x8b\x08\x00 damaged", gzip.compress(b"B" * 99, mtime=0)[:20]]
 )
-def test_an_answer_that_cannot_be_read_is_told_after_what_stood_before_it(
+def test_an_unreadable_rest_response_raises_after_the_records_before_it(
     tmp_path: Path, body: bytes | None
 ) -> None:
     index(tmp_path, entry(None, 15, "book.json.gz"))
@@ -272,7 +274,7 @@ def test_an_answer_that_cannot_be_read_is_told_after_what_stood_before_it(
         "[" * 100_000,
     ],
 )
-def test_an_index_that_cannot_be_read_is_named(tmp_path: Path, text: str) -> None:
+def test_a_malformed_index_raises_tape_error_with_its_name(tmp_path: Path, text: str) -> None:
     (tmp_path / "day.rest.index.json").write_bytes(text.encode("latin-1"))
 
     with pytest.raises(TapeError, match=r"day\.rest\.index\.json: expected a list"):
@@ -284,7 +286,7 @@ def test_an_index_that_cannot_be_read_is_named(tmp_path: Path, text: str) -> Non
 
 @define
 class Pulse:
-    """A stage that counts trades, and tells the count some time after the first."""
+    """A stage that counts trades and emits the count *after* ns after the first one."""
 
     after: int
     due: int | None = None
@@ -338,7 +340,7 @@ async def replayed(
     async with tapeloom.replay(path, stack, registry=registry, **options) as stream:
         try:
             async for event in stream:
-                out.append(event)  # noqa: PERF401 - what came before an error counts
+                out.append(event)  # noqa: PERF401 - the events before an error are kept
         except tapeloom.errors.TapeloomError as error:
             failure = error
     return out, failure
@@ -351,7 +353,7 @@ tapes = st.lists(
 
 
 def taped(steps: Sequence[tuple[int, str]]) -> str:
-    """Return a recording: milliseconds and what came then (trade, garbage, corrupt record)."""
+    """Return a recording of steps: milliseconds to wait, and a trade, garbage or corrupt record."""
     now, text = 1_700_000_000_000, line("1700000000.0", frame(999))
     for n, (step, kind) in enumerate(steps, 1):
         now += step
@@ -363,7 +365,7 @@ def taped(steps: Sequence[tuple[int, str]]) -> str:
 @pytest.mark.thorough
 @settings(max_examples=25, deadline=None)
 @given(tapes, st.sampled_from([0, 1, 30, 100, 350]))
-def test_the_events_are_the_same_for_any_batch(
+def test_the_events_are_the_same_for_any_batch_size(
     acme_class: Any, steps: list[tuple[int, str]], after: int
 ) -> None:
     def lines(path: Path, batch: int) -> list[str]:
@@ -380,8 +382,8 @@ def test_the_events_are_the_same_for_any_batch(
         first, *others = [lines(path, batch) for batch in (1, 7, 64, 4096)]
 
     assert all(other == first for other in others)
-    assert sum('"type":"trade"' in one for one in first) == 1 + sum(k == "t" for _, k in steps)
-    assert sum("corrupt_record" in one for one in first) == sum(k == "c" for _, k in steps)
+    assert sum('"type":"trade"' in text for text in first) == 1 + sum(k == "t" for _, k in steps)
+    assert sum("corrupt_record" in text for text in first) == sum(k == "c" for _, k in steps)
 
 
 async def test_two_replays_are_the_same_to_the_byte(tmp_path: Path, registry: Registry) -> None:
@@ -407,23 +409,23 @@ async def test_two_replays_are_the_same_to_the_byte(tmp_path: Path, registry: Re
         (100, ["1.000", "1.1", "1.2"], [1, 1.1, 2, 1.2, 3]),
     ],
 )
-async def test_ticks_come_on_the_grid_before_what_was_received_after_them(
+async def test_stages_tick_on_the_time_grid_before_later_frames(
     tmp_path: Path, registry: Registry, after: int, times: list[str], expected: list[float]
 ) -> None:
     registry.register(PulsePlugin(after * 1_000_000), "pulse")
     path = write(tmp_path, "".join(line(at, frame(n)) for n, at in enumerate(times, 1)))
     spec = FeedSpec("acme", ["BTC/USD"], ["trades"], stages=("pulse",))
     events, _ = await replayed(path, registry, spec)
-    told = [
+    order = [
         event.id if isinstance(event, Trade) else event.ts / SECOND
         for event in events
         if isinstance(event, Trade) or (isinstance(event, Status) and event.state == "counted")
     ]
 
-    assert told == expected
+    assert order == expected
 
 
-async def test_a_recording_that_begins_without_a_time_does_not_tick_through_the_ages(
+async def test_a_recording_that_begins_without_a_time_does_not_tick_since_1970(
     tmp_path: Path, registry: Registry
 ) -> None:
     plugin = PulsePlugin(SECOND)
@@ -437,7 +439,7 @@ async def test_a_recording_that_begins_without_a_time_does_not_tick_through_the_
     assert len(plugin.made[0].ticks) < 5
 
 
-async def test_answers_of_other_symbols_and_unreadable_ones_stay_out(
+async def test_rest_responses_of_other_symbols_are_dropped_and_unreadable_ones_rejected(
     tmp_path: Path, registry: Registry
 ) -> None:
     def book(symbol: str, file: str) -> dict[str, Any]:
@@ -460,9 +462,7 @@ async def test_answers_of_other_symbols_and_unreadable_ones_stay_out(
     assert [e.symbol for e in events if isinstance(e, Book)] == ["BTC/USD"]
 
 
-async def test_listed_names_are_taken_from_the_recording(
-    tmp_path: Path, registry: Registry
-) -> None:
+async def test_the_listing_is_read_from_the_recording(tmp_path: Path, registry: Registry) -> None:
     listed = {"ts": 0.5, "url": "http://h/symbols", "file": "s"}
     index(tmp_path, listed, bodies={"s": '["BTC/USD", "ETH/USD"]'})
     path = write(tmp_path, line(1, frame(1)))
@@ -477,13 +477,13 @@ async def test_listed_names_are_taken_from_the_recording(
 async def test_a_corrupt_line_is_a_reject_in_its_place(tmp_path: Path, registry: Registry) -> None:
     text = line(1, frame(1)) + "corrupt\n" + line(2, frame(2))
     events, _ = await replayed(write(tmp_path, text), registry)
-    told = [e.id if isinstance(e, Trade) else e.rule for e in events[:-1]]  # type: ignore[union-attr]
+    found = [e.id if isinstance(e, Trade) else e.rule for e in events[:-1]]  # type: ignore[union-attr]
 
-    assert told == [1, "corrupt_record", 2]
+    assert found == [1, "corrupt_record", 2]
     assert "line 2: corrupt" in events[1].evidence  # type: ignore[union-attr]
 
 
-async def test_replies_to_the_recorder_concern_nobody_and_garbage_is_told(
+async def test_recorded_replies_are_ignored_and_unreadable_frames_rejected(
     tmp_path: Path, registry: Registry
 ) -> None:
     texts = ['{"ok": 1}', '{"notice": "bye", "ends": true}', '{"error": "x", "id": 1}', "junk"]
@@ -494,7 +494,7 @@ async def test_replies_to_the_recorder_concern_nobody_and_garbage_is_told(
     assert events[0].recv == 4 * SECOND
 
 
-async def test_of_a_truncated_recording_everything_before_the_end_is_delivered_first(
+async def test_a_truncated_recording_delivers_its_events_before_the_error(
     tmp_path: Path, registry: Registry
 ) -> None:
     text = "".join(line(n, frame(n)) for n in range(1, 3001))
@@ -510,7 +510,7 @@ async def test_of_a_truncated_recording_everything_before_the_end_is_delivered_f
     assert "day.ws.jsonl.gz" in str(error)
 
 
-async def test_a_stage_that_is_to_end_the_feed_ends_the_replay_by_name(
+async def test_a_stage_with_on_error_end_ends_the_replay(
     tmp_path: Path, registry: Registry
 ) -> None:
     class Broken:
@@ -532,14 +532,16 @@ async def test_a_stage_that_is_to_end_the_feed_ends_the_replay_by_name(
                 pass
 
 
-async def test_speed_is_kept_on_the_wall(tmp_path: Path, registry: Registry) -> None:
+async def test_replay_speed_is_kept_on_the_wall_clock(tmp_path: Path, registry: Registry) -> None:
     wall = VirtualClock()
     path = write(tmp_path, "".join(line(n, frame(n)) for n in (10, 11, 12, 20)))
     plan = compose_feed(SPEC, registry=registry, clock=TapeClock())
-    came: list[tuple[float, Any]] = []
+    delivered: list[tuple[float, Any]] = []
 
     async def deliver(events: list[Event]) -> None:
-        came.extend((wall.monotonic(), event.id) for event in events if isinstance(event, Trade))
+        delivered.extend(
+            (wall.monotonic(), event.id) for event in events if isinstance(event, Trade)
+        )
 
     recording = Recording(Tape(path), 256, 2.0, wall)
     replay = Replay(
@@ -549,12 +551,10 @@ async def test_speed_is_kept_on_the_wall(tmp_path: Path, registry: Registry) -> 
     async with wall.running():
         await replay.run()
 
-    assert came == [(0, 10), (0.5, 11), (1.0, 12), (5.0, 20)]
+    assert delivered == [(0, 10), (0.5, 11), (1.0, 12), (5.0, 20)]
 
 
-async def test_a_replay_that_gives_no_events_can_be_stopped(
-    tmp_path: Path, registry: Registry
-) -> None:
+async def test_a_replay_without_events_can_be_stopped(tmp_path: Path, registry: Registry) -> None:
     text = line(1, frame(1)) + line(1, '{"s": "OTHER"}') * 200_000
     path = write(tmp_path, text)
     async with tapeloom.replay(path, SPEC, registry=registry) as stream:
@@ -566,7 +566,9 @@ async def test_a_replay_that_gives_no_events_can_be_stopped(
     assert 0 < stream.counters["frames"] < 100_000
 
 
-async def test_a_recording_is_of_one_feed(tmp_path: Path, registry: Registry) -> None:
+async def test_a_recording_cannot_be_replayed_into_two_feeds(
+    tmp_path: Path, registry: Registry
+) -> None:
     path = write(tmp_path, line(1, frame(1)))
     with pytest.raises(tapeloom.errors.ConfigError, match="a recording is of one feed"):
         tapeloom.replay(path, [SPEC, SPEC], registry=registry)

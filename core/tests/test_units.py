@@ -23,25 +23,25 @@ from tapeloom.units import duration_ns, fraction, retry_after
         (250, 250),
     ],
 )
-def test_duration_is_read_as_nanoseconds(text: str | int, ns: int) -> None:
+def test_a_duration_is_parsed_to_nanoseconds(text: str | int, ns: int) -> None:
     assert duration_ns(text) == ns
 
 
 @pytest.mark.parametrize(
     "text", ["", "1", "s", "1.5s", "-1s", "1M", "1 min", "1s ", " 1s", "1m30s"]
 )
-def test_what_is_no_duration_is_refused_with_examples(text: str) -> None:
+def test_an_invalid_duration_raises_an_error_with_examples(text: str) -> None:
     with pytest.raises(ValueError) as caught:
         duration_ns(text)
 
     assert str(caught.value) == (
-        f"{text!r} is no duration. Write a whole number and a unit: '500ms', '1m', '4h', '1d'."
+        f"{text!r} is not a duration. Write a whole number and a unit: '500ms', '1m', '4h', '1d'."
     )
 
 
 @pytest.mark.parametrize("value", [True, 1.5, None, ["1s"]])
 def test_only_text_and_whole_numbers_are_durations(value: object) -> None:
-    with pytest.raises(ValueError, match="is no duration"):
+    with pytest.raises(ValueError, match="is not a duration"):
         duration_ns(value)  # type: ignore[arg-type]
 
 
@@ -67,11 +67,11 @@ def test_fraction_is_exact(text: str | float | Decimal, value: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "%", "ten", "-inf", "inf%", "1%%", True, float("nan")])
-def test_what_is_no_fraction_is_refused_with_examples(text: str | float) -> None:
+def test_an_invalid_fraction_raises_an_error_with_examples(text: str | float) -> None:
     with pytest.raises(ValueError) as caught:
         fraction(text)
 
-    assert str(caught.value) == f"{text!r} is no fraction. Write '10%' or 0.1."
+    assert str(caught.value) == f"{text!r} is not a fraction. Write '10%' or 0.1."
 
 
 NOW = 1_700_000_000 * 1_000_000_000  # Tue, 14 Nov 2023 22:13:20 GMT
@@ -103,14 +103,14 @@ NOW = 1_700_000_000 * 1_000_000_000  # Tue, 14 Nov 2023 22:13:20 GMT
         ({}, None),
     ],
 )
-def test_the_pause_that_an_answer_asks_for_is_read_whatever_its_form(
+def test_retry_after_is_parsed_in_every_format(
     headers: dict[str, str], seconds: float | None
 ) -> None:
     assert retry_after(headers, NOW) == seconds
 
 
 @given(st.text(max_size=40), st.text(max_size=40))
-def test_no_header_raises(after: str, date: str) -> None:
+def test_parsing_retry_after_never_raises(after: str, date: str) -> None:
     seconds = retry_after({"retry-after": after, "date": date}, NOW)
 
     assert seconds is None or 0 <= seconds <= 7 * 86_400

@@ -349,7 +349,7 @@ async def test_an_expired_or_mismatched_certificate_is_permanent_and_names_the_r
 @pytest.mark.parametrize(
     ("status", "message", "retryable"),
     [
-        ("407 Proxy Authentication Required", r'the proxy wants a login.*env = "PROXY"', False),
+        ("407 Proxy Authentication Required", r'the proxy requires a login.*env = "PROXY"', False),
         ("502 Bad Gateway", "502", True),
         ("504 Gateway Timeout", "504", True),
         ("404 Not Found", "404", False),
@@ -385,7 +385,7 @@ async def test_an_unreachable_proxy_is_mentioned_as_a_possible_cause() -> None:
     async with venue.serve():
         pass
     async with httpx.AsyncClient(proxy=venue.url("http")) as client:
-        with pytest.raises(ConnectionFailed, match="does the proxy run") as caught:
+        with pytest.raises(ConnectionFailed, match="that the proxy runs") as caught:
             async with dialer(client, "test")(Endpoint(url="wss://venue.example/ws")):
                 pass
 

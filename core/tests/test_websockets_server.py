@@ -22,7 +22,7 @@ import trustme
 from tapeloom._network.websocket import dialer
 from tapeloom.errors import ConnectionLost
 from tapeloom.plugin import Endpoint, Link
-from tapeloom.plugin.transports import MESSAGE_LIMIT
+from tapeloom.plugin.transports import MAX_MESSAGE_BYTES
 from websockets.exceptions import ConnectionClosed
 from websockets.extensions.permessage_deflate import ServerPerMessageDeflateFactory
 from websockets.sync.server import ServerConnection, serve
@@ -242,21 +242,21 @@ async def test_a_close_frame_of_the_server_is_reported_and_answered(
 async def test_a_message_of_sixteen_mebibytes_is_accepted(
     deflate: str, authority: trustme.CA
 ) -> None:
-    whole = LARGE * (MESSAGE_LIMIT // len(LARGE)) + LARGE[: MESSAGE_LIMIT % len(LARGE)]
+    whole = LARGE * (MAX_MESSAGE_BYTES // len(LARGE)) + LARGE[: MAX_MESSAGE_BYTES % len(LARGE)]
 
     def behave(connection: ServerConnection) -> Any:
-        connection.send("x" * MESSAGE_LIMIT)
+        connection.send("x" * MAX_MESSAGE_BYTES)
         connection.send([whole[:100], whole[100 : 1 << 20], whole[1 << 20 :]])
         return close_of(connection)
 
     with serving(behave, deflate) as server:
         async with dialled(server, authority, compressed=True) as link:
-            assert await collect(link, 2) == [b"x" * MESSAGE_LIMIT, whole]
+            assert await collect(link, 2) == [b"x" * MAX_MESSAGE_BYTES, whole]
 
 
 BAD: dict[str, tuple[int, Sequence[bytes] | bytes]] = {
-    "too large": (1009, b"x" * (MESSAGE_LIMIT + 1)),
-    "too large in pieces": (1009, [b"x" * MESSAGE_LIMIT, b"x"]),
+    "too large": (1009, b"x" * (MAX_MESSAGE_BYTES + 1)),
+    "too large in pieces": (1009, [b"x" * MAX_MESSAGE_BYTES, b"x"]),
     "no text": (1007, b"caf\xe9"),
     "no text in pieces": (1007, [b"caf", b"\xe9", b"!"]),
 }

@@ -35,7 +35,7 @@ _CHUNK = 256 * 1024
 
 
 class Firehose:
-    """The frames, by stream, and the connections that wait for them."""
+    """WebSocket server that sends the synthetic frames of the subscribed streams to each client."""
 
     def __init__(
         self, count: int, symbols: int, changes: int, rate: float, *, records: bool
@@ -44,44 +44,44 @@ class Firehose:
         start = int(time.time() * 1000) - count * 2
         self.symbols = symbols
         self.rate = rate
-        self.records = records  #: a TLS record for each frame, as venues send it
+        self.records = records  #: one TLS record per frame, as venues send them
         self.frames: list[tuple[str, bytes]] = []
-        for deal in frames.deals(count, symbols, start=start):
-            name = frames.native(deal.symbol).lower()
-            self.frames.append((f"{name}@trade", frames.framed(frames.trade(deal))))
-            self.frames.append((f"{name}@aggTrade", frames.framed(frames.agg_trade(deal))))
+        for trade_data in frames.synthetic_trades(count, symbols, start=start):
+            name = frames.native(trade_data.symbol).lower()
+            self.frames.append((f"{name}@trade", frames.framed(frames.trade(trade_data))))
+            self.frames.append((f"{name}@aggTrade", frames.framed(frames.agg_trade(trade_data))))
         book = f"{frames.native(0).lower()}@depth@100ms"
         start = int(time.time() * 1000) - changes * 100
         self.frames += [
             (book, frames.framed(change)) for change in frames.changes(changes, start=start)
         ]
         self.stamps = array("q")
-        self._chosen: dict[frozenset[str], list[bytes]] = {}
-        self._whole: dict[frozenset[str], bytes] = {}
+        self._frames_by_streams: dict[frozenset[str], list[bytes]] = {}
+        self._joined: dict[frozenset[str], bytes] = {}
         self._lock = threading.Lock()
-        self._asked = time.monotonic()
+        self._last_request = time.monotonic()
 
-    def chosen(self, streams: Iterable[str]) -> list[bytes]:
+    def frames_of(self, streams: Iterable[str]) -> list[bytes]:
         """Return the frames of these streams, in order."""
         key = frozenset(streams)
         with self._lock:
-            if key not in self._chosen:
-                self._chosen[key] = [frame for name, frame in self.frames if name in key]
-            return self._chosen[key]
+            if key not in self._frames_by_streams:
+                self._frames_by_streams[key] = [frame for name, frame in self.frames if name in key]
+            return self._frames_by_streams[key]
 
-    def whole(self, streams: Iterable[str]) -> bytes:
-        """Return the frames of these streams as one piece."""
+    def joined(self, streams: Iterable[str]) -> bytes:
+        """Return the frames of these streams joined into a single byte string."""
         key = frozenset(streams)
-        chosen = self.chosen(key)
+        selected = self.frames_of(key)
         with self._lock:
-            if key not in self._whole:
-                self._whole[key] = b"".join(chosen)
-            return self._whole[key]
+            if key not in self._joined:
+                self._joined[key] = b"".join(selected)
+            return self._joined[key]
 
     # --------------------------------------------------------------------------------- a connection
 
     def serve(self, connection: socket.socket, context: ssl.SSLContext | None) -> None:
-        """Answer one client until it goes."""
+        """Serve one client until it disconnects."""
         try:
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             if context is not None:
@@ -99,7 +99,7 @@ class Firehose:
             key = re.search(r"(?i)^sec-websocket-key: *(\S+)", head, re.MULTILINE)
             if key is not None:
                 break
-            peer.respond(self._rest(path))
+            peer.respond(self._rest_body(path))
         digest = hashlib.sha1(f"{key[1]}{_GUID}".encode()).digest()
         accept = base64.b64encode(digest).decode()
         peer.send(
@@ -108,13 +108,13 @@ class Firehose:
         )
         named = parse_qs(urlsplit(path).query).get("streams", [""])[0]
         streams = {name for name in named.split("/") if name}
-        self._touch()
-        self._hear(peer, streams)
-        self._pour(peer, streams)
+        self._record_activity()
+        self._read_subscriptions(peer, streams)
+        self._send_all(peer, streams)
         while peer.read() is not None:
             pass
 
-    def _rest(self, path: str) -> bytes | None:
+    def _rest_body(self, path: str) -> bytes | None:
         if "exchangeInfo" in path:
             return frames.listing(self.symbols)
         if "/depth" in path:
@@ -123,39 +123,39 @@ class Firehose:
             return json.dumps(list(self.stamps)).encode()
         return None
 
-    def _touch(self) -> None:
-        self._asked = time.monotonic()
+    def _record_activity(self) -> None:
+        self._last_request = time.monotonic()
 
-    def _hear(self, peer: Peer, streams: set[str]) -> None:
-        """Take what the client asks for, until nobody has asked for anything for a while."""
-        while not streams or time.monotonic() - self._asked < _QUIET:
+    def _read_subscriptions(self, peer: Peer, streams: set[str]) -> None:
+        """Add subscribed streams to *streams* until no client has sent a request for `_QUIET` seconds."""
+        while not streams or time.monotonic() - self._last_request < _QUIET:
             text = peer.read(within=0.05)
             if not text:
                 continue
-            self._touch()
+            self._record_activity()
             message = json.loads(text)
             if message.get("method") == "SUBSCRIBE":
                 streams.update(message["params"])
             peer.send(frames.framed(json.dumps({"result": None, "id": message.get("id")}).encode()))
 
-    def _pour(self, peer: Peer, streams: set[str]) -> None:
+    def _send_all(self, peer: Peer, streams: set[str]) -> None:
         if self.rate:
-            self._pace(peer, self.chosen(streams))
+            self._send_paced(peer, self.frames_of(streams))
         elif self.records:
-            for frame in self.chosen(streams):
+            for frame in self.frames_of(streams):
                 peer.send(frame)
         else:
-            piece = memoryview(self.whole(streams))
+            piece = memoryview(self.joined(streams))
             for start in range(0, len(piece), _CHUNK):
                 peer.send(piece[start : start + _CHUNK])
 
-    def _pace(self, peer: Peer, chosen: list[bytes]) -> None:
-        """Send one frame at a time, each when it is due, and note when that was."""
+    def _send_paced(self, peer: Peer, selected: list[bytes]) -> None:
+        """Send each frame at its due time, and record the send times in `stamps`."""
         now, period, stamps = time.perf_counter_ns, 1e9 / self.rate, array("q")
-        began = now()
-        for number, frame in enumerate(chosen):
-            due = began + number * period
-            # It spins for the last bit: the clock of a sleep is too coarse.
+        started = now()
+        for number, frame in enumerate(selected):
+            due = started + number * period
+            # Busy-wait for the rest: `time.sleep` is too coarse.
             if due - now() > 200_000:
                 time.sleep((due - now() - 150_000) / 1e9)
             while now() < due:

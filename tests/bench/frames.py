@@ -1,4 +1,4 @@
-"""Synthetic frames in a venue's exact wire form, the same for everyone who is measured."""
+"""Synthetic frames in the exact wire format of a venue, identical for every contestant."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ START_MS = 1_700_000_000_000
 LEVELS = 18
 
 
-class Deal(NamedTuple):
-    """A trade, before it is written."""
+class SyntheticTrade(NamedTuple):
+    """Fields of one generated trade, before encoding."""
 
     symbol: int
     id: int
@@ -41,8 +41,10 @@ def unified(symbols: int = 10) -> list[str]:
     return [f"{base(n)}/USDT" for n in range(symbols)]
 
 
-def deals(count: int, symbols: int, seed: int = 7, start: int = START_MS) -> Iterator[Deal]:
-    """Yield trades, 500 a second in event time, over so many symbols."""
+def synthetic_trades(
+    count: int, symbols: int, seed: int = 7, start: int = START_MS
+) -> Iterator[SyntheticTrade]:
+    """Yield *count* trades, 500 per second in event time, over *symbols* symbols."""
     chance = random.Random(seed)
     prices = [PRICES[n % 10] for n in range(symbols)]
     ids = [1_000_000_000 * (n + 1) for n in range(symbols)]
@@ -53,33 +55,33 @@ def deals(count: int, symbols: int, seed: int = 7, start: int = START_MS) -> Ite
         digits = DIGITS[k % 10]
         price = f"{prices[k]:.{digits}f}{'0' * (8 - digits)}"
         size = f"{chance.expovariate(20) + 0.00001:.5f}000"
-        yield Deal(
+        yield SyntheticTrade(
             k, ids[k], start + i * 2, price, size, "true" if chance.random() < 0.5 else "false"
         )
 
 
-def trade(deal: Deal) -> bytes:
+def trade(trade_data: SyntheticTrade) -> bytes:
     """Write a trade as a frame of the stream ``trade``."""
-    name = native(deal.symbol)
+    name = native(trade_data.symbol)
     return (
-        f'{{"stream":"{name.lower()}@trade","data":{{"e":"trade","E":{deal.ms + 1},"s":"{name}",'
-        f'"t":{deal.id},"p":"{deal.price}","q":"{deal.size}","T":{deal.ms},"m":{deal.maker},"M":true}}}}'
+        f'{{"stream":"{name.lower()}@trade","data":{{"e":"trade","E":{trade_data.ms + 1},"s":"{name}",'
+        f'"t":{trade_data.id},"p":"{trade_data.price}","q":"{trade_data.size}","T":{trade_data.ms},"m":{trade_data.maker},"M":true}}}}'
     ).encode()
 
 
-def agg_trade(deal: Deal) -> bytes:
+def agg_trade(trade_data: SyntheticTrade) -> bytes:
     """Write a trade as a frame of the stream ``aggTrade``."""
-    name = native(deal.symbol)
+    name = native(trade_data.symbol)
     return (
-        f'{{"stream":"{name.lower()}@aggTrade","data":{{"e":"aggTrade","E":{deal.ms + 1},"s":"{name}",'
-        f'"a":{deal.id},"p":"{deal.price}","q":"{deal.size}","f":{deal.id},"l":{deal.id},'
-        f'"T":{deal.ms},"m":{deal.maker},"M":true}}}}'
+        f'{{"stream":"{name.lower()}@aggTrade","data":{{"e":"aggTrade","E":{trade_data.ms + 1},"s":"{name}",'
+        f'"a":{trade_data.id},"p":"{trade_data.price}","q":"{trade_data.size}","f":{trade_data.id},"l":{trade_data.id},'
+        f'"T":{trade_data.ms},"m":{trade_data.maker},"M":true}}}}'
     ).encode()
 
 
 def trades(count: int, symbols: int = 10, seed: int = 7) -> list[bytes]:
     """Return *count* trade frames."""
-    return [trade(deal) for deal in deals(count, symbols, seed)]
+    return [trade(trade_data) for trade_data in synthetic_trades(count, symbols, seed)]
 
 
 def changes(count: int, seed: int = 7, start: int = START_MS) -> list[bytes]:

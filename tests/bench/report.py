@@ -44,7 +44,7 @@ def text(table: Table, rows: Rows) -> str:
 
 def write(key: str, table: Table, rows: Rows, rounds: int) -> None:
     """Put a table and its chart into the page, in place of those that are there."""
-    own = {one.label for one in table.contestants if one.own}
+    own = {contestant.label for contestant in table.contestants if contestant.own}
     drawn = [(label, row[table.drawn], label in own) for label, row in rows.items()]
     picture = f"performance-{key.replace('_', '-')}.svg"
     (DOCS / picture).write_text(chart.bars(table.title, table.unit, drawn))

@@ -51,11 +51,13 @@ def serving(table: Table, options: Sequence[str], folder: Path) -> Iterator[str]
     words = [sys.executable, str(HERE / "firehose.py"), "--count", str(table.count), *options]
     words += ["--tls", str(folder)] if table.tls else []
     words += ["--cpu", str(CPUS[0])] if len(CPUS) > 1 else []
-    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as one:
-        assert one.stdin is not None
-        assert one.stdout is not None
-        yield json.loads(one.stdout.readline())["url"]
-        one.stdin.close()
+    with subprocess.Popen(
+        words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        yield json.loads(process.stdout.readline())["url"]
+        process.stdin.close()
 
 
 def run(contestant: Contestant, table: Table, url: str, folder: Path) -> Row | None:
@@ -81,20 +83,23 @@ def run(contestant: Contestant, table: Table, url: str, folder: Path) -> Row | N
 
 def measure(table: Table, rounds: int, folder: Path) -> dict[str, Row]:
     """Return the medians of every contestant that is here, by its label."""
-    present = [one for one in table.contestants if python(one) is not None]
-    for label in sorted({one.label for one in table.contestants} - {one.label for one in present}):
+    present = [contestant for contestant in table.contestants if python(contestant) is not None]
+    for label in sorted(
+        {contestant.label for contestant in table.contestants}
+        - {contestant.label for contestant in present}
+    ):
         print(f"{label}: its environment is not here (nox -s peers)", file=sys.stderr)
-    rows: dict[str, list[Row]] = {one.label: [] for one in present}
+    rows: dict[str, list[Row]] = {contestant.label: [] for contestant in present}
     with ExitStack() as servers:
         urls = {
             options: servers.enter_context(serving(table, (*table.server, *options), folder))
-            for options in dict.fromkeys(one.server for one in present)
+            for options in dict.fromkeys(contestant.server for contestant in present)
         }
         for _ in range(rounds):
-            for one in present:
-                row = run(one, table, urls[one.server], folder)
+            for contestant in present:
+                row = run(contestant, table, urls[contestant.server], folder)
                 if row is not None:
-                    rows[one.label].append(row)
+                    rows[contestant.label].append(row)
     return {label: middle(some) for label, some in rows.items() if some}
 
 

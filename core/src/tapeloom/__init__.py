@@ -1,10 +1,10 @@
 """Live market data as one normalised, continuous, checked stream.
 
-How it is built, from where data enters: `_transport` reads a socket in batches; a venue's `parse` turns
-frames into `events`; the stages of the stack check them and add bars and books; bounded `_queues` hand
-them to the consumers. `_session` keeps one connection alive, `_history` asks over REST, `_engine` holds
-the tasks together. `_compose` has asked the plugins (`hooks`) for all of this before the first byte
-arrives. Nothing between a read and a queue waits, logs or calls a hook.
+The data flow: `_network` reads a socket in batches; a venue's `parse` turns frames into `events`; the stages
+of the stack check them and add bars and books; bounded queues in `_stream` deliver them to the consumers.
+`_connection` keeps connections open, `_gaps` tracks what is missing, `_history` requests it over REST, and
+`_tape` records and replays frames. `_compose` calls the plugins' `hooks` before the first byte arrives.
+Nothing between a read and a queue waits, logs or calls a hook.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""``python -m tapeloom``."""
+"""Run the command line with ``python -m tapeloom``."""
 
 from __future__ import annotations
 

@@ -1,27 +1,27 @@
-"""Everything tapeloom raises.
+"""All exceptions that tapeloom raises.
 
 TapeloomError
-├── ConfigError            the stack is wrong; carries every mistake with its place
-├── SymbolError            a symbol that cannot be read, or that the venue does not list
-├── PluginError            carries .plugin
-│   ├── PluginNotFound     not installed, or misspelled
-│   ├── PluginBroken       installed, but it cannot be used
-│   └── BackendUnsupported needs another event loop than the one it runs on
-├── TapeError              a recording that cannot be read; carries .path and .line
-└── FeedError              carries .feed and .retryable
-    ├── ConnectionFailed   could not be opened (refused, unknown host, certificate, HTTP status)
-    ├── ConnectionLost     was open and ended; carries .code, the WebSocket close code if one came
-    ├── RetriesExhausted   as many attempts as the feed may make have failed; carries .attempts
-    ├── LoginRefused
-    ├── SubscriptionRefused
-    ├── RequestFailed      a REST request went wrong; carries .status
-    │   └── Throttled      the venue asks for a pause; carries .retry_after
-    ├── StageFailed        a stage raised
-    └── QueueOverflow      a consumer with the policy "error" fell behind
+├── ConfigError            the stack is invalid; has .mistakes, each with its place
+├── SymbolError            a symbol is invalid, or the venue does not list it
+├── PluginError            has .plugin
+│   ├── PluginNotFound     the plugin is not installed, or misspelled
+│   ├── PluginBroken       the plugin is installed, but cannot be used
+│   └── BackendUnsupported the plugin needs another event loop
+├── TapeError              a recording cannot be read; has .path and .line
+└── FeedError              has .feed and .retryable
+    ├── ConnectionFailed   a connection could not be opened (refused, DNS, certificate, HTTP status)
+    ├── ConnectionLost     a connection ended; has .code, the WebSocket close code if there is one
+    ├── RetriesExhausted   the maximum number of attempts failed; has .attempts
+    ├── LoginRefused       the venue refused the login
+    ├── SubscriptionRefused  the venue refused a subscription
+    ├── RequestFailed      a REST request failed; has .status
+    │   └── Throttled      a rate limit was exceeded; has .retry_after_seconds
+    ├── StageFailed        a stage raised an exception
+    └── QueueOverflow      the queue of a consumer with the policy "error" was full
 
-Denied, a ValueError, is what an adapter's `History` raises for an answer that is a refusal.
+RequestRefused, a ValueError, is raised by an adapter's `History` for an answer that is a refusal.
 
-Each message says what was expected, what came, and what to do next.
+Each message says what was expected, what was received, and what to do next.
 """
 
 from __future__ import annotations
@@ -33,59 +33,38 @@ from pathlib import Path
 import attrs
 
 __all__ = [
-    "BackendUnsupported",
-    "ConfigError",
-    "ConnectionFailed",
-    "ConnectionLost",
-    "FeedError",
-    "LoginRefused",
-    "Mistake",
-    "PluginBroken",
-    "PluginError",
-    "PluginNotFound",
-    "QueueOverflow",
-    "RequestFailed",
-    "RequestRefused",
-    "RetriesExhausted",
-    "StageFailed",
-    "SubscriptionRefused",
-    "SymbolError",
-    "TapeError",
-    "TapeloomError",
-    "Throttled",
-    "nearest",
-    "unwrap_single",
+    "BackendUnsupported", "ConfigError", "ConnectionFailed", "ConnectionLost", "FeedError",
+    "LoginRefused", "Mistake", "PluginBroken", "PluginError", "PluginNotFound", "QueueOverflow",
+    "RequestFailed", "RequestRefused", "RetriesExhausted", "StageFailed", "SubscriptionRefused",
+    "SymbolError", "TapeError", "TapeloomError", "Throttled", "nearest", "unwrap_single",
 ]  # fmt: skip
 
 
-def nearest(word: str, known: Iterable[str]) -> str:
-    """Return " Did you mean 'x'?" for the known word closest to *word*, or nothing."""
-    found = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
-    return f" Did you mean {found[0]!r}?" if found else ""
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Return " Did you mean 'x'?" with the known name closest to *name*, or an empty string."""
+    matches = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
+    return f" Did you mean {matches[0]!r}?" if matches else ""
 
 
 def unwrap_single(error: BaseException) -> BaseException:
-    """Return the one failure inside *error*: a single failure is no group."""
+    """Return the exception inside groups of one exception each; any other *error* unchanged."""
     while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
         error = error.exceptions[0]
     return error
 
 
 class TapeloomError(Exception):
-    """The root of the tree: catch this to catch whatever tapeloom raises."""
+    """The base class of all exceptions that tapeloom raises."""
 
 
 @attrs.frozen
 class Mistake:
-    """One thing wrong in a stack: where it stands, and what to do about it.
+    """One mistake in a stack: its place, and what to do about it."""
 
-    `line` and `column` are counted from 1; 0 where they are not known.
-    """
-
-    place: str  #: as in ``feed[0].symbols[1]``
-    problem: str
-    line: int = 0
-    column: int = 0
+    place: str  #: The key, as in ``feed[0].symbols[1]``.
+    problem: str  #: What was expected, what was found, and what to write.
+    line: int = 0  #: The line in the file, from 1; 0 if not known.
+    column: int = 0  #: The column in the line, from 1; 0 if not known.
 
     def __str__(self) -> str:
         column = f", column {self.column}" if self.column else ""
@@ -94,7 +73,7 @@ class Mistake:
 
 
 class ConfigError(TapeloomError):
-    """The stack is wrong. `mistakes` has all that is wrong with it, not just the first."""
+    """The stack is invalid. `mistakes` has all mistakes, not just the first."""
 
     def __init__(self, mistakes: Sequence[Mistake], source: str = "stack") -> None:
         self.mistakes = tuple(mistakes)
@@ -104,11 +83,11 @@ class ConfigError(TapeloomError):
 
 
 class SymbolError(TapeloomError):
-    """A symbol that cannot be read, or that the venue does not list."""
+    """A symbol is invalid, or the venue does not list it."""
 
 
 class PluginError(TapeloomError):
-    """Something about the plugin named `plugin`."""
+    """The plugin named `plugin` cannot be used."""
 
     def __init__(self, plugin: str, message: str) -> None:
         self.plugin = plugin
@@ -116,7 +95,7 @@ class PluginError(TapeloomError):
 
 
 class PluginNotFound(PluginError):
-    """No installed plugin has this name."""
+    """No plugin of this name is installed."""
 
     def __init__(self, plugin: str, installed: Iterable[str] = ()) -> None:
         dist = f"tapeloom-{plugin.removeprefix('tapeloom-')}"
@@ -125,11 +104,11 @@ class PluginNotFound(PluginError):
 
 
 class PluginBroken(PluginError):
-    """A plugin is installed and cannot be imported, or breaks the rules of the hooks."""
+    """A plugin cannot be imported, or violates the hook specifications."""
 
 
 class BackendUnsupported(PluginError):
-    """A plugin needs another event loop than the one it is run on."""
+    """A plugin needs another event loop than the one that runs."""
 
     def __init__(self, plugin: str, running: str, supported: Iterable[str]) -> None:
         wanted = " or ".join(sorted(supported))
@@ -141,7 +120,7 @@ class BackendUnsupported(PluginError):
 
 
 class TapeError(TapeloomError):
-    """A recording that cannot be read any further. What stood before `line` was delivered."""
+    """A recording cannot be read beyond `line`; everything before it was delivered."""
 
     def __init__(self, path: Path | str, line: int, problem: str) -> None:
         self.path = str(path)
@@ -150,7 +129,7 @@ class TapeError(TapeloomError):
 
 
 class FeedError(TapeloomError):
-    """Something went wrong in the feed named `feed`. `retryable`: trying again may help."""
+    """The feed named `feed` failed. `retryable` says whether trying again may help."""
 
     retryable = False
 
@@ -166,7 +145,7 @@ class ConnectionFailed(FeedError):
 
 
 class ConnectionLost(FeedError):
-    """A connection was open and has ended. `code` is the WebSocket close code, if one came."""
+    """An open connection ended. `code` is the WebSocket close code, or None."""
 
     retryable = True
 
@@ -176,7 +155,7 @@ class ConnectionLost(FeedError):
 
 
 class RetriesExhausted(FeedError):
-    """All `attempts` that a feed may make in a row have failed; the last failure is chained."""
+    """The maximum number of consecutive `attempts` failed; the last failure is chained."""
 
     def __init__(self, feed: str, attempts: int, reason: str) -> None:
         self.attempts = attempts
@@ -185,12 +164,12 @@ class RetriesExhausted(FeedError):
         super().__init__(
             feed,
             f"given up after {times}. The last one: {reason}."
-            " To go on for longer, raise max_attempts in [[feed]]; without it there is no end.",
+            " To try more often, raise max_attempts in [[feed]], or remove it to try for ever.",
         )
 
 
 class LoginRefused(FeedError):
-    """The venue does not accept the keys. Nothing is tried again until they are others."""
+    """The venue refused the login. It is not tried again with the same keys."""
 
     def __init__(self, feed: str, reason: str) -> None:
         super().__init__(
@@ -203,7 +182,7 @@ class SubscriptionRefused(FeedError):
 
 
 class RequestFailed(FeedError):
-    """A REST request went wrong. `status` is the HTTP status, or 0 where no answer came."""
+    """A REST request failed. `status` is the HTTP status, or 0 without an answer."""
 
     def __init__(self, feed: str, message: str, status: int = 0) -> None:
         super().__init__(feed, message)
@@ -212,7 +191,7 @@ class RequestFailed(FeedError):
 
 
 class Throttled(RequestFailed):
-    """The venue asks for a pause of `retry_after_seconds` (None: it does not say how long)."""
+    """A rate limit was exceeded. `retry_after_seconds` is the pause the venue requires, or None."""
 
     def __init__(
         self, feed: str, message: str, status: int = 429, retry_after_seconds: float | None = None
@@ -223,25 +202,25 @@ class Throttled(RequestFailed):
 
 
 class StageFailed(FeedError):
-    """A stage raised. `stage` is its name in the stack; the cause is chained."""
+    """The stage named `stage` raised an exception, which is chained."""
 
     def __init__(self, feed: str, stage: str, cause: BaseException) -> None:
         self.stage = stage
         super().__init__(
             feed,
             f"stage {stage!r} raised {type(cause).__name__}: {cause}."
-            " This is a defect of that plugin; take the stage out of the stack to go on without it.",
+            " This is a defect of that plugin; remove the stage from the stack to run without it.",
         )
 
 
 class QueueOverflow(FeedError):
-    """A consumer whose queue has the policy "error" fell behind."""
+    """The queue of a consumer with the policy "error" was full."""
 
 
 class RequestRefused(ValueError):
-    """The venue has answered a request with a refusal, in `reason`'s words.
+    """The venue refused a request; `reason` has its text.
 
-    `retry_after_seconds` is how many seconds to wait, at the least, before it is worth asking again; None: it is not.
+    `retry_after_seconds` is the minimum time to wait before trying again; None: trying again is pointless.
     """
 
     def __init__(self, reason: str, retry_after_seconds: float | None = None) -> None:

@@ -1,7 +1,8 @@
-"""Parts of a stream without the stream: for tests, benchmarks and tools.
+"""The parts of a stream as objects, for tests, benchmarks and tools.
 
-Nothing here dials by itself. `compose_feed` gives one feed of a stack as core composes it: its parser,
-its stages, what it would send. What stands here is public; the packages that it is made of are not.
+Nothing here opens a connection by itself. `compose_feed` returns one feed of a stack as core composes it: its
+parser, its stages, the messages it would send. This module is public; the private packages that it
+imports from are not.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from ._network.websocket import dialer
 from ._runtime.system_clock import SystemClock
 from ._stream.opening import StackLike, load
 from ._stream.pipeline import Pipeline
-from ._tape.reader import Recorded, Tape
+from ._tape.reader import RecordedFrame, Tape
 from .errors import ConfigError, Mistake
 from .events import Event, Reject
 from .plugin import (
@@ -42,41 +43,26 @@ from .plugin import (
 )
 
 __all__ = [
-    "BACKENDS",
-    "ComposedFeed",
-    "Conformance",
-    "FramesRead",
-    "HookSpecs",
-    "InstalledPlugin",
-    "PendingMessages",
-    "Proof",
-    "Recorded",
-    "SinkSpec",
-    "StageSpec",
-    "SystemClock",
-    "Tape",
-    "compose_feed",
-    "compose_sink",
-    "conformance_file",
-    "installed",
-    "read_conformance",
+    "BACKENDS", "ComposedFeed", "Conformance", "FramesRead", "HookSpecs", "InstalledPlugin",
+    "PendingMessages", "Proof", "RecordedFrame", "SinkSpec", "StageSpec", "SystemClock", "Tape",
+    "compose_feed", "compose_sink", "conformance_file", "installed", "read_conformance",
     "websocket_dial",
 ]  # fmt: skip
 
 
 class FramesRead(NamedTuple):
-    """What one read was understood as."""
+    """The result of parsing the frames of one read."""
 
-    events: list[Event]
-    replies: list[Reply]  #: what the codec understood
+    events: list[Event]  #: What the parser returned.
+    replies: list[Reply]  #: What the codec decoded.
 
 
 class ComposedFeed:
-    """One feed as core composes it. Nothing of it runs, and nothing is dialled.
+    """One feed as core composes it, without running it or opening connections.
 
-    `feed` is what the hooks were given. `endpoints` and `codec`, or `source`, say where its data
-    comes from, `history` its REST calls; `dial` is the way to dial as plugins have wrapped it.
-    `parse` is the venue's parser, guarded: a frame at which it raises becomes a Reject.
+    `feed` is the argument that the hooks got. Its data comes from `endpoints` with `codec`, or from `source`;
+    `history` has its REST API; `dial` opens connections, as wrapped by plugins. `parse` is the venue's
+    parser; a frame at which it raises becomes a Reject.
     """
 
     def __init__(self, plan: FeedPlan) -> None:
@@ -88,20 +74,20 @@ class ComposedFeed:
 
     @property
     def stages(self) -> Mapping[str, Any]:
-        """The stages by their names in the stack, in order."""
+        """The stages by name, in order."""
         return self._pipeline.stages
 
     @property
     def due(self) -> int | None:
-        """The earliest time at which a stage wants `tick`; None where none does."""
+        """The earliest `due` of a stage, in ns; None if no stage waits."""
         return self._pipeline.due
 
     def connections(self) -> list[tuple[Endpoint, list[Subscription]]]:
-        """Return the connections that the feed needs, with the subscriptions of each."""
+        """Return the connections that the feed needs, each with its endpoint and subscriptions."""
         return self._plan.connections(self.feed.symbols)
 
     def read(self, payloads: Iterable[bytes], recv: int = 1) -> FramesRead:
-        """Parse frames that arrived together at *recv*, in ns, as a connection does."""
+        """Parse the frames of one read at *recv*, in ns, as a connection does."""
         replies: list[Reply] = []
 
         def on_control(frame: bytes) -> Sequence[Event]:
@@ -115,15 +101,15 @@ class ComposedFeed:
         return FramesRead(list(self.parse(Frames(payloads, recv, on_control))), replies)
 
     def process(self, events: list[Event]) -> list[Event]:
-        """Return what the stages make of a batch."""
+        """Return the batch that the stages deliver for *events*."""
         return self._pipeline(events)
 
     def tick(self, now: int) -> list[Event]:
-        """Return what the stages give that are due at *now*, in ns."""
+        """Run the stages that are due at *now*, in ns, and return their events."""
         return self._pipeline.tick(now)
 
     def flush(self) -> list[Event]:
-        """Return what the stages still hold as the feed ends."""
+        """Return the events that the stages still hold when the feed ends."""
         return self._pipeline.flush()
 
 
@@ -150,7 +136,9 @@ def compose_feed(
     """
     plans = {plan.feed.name: plan for plan in _composed(stack, registry, clock, seed).plans}
     if not plans or (feed and feed not in plans):
-        raise ConfigError([Mistake("feed", f"there is no feed {feed!r}, only {sorted(plans)}")])
+        raise ConfigError(
+            [Mistake("feed", f"expected one of the feeds {sorted(plans)}, got {feed!r}")]
+        )
     return ComposedFeed(plans[feed or next(iter(plans))])
 
 
@@ -158,12 +146,12 @@ def compose_sink(stack: StackLike, *, registry: Registry | None = None) -> Sink:
     """Compose a stack and return its first sink. Raises ConfigError or PluginError."""
     sinks = _composed(stack, registry, None, 0).sinks
     if not sinks:
-        raise ConfigError([Mistake("sink", "there is no [[sink]]")])
+        raise ConfigError([Mistake("sink", "expected a [[sink]], got none")])
     return sinks[0][1]
 
 
 class PendingMessages:
-    """Matches replies with the messages that were sent, as a connection does."""
+    """Matches replies to sent messages, as a connection does."""
 
     def __init__(self, wanted: Iterable[Subscription]) -> None:
         self._subscriptions = Subscriptions(list(wanted))
@@ -174,29 +162,29 @@ class PendingMessages:
         return frozenset(self._subscriptions.acknowledged)
 
     @property
-    def waiting(self) -> bool:
-        """Whether a message has not been answered."""
-        return self._subscriptions.waiting
+    def has_pending(self) -> bool:
+        """Whether a sent message has no reply yet."""
+        return self._subscriptions.has_pending
 
     def sent(self, message: Message, *, unsubscribes: bool = False) -> None:
         """Record a message that was sent."""
-        self._subscriptions.sent(message, float("inf"), drops=unsubscribes)
+        self._subscriptions.sent(message, float("inf"), unsubscribes=unsubscribes)
 
     def receive(self, reply: Reply) -> list[Subscription]:
-        """Return the subscriptions that an Ack newly acknowledges, or that a Refusal refuses."""
+        """Return the subscriptions that a reply newly acknowledges or refuses."""
         if isinstance(reply, Ack):
-            return self._subscriptions.agreed(reply)
-        return self._subscriptions.refused(reply) if isinstance(reply, Refusal) else []
+            return self._subscriptions.acknowledge(reply)
+        return self._subscriptions.refuse(reply) if isinstance(reply, Refusal) else []
 
     def forget(self, subscriptions: Iterable[Subscription]) -> None:
-        """Want these no longer."""
-        self._subscriptions.forget(subscriptions)
+        """Remove subscriptions that are no longer wanted."""
+        self._subscriptions.remove(subscriptions)
 
 
 @asynccontextmanager
 async def websocket_dial(
     network: Network | None = None, *, name: str = "harness", clock: Clock | None = None
 ) -> AsyncIterator[Dial]:
-    """Give core's own way to dial a WebSocket; errors name the feed *name*."""
+    """Yield core's own WebSocket transport; errors name the feed *name*."""
     async with http_client(network or Network(), "harness") as web:
         yield dialer(web, name, clock or SystemClock())

@@ -1,8 +1,8 @@
-"""What a plugin can provide: every hook, on one screen.
+"""All hooks that a plugin can implement.
 
-A hook is called while a feed is being composed, and returns the thing that will run. None is ever
-called for a message. A plugin writes ``from tapeloom.hooks import hookimpl`` and decorates plain
-functions; it may accept fewer arguments than stand here. Only plugins that a stack names are asked.
+Hooks are called while a feed is composed and return the objects that run later; no hook is called per
+message. A plugin imports ``from tapeloom.hooks import hookimpl``, decorates plain functions, and may accept
+fewer arguments than listed here. Only plugins that the stack names are called.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ hookimpl = pluggy.HookimplMarker("tapeloom")
 
 @hookspec(firstresult=True)
 def connect(feed: Feed) -> Sequence[Endpoint] | Source:
-    """Say where this feed's data comes from."""
+    """Return the endpoints to connect to, or a source that delivers events by other means."""
     raise NotImplementedError
 
 
 @hookspec(firstresult=True)
 def subscribe(feed: Feed) -> Codec:
-    """Return the venue's subscription language."""
+    """Return the codec for the venue's subscription messages and replies."""
     raise NotImplementedError
 
 
@@ -46,7 +46,7 @@ def parse(feed: Feed) -> Parse:
 
 @hookspec(firstresult=True)
 def validate(feed: Feed) -> Stage:
-    """Return a stage that passes, repairs or rejects events, and says why."""
+    """Return a stage that passes, repairs or rejects events; a Reject carries the evidence."""
     raise NotImplementedError
 
 
@@ -64,22 +64,22 @@ def settings() -> type[Any]:
 
 @hookspec(firstresult=True)
 def history(feed: Feed) -> History:
-    """Return the venue's REST language."""
+    """Return the requests and parsers for the venue's REST API."""
     raise NotImplementedError
 
 
 @hookspec(firstresult=True)
 def transport(feed: Feed) -> Dial:
-    """Return another way to dial."""
+    """Return a function that opens WebSocket connections instead of core's."""
     raise NotImplementedError
 
 
 @hookspec(firstresult=True)
 def sink(settings: Any) -> Sink:
-    """Return where batches leave the process."""
+    """Return a sink that takes batches out of the process."""
     raise NotImplementedError
 
 
 @hookspec
 def commands(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Add verbs to the command line. Set `run=function(args) -> int` as a default of each."""
+    """Add verbs to the command line, each with the default `run=function(args) -> int`."""

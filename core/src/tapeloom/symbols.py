@@ -1,6 +1,5 @@
-"""Unified symbols: one spelling for every venue.
+"""Unified symbols: the same spelling for every venue, which is that of CCXT.
 
-The spelling is the one that users of CCXT know:
 ``BTC/USDT`` spot · ``BTC/USDT:USDT`` perpetual swap (settled in USDT) · ``BTC/USD:BTC`` inverse ·
 ``BTC/USDT:USDT-261225`` dated future.
 """
@@ -17,6 +16,10 @@ from .errors import SymbolError
 
 __all__ = ["Instrument", "Kind", "Symbol", "resolve"]
 
+#: What is traded.
+#: spot: The asset itself.
+#: swap: A perpetual swap.
+#: future: A dated future.
 Kind = Literal["spot", "swap", "future"]
 
 _PART = r"[^/:\s-]+"
@@ -28,30 +31,30 @@ _ALIAS = re.compile(rf"(?P<base>{_PART})-(PERP|SWAP)", re.IGNORECASE)
 
 @attrs.frozen
 class Symbol:
-    """A unified symbol taken apart. `str(symbol)` puts it together again."""
+    """The parts of a unified symbol. `str(symbol)` joins them again."""
 
-    base: str
-    quote: str
-    settle: str = ""  #: empty for spot
-    expiry: str = ""  #: YYMMDD, empty where nothing expires
+    base: str  #: The currency that is traded.
+    quote: str  #: The currency of the price.
+    settle: str = ""  #: The currency of settlement; empty for spot.
+    expiry: str = ""  #: The date of expiry as YYMMDD; empty if it does not expire.
 
     @classmethod
     def parse(cls, text: str) -> Symbol:
-        """Read a unified symbol; upper and lower case are the same.
+        """Parse a unified symbol; case is ignored.
 
-        Raises SymbolError where *text* is none.
+        Raises SymbolError if *text* is not a unified symbol.
         """
         match = _UNIFIED.fullmatch(text.upper())
         if match is None:
             raise SymbolError(
-                f"{text!r} is no unified symbol."
+                f"{text!r} is not a unified symbol."
                 " Write 'BTC/USDT' for spot, 'BTC/USDT:USDT' for a perpetual swap."
             )
         return cls(**{name: part or "" for name, part in match.groupdict().items()})
 
     @property
     def kind(self) -> Kind:
-        """What is traded."""
+        """What is traded: "spot", "swap" or "future"."""
         if not self.settle:
             return "spot"
         return "future" if self.expiry else "swap"
@@ -64,26 +67,26 @@ class Symbol:
 
 @attrs.frozen
 class Instrument:
-    """What a venue lists under one symbol."""
+    """An instrument as a venue lists it."""
 
-    symbol: str  #: unified
-    native: str  #: the venue's own name
-    kind: Kind
-    base: str
-    quote: str
-    settle: str = ""
-    tick: Decimal | None = None  #: smallest step of the price
-    lot: Decimal | None = None  #: smallest step of the size
-    active: bool = True  #: can be traded now
-    contract_size: Decimal | None = None  #: what one contract is worth, where sizes are contracts
+    symbol: str  #: The unified symbol.
+    native: str  #: The venue's own name.
+    kind: Kind  #: What is traded.
+    base: str  #: The currency that is traded.
+    quote: str  #: The currency of the price.
+    settle: str = ""  #: The currency of settlement; empty for spot.
+    tick: Decimal | None = None  #: The smallest step of the price; None if not known.
+    lot: Decimal | None = None  #: The smallest step of the size; None if not known.
+    active: bool = True  #: Whether it can be traded now.
+    contract_size: Decimal | None = None  #: The worth of one contract, if sizes count contracts.
 
 
 def resolve(text: str, *, stablecoin: str = "USDT") -> str:
-    """Return the unified spelling of what a person typed.
+    """Return the unified symbol for a unified symbol in any case, or for an alias.
 
-    ``BTC-PERP`` is read as the perpetual swap that is quoted and settled in *stablecoin*.
+    The alias ``BTC-PERP`` is the perpetual swap that is quoted and settled in *stablecoin*.
 
-    Raises SymbolError where *text* is neither.
+    Raises SymbolError if *text* is neither.
     """
     if match := _ALIAS.fullmatch(text):
         return str(Symbol(match["base"].upper(), stablecoin, stablecoin))

@@ -1,4 +1,4 @@
-"""Durations and fractions as people write them (``500ms``, ``10%``), rates, and pauses as servers do."""
+"""Parsers for durations (``500ms``), fractions (``10%``) and the HTTP header ``Retry-After``; rates."""
 
 from __future__ import annotations
 
@@ -12,6 +12,9 @@ import attrs
 
 __all__ = ["Rate", "duration_ns", "fraction", "retry_after"]
 
+#: The longest pause that is accepted, in seconds. Venues ban for days at most; more is a server's mistake.
+_MAX_PAUSE_SECONDS = 7 * 86_400.0
+#: The length of each unit of a duration, in ns.
 _UNITS = {
     "ns": 1,
     "us": 1_000,
@@ -27,31 +30,31 @@ _DURATION = re.compile(r"(\d+)\s*(ns|us|ms|s|m|h|d|w)")
 
 @attrs.frozen
 class Rate:
-    """At most `count` in any `seconds`."""
+    """A rate limit: at most `count` within any `seconds`."""
 
-    count: int
-    seconds: float
+    count: int  #: How many messages, requests or connections are allowed.
+    seconds: float  #: The length of the window.
 
 
 def duration_ns(text: str | int) -> int:
-    """Read a duration such as ``"500ms"`` or ``"1m"`` as nanoseconds; a whole number is taken as is.
+    """Parse a duration such as ``"500ms"`` or ``"1m"`` to nanoseconds; an integer is returned unchanged.
 
-    Raises ValueError where *text* is none.
+    Raises ValueError if *text* is not a duration.
     """
     if isinstance(text, int) and not isinstance(text, bool):
         return text
     match = _DURATION.fullmatch(text) if isinstance(text, str) else None
     if match is None:
         raise ValueError(
-            f"{text!r} is no duration. Write a whole number and a unit: '500ms', '1m', '4h', '1d'."
+            f"{text!r} is not a duration. Write a whole number and a unit: '500ms', '1m', '4h', '1d'."
         )
     return int(match[1]) * _UNITS[match[2]]
 
 
 def fraction(text: str | float | Decimal) -> Decimal:
-    """Read ``"10%"`` or ``0.1`` as the fraction ``Decimal("0.1")``.
+    """Parse ``"10%"`` or ``0.1`` to the fraction ``Decimal("0.1")``.
 
-    Raises ValueError where *text* is none.
+    Raises ValueError if *text* is not a fraction.
     """
     raw = str(text).strip()
     try:
@@ -59,35 +62,31 @@ def fraction(text: str | float | Decimal) -> Decimal:
     except InvalidOperation:
         value = Decimal("NaN")
     if isinstance(text, bool) or not value.is_finite():
-        raise ValueError(f"{text!r} is no fraction. Write '10%' or 0.1.")
+        raise ValueError(f"{text!r} is not a fraction. Write '10%' or 0.1.")
     return value
 
 
 def retry_after(headers: Mapping[str, str], now: int) -> float | None:
-    """Return the seconds of pause that the headers of an HTTP answer ask for; None: for none.
+    """Return the pause that the header ``Retry-After`` of an HTTP answer requires, in seconds, or None.
 
-    ``Retry-After`` is a number of seconds or a date. A date is measured against the answer's own
-    ``Date``, so that the venue's clock is compared with itself; where there is none, against *now*.
+    The header is a number of seconds or a date. A date is compared with the answer's own ``Date``, so
+    that the venue's clock is compared with itself; without that header, with *now*, in ns.
     """
-    named = {str(name).lower(): str(value).strip() for name, value in headers.items()}
-    asked = named.get("retry-after", "")
-    if asked.isascii() and asked.isdecimal():
-        return min(float(asked), _LONGEST)
-    until = _date(asked)
+    lower = {str(name).lower(): str(text).strip() for name, text in headers.items()}
+    value = lower.get("retry-after", "")
+    if value.isascii() and value.isdecimal():
+        return min(float(value), _MAX_PAUSE_SECONDS)
+    until = _date(value)
     if until is None:
         return None
-    since = _date(named.get("date", "")) or datetime.fromtimestamp(now / 1e9, UTC)
-    return min(max((until - since).total_seconds(), 0.0), _LONGEST)
+    since = _date(lower.get("date", "")) or datetime.fromtimestamp(now / 1e9, UTC)
+    return min(max((until - since).total_seconds(), 0.0), _MAX_PAUSE_SECONDS)
 
 
 def _date(text: str) -> datetime | None:
-    """Read a date of HTTP, in any of its three forms; they are all in UTC."""
+    """Parse an HTTP date in any of its three formats, which are all in UTC; None if it is not one."""
     try:
         date = parsedate_to_datetime(text)
     except (ValueError, OverflowError):
         return None
     return date if date.tzinfo is not None else date.replace(tzinfo=UTC)
-
-
-#: No venue bans for longer than days: what asks for more is a mistake of the server.
-_LONGEST = 7 * 86_400.0

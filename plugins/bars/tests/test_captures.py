@@ -160,7 +160,7 @@ def test_a_recorder_clock_that_is_wrong_by_more_than_a_second_closes_no_bar_earl
 
 
 @pytest.mark.parametrize("batch", [7, 64, 4096])
-def test_the_size_of_batches_does_not_show_on_a_capture(batch):
+def test_bars_of_a_capture_do_not_depend_on_the_batch_size(batch):
     capture, every = "binance_spot/btcusdt_20240808", ("1s", "90s")
 
     assert bars(capture, every, batch=batch) == bars(capture, every)

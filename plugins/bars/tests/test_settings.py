@@ -53,10 +53,10 @@ def test_intervals_are_spelled_in_their_largest_unit(written, name):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"every": ()}, "Name one or more"),
-        ({"every": ("1m", "60s")}, "stands here twice"),
+        ({"every": ()}, "Give one or more"),
+        ({"every": ("1m", "60s")}, "is given twice"),
         ({"every": "1x"}, "no duration"),
-        ({"every": "0s"}, "no length of a bar"),
+        ({"every": "0s"}, "not a valid bar length"),
         ({"every": "1500us"}, "whole milliseconds"),
         ({"lateness": "soon"}, "no duration"),
         ({"lateness": -1}, "Write 0 or more"),
@@ -65,6 +65,6 @@ def test_intervals_are_spelled_in_their_largest_unit(written, name):
         ({"empty": "zero"}, "must be in"),
     ],
 )
-def test_a_wrong_setting_says_what_is_allowed(settings, message):
+def test_an_invalid_setting_is_refused_with_the_allowed_values(settings, message):
     with pytest.raises(ValueError, match=message):
         Settings(**settings)

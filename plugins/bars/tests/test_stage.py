@@ -49,7 +49,7 @@ def test_a_trade_on_the_boundary_belongs_to_the_new_bar():
     assert [(bar.ts, bar.close) for bar in bars(out)] == [(at(0), 5), (at(1000), 6)]
 
 
-def test_a_bar_stands_before_the_trade_that_closed_it():
+def test_a_bar_precedes_the_trade_that_closed_it():
     first, second = trade(100), trade(1000)
 
     out = stage(lateness=0)([first, second])
@@ -85,7 +85,7 @@ def test_bars_closed_by_one_trade_are_ordered_by_end_and_then_by_length():
     ]
 
 
-def test_symbols_are_kept_apart():
+def test_bars_of_different_symbols_are_independent():
     run = stage(lateness=0)
 
     out = run([trade(100), trade(5000, symbol="C/D")])
@@ -94,7 +94,7 @@ def test_symbols_are_kept_apart():
     assert [bar.symbol for bar in bars(run.flush())] == ["A/B", "C/D"]
 
 
-def test_the_same_list_comes_back_where_nothing_was_added():
+def test_the_same_list_is_returned_if_no_bar_was_added():
     events = [trade(1), Quote("v", "A/B", at(2), at(2), *[Decimal(1)] * 4), trade(3)]
 
     assert stage()(events) is events
@@ -126,7 +126,7 @@ def test_open_and_close_go_by_id_where_times_are_equal():
     assert (bar.open, bar.close) == (1, 3)
 
 
-def test_open_and_close_go_by_arrival_where_ids_are_names():
+def test_open_and_close_go_by_arrival_if_ids_are_text():
     out = stage()(
         [trade(5, "2", id="b"), trade(5, "3", id="c"), trade(5, "1", id="a"), trade(1600)]
     )
@@ -135,7 +135,7 @@ def test_open_and_close_go_by_arrival_where_ids_are_names():
     assert (bar.open, bar.close) == (2, 1)
 
 
-def test_sums_keep_every_digit_and_leave_the_context_alone():
+def test_sums_are_exact_and_do_not_change_the_decimal_context():
     before = getcontext().prec
     tiny, huge = "0.000000000000000001", "123456789012345678901234567890"
     run = stage()
@@ -149,7 +149,7 @@ def test_sums_keep_every_digit_and_leave_the_context_alone():
     assert getcontext().prec == before
 
 
-def test_long_runs_of_trades_are_added_up_whole():
+def test_long_runs_of_trades_are_summed_completely():
     run = stage(("1s", "1m"))
     run([trade(n // 2, str(1 + n % 7), id=n) for n in range(1000)])
 
@@ -158,7 +158,7 @@ def test_long_runs_of_trades_are_added_up_whole():
     }
 
 
-def test_only_the_side_buy_counts_as_bought():
+def test_only_the_side_buy_counts_as_buy_volume():
     run = stage()
     run([trade(1, "2", "3", side="buy"), trade(2, "5", "7", side="sell"), trade(3, "11", "13")])
 
@@ -169,7 +169,7 @@ def test_only_the_side_buy_counts_as_bought():
 
 @pytest.mark.parametrize("text", ["NaN", "-NaN", "sNaN", "Infinity", "-Infinity"])
 @pytest.mark.parametrize("field", ["price", "size"])
-def test_what_is_no_number_is_in_no_bar_and_is_told(text, field):
+def test_a_trade_that_is_not_finite_is_rejected_and_in_no_bar(text, field):
     bad = trade(1500, **{field: text})
     run = stage(lateness=0)
 
@@ -185,7 +185,7 @@ def test_what_is_no_number_is_in_no_bar_and_is_told(text, field):
 # -------------------------------------------------------------------------------------- late trades
 
 
-def test_a_bar_waits_for_late_trades_and_later_bars_stay_as_they_are():
+def test_a_bar_waits_for_late_trades_and_later_bars_do_not_change():
     out = stage(lateness="500ms")([trade(900, "1"), trade(1400, "2"), trade(950, "3"), trade(1500)])
 
     assert starts(out) == [0]
@@ -220,7 +220,7 @@ def test_without_revisions_a_late_trade_is_reported_and_passed_on():
     assert "1s" in out[-1].evidence
 
 
-def test_a_trade_older_than_what_is_kept_is_reported():
+def test_a_trade_older_than_the_bars_kept_is_reported():
     out = stage(lateness=0, keep=2)([trade(900), trade(3000), trade(1000), trade(999)])
 
     assert [type(event) for event in out[-4:]] == [Trade, Bar, Trade, Reject]
@@ -237,7 +237,7 @@ def test_a_late_trade_counts_where_its_bar_is_still_open():
 # ------------------------------------------------------------------------------------ passing time
 
 
-def test_it_is_a_timed_stage_that_waits_for_nothing_at_first():
+def test_it_is_a_timed_stage_without_a_deadline_at_first():
     run = stage()
 
     assert isinstance(run, TimedStage)
@@ -289,7 +289,7 @@ def test_bars_closed_by_time_are_ordered_by_end_interval_and_symbol():
     ]
 
 
-def test_the_first_trade_after_a_silence_is_not_late_however_slow_it_was():
+def test_the_first_trade_after_a_pause_is_not_late_however_delayed():
     run = stage(lateness=0)
     run([trade(100)])
     run.tick(at(5000))
@@ -300,7 +300,7 @@ def test_the_first_trade_after_a_silence_is_not_late_however_slow_it_was():
     assert starts(run.tick(at(9000))) == [2000]
 
 
-def test_flush_returns_what_is_forming_and_says_so():
+def test_flush_returns_forming_bars_as_not_closed_and_not_complete():
     run = stage(("1s", "1m"), lateness=0)
     run([trade(100), trade(1100), trade(2100)])
 
@@ -322,7 +322,7 @@ def test_empty_intervals_are_filled_with_the_close_before():
     assert (one.volume, one.trades, one.origin, one.complete) == (0, 0, "empty", True)
 
 
-def test_filling_goes_on_while_nothing_trades_and_stops_at_its_limit():
+def test_filling_continues_without_trades_up_to_its_limit():
     run = stage(lateness=0, empty="fill", fill_limit=3)
     run([trade(100)])
 
@@ -371,7 +371,7 @@ def test_a_gap_of_another_channel_or_symbol_marks_nothing():
     assert bars(out)[-1].complete
 
 
-def test_a_gap_sends_closed_bars_again_and_so_does_its_end():
+def test_a_gap_revises_closed_bars_and_so_does_its_filling():
     run = stage(lateness=0)
     run([trade(0), trade(1100), trade(2100)])
 
@@ -382,7 +382,7 @@ def test_a_gap_sends_closed_bars_again_and_so_does_its_end():
     assert [(bar.ts, bar.revision, bar.complete) for bar in filled] == [(at(1000), 2, True)]
 
 
-def test_many_gaps_are_remembered_as_fewer_and_wider_ones():
+def test_more_gaps_than_the_limit_are_joined():
     run = stage("1h", lateness=0)
     run([trade(0), trade(3_600_000)])
 

@@ -1,4 +1,4 @@
-"""Feeds of Binance as core would compose them, and the recorded frames."""
+"""Fixtures: feeds of Binance as core would compose them, and recorded frames."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from tapeloom.plugin import Feed, Frames
 MakeFeed = Callable[..., Feed]
 
 
-class Stopped:
-    """A clock that stands still."""
+class StoppedClock:
+    """A clock whose time does not pass."""
 
     def time_ns(self) -> int:
         return 0
@@ -26,27 +26,35 @@ class Stopped:
         return 0.0
 
     async def sleep(self, seconds: float) -> None:
-        raise AssertionError("nothing here waits")
+        raise AssertionError("these tests must not sleep")
 
 
 @pytest.fixture(scope="session")
 def make() -> MakeFeed:
-    """Return a function that makes a feed whose symbols are named."""
+    """Return a function that makes a feed whose symbols have native names."""
 
-    def made(
+    def make_feed(
         market: str = "spot",
         symbols: tuple[str, ...] = ("BTC/USDT",),
         channels: tuple[str, ...] = ("trades",),
         **settings: Any,
     ) -> Feed:
-        own = tapeloom_binance.Settings(**settings)
-        feed = Feed("f", "binance", market, [*symbols], channels, settings=own, clock=Stopped())
+        venue_settings = tapeloom_binance.Settings(**settings)
+        feed = Feed(
+            "f",
+            "binance",
+            market,
+            [*symbols],
+            channels,
+            settings=venue_settings,
+            clock=StoppedClock(),
+        )
         codec = tapeloom_binance.subscribe(feed)
         for symbol in symbols:
             feed.listing.add(symbol, codec.native(symbol))
         return feed
 
-    return made
+    return make_feed
 
 
 @pytest.fixture(scope="session")
@@ -58,7 +66,7 @@ def captures() -> Path:
     return folder
 
 
-class Line(msgspec.Struct):
+class CaptureLine(msgspec.Struct):
     """A line of a capture."""
 
     frame: str
@@ -67,12 +75,14 @@ class Line(msgspec.Struct):
 @pytest.fixture(scope="session")
 def recorded(captures: Path) -> Callable[[str], Frames]:
     """Return a function that reads the frames of a capture."""
-    read = msgspec.json.Decoder(Line).decode
+    read = msgspec.json.Decoder(CaptureLine).decode
 
     def frames(name: str) -> Frames:
         plain = captures / f"{name}.ws.jsonl"
-        packed = captures / f"{name}.ws.jsonl.gz"
-        text = gzip.decompress(packed.read_bytes()) if packed.exists() else plain.read_bytes()
+        compressed = captures / f"{name}.ws.jsonl.gz"
+        text = (
+            gzip.decompress(compressed.read_bytes()) if compressed.exists() else plain.read_bytes()
+        )
         return Frames((read(line).frame.encode() for line in text.splitlines()), recv=7)
 
     return frames

@@ -1,4 +1,4 @@
-"""Every frame of the recorded streams becomes the event that it is."""
+"""Recorded frames are parsed into the expected events, compared with independent oracles."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ FEEDS: dict[str, tuple[str, dict[str, str], tuple[str, ...]]] = {
 
 
 @pytest.fixture(scope="module", params=sorted(FEEDS))
-def played(request, captures, recorded, make) -> tuple[str, Frames, list[Any], dict[str, Any]]:
+def replayed(request, captures, recorded, make) -> tuple[str, Frames, list[Any], dict[str, Any]]:
     market, symbols, channels = FEEDS[request.param]
     feed = make(market, tuple(symbols.values()), channels)
     frames = recorded(request.param)
@@ -58,12 +58,12 @@ def played(request, captures, recorded, make) -> tuple[str, Frames, list[Any], d
     return request.param, frames, events, oracle[request.param]
 
 
-def of(events: list[Any], kind: type, symbol: str) -> list[Any]:
+def events_of(events: list[Any], kind: type, symbol: str) -> list[Any]:
     return [event for event in events if type(event) is kind and event.symbol == symbol]
 
 
-def test_every_frame_is_one_event_of_the_kind_it_should_be(played) -> None:
-    _, frames, events, oracle = played
+def test_every_frame_is_one_event_of_the_expected_kind(replayed) -> None:
+    _, frames, events, oracle = replayed
     kinds = {"depth@100ms": Book, "depth@0ms": Book, "bookTicker": Quote, "kline_1m": Bar}
     counts = {
         kind: sum(n for name, n in oracle["channels"].items() if kinds.get(name, Trade) is kind)
@@ -74,8 +74,8 @@ def test_every_frame_is_one_event_of_the_kind_it_should_be(played) -> None:
     assert {kind: sum(type(e) is kind for e in events) for kind in counts} == counts
 
 
-def test_one_frame_at_a_time_gives_the_same_events(played, make) -> None:
-    name, frames, events, _ = played
+def test_one_frame_at_a_time_gives_the_same_events(replayed, make) -> None:
+    name, frames, events, _ = replayed
     market, symbols, channels = FEEDS[name]
     parse = tapeloom_binance.parse(make(market, tuple(symbols.values()), channels))
     singly = [event for frame in frames[:15_000] for event in parse(Frames([frame], recv=7))]
@@ -83,12 +83,12 @@ def test_one_frame_at_a_time_gives_the_same_events(played, make) -> None:
     assert singly == events[:15_000]
 
 
-def test_trades_equal_the_oracle(played) -> None:
-    name, _, events, oracle = played
+def test_trades_equal_the_oracle(replayed) -> None:
+    name, _, events, oracle = replayed
     for native, symbol in FEEDS[name][1].items():
         figures = oracle["symbols"][native]
         wanted = figures.get("trade") or figures.get("aggTrade")
-        trades: list[Trade] = of(events, Trade, symbol)
+        trades: list[Trade] = events_of(events, Trade, symbol)
         if wanted is None:
             assert not trades
             continue
@@ -104,10 +104,10 @@ def test_trades_equal_the_oracle(played) -> None:
             assert trade.ts == wanted[f"{end}_trade_ms"] * 1_000_000
 
 
-def test_quotes_equal_the_oracle(played) -> None:
-    name, _, events, oracle = played
+def test_quotes_equal_the_oracle(replayed) -> None:
+    name, _, events, oracle = replayed
     for native, symbol in FEEDS[name][1].items():
-        quotes: list[Quote] = of(events, Quote, symbol)
+        quotes: list[Quote] = events_of(events, Quote, symbol)
         wanted = oracle["symbols"][native].get("bookTicker", {"n": 0})
 
         assert len(quotes) == wanted["n"]
@@ -117,27 +117,27 @@ def test_quotes_equal_the_oracle(played) -> None:
                 assert [q.bid, q.bid_size, q.ask, q.ask_size] == [*map(Decimal, wanted[end])]
 
 
-def test_book_changes_equal_the_oracle_and_follow_each_other(played) -> None:
-    name, _, events, oracle = played
+def test_book_deltas_equal_the_oracle_and_are_in_sequence(replayed) -> None:
+    name, _, events, oracle = replayed
     market, symbols, _ = FEEDS[name]
     for native, symbol in symbols.items():
-        books: list[Book] = of(events, Book, symbol)
+        books: list[Book] = events_of(events, Book, symbol)
         wanted = oracle["symbols"][native]["depth"]
         if market == "spot":
-            holes = [b for a, b in pairwise(books) if b.first_id != a.last_id + 1]
+            gaps = [b for a, b in pairwise(books) if b.first_id != a.last_id + 1]
         else:
-            holes = [b for a, b in pairwise(books) if b.previous_id != a.last_id]
+            gaps = [b for a, b in pairwise(books) if b.previous_id != a.last_id]
 
         assert len(books) == wanted["n"]
         assert (books[0].first_id, books[-1].last_id) == (wanted["first_U"], wanted["last_u"])
-        assert len(holes) == wanted["sequence_gaps"]
+        assert len(gaps) == wanted["sequence_gaps"]
         assert {book.kind for book in books} == {"delta"}
 
 
-def test_klines_equal_the_oracle(played) -> None:
-    name, _, events, oracle = played
+def test_klines_equal_the_oracle(replayed) -> None:
+    name, _, events, oracle = replayed
     for native, symbol in FEEDS[name][1].items():
-        bars: list[Bar] = of(events, Bar, symbol)
+        bars: list[Bar] = events_of(events, Bar, symbol)
         wanted = oracle["symbols"][native].get("kline_1m", {"n": 0, "closed": 0})
 
         assert len(bars) == wanted["n"]
@@ -151,7 +151,7 @@ def test_klines_equal_the_oracle(played) -> None:
 
 
 @pytest.mark.parametrize("name", sorted(FEEDS))
-def test_snapshots_are_read_by_their_address(name, captures, make) -> None:
+def test_snapshots_are_read_by_their_url(name, captures, make) -> None:
     market, symbols, channels = FEEDS[name]
     history = tapeloom_binance.history(make(market, tuple(symbols.values()), channels))
     others = [
@@ -161,12 +161,12 @@ def test_snapshots_are_read_by_their_address(name, captures, make) -> None:
     ]
     index = json.loads((captures / f"{name}.rest.index.json").read_text())
     folder = (captures / name).parent
-    for each in index:
-        if "depth" not in each["url"]:
+    for entry in index:
+        if "depth" not in entry["url"]:
             continue
-        body = (folder / each["file"]).read_bytes()
-        (book,) = history.read_answer(Request(url=each["url"]), body, recv=9)
-        native = each["url"].partition("symbol=")[2].partition("&")[0]
+        body = (folder / entry["file"]).read_bytes()
+        (book,) = history.read_answer(Request(url=entry["url"]), body, recv=9)
+        native = entry["url"].partition("symbol=")[2].partition("&")[0]
         wanted = oracle_of(captures, name, native)
         raw = json.loads(body)
 
@@ -176,7 +176,7 @@ def test_snapshots_are_read_by_their_address(name, captures, make) -> None:
         assert [[*level] for level in book.raw_bids] == raw["bids"]
         assert [[*level] for level in book.raw_asks] == raw["asks"]
         assert book.ts == (9 if market == "spot" else raw["T"] * 1_000_000)
-        assert [o.read_answer(Request(url=each["url"]), body, recv=9) for o in others] == [[], []]
+        assert [o.read_answer(Request(url=entry["url"]), body, recv=9) for o in others] == [[], []]
 
 
 def oracle_of(captures, name: str, native: str) -> int:

@@ -1,4 +1,4 @@
-"""What is sent to subscribe, and how the answers are read."""
+"""Subscription requests are encoded, and replies are decoded."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ PERP = "BTC/USDT:USDT"
 
 
 def streams(codec, *subscriptions: tuple[str, str]) -> list[str]:
-    messages = codec.encode_subscribe([Subscription(*each) for each in subscriptions], 1)
+    messages = codec.encode_subscribe([Subscription(*pair) for pair in subscriptions], 1)
     return [name for message in messages for name in json.loads(message.text)["params"]]
 
 
@@ -41,19 +41,19 @@ def test_every_channel_has_its_stream(make) -> None:
         ("usdm", "500ms", ["x@depth@500ms", "x@depth20@500ms"]),
     ],
 )
-def test_a_book_comes_at_the_speed_that_is_set(make, market, speed, wanted) -> None:
+def test_a_book_is_requested_at_the_configured_speed(make, market, speed, wanted) -> None:
     symbol = {"spot": "BTC/USDT", "usdm": PERP}[market]
     codec = tapeloom_binance.subscribe(make(market, (symbol,), depth_speed=speed))
-    named = streams(codec, (symbol, "book"), (symbol, "book:20"))
+    stream_names = streams(codec, (symbol, "book"), (symbol, "book:20"))
 
-    assert named == [each.replace("x@", "btcusdt@") for each in wanted]
+    assert stream_names == [stream.replace("x@", "btcusdt@") for stream in wanted]
 
 
-def test_trades_of_futures_are_aggregates_unless_raw_ones_are_asked_for(make) -> None:
-    usual = tapeloom_binance.subscribe(make("usdm", (PERP,)))
+def test_trades_of_futures_are_aggregates_unless_raw_ones_are_configured(make) -> None:
+    default = tapeloom_binance.subscribe(make("usdm", (PERP,)))
     raw = tapeloom_binance.subscribe(make("usdm", (PERP,), futures_trades="raw"))
 
-    assert streams(usual, (PERP, "trades")) == ["btcusdt@aggTrade"]
+    assert streams(default, (PERP, "trades")) == ["btcusdt@aggTrade"]
     assert streams(raw, (PERP, "trades"), (PERP, "agg_trades")) == [
         "btcusdt@trade",
         "btcusdt@aggTrade",
@@ -75,12 +75,14 @@ def test_many_subscriptions_take_few_messages_and_none_is_lost(make, count, firs
     messages = codec.encode_subscribe(wanted, first)
     sent = [json.loads(message.text) for message in messages]
 
-    assert [one for message in messages for one in message.subscriptions] == wanted
-    assert [name for each in sent for name in each["params"]] == [
+    assert [
+        subscription for message in messages for subscription in message.subscriptions
+    ] == wanted
+    assert [name for request in sent for name in request["params"]] == [
         f"c{n}usdt@depth20@100ms" for n in range(count)
     ]
     assert (
-        [each["id"] for each in sent]
+        [request["id"] for request in sent]
         == [m.id for m in messages]
         == [*range(first, first + len(sent))]
     )
@@ -88,7 +90,7 @@ def test_many_subscriptions_take_few_messages_and_none_is_lost(make, count, firs
     assert all(len(message.text.encode()) < 4096 for message in messages)
 
 
-def test_dropping_is_unsubscribing(make) -> None:
+def test_unsubscribe_requests_name_the_streams(make) -> None:
     codec = tapeloom_binance.subscribe(make())
     (message,) = codec.encode_unsubscribe([Subscription("BTC/USDT", "quotes")], 3)
 
@@ -131,15 +133,15 @@ def test_dropping_is_unsubscribing(make) -> None:
         ("{}", None),
     ],
 )
-def test_each_answer_is_read(make, frame, reply) -> None:
+def test_each_reply_is_decoded(make, frame, reply) -> None:
     assert tapeloom_binance.subscribe(make()).decode_reply(frame.encode()) == reply
 
 
 @settings(max_examples=100, deadline=None)
 @given(frame=st.binary(max_size=80))
-def test_garbage_is_no_answer(make, frame) -> None:
+def test_garbage_is_not_a_reply(make, frame) -> None:
     assert tapeloom_binance.subscribe(make()).decode_reply(frame) is None
 
 
-def test_nonsense_without_end_is_no_answer(make) -> None:
+def test_deeply_nested_json_is_not_a_reply(make) -> None:
     assert tapeloom_binance.subscribe(make()).decode_reply(b'{"result":' + b"[" * 100_000) is None

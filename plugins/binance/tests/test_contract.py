@@ -1,4 +1,4 @@
-"""Binance through the contract of a venue."""
+"""The contract tests of a venue, run for Binance."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class TestBinance(VenueContract):
 
 
 class TestBinanceRaw(VenueContract):
-    """Futures with raw trades beside the aggregate ones, whose past asks for a key."""
+    """Futures with raw and aggregate trades; the history of raw trades needs an API key."""
 
     venue = "binance"
     variant = "raw"

@@ -1,4 +1,4 @@
-"""What is asked over REST, what it costs, and how the answers are read."""
+"""REST requests with their weight, and the events read from the answers."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ AGGREGATES = (
     b'[{"a":26129,"p":"0.01633102","q":"4.70443515","f":27781,"l":27781,'
     b'"T":1498793709153,"m":false,"M":true}]'
 )
-CANDLE = (
+KLINE = (
     '[1499040000000,"0.01634790","0.80000000","0.01575800","0.01577100","148976.11427815",'
     '1499644799999,"2434.19055334",308,"1756.87402397","28.46694368","0"]'
 )
 
 
-def asked(request) -> tuple[str, dict[str, str], int]:
+def request_parts(request) -> tuple[str, dict[str, str], int]:
     parts = urlsplit(request.url)
     return (
         f"{parts.scheme}://{parts.netloc}{parts.path}",
@@ -54,11 +54,11 @@ def coinm(make, *channels: str, **settings):
     return tapeloom_binance.history(feed)
 
 
-def test_the_listing_costs_what_the_venue_says(make) -> None:
-    assert asked(spot(make).listing_request()) == (f"{SPOT}/exchangeInfo", {}, 20)
-    assert asked(usdm(make).listing_request()) == (f"{USDM}/exchangeInfo", {}, 1)
+def test_the_listing_request_has_the_documented_weight(make) -> None:
+    assert request_parts(spot(make).listing_request()) == (f"{SPOT}/exchangeInfo", {}, 20)
+    assert request_parts(usdm(make).listing_request()) == (f"{USDM}/exchangeInfo", {}, 1)
     assert spot(make).listing_request().rate == Rate(6000, 60)
-    assert asked(coinm(make).listing_request()) == (f"{COINM}/exchangeInfo", {}, 1)
+    assert request_parts(coinm(make).listing_request()) == (f"{COINM}/exchangeInfo", {}, 1)
 
 
 def test_both_kinds_of_futures_stay_within_the_weight_that_they_share(make) -> None:
@@ -77,32 +77,40 @@ def test_both_kinds_of_futures_stay_within_the_weight_that_they_share(make) -> N
         (1, ("100", 5), ("5", 2)),
     ],
 )
-def test_a_snapshot_has_at_least_the_levels_that_are_set(make, limit, in_spot, in_usdm) -> None:
+def test_a_snapshot_has_at_least_the_configured_levels(make, limit, in_spot, in_usdm) -> None:
     book = spot(make, snapshot_limit=limit).request(HistoryQuery("book", "BTC/USDT"))
     perp = usdm(make, snapshot_limit=limit).request(HistoryQuery("book", PERP))
 
-    assert asked(book) == (f"{SPOT}/depth", {"symbol": "BTCUSDT", "limit": in_spot[0]}, in_spot[1])
-    assert asked(perp) == (f"{USDM}/depth", {"symbol": "BTCUSDT", "limit": in_usdm[0]}, in_usdm[1])
+    assert request_parts(book) == (
+        f"{SPOT}/depth",
+        {"symbol": "BTCUSDT", "limit": in_spot[0]},
+        in_spot[1],
+    )
+    assert request_parts(perp) == (
+        f"{USDM}/depth",
+        {"symbol": "BTCUSDT", "limit": in_usdm[0]},
+        in_usdm[1],
+    )
 
 
-def test_trades_are_asked_for_from_the_one_after_the_last_known(make) -> None:
-    query = {"symbol": "BTCUSDT", "fromId": "43", "limit": "1000"}
+def test_trades_are_requested_from_the_id_after_the_last_known(make) -> None:
+    params = {"symbol": "BTCUSDT", "fromId": "43", "limit": "1000"}
     raw = spot(make).request(HistoryQuery("trades", "BTC/USDT", "trades", after_id=42))
     aggregate = spot(make).request(HistoryQuery("trades", "BTC/USDT", "agg_trades", after_id=42))
     perp = usdm(make).request(HistoryQuery("trades", PERP, "trades", after_id=42))
 
-    assert asked(raw) == (f"{SPOT}/historicalTrades", query, 25)
-    assert asked(aggregate) == (f"{SPOT}/aggTrades", query, 4)
-    assert asked(perp) == (f"{USDM}/aggTrades", query, 20)
+    assert request_parts(raw) == (f"{SPOT}/historicalTrades", params, 25)
+    assert request_parts(aggregate) == (f"{SPOT}/aggTrades", params, 4)
+    assert request_parts(perp) == (f"{USDM}/aggTrades", params, 20)
     inverse = coinm(make).request(HistoryQuery("trades", INVERSE, "trades", after_id=42))
-    assert asked(inverse) == (f"{COINM}/aggTrades", query | {"symbol": "ETHUSD_PERP"}, 20)
+    assert request_parts(inverse) == (f"{COINM}/aggTrades", params | {"symbol": "ETHUSD_PERP"}, 20)
 
 
-def test_aggregate_trades_can_be_asked_for_by_time_within_an_hour(make) -> None:
+def test_aggregate_trades_can_be_requested_by_time_within_an_hour(make) -> None:
     def span(since: int | None, until: int | None) -> tuple[str | None, str | None]:
-        want = HistoryQuery("trades", PERP, "trades", since=since, until=until)
-        _, query, _ = asked(usdm(make).request(want))
-        return query.get("startTime"), query.get("endTime")
+        query = HistoryQuery("trades", PERP, "trades", since=since, until=until)
+        _, params, _ = request_parts(usdm(make).request(query))
+        return params.get("startTime"), params.get("endTime")
 
     assert span(10 * SECOND, 20 * SECOND) == ("10000", "20000")
     assert span(0, 7200 * SECOND) == ("0", "3599999")
@@ -111,16 +119,16 @@ def test_aggregate_trades_can_be_asked_for_by_time_within_an_hour(make) -> None:
 
 
 def test_raw_trades_of_futures_need_a_key(make) -> None:
-    want = HistoryQuery("trades", PERP, "trades", after_id=42)
-    request = usdm(make, futures_trades="raw", api_key=Secret("k")).request(want)
+    query = HistoryQuery("trades", PERP, "trades", after_id=42)
+    request = usdm(make, futures_trades="raw", api_key=Secret("k")).request(query)
 
-    assert usdm(make, futures_trades="raw").request(want) is None
-    assert asked(request)[0::2] == (f"{USDM}/historicalTrades", 200)
+    assert usdm(make, futures_trades="raw").request(query) is None
+    assert request_parts(request)[0::2] == (f"{USDM}/historicalTrades", 200)
     assert request.headers == {"X-MBX-APIKEY": "k"}
     assert "X-MBX" not in repr(request)
 
 
-def test_no_request_is_made_for_what_the_venue_cannot_give(make) -> None:
+def test_no_request_is_made_for_unavailable_history(make) -> None:
     history = spot(make)
 
     assert history.request(HistoryQuery("trades", "BTC/USDT", "trades", since=1)) is None
@@ -130,14 +138,21 @@ def test_no_request_is_made_for_what_the_venue_cannot_give(make) -> None:
     assert usdm(make).request(HistoryQuery("bars", PERP, interval="1s")) is None
 
 
-def test_bars_are_asked_for_by_the_time_at_which_they_begin(make) -> None:
+def test_bars_are_requested_by_their_start_time(make) -> None:
     minute = 60 * SECOND
-    want = HistoryQuery("bars", "BTC/USDT", interval="1m", since=minute, until=3 * minute)
-    query = {"symbol": "BTCUSDT", "interval": "1m", "startTime": "60000", "endTime": "179999"}
+    query = HistoryQuery("bars", "BTC/USDT", interval="1m", since=minute, until=3 * minute)
+    params = {"symbol": "BTCUSDT", "interval": "1m", "startTime": "60000", "endTime": "179999"}
 
-    assert asked(spot(make).request(want)) == (f"{SPOT}/klines", query | {"limit": "1000"}, 2)
+    assert request_parts(spot(make).request(query)) == (
+        f"{SPOT}/klines",
+        params | {"limit": "1000"},
+        2,
+    )
     by_channel = usdm(make).request(HistoryQuery("bars", PERP, "klines:4h"))
-    assert asked(by_channel)[1:] == ({"symbol": "BTCUSDT", "interval": "4h", "limit": "1000"}, 5)
+    assert request_parts(by_channel)[1:] == (
+        {"symbol": "BTCUSDT", "interval": "4h", "limit": "1000"},
+        5,
+    )
 
 
 @pytest.mark.parametrize(
@@ -150,14 +165,14 @@ def test_a_span_holds_no_more_bars_than_one_answer(make, interval, spot_days, co
         (spot(make), "BTC/USDT", spot_days),
         (coinm(make), INVERSE, coinm_days),
     ):
-        want = HistoryQuery("bars", symbol, interval=interval, since=0)
-        _, query, _ = asked(history.request(want))
+        query = HistoryQuery("bars", symbol, interval=interval, since=0)
+        _, params, _ = request_parts(history.request(query))
 
-        assert query["startTime"] == "0"
-        assert int(query["endTime"]) == round(days * 86_400_000) - 1
+        assert params["startTime"] == "0"
+        assert int(params["endTime"]) == round(days * 86_400_000) - 1
 
 
-def test_microseconds_are_asked_for_where_the_venue_has_them(make) -> None:
+def test_microseconds_are_requested_on_spot_only(make) -> None:
     header = {"X-MBX-TIME-UNIT": "MICROSECOND"}
 
     assert spot(make, microseconds=True).listing_request().headers == header
@@ -192,8 +207,8 @@ def test_past_trades_of_another_series_are_not_mixed_in(make) -> None:
     )
 
 
-def test_past_bars_are_closed_but_for_the_last_while_it_forms(make) -> None:
-    body = f"[{CANDLE},{CANDLE}]".encode()
+def test_past_bars_are_closed_except_a_last_bar_that_is_forming(make) -> None:
+    body = f"[{KLINE},{KLINE}]".encode()
     url = f"{SPOT}/klines?symbol=BTCUSDT&interval=1w&limit=2"
     end = 1499644799999 * 10**6
     bars = spot(make).read_answer(Request(url=url), body, end)
@@ -210,8 +225,8 @@ def test_past_bars_are_closed_but_for_the_last_while_it_forms(make) -> None:
     assert (str(bar.buy_volume), str(bar.buy_quote_volume)) == ("1756.87402397", "28.46694368")
 
 
-def test_columns_that_the_venue_adds_are_borne(make) -> None:
-    body = f'[{CANDLE[:-1]},"new"]]'.encode()
+def test_additional_columns_of_a_kline_are_ignored(make) -> None:
+    body = f'[{KLINE[:-1]},"new"]]'.encode()
 
     assert (
         len(
@@ -223,7 +238,7 @@ def test_columns_that_the_venue_adds_are_borne(make) -> None:
     )
 
 
-def test_a_simulator_behind_any_address_is_understood(make) -> None:
+def test_answers_are_read_at_any_base_url(make) -> None:
     history = spot(make, base_url="ws://127.0.0.1:8080/sim")
     url = history.request(HistoryQuery("book", "BTC/USDT")).url
     body = b'{"lastUpdateId":3,"bids":[],"asks":[["1.0","2"]]}'
@@ -243,20 +258,20 @@ def test_a_simulator_behind_any_address_is_understood(make) -> None:
         "https://example.org/",
     ],
 )
-def test_an_address_that_is_not_ours_gives_nothing(make, url) -> None:
+def test_the_answer_of_an_unknown_url_gives_no_events(make, url) -> None:
     assert spot(make).read_answer(Request(url=url), b"{}", 7) == []
 
 
 @pytest.mark.parametrize("body", [b"", b"<html>", b"{}", b"\xff", b'{"bids":' + b"[" * 100_000])
-def test_a_body_that_cannot_be_read_says_which_and_how_it_begins(make, body) -> None:
-    with pytest.raises(ValueError, match=r"the answer to depth cannot be read: .* It begins: "):
+def test_the_error_for_an_undecodable_body_has_its_path_and_beginning(make, body) -> None:
+    with pytest.raises(ValueError, match=r"the answer to depth cannot be decoded: .* It begins: "):
         spot(make).read_answer(Request(url=f"{SPOT}/depth?symbol=BTCUSDT"), body, 7)
-    with pytest.raises(ValueError, match="the answer to exchangeInfo cannot be read"):
+    with pytest.raises(ValueError, match="the answer to exchangeInfo cannot be decoded"):
         spot(make).read_listing(body)
 
 
 @pytest.mark.parametrize(
-    ("status", "body", "words"),
+    ("status", "body", "expected"),
     [
         (
             400,
@@ -271,21 +286,21 @@ def test_a_body_that_cannot_be_read_says_which_and_how_it_begins(make, body) -> 
         ),
         (400, b'{"code":-1100,"msg":"Illegal."}', "Illegal. (code -1100)"),
         (418, b"", ""),
-        (451, b"<html>", "The venue does not serve the place"),
+        (451, b"<html>", "The venue does not serve the region"),
         (500, b"oops", ""),
     ],
 )
-def test_a_refusal_has_the_venues_words_and_a_remedy(make, status, body, words) -> None:
-    said = spot(make).refusal_reason(status, body)
+def test_a_refusal_reason_has_the_venues_message_and_a_remedy(make, status, body, expected) -> None:
+    reason = spot(make).refusal_reason(status, body)
 
-    assert said.startswith(words)
-    assert bool(said) == bool(words)
+    assert reason.startswith(expected)
+    assert bool(reason) == bool(expected)
 
 
 def test_the_recorded_spot_listing_is_read(make, captures) -> None:
     packed = captures / "binance_spot" / "cf_20211012.rest.api_v3_exchangeInfo.json.gz"
     body = gzip.decompress(packed.read_bytes())
-    listed = {each.symbol: each for each in spot(make).read_listing(body)}
+    listed = {instrument.symbol: instrument for instrument in spot(make).read_listing(body)}
     lrc = listed["LRC/BTC"]
 
     assert len(listed) == len(json.loads(body)["symbols"])
@@ -315,7 +330,9 @@ def test_a_perpetual_that_is_being_delisted_is_still_a_perpetual(make) -> None:
 def test_the_recorded_futures_listing_is_read(make, captures) -> None:
     path = captures / "binance_usdm" / "cf_20210722.rest.fapi_v1_exchangeInfo.json"
     history = usdm(make)
-    listed = {each.symbol: each for each in history.read_listing(path.read_bytes())}
+    listed = {
+        instrument.symbol: instrument for instrument in history.read_listing(path.read_bytes())
+    }
     perp, future = listed[PERP], listed["BTC/USDT:USDT-210924"]
 
     assert len(listed) == len(json.loads(path.read_bytes())["symbols"])
@@ -347,4 +364,6 @@ def test_a_listing_of_coin_margined_futures_is_read(make) -> None:
     assert (perp.symbol, perp.kind, perp.settle) == ("BTC/USD:BTC", "swap", "BTC")
     assert (perp.tick, perp.lot, perp.active) == (Decimal("0.1"), Decimal(1), True)
     assert (dated.symbol, dated.kind, dated.active) == ("BTC/USD:BTC-260327", "future", False)
-    assert feed.listing.native == {each.symbol: each.native for each in (perp, dated)}
+    assert feed.listing.native == {
+        instrument.symbol: instrument.native for instrument in (perp, dated)
+    }

@@ -1,4 +1,4 @@
-"""Settings, markets, channels, symbols and addresses, and what is said of wrong ones."""
+"""Settings, markets, channels, symbols and addresses, and the errors for wrong ones."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def mistakes(make, hook, market: str, channels: tuple[str, ...], **settings: str
     feed.market, feed.channels = market, channels
     with pytest.raises(ConfigError) as caught:
         hook(feed)
-    return [str(each) for each in caught.value.mistakes]
+    return [str(mistake) for mistake in caught.value.mistakes]
 
 
 def test_spot_is_one_combined_stream(make) -> None:
@@ -42,7 +42,9 @@ def test_spot_is_one_combined_stream(make) -> None:
     ("trades", "of_public", "of_market"),
     [("aggregate", set(), {"trades"}), ("raw", {"trades"}, set())],
 )
-def test_futures_are_two_and_each_channel_has_one(make, trades, of_public, of_market) -> None:
+def test_usdm_has_two_endpoints_and_each_channel_has_one(
+    make, trades, of_public, of_market
+) -> None:
     public, market = tapeloom_binance.connect(make("usdm", (PERP,), futures_trades=trades))
 
     assert public.url == "wss://fstream.binance.com/public/stream"
@@ -77,7 +79,7 @@ def test_every_environment_has_its_addresses(make, settings, stream, rest) -> No
     assert tapeloom_binance.history(feed).listing_request().url == f"{rest}api/v3/exchangeInfo"
 
 
-def test_futures_on_paper_have_their_addresses(make) -> None:
+def test_testnet_and_demo_futures_have_their_addresses(make) -> None:
     for environment in ({"testnet": True}, {"demo": True}):
         feed = make("usdm", (PERP,), **environment, microseconds=True)
         urls = [endpoint.url for endpoint in tapeloom_binance.connect(feed)]
@@ -86,7 +88,7 @@ def test_futures_on_paper_have_their_addresses(make) -> None:
         assert "demo-fapi" in tapeloom_binance.history(feed).listing_request().url
 
 
-def test_coin_margined_futures_are_one_stream_that_is_not_split(make) -> None:
+def test_coinm_has_one_endpoint(make) -> None:
     (endpoint,) = tapeloom_binance.connect(make("coinm", ("BTC/USD:BTC",)))
     (paper,) = tapeloom_binance.connect(make("coinm", ("BTC/USD:BTC",), testnet=True))
 
@@ -96,7 +98,7 @@ def test_coin_margined_futures_are_one_stream_that_is_not_split(make) -> None:
     assert paper.url == "wss://dstream.binancefuture.com/stream"
 
 
-def test_one_address_for_all_markets_tells_them_apart_by_path(make) -> None:
+def test_one_base_url_distinguishes_markets_by_path(make) -> None:
     feeds = [
         make(market, (symbol,), base_url="ws://h:1/x")
         for market, symbol in (("spot", "BTC/USDT"), ("usdm", PERP), ("coinm", "BTC/USD:BTC"))
@@ -133,7 +135,9 @@ def test_symbols_are_named_by_rule(make) -> None:
         ("spot", "BTCUSDT", "Write 'BTC/USDT'"),
     ],
 )
-def test_a_symbol_of_another_market_says_where_it_belongs(make, market, symbol, remedy) -> None:
+def test_the_error_for_a_symbol_of_another_market_names_that_market(
+    make, market, symbol, remedy
+) -> None:
     with pytest.raises(SymbolError, match=symbol) as caught:
         tapeloom_binance.subscribe(make(market, ())).native(symbol)
 
@@ -141,20 +145,20 @@ def test_a_symbol_of_another_market_says_where_it_belongs(make, market, symbol, 
 
 
 @pytest.mark.parametrize("hook", ["connect", "subscribe", "parse", "history"])
-def test_every_hook_refuses_what_the_market_does_not_have(make, hook) -> None:
-    ask = getattr(tapeloom_binance, hook)
+def test_every_hook_rejects_unknown_markets_and_channels(make, hook) -> None:
+    call_hook = getattr(tapeloom_binance, hook)
 
-    assert mistakes(make, ask, "spott", ()) == [
+    assert mistakes(make, call_hook, "spott", ()) == [
         "market: binance has no market 'spott'. Did you mean 'spot'?"
     ]
-    assert mistakes(make, ask, "spot", ("trade", "klines:1m", "book:7")) == [
+    assert mistakes(make, call_hook, "spot", ("trade", "klines:1m", "book:7")) == [
         "channels: market 'spot' has no channel 'trade'. Did you mean 'trades'?",
         "channels: market 'spot' has no channel 'book:7'. It has: book, book:5, book:10, book:20.",
     ]
 
 
 @pytest.mark.parametrize(
-    ("market", "channel", "told"),
+    ("market", "channel", "expected"),
     [
         ("spot", "funding", "It has: trades, agg_trades, book, quotes, klines, ticker."),
         ("spot", "book:7", "It has: book, book:5, book:10, book:20."),
@@ -163,20 +167,22 @@ def test_every_hook_refuses_what_the_market_does_not_have(make, hook) -> None:
         ("spot", "trades:5", "It has: trades."),
     ],
 )
-def test_a_wrong_channel_is_told_what_there_is(make, market, channel, told) -> None:
+def test_the_error_for_a_wrong_channel_lists_the_valid_ones(
+    make, market, channel, expected
+) -> None:
     (mistake,) = mistakes(make, tapeloom_binance.parse, market, (channel,))
 
     assert mistake.startswith(f"channels: market {market!r} has no channel {channel!r}.")
-    assert told in mistake
+    assert expected in mistake
 
 
-def test_a_speed_that_a_market_does_not_have_is_refused(make) -> None:
+def test_an_unknown_depth_speed_is_an_error(make) -> None:
     (mistake,) = mistakes(make, tapeloom_binance.connect, "usdm", (), depth_speed="1000ms")
 
     assert mistake.startswith("venue.binance.depth_speed: market 'usdm' sends books every 100ms or")
 
 
-def test_one_stream_is_not_two_channels(make) -> None:
+def test_two_channels_of_one_stream_are_an_error(make) -> None:
     both = ("trades", "agg_trades")
     (mistake,) = mistakes(make, tapeloom_binance.connect, "usdm", both)
 
@@ -185,7 +191,7 @@ def test_one_stream_is_not_two_channels(make) -> None:
 
 
 @pytest.mark.parametrize(
-    ("settings", "told"),
+    ("settings", "expected"),
     [
         ({"testnet": True, "demo": True}, "testnet and demo are two environments"),
         ({"base_url": "localhost:80"}, "base_url must begin with ws://"),
@@ -194,8 +200,8 @@ def test_one_stream_is_not_two_channels(make) -> None:
         ({"snapshot_limit": 0}, "snapshot_limit"),
     ],
 )
-def test_wrong_settings_say_what_is_allowed(settings, told) -> None:
-    with pytest.raises(ValueError, match=told):
+def test_wrong_settings_say_what_is_allowed(settings, expected) -> None:
+    with pytest.raises(ValueError, match=expected):
         tapeloom_binance.Settings(**settings)
 
 
@@ -208,12 +214,12 @@ def test_the_key_is_not_shown(make) -> None:
 
 def test_every_market_states_what_its_streams_and_requests_need() -> None:
     for market in MARKETS.values():
-        served = [kind for kinds in market.routes.values() for kind in kinds]
+        served = [kind for kinds in market.stream_paths.values() for kind in kinds]
 
         assert len(served) == len(set(served)) == 6
         assert {"live", "testnet", "demo"} == set(market.hosts)
         assert [*market.depth_weights] == sorted(market.depth_weights)
-        assert "100ms" in market.speeds
+        assert "100ms" in market.depth_speeds
 
 
 def test_pluggy_finds_every_hook_also_after_the_server_side_was_imported() -> None:

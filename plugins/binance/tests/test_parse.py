@@ -1,4 +1,4 @@
-"""Frames become events: each kind, in every form, with whatever stands between them."""
+"""Frames are parsed into events: every kind, in every format, among garbage."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tapeloom.plugin import Frames, TradeBatch
 
 PERP, INVERSE = "BTC/USDT:USDT", "BTC/USD:BTC"
 TRADE = {"e": "trade", "E": 9, "s": "BTCUSDT", "t": 12, "p": "0.10", "q": "100", "T": 8, "m": True}
-BEST = {"u": 40, "s": "BTCUSDT", "b": "25.30", "B": "31.2", "a": "25.36", "A": "40.0"}
+BOOK_TICKER = {"u": 40, "s": "BTCUSDT", "b": "25.30", "B": "31.2", "a": "25.36", "A": "40.0"}
 DELTA = {
     "e": "depthUpdate", "E": 9, "s": "BTCUSDT", "U": 157, "u": 160,
     "b": [["0.0024", "10"]], "a": [["0.0026", "0.000"]],
@@ -28,7 +28,7 @@ KLINE: dict[str, Any] = {
         "q": "1.0000", "V": "500", "Q": "0.500", "B": "123456",
     },
 }  # fmt: skip
-DAY = {
+TICKER = {
     "e": "24hrTicker", "E": 9, "s": "BTCUSDT", "p": "1", "P": "2", "w": "3", "c": "4.0", "Q": "5",
     "o": "3.5", "h": "6", "l": "3", "v": "77", "q": "300", "O": 1, "C": 9, "F": 1, "L": 5, "n": 5,
 }  # fmt: skip
@@ -44,7 +44,7 @@ def parsed(feed, *frames: bytes, recv: int = 7) -> list[Any]:
     return tapeloom_binance.parse(feed)(Frames(frames, recv))
 
 
-def test_a_trade_whose_buyer_was_the_maker_was_sold(make) -> None:
+def test_a_trade_whose_buyer_was_the_maker_has_the_side_sell(make) -> None:
     (trade,) = parsed(make(), combined("btcusdt@trade", TRADE))
     (other,) = parsed(make(), combined("btcusdt@trade", TRADE | {"m": False}))
 
@@ -55,7 +55,7 @@ def test_a_trade_whose_buyer_was_the_maker_was_sold(make) -> None:
 
 
 @pytest.mark.parametrize("together", [False, True])
-def test_a_price_that_has_not_moved_is_the_object_that_it_was(make, *, together: bool) -> None:
+def test_an_unchanged_price_is_the_same_object(make, *, together: bool) -> None:
     texts = ["0.10", "0.10", "0.1", "0.10"]
     frames = [combined("btcusdt@trade", TRADE | {"p": text}) for text in ["7", *texts]]
     parse = tapeloom_binance.parse(make())
@@ -68,7 +68,7 @@ def test_a_price_that_has_not_moved_is_the_object_that_it_was(make, *, together:
     assert prices[1] is not prices[3]
 
 
-def test_a_price_that_is_no_number_costs_only_its_own_trade(make) -> None:
+def test_an_invalid_price_rejects_only_its_own_trade(make) -> None:
     frames = [combined("btcusdt@trade", TRADE | {"p": text}) for text in ["7", "8", "x", "8", "9"]]
     parse = tapeloom_binance.parse(make())
     parse(Frames(frames[:1], 7))
@@ -78,17 +78,17 @@ def test_a_price_that_is_no_number_costs_only_its_own_trade(make) -> None:
     assert [event.price for event in events if isinstance(event, Trade)] == [7, 8, 8, 9]
 
 
-def test_a_quote_has_our_time_where_the_venue_sends_none(make) -> None:
-    (spot,) = parsed(make(channels=("quotes",)), combined("btcusdt@bookTicker", BEST))
-    timed = BEST | {"e": "bookTicker", "T": 8, "E": 9}
+def test_a_quote_without_a_venue_time_has_the_receive_time(make) -> None:
+    (spot,) = parsed(make(channels=("quotes",)), combined("btcusdt@bookTicker", BOOK_TICKER))
+    timed = BOOK_TICKER | {"e": "bookTicker", "T": 8, "E": 9}
     (perp,) = parsed(make("usdm", (PERP,), ("quotes",)), combined("btcusdt@bookTicker", timed))
 
-    prices = [Decimal(BEST[key]) for key in "bBaA"]
+    prices = [Decimal(BOOK_TICKER[key]) for key in "bBaA"]
     assert spot == Quote("binance", "BTC/USDT", 7, 7, *prices, 40, "quotes")
     assert perp == Quote("binance", PERP, 8_000_000, 7, *prices, 40, "quotes")
 
 
-def test_a_depth_update_is_a_change_of_the_book(make) -> None:
+def test_a_depth_update_is_a_book_delta(make) -> None:
     (spot,) = parsed(make(channels=("book",)), combined("btcusdt@depth@100ms", DELTA))
     timed = DELTA | {"T": 8, "pu": 149}
     (perp,) = parsed(make("usdm", (PERP,), ("book",)), combined("btcusdt@depth@100ms", timed))
@@ -123,7 +123,7 @@ def test_a_kline_is_a_bar_that_is_closed_once(make) -> None:
     )  # fmt: skip
 
 
-def test_a_month_is_no_minute(make) -> None:
+def test_a_month_and_a_minute_are_distinguished(make) -> None:
     month = {**KLINE, "k": KLINE["k"] | {"i": "1M"}}
     feed = make(channels=("klines:1m", "klines:1M"))
     bars = parsed(feed, combined("btcusdt@kline_1M", month), combined("btcusdt@kline_1m", KLINE))
@@ -132,16 +132,16 @@ def test_a_month_is_no_minute(make) -> None:
 
 
 def test_a_ticker_has_the_figures_of_the_day(make) -> None:
-    (day,) = parsed(make(channels=("ticker",)), combined("btcusdt@ticker", DAY))
+    (day,) = parsed(make(channels=("ticker",)), combined("btcusdt@ticker", TICKER))
 
-    figures = [Decimal(DAY[key]) for key in "cohlvq"]
+    figures = [Decimal(TICKER[key]) for key in "cohlvq"]
     assert day == Ticker("binance", "BTC/USDT", 9_000_000, 7, *figures, 5, "ticker")
 
 
-def test_a_fill_that_was_not_in_the_book_is_rejected_in_its_place(make) -> None:
+def test_a_trade_outside_of_the_book_is_rejected_in_its_place(make) -> None:
     feed = make("usdm", (PERP,), ("trades",), futures_trades="raw")
     market, fund = TRADE | {"X": "MARKET"}, TRADE | {"t": 13, "X": "INSURANCE_FUND"}
-    events = parsed(feed, *(combined("btcusdt@trade", each) for each in (market, fund, market)))
+    events = parsed(feed, *(combined("btcusdt@trade", frame) for frame in (market, fund, market)))
 
     assert [type(event) for event in events] == [Trade, Reject, Trade]
     assert events[1].rule == "not_market_trade"
@@ -161,22 +161,22 @@ AGGREGATE = {"e": "aggTrade", "a": 5, **{key: TRADE[key] for key in "EspqTm"}, "
         ("coinm", INVERSE, "aggTrade", {}),
     ],
 )
-def test_many_frames_at_a_time_give_what_each_gives_alone(
+def test_frames_parsed_together_give_the_same_events_as_parsed_singly(
     make, market, symbol, kind, settings
 ) -> None:
-    """Once a stream is known, many frames are decoded in one go."""
+    """Once a stream is open, many frames are decoded together."""
     feed = make(market, (symbol,), ("trades",), **settings)
     parse = tapeloom_binance.parse(feed)
     stream = f"{feed.listing.native[symbol].lower()}@{kind}"
     base = AGGREGATE if kind == "aggTrade" else TRADE
-    fills = [base | {"m": n % 3 == 0, "t": n, "a": n} for n in range(20)]
+    trades = [base | {"m": n % 3 == 0, "t": n, "a": n} for n in range(20)]
     if settings:
-        fills = [fill | {"X": "ADL" if fill["t"] == 7 else "MARKET"} for fill in fills]
-    frames = [combined(stream, fill) for fill in fills]
-    alone = [event for frame in frames for event in parse(Frames([frame], 7))]
+        trades = [trade | {"X": "ADL" if trade["t"] == 7 else "MARKET"} for trade in trades]
+    frames = [combined(stream, trade) for trade in trades]
+    singly = [event for frame in frames for event in parse(Frames([frame], 7))]
     together = parse(Frames(frames, 7))
 
-    assert together == alone
+    assert together == singly
     assert isinstance(together, TradeBatch) is not bool(settings)
     assert {event.side for event in together if type(event) is Trade} == {"buy", "sell"}
     assert [type(event) for event in together].count(Reject) == len(settings)
@@ -192,7 +192,7 @@ def test_many_frames_at_a_time_give_what_each_gives_alone(
         ("spot", "BTC/USDT", ("trades",), None),
     ],
 )
-def test_an_aggregate_trade_goes_to_the_channel_that_asked_for_it(
+def test_an_aggregate_trade_goes_to_the_channel_that_requested_it(
     make, market, symbol, channels, wanted
 ) -> None:
     feed = make(market, (symbol,), channels)
@@ -224,13 +224,13 @@ def test_a_tape_with_a_book_at_two_speeds_gives_one_of_them(make) -> None:
     assert feed.counters["unrequested"] == 1
 
 
-def test_what_nobody_asked_for_is_counted(make) -> None:
+def test_unrequested_frames_are_counted(make) -> None:
     feed = make(channels=("trades",))
     frames = [
         combined("ethusdt@trade", TRADE | {"s": "ETHUSDT"}),
-        combined("btcusdt@bookTicker", BEST),
+        combined("btcusdt@bookTicker", BOOK_TICKER),
         combined("btcusdt@miniTicker", {"e": "24hrMiniTicker", "s": "BTCUSDT"}),
-        combined("!ticker@arr", [DAY]),
+        combined("!ticker@arr", [TICKER]),
         combined("btcusdt@kline_1d@+08:00", KLINE),
     ]
 
@@ -241,17 +241,17 @@ def test_what_nobody_asked_for_is_counted(make) -> None:
 @pytest.mark.parametrize(
     ("market", "symbol", "own", "other"), [("usdm", PERP, 1, 2), ("coinm", INVERSE, 2, 1)]
 )
-def test_a_stream_of_the_other_kind_of_futures_was_not_asked_for(
+def test_a_stream_of_the_other_kind_of_futures_is_unrequested(
     make, market, symbol, own, other
 ) -> None:
     """Since the merge, the hosts of either kind may send both; `st` tells them apart."""
-    for extra, heard in (({}, 20), ({"st": own}, 20), ({"st": other}, 0)):
+    for extra, count in (({}, 20), ({"st": own}, 20), ({"st": other}, 0)):
         feed = make(market, (symbol,), ("trades",))
         stream = f"{feed.listing.native[symbol].lower()}@aggTrade"
         frames = [combined(stream, AGGREGATE | {"nq": "90"} | extra)] * 20
 
-        assert len(parsed(feed, *frames)) == heard
-        assert feed.counters["unrequested"] == 20 - heard
+        assert len(parsed(feed, *frames)) == count
+        assert feed.counters["unrequested"] == 20 - count
 
 
 def test_sizes_of_coin_margined_futures_are_contracts(make) -> None:
@@ -262,7 +262,7 @@ def test_sizes_of_coin_margined_futures_are_contracts(make) -> None:
         combined("btcusd_perp@aggTrade", AGGREGATE | {"s": "BTCUSD_PERP", "q": "15"}),
         combined("btcusd_perp@kline_1m", KLINE),
         combined("btcusd_perp@depth@100ms", DELTA | timed | {"pu": 149}),
-        combined("btcusd_perp@bookTicker", BEST | timed | {"e": "bookTicker"}),
+        combined("btcusd_perp@bookTicker", BOOK_TICKER | timed | {"e": "bookTicker"}),
     )
 
     assert (trade.symbol, trade.size) == (INVERSE, Decimal(15))
@@ -270,7 +270,7 @@ def test_sizes_of_coin_margined_futures_are_contracts(make) -> None:
     assert (book.previous_id, book.last_id, quote.ts) == (149, 160, 8_000_000)
 
 
-def test_a_symbol_that_is_added_later_is_heard(make) -> None:
+def test_a_symbol_that_is_added_later_is_parsed(make) -> None:
     feed = make()
     parse = tapeloom_binance.parse(feed)
     frame = combined("ethusdt@trade", TRADE | {"s": "ETHUSDT"})
@@ -291,7 +291,7 @@ def test_symbols_need_not_be_latin(make) -> None:
     assert [trade.symbol for trade in parsed(make(symbols=(symbol,)), *frames)] == [symbol] * 2
 
 
-def test_microseconds_are_read_where_they_were_asked_for(make) -> None:
+def test_times_in_microseconds_are_parsed_if_requested(make) -> None:
     frame = combined("btcusdt@trade", TRADE | {"T": 1_672_515_782_136_001})
     (spot,) = parsed(make(microseconds=True), frame)
     usdm = make("usdm", (PERP,), ("trades",), futures_trades="raw", microseconds=True)
@@ -301,7 +301,7 @@ def test_microseconds_are_read_where_they_were_asked_for(make) -> None:
     assert perp.ts == 8_000_000
 
 
-def test_control_frames_go_aside_and_what_they_give_stands_in_their_place(make) -> None:
+def test_events_of_control_frames_stand_in_their_place(make) -> None:
     seen: list[bytes] = []
 
     def on_control(frame: bytes) -> list[Any]:
@@ -321,9 +321,9 @@ def test_control_frames_go_aside_and_what_they_give_stands_in_their_place(make) 
         b'{"x":' + b"[" * 100_000,
         b"\xff\xfe",
         b"",
-        json.dumps(BEST).encode(),
+        json.dumps(BOOK_TICKER).encode(),
     ]
-    frames = [each for frame in control for each in (good, frame)]
+    frames = [item for frame in control for item in (good, frame)]
     events = tapeloom_binance.parse(make())(Frames(frames, 7, on_control))
 
     assert seen == control
@@ -331,7 +331,7 @@ def test_control_frames_go_aside_and_what_they_give_stands_in_their_place(make) 
     assert [event.evidence for event in events[1::2]] == [str(n + 1) for n in range(len(control))]
 
 
-def test_a_bad_frame_in_a_stream_that_runs_costs_no_other(make) -> None:
+def test_a_bad_frame_rejects_only_itself(make) -> None:
     parse = tapeloom_binance.parse(make())
     good, bad = combined("btcusdt@trade", TRADE), combined("btcusdt@trade", TRADE | {"p": "much"})
     deep = combined("btcusdt@trade", TRADE | {"new": 1}).replace(b"1}}", b"[" * 100_000)
@@ -342,10 +342,10 @@ def test_a_bad_frame_in_a_stream_that_runs_costs_no_other(make) -> None:
         assert [type(event) for event in events] == [Trade] * 10 + [Reject] + [Trade] * 10
 
 
-# ------------------------------------------------------------------------ whatever the venue writes
+# --------------------------------------------------------------------- any format and any garbage
 
 digits = st.from_regex(r"(0|[1-9][0-9]{0,12})(\.[0-9]{1,12})?", fullmatch=True)
-fills = st.fixed_dictionaries(
+trades = st.fixed_dictionaries(
     {
         "p": digits,
         "q": digits,
@@ -363,9 +363,9 @@ garbage = st.one_of(
 )
 
 
-def written(fill: dict[str, Any], form: str) -> bytes:
-    """The same fill, as five venues with different tastes would write it."""
-    event = {"e": "trade", "E": 1, "s": "BTCUSDT", **fill, "M": True}
+def encoded(trade: dict[str, Any], form: str) -> bytes:
+    """Return the frame of a trade in one of five JSON formats."""
+    event = {"e": "trade", "E": 1, "s": "BTCUSDT", **trade, "M": True}
     match form:
         case "spaced":
             return combined("btcusdt@trade", event, indent=2, separators=(" , ", " : "))
@@ -381,13 +381,19 @@ def written(fill: dict[str, Any], form: str) -> bytes:
 
 @settings(max_examples=120, deadline=None)
 @given(
-    items=st.lists(st.one_of(st.tuples(fills, forms), garbage), max_size=40), cut=st.integers(1, 40)
+    items=st.lists(st.one_of(st.tuples(trades, forms), garbage), max_size=40),
+    cut=st.integers(1, 40),
 )
-def test_no_form_and_no_garbage_costs_a_trade_and_numbers_stay_as_written(make, items, cut) -> None:
-    frames = [item if isinstance(item, bytes) else written(*item) for item in items]
+def test_no_frame_format_and_no_garbage_loses_a_trade_or_changes_a_number(make, items, cut) -> None:
+    frames = [item if isinstance(item, bytes) else encoded(*item) for item in items]
     wanted = [
-        (Decimal(fill["p"]).as_tuple(), Decimal(fill["q"]).as_tuple(), fill["t"], fill["T"] * 10**6)
-        for fill, _ in (item for item in items if not isinstance(item, bytes))
+        (
+            Decimal(trade["p"]).as_tuple(),
+            Decimal(trade["q"]).as_tuple(),
+            trade["t"],
+            trade["T"] * 10**6,
+        )
+        for trade, _ in (item for item in items if not isinstance(item, bytes))
     ]
     together = tapeloom_binance.parse(make())(Frames(frames, 7))
     parse = tapeloom_binance.parse(make())

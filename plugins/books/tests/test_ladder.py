@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tapeloom.events import Book
 from tapeloom_books import LocalBook
-from tapeloom_books.ladder import Ladder, TooWideError
+from tapeloom_books.ladder import Ladder, PriceTooLongError
 
 
 def event(bids=(), asks=(), kind="delta"):
@@ -82,7 +82,7 @@ def test_the_best_of_thousands_of_levels_are_right_however_the_price_runs(seed):
     assert order == book.asks.raw_top(10_000)
 
 
-def test_prices_that_one_float_would_name_are_kept_apart():
+def test_prices_with_the_same_float_are_different_levels():
     one, other = "9007199254740992.1", "9007199254740992.2"
     book = LocalBook("acme", "A/B")
     book.apply(event([(one, "1")]))
@@ -93,7 +93,7 @@ def test_prices_that_one_float_would_name_are_kept_apart():
 
 
 def test_a_long_price_asks_for_decimal_names():
-    with pytest.raises(TooWideError):
+    with pytest.raises(PriceTooLongError):
         Ladder("bids").apply([("1.0000000000000001", "1")])
 
 

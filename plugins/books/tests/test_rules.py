@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 from tapeloom.events import Book
-from tapeloom_books.rules import after_delta, after_snapshot, missing
+from tapeloom_books.rules import missing_count, position_after_delta, position_after_snapshot
 
 
 def delta(first, last, previous=None):
@@ -29,7 +29,7 @@ def delta(first, last, previous=None):
     ],
 )
 def test_a_delta_follows_a_delta(event, last, place):
-    assert place == after_delta(event, last)
+    assert place == position_after_delta(event, last)
 
 
 @pytest.mark.parametrize(
@@ -50,9 +50,9 @@ def test_a_delta_follows_a_delta(event, last, place):
     ],
 )
 def test_a_delta_joins_a_snapshot(event, last, place):
-    assert place == after_snapshot(event, last)
+    assert place == position_after_snapshot(event, last)
 
 
 def test_lost_ids_are_counted_only_where_ids_are():
-    assert missing(delta(15, 20), 10) == 4
-    assert missing(delta(15, 20, 12), 10) is None
+    assert missing_count(delta(15, 20), 10) == 4
+    assert missing_count(delta(15, 20, 12), 10) is None

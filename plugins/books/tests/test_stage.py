@@ -29,7 +29,7 @@ def test_the_plugin_offers_a_timed_stage_and_its_settings(bench):
     assert tapeloom_books.settings() is tapeloom_books.Settings
 
 
-def test_the_first_delta_asks_once_and_waits(bench, delta):
+def test_the_first_delta_requests_a_snapshot_once_and_is_buffered(bench, delta):
     rig = bench()
     first, second = delta(1, 5, *ONE), delta(6, 9)
     out = rig.send(first, second)
@@ -40,7 +40,7 @@ def test_the_first_delta_asks_once_and_waits(bench, delta):
     assert rig.book().best_bid is None
 
 
-def test_a_snapshot_and_the_deltas_that_waited_make_a_book(bench, delta, snapshot):
+def test_a_snapshot_and_the_buffered_deltas_make_a_book(bench, delta, snapshot):
     rig = bench()
     rig.send(delta(1, 5, [("9", "7")]), delta(6, 9, [("10", "3")]), delta(10, 12, [("8", "1")]))
     answer = snapshot(7, *ONE, recv=99)
@@ -59,7 +59,7 @@ def test_a_snapshot_and_the_deltas_that_waited_make_a_book(bench, delta, snapsho
     assert rig.stage.due is None
 
 
-def test_a_quote_comes_when_price_or_size_at_the_top_changes_and_only_then(bench, delta, snapshot):
+def test_a_quote_is_sent_only_when_price_or_size_at_the_top_changes(bench, delta, snapshot):
     rig = bench()
     rig.send(snapshot(0, *ONE))
     out = rig.send(
@@ -75,7 +75,7 @@ def test_a_quote_comes_when_price_or_size_at_the_top_changes_and_only_then(bench
     assert [Book, Book, Book, Quote, Book, Quote, Book, Book, Quote] == [type(e) for e in out]
 
 
-def test_a_hole_is_announced_before_the_delta_behind_it(bench, delta, snapshot):
+def test_a_gap_is_reported_before_the_delta_after_it(bench, delta, snapshot):
     rig = bench()
     rig.send(snapshot(0, *ONE), delta(1, 3))
     out = rig.send(delta(8, 9, recv=5))
@@ -92,7 +92,7 @@ def test_a_hole_is_announced_before_the_delta_behind_it(bench, delta, snapshot):
     assert out[1].state == "synced"
 
 
-def test_linked_deltas_do_not_tell_how_many_are_missing(bench, delta, snapshot):
+def test_a_gap_of_linked_deltas_has_no_missing_count(bench, delta, snapshot):
     rig = bench()
     rig.send(snapshot(10, *ONE), delta(8, 12, previous=7), delta(20, 25, previous=12))
     out = rig.send(delta(30, 35, previous=27))
@@ -102,7 +102,7 @@ def test_linked_deltas_do_not_tell_how_many_are_missing(bench, delta, snapshot):
 
 
 @pytest.mark.parametrize("early", [2, 3, 5])
-def test_a_hole_among_the_deltas_that_wait_is_announced_and_what_stood_before_is_dropped(
+def test_a_gap_among_buffered_deltas_is_reported_and_earlier_ones_are_dropped(
     bench, delta, snapshot, early
 ):
     rig = bench()
@@ -121,7 +121,7 @@ def test_a_hole_among_the_deltas_that_wait_is_announced_and_what_stood_before_is
     assert [price for price, _ in rig.book().bids] == [10, 8]
 
 
-def test_a_gap_in_one_symbol_leaves_the_others_alone(bench, delta, snapshot):
+def test_a_gap_in_one_symbol_does_not_affect_the_others(bench, delta, snapshot):
     rig = bench()
     rig.send(snapshot(0, *ONE), snapshot(0, *ONE, symbol="C/D"))
     out = rig.send(delta(1, 1, symbol="C/D"), delta(5, 5), delta(2, 2, [("10", "6")], symbol="C/D"))
@@ -131,7 +131,7 @@ def test_a_gap_in_one_symbol_leaves_the_others_alone(bench, delta, snapshot):
     assert [(quote.symbol, quote.bid_size) for quote in told(out, Quote)] == [("C/D", 6)]
 
 
-def test_a_snapshot_that_is_too_old_is_asked_for_again(bench, delta, snapshot):
+def test_a_snapshot_that_is_too_old_is_requested_again(bench, delta, snapshot):
     rig = bench()
     rig.send(delta(10, 12))
     out = rig.send(snapshot(8, *ONE))
@@ -146,7 +146,7 @@ def test_a_snapshot_that_is_too_old_is_asked_for_again(bench, delta, snapshot):
     assert rig.book().sequence == 12
 
 
-def test_a_snapshot_without_deltas_counts_until_one_shows_that_it_was_too_early(
+def test_a_snapshot_without_deltas_is_used_until_a_delta_shows_it_is_too_old(
     bench, delta, snapshot
 ):
     rig = bench()
@@ -157,7 +157,7 @@ def test_a_snapshot_without_deltas_counts_until_one_shows_that_it_was_too_early(
     assert rig.wants == [BOOK_WANTED]
 
 
-def test_useless_answers_are_met_with_ever_longer_pauses(bench, delta, snapshot):
+def test_the_pause_doubles_after_each_useless_snapshot(bench, delta, snapshot):
     rig = bench(retry="10s")
     rig.send(delta(10, 12, recv=SECOND))
     for second in range(1, 100):
@@ -169,7 +169,7 @@ def test_useless_answers_are_met_with_ever_longer_pauses(bench, delta, snapshot)
     assert rig.stage.due == (2 + 40 + 80) * SECOND
 
 
-def test_silence_is_met_by_asking_again_when_retry_has_passed(bench, delta):
+def test_an_unanswered_request_is_repeated_after_retry(bench, delta):
     rig = bench(retry="2s")
     rig.send(delta(1, 1, recv=SECOND))
 
@@ -198,7 +198,7 @@ def test_a_failed_request_is_repeated_sooner_than_an_unanswered_one(bench, delta
     assert len(rig.wants) == 2
 
 
-def test_a_symbol_that_was_dropped_is_not_asked_for(bench, delta):
+def test_no_snapshot_is_requested_for_a_removed_symbol(bench, delta):
     rig = bench(retry="2s")
     rig.send(delta(1, 1))
     rig.feed.symbols.remove("A/B")
@@ -232,7 +232,7 @@ def test_a_disconnect_makes_the_book_stale_until_a_new_snapshot(bench, delta, sn
     assert len(told(out, Quote)) == 1  # told again although it is what it was
 
 
-def test_a_crossed_book_gets_one_event_of_grace(bench, delta, snapshot):
+def test_a_book_may_be_crossed_for_one_event(bench, delta, snapshot):
     rig = bench()
     rig.send(snapshot(0, *ONE))
     out = rig.send(delta(1, 1, [("11", "5")]), delta(2, 2, [], [("11", "0"), ("12", "1")]))
@@ -273,7 +273,7 @@ def test_a_snapshot_in_the_stream_needs_no_request(bench, delta, snapshot):
     assert [(q.bid, q.bid_size) for q in told(out, Quote)] == [(10, 1), (10, 2), (5, 1), (5, 9)]
 
 
-def test_a_hole_behind_a_snapshot_in_the_stream_is_a_gap(bench, delta, snapshot):
+def test_missing_ids_after_a_snapshot_in_the_stream_are_a_gap(bench, delta, snapshot):
     rig = bench()
     out = rig.send(snapshot(100, *ONE, origin="live"), delta(102, 102))
 
@@ -292,7 +292,7 @@ def test_without_ids_snapshots_replace_and_deltas_apply(bench, delta, snapshot):
     assert list(rig.book().bids) == [(10, 1), (9, 8)]
 
 
-def test_partial_books_pass_and_say_nothing_unless_asked_to(bench, snapshot):
+def test_partial_books_pass_and_give_quotes_only_if_configured(bench, snapshot):
     partial = [snapshot(n, *ONE, origin="live", depth=5, channel="book:5") for n in (1, 2)]
     silent, loud = bench(), bench(channels=("book:5",))
 
@@ -304,7 +304,7 @@ def test_partial_books_pass_and_say_nothing_unless_asked_to(bench, snapshot):
     assert [quote.channel for quote in told(out, Quote)] == ["book:5"]
 
 
-def test_a_late_answer_does_not_set_a_good_book_back(bench, delta, snapshot):
+def test_a_late_snapshot_does_not_replace_a_synced_book(bench, delta, snapshot):
     rig = bench()
     rig.send(delta(1, 1), snapshot(0, *ONE), delta(2, 2, [("10", "8")]))
     out = rig.send(snapshot(1, *ONE))
@@ -313,7 +313,7 @@ def test_a_late_answer_does_not_set_a_good_book_back(bench, delta, snapshot):
     assert rig.book().best_bid == (10, 8)
 
 
-def test_a_delta_that_came_before_is_passed_on_and_not_applied(bench, delta, snapshot):
+def test_an_old_delta_passes_and_is_not_applied(bench, delta, snapshot):
     rig = bench()
     rig.send(snapshot(0, *ONE), delta(1, 2, [("10", "8")]), delta(3, 3, [("10", "9")]))
     out = rig.send(delta(1, 2, [("10", "8")]))
@@ -340,7 +340,7 @@ def test_depth_follows_each_change_of_the_top(bench, delta, snapshot):
     ) == out[4]  # fmt: skip
 
 
-def test_what_a_books_stage_said_is_no_input_to_one(bench, snapshot):
+def test_events_of_a_books_stage_are_ignored_by_another(bench, snapshot):
     rig = bench()
     said = snapshot(5, *ONE, origin="built_from_book", depth=2)
 
@@ -396,10 +396,10 @@ def test_batches_without_books_pass_as_they_are(bench):
         ({"depth": -1}, "depth = -1: expected a whole number of 0 or more"),
         ({"depth": True}, "depth = True"),
         ({"buffer": 0}, "buffer = 0: expected a whole number of 1 or more"),
-        ({"retry": "soon"}, "'soon' is no duration"),
+        ({"retry": "soon"}, "'soon' is not a duration"),
         ({"retry": "0s"}, "retry = 0 ns is too short"),
     ],
 )
-def test_wrong_settings_say_what_is_allowed(wrong, message):
+def test_invalid_settings_are_refused_with_the_allowed_values(wrong, message):
     with pytest.raises(ValueError, match=message):
         tapeloom_books.Settings(**wrong)

@@ -1,4 +1,4 @@
-"""Feeds of Bybit as core would compose them, and the recorded frames."""
+"""Fixtures: feeds of Bybit as core would compose them, and recorded frames."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from tapeloom.plugin import Feed, Frames
 PERP = "BTC/USDT:USDT"
 
 
-class Stopped:
-    """A clock that stands still."""
+class StoppedClock:
+    """A clock whose time does not pass."""
 
     def time_ns(self) -> int:
         return 0
@@ -25,27 +25,33 @@ class Stopped:
         return 0.0
 
     async def sleep(self, seconds: float) -> None:
-        raise AssertionError("nothing here waits")
+        raise AssertionError("these tests must not sleep")
 
 
 @pytest.fixture(scope="session")
 def make() -> Callable[..., Feed]:
-    """Return a function that makes a feed whose symbols are named."""
+    """Return a function that makes a feed whose symbols have native names."""
 
-    def made(
+    def make_feed(
         market: str = "spot", *channels: str, symbols: tuple[str, ...] = (), **settings: Any
     ) -> Feed:
-        some = [*symbols] or [PERP if market == "linear" else "BTC/USDT"]
-        own = tapeloom_bybit.Settings(**settings)
+        feed_symbols = [*symbols] or [PERP if market == "linear" else "BTC/USDT"]
+        venue_settings = tapeloom_bybit.Settings(**settings)
         feed = Feed(
-            "f", "bybit", market, some, channels or ("trades",), settings=own, clock=Stopped()
+            "f",
+            "bybit",
+            market,
+            feed_symbols,
+            channels or ("trades",),
+            settings=venue_settings,
+            clock=StoppedClock(),
         )
         codec = tapeloom_bybit.subscribe(feed)
-        for symbol in some:
+        for symbol in feed_symbols:
             feed.listing.add(symbol, codec.native(symbol))
         return feed
 
-    return made
+    return make_feed
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""What was recorded at Bybit becomes the events that it is."""
+"""Recorded frames are parsed into the expected events, compared with independent oracles."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ CHANNELS = ("trades", "quotes", "book:50")
 
 
 @pytest.fixture(scope="module")
-def played(make, recorded) -> tuple[list[Any], list[Any], Any]:
-    """The events of the testnet's stream, the replies that were set aside, and the feed."""
+def replayed(make, recorded) -> tuple[list[Any], list[Any], Any]:
+    """The events of the testnet's stream, the replies to requests, and the feed."""
     feed = make("spot", *CHANNELS)
     codec, replies = tapeloom_bybit.subscribe(feed), []
     frames = recorded(STREAM)
@@ -31,8 +31,8 @@ def oracle(folder) -> dict[str, Any]:
     return figures["captures"][f"bybit/{STREAM}"]["symbols"]
 
 
-def test_trades_equal_the_oracle(played, oracle) -> None:
-    trades = [event for event in played[0] if type(event) is Trade]
+def test_trades_equal_the_oracle(replayed, oracle) -> None:
+    trades = [event for event in replayed[0] if type(event) is Trade]
     wanted = oracle["BTCUSDT"]["trade"]
 
     assert len(trades) == wanted["trades"] == 8
@@ -43,8 +43,8 @@ def test_trades_equal_the_oracle(played, oracle) -> None:
     assert trades[-1].ts == wanted["last_trade_ms"] * 10**6
 
 
-def test_books_and_quotes_equal_the_oracle(played, oracle) -> None:
-    events, _, feed = played
+def test_books_and_quotes_equal_the_oracle(replayed, oracle) -> None:
+    events, _, feed = replayed
     books = [event for event in events if type(event) is Book]
     quotes = [event for event in events if type(event) is Quote]
     deep, top = oracle["orderbook.50.BTCUSDT"]["depth"], oracle["orderbook.1.BTCUSDT"]["depth"]
@@ -62,17 +62,17 @@ def test_books_and_quotes_equal_the_oracle(played, oracle) -> None:
     ]
 
 
-def test_the_other_frames_are_answers(played) -> None:
-    events, replies, _ = played
+def test_all_other_frames_are_replies(replayed) -> None:
+    events, replies, _ = replayed
 
-    # The recorder numbered its request in another way than we do.
+    # The request ids of the recorder have another format than ours.
     assert [type(reply) for reply in replies] == [Notice, Pong, Refusal]
     assert "NOSUCHSYM" in replies[-1].reason
     assert not any(type(event) is Reject for event in events)
 
 
-def test_the_deep_book_has_the_best_prices_of_the_first_level(make, recorded, oracle) -> None:
-    """Wherever both are of one moment, which the time of the engine tells: in 12 of 12 places."""
+def test_the_book_has_the_same_top_as_the_quotes(make, recorded, oracle) -> None:
+    """At each of the 12 times of the matching engine that both channels have."""
     books = pytest.importorskip("tapeloom_books", reason="tapeloom-books is not installed")
     feed = make("spot", "book:1", "book:50")
     stage = books.Books(feed, books.Settings())
@@ -80,9 +80,9 @@ def test_the_deep_book_has_the_best_prices_of_the_first_level(make, recorded, or
     frames.on_control = lambda _: ()
     best: dict[str, dict[int, Any]] = {"book:1": {}, "book:50": {}}
     for event in tapeloom_bybit.parse(feed)(frames):
-        told = stage([event])
+        outputs = stage([event])
         best[event.channel][event.ts] = stage.books["BTC/USDT", event.channel].top(1)
-        assert not any(type(each) is Gap for each in told)
+        assert not any(type(output) is Gap for output in outputs)
     both = best["book:1"].keys() & best["book:50"].keys()
     top = oracle["orderbook.50.BTCUSDT"]["depth"]["final_book"]
     book = stage.books["BTC/USDT", "book:50"]
@@ -95,13 +95,13 @@ def test_the_deep_book_has_the_best_prices_of_the_first_level(make, recorded, or
     )
 
 
-def test_one_frame_at_a_time_gives_the_same_events(played, make, recorded) -> None:
+def test_one_frame_at_a_time_gives_the_same_events(replayed, make, recorded) -> None:
     parse = tapeloom_bybit.parse(make("spot", *CHANNELS))
     singly = [
         event for frame in recorded(STREAM) for event in parse(Frames([frame], 7, lambda _: ()))
     ]
 
-    assert singly == played[0]
+    assert singly == replayed[0]
 
 
 def test_every_sample_of_a_stream_is_read(make, recorded) -> None:
@@ -134,11 +134,11 @@ def test_every_sample_of_rest_is_read(make, folder) -> None:
     assert (bar.close, bar.closed) == (Decimal(27455), False)
     assert (book.last_id, len(book.bids)) == (1234567, 3)
     assert (trade.side, trade.price) == ("buy", Decimal("27450.50"))
-    assert [(one.symbol, one.tick) for one in linear.read_listing(text("instruments_linear"))] == [
-        ("BTC/USDT:USDT", Decimal("0.5")),
-        ("ETH/USDT:USDT", Decimal("0.05")),
-    ]
-    assert [(one.symbol, one.lot) for one in spot.read_listing(text("instruments_spot"))] == [
-        ("BTC/USDT", Decimal("0.0001")),
-        ("ETH/USDT", Decimal("0.00001")),
-    ]
+    assert [
+        (instrument.symbol, instrument.tick)
+        for instrument in linear.read_listing(text("instruments_linear"))
+    ] == [("BTC/USDT:USDT", Decimal("0.5")), ("ETH/USDT:USDT", Decimal("0.05"))]
+    assert [
+        (instrument.symbol, instrument.lot)
+        for instrument in spot.read_listing(text("instruments_spot"))
+    ] == [("BTC/USDT", Decimal("0.0001")), ("ETH/USDT", Decimal("0.00001"))]

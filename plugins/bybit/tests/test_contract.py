@@ -1,13 +1,13 @@
-"""Bybit through the contract."""
+"""The contract tests of a venue, run for Bybit."""
 
 from __future__ import annotations
 
 from tapeloom_testing.contract import Capture, VenueContract
 
 MARKETS = {"spot": ("BTC/USDT", "ETH/USDT"), "linear": ("BTC/USDT:USDT", "ETH/USDC:USDC")}
-FIRST = {market: some[:1] for market, some in MARKETS.items()}
-REST = {"resync": "rest"}
-RECORDED = {
+FIRST_SYMBOLS = {market: symbols[:1] for market, symbols in MARKETS.items()}
+REST_RESYNC = {"resync": "rest"}
+CAPTURES = {
     "bybit/v5_spot_testnet_20260913": Capture(
         market="spot", symbols=("BTC/USDT",), channels=("trades", "quotes", "book:50")
     )
@@ -19,16 +19,16 @@ class TestBybit(VenueContract):
     markets = MARKETS
     channels = ("trades", "quotes", "book", "book:50", "book:200", "klines:1m", "ticker")
     history = ("listing", "trades", "bars")
-    captures = RECORDED
+    captures = CAPTURES
 
 
 class TestBybitDepths(VenueContract):
-    """The words for streams that others name too, and a book that is brought back over REST."""
+    """Channels that are aliases of others, and a book that is resynced over REST."""
 
     venue = "bybit"
     variant = "depths"
-    markets = FIRST
+    markets = FIRST_SYMBOLS
     seconds = 30.0
     channels = ("book:1000", "book:1")
-    settings = REST
+    settings = REST_RESYNC
     history = ("book",)

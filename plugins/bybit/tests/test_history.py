@@ -1,4 +1,4 @@
-"""What is asked over REST, and how the answers are read."""
+"""REST requests, and the events read from the answers."""
 
 from __future__ import annotations
 
@@ -21,14 +21,20 @@ SECOND = 1_000_000_000
 SPOT = "https://api.bybit.com/v5/market"
 
 
-def asked(request: Request) -> tuple[str, dict[str, str]]:
+def request_parts(request: Request) -> tuple[str, dict[str, str]]:
     parts = urlsplit(request.url)
     return f"{parts.scheme}://{parts.netloc}{parts.path}", dict(parse_qsl(parts.query))
 
 
 def body(result: Any, code: int = 0, message: str = "OK", time: int = 0) -> bytes:
-    whole = {"retCode": code, "retMsg": message, "result": result, "retExtInfo": {}, "time": time}
-    return json.dumps(whole).encode()
+    envelope = {
+        "retCode": code,
+        "retMsg": message,
+        "result": result,
+        "retExtInfo": {},
+        "time": time,
+    }
+    return json.dumps(envelope).encode()
 
 
 def history(make, market: str = "spot", *channels: str, **settings: Any) -> Any:
@@ -36,11 +42,11 @@ def history(make, market: str = "spot", *channels: str, **settings: Any) -> Any:
 
 
 def test_the_listing_is_one_request(make) -> None:
-    assert asked(history(make).listing_request()) == (
+    assert request_parts(history(make).listing_request()) == (
         f"{SPOT}/instruments-info",
         {"category": "spot"},
     )
-    assert asked(history(make, "linear").listing_request())[1] == {
+    assert request_parts(history(make, "linear").listing_request())[1] == {
         "category": "linear",
         "limit": "1000",
     }
@@ -48,30 +54,32 @@ def test_the_listing_is_one_request(make) -> None:
 
 
 @pytest.mark.parametrize(("market", "limit"), [("spot", "60"), ("linear", "1000")])
-def test_as_many_trades_are_asked_for_as_there_are(make, market, limit) -> None:
+def test_the_maximal_number_of_trades_is_requested(make, market, limit) -> None:
     symbol = PERP if market == "linear" else "BTC/USDT"
-    path, query = asked(history(make, market).request(HistoryQuery("trades", symbol, "trades")))
+    path, params = request_parts(
+        history(make, market).request(HistoryQuery("trades", symbol, "trades"))
+    )
 
     assert path == f"{SPOT}/recent-trade"
-    assert query == {"category": market, "symbol": "BTCUSDT", "limit": limit}
+    assert params == {"category": market, "symbol": "BTCUSDT", "limit": limit}
 
 
-def test_bars_are_asked_for_between_two_times_the_end_not_included(make) -> None:
-    want = HistoryQuery("bars", "BTC/USDT", "klines:1h", since=3600 * SECOND, until=7200 * SECOND)
-    path, query = asked(history(make).request(want))
+def test_bars_are_requested_without_the_end_of_the_time_span(make) -> None:
+    query = HistoryQuery("bars", "BTC/USDT", "klines:1h", since=3600 * SECOND, until=7200 * SECOND)
+    path, params = request_parts(history(make).request(query))
 
     assert path == f"{SPOT}/kline"
-    assert (query["interval"], query["start"], query["end"]) == ("60", "3600000", "7199999")
+    assert (params["interval"], params["start"], params["end"]) == ("60", "3600000", "7199999")
     assert history(make).request(HistoryQuery("bars", "BTC/USDT", interval="7m")) is None
 
 
-def test_a_book_is_asked_for_only_where_that_is_wished_and_fits(make) -> None:
-    usual, rest = history(make, "spot", "book"), history(make, "spot", "book", resync="rest")
-    path, query = asked(rest.request(HistoryQuery("book", "BTC/USDT", "book")))
+def test_a_book_is_requested_only_with_resync_rest_and_1000_levels(make) -> None:
+    default, rest = history(make, "spot", "book"), history(make, "spot", "book", resync="rest")
+    path, params = request_parts(rest.request(HistoryQuery("book", "BTC/USDT", "book")))
 
-    assert usual.request(HistoryQuery("book", "BTC/USDT", "book")) is None
+    assert default.request(HistoryQuery("book", "BTC/USDT", "book")) is None
     assert path == f"{SPOT}/orderbook"
-    assert query == {"category": "spot", "symbol": "BTCUSDT", "limit": "1000"}
+    assert params == {"category": "spot", "symbol": "BTCUSDT", "limit": "1000"}
     assert rest.request(HistoryQuery("book", "BTC/USDT", "book:50")) is None
 
 
@@ -145,64 +153,68 @@ def test_bars_come_oldest_first_and_the_newest_is_closed_once_it_has_ended(
         "https://api.bybit.com/",
     ],
 )
-def test_an_address_that_is_not_ours_has_no_answer(make, url) -> None:
+def test_the_answer_of_an_unknown_url_gives_no_events(make, url) -> None:
     assert history(make).read_answer(Request(url=url), body({"list": []}), 9) == []
 
 
 @pytest.mark.parametrize(
-    ("answer", "told"),
+    ("answer", "expected"),
     [
         (body({}, 10001, "symbol invalid"), r"symbol invalid \(code 10001\)"),
-        (body({}, 10006, "Too many visits"), "ask less often"),
+        (body({}, 10006, "Too many visits"), "send requests less often"),
         (b"<html>", "expected an answer of API v5.*<html>"),
         (body({"list": [["x"]]}), "Expected|Object missing"),
         (body(None), "Expected `object`"),
         (b'{"retCode":0,"result":' + b"[" * 100_000, "expected an answer"),
     ],
 )
-def test_an_error_and_garbage_are_told_in_the_words_of_the_venue(make, answer, told) -> None:
-    one = history(make)
-    with pytest.raises(ValueError, match=told):
-        one.read_answer(one.request(HistoryQuery("bars", "BTC/USDT", interval="1m")), answer, 9)
+def test_error_codes_and_garbage_raise_an_error_with_the_reason(make, answer, expected) -> None:
+    bybit_history = history(make)
+    with pytest.raises(ValueError, match=expected):
+        bybit_history.read_answer(
+            bybit_history.request(HistoryQuery("bars", "BTC/USDT", interval="1m")), answer, 9
+        )
     with pytest.raises(ValueError):
-        one.read_listing(answer)
+        bybit_history.read_listing(answer)
 
 
 @pytest.mark.parametrize(
-    ("status", "answer", "told", "pause"),
+    ("status", "answer", "expected", "retry_after"),
     [
-        (403, b"", "forgives after 10 minutes", 600),
+        (403, b"", "again after 10 minutes", 600),
         (403, body({}, 403, "access too frequent"), "access too frequent (code 403)", 600),
-        (429, b"[", "ask less often", 5),
+        (429, b"[", "send requests less often", 5),
         (500, b"", "", 1),
-        (404, body({}, 10024, "no"), "does not serve the place", None),
+        (404, body({}, 10024, "no"), "does not serve the region", None),
     ],
 )
-def test_a_refusal_is_explained_and_says_when_to_ask_again(
-    make, status, answer, told, pause
+def test_a_refusal_has_a_reason_and_the_seconds_until_a_retry(
+    make, status, answer, expected, retry_after
 ) -> None:
     refusal = history(make).refusal_reason(status, answer)
 
-    assert told in refusal.reason
-    assert refusal.retry_after_seconds == pause
+    assert expected in refusal.reason
+    assert refusal.retry_after_seconds == retry_after
 
 
-@pytest.mark.parametrize(("code", "passing"), [(10006, True), (10016, True), (10001, False)])
-def test_a_refusal_with_the_status_200_says_whether_to_ask_again(make, code, passing) -> None:
-    one = history(make)
-    with pytest.raises(RequestRefused) as denied:
-        one.read_answer(
-            one.request(HistoryQuery("bars", "BTC/USDT", interval="1m")), body({}, code, "no"), 9
+@pytest.mark.parametrize(("code", "temporary"), [(10006, True), (10016, True), (10001, False)])
+def test_a_refusal_with_the_status_200_is_temporary_or_permanent(make, code, temporary) -> None:
+    bybit_history = history(make)
+    with pytest.raises(RequestRefused) as refused:
+        bybit_history.read_answer(
+            bybit_history.request(HistoryQuery("bars", "BTC/USDT", interval="1m")),
+            body({}, code, "no"),
+            9,
         )
 
-    assert (denied.value.retry_after_seconds is not None) == passing
+    assert (refused.value.retry_after_seconds is not None) == temporary
 
 
-def test_bars_of_a_long_time_are_asked_for_from_its_beginning(make) -> None:
+def test_bars_of_a_long_time_span_are_requested_from_its_start(make) -> None:
     day = 86_400 * SECOND
-    want = HistoryQuery("bars", "BTC/USDT", interval="1m", since=day, until=3 * day)
-    request = history(make).request(want)
-    short = history(make).request(attrs.evolve(want, until=day + 3600 * SECOND))
+    query = HistoryQuery("bars", "BTC/USDT", interval="1m", since=day, until=3 * day)
+    request = history(make).request(query)
+    short = history(make).request(attrs.evolve(query, until=day + 3600 * SECOND))
 
     assert (request.paged, request.page_end) == (True, day + 1000 * 60 * SECOND)
     assert (short.paged, short.page_end) == (True, None)
@@ -215,7 +227,7 @@ LINEAR = {
 }  # fmt: skip
 
 
-def test_what_is_listed_has_unified_symbols_and_steps(make) -> None:
+def test_listed_symbols_have_unified_names_and_steps(make) -> None:
     coin = {
         "symbol": "BTCUSDT", "baseCoin": "BTC", "quoteCoin": "USDT", "status": "Trading",
         "lotSizeFilter": {"basePrecision": "0.000001"}, "priceFilter": {"tickSize": "0.1"},
@@ -237,14 +249,14 @@ def test_what_is_listed_has_unified_symbols_and_steps(make) -> None:
     assert perp == Instrument(
         PERP, "BTCUSDT", "swap", "BTC", "USDT", "USDT", Decimal("0.10"), Decimal("0.001")
     )
-    assert [(one.symbol, one.kind, one.active) for one in others] == [
+    assert [(other.symbol, other.kind, other.active) for other in others] == [
         ("BTC/USDC:USDC", "swap", True),
         ("OLD/USDT:USDT", "swap", True),
         ("BTC/USDC:USDC-251226", "future", False),
     ]
 
 
-def test_a_listing_that_is_cut_off_is_not_taken_for_the_whole(make) -> None:
+def test_a_truncated_listing_is_an_error(make) -> None:
     rows = body({"list": [LINEAR] * 1000, "nextPageCursor": "first%3D1"})
 
     with pytest.raises(ValueError, match="more than the 1000 symbols"):

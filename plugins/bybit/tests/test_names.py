@@ -1,4 +1,4 @@
-"""Settings, markets, channels, symbols and addresses, and what is said of wrong ones."""
+"""Settings, markets, channels, symbols and addresses, and the errors for wrong ones."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ def mistakes(make, hook: str, market: str, *channels: str) -> list[str]:
     feed.market, feed.channels = market, channels
     with pytest.raises(ConfigError) as caught:
         getattr(tapeloom_bybit, hook)(feed)
-    return [str(each) for each in caught.value.mistakes]
+    return [str(mistake) for mistake in caught.value.mistakes]
 
 
-def test_a_market_is_one_stream_with_the_limits_of_the_venue(make) -> None:
+def test_a_market_is_one_endpoint_with_the_limits_of_the_venue(make) -> None:
     (endpoint,) = tapeloom_bybit.connect(make("linear"))
 
     assert endpoint.url == "wss://stream.bybit.com/v5/public/linear"
@@ -79,22 +79,24 @@ def test_symbols_have_the_names_of_the_venue(make, market, symbol, native) -> No
     [
         ("spot", "BTC/USDT:USDT", 'Set market = "linear".'),
         ("linear", "BTC/USDT", 'Set market = "spot".'),
-        ("linear", "BTC/USD:BTC", "Inverse contracts are not served."),
+        ("linear", "BTC/USD:BTC", "Inverse contracts are not supported."),
         ("spot", "BTC", "is no unified symbol"),
-        ("linear", "BTC/USDT:USDT-251301", "expires in no month"),
+        ("linear", "BTC/USDT:USDT-251301", "has no valid month"),
     ],
 )
-def test_a_symbol_of_another_market_is_told_where_it_belongs(make, market, symbol, remedy) -> None:
+def test_the_error_for_a_symbol_of_another_market_names_that_market(
+    make, market, symbol, remedy
+) -> None:
     with pytest.raises(SymbolError, match=remedy):
         tapeloom_bybit.subscribe(make(market)).native(symbol)
 
 
 @pytest.mark.parametrize("hook", HOOKS)
-def test_all_that_is_wrong_with_a_feed_is_said_at_once(make, hook) -> None:
+def test_every_mistake_of_a_feed_is_reported_at_once(make, hook) -> None:
     market, *channels = mistakes(make, hook, "linaer", "trades", "agg_trades", "book:20")
 
     assert market == "market: bybit has no market 'linaer'. Did you mean 'linear'?"
-    assert [each.partition(". ")[0] for each in channels] == [
+    assert [mistake.partition(". ")[0] for mistake in channels] == [
         "channels: bybit has no channel 'agg_trades'",
         "channels: bybit has no channel 'book:20'",
     ]
@@ -103,10 +105,10 @@ def test_all_that_is_wrong_with_a_feed_is_said_at_once(make, hook) -> None:
 
 
 @pytest.mark.parametrize("pair", [("quotes", "book:1"), ("book", "book:1000")])
-def test_two_words_for_one_stream_are_one_too_many(make, pair) -> None:
+def test_two_channels_of_one_stream_are_an_error(make, pair) -> None:
     (mistake,) = mistakes(make, "connect", "spot", *pair)
 
-    assert f"{pair[0]!r} and {pair[1]!r} are one stream" in mistake
+    assert f"{pair[0]!r} and {pair[1]!r} are the same stream" in mistake
 
 
 @pytest.mark.parametrize("channel", ["trades:1", "quotes:1", "klines", "klines:8h", "book:x"])
@@ -115,7 +117,7 @@ def test_a_parameter_that_a_channel_does_not_have_is_refused(make, channel) -> N
 
 
 @pytest.mark.parametrize(
-    ("settings", "told"),
+    ("settings", "expected"),
     [
         ({"demo": True, "testnet": True}, "exclude each other"),
         ({"ws_url": "stream.example.com"}, "ws_url = 'stream.example.com': expected an address"),
@@ -124,6 +126,6 @@ def test_a_parameter_that_a_channel_does_not_have_is_refused(make, channel) -> N
         ({"resync": "never"}, "resync"),
     ],
 )
-def test_wrong_settings_are_refused(settings, told) -> None:
-    with pytest.raises(ValueError, match=told):
+def test_wrong_settings_are_refused(settings, expected) -> None:
+    with pytest.raises(ValueError, match=expected):
         tapeloom_bybit.Settings(**settings)

@@ -53,7 +53,7 @@ def test_what_an_exchange_does_not_have_is_refused_with_what_it_has(
     [
         ({"sandbox": True, "demo": True}, "two environments"),
         ({"apikey": 1}, "Did you mean 'api_key'?"),
-        ({"api_key": "fake-key"}, "does not stand in the stack"),
+        ({"api_key": "fake-key"}, "must not be in the stack"),
         ({"trades_limit": 0}, "trades_limit"),
         ({"stall": 0}, "stall"),
     ],

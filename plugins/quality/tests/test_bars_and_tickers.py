@@ -22,7 +22,7 @@ def rules(events):
         ("100 Infinity 90 100", "price", "high Infinity"),
     ],
 )
-def test_a_bar_that_cannot_be_is_rejected(quality, make, bar, rule, evidence):
+def test_an_invalid_bar_is_rejected(quality, make, bar, rule, evidence):
     out = quality()([make.bar(), make.bar(bar, at=60_000), make.bar(at=120_000)])
 
     assert rules(out) == ["bar", rule, "bar"]
@@ -43,14 +43,14 @@ def test_a_flat_bar_passes(quality, make):
     assert quality()(batch) is batch
 
 
-def test_a_forming_bar_may_come_again_and_again(quality, make):
+def test_a_forming_bar_may_be_sent_repeatedly(quality, make):
     forming = [make.bar(f"100 110 90 {100 + n % 5}", origin="live", closed=False) for n in range(9)]
     batch = [*forming, make.bar(origin="live"), make.bar(at=60_000, origin="live", closed=False)]
 
     assert quality()(batch) is batch
 
 
-def test_the_last_of_a_bar_may_come_after_the_first_of_the_next(quality, make):
+def test_the_final_event_of_a_bar_may_arrive_after_the_first_of_the_next(quality, make):
     batch = [make.bar(at=at, origin="live") for at in (0, 60_000, 0, 60_000, 120_000)]
 
     assert quality()(batch) is batch
@@ -62,7 +62,7 @@ def test_a_bar_from_long_ago_is_rejected(quality, make):
     assert rules(out) == ["bar", "backwards", "bar"]
 
 
-def test_bars_whose_clock_was_set_back_go_on(quality, make):
+def test_bars_pass_again_after_the_clock_was_set_back(quality, make):
     out = quality()([make.bar(at=at * 60_000) for at in (600, 0, 1, 2, 3, 4)])
 
     assert rules(out) == ["bar", "backwards", "backwards", "bar", "bar", "bar"]
@@ -74,7 +74,7 @@ def test_months_have_no_fixed_length_and_pass(quality, make):
     assert quality()(batch) is batch
 
 
-def test_revisions_and_the_past_are_judged_by_what_they_say(quality, make):
+def test_revisions_and_replayed_bars_are_checked_by_value_only(quality, make):
     cheap = "10 11 9 10"
     batch = [
         make.bar(at=6_000_000),
@@ -87,7 +87,7 @@ def test_revisions_and_the_past_are_judged_by_what_they_say(quality, make):
     assert rules(quality()(batch)) == ["bar", "bar", "bar", "range", "bar"]
 
 
-def test_intervals_are_lines_of_their_own(quality, make):
+def test_every_interval_has_its_own_reference(quality, make):
     batch = [make.bar(at=9_000_000, interval="1s"), make.bar("50 50 50 50", at=0, interval="1h")]
 
     assert quality()(batch) is batch
@@ -105,7 +105,7 @@ def test_intervals_are_lines_of_their_own(quality, make):
         ({"volume": "NaN"}, "size"),
     ],
 )
-def test_a_ticker_that_cannot_be_is_rejected(quality, make, fields, rule):
+def test_an_invalid_ticker_is_rejected(quality, make, fields, rule):
     assert rules(quality()([make.ticker(**fields)])) == [rule]
 
 

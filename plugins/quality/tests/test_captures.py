@@ -84,7 +84,7 @@ def test_real_snapshots_pass(name):
     assert quality(Settings(), Counter())(events) is events
 
 
-def test_trades_named_by_text_pass_too():
+def test_trades_with_text_ids_pass():
     trades = [
         Trade("v", one["coin"], one["time"] * MS, recv, Decimal(one["px"]), Decimal(one["sz"]), None, str(one["tid"]))
         for recv, frame in frames("hyperliquid/btc_20250126_a.ws.jsonl")

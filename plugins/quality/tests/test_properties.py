@@ -128,7 +128,7 @@ def stage():
 
 @settings(max_examples=400, deadline=None)
 @given(ROWS)
-def test_it_judges_as_the_plain_one_does(rows):
+def test_the_stage_agrees_with_a_naive_implementation(rows):
     batch = trades(rows)
     plain = Plain()
     run, counters = stage()
@@ -145,7 +145,7 @@ def test_it_judges_as_the_plain_one_does(rows):
 
 @settings(max_examples=150, deadline=None)
 @given(ROWS, ROWS, st.lists(st.integers(1, 9), min_size=1, max_size=30))
-def test_the_boundaries_of_batches_do_not_show(rows, others, cuts):
+def test_the_output_does_not_depend_on_batch_boundaries(rows, others, cuts):
     a, b = trades(rows), trades(others, "ETH/USDT")
     mixed = [event for n in range(max(len(a), len(b))) for event in (*a[n : n + 1], *b[n : n + 1])]
     whole, _ = stage()
@@ -161,7 +161,7 @@ def test_the_boundaries_of_batches_do_not_show(rows, others, cuts):
 
 @settings(max_examples=200, deadline=None)
 @given(ROWS, ROWS, st.lists(st.integers(1, 9), min_size=1, max_size=5))
-def test_batches_that_a_parser_has_numbered_give_the_same(rows, others, cuts):
+def test_trade_batches_with_subscription_ids_give_the_same_output(rows, others, cuts):
     a, b = trades(rows), trades(others, "ETH/USDT")
     mixed = [event for n in range(max(len(a), len(b))) for event in (*a[n : n + 1], *b[n : n + 1])]
     plain, counted = stage()
@@ -181,7 +181,7 @@ def test_batches_that_a_parser_has_numbered_give_the_same(rows, others, cuts):
 
 @settings(max_examples=150, deadline=None)
 @given(ROWS)
-def test_nothing_is_lost_and_nothing_is_made_up(rows):
+def test_no_event_is_lost_or_invented(rows):
     batch = trades(rows)
     run, _ = stage()
 
@@ -195,7 +195,7 @@ def test_nothing_is_lost_and_nothing_is_made_up(rows):
 
 @settings(max_examples=150, deadline=None)
 @given(ROWS, ROWS)
-def test_what_happens_in_one_symbol_changes_nothing_in_another(rows, others):
+def test_symbols_do_not_affect_each_other(rows, others):
     a, b = trades(rows), trades(others, "ETH/USDT")
     mixed = [event for n in range(max(len(a), len(b))) for event in (*a[n : n + 1], *b[n : n + 1])]
     alone, _ = stage()

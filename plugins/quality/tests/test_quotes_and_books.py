@@ -52,7 +52,7 @@ def test_quotes_are_ordered_by_sequence(quality, make):
     assert rules(out) == ["quote", "quote", "order", "duplicate", "quote", "quote", "quote"]
 
 
-def test_a_sequence_that_starts_anew_does_not_block_the_symbol(quality, make):
+def test_a_restarted_sequence_does_not_block_the_symbol(quality, make):
     stage = quality()
     stage([make.quote(sequence=1000)])
 
@@ -61,7 +61,7 @@ def test_a_sequence_that_starts_anew_does_not_block_the_symbol(quality, make):
     assert rules(out) == ["order", "order", "quote", "quote", "quote", "quote"]
 
 
-def test_replayed_quotes_are_no_new_sequence(quality, make):
+def test_replayed_quotes_do_not_restart_the_sequence(quality, make):
     stage = quality()
     quotes = [make.quote(sequence=n, at=n) for n in range(1, 20)]
     stage(quotes)
@@ -69,7 +69,7 @@ def test_replayed_quotes_are_no_new_sequence(quality, make):
     assert set(rules(stage(quotes[:-1]))) == {"order"}
 
 
-def test_quotes_read_off_a_book_are_a_line_of_their_own(quality, make):
+def test_quotes_built_from_a_book_have_their_own_reference(quality, make):
     batch = [
         make.quote(sequence=100, at=9000),
         make.quote("200", "201", sequence=1, at=1, origin="built_from_book"),
@@ -125,14 +125,14 @@ def test_every_level_of_a_book_is_a_price_and_a_size(
     assert counters == {f"reject.{rule}": 1}
 
 
-def test_small_prices_and_levels_taken_away_pass(quality, make):
+def test_small_prices_and_removed_levels_pass(quality, make):
     levels = [("0.00001", "0.00"), (".5", "0"), ("+1", "1E+3")]
     batch = [make.book(levels, [], kind="delta"), make.book([], [("0.1", "0")], kind="delta")]
 
     assert quality()(batch) is batch
 
 
-def test_levels_in_decimal_are_read_too(quality, make):
+def test_levels_of_decimals_are_checked_too(quality, make):
     good = [(Decimal(100), Decimal(0))]
     batch = [make.book(good, [(Decimal(101), Decimal(1))])]
 

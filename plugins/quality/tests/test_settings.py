@@ -11,7 +11,7 @@ def test_the_hook_names_the_settings():
     assert tapeloom_quality._settings() is Settings
 
 
-def test_text_is_read_as_people_write_it():
+def test_settings_are_parsed_from_text():
     settings = Settings(max_jump="12.5%", confirm_after="1m", max_backwards="500ms", max_ahead="2s")
 
     assert settings.max_jump == Decimal("0.125")
@@ -22,7 +22,7 @@ def test_text_is_read_as_people_write_it():
     )
 
 
-def test_the_defaults_are_what_the_readme_says():
+def test_the_defaults_equal_those_in_the_readme():
     settings = Settings()
 
     assert settings == Settings(
@@ -35,15 +35,15 @@ def test_the_defaults_are_what_the_readme_says():
     ("wrong", "message"),
     [
         ({"max_jump": "0%"}, "max_jump is a fraction above 0, such as '10%'"),
-        ({"max_jump": "ten"}, "is no fraction"),
+        ({"max_jump": "ten"}, "is not a fraction"),
         ({"confirmations": 0}, "confirmations is a number of events, 1 or more, and was 0"),
         ({"confirm_after": "soon"}, "is no duration"),
-        ({"off": ("jumps",)}, "off knows no 'jumps'.*Did you mean 'jump'?"),
-        ({"off": "jump"}, r"off is a list of words. Write \['jump'\]"),
-        ({"types": ("trades",)}, "types knows no 'trades'.*Did you mean 'trade'?"),
+        ({"off": ("jumps",)}, "off does not accept 'jumps'.*Did you mean 'jump'?"),
+        ({"off": "jump"}, r"off is a list of names. Write \['jump'\]"),
+        ({"types": ("trades",)}, "types does not accept 'trades'.*Did you mean 'trade'?"),
     ],
 )
-def test_a_mistake_is_told_with_what_is_allowed(wrong, message):
+def test_an_invalid_setting_is_refused_with_the_allowed_values(wrong, message):
     with pytest.raises(ValueError, match=message):
         Settings(**wrong)
 
@@ -55,7 +55,7 @@ def test_every_rule_can_be_off(quality, make, rule):
     assert quality(off=(rule,))(batch) is batch
 
 
-def test_every_rule_and_setting_stands_in_the_readme(request):
+def test_every_rule_and_setting_is_in_the_readme(request):
     readme = (request.path.parent.parent / "README.md").read_text()
     words = [
         *RULES,

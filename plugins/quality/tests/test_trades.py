@@ -20,7 +20,7 @@ def test_a_batch_without_a_fault_is_returned_as_the_same_list(quality, make, cou
 
 
 @pytest.mark.parametrize("settings", [{}, {"max_ahead": "1s"}])
-def test_a_batch_in_which_nothing_is_left_is_returned_as_it_came(quality, settings):
+def test_an_empty_batch_is_returned_unchanged(quality, settings):
     batch = TradeBatch()
 
     assert quality(**settings)(batch) is batch
@@ -74,7 +74,7 @@ def test_a_nan_never_becomes_the_reference(quality, make):
     assert rules(stage(batch)) == ["trade", "trade", "trade", "jump"]
 
 
-def test_an_id_that_came_before_is_a_duplicate(quality, make):
+def test_an_id_already_received_is_a_duplicate(quality, make):
     out = quality()([make.trade(n, at=at) for n, at in ((7, 0), (8, 1), (8, 1), (7, 0), (9, 2))])
 
     assert rules(out) == ["trade", "trade", "duplicate", "duplicate", "trade"]
@@ -90,7 +90,7 @@ def test_a_duplicate_is_the_second_one_even_if_it_is_the_same_object(quality, ma
     assert rules(out) == ["trade", "duplicate", "trade"]
 
 
-def test_a_hole_in_the_ids_is_announced_before_the_trade_after_it(quality, make, counters):
+def test_a_gap_in_the_ids_is_reported_before_the_trade_after_it(quality, make, counters):
     after = make.trade(15, at=30)
     out = quality()([make.trade(10, at=20), after])
 
@@ -103,7 +103,7 @@ def test_a_hole_in_the_ids_is_announced_before_the_trade_after_it(quality, make,
     assert counters == {"gaps": 1, "missing": 4}
 
 
-def test_a_late_trade_from_a_hole_passes_once(quality, make):
+def test_a_late_trade_with_a_missing_id_passes_once(quality, make):
     stage = quality()
     stage([make.trade(1, at=0), make.trade(5, at=10_000)])
 
@@ -119,7 +119,7 @@ def test_a_trade_from_before_the_first_is_late_not_a_duplicate(quality, make):
     assert rules(out) == ["trade", "trade", "trade", "duplicate", "duplicate", "trade"]
 
 
-def test_rejected_trades_are_seen_not_lost(quality, make):
+def test_ids_of_rejected_trades_are_not_missing(quality, make):
     out = quality()([make.trade(1), make.trade(2, "0"), make.trade(3), make.trade(3, "0")])
 
     assert rules(out) == ["trade", "price", "trade", "price"]
@@ -134,7 +134,7 @@ def test_a_trade_rejected_upstream_advances_the_ids(quality, make):
     assert quality()(batch) is batch
 
 
-def test_a_hole_before_a_trade_rejected_upstream_is_announced(quality, make):
+def test_a_gap_before_a_trade_rejected_upstream_is_reported(quality, make):
     fund = make.trade(5)
     reject = Reject("v", "BTC/USDT", fund.ts, fund.recv, "insurance_fund", "X", fund, "trades")
 
@@ -149,7 +149,7 @@ def disconnect(since, until, channel="trades", symbol="BTC/USDT", cause="disconn
 
 
 @pytest.mark.parametrize("cause", ["disconnect", "sequence"])
-def test_a_hole_that_is_announced_already_is_not_announced_again(quality, make, counters, cause):
+def test_a_gap_already_reported_is_not_reported_again(quality, make, counters, cause):
     stage = quality()
     one, two = make.trade(1, at=0), make.trade(9, at=50)
     batch = [one, disconnect(one.ts, two.ts, cause=cause), two, make.trade(10, at=60)]
@@ -159,7 +159,7 @@ def test_a_hole_that_is_announced_already_is_not_announced_again(quality, make, 
     assert rules(stage([make.trade(12, at=70)])) == ["gap", "trade"]
 
 
-def test_an_announced_hole_without_a_loss_does_not_excuse_the_next_one(quality, make):
+def test_a_reported_gap_without_missing_ids_does_not_hide_the_next_one(quality, make):
     one, two = make.trade(1, at=0), make.trade(2, at=50)
 
     out = quality()([one, disconnect(one.ts, two.ts), two, make.trade(4, at=60)])
@@ -167,7 +167,7 @@ def test_an_announced_hole_without_a_loss_does_not_excuse_the_next_one(quality, 
     assert rules(out) == ["trade", "gap", "trade", "gap", "trade"]
 
 
-def test_what_is_missing_in_an_announced_hole_is_late_when_it_comes(quality, make):
+def test_a_trade_missing_in_a_reported_gap_is_late_when_it_arrives(quality, make):
     one, two = make.trade(1, at=0), make.trade(5, at=5000)
 
     out = quality()(
@@ -177,7 +177,7 @@ def test_what_is_missing_in_an_announced_hole_is_late_when_it_comes(quality, mak
     assert rules(out) == ["trade", "gap", "trade", "trade", "duplicate"]
 
 
-def test_a_gap_of_another_channel_symbol_or_time_excuses_nothing(quality, make):
+def test_a_gap_of_another_channel_symbol_or_time_hides_no_gap(quality, make):
     one, two = make.trade(1, at=1000), make.trade(5, at=2000)
     gaps = [
         disconnect(one.ts, two.ts, channel="book"),
@@ -191,7 +191,7 @@ def test_a_gap_of_another_channel_symbol_or_time_excuses_nothing(quality, make):
 
 
 @pytest.mark.parametrize(("symbol", "channel"), [("", ""), ("BTC/USDT", ""), ("", "trades")])
-def test_a_gap_without_symbol_or_channel_is_about_all(quality, make, symbol, channel):
+def test_a_gap_without_symbol_or_channel_concerns_all(quality, make, symbol, channel):
     one, two = make.trade(1, at=0), make.trade(5, at=50)
     batch = [one, disconnect(one.ts, two.ts, channel, symbol), two]
 
@@ -199,7 +199,7 @@ def test_a_gap_without_symbol_or_channel_is_about_all(quality, make, symbol, cha
 
 
 @pytest.mark.parametrize("origin", ["backfill", "history"])
-def test_the_past_fills_holes_and_leaves_the_live_series_alone(quality, make, origin):
+def test_replayed_trades_fill_gaps_and_do_not_change_the_live_ids(quality, make, origin):
     stage = quality()
     stage([make.trade(10, at=0), make.trade(14, at=60_000)])
 
@@ -209,20 +209,20 @@ def test_the_past_fills_holes_and_leaves_the_live_series_alone(quality, make, or
     assert rules(out) == ["trade"] * 4 + ["duplicate", "trade", "duplicate", "trade", "trade"]
 
 
-def test_live_trades_that_history_brought_already_are_duplicates(quality, make):
+def test_live_trades_already_received_as_history_are_duplicates(quality, make):
     history = [make.trade(n, at=n, origin="history") for n in range(1, 6)]
     live = [make.trade(n, at=n) for n in range(4, 9)]
 
     assert rules(quality()([*history, *live])) == ["trade"] * 5 + ["duplicate"] * 2 + ["trade"] * 3
 
 
-def test_old_history_before_the_first_live_trade_is_no_hole(quality, make):
+def test_old_history_before_the_first_live_trade_is_not_a_gap(quality, make):
     batch = [make.trade(1, at=-9, origin="history"), make.trade(900, at=0), make.trade(901, at=1)]
 
     assert quality()(batch) is batch
 
 
-def test_names_are_remembered_one_by_one(quality, make, counters):
+def test_text_ids_are_remembered_individually(quality, make, counters):
     out = quality()([make.trade(n) for n in ("b", "a", "b", "", "", "c", "a")])
 
     assert rules(out) == ["trade", "trade", "duplicate", "trade", "trade", "trade", "duplicate"]
@@ -230,7 +230,7 @@ def test_names_are_remembered_one_by_one(quality, make, counters):
     assert counters == {"reject.duplicate": 2}
 
 
-def test_at_least_4096_names_are_remembered_and_not_all_of_them(quality, make):
+def test_at_least_4096_text_ids_are_remembered_but_not_all(quality, make):
     stage = quality()
     stage([make.trade(f"{n}") for n in range(20_000)])
 
@@ -239,7 +239,7 @@ def test_at_least_4096_names_are_remembered_and_not_all_of_them(quality, make):
     assert rules(out) == ["duplicate", "trade"]
 
 
-def test_an_id_that_starts_anew_does_not_block_the_symbol(quality, make):
+def test_restarted_ids_do_not_block_the_symbol(quality, make):
     stage = quality()
     stage([make.trade(n, at=n) for n in range(1000, 1010)])
 
@@ -249,7 +249,7 @@ def test_an_id_that_starts_anew_does_not_block_the_symbol(quality, make):
     assert stage([make.trade(5, at=2005)])[0].rule == "duplicate"
 
 
-def test_replayed_trades_are_no_new_series(quality, make):
+def test_replayed_trades_do_not_restart_the_ids(quality, make):
     stage = quality()
     trades = [make.trade(n, at=n) for n in range(50)]
     stage(trades)
@@ -257,7 +257,7 @@ def test_replayed_trades_are_no_new_series(quality, make):
     assert set(rules(stage(trades))) == {"duplicate"}
 
 
-def test_one_wild_id_costs_no_good_trade(quality, make):
+def test_a_single_wrong_id_causes_no_reject_of_a_good_trade(quality, make):
     stage = quality()
     ids = [1, 2, 10**9, 3, 4, 5, 6, 7, 9, 10]
 
@@ -287,7 +287,7 @@ def test_a_clock_that_was_set_back_does_not_block_the_symbol(quality, make):
     assert rules(out) == ["trade", "backwards", "backwards", "trade", "trade", "trade"]
 
 
-def test_one_time_from_the_future_costs_no_good_trade_beyond_confirm(quality, make):
+def test_a_single_future_time_rejects_fewer_good_trades_than_confirmations(quality, make):
     times = [0, 1, 10**7, 2, 3, 4, 5]
 
     out = quality()([make.trade(n, at=at) for n, at in enumerate(times, 1)])
@@ -334,7 +334,7 @@ def test_types_that_are_not_named_are_not_checked(quality, make):
     assert rules(quality(types=("quote",))(batch)) == ["trade", "trade", "crossed"]
 
 
-def test_each_symbol_and_channel_is_judged_by_itself(quality, make):
+def test_each_symbol_and_channel_is_checked_independently(quality, make):
     pairs = [("BTC/USDT", "trades"), ("ETH/USDT", "trades"), ("BTC/USDT", "aggtrades")]
     batch = [
         make.trade(
@@ -362,7 +362,7 @@ def test_the_output_of_one_stage_passes_another(quality, make):
     assert quality()(first) is first
 
 
-def test_sixty_five_holes_are_bounded(quality, make):
+def test_only_64_ranges_of_missing_ids_are_kept(quality, make):
     stage = quality()
     stage([make.trade(n * 10) for n in range(1, 200)])
 
@@ -380,7 +380,7 @@ def test_a_hostile_decimal_context_changes_nothing(quality, make):
     assert isinstance(out[0].price, Decimal)
 
 
-def test_a_hole_that_the_ids_show_is_asked_for_and_one_that_was_told_is_not(quality, make):
+def test_a_gap_in_the_ids_is_queried_and_a_reported_one_is_not(quality, make):
     asked = []
     stage = quality(want=asked.append)
     out = stage([make.trade(id=1, at=1), make.trade(id=5, at=2), make.trade(id=6, at=3)])

@@ -78,7 +78,7 @@ def test_it_runs_for_a_while_and_writes_the_truth(parse, capsys, tmp_path):
     ("words", "message"),
     [
         (["binanse"], "Did you mean 'binance'?"),
-        (["binance", "--symbols", "BTCUSDT"], "is no unified symbol"),
+        (["binance", "--symbols", "BTCUSDT"], "is not a unified symbol"),
         (["binance", "--key", "x.pem"], "give --cert too"),
         (["binance", "--cert", "nowhere.pem"], "No such file"),
         (["binance", "--faults", "nowhere.toml"], "No such file"),

@@ -18,16 +18,16 @@ from python_socks import ProxyError
 from tapeloom.errors import FeedError
 from tapeloom.plugin import Clock, Endpoint, Link, Network
 from tapeloom.plugin.transports import (
-    AGENT,
-    CONNECT_WITHIN,
-    MESSAGE_LIMIT,
+    CONNECT_TIMEOUT_SECONDS,
+    MAX_MESSAGE_BYTES,
+    USER_AGENT,
     check_headers,
-    explain,
+    dial_error,
+    handshake_refused,
+    invalid_address,
     proxy_for,
-    refused,
-    stopped,
-    trust,
-    unusable,
+    proxy_refused,
+    ssl_context,
 )
 
 from .link import PicowsLink
@@ -71,7 +71,7 @@ class PicowsDial:
         check_headers(feed, url, endpoint.headers)
         try:
             proxy = proxy_for(self._network, url)
-            with _PendingSocket() as pending, anyio.fail_after(2 * CONNECT_WITHIN):
+            with _PendingSocket() as pending, anyio.fail_after(2 * CONNECT_TIMEOUT_SECONDS):
                 await picows.ws_connect(
                     lambda request, response: link,
                     url,
@@ -79,11 +79,11 @@ class PicowsDial:
                     proxy=proxy,
                     proxy_ssl_context=self._trusted() if proxy and proxy[:6] == "https:" else None,
                     socket_factory=pending.connect,
-                    websocket_handshake_timeout=CONNECT_WITHIN,
+                    websocket_handshake_timeout=CONNECT_TIMEOUT_SECONDS,
                     extra_headers=_headers(endpoint),
                     max_redirects=0,
                     enable_auto_pong=False,
-                    max_frame_size=MESSAGE_LIMIT,
+                    max_frame_size=MAX_MESSAGE_BYTES,
                     logger_name=_log,
                 )
                 if not link.is_open:
@@ -92,15 +92,15 @@ class PicowsDial:
         except picows.WSHandshakeError as error:
             raise self._handshake_error(url, error) from error
         except ProxyError as error:
-            raise stopped(feed, url, str(error)) from error
+            raise proxy_refused(feed, url, str(error)) from error
         except OSError as error:
-            raise explain(feed, url, error) from error
+            raise dial_error(feed, url, error) from error
         except (picows.WSInvalidURL, ValueError) as error:
-            raise unusable(feed, url, error) from error
+            raise invalid_address(feed, url, error) from error
 
     def _trusted(self) -> ssl.SSLContext:
         if self._ssl_context is None:
-            self._ssl_context = trust(self._network)
+            self._ssl_context = ssl_context(self._network)
         return self._ssl_context
 
     def _handshake_error(self, url: str, error: picows.WSHandshakeError) -> FeedError:
@@ -108,19 +108,19 @@ class PicowsDial:
         head = error.raw_header or b""
         status = _STATUS.match(head)
         if status is None or status[1] == b"101":
-            failed = explain(self._feed, url, error)
+            failed = dial_error(self._feed, url, error)
             failed.retryable = False
             return failed
         headers = {
             name.decode("ascii", "replace"): value.strip().decode("ascii", "replace")
             for name, value in _HEADER.findall(head)
         }
-        return refused(self._feed, url, int(status[1]), headers, self._clock.time_ns())
+        return handshake_refused(self._feed, url, int(status[1]), headers, self._clock.time_ns())
 
 
 def _headers(endpoint: Endpoint) -> dict[str, str]:
     names = {name.lower() for name in endpoint.headers}
-    defaults = {} if "user-agent" in names else {"User-Agent": AGENT}
+    defaults = {} if "user-agent" in names else {"User-Agent": USER_AGENT}
     return {**defaults, **endpoint.headers}
 
 
@@ -150,8 +150,8 @@ class _PendingSocket:
         """Connect to the first address of the host that accepts, one after another. Raises OSError."""
         loop = asyncio.get_running_loop()
         resolve = partial(loop.getaddrinfo, url.host, url.port, type=socket.SOCK_STREAM)
-        deadline = anyio.current_time() + CONNECT_WITHIN
-        with anyio.fail_after(CONNECT_WITHIN):
+        deadline = anyio.current_time() + CONNECT_TIMEOUT_SECONDS
+        with anyio.fail_after(CONNECT_TIMEOUT_SECONDS):
             addresses = await resolve()
         for left in range(len(addresses), 0, -1):
             family, kind, protocol, _, address = addresses[-left]

@@ -15,7 +15,7 @@ import anyio
 import picows
 from tapeloom.errors import ConnectionLost
 from tapeloom.plugin import OnRead
-from tapeloom.plugin.transports import CLOSE_WITHIN, MESSAGE_LIMIT
+from tapeloom.plugin.transports import CLOSE_TIMEOUT_SECONDS, MAX_MESSAGE_BYTES
 
 __all__ = ["PicowsLink"]
 
@@ -119,8 +119,8 @@ class PicowsLink(picows.WSListener):
 
     def _add_fragment(self, payload: bytes, *, final: bool) -> None:
         """Add a fragment; with *final*, complete the message."""
-        if len(self._fragments) + len(payload) > MESSAGE_LIMIT:
-            self._fail(_TOO_BIG, f"a fragmented message is over the limit {MESSAGE_LIMIT}")
+        if len(self._fragments) + len(payload) > MAX_MESSAGE_BYTES:
+            self._fail(_TOO_BIG, f"a fragmented message is over the limit {MAX_MESSAGE_BYTES}")
         self._expects_start = final
         self._fragments += payload
         if final:
@@ -250,7 +250,7 @@ class PicowsLink(picows.WSListener):
         transport = self._transport
         assert transport is not None
         self._set_lost("the link was closed", None)
-        with anyio.move_on_after(CLOSE_WITHIN, shield=True) as scope:
+        with anyio.move_on_after(CLOSE_TIMEOUT_SECONDS, shield=True) as scope:
             transport.send_close(picows.WSCloseCode.OK)
             transport.disconnect()
             await _wait_closed(transport)

@@ -1,6 +1,7 @@
-"""From a stack to frozen plans, before the first byte: plugins found and loaded, hooks called once.
+"""Composition of a stack: plugins are found, imported and checked, and their hooks called once per feed.
 
-`discovery` finds what is installed without importing it, `registry` loads plugins by name and calls
-their hooks, `hook_checks` holds them to the rules. `composer` makes the `plan` of each feed and sink.
-`conformance` reads what has been proven of a plugin.
+Second step of the data flow, before any connection: `discovery` finds installed plugins without
+importing them, `registry` imports plugins by name and calls their hooks, `hook_checks` rejects plugins
+that break the hook rules. `composer` builds the `plan` of each feed and sink. `conformance` reads the
+conformance results that a plugin package carries.
 """

@@ -1,6 +1,7 @@
-"""From hooks to one plain function for each feed: the only room that knows in which order plugins run.
+"""Composition of feeds and sinks: calls the hooks of every plugin that a stack names, once each.
 
-The hooks of the plugins that a stack names are called here, once. What comes back runs.
+This is the only module that knows the order in which plugins run. It returns plans; nothing is
+started and no connection is opened.
 """
 
 from __future__ import annotations
@@ -19,10 +20,13 @@ from tapeloom.errors import ConfigError, Mistake, PluginBroken, PluginError, Sym
 from tapeloom.events import Event
 from tapeloom.plugin import Clock, Codec, Dial, Endpoint, Feed, Frames, Sink, Source
 
-from .plan import Composition, FeedPlan, HistoryQueue, StageStep, Transport, too_many
+from .plan import Composition, FeedPlan, HistoryQueue, StageStep, Transport, too_many_connections
 from .registry import Registry
 
-Ask = Callable[..., Any]
+#: Calls a hook of a plugin, as `Registry.call` does, with the feed's hook wrappers around it.
+CallHook = Callable[..., Any]
+#: Mistakes at these keys receive the place of their feed in the stack.
+_FEED_KEYS = frozenset({"channels", "symbols", "market", "venue"})
 
 
 def compose(
@@ -32,24 +36,25 @@ def compose(
     seed: int | None = None,
     mistakes: Sequence[Mistake] = (),
 ) -> Composition:
-    """Call the hooks of every plugin that *stack* names; return its feeds and sinks, ready to run.
+    """Return the plans of all feeds and sinks of *stack*, ready to run.
 
-    *mistakes* are those already found in it: they are raised together with what is found here.
+    *mistakes* are those already found in the stack; they are raised together with the new ones.
+    *seed* makes the feeds' random numbers repeatable.
 
-    Raises ConfigError with all mistakes of all plugin tables, or the PluginError where one plugin
-    is all that is wrong.
+    Raises ConfigError with all mistakes of all plugin tables, or the PluginError itself if a single
+    broken plugin is the only problem.
     """
     composer = _Composer(stack, registry, clock, seed, mistakes)
-    plans = [composer.feed(place, spec) for place, spec in enumerate(stack.feeds)]
-    sinks = [composer.sink(place, spec) for place, spec in enumerate(stack.sinks)]
-    composer.finish()
+    plans = [composer.feed(index, spec) for index, spec in enumerate(stack.feeds)]
+    sinks = [composer.sink(index, spec) for index, spec in enumerate(stack.sinks)]
+    composer.raise_mistakes()
     return Composition(
         [plan for plan in plans if plan is not None], [sink for sink in sinks if sink is not None]
     )
 
 
 class _Composer:
-    """Composes the feeds of one stack, and collects what is wrong instead of stopping at it."""
+    """Composes the feeds and sinks of one stack and collects mistakes instead of stopping at the first."""
 
     def __init__(
         self,
@@ -65,10 +70,10 @@ class _Composer:
         self._seed = seed
         self._mistakes = list(mistakes)
         self._broken: dict[str, PluginError] = {}
-        self._connections: Counter[str] = Counter()  # by address
+        self._connections: Counter[str] = Counter()  # by URL
 
-    def finish(self) -> None:
-        """Raise what was found to be wrong, all at once."""
+    def raise_mistakes(self) -> None:
+        """Raise all mistakes as one error, if there are any."""
         broken = list(self._broken.values())
         if len(broken) == 1 and not self._mistakes:
             raise broken[0]
@@ -76,14 +81,14 @@ class _Composer:
         if mistakes:
             raise self._stack.error(mistakes)
 
-    def feed(self, place: int, spec: FeedSpec) -> FeedPlan | None:
-        """Compose one feed; None where something about it is wrong."""
+    def feed(self, index: int, spec: FeedSpec) -> FeedPlan | None:
+        """Return the plan of one feed; None if it has mistakes, which are recorded."""
         stages = [self._stack.stages.get(name) or StageSpec(name, name) for name in spec.stages]
         names = [spec.venue, *(stage.use for stage in stages)]
         loaded = [self._load(name) for name in dict.fromkeys(names)]
         if not all(loaded):
             return None
-        wants = HistoryQueue()
+        queries = HistoryQueue()
         feed = Feed(
             spec.name,
             spec.venue,
@@ -94,116 +99,116 @@ class _Composer:
             clock=self._clock,
             random=random.Random(self._seed),
             network=self._stack.network,
-            query_history=wants,
+            query_history=queries,
         )
-        # Every plugin of the feed may wrap what another one answers.
-        ask = partial(self._registry.call, wrappers=tuple(dict.fromkeys(names)))
+        # Every plugin of the feed may wrap the hooks of the others.
+        call_hook = partial(self._registry.call, wrappers=tuple(dict.fromkeys(names)))
         try:
-            return self._plan(ask, feed, spec, wants, stages, names)
+            return self._plan(call_hook, feed, spec, queries, stages, names)
         except PluginError as error:
             self._broken[error.plugin] = error
         except ConfigError as error:
             self._mistakes += [
-                Mistake(f"feed[{place}].{mistake.place}", mistake.problem)
+                Mistake(f"feed[{index}].{mistake.place}", mistake.problem)
                 if mistake.place.partition("[")[0] in _FEED_KEYS
                 else mistake
                 for mistake in error.mistakes
             ]
         except SymbolError as error:
-            self._mistakes.append(Mistake(f"feed[{place}].symbols", str(error)))
+            self._mistakes.append(Mistake(f"feed[{index}].symbols", str(error)))
         return None
 
-    def sink(self, place: int, spec: SinkSpec) -> tuple[SinkSpec, Sink, Callable[[], Sink]] | None:
-        """Compose one sink; None where something about it is wrong."""
+    def sink(self, index: int, spec: SinkSpec) -> tuple[SinkSpec, Sink, Callable[[], Sink]] | None:
+        """Return one sink and a function that makes a new instance; None if it has mistakes."""
         if not self._load(spec.use):
             return None
         before = len(self._mistakes)
-        settings = self.settings(spec.use, spec.table, f"sink[{place}]")
+        settings = self.settings(spec.use, spec.table, f"sink[{index}]")
         if len(self._mistakes) > before:
             return None
         build = partial(self._registry.call, spec.use, "sink", settings=settings)
         sink = build()
         if sink is None:
             self._mistakes.append(
-                Mistake(f"sink[{place}].use", f"the plugin {spec.use!r} is no sink")
+                Mistake(
+                    f"sink[{index}].use",
+                    f"the plugin {spec.use!r} is not a sink: it does not implement `sink`",
+                )
             )
             return None
         return spec, sink, build
 
     def _plan(
         self,
-        ask: Ask,
+        call_hook: CallHook,
         feed: Feed,
         spec: FeedSpec,
-        wants: HistoryQueue,
+        queries: HistoryQueue,
         stages: list[StageSpec],
         names: Sequence[str],
     ) -> FeedPlan | None:
         before = len(self._mistakes)
         table = self._stack.venues.get(spec.venue, {})
         feed.settings = self.settings(spec.venue, table, f"venue.{spec.venue}")
-        steps = [step for stage in stages for step in self._steps(ask, feed, stage)]
+        steps = [step for stage in stages for step in self._steps(call_hook, feed, stage)]
         if len(self._mistakes) > before:
             return None
-        source = ask(spec.venue, "connect", feed=feed)
+        source = call_hook(spec.venue, "connect", feed=feed)
         if source is None:
-            problem = (
-                f"the plugin {spec.venue!r} is no venue: it does not say where data comes from"
-            )
+            problem = f"the plugin {spec.venue!r} is not a venue: its `connect` returns nothing"
             raise ConfigError([Mistake("venue", problem)])
         transport = Transport(self._transport(feed))
         plan = FeedPlan(
             spec,
             feed,
-            wants,
-            ask(spec.venue, "parse", feed=feed) or _no_frames,
+            queries,
+            call_hook(spec.venue, "parse", feed=feed) or _no_frames,
             tuple(steps),
-            history=ask(spec.venue, "history", feed=feed),
+            history=call_hook(spec.venue, "history", feed=feed),
             transport=transport,
             dial=self._registry.wrapped(transport, "transport", names, feed=feed),
         )
         if isinstance(source, Source):
             plan.source = source
-            codec: Codec | None = ask(spec.venue, "subscribe", feed=feed)
+            codec: Codec | None = call_hook(spec.venue, "subscribe", feed=feed)
             plan.native = codec.native if codec is not None else None
-            plan.name(feed.symbols)
-            plan.subscriptions(feed.symbols)
+            plan.add_symbols(feed.symbols)
+            plan.subscriptions(feed.symbols)  # raises ConfigError for a channel that is not served
             return plan
         plan.endpoints = _endpoints(spec.venue, source)
-        plan.codec = ask(spec.venue, "subscribe", feed=feed)
+        plan.codec = call_hook(spec.venue, "subscribe", feed=feed)
         if plan.codec is None:
-            problem = f"plugin {spec.venue!r} returns endpoints from `connect` and no `subscribe`."
+            problem = f"plugin {spec.venue!r} returns endpoints from `connect` but does not implement `subscribe`."
             raise PluginBroken(spec.venue, f"{problem} This is a defect of the plugin.")
         plan.native = plan.codec.native
-        plan.name(feed.symbols)
+        plan.add_symbols(feed.symbols)
         for endpoint, _ in plan.connections(feed.symbols):
             self._connections[endpoint.url] += 1
-            allowed = endpoint.max_connections
-            if allowed is not None and self._connections[endpoint.url] == allowed + 1:
-                raise too_many(spec.venue, endpoint)
+            limit = endpoint.max_connections
+            if limit is not None and self._connections[endpoint.url] == limit + 1:
+                raise too_many_connections(spec.venue, endpoint)
         return plan
 
-    def _steps(self, ask: Ask, feed: Feed, spec: StageSpec) -> list[StageStep]:
+    def _steps(self, call_hook: CallHook, feed: Feed, spec: StageSpec) -> list[StageStep]:
         before = len(self._mistakes)
         settings = self.settings(spec.use, spec.table, f"stage.{spec.name}")
         if len(self._mistakes) > before:
             return []
         feed.stage_settings[spec.use] = settings
-        own = evolve(feed, settings=settings)
-        found = [
+        stage_feed = evolve(feed, settings=settings)
+        steps = [
             StageStep(spec.name, stage, build, spec.on_error)
             for hook in ("validate", "aggregate")
-            if (stage := (build := partial(ask, spec.use, hook, feed=own))()) is not None
+            if (stage := (build := partial(call_hook, spec.use, hook, feed=stage_feed))())
+            is not None
         ]
-        if not found and not self._registry.wraps(spec.use):
-            problem = (
-                f"the plugin {spec.use!r} is no stage: it validates, aggregates and wraps nothing"
-            )
+        if not steps and not self._registry.wraps(spec.use):
+            problem = f"the plugin {spec.use!r} is not a stage: it validates, aggregates and wraps nothing"
             self._mistakes.append(Mistake(f"stage.{spec.name}", problem))
-        return found
+        return steps
 
     def _transport(self, feed: Feed) -> Dial | None:
-        """Return another way to dial, where the stack names one."""
+        """Return the dial function of the transport plugin that the stack names; None if it names none."""
         name = self._stack.network.transport
         if not name:
             return None
@@ -211,16 +216,17 @@ class _Composer:
         dial: Dial | None = self._registry.call(name, "transport", feed=feed)
         if dial is None:
             self._mistakes.append(
-                Mistake("network.transport", f"the plugin {name!r} offers no transport")
+                Mistake("network.transport", f"the plugin {name!r} does not implement `transport`")
             )
         return dial
 
     def settings(self, plugin: str, table: Any, place: str) -> Any:
-        """Return a plugin's table as that plugin's own class; None where it has none."""
+        """Return *table* as the plugin's settings class; None if the plugin has none or it has mistakes."""
         cls = self._registry.call(plugin, "settings")
         if cls is None:
             self._mistakes += [
-                Mistake(f"{place}.{key}", f"the plugin {plugin!r} has no settings") for key in table
+                Mistake(f"{place}.{key}", f"the plugin {plugin!r} takes no settings")
+                for key in table
             ]
             return None
         folder = Path(self._stack.source).parent
@@ -241,16 +247,13 @@ class _Composer:
         return True
 
 
-_FEED_KEYS = frozenset({"channels", "symbols", "market", "venue"})
-
-
-def _endpoints(venue: str, answer: Any) -> tuple[Endpoint, ...]:
-    """Return the endpoints that `connect` answered with."""
-    if isinstance(answer, list | tuple) and all(isinstance(one, Endpoint) for one in answer):
-        return tuple(answer)
+def _endpoints(venue: str, result: Any) -> tuple[Endpoint, ...]:
+    """Return the endpoints that `connect` returned. Raises PluginBroken for any other result."""
+    if isinstance(result, list | tuple) and all(isinstance(item, Endpoint) for item in result):
+        return tuple(result)
     raise PluginBroken(
         venue,
-        f"plugin {venue!r}: `connect` returned {answer!r}, expected a list of Endpoint or a Source."
+        f"plugin {venue!r}: `connect` returned {result!r}, expected a list of Endpoint or a Source."
         " This is a defect of the plugin.",
     )
 

@@ -1,4 +1,7 @@
-"""What is installed, found without importing any of it; and the import of one plugin."""
+"""Discovery of installed plugins by their entry points, and the import of one plugin.
+
+Discovery imports nothing.
+"""
 
 from __future__ import annotations
 
@@ -15,27 +18,27 @@ import attrs
 
 from tapeloom.errors import PluginBroken
 
-from .hook_checks import GROUP, brief
+from .hook_checks import GROUP, one_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
-#: An environment variable: only the plugins that it names, separated by commas, may be found.
+#: Environment variable with plugin names, separated by commas: if set, all other plugins are hidden.
 SWITCH = "TAPELOOM_PLUGINS"
 
 
 @attrs.frozen
 class InstalledPlugin:
-    """An installed plugin, not imported. `rivals` are other distributions that claim its name."""
+    """An installed plugin, not imported."""
 
     name: str
     module: str  #: what is imported: ``package.module`` or ``package.module:object``
     distribution: str = ""
     version: str = ""
-    origin: str = ""  #: the folder it is installed in; an editable one says so
-    hidden: bool = False  #: the environment variable `SWITCH` leaves it out
-    rivals: tuple[str, ...] = ()
+    origin: str = ""  #: the folder it is installed in, or "editable" and its source folder
+    hidden: bool = False  #: whether the environment variable `SWITCH` hides it
+    rivals: tuple[str, ...] = ()  #: other distributions that provide a plugin of this name
     entry: importlib.metadata.EntryPoint | None = attrs.field(default=None, repr=False, eq=False)
 
     def __str__(self) -> str:
@@ -43,27 +46,26 @@ class InstalledPlugin:
 
 
 def installed(*, hidden: bool = False, group: str = GROUP) -> dict[str, InstalledPlugin]:
-    """Return the plugins that are installed in a *group*, by name, in the order of their names.
+    """Return the installed plugins of an entry-point *group* by name, sorted by name.
 
-    Nothing is imported. Those that the environment variable `SWITCH` leaves out are returned only
-    where *hidden* asks for them.
+    Plugins that the environment variable `SWITCH` hides are included only if *hidden* is true. Nothing
+    is imported.
     """
     switch = os.environ.get(SWITCH)
     allowed = None if switch is None else {name.strip() for name in switch.split(",")}
     found: dict[str, InstalledPlugin] = {}
     for distribution in _distributions(group):
         for entry in distribution.entry_points.select(group=group):
-            one = _found(
-                entry, distribution, hidden=allowed is not None and entry.name not in allowed
-            )
+            is_hidden = allowed is not None and entry.name not in allowed
+            plugin = _installed_plugin(entry, distribution, hidden=is_hidden)
             if first := found.get(entry.name):
-                one = attrs.evolve(first, rivals=(*first.rivals, str(one)))
-            found[entry.name] = one
+                plugin = attrs.evolve(first, rivals=(*first.rivals, str(plugin)))
+            found[entry.name] = plugin
     return {name: found[name] for name in sorted(found) if hidden or not found[name].hidden}
 
 
 def _distributions(group: str) -> Iterator[importlib.metadata.Distribution]:
-    """Yield each distribution once: the one that the import system would see first."""
+    """Yield each distribution once: the copy that comes first on the import path."""
     seen = set()
     for distribution in importlib.metadata.distributions():
         if not distribution.entry_points.select(group=group):
@@ -74,7 +76,7 @@ def _distributions(group: str) -> Iterator[importlib.metadata.Distribution]:
             yield distribution
 
 
-def _found(
+def _installed_plugin(
     entry: importlib.metadata.EntryPoint,
     distribution: importlib.metadata.Distribution,
     *,
@@ -86,7 +88,7 @@ def _found(
 
 
 def _metadata(distribution: importlib.metadata.Distribution) -> tuple[str, str]:
-    try:  # an installation that was cut off leaves no metadata behind; each Python says so its own way
+    try:  # an interrupted installation has no metadata; the exception depends on the Python version
         metadata = distribution.metadata
         return metadata["Name"] or "an unnamed package", metadata["Version"] or ""
     except Exception:
@@ -99,54 +101,54 @@ def _origin(distribution: importlib.metadata.Distribution) -> str:
         if source.get("dir_info", {}).get("editable"):
             return f"editable {unquote(urlsplit(source['url']).path)}"
     except (AttributeError, KeyError, TypeError, ValueError):
-        pass  # whoever wrote it broke the rules; where it is installed is still known
+        pass  # direct_url.json is malformed; the folder is still known
     return str(distribution.locate_file(""))
 
 
-def imported(found: InstalledPlugin) -> Any:
-    """Import a plugin.
+def import_plugin(plugin: InstalledPlugin) -> Any:
+    """Import and return a plugin.
 
-    Raises PluginBroken, with the cause in one line and the remedy.
+    Raises PluginBroken with the cause on one line and what to do about it.
     """
-    name = found.name
-    if found.hidden:
+    name = plugin.name
+    if plugin.hidden:
         raise PluginBroken(
-            name, f"plugin {name!r} is installed, but {SWITCH} leaves it out. Add {name!r} to it."
+            name, f"plugin {name!r} is installed, but {SWITCH} hides it. Add {name!r} to it."
         )
-    if found.rivals:
-        several = " and ".join((str(found), *found.rivals))
+    if plugin.rivals:
+        several = " and ".join((str(plugin), *plugin.rivals))
         raise PluginBroken(
-            name, f"plugin {name!r} is claimed by {several}. Uninstall all of them but one."
+            name, f"plugin {name!r} is provided by {several}. Uninstall all but one of them."
         )
-    if found.entry is None:
-        raise PluginBroken(name, f"plugin {name!r} has no entry point to load it by.")
+    if plugin.entry is None:
+        raise PluginBroken(name, f"plugin {name!r} has no entry point, so it cannot be loaded.")
     try:
-        return found.entry.load()
+        return plugin.entry.load()
     except (Exception, SystemExit) as error:
-        cause = _import_problem(found, error)
+        cause = _import_problem(plugin, error)
         raise PluginBroken(
-            name, f"plugin {name!r} ({found}) cannot be imported: {cause}"
+            name, f"plugin {name!r} ({plugin}) cannot be imported: {cause}"
         ) from error
 
 
-def _import_problem(found: InstalledPlugin, error: BaseException) -> str:
-    again = f"Try: pip install --force-reinstall {found.distribution}"
-    upgrade = f"Try: pip install --upgrade {found.distribution}"
-    module, _, attribute = found.module.partition(":")
+def _import_problem(plugin: InstalledPlugin, error: BaseException) -> str:
+    reinstall = f"Try: pip install --force-reinstall {plugin.distribution}"
+    upgrade = f"Try: pip install --upgrade {plugin.distribution}"
+    module, _, attribute = plugin.module.partition(":")
     if isinstance(error, ModuleNotFoundError) and error.name:
         if module == error.name or module.startswith(f"{error.name}."):
-            return f"its module {module!r} is not there. {again}"
+            return f"its module {module!r} does not exist. {reinstall}"
         if not error.name.startswith("tapeloom."):
             return f"it needs {error.name!r}, which is not installed. {upgrade}"
     if isinstance(error, ImportError) and (error.name or "").partition(".")[0] == "tapeloom":
-        return f"{brief(error)}. It was made for another version of tapeloom. {upgrade} tapeloom"
+        return f"{one_line(error)}. It needs another version of tapeloom. {upgrade} tapeloom"
     if isinstance(error, AttributeError) and attribute and module in sys.modules:
-        return f"its module {module!r} has no {attribute!r}. {again}"
-    return f"{brief(error)}{_where(error)}. {upgrade}"
+        return f"its module {module!r} has no {attribute!r}. {reinstall}"
+    return f"{one_line(error)}{_location(error)}. {upgrade}"
 
 
-def _where(error: BaseException) -> str:
+def _location(error: BaseException) -> str:
     if isinstance(error, SyntaxError):
-        return ""  # its message says it
+        return ""  # its message has the location
     frames = traceback.extract_tb(error.__traceback__)
     return f" ({frames[-1].filename}, line {frames[-1].lineno})" if frames else ""

@@ -1,4 +1,4 @@
-"""What a plugin must not do, checked before it is registered."""
+"""The rules for hook implementations, checked before a plugin is registered."""
 
 from __future__ import annotations
 
@@ -16,26 +16,23 @@ if TYPE_CHECKING:
     import pluggy
 
 
-#: The event loops that a plugin works on where it does not say otherwise.
+#: The event loops that a plugin supports unless it defines `BACKENDS` itself.
 BACKENDS = ("asyncio", "trio")
-#: The group of the entry points of plugins; the name of an entry is the word that a stack uses.
+#: The entry-point group of plugins. The name of an entry is the name of the plugin in a stack.
 GROUP = "tapeloom.plugins"
 
 
 @attrs.frozen(slots=False)
 class HookSpecs:
-    """The hooks that plugins may implement, and the entry-point group in which the plugins are found.
+    """The hooks that plugins may implement, and the entry-point group of the plugins."""
 
-    *module* has the specifications, marked for pluggy's *project*.
-    """
-
-    module: ModuleType
-    project: str = "tapeloom"
+    module: ModuleType  #: the module with the hook specifications
+    project: str = "tapeloom"  #: pluggy's project name, with which the specifications are marked
     group: str = GROUP
 
     @cached_property
     def first_result(self) -> dict[str, bool]:
-        """Every hook by name, and whether its first result is all that is asked for."""
+        """Every hook by name, and whether only the first result is used (pluggy's `firstresult`)."""
         marker = f"{self.project}_spec"
         return {
             name: bool(getattr(spec, marker)["firstresult"])
@@ -45,9 +42,9 @@ class HookSpecs:
 
 
 def verify(manager: pluggy.PluginManager, specs: HookSpecs, plugin: object, name: str) -> None:
-    """Check a plugin before anything is registered.
+    """Check the hooks of a plugin before it is registered.
 
-    Raises PluginBroken for what would otherwise never be called, or be called the wrong way.
+    Raises PluginBroken if a hook would never be called, or would be called with wrong arguments.
     """
     problem = (
         "" if _hashable(plugin) else "it cannot be hashed. Register a module or a plain object."
@@ -64,13 +61,13 @@ def verify(manager: pluggy.PluginManager, specs: HookSpecs, plugin: object, name
             continue
         other = seen.setdefault((hook, False), attribute)
         if other != attribute:
-            problem = f"it implements the hook {hook!r} twice, as {other!r} and as {attribute!r}."
-            problem += " A plugin implements or wraps a hook, once: make them two plugins."
+            problem = f"it implements the hook {hook!r} twice, as {other!r} and {attribute!r}."
+            problem += " A plugin may implement or wrap each hook once. Split it into two plugins."
         else:
             problem = _argument_problem(specs, plugin, attribute, hook)
     problem = problem or ("" if seen else _no_hooks(specs, plugin)) or _backends_problem(plugin)
     if problem:
-        raise PluginBroken(name, f"plugin {name!r} breaks the rules of the hooks: {problem}")
+        raise PluginBroken(name, f"plugin {name!r} breaks the hook rules: {problem}")
 
 
 def _hashable(plugin: object) -> bool:
@@ -90,10 +87,10 @@ def _argument_problem(specs: HookSpecs, plugin: object, attribute: str, hook: st
         if parameter.name in allowed or parameter.default is not parameter.empty:
             continue
         if parameter.name == "self" and inspect.isclass(plugin):
-            return f"it is a class. Let the entry point name an instance of {plugin.__name__!r}."
-        takes = f"takes {', '.join(allowed)}" if allowed else "takes no argument"
+            return f"it is a class. Point the entry point at an instance of {plugin.__name__!r}."
+        accepted = f"takes {', '.join(allowed)}" if allowed else "takes no arguments"
         hint = nearest(parameter.name, allowed)
-        return f"its hook {hook!r} asks for {parameter.name!r}; the hook {takes}.{hint}"
+        return f"its hook {hook!r} has the parameter {parameter.name!r}, but the hook {accepted}.{hint}"
     return ""
 
 
@@ -105,24 +102,25 @@ def _backends_problem(plugin: object) -> str:
 
 
 def _no_hooks(specs: HookSpecs, plugin: object) -> str:
-    home = specs.module.__name__
-    bare = [name for name in specs.first_result if callable(getattr(plugin, name, None))]
-    if bare:
-        return f"its {bare[0]!r} is not marked. Write @hookimpl, from {home}, above it."
+    module = specs.module.__name__
+    unmarked = [name for name in specs.first_result if callable(getattr(plugin, name, None))]
+    if unmarked:
+        return f"its {unmarked[0]!r} is not marked. Add @hookimpl, from {module}, above it."
     kind = "module" if isinstance(plugin, ModuleType) else "object"
-    return f"the {kind} has no hook. Mark what it provides with @hookimpl, from {home}."
+    return f"the {kind} implements no hook. Mark its hooks with @hookimpl, from {module}."
 
 
-def culprit(error: BaseException, caller: pluggy.HookCaller) -> str:
-    """Return the name of the plugin in whose code *error* arose: a wrapper's, or the wrapped one's."""
+def faulty_plugin(error: BaseException, caller: pluggy.HookCaller) -> str:
+    """Return the name of the plugin whose code raised *error*, the wrapped one or a wrapper; or ""."""
     owners = {
-        getattr(one.function, "__code__", None): one.plugin_name for one in caller.get_hookimpls()
+        getattr(impl.function, "__code__", None): impl.plugin_name
+        for impl in caller.get_hookimpls()
     }
     frames = [frame.f_code for frame, _ in traceback.walk_tb(error.__traceback__)]
     return next((owners[code] for code in reversed(frames) if code in owners), "")
 
 
-def brief(error: BaseException) -> str:
-    """Return an exception on one line."""
+def one_line(error: BaseException) -> str:
+    """Return type and message of an exception on one line."""
     text = " ".join(str(error).split())
     return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -1,4 +1,4 @@
-"""What a stack is composed to: the plan of each feed and each sink, before anything is started."""
+"""The plans of the feeds and sinks of a stack. The composer builds them; `_stream` runs them."""
 
 from __future__ import annotations
 
@@ -31,107 +31,110 @@ from .hook_checks import BACKENDS
 
 @frozen
 class StageStep:
-    """A stage in its place: how it is made anew, and what becomes of it when it raises."""
+    """One stage of a feed's pipeline."""
 
     name: str
     stage: Stage
-    build: Callable[[], Stage]
-    on_error: str = "restart"
+    build: Callable[[], Stage]  #: makes a new instance, for a restart
+    on_error: str = "restart"  #: what happens when it raises, as in `StageSpec`
 
 
 class HistoryQueue:
-    """What stages ask of the venue's history. Kept until somebody listens."""
+    """Passes the history queries of stages to a listener; keeps those made before one is set."""
 
     def __init__(self) -> None:
-        self._waiting: list[HistoryQuery] = []
-        self._listener: Callable[[HistoryQuery], None] = self._waiting.append
+        self._pending: list[HistoryQuery] = []
+        self._listener: Callable[[HistoryQuery], None] = self._pending.append
 
-    def __call__(self, want: HistoryQuery) -> None:
-        self._listener(want)
+    def __call__(self, query: HistoryQuery) -> None:
+        self._listener(query)
 
     def listen(self, listener: Callable[[HistoryQuery], None]) -> None:
-        """Hand everything asked, so far and from now on, to *listener*."""
+        """Set *listener* and call it with every pending query, then with every new one."""
         self._listener = listener
-        for want in self._waiting:
-            listener(want)
-        self._waiting.clear()
+        for query in self._pending:
+            listener(query)
+        self._pending.clear()
 
 
 @define(eq=False)
 class Transport:
-    """Dials the way that was chosen: a plugin's, or what the stream puts here before it starts."""
+    """Opens connections with `base_dial`; its `transport` hook lets plugins wrap that function.
 
-    chosen: Dial | None = None
+    `base_dial` comes from the transport plugin of the stack, or the stream sets it before it starts.
+    """
+
+    base_dial: Dial | None = None
 
     @property
     def backends(self) -> frozenset[str]:
-        """The event loops on which the chosen way to dial works."""
-        return frozenset(getattr(self.chosen, "backends", BACKENDS))
+        """The event loops that `base_dial` supports."""
+        return frozenset(getattr(self.base_dial, "backends", BACKENDS))
 
     def dial(self, endpoint: Endpoint) -> AbstractAsyncContextManager[Link]:
-        """Dial in the chosen way."""
-        assert self.chosen is not None
-        return self.chosen(endpoint)
+        """Open a connection to *endpoint* with `base_dial`."""
+        assert self.base_dial is not None
+        return self.base_dial(endpoint)
 
     @hookimpl
     def transport(self) -> Dial:
-        """Answer the hook, so that plugins can wrap whatever was chosen."""
+        """Implement the hook `transport`: return `dial`, for plugins to wrap."""
         return self.dial
 
 
 @define
 class FeedPlan:
-    """One feed, composed: everything that runs it, and nothing that has been started."""
+    """Everything needed to run one feed. Nothing of it has been started."""
 
     spec: FeedSpec
     feed: Feed
-    wants: HistoryQueue
+    queries: HistoryQueue
     parse: Parse
     steps: tuple[StageStep, ...]
     endpoints: tuple[Endpoint, ...] = ()
     source: Source | None = None
     codec: Codec | None = None
-    native: Callable[[str], str] | None = None  #: the names by the venue's rule
+    native: Callable[[str], str] | None = None  #: maps a unified symbol to the venue's name
     history: History | None = None
     transport: Transport = Factory(Transport)
-    #: What dials: the transport, as plugins have wrapped it.
+    #: Opens a connection: `transport.dial`, wrapped by plugins.
     dial: Dial = Factory(lambda self: self.transport.dial, takes_self=True)
 
     def subscriptions(self, symbols: Sequence[str]) -> dict[int, list[Subscription]]:
-        """Return what to subscribe for *symbols*, by the place of the endpoint that serves it.
+        """Return the subscriptions for *symbols*, by the index of the endpoint that serves them.
 
-        Raises ConfigError where no endpoint serves a channel.
+        Raises ConfigError if no endpoint serves a channel.
         """
-        wanted: dict[int, list[Subscription]] = {}
+        by_endpoint: dict[int, list[Subscription]] = {}
         for channel in self.feed.channels:
-            some = wanted.setdefault(self._serving(channel), [])
-            some += [Subscription(symbol, channel) for symbol in symbols]
-        return wanted if self.endpoints else {}
+            subscriptions = by_endpoint.setdefault(self._serving_index(channel), [])
+            subscriptions += [Subscription(symbol, channel) for symbol in symbols]
+        return by_endpoint if self.endpoints else {}
 
-    def _serving(self, channel: str) -> int:
-        """Return the place of the first endpoint, or source, that serves *channel*."""
+    def _serving_index(self, channel: str) -> int:
+        """Return the index of the first endpoint, or source, that serves *channel*."""
         name, _ = channel_parts(channel)
-        sources = self.endpoints or (self.source,)
-        serving = [frozenset[str]() if one is None else one.channels for one in sources]
-        for place, channels in enumerate(serving):
+        origins = self.endpoints or (self.source,)
+        served = [frozenset[str]() if origin is None else origin.channels for origin in origins]
+        for index, channels in enumerate(served):
             if not channels or name in channels:
-                return place
-        served = sorted(frozenset[str]().union(*serving))
-        problem = f"{self.feed.venue} has no channel {name!r} here; it has {', '.join(served)}"
+                return index
+        known = ", ".join(sorted(frozenset[str]().union(*served)))
+        problem = f"{self.feed.venue} has no channel {name!r} here; it has {known}"
         raise ConfigError([Mistake("channels", problem)])
 
     def connections(self, symbols: Sequence[str]) -> list[tuple[Endpoint, list[Subscription]]]:
-        """Return the connections for *symbols*: endpoints split by how much one may carry."""
+        """Return the connections for *symbols*, each with at most `max_subscriptions` subscriptions."""
         return [
-            (endpoint := self.endpoints[place], some[start : start + endpoint.max_subscriptions])
-            for place, some in sorted(self.subscriptions(symbols).items())
-            for start in range(0, len(some), self.endpoints[place].max_subscriptions)
+            (endpoint := self.endpoints[index], wanted[start : start + endpoint.max_subscriptions])
+            for index, wanted in sorted(self.subscriptions(symbols).items())
+            for start in range(0, len(wanted), self.endpoints[index].max_subscriptions)
         ]
 
-    def name(self, symbols: Sequence[str]) -> None:
-        """Enter *symbols* into the listing, under the names that the venue's rule gives them.
+    def add_symbols(self, symbols: Sequence[str]) -> None:
+        """Add *symbols* to the listing, with the venue's names for them.
 
-        Raises SymbolError where the market can have no such symbol.
+        Raises SymbolError if the market cannot have such a symbol.
         """
         if self.native is None:
             return
@@ -142,18 +145,19 @@ class FeedPlan:
 
 @define
 class Composition:
-    """A whole stack, composed."""
+    """The plans of a whole stack."""
 
     plans: list[FeedPlan]
-    sinks: list[tuple[SinkSpec, Sink, Callable[[], Sink]]]  #: and how each is made anew
+    #: Each sink with its spec and a function that makes a new instance.
+    sinks: list[tuple[SinkSpec, Sink, Callable[[], Sink]]]
 
 
-def too_many(venue: str, endpoint: Endpoint) -> ConfigError:
-    """Return the error for needing more connections than the venue allows."""
-    allowed, carries = endpoint.max_connections, endpoint.max_subscriptions
+def too_many_connections(venue: str, endpoint: Endpoint) -> ConfigError:
+    """Return the error for a feed that needs more connections than the venue allows."""
+    allowed, capacity = endpoint.max_connections, endpoint.max_subscriptions
     problem = (
         f"{venue} allows {allowed} connection{'s' if allowed != 1 else ''} to {endpoint.url} at a time,"
-        f" all feeds together, with {carries} subscriptions each. Name fewer symbols or channels,"
+        f" all feeds together, with {capacity} subscriptions each. Name fewer symbols or channels,"
         " or put them into one feed."
     )
     return ConfigError([Mistake("symbols", problem)])

@@ -1,32 +1,46 @@
-"""stack.toml to typed objects: every mistake at once, each with its place.
+"""Parsing of stack.toml into typed objects, with every mistake and its line reported at once.
 
-`read` and `parse` return a `Draft`; its `stack_or_raise` returns the `Stack` or raises one ConfigError
-with everything that is wrong. `structure` does the same for the table of one plugin. Code may build a
-`Stack` without any file.
+First step of the data flow: `read` (a file) and `parse` (TOML text or tables) return a `Draft`. Its
+`stack_or_raise` returns the `Stack` or raises one ConfigError that lists all mistakes. `structure`
+parses the table of one plugin into that plugin's settings class. Code may build a `Stack` without a
+file. `to_toml` prints a stack.
 """
 
 from __future__ import annotations
 
-from .checks import CHANNELS
-from .reading import Draft, parse, read
+from .rendering import to_toml
 from .secret import Secret
-from .shown import resolved
 from .stack import (
     Backend,
     FeedSpec,
     FlightSpec,
     Network,
-    Policy,
     Process,
     QueueSpec,
     SinkSpec,
     Stack,
     StageSpec,
 )
+from .stack_parser import Draft, parse, read
 from .structure import structure
+from .validators import CHANNELS
 
 __all__ = [
-    "CHANNELS", "Backend", "Draft", "FeedSpec", "FlightSpec", "Network", "Policy", "Process",
-    "QueueSpec", "Secret", "SinkSpec", "Stack", "StageSpec", "parse", "read", "resolved",
+    "CHANNELS",
+    "Backend",
+    "Draft",
+    "FeedSpec",
+    "FlightSpec",
+    "Network",
+    "Process",
+    "QueuePolicy",
+    "QueueSpec",
+    "Secret",
+    "SinkSpec",
+    "Stack",
+    "StageSpec",
+    "parse",
+    "read",
     "structure",
+    "to_toml",
 ]  # fmt: skip

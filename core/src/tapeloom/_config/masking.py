@@ -1,4 +1,4 @@
-"""What must not be shown of a stack: passwords in addresses, and keys written where no secret belongs."""
+"""Masking of secrets in reprs and printed stacks: passwords in URLs, and values under secret-looking keys."""
 
 from __future__ import annotations
 
@@ -7,32 +7,38 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
+#: Replaces every masked text.
 MASK = "***"
-_SECRET = re.compile(r"key|secret|token|passw|passphrase|credential", re.IGNORECASE)
+#: Keys whose plain-text values are masked.
+_SECRET_KEY = re.compile(r"key|secret|token|passw|passphrase|credential", re.IGNORECASE)
 
 
 def masked_url(url: str | None) -> str:
-    """Return the repr of *url* without the user and the password in it."""
+    """Return the repr of *url* with its user and password masked."""
     return repr(None if url is None else without_user(url))
 
 
 def masked_table(table: object) -> str:
-    """Return the repr of a TOML table without what looks like a secret."""
+    """Return the repr of a TOML table with values under secret-looking keys masked."""
     return repr(masked(table))
 
 
 def masked(value: Any) -> Any:
-    """Hide plain texts under keys that look like secrets: they should not stand there at all."""
+    """Return *value* with plain strings under secret-looking keys masked, in nested tables too.
+
+    Such keys should hold a `Secret`, which masks itself; this covers secrets that a user wrote into
+    the stack file as plain text.
+    """
     if not isinstance(value, Mapping):
         return value
     return {
-        key: MASK if isinstance(one, str) and _SECRET.search(str(key)) else masked(one)
-        for key, one in value.items()
+        key: MASK if isinstance(item, str) and _SECRET_KEY.search(str(key)) else masked(item)
+        for key, item in value.items()
     }
 
 
 def without_user(url: str) -> str:
-    """Return *url* without the user and the password in it."""
+    """Return *url* with its user and password masked."""
     parts = urlsplit(url)
     _, user, host = parts.netloc.rpartition("@")
     return urlunsplit(parts._replace(netloc=f"{MASK}@{host}")) if user else url

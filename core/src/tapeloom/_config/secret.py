@@ -1,4 +1,4 @@
-"""A text that is never shown."""
+"""`Secret`: a credential that no repr, log line or pickle shows, read from the environment or a file."""
 
 from __future__ import annotations
 
@@ -14,14 +14,16 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
+#: What an error message tells the user to write.
 _REMEDY = 'write { env = "NAME" } or { file = "path" }'
+#: A valid name of an environment variable.
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
 class Secret:
-    """A text that no repr, message, log line, pickle or `asdict` shows. `reveal()` returns it.
+    """A credential. `reveal()` returns its text; repr, messages, logs, pickle and `asdict` hide it.
 
-    `origin` says where it came from, as the stack has it: ``{"env": "NAME"}``.
+    `origin` is the table in the stack that it was read from, such as ``{"env": "NAME"}``.
     """
 
     __slots__ = ("_text", "origin")
@@ -32,15 +34,15 @@ class Secret:
 
     @classmethod
     def read(cls, table: Mapping[Any, Any] | Secret, folder: Path) -> Secret:
-        """Fetch the secret that *table* points to; a relative path starts in *folder*.
+        """Return the secret that *table* refers to; a relative path is resolved against *folder*.
 
-        Raises ValueError where there is none.
+        Raises ValueError if *table* is malformed, or the variable or file is missing or empty.
         """
         if isinstance(table, Secret):
             return table
         if unknown := [str(key) for key in table if key not in {"env", "file"}]:
-            hint = nearest(unknown[0], ("env", "file"))
-            raise ValueError(f"unknown key {unknown[0]!r} in a secret.{hint or f' Here {_REMEDY}'}")
+            hint = nearest(unknown[0], ("env", "file")) or f" Please {_REMEDY}"
+            raise ValueError(f"unknown key {unknown[0]!r} in a secret.{hint}")
         if len(table) != 1:
             raise ValueError(f"a secret has one origin: {_REMEDY}")
         ((kind, name),) = table.items()
@@ -50,7 +52,7 @@ class Secret:
         return cls(text, {kind: name})
 
     def reveal(self) -> str:
-        """Return the text itself. Do not keep it, log it or put it into a message."""
+        """Return the text of the secret. Callers must not store it, log it or put it into a message."""
         return self._text
 
     def __repr__(self) -> str:
@@ -59,8 +61,8 @@ class Secret:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Secret):
             return NotImplemented
-        mine, theirs = (one.reveal().encode(errors="surrogateescape") for one in (self, other))
-        return hmac.compare_digest(mine, theirs)
+        texts = (secret.reveal().encode(errors="surrogateescape") for secret in (self, other))
+        return hmac.compare_digest(*texts)
 
     def __hash__(self) -> int:
         return hash(Secret)
@@ -72,11 +74,12 @@ class Secret:
         return self
 
     def __reduce__(self) -> NoReturn:
-        raise TypeError("a Secret is not pickled: hand over its origin and read it again")
+        raise TypeError("a Secret cannot be pickled: pass its origin on and read it again")
 
 
 def _from_environment(name: str) -> str:
-    if not _VARIABLE.fullmatch(name):  # perhaps the secret itself: not shown
+    # The message does not show the name: it may be the secret itself.
+    if not _VARIABLE.fullmatch(name):
         raise ValueError(f"env must be the name of an environment variable: {_REMEDY}")
     text = os.environ.get(name)
     if text is None:
@@ -93,8 +96,8 @@ def _from_file(path: Path) -> str:
         raise ValueError(f"the file {str(path)!r} is not UTF-8 text") from None
     except OSError as error:
         raise ValueError(f"the file {str(path)!r} cannot be read: {error.strerror}") from None
-    except ValueError:  # a NUL in the path
-        raise ValueError(f"{str(path)!r} is no path") from None
+    except ValueError:  # the path contains a NUL character
+        raise ValueError(f"{str(path)!r} is not a path") from None
     if not text:
         raise ValueError(f"the file {str(path)!r} is empty")
     return text

@@ -1,7 +1,8 @@
-"""The stack as objects: what stack.toml says, and what Python code may say instead.
+"""The classes of a stack. They are read from stack.toml, or Python code builds them.
 
-Every class checks what it is given, from a file or from code, and raises ConfigError with all that is
-wrong with one of its fields. The places in it are relative to the object.
+Every class checks its values, from a file or from code, and raises ConfigError with all mistakes of
+one field. The places of these mistakes are relative to the object. The comment above each field
+describes the key of the same name in the stack file.
 """
 
 from __future__ import annotations
@@ -12,149 +13,155 @@ from typing import Any, Literal
 import attrs
 
 from tapeloom.errors import ConfigError, Mistake
+from tapeloom.events import QueuePolicy
 from tapeloom.plugin import feeds
 
-from . import checks
+from . import validators
 from .masking import masked_table, masked_url
 from .places import Places
 
-Policy = Literal["block", "drop_oldest", "conflate", "error"]
 Backend = Literal["asyncio", "trio"]
 OnError = Literal["restart", "disable", "end"]
 OnSinkError = Literal["continue", "restart", "disable"]
 
+#: The keys of a stage's table that belong to core; all others are the plugin's settings.
+STAGE_KEYS = frozenset({"use", "on_error"})
+
 
 @attrs.frozen
 class QueueSpec:
-    """A queue: at most `size` events, and what happens when it is full.
+    """The queue of events in front of one consumer."""
 
-    ``block`` makes the reader wait · ``drop_oldest`` loses the oldest, in a `Gap` · ``conflate``
-    keeps the latest of each symbol · ``error`` ends the consumer with QueueOverflow.
-    """
-
-    size: int = attrs.field(default=10_000, validator=checks.at_least_one)
-    policy: Policy = attrs.field(default="block", validator=checks.one_of(Policy))
+    #: Maximum number of events that wait in the queue.
+    size: int = attrs.field(default=10_000, validator=validators.at_least_one)
+    #: What happens when the queue is full: ``block`` pauses reading from the venue, ``drop_oldest``
+    #: discards the oldest events and reports them as a `Gap`, ``conflate`` keeps only the latest event
+    #: of each symbol, ``error`` ends the consumer with QueueOverflow.
+    policy: QueuePolicy = attrs.field(default="block", validator=validators.one_of(QueuePolicy))
 
 
 @attrs.frozen
 class FeedSpec:
-    """One venue, its symbols, channels and stages, as ``[[feed]]`` says.
+    """One feed, ``[[feed]]``: a venue, its symbols, its channels and the stages that process it."""
 
-    Symbols are unified; an alias such as ``BTC-PERP`` is resolved. A channel is one of `CHANNELS`, or
-    a word of the venue's own that begins with ``x-``, each with an optional parameter: ``klines:1m``.
-    `name` is empty until the feed stands in a `Stack`. `max_attempts` is how often in a row a connection
-    may fail before it is given up; None: it never is. For `max_batch_delay` seconds at most, events
-    may be held back so that more of them come together.
-    """
-
-    venue: str = attrs.field(validator=checks.filled)
-    symbols: tuple[str, ...] = attrs.field(converter=checks.symbols)
-    channels: tuple[str, ...] = attrs.field(converter=checks.channels)
+    #: Name of the venue plugin.
+    venue: str = attrs.field(validator=validators.not_empty)
+    #: Unified symbols, such as ``BTC/USDT``; aliases such as ``BTC-PERP`` are resolved.
+    symbols: tuple[str, ...] = attrs.field(converter=validators.symbols)
+    #: Channels from `CHANNELS`, or of one venue with the prefix ``x-``; each may have a parameter, as
+    #: in ``klines:1m``.
+    channels: tuple[str, ...] = attrs.field(converter=validators.channels)
+    #: Unique name of the feed; default: the venue, with the market or a number if that name is taken.
     name: str = ""
+    #: Market of the venue, such as ``spot``; default: the market that the venue plugin defines.
     market: str = ""
-    stages: tuple[str, ...] = attrs.field(default=(), converter=checks.stages)
+    #: Names of the stages that process the events, in this order.
+    stages: tuple[str, ...] = attrs.field(default=(), converter=validators.stages)
+    #: How many times in a row a connection may fail before the feed ends; default: no limit.
     max_attempts: int | None = attrs.field(
-        default=None, validator=attrs.validators.optional(checks.at_least_one)
+        default=None, validator=attrs.validators.optional(validators.at_least_one)
     )
-    max_batch_delay: float = attrs.field(default=0.0, validator=checks.at_most_a_second)
+    #: Maximum time in seconds, 0 to 1, that events are held back to be delivered in larger batches.
+    max_batch_delay: float = attrs.field(default=0.0, validator=validators.at_most_a_second)
 
 
 @attrs.frozen
 class StageSpec:
-    """A stage: its name in the stack, the plugin it uses, and that plugin's settings.
+    """One stage, ``[stage.<name>]``: a plugin that validates or aggregates events, and its settings."""
 
-    `on_error` says what happens when it raises: ``restart`` makes it anew, ``disable`` leaves it out,
-    ``end`` ends the feed.
-    """
-
-    name: str = attrs.field(validator=checks.filled)
+    #: Name of the stage, by which feeds list it.
+    name: str = attrs.field(validator=validators.not_empty)
+    #: Name of the plugin; default: the name of the stage.
     use: str = attrs.field(
-        default=attrs.Factory(lambda self: self.name, takes_self=True), validator=checks.filled
+        default=attrs.Factory(lambda self: self.name, takes_self=True),
+        validator=validators.not_empty,
     )
+    #: Settings of the plugin: all other keys of the table.
     table: Mapping[str, Any] = attrs.field(factory=dict, repr=masked_table)
-    on_error: OnError = attrs.field(default="restart", validator=checks.one_of(OnError))
+    #: What happens when the stage raises: ``restart`` replaces it by a new instance, ``disable`` goes
+    #: on without it, ``end`` ends the feed.
+    on_error: OnError = attrs.field(default="restart", validator=validators.one_of(OnError))
 
 
 @attrs.frozen
 class SinkSpec:
-    """A sink: the plugin it uses, the types of event it takes (none: all), its queue, its settings.
+    """One sink, ``[[sink]]``: a plugin that writes events somewhere, and its settings."""
 
-    `on_error` says what happens when it raises: ``continue`` goes on with the next batch,
-    ``restart`` makes it anew for that, ``disable`` ends it.
-    """
-
-    use: str = attrs.field(validator=checks.filled)
+    #: Name of the plugin.
+    use: str = attrs.field(validator=validators.not_empty)
+    #: Unique name of the sink; default: the name of the plugin, with a number if that name is taken.
     name: str = ""
-    types: tuple[str, ...] = attrs.field(default=(), converter=checks.types)
+    #: Types of event that the sink receives, such as ``trade``; default: all.
+    types: tuple[str, ...] = attrs.field(default=(), converter=validators.types)
+    #: Queue of the sink, as in ``[queue]``.
     queue: QueueSpec = attrs.field(factory=QueueSpec)
+    #: Settings of the plugin: all other keys of the table.
     table: Mapping[str, Any] = attrs.field(factory=dict, repr=masked_table)
-    on_error: OnSinkError = attrs.field(default="continue", validator=checks.one_of(OnSinkError))
+    #: What happens when the sink raises: ``continue`` goes on with the next batch, ``restart`` replaces
+    #: it by a new instance first, ``disable`` ends it.
+    on_error: OnSinkError = attrs.field(
+        default="continue", validator=validators.one_of(OnSinkError)
+    )
 
 
 @attrs.frozen
 class Network(feeds.Network):
-    """How every connection is made: `proxy` is an address, `ca` a PEM file with trusted roots.
+    """How every connection is made, ``[network]``."""
 
-    A proxy's address that holds a password is read from a secret: ``proxy = { env = "PROXY" }``.
-    `transport` names a plugin that dials in place of core. `compression` tells venues that their
-    messages may come compressed: less to transfer, more to do.
-    """
-
-    proxy: str | None = attrs.field(default=None, converter=checks.proxy, repr=masked_url)
+    #: URL of an HTTP or SOCKS5 proxy; a URL with a password is read from a secret:
+    #: ``proxy = { env = "PROXY" }``.
+    proxy: str | None = attrs.field(default=None, converter=validators.proxy, repr=masked_url)
+    #: Path of a PEM file with trusted root certificates; default: those of the system.
     ca: str | None = None
+    #: Name of a plugin that opens the connections instead of core.
     transport: str = ""
+    #: Whether venues may send compressed messages: less data to transfer, more CPU time.
     compression: bool = False
 
 
 @attrs.frozen
 class FlightSpec:
-    """The flight recorder: what came in during the last `seconds`, in at most `size` bytes of memory.
+    """The flight recorder, ``[flight]``: keeps the latest frames and saves them when something fails."""
 
-    `folder` is where it is written when something goes wrong; empty: nowhere. The latest `keep`
-    bundles of each feed are left there.
-    """
-
+    #: Folder that bundles are saved in after a failure; default: none are saved.
     folder: str = ""
-    seconds: float = attrs.field(default=30.0, validator=checks.positive)
-    size: int = attrs.field(default=1 << 20, validator=checks.at_least_one)
-    keep: int = attrs.field(default=20, validator=checks.at_least_one)
+    #: How many seconds of frames are kept.
+    seconds: float = attrs.field(default=30.0, validator=validators.positive)
+    #: Maximum memory for the frames of all feeds, in bytes.
+    size: int = attrs.field(default=1 << 20, validator=validators.at_least_one)
+    #: How many bundles of each feed are kept in the folder; older ones are deleted.
+    keep: int = attrs.field(default=20, validator=validators.at_least_one)
 
 
 @attrs.frozen
 class Process:
-    """What the stream may change in the process that it runs in.
+    """Changes to the Python process that the stream runs in, ``[process]``."""
 
-    With `gc_threshold` the garbage collector leaves alone what is there when the stream opens, and
-    looks only after so many new objects; 0: it stays as it is.
-    """
-
-    gc_threshold: int = attrs.field(default=0, validator=checks.not_negative)
-
-
-#: The keys of a stage's table that are not the plugin's own.
-STAGE = frozenset({"use", "on_error"})
+    #: Number of new objects after which the garbage collector runs; it ignores objects that existed
+    #: when the stream opened. Default 0: the garbage collector is not changed.
+    gc_threshold: int = attrs.field(default=0, validator=validators.not_negative)
 
 
 def _feeds(value: Iterable[FeedSpec]) -> tuple[FeedSpec, ...]:
-    def wishes(feed: FeedSpec) -> list[str]:
+    def names(feed: FeedSpec) -> list[str]:
         return [feed.venue, f"{feed.venue}-{feed.market}"] if feed.market else [feed.venue]
 
-    return checks.named(value, "feed", wishes)
+    return validators.with_names(value, "feed", names)
 
 
 def _sinks(value: Iterable[SinkSpec]) -> tuple[SinkSpec, ...]:
-    return checks.named(value, "sink", lambda sink: [sink.use])
+    return validators.with_names(value, "sink", lambda sink: [sink.use])
 
 
 def _stage_specs(value: Mapping[str, StageSpec | Mapping[str, Any]]) -> dict[str, StageSpec]:
-    """Read tables too, as they stand under ``[stage.<name>]``."""
+    """Return the specs by name; a plain table has the keys of a ``[stage.<name>]`` table."""
     return {
         name: spec
         if isinstance(spec, StageSpec)
         else StageSpec(
             name,
-            table={key: one for key, one in spec.items() if key not in STAGE},
-            **{key: one for key, one in spec.items() if key in STAGE},
+            table={key: item for key, item in spec.items() if key not in STAGE_KEYS},
+            **{key: item for key, item in spec.items() if key in STAGE_KEYS},
         )
         for name, spec in value.items()
     }
@@ -162,22 +169,33 @@ def _stage_specs(value: Mapping[str, StageSpec | Mapping[str, Any]]) -> dict[str
 
 @attrs.frozen
 class Stack:
-    """A whole stack. `source` is where it was read, as messages name it.
+    """A whole stack.
 
-    Every stage that a feed names stands in `stages`, and every venue in `venues`, with an empty table
-    where nothing was said about it.
+    `stages` holds every stage that a feed names and `venues` every venue, with an empty table if the
+    stack has none for it.
     """
 
+    #: The feeds.
     feeds: tuple[FeedSpec, ...] = attrs.field(default=(), converter=_feeds)
+    #: The stages by name.
     stages: Mapping[str, StageSpec] = attrs.field(factory=dict, converter=_stage_specs)
+    #: The settings of the venue plugins, by venue.
     venues: Mapping[str, Mapping[str, Any]] = attrs.field(factory=dict, repr=masked_table)
+    #: The sinks.
     sinks: tuple[SinkSpec, ...] = attrs.field(default=(), converter=_sinks)
+    #: Default queue of the consumers.
     queue: QueueSpec = attrs.field(factory=QueueSpec)
+    #: How every connection is made.
     network: Network = attrs.field(factory=Network)
+    #: The flight recorder.
     flight: FlightSpec = attrs.field(factory=FlightSpec)
+    #: Changes to the process that the stream runs in.
     process: Process = attrs.field(factory=Process)
-    backend: Backend = attrs.field(default="asyncio", validator=checks.one_of(Backend))
+    #: Library that runs the event loop: ``asyncio`` or ``trio``.
+    backend: Backend = attrs.field(default="asyncio", validator=validators.one_of(Backend))
+    #: Where the stack was read from, as error messages name it. Not a key of the file.
     source: str = "stack"
+    #: Line numbers of the keys in the file. Not a key of the file.
     places: Places = attrs.field(factory=Places, eq=False, repr=False, kw_only=True)
 
     def __attrs_post_init__(self) -> None:
@@ -187,5 +205,5 @@ class Stack:
         object.__setattr__(self, "venues", {**venues, **self.venues})
 
     def error(self, mistakes: Iterable[Mistake]) -> ConfigError:
-        """Return all *mistakes* as one error: in the order of the file, with lines, each once."""
+        """Return a ConfigError of all *mistakes* in file order, with line numbers, without duplicates."""
         return ConfigError(self.places.locate(dict.fromkeys(mistakes)), self.source)

@@ -1,7 +1,8 @@
-"""A plugin's TOML table as that plugin's own class, with every mistake in it.
+"""Structuring of a plugin's TOML table into that plugin's settings class, with every mistake reported.
 
-cattrs walks the types. The hooks here make it strict (a string is never taken for a number) and make
-it try the converter and the validator of each field by itself, so that one bad field hides no other.
+cattrs walks the types of the class. The hooks here make it strict (a string never becomes a number)
+and run the converter and validator of each field separately, so that one bad field does not hide
+another.
 """
 
 from __future__ import annotations
@@ -25,9 +26,9 @@ from cattrs.gen import make_dict_structure_fn, override
 
 from tapeloom.errors import ConfigError, Mistake, nearest
 
-from .places import at
-from .strict import SIGHT, ExpectedError, Read, RefusedError, Sight, converter
-from .words import shown, wanted
+from .descriptions import describe, describe_type
+from .places import child
+from .strict_converter import CONTEXT, BadValueError, Context, Read, WrongTypeError, converter
 
 if TYPE_CHECKING:
     import cattrs
@@ -39,49 +40,52 @@ T = TypeVar("T")
 def structure(
     cls: type[T], table: Any, place: str, *, folder: Path | None = None
 ) -> tuple[T | None, list[Mistake]]:
-    """Return *table* as a *cls*, an attrs class, or None and all that is wrong with it.
+    """Return *table* as an instance of the attrs class *cls*, or None with all its mistakes.
 
-    The places of the mistakes begin with *place*. Secrets in files are read relative to *folder*.
+    The places of the mistakes begin with *place*. Files with secrets are resolved against *folder*.
 
-    Raises TypeError where *cls* itself cannot be used: a defect of the plugin, not of the stack.
+    Raises TypeError if *cls* has a type that cannot be read from TOML: a defect of the plugin.
     """
-    sight = Sight(folder or Path())
-    token = SIGHT.set(sight)
+    context = Context(folder or Path())
+    token = CONTEXT.set(context)
     try:
         return _CONVERTER.structure(table, cls), []
     except (StructureHandlerNotFoundError, NameError) as error:
         raise TypeError(f"{cls.__qualname__} cannot be read from TOML: {error}") from error
     except Exception as error:
-        return None, [sight.hide(mistake) for mistake in _mistakes(error, place, place)]
+        return None, [context.mask(mistake) for mistake in _mistakes(error, place, place)]
     finally:
-        SIGHT.reset(token)
+        CONTEXT.reset(token)
 
 
-# ------------------------------------------------------------------------------- from cattrs' tree
+# ------------------------------------------------------------------ mistakes from cattrs exceptions
 
 
 def _mistakes(error: BaseException, place: str, table: str) -> Iterator[Mistake]:
-    """Walk through what cattrs raised. *table* is the place of the class around *place*."""
+    """Yield the mistakes in the exception tree that cattrs raised for *place*.
+
+    *table* is the place of the table whose class contains *place*.
+    """
     if isinstance(error, BaseValidationError):
         inner = table if isinstance(error, IterableValidationError) else place
-        for each in error.exceptions:
-            note = _note(each)
-            if isinstance(each, KeyError) and isinstance(note, AttributeValidationNote):
-                yield Mistake(place, _missing(getattr(attrs.fields(error.cl), note.name)))
+        for cause in error.exceptions:
+            note = _note(cause)
+            if isinstance(cause, KeyError) and isinstance(note, AttributeValidationNote):
+                yield Mistake(place, _missing_key(getattr(attrs.fields(error.cl), note.name)))
             else:
-                yield from _mistakes(each, _inside(place, note, error.cl), inner)
+                yield from _mistakes(cause, _note_place(place, note, error.cl), inner)
     elif isinstance(error, ForbiddenExtraKeysError):
         known = sorted(field.alias for field in attrs.fields(error.cl) if field.init)
         for key in sorted(error.extra_fields, key=str):
             hint = nearest(str(key), known) or f" Known: {', '.join(known) or 'none'}"
-            yield Mistake(at(place, str(key)), f"unknown key.{hint}")
+            yield Mistake(child(place, str(key)), f"unknown key.{hint}")
     elif isinstance(error, ConfigError):
         for mistake in error.mistakes:
             yield Mistake(f"{table}.{mistake.place}" if mistake.place else table, mistake.problem)
     elif isinstance(error, StructureHandlerNotFoundError):
         raise TypeError(f"{place} cannot be read from TOML: {error}") from error
     else:
-        yield Mistake(place, _text(error))
+        yield Mistake(place, _message(error))
 
 
 def _note(error: BaseException) -> AttributeValidationNote | IterableValidationNote | None:
@@ -91,25 +95,25 @@ def _note(error: BaseException) -> AttributeValidationNote | IterableValidationN
     return None
 
 
-def _inside(place: str, note: object, cls: Any) -> str:
+def _note_place(place: str, note: object, cls: Any) -> str:
     if isinstance(note, IterableValidationNote):
-        return at(place, note.index)
+        return child(place, note.index)
     if isinstance(note, AttributeValidationNote):
-        return at(place, str(getattr(attrs.fields(cls), note.name).alias))
+        return child(place, str(getattr(attrs.fields(cls), note.name).alias))
     return place
 
 
-def _missing(field: attrs.Attribute[Any]) -> str:
+def _missing_key(field: attrs.Attribute[Any]) -> str:
     accepted, known = _accepted(field)
-    takes = f"; it takes {wanted(accepted)}" if known else ""
-    return f"the key {field.alias!r} is missing{takes}"
+    expected = f"; expected {describe_type(accepted)}" if known else ""
+    return f"the key {field.alias!r} is missing{expected}"
 
 
-def _text(error: BaseException) -> str:
-    """Return the message on one line; attrs' own validators put it into the first argument."""
+def _message(error: BaseException) -> str:
+    """Return the message of *error* on one line; attrs validators put it into the first argument."""
     first = error.args[0] if error.args else ""
-    told = isinstance(error, ValueError | TypeError) and isinstance(first, str) and first
-    return " ".join((first if told else f"{type(error).__name__}: {error}").split())
+    has_message = isinstance(error, ValueError | TypeError) and isinstance(first, str) and first
+    return " ".join((first if has_message else f"{type(error).__name__}: {error}").split())
 
 
 # ----------------------------------------------------------------------------------- attrs classes
@@ -130,16 +134,16 @@ def _class(cls: type[Any], strict: cattrs.Converter) -> Read:
         if isinstance(value, cls):
             return value
         if not isinstance(value, Mapping):
-            raise ExpectedError(cls, value)
+            raise WrongTypeError(cls, value)
         return inner(value, cls)
 
     return read
 
 
 def _field(cls: type[Any], field: attrs.Attribute[Any], strict: cattrs.Converter) -> Read:
-    """Read a field by its type, and try its converter and its validator on the value.
+    """Return a reader for *field* that also runs its converter and validator, to find all mistakes.
 
-    They are called again when the object is made.
+    attrs runs both again when the object is made.
     """
     accepted, known = _accepted(field)
     type_read = strict.get_structure_hook(accepted)
@@ -151,22 +155,22 @@ def _field(cls: type[Any], field: attrs.Attribute[Any], strict: cattrs.Converter
             if known:
                 raise
             given = value
-        _try_out(cls, field, given)
+        _run_checks(cls, field, given)
         return given
 
     return read
 
 
-def _try_out(cls: type[Any], field: attrs.Attribute[Any], given: Any) -> None:
+def _run_checks(cls: type[Any], field: attrs.Attribute[Any], given: Any) -> None:
     convert: Any = field.converter
     if isinstance(convert, attrs.Converter):
-        return  # it looks at the object or the field: attrs will ask it
+        return  # it needs the object or the field; attrs runs it when the object is made
     try:
         value = convert(given) if convert is not None else given
     except (ConfigError, ValueError):
         raise
     except Exception as error:
-        raise RefusedError(f"{shown(given)} cannot be read ({_text(error)})") from error
+        raise BadValueError(f"{describe(given)} cannot be read ({_message(error)})") from error
     if field.validator is None:
         return
     try:
@@ -174,15 +178,15 @@ def _try_out(cls: type[Any], field: attrs.Attribute[Any], given: Any) -> None:
     except (ConfigError, ValueError, TypeError):
         raise
     except AttributeError:
-        return  # it looks at other fields: attrs will ask it again when they are all there
+        return  # it needs other fields; attrs runs it again when all of them are set
     except Exception as error:
-        raise RefusedError(_text(error)) from error
+        raise BadValueError(_message(error)) from error
 
 
 def _accepted(field: attrs.Attribute[Any]) -> tuple[Any, bool]:
-    """Return the type in which the stack may give a field, and whether it is sure.
+    """Return the type that TOML may give for *field*, and whether that type is known for certain.
 
-    A field with a converter takes what the converter's first parameter says.
+    With a converter, it is the annotation of the converter's first parameter.
     """
     declared = Any if field.type is None else field.type
     convert: Any = getattr(field.converter, "converter", field.converter)

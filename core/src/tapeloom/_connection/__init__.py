@@ -1,9 +1,10 @@
-"""One connection's life: dial, log in, subscribe, read, watch, end; and again, after a pause.
+"""The life of a connection: dial, log in, subscribe, read, watch, end, reconnect after a pause.
 
-Every subscription is sent at the pace that the venue allows and answered within its time; a connection
-that is dead is noticed; one that grows old is replaced; and what was missed between two connections is
-announced by a `Gap`, before the first event after it.
+Subscription messages are sent within the venue's rate limit and must be acknowledged in time. A
+dead connection is detected, an old one is replaced. What was missed between two connections is
+reported as a `Gap` before the first event after it.
 
-`supervisor` keeps one connection after another alive, `connection` is one of them, `frame_intake` what
-they share as they read. `source_supervisor` does the same for a venue that brings its own connection.
+`supervisor` keeps one endpoint connected, `connection` is one of its connections, `frame_intake`
+holds the parser that they share. `source_supervisor` does the same for a plugin with its own
+connection. Frames arrive from `_network`, events go on to `_stream`.
 """

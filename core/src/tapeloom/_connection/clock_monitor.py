@@ -1,4 +1,4 @@
-"""The venue's clock, as its events show it: whether it runs, and whether it keeps its distance from ours."""
+"""Checks the venue's clock by the times of its events: whether it stopped or jumped."""
 
 from __future__ import annotations
 
@@ -10,9 +10,16 @@ from attrs import define
 
 from tapeloom.events import Book, Event, Quote, Trade
 
+#: Types whose `ts` is the time of something that happened; that of a bar is its start.
+_TIMED = frozenset({Trade, Quote, Book})
+#: The clock has stopped after this number of events with an unchanged time, over this many ns.
+_MIN_UNCHANGED, _STOPPED_NS = 20, 10_000_000_000
+#: The clock has jumped if the offset changes by more than so many ns, for so many seconds in a row.
+_JUMP_NS, _SECONDS = 1_000_000_000, 5
+
 
 class ClockAlert(NamedTuple):
-    """What is to be told: a state, what was seen, and of which subscription (empty: of the venue)."""
+    """A Status to report: its state and detail, and the subscription (empty: the whole venue)."""
 
     state: str
     detail: str
@@ -21,96 +28,86 @@ class ClockAlert(NamedTuple):
 
 
 @define
-class _Line:
-    """The time of one subscription: its newest, when that came, and how many words have come since."""
+class _LastTime:
+    """The newest venue time of one subscription, and how many events came without a newer one."""
 
     ts: int
     recv: int
-    words: int = 0
-    frozen: bool = False
+    unchanged: int = 0
+    stopped: bool = False
 
 
 class ClockMonitor:
-    """Looks once a second at what came last, and at nothing else.
+    """Checks a sample of the last events once a second.
 
-    A feed that repeats what it knows, with a time that stands still, looks alive to any other watch.
-    A clock that was set, the venue's or ours, moves all times that are compared with each other.
+    A feed that repeats old data with a constant time looks alive to every other check. A clock that
+    was set, the venue's or ours, shifts all times that are compared with each other.
     """
 
     def __init__(self) -> None:
-        self._lines: dict[tuple[str, str], _Line] = {}
-        self._lead: int | None = None  # of the venue's clock before ours, as it is usual
-        self._leads: deque[int] = deque(maxlen=_SECONDS)
+        self._last_times: dict[tuple[str, str], _LastTime] = {}
+        self._usual_offset: int | None = None  # venue's clock minus ours, in ns
+        self._offsets: deque[int] = deque(maxlen=_SECONDS)
 
-    def look(self, sample: Iterable[Event]) -> list[ClockAlert]:
-        """Return what is to be told after this second, of which these events are a *sample*."""
-        lead: int | None = None
-        found: list[ClockAlert] = []
+    def check(self, sample: Iterable[Event]) -> list[ClockAlert]:
+        """Return the alerts of this second, given a *sample* of its events."""
+        largest: int | None = None
+        alerts: list[ClockAlert] = []
         for event in sample:
             if type(event) not in _TIMED or event.ts == event.recv:
-                continue  # what a venue sends without a time bears ours
+                continue  # an event without a venue time has ours
             if getattr(event, "origin", "live") != "live":
                 continue
-            ahead = event.ts - event.recv
-            lead = ahead if lead is None or ahead > lead else lead
-            found += self._runs(event)
-        return found if lead is None else found + self._distance(lead)
+            offset = event.ts - event.recv
+            largest = offset if largest is None or offset > largest else largest
+            alerts += self._check_progress(event)
+        return alerts if largest is None else alerts + self._check_offset(largest)
 
-    def _runs(self, event: Event) -> list[ClockAlert]:
+    def _check_progress(self, event: Event) -> list[ClockAlert]:
         key = event.symbol, event.channel
-        line = self._lines.get(key)
-        if line is None:
-            self._lines[key] = _Line(event.ts, event.recv)
+        last = self._last_times.get(key)
+        if last is None:
+            self._last_times[key] = _LastTime(event.ts, event.recv)
             return []
-        if event.ts > line.ts:
-            line.ts, line.recv, line.words = event.ts, event.recv, 0
-            if line.frozen:
-                line.frozen = False
-                return [ClockAlert("venue_clock_running", "the venue's time goes on", *key)]
+        if event.ts > last.ts:
+            last.ts, last.recv, last.unchanged = event.ts, event.recv, 0
+            if last.stopped:
+                last.stopped = False
+                return [ClockAlert("venue_clock_running", "the venue's time advances again", *key)]
             return []
-        line.words += 1
-        stands = event.recv - line.recv
-        if line.frozen or line.words < _WORDS or stands < _STANDS:
+        last.unchanged += 1
+        constant_ns = event.recv - last.recv
+        if last.stopped or last.unchanged < _MIN_UNCHANGED or constant_ns < _STOPPED_NS:
             return []
-        line.frozen = True
-        detail = (
-            f"for {stands / 1e9:.0f} s, {line.words} events came and the venue's time stood still"
-        )
+        last.stopped = True
+        detail = f"no newer venue time in {last.unchanged} events over {constant_ns / 1e9:.0f} s"
         return [ClockAlert("venue_clock_stopped", detail, *key)]
 
-    def _distance(self, lead: int) -> list[ClockAlert]:
-        """Compare the least delay of this second with the usual one."""
-        if self._lead is None:
-            self._lead = lead
-        self._leads.append(lead)
-        if all(abs(one - self._lead) <= _STEP for one in self._leads):
-            # It drifts along with what the network does, and with the clocks.
-            self._lead += (lead - self._lead) // _SECONDS
+    def _check_offset(self, offset: int) -> list[ClockAlert]:
+        """Compare the largest offset of this second (the least delay) with the usual one."""
+        if self._usual_offset is None:
+            self._usual_offset = offset
+        self._offsets.append(offset)
+        if all(abs(recent - self._usual_offset) <= _JUMP_NS for recent in self._offsets):
+            # The usual offset follows slow changes of the network delay and of the clocks.
+            self._usual_offset += (offset - self._usual_offset) // _SECONDS
             return []
-        # One late second is a slow network; several that agree with each other are a clock.
-        if len(self._leads) < _SECONDS or max(self._leads) - min(self._leads) > _STEP:
+        # One late second is a slow network; several seconds with one new offset are a set clock.
+        if len(self._offsets) < _SECONDS or max(self._offsets) - min(self._offsets) > _JUMP_NS:
             return []
-        step, self._lead = lead - self._lead, lead
+        change, self._usual_offset = offset - self._usual_offset, offset
         detail = (
-            f"the venue's clock against ours has moved by {step / 1e9:+.3f} s;"
-            " one of them was set, or everything comes later than before"
+            f"the venue's clock has moved against ours by {change / 1e9:+.3f} s;"
+            " one of them was set, or all data arrives later than before"
         )
         return [ClockAlert("venue_clock_jumped", detail)]
 
-    def step(self, now: int) -> None:
-        """Take note that our clock was set, and is at *now*: what stands still is measured anew."""
-        for line in self._lines.values():
-            line.recv, line.words = now, 0
+    def own_clock_set(self, now: int) -> None:
+        """Restart the check for stopped clocks: our clock was set to *now* in ns."""
+        for last in self._last_times.values():
+            last.recv, last.unchanged = now, 0
 
-    def forget(self, some: Iterable[tuple[str, str]]) -> None:
-        """Forget subscriptions that are no more."""
-        for one in some:
-            self._lines.pop(one, None)
-
-
-#: Events with a time at which something happened; a bar's is its start.
-_TIMED = frozenset({Trade, Quote, Book})
-#: So many events without progress, over so many ns, are a clock that stands still.
-_WORDS, _STANDS = 20, 10_000_000_000
-#: A step of more than so many ns, which so many seconds in a row agree on, is a clock that was set.
-_STEP, _SECONDS = 1_000_000_000, 5
+    def forget(self, keys: Iterable[tuple[str, str]]) -> None:
+        """Remove subscriptions that have ended, given as (symbol, channel)."""
+        for key in keys:
+            self._last_times.pop(key, None)

@@ -1,4 +1,4 @@
-"""What the connections of one feed share as they read: the guarded parser, the taps, the turns."""
+"""What all connections of a feed share for reading: the guarded parser, taps, read turns."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from tapeloom.plugin import Frames, Parse
 
 
 class FrameIntake:
-    """The parser of one feed, guarded; whoever listens to its frames; and whose turn it is to parse.
+    """The guarded parser of one feed and the taps that receive its frames.
 
-    `read_turns` is shared by all connections of a stream: where there is much to parse, one of them
-    does so at a time.
+    `read_turns` is a semaphore shared by all connections of a stream: only one of them parses a
+    large read at a time.
     """
 
     def __init__(
@@ -31,20 +31,21 @@ class FrameIntake:
         self._counters = plan.feed.counters
 
     def unreadable(self, recv: int, frame: bytes, error: str) -> None:
-        """Count a frame that cannot be read, and tell the taps of it."""
+        """Count a frame that could not be parsed, and pass it to the taps."""
         self._counters["unreadable_frames"] += 1
         for tap in self.taps:
             tap.unreadable(recv, frame, error)
 
 
 def guarded(parse: Parse, venue: str, unreadable: Callable[[int, bytes, str], None]) -> Parse:
-    """Return *parse* such that a frame at which it raises costs no other frame.
+    """Return *parse* with a guard: a frame at which it raises does not cost any other frame.
 
-    The batch is then parsed frame by frame; a frame that raises becomes a Reject, and *unreadable*
-    is told when it came, the frame and the error. Adapters need not catch what they cannot foresee.
+    If a batch raises, it is parsed again frame by frame. A frame that raises becomes a Reject with
+    the rule "parser_error", and *unreadable* is called with its receive time, the frame and the
+    error. So parsers need not catch errors that they do not expect.
     """
 
-    def parsed(frames: Frames) -> list[Event]:
+    def parse_guarded(frames: Frames) -> list[Event]:
         try:
             return parse(frames)
         except Exception:
@@ -61,4 +62,4 @@ def guarded(parse: Parse, venue: str, unreadable: Callable[[int, bytes, str], No
                     )
             return events
 
-    return parsed
+    return parse_guarded

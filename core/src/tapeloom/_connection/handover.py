@@ -1,4 +1,4 @@
-"""What two connections bring together while one takes over from the other: each event once."""
+"""Merges the events of an old connection and its successor: each event is delivered once."""
 
 from __future__ import annotations
 
@@ -10,77 +10,77 @@ from tapeloom.events import OURS, Bar, Book, Event, Quote, Ticker, Trade
 
 
 class Handover:
-    """The two streams of one hand-over.
+    """Removes the duplicates of two connections that carry the same subscriptions.
 
-    What the old connection brings is delivered, and noted. What the new one brings is held. At the
-    switch, what was held and not noted is released; from then on the new one's events are passed if
-    they are fresh: it may lag behind the old one.
+    Before the switch, the old connection's events are recorded and delivered, and the new one's are
+    buffered. At the switch, the buffered events that were not recorded are released. After it, the
+    new connection's events are deduplicated as well, because it may lag behind the old one.
     """
 
     def __init__(self) -> None:
-        self.turn = anyio.Lock()  #: to deliver: the two must not do it at the same time
-        self._noted: set[Hashable] = set()
-        self._last: dict[tuple[str, str], int] = {}  # of numbered books and quotes
-        self._held: list[Event] = []
+        self.lock = anyio.Lock()  #: held while delivering: only one connection delivers at a time
+        self._recorded: set[Hashable] = set()
+        self._last_ids: dict[tuple[str, str], int] = {}  # of books and quotes with sequence ids
+        self._buffered: list[Event] = []
         self._switched = False
 
-    def note(self, events: Iterable[Event]) -> None:
-        """Remember what the old connection has brought."""
+    def record(self, events: Iterable[Event]) -> None:
+        """Record events that the old connection has delivered."""
         for event in events:
             if type(event) in OURS:
                 continue
-            last = _number(event)
-            if last is None:
-                self._noted.add(_identity(event))
+            sequence_id = _sequence_id(event)
+            if sequence_id is None:
+                self._recorded.add(_identity(event))
             else:
-                place = event.symbol, event.channel
-                self._last[place] = max(last, self._last.get(place, last))
+                key = event.symbol, event.channel
+                self._last_ids[key] = max(sequence_id, self._last_ids.get(key, sequence_id))
 
-    def passed(self, events: list[Event]) -> list[Event]:
-        """Return what is to be delivered of the connection that counts, and take note of it."""
+    def accept(self, events: list[Event]) -> list[Event]:
+        """Return the events of the current connection that are to be delivered."""
         if self._switched:
-            return self.fresh(events)
-        self.note(events)
+            return self.deduplicate(events)
+        self.record(events)
         return events
 
-    def forget(self) -> None:
-        """Drop what was held of a new connection that has failed."""
-        self._held.clear()
+    def clear(self) -> None:
+        """Discard the buffered events of a successor that has failed."""
+        self._buffered.clear()
 
-    def hold(self, events: Iterable[Event]) -> None:
-        """Keep what the new connection brings before it has taken over."""
-        self._held += events
+    def buffer(self, events: Iterable[Event]) -> None:
+        """Keep events of the new connection until the switch."""
+        self._buffered += events
 
-    def release(self) -> list[Event]:
-        """Return what was held and is fresh."""
+    def switch(self) -> list[Event]:
+        """Make the new connection the current one; return its buffered events, deduplicated."""
         self._switched = True
-        held, self._held = self._held, []
-        return self.fresh(held)
+        buffered, self._buffered = self._buffered, []
+        return self.deduplicate(buffered)
 
-    def fresh(self, events: Sequence[Event]) -> list[Event]:
-        """Return those that the old connection has not brought."""
-        return [event for event in events if type(event) in OURS or not self._known(event)]
+    def deduplicate(self, events: Sequence[Event]) -> list[Event]:
+        """Return the events that the old connection has not delivered."""
+        return [event for event in events if type(event) in OURS or not self._is_recorded(event)]
 
-    def _known(self, event: Event) -> bool:
-        last = _number(event)
-        if last is None:
-            return _identity(event) in self._noted
-        return last <= self._last.get((event.symbol, event.channel), last - 1)
+    def _is_recorded(self, event: Event) -> bool:
+        sequence_id = _sequence_id(event)
+        if sequence_id is None:
+            return _identity(event) in self._recorded
+        return sequence_id <= self._last_ids.get((event.symbol, event.channel), sequence_id - 1)
 
 
-def _number(event: Event) -> int | None:
-    """Return the place of a book or quote in its venue's own count, where it has one."""
+def _sequence_id(event: Event) -> int | None:
+    """Return the sequence id of a book or quote, None where it has none."""
     if isinstance(event, Book):
         return event.last_id
     return event.sequence if isinstance(event, Quote) else None
 
 
 def _identity(event: Event) -> Hashable:
-    """Return what makes *event* the same on either connection: all that the venue says in it."""
-    return type(event), event.symbol, event.channel, event.ts, _said(event)
+    """Return a key that is equal for the same event on either connection."""
+    return type(event), event.symbol, event.channel, event.ts, _content(event)
 
 
-def _said(event: Event) -> Hashable:
+def _content(event: Event) -> Hashable:
     if isinstance(event, Trade):
         return event.id or (event.price, event.size, event.side)
     if isinstance(event, Bar):

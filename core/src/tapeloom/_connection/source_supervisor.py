@@ -1,4 +1,4 @@
-"""The life of a source: run, tell when it breaks, and run again, after a pause."""
+"""Keeps a `Source` running: reports its failures, and runs it again after a pause."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from tapeloom._gaps.gap_tracker import GapTracker, Missed
+from tapeloom._gaps.gap_tracker import GapTracker, OnGap
 from tapeloom._gaps.last_seen import LastSeen
 from tapeloom._runtime.backoff import Backoff
 from tapeloom.errors import FeedError, RetriesExhausted, Throttled
@@ -22,32 +22,32 @@ log = structlog.get_logger()
 
 
 class SourceSupervisor:
-    """Keeps a `Source` running, as a `Supervisor` keeps a connection."""
+    """Keeps a `Source` running, as a `Supervisor` keeps an endpoint connected."""
 
     def __init__(
-        self, plan: FeedPlan, emit: Callable[[list[Event]], Awaitable[None]], missed: Missed
+        self, plan: FeedPlan, emit: Callable[[list[Event]], Awaitable[None]], on_gap: OnGap
     ) -> None:
         self._plan = plan
         self._feed = plan.feed
         self._clock = plan.feed.clock
         self._emit = emit
-        self._backoff = Backoff(plan.feed.random, most=plan.spec.max_attempts)
-        self._memory = LastSeen()
-        self._holes = GapTracker(plan.feed.venue, self._memory, missed, apart=True)
-        self._seen: set[tuple[str, str]] = set()
+        self._backoff = Backoff(plan.feed.random, max_attempts=plan.spec.max_attempts)
+        self._last_seen = LastSeen()
+        self._gaps = GapTracker(plan.feed.venue, self._last_seen, on_gap, separate=True)
+        self._active: set[tuple[str, str]] = set()
         self._last_recv = 0
 
     async def run(self) -> None:
-        """Run the source until it has no more, or until cancelled.
+        """Run the source until it returns, or until cancelled.
 
-        Raises FeedError where going on is pointless, or where the feed's `max_attempts` have all failed.
+        Raises FeedError if another attempt is pointless, or if `max_attempts` have failed.
         """
         source = self._plan.source
         assert source is not None
         while True:
             started, pause = self._clock.monotonic(), 0.0
             try:
-                return await source.run(self._take)
+                return await source.run(self._deliver)
             except FeedError as error:
                 if not error.retryable:
                     raise
@@ -55,58 +55,53 @@ class SourceSupervisor:
                 if isinstance(error, Throttled):
                     pause = error.retry_after_seconds or 0.0
             if not source.resumes:
-                self._holes.cut(self._last_recv or self._clock.time_ns())
-            self._backoff.lived(self._clock.monotonic() - started)
+                self._gaps.open_all(self._last_recv or self._clock.time_ns())
+            self._backoff.record_lifetime(self._clock.monotonic() - started)
             pause = max(pause, self._backoff.next())
-            if self._backoff.spent:
-                raise RetriesExhausted(
-                    self._feed.name, self._backoff.attempt, str(failure)
-                ) from failure
-            await self._again(str(failure), pause)
+            if self._backoff.exhausted:
+                attempts = self._backoff.attempt
+                raise RetriesExhausted(self._feed.name, attempts, str(failure)) from failure
+            await self._pause(str(failure), pause)
 
-    def holes(self) -> list[Event]:
-        """Return a Gap for each hole that is open as all ends."""
-        return self._holes.end(self._clock.time_ns())
+    def close_gaps(self) -> list[Event]:
+        """Return a Gap for each gap that is open as the feed ends."""
+        return self._gaps.close_all(self._clock.time_ns())
 
-    async def _again(self, reason: str, pause: float) -> None:
+    async def _pause(self, reason: str, seconds: float) -> None:
         feed, now = self._feed, self._clock.time_ns()
         feed.counters["reconnects"] += 1
         log.warning(
-            "feed_reconnecting",
-            feed=feed.name,
-            connection=feed.name,
-            reason=reason,
-            attempt=self._backoff.attempt,
-            delay=round(pause, 2),
-        )
-        detail = f"{feed.name}: {reason.rstrip('.')}; next try in {pause:.1f} s"
+            "feed_reconnecting", feed=feed.name, connection=feed.name, reason=reason,
+            attempt=self._backoff.attempt, delay=round(seconds, 2),
+        )  # fmt: skip
+        detail = f"{feed.name}: {reason.rstrip('.')}; next try in {seconds:.1f} s"
         status = Status(feed.venue, "", now, now, "reconnecting", detail)
         await self._emit([status])
-        await self._clock.sleep(pause)
+        await self._clock.sleep(seconds)
 
-    async def _take(self, events: list[Event]) -> None:
-        """Stage and deliver what the source brings."""
+    async def _deliver(self, events: list[Event]) -> None:
+        """Insert gaps and emit a batch of the source."""
         if not events:
             return
         self._last_recv = events[-1].recv
-        self._note(events)
-        await self._emit(self._holes.take(events, self._feed.counters))
+        self._mark_live(events)
+        await self._emit(self._gaps.process(events, self._feed.counters))
 
-    def _note(self, events: list[Event]) -> None:
-        """Note what is live: of a source, whatever has brought something, and is wanted."""
+    def _mark_live(self, events: list[Event]) -> None:
+        """Mark subscriptions live at their first event: a source sends no acknowledgements."""
         new = {
             (event.symbol, event.channel) for event in events if type(event) not in OURS
-        } - self._seen
+        } - self._active
         if new:
             wanted = set(self._feed.symbols)
-            new = {one for one in new if one[0] in wanted}
-            self._seen |= new
-            self._holes.live.update(Subscription(*one) for one in new)
+            new = {key for key in new if key[0] in wanted}
+            self._active |= new
+            self._gaps.live.update(Subscription(*key) for key in new)
 
     def forget(self, symbols: Collection[str]) -> None:
-        """Take note that nobody wants these any more."""
-        gone = {one for one in self._seen if one[0] in symbols}
-        self._seen -= gone
-        some = [Subscription(*one) for one in gone]
-        self._holes.forget(some)
-        self._memory.forget(some)
+        """Remove the subscriptions of these symbols: they are no longer wanted."""
+        dropped = {key for key in self._active if key[0] in symbols}
+        self._active -= dropped
+        subscriptions = [Subscription(*key) for key in dropped]
+        self._gaps.forget(subscriptions)
+        self._last_seen.forget(subscriptions)

@@ -1,4 +1,4 @@
-"""Which subscriptions have fallen silent, judged by how often each has spoken so far."""
+"""Detects stalled subscriptions by comparing their silence with their cadence so far."""
 
 from __future__ import annotations
 
@@ -10,184 +10,191 @@ from attrs import define
 
 from tapeloom.plugin import Subscription, channel_parts
 
+#: Channels whose history can be fetched, so that a gap in them is worth opening on suspicion.
+_FETCHABLE = frozenset({"trades", "agg_trades"})
+#: Number of pauses after which their mean is used.
+_MIN_PAUSES = 20
+#: Least weight of the newest pause in the mean, and decay of the longest pause per pause.
+_MIN_WEIGHT, _DECAY = 0.02, 0.998
+#: The timeout as a multiple of the mean and of the longest pause. Trades come in bursts; with
+#: random (exponential) pauses, one of 20 times the mean occurs once in 500 million.
+_TIMES_MEAN, _TIMES_LONGEST = 20.0, 3.0
+#: Seconds between two checks: the time of the last event is known to this precision.
+_CHECK_SECONDS = 1.0
+#: Shortest timeout in seconds.
+_MIN_TIMEOUT = 5.0
+#: Timeout in seconds of a subscription without events so far, and the longest it doubles to.
+_FIRST_TIMEOUT, _MAX_TIMEOUT = 60.0, 3600.0
+
 
 class Stalled(NamedTuple):
-    """A subscription of which nothing has come for `seconds`.
+    """A subscription without events for `silent_seconds`.
 
-    `usual` is how often something used to come, where that is known; `strikes` how often in a row
-    it has been found silent.
+    `usual_pause` is the mean pause between its events in seconds, None where it is not known.
+    `stalls` is how many times in a row it was found stalled.
     """
 
     subscription: Subscription
-    seconds: float
-    usual: float | None
-    strikes: int
-    never: bool  #: it has not spoken yet
+    silent_seconds: float
+    usual_pause: float | None
+    stalls: int
+    never_active: bool  #: it has not had an event yet
 
     @property
-    def missed(self) -> bool:
-        """Whether something may have been missed: by its habit, or because it never spoke."""
-        fetched = channel_parts(self.subscription.channel)[0] in _FETCHED
-        return self.usual is not None or (self.never and fetched)
+    def may_have_missed(self) -> bool:
+        """Whether events may be missing: it was active regularly, or never had an event."""
+        fetchable = channel_parts(self.subscription.channel)[0] in _FETCHABLE
+        return self.usual_pause is not None or (self.never_active and fetchable)
 
 
 @define
 class Cadence:
-    """How often one subscription speaks, in seconds."""
+    """How often one subscription has events. All times are monotonic seconds."""
 
-    spoke: float
-    waiting: float  #: since when we wait for a word
-    known: float  #: up to when what it said is known: its last word, or when it was first awaited
-    patience: float  #: for how long nothing need come
-    heard: int = 0
-    mean: float = 0.0
-    longest: float = 0.0
-    strikes: int = 0
+    last_active: float
+    waiting_since: float  #: start of the current timeout
+    complete_until: float  #: time of its last event, or of its acknowledgement
+    timeout: float  #: seconds it may be silent
+    checks: int = 0  #: number of checks that found new events
+    mean_pause: float = 0.0
+    longest_pause: float = 0.0
+    stalls: int = 0
 
-    def speaks(self, now: float, step: float) -> None:
-        """Take note that it spoke since the last look, *step* seconds ago."""
-        pause, self.spoke, self.waiting, self.strikes = now - self.spoke, now, now, 0
-        self.known = now
-        self.heard += 1
-        if self.heard == 1 or pause < 0:
-            return  # how long it took to begin says nothing of how often it speaks
-        self.mean += (pause - self.mean) * max(1.0 / (self.heard - 1), _WEIGHT)
-        self.longest = max(pause, self.longest * _FADING)
-        if self.heard > _ENOUGH:
-            pause = _between(self.mean, step)
-            self.patience = max(_LEAST, _TIMES_MEAN * pause, _TIMES_LONGEST * self.longest)
+    def record_active(self, now: float, step: float) -> None:
+        """Record that it had events since the last check, *step* seconds ago."""
+        pause, self.stalls = now - self.last_active, 0
+        self.last_active = self.waiting_since = self.complete_until = now
+        self.checks += 1
+        if self.checks == 1 or pause < 0:
+            return  # the time until the first event says nothing about the cadence
+        self.mean_pause += (pause - self.mean_pause) * max(1.0 / (self.checks - 1), _MIN_WEIGHT)
+        self.longest_pause = max(pause, self.longest_pause * _DECAY)
+        if self.checks > _MIN_PAUSES:
+            pause = _true_pause(self.mean_pause, step)
+            longest = self.longest_pause
+            self.timeout = max(_MIN_TIMEOUT, _TIMES_MEAN * pause, _TIMES_LONGEST * longest)
 
-    def mute(self, one: Subscription, now: float) -> Stalled:
-        """Return that it is silent, and wait once more."""
-        self.strikes += 1
-        usual = self.mean if self.heard > _ENOUGH else None
-        if self.strikes > 1 or usual is None:
-            self.patience = min(2 * max(self.patience, _FIRST), _LAST)
-        self.waiting = now
-        return Stalled(one, now - self.known, usual, self.strikes, not self.heard)
+    def record_stall(self, subscription: Subscription, now: float) -> Stalled:
+        """Return that it has stalled, and start the next timeout."""
+        self.stalls += 1
+        usual = self.mean_pause if self.checks > _MIN_PAUSES else None
+        if self.stalls > 1 or usual is None:
+            self.timeout = min(2 * max(self.timeout, _FIRST_TIMEOUT), _MAX_TIMEOUT)
+        self.waiting_since = now
+        return Stalled(subscription, now - self.complete_until, usual, self.stalls, not self.checks)
 
 
-def _between(seen: float, step: float) -> float:
-    """Return the mean pause between two words, where only each *step* it is seen that there were some.
+def _true_pause(observed: float, step: float) -> float:
+    """Return the mean pause between events, given the mean pause *observed* at checks every *step*.
 
-    What speaks at random, twice a second or twenty times, is seen to speak at almost every look.
+    Checking once per step hides the true rate: a subscription with 2 or with 20 events per step has
+    some at nearly every check. It is estimated from the share of checks with events (Poisson).
     """
-    return -step / math.log1p(-step / seen) if seen > step else 0.0
+    return -step / math.log1p(-step / observed) if observed > step else 0.0
 
 
 class StallDetector:
-    """Watches the subscriptions of one session, by who has spoken since it last looked."""
+    """Detects stalled subscriptions of one supervisor; `check` is called once a second."""
 
     def __init__(self) -> None:
-        self._voices: dict[Subscription, Cadence] = {}
-        self._whole = Cadence(math.inf, math.inf, 0.0, math.inf)  # whoever speaks
-        self._looked: float | None = None
+        self._cadences: dict[Subscription, Cadence] = {}
+        self._overall = Cadence(math.inf, math.inf, 0.0, math.inf)  # of all subscriptions together
+        self._last_check: float | None = None
 
-    def begin(self, some: Iterable[Subscription], now: float) -> None:
-        """Await a word of these, which the venue has agreed to."""
-        for one in some:
-            voice = self._voices.setdefault(one, Cadence(now, now, now, _FIRST))
-            voice.spoke = voice.waiting = voice.known = now
-        if self._whole.waiting > now:
-            self._whole.spoke = self._whole.waiting = now
+    def start(self, subscriptions: Iterable[Subscription], now: float) -> None:
+        """Start the timeouts of acknowledged subscriptions."""
+        for subscription in subscriptions:
+            new = Cadence(now, now, now, _FIRST_TIMEOUT)
+            cadence = self._cadences.setdefault(subscription, new)
+            cadence.last_active = cadence.waiting_since = cadence.complete_until = now
+        if self._overall.waiting_since > now:
+            self._overall.last_active = self._overall.waiting_since = now
 
-    def rest(self) -> None:
-        """Await nothing until the venue has agreed anew, or speaks: its connection has ended."""
-        for voice in (self._whole, *self._voices.values()):
-            voice.spoke = voice.waiting = math.inf
+    def pause(self) -> None:
+        """Stop all timeouts until an acknowledgement or an event: the connection was lost."""
+        for cadence in (self._overall, *self._cadences.values()):
+            cadence.last_active = cadence.waiting_since = math.inf
 
-    def forget(self, some: Iterable[Subscription]) -> None:
-        """Await nothing of these any more."""
-        for one in some:
-            self._voices.pop(one, None)
+    def forget(self, subscriptions: Iterable[Subscription]) -> None:
+        """Remove subscriptions that have ended."""
+        for subscription in subscriptions:
+            self._cadences.pop(subscription, None)
 
-    def excuse(self, now: float) -> None:
-        """Begin to wait anew: it was we who did not listen."""
-        for voice in (self._whole, *self._voices.values()):
-            if voice.waiting < now:
-                voice.spoke = voice.waiting = now
+    def reset_deadlines(self, now: float) -> None:
+        """Restart all running timeouts: we did not read, so the silence was not the venue's."""
+        for cadence in (self._overall, *self._cadences.values()):
+            if cadence.waiting_since < now:
+                cadence.last_active = cadence.waiting_since = now
 
-    def judge(self, spoke: Collection[tuple[str, str]], now: float) -> list[Stalled]:
-        """Return those that have been silent for longer than is sound.
+    def check(self, active: Collection[tuple[str, str]], now: float) -> list[Stalled]:
+        """Return the subscriptions that were silent for longer than their timeout.
 
-        *spoke* is of which symbols and channels something has come since the last time.
+        *active* holds each (symbol, channel) with events since the last check.
 
-        What has never spoken may well be quiet: it is found silent once, where others do speak. A
-        book or a quote begins with a word, and trades can be asked for: so these are found silent
-        again and again, later and later.
+        A subscription without any event so far may be quiet: it is returned once, and only while
+        others are active. Books, quotes and tickers begin with a snapshot, and missed trades
+        can be fetched: such subscriptions are returned again, with growing timeouts.
         """
-        self._listen(spoke, now)
-        if not any(voice.heard for voice in self._voices.values()):
-            return []  # nobody has spoken yet
-        late = [
-            voice.mute(one, now)
-            for one, voice in self._voices.items()
-            if now - voice.waiting > voice.patience
+        self._record_active(active, now)
+        if not any(cadence.checks for cadence in self._cadences.values()):
+            return []  # no subscription has had an event yet
+        overdue = [
+            cadence.record_stall(subscription, now)
+            for subscription, cadence in self._cadences.items()
+            if now - cadence.waiting_since > cadence.timeout
         ]
         return [
-            each
-            for each in late
-            if each.missed or each.strikes == 1 or _begins(each.subscription.channel)
+            stalled
+            for stalled in overdue
+            if stalled.may_have_missed
+            or stalled.stalls == 1
+            or _begins_with_snapshot(stalled.subscription.channel)
         ]
 
-    def hushed(self, now: float) -> float:
-        """Return for how many seconds nothing at all was said, as of the last `judge`; 0.0: it is no wonder.
+    def all_silent_for(self, now: float) -> float:
+        """Return for how many seconds no subscription had events, 0.0 within the timeout.
 
-        Many that speak seldom are together never silent for long: what each of them may still be
-        allowed, all of them are not.
+        To be called after `check`. Many subscriptions with rare events are together seldom silent,
+        so all of them have a shorter timeout than each of them.
         """
-        whole, many = self._whole, len(self._voices) > 1
-        return now - whole.waiting if many and now - whole.waiting > whole.patience else 0.0
+        overall, several = self._overall, len(self._cadences) > 1
+        silent = now - overall.waiting_since
+        return silent if several and silent > overall.timeout else 0.0
 
-    def activity(self, one: Subscription) -> float:
-        """Return how often *one* speaks in a second, as far as is known."""
-        voice = self._voices.get(one)
-        return 1.0 / voice.mean if voice is not None and voice.mean else 0.0
+    def event_rate(self, subscription: Subscription) -> float:
+        """Return the events per second of *subscription* as seen by the checks, 0.0 if unknown."""
+        cadence = self._cadences.get(subscription)
+        return 1.0 / cadence.mean_pause if cadence is not None and cadence.mean_pause else 0.0
 
-    def doubtful(self, now: float) -> dict[Subscription, float]:
-        """Return those that say nothing for longer than they ever did, and since when, as of *now*.
+    def maybe_stalled(self, now: float) -> dict[Subscription, float]:
+        """Return the subscriptions silent for longer than ever before, and since when, in seconds.
 
-        That is too little to call them silent. But should the connection have ended now, nobody can
-        tell whether they had fallen mute before.
+        That is too short to call them stalled. But if the connection is lost *now*, they may have
+        stalled before that, so their gap begins earlier.
         """
         return {
-            one: voice.known
-            for one, voice in self._voices.items()
-            if now - voice.known > _LOOKS + (voice.longest if voice.heard > _ENOUGH else _LEAST)
+            subscription: cadence.complete_until
+            for subscription, cadence in self._cadences.items()
+            if now - cadence.complete_until
+            > _CHECK_SECONDS
+            + (cadence.longest_pause if cadence.checks > _MIN_PAUSES else _MIN_TIMEOUT)
         }
 
-    def most(self, mute: Collection[Stalled]) -> bool:
-        """Return whether most of all that is watched is silent: then it is the connection."""
-        return len(mute) > 1 and 2 * len(mute) > len(self._voices)
+    def is_majority(self, stalled: Collection[Stalled]) -> bool:
+        """Return whether more than half of all stalled: then the connection is at fault."""
+        return len(stalled) > 1 and 2 * len(stalled) > len(self._cadences)
 
-    def _listen(self, spoke: Collection[tuple[str, str]], now: float) -> None:
-        step = 0.0 if self._looked is None else now - self._looked
-        self._looked = now
-        for one in spoke:
-            subscription = Subscription(*one)
-            voice = self._voices.get(subscription)
-            if voice is not None:
-                voice.speaks(now, step)
-        if spoke:
-            self._whole.speaks(now, step)
+    def _record_active(self, active: Collection[tuple[str, str]], now: float) -> None:
+        step = 0.0 if self._last_check is None else now - self._last_check
+        self._last_check = now
+        for symbol, channel in active:
+            cadence = self._cadences.get(Subscription(symbol, channel))
+            if cadence is not None:
+                cadence.record_active(now, step)
+        if active:
+            self._overall.record_active(now, step)
 
 
-def _begins(channel: str) -> bool:
-    """Return whether a venue says something as soon as this is subscribed to."""
+def _begins_with_snapshot(channel: str) -> bool:
+    """Return whether a venue sends the current state right after subscribing to *channel*."""
     return channel_parts(channel)[0] in {"book", "quotes", "ticker"}
-
-
-#: Channels whose past can be had: what they may have missed is worth asking for.
-_FETCHED = frozenset({"trades", "agg_trades"})
-#: So many pauses must have been seen before they are judged by.
-_ENOUGH = 20
-#: How much the last pause weighs in the mean, at the least, and what is left of the longest one.
-_WEIGHT, _FADING = 0.02, 0.998
-#: Trades come in bursts. With pauses at random, one of 20 times the mean comes once in 500 million.
-_TIMES_MEAN, _TIMES_LONGEST = 20.0, 3.0
-#: When something spoke is known to so many seconds.
-_LOOKS = 1.0
-#: Nothing is judged before so many seconds.
-_LEAST = 5.0
-#: What has not spoken yet is asked for anew after so many seconds, then later and later.
-_FIRST, _LAST = 60.0, 3600.0

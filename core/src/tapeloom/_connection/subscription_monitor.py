@@ -1,11 +1,11 @@
-"""What one session knows of its subscriptions: which live, which are silent, and what was missed."""
+"""The state of one supervisor's subscriptions: live, stalled, and what was missed."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
-from tapeloom._gaps.gap_tracker import GapTracker, Missed
+from tapeloom._gaps.gap_tracker import GapTracker, OnGap
 from tapeloom._gaps.last_seen import LastSeen
 from tapeloom.events import Event
 from tapeloom.plugin import ClockStepDetector, Feed, Subscription
@@ -15,113 +15,117 @@ from .stall_detector import StallDetector, Stalled
 from .subscriptions import Subscriptions
 
 
-class Seen(NamedTuple):
-    """What is to be done after a look."""
+class CheckResult(NamedTuple):
+    """What the supervisor has to do after a check."""
 
-    gaps: list[Event]  #: to be told: holes after which nothing came yet
-    findings: Sequence[ClockAlert]  #: to be told: of the venue's clock
-    mute: Sequence[Stalled]  #: to be subscribed to anew
-    end: str  #: why the connection is to be given up, if it is
+    gaps: list[Event]  #: to emit: gaps after which no event has come yet
+    clock_alerts: Sequence[ClockAlert]  #: to report: about the venue's clock
+    stalled: Sequence[Stalled]  #: to resubscribe
+    end_reason: str  #: why the connection is to be ended; empty if it is not
 
 
 class SubscriptionMonitor:
-    """Takes in what comes and what the venue says, and is looked at once a second."""
+    """Processes events and replies for gaps and stalls; `check` is called once a second."""
 
-    def __init__(self, feed: Feed, missed: Missed | None = None) -> None:
-        self.memory = LastSeen()
-        self.holes = GapTracker(feed.venue, self.memory, *((missed,) if missed else ()))
+    def __init__(self, feed: Feed, on_gap: OnGap | None = None) -> None:
+        self.last_seen = LastSeen()
+        self.gaps = GapTracker(feed.venue, self.last_seen, *((on_gap,) if on_gap else ()))
         self._clock = feed.clock
         self._counters = feed.counters
-        self._silence = StallDetector()
+        self._stalls = StallDetector()
         self._venue_clock = ClockMonitor()
-        self._steps = ClockStepDetector(feed.clock)
+        self._clock_steps = ClockStepDetector(feed.clock)
 
-    # ------------------------------------------------------------------------------- what comes
+    # -------------------------------------------------------------------------- events and replies
 
-    def take(self, came: list[Event], subscriptions: Subscriptions) -> list[Event]:
-        """Take in what *came*; return it with the holes announced that end with it."""
-        if not came:
-            return came
-        if subscriptions.waiting:
-            self.holes.prove(came, subscriptions.asked(), subscriptions.wanted)
-        return self.holes.take(came, self._counters)
+    def process(self, batch: list[Event], subscriptions: Subscriptions) -> list[Event]:
+        """Return *batch* with the gaps that end with it."""
+        if not batch:
+            return batch
+        if subscriptions.has_pending:
+            self.gaps.mark_live(batch, subscriptions.pending(), subscriptions.wanted)
+        return self.gaps.process(batch, self._counters)
 
-    def live(self, some: Sequence[Subscription], said: int | None) -> None:
-        """Take note that these are live; *said*: when the venue's own word of it came."""
+    def live(self, subscriptions: Sequence[Subscription], replied_at: int | None) -> None:
+        """Record live subscriptions; *replied_at*: when the reply arrived in ns, or None."""
         now = self._clock.monotonic()
-        self.holes.live.update(some)
-        self._silence.begin(some, now)
-        if said is not None:
-            self.holes.close(some, said, now)
+        self.gaps.live.update(subscriptions)
+        self._stalls.start(subscriptions, now)
+        if replied_at is not None:
+            self.gaps.confirmed(subscriptions, replied_at, now)
 
-    def refused(self, some: Sequence[Subscription], said: int) -> None:
-        """Take note that the venue does not give us these, by its word of then."""
-        self.holes.close(some, said, self._clock.monotonic())
-        self.holes.live.difference_update(some)
-        self._silence.forget(some)
+    def refused(self, subscriptions: Sequence[Subscription], replied_at: int) -> None:
+        """Record subscriptions the venue refused; *replied_at* is when the reply arrived, in ns."""
+        self.gaps.confirmed(subscriptions, replied_at, self._clock.monotonic())
+        self.gaps.live.difference_update(subscriptions)
+        self._stalls.forget(subscriptions)
 
-    def lost(self, last: int, heard: float, but: Collection[Subscription] = ()) -> None:
-        """Open holes as a connection ends, *but* for what lives on another one.
+    def connection_lost(
+        self, last_recv: int, last_byte: float, but: Collection[Subscription] = ()
+    ) -> None:
+        """Open gaps as a connection ends, *but* for the subscriptions live on another one.
 
-        They begin with its *last* read, or before, where something had stopped by then: *heard* is
-        the second in which anything was heard.
+        They begin with the last read at *last_recv* in ns, or earlier where a subscription may have
+        stalled by then. *last_byte* is the time of the last byte in monotonic seconds.
         """
         now, monotonic = self._clock.time_ns(), self._clock.monotonic()
-        # Looked at once a second, so each may have spoken a second before.
-        doubtful = {
-            one: now - round((monotonic - known + 1.0) * 1e9)
-            for one, known in (self._silence.doubtful(heard) if last else {}).items()
+        # Checked once a second, so each may have had its last event a second earlier.
+        since = self._stalls.maybe_stalled(last_byte) if last_recv else {}
+        maybe_stalled = {
+            stalled: now - round((monotonic - at + 1.0) * 1e9) for stalled, at in since.items()
         }
-        self.holes.cut(last, but, doubtful)
+        self.gaps.open_all(last_recv, but, maybe_stalled)
         if not but:
-            self._silence.rest()
+            self._stalls.pause()
 
-    def excuse(self) -> None:
-        """Hold no silence against the venue: it was we who did not listen."""
-        self._silence.excuse(self._clock.monotonic())
+    def reset_deadlines(self) -> None:
+        """Restart all timeouts: we did not read, so the silence was not the venue's."""
+        self._stalls.reset_deadlines(self._clock.monotonic())
 
-    def forget(self, gone: Collection[Subscription]) -> None:
-        """Watch these no more."""
-        self.holes.forget(gone)
-        self.memory.forget(gone)
-        self._silence.forget(gone)
-        self._venue_clock.forget((one.symbol, one.channel) for one in gone)
+    def forget(self, subscriptions: Collection[Subscription]) -> None:
+        """Remove subscriptions that have ended."""
+        self.gaps.forget(subscriptions)
+        self.last_seen.forget(subscriptions)
+        self._stalls.forget(subscriptions)
+        self._venue_clock.forget((ended.symbol, ended.channel) for ended in subscriptions)
 
-    def activity(self, one: Subscription) -> float:
-        """Return how often *one* speaks in a second, as far as is known."""
-        return self._silence.activity(one)
+    def event_rate(self, subscription: Subscription) -> float:
+        """Return the events per second of *subscription*, 0.0 if unknown."""
+        return self._stalls.event_rate(subscription)
 
-    # ------------------------------------------------------------------------------- the look
+    # --------------------------------------------------------------------------- once a second
 
-    def look_at_clock(self) -> None:
-        """Begin anew with what compares the venue's clock with ours, where ours was set."""
-        if self._steps.look():
-            self.memory.times.set()
-            self._venue_clock.step(self._clock.time_ns())
+    def check_own_clock(self) -> None:
+        """Restart what compares the venue's clock with ours, if ours was set."""
+        if self._clock_steps.was_set():
+            self.last_seen.clock_offset.reset_offsets()
+            self._venue_clock.own_clock_set(self._clock.time_ns())
 
-    def look(self) -> Seen:
-        """Return what is to be told and done; to be called once a second."""
-        now, holes = self._clock.monotonic(), self.holes
-        gaps = holes.quiet(now)
+    def check(self) -> CheckResult:
+        """Return what to report, resubscribe or end. To be called once a second."""
+        now, tracker = self._clock.monotonic(), self.gaps
+        gaps = tracker.overdue(now)
         if gaps:
             self._counters["gaps"] += len(gaps)
-        findings = self._venue_clock.look(self.memory.sample())
-        mute = self._silence.judge(self.memory.spoke(), now)
-        if hushed := self._silence.hushed(now):
-            end = f"nothing came of any subscription for {hushed:.0f} s"
-            return Seen(gaps, findings, (), end)
-        for each in mute:
-            if each.missed:  # looked at once a second, so it may have spoken a second before
-                holes.suspect(each.subscription, self._clock.time_ns(), each.seconds + 1.0)
-        known = [each for each in mute if each.usual is not None]
-        if self._silence.most(known) or any(each.strikes == 2 for each in known):
-            return Seen(gaps, findings, (), silent(known))
-        return Seen(gaps, findings, mute, "")
+        alerts = self._venue_clock.check(self.last_seen.pop_sample())
+        stalled = self._stalls.check(self.last_seen.pop_active(), now)
+        if silent_seconds := self._stalls.all_silent_for(now):
+            reason = f"no subscription had an event for {silent_seconds:.0f} s"
+            return CheckResult(gaps, alerts, (), reason)
+        for stall in stalled:
+            if stall.may_have_missed:
+                # Checked once a second, so its last event may be a second older.
+                seconds = stall.silent_seconds + 1.0
+                tracker.open_stalled(stall.subscription, self._clock.time_ns(), seconds)
+        regular = [stall for stall in stalled if stall.usual_pause is not None]
+        if self._stalls.is_majority(regular) or any(stall.stalls == 2 for stall in regular):
+            return CheckResult(gaps, alerts, (), describe(regular))
+        return CheckResult(gaps, alerts, stalled, "")
 
 
-def silent(mute: Sequence[Stalled]) -> str:
-    """Say what is silent, and for how long."""
-    first, more = mute[0], len(mute) - 1
-    usual = f", usually every {first.usual:.1f} s" if first.usual is not None else ""
+def describe(stalled: Sequence[Stalled]) -> str:
+    """Return a sentence that names what has stalled and for how long."""
+    first, more = stalled[0], len(stalled) - 1
+    usual = f", usually every {first.usual_pause:.1f} s" if first.usual_pause is not None else ""
     others = f" (and {more} more)" if more else ""
-    return f"nothing came of {first.subscription}{others} for {first.seconds:.0f} s{usual}"
+    return f"no event of {first.subscription}{others} for {first.silent_seconds:.0f} s{usual}"

@@ -1,4 +1,4 @@
-"""What is wanted of a venue, what has been asked for on a connection, and what was said to that."""
+"""The subscriptions of one connection: wanted, requested, pending, acknowledged."""
 
 from __future__ import annotations
 
@@ -10,111 +10,112 @@ from tapeloom.plugin import Ack, Message, Refusal, Subscription
 
 
 @define
-class _Waiting:
-    """A message that has been sent, and when its answer is due."""
+class _Pending:
+    """A message that was sent and not answered."""
 
     message: Message
-    due: float
-    left: set[Subscription]  #: those of its subscriptions that the venue has not agreed to yet
-    drops: bool
+    due: float  #: when the answer is due, in monotonic seconds
+    unanswered: set[Subscription]  #: those of its subscriptions that no reply has named yet
+    unsubscribes: bool
 
 
 class Subscriptions:
-    """The subscriptions of one session, as they stand on one of its connections.
+    """Matches the messages sent on one connection with the venue's replies.
 
-    *wanted* is the session's own list, shared by its connections.
+    *wanted* is the supervisor's own list, shared by its connections.
     """
 
     def __init__(self, wanted: list[Subscription]) -> None:
         self.wanted = wanted
         self.acknowledged: set[Subscription] = set()
-        self.begun: dict[
-            Subscription, None
-        ] = {}  #: what was asked for, in that order, and not ended
-        self._waiting: dict[int | str, _Waiting] = {}
+        #: Subscriptions requested and not ended, in the order of the requests.
+        self.requested: dict[Subscription, None] = {}
+        self._pending: dict[int | str, _Pending] = {}
 
-    # ------------------------------------------------------------------------------ what is wanted
+    # -------------------------------------------------------------------------------------- wanted
 
-    def forget(self, some: Iterable[Subscription]) -> None:
-        """Want these no longer."""
-        gone = set(some)
-        self.wanted[:] = [one for one in self.wanted if one not in gone]
-        self.acknowledged -= gone
-        for one in gone:
-            self.begun.pop(one, None)
+    def remove(self, subscriptions: Iterable[Subscription]) -> None:
+        """Remove subscriptions from the wanted ones."""
+        removed = set(subscriptions)
+        self.wanted[:] = [wanted for wanted in self.wanted if wanted not in removed]
+        self.acknowledged -= removed
+        for subscription in removed:
+            self.requested.pop(subscription, None)
 
-    def still(self, some: Iterable[Subscription]) -> list[Subscription]:
-        """Return which of these are wanted."""
+    def still_wanted(self, subscriptions: Iterable[Subscription]) -> list[Subscription]:
+        """Return those of *subscriptions* that are wanted."""
         wanted = set(self.wanted)
-        return [one for one in some if one in wanted]
+        return [subscription for subscription in subscriptions if subscription in wanted]
 
-    # --------------------------------------------------------------------------- what was asked for
+    # ------------------------------------------------------------------------------- sent messages
 
     @property
-    def waiting(self) -> bool:
-        """Whether some message has not been answered."""
-        return bool(self._waiting)
+    def has_pending(self) -> bool:
+        """Whether a message has not been answered."""
+        return bool(self._pending)
 
-    def sent(self, message: Message, due: float, *, drops: bool = False) -> None:
-        """Take note of a message, which is to be answered until *due*."""
-        for one in message.subscriptions:
-            if drops:
-                self.begun.pop(one, None)
+    def sent(self, message: Message, due: float, *, unsubscribes: bool = False) -> None:
+        """Record a message that was sent; its answer is *due* at that monotonic time."""
+        for subscription in message.subscriptions:
+            if unsubscribes:
+                self.requested.pop(subscription, None)
             else:
-                self.begun[one] = None
+                self.requested[subscription] = None
         if message.id is not None:
-            left = set(message.subscriptions)
-            self._waiting[message.id] = _Waiting(message, due, left, drops)
+            unanswered = set(message.subscriptions)
+            self._pending[message.id] = _Pending(message, due, unanswered, unsubscribes)
 
-    def asked(self) -> list[Subscription]:
-        """Return what was asked for and not answered."""
-        return [one for each in self._waiting.values() if not each.drops for one in each.left]
+    def pending(self) -> list[Subscription]:
+        """Return the subscriptions that were requested and not answered."""
+        subscribes = [sent for sent in self._pending.values() if not sent.unsubscribes]
+        return [subscription for sent in subscribes for subscription in sent.unanswered]
 
-    def excuse(self, seconds: float) -> None:
-        """Give the venue more time to answer: we did not listen for so long."""
-        for each in self._waiting.values():
-            each.due += seconds
+    def extend_deadlines(self, seconds: float) -> None:
+        """Give the venue more time to answer: we did not read for so many seconds."""
+        for pending in self._pending.values():
+            pending.due += seconds
 
     def overdue(self, now: float) -> Message | None:
-        """Return the oldest message whose answer should have come."""
-        late = (each.message for each in self._waiting.values() if now > each.due)
-        return next(late, None)
+        """Return the oldest message whose answer is overdue, None where there is none."""
+        overdue = (pending.message for pending in self._pending.values() if now > pending.due)
+        return next(overdue, None)
 
-    # ------------------------------------------------------------------------- what the venue says
+    # ------------------------------------------------------------------------------------- replies
 
-    def oldest(self) -> Message | None:
-        """Return the message that has waited longest for an answer."""
-        return next((each.message for each in self._waiting.values()), None)
+    def oldest_pending(self) -> Message | None:
+        """Return the message that has waited longest for an answer, None where there is none."""
+        return next((pending.message for pending in self._pending.values()), None)
 
-    def answered(self, message: Message) -> None:
-        """Wait no longer for an answer to *message*."""
+    def settle(self, message: Message) -> None:
+        """Record that *message* was answered."""
         if message.id is not None:
-            self._waiting.pop(message.id, None)
+            self._pending.pop(message.id, None)
 
-    def agreed(self, ack: Ack) -> list[Subscription]:
-        """Return what is live from now on by the venue's word, and was not before."""
-        new = [one for one in self.still(self._meant(ack)) if one not in self.acknowledged]
+    def acknowledge(self, ack: Ack) -> list[Subscription]:
+        """Return the subscriptions that *ack* newly acknowledges."""
+        wanted = self.still_wanted(self._settle_reply(ack))
+        new = [named for named in wanted if named not in self.acknowledged]
         self.acknowledged.update(new)
         return new
 
-    def refused(self, refusal: Refusal) -> list[Subscription]:
-        """Return what the venue does not give us; where it will not let go of something, nothing."""
-        oldest = self.oldest() if refusal.oldest_pending else None
-        return self._meant(evolve(refusal, id=oldest.id) if oldest is not None else refusal)
+    def refuse(self, refusal: Refusal) -> list[Subscription]:
+        """Return the refused subscriptions; empty if the refusal is of an unsubscribe."""
+        oldest = self.oldest_pending() if refusal.oldest_pending else None
+        return self._settle_reply(evolve(refusal, id=oldest.id) if oldest is not None else refusal)
 
-    def _meant(self, reply: Ack | Refusal) -> list[Subscription]:
-        """Settle the message that is answered; return what it asked to add."""
-        each = self._waiting.pop(reply.id, None) if reply.id is not None else None
-        if each is not None:
-            return [] if each.drops else list(each.message.subscriptions)
-        return [one for one in reply.subscriptions if not self._dropped(one)]
+    def _settle_reply(self, reply: Ack | Refusal) -> list[Subscription]:
+        """Settle the message that *reply* answers; return the subscriptions that it requested."""
+        pending = self._pending.pop(reply.id, None) if reply.id is not None else None
+        if pending is not None:
+            return [] if pending.unsubscribes else list(pending.message.subscriptions)
+        return [named for named in reply.subscriptions if not self._settle_unsubscribe(named)]
 
-    def _dropped(self, one: Subscription) -> bool:
-        """Settle *one* with the oldest message that waits for it; return whether that dropped it."""
-        for key, each in self._waiting.items():
-            if one in each.left:
-                each.left.remove(one)
-                if not each.left:
-                    del self._waiting[key]
-                return each.drops
+    def _settle_unsubscribe(self, subscription: Subscription) -> bool:
+        """Settle the oldest pending message for *subscription*; return whether it unsubscribes."""
+        for message_id, pending in self._pending.items():
+            if subscription in pending.unanswered:
+                pending.unanswered.remove(subscription)
+                if not pending.unanswered:
+                    del self._pending[message_id]
+                return pending.unsubscribes
         return False

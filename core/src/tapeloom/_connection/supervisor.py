@@ -1,4 +1,4 @@
-"""The session itself: one connection after another, and as few holes between them as can be."""
+"""Keeps one endpoint connected: reconnects after each end, replaces connections without a gap."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import anyio
 import structlog
 
-from tapeloom._gaps.gap_tracker import Missed
+from tapeloom._gaps.gap_tracker import OnGap
 from tapeloom._runtime.backoff import Backoff
 from tapeloom.errors import ConnectionFailed, ConnectionLost, FeedError, RetriesExhausted, Throttled
 from tapeloom.events import Event, Status
@@ -19,7 +19,7 @@ from .connection import PLANNED, Connection, Supervision
 from .frame_intake import FrameIntake
 from .handover import Handover
 from .stall_detector import Stalled
-from .subscription_monitor import SubscriptionMonitor, silent
+from .subscription_monitor import SubscriptionMonitor, describe
 from .subscriptions import Subscriptions
 
 if TYPE_CHECKING:
@@ -29,12 +29,22 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger()
 
-#: Sends events through the stages and to the consumers; returns what is to be waited for.
+#: Sends events through the stages and to the consumers; returns an awaitable to await before more.
 Emit = Callable[[list[Event]], Awaitable[None]]
+
+#: A planned end is followed by a new connection at once, except if the connection lasted less than
+#: this many seconds: a venue that closes every connection at once must not be dialled in a loop.
+_MIN_LIFE_SECONDS = 1.0
+#: Seconds in which both connections are read side by side before the old one is closed.
+_OVERLAP_SECONDS = 5.0
+#: Seconds after the switch in which events are still deduplicated: the new connection may lag.
+_DEDUPLICATE_SECONDS = 10.0
+#: Minimum seconds between two resubscribes of one subscription.
+_RESUBSCRIBE_SECONDS = 5.0
 
 
 class Supervisor:
-    """One endpoint, and the subscriptions that go over its connection."""
+    """Keeps one endpoint connected, and holds the subscriptions that it carries."""
 
     def __init__(
         self,
@@ -43,316 +53,293 @@ class Supervisor:
         subscriptions: Sequence[Subscription],
         intake: FrameIntake,
         emit: Emit,
-        budgets: RateLimits,
+        rate_limits: RateLimits,
         *,
         label: str = "",
-        missed: Missed | None = None,
+        on_gap: OnGap | None = None,
     ) -> None:
         self.endpoint = endpoint
         self._plan = plan
         self.label = label or endpoint.name or plan.feed.name
         self.wanted: list[Subscription] = list(subscriptions)
-        self._messages = budgets.of(endpoint.url, "message", endpoint.host_message_rate)
+        host, rate = endpoint.url, endpoint.host_message_rate
+        self._host_limit = rate_limits.limit(host, "message", rate)
         self._feed = plan.feed
         self._clock = plan.feed.clock
         self._counters = plan.feed.counters
         self._intake = intake
         self._emit = emit
-        self._budgets = budgets
-        self._dials = budgets.of(endpoint.url, "dial", endpoint.dial_rate)
-        self._backoff = Backoff(plan.feed.random, most=plan.spec.max_attempts)
-        self._watch = SubscriptionMonitor(plan.feed, missed)
-        self._note, self._missing = self._watch.memory.note, self._watch.holes.open
-        self._renewed: dict[Subscription, float] = {}  # when each was last subscribed anew
+        self._rate_limits = rate_limits
+        self._dial_limit = rate_limits.limit(host, "dial", endpoint.dial_rate)
+        self._backoff = Backoff(plan.feed.random, max_attempts=plan.spec.max_attempts)
+        self._monitor = SubscriptionMonitor(plan.feed, on_gap)
+        self._add_seen, self._open_gaps = self._monitor.last_seen.add, self._monitor.gaps.open_gaps
+        self._resubscribed: dict[Subscription, float] = {}  # when each was last, in seconds
         self._current: Connection | None = None
         self._successor: Connection | None = None
-        self._overlap: Handover | None = None
+        self._handover: Handover | None = None
         self._tasks: anyio.abc.TaskGroup | None = None
         self._scope = anyio.CancelScope()
-        self._worked = False  # a connection has been open
+        self._was_connected = False
         self._outcome: str | FeedError = ""
 
-    # ------------------------------------------------------------------------------------ the life
+    # ----------------------------------------------------------------------------------- lifecycle
 
     async def run(self) -> None:
-        """Keep a connection until cancelled, or left.
+        """Stay connected until cancelled or until `leave`.
 
-        Raises FeedError where going on is pointless: the venue refuses for good, or the feed's
-        `max_attempts` have all failed.
+        Raises FeedError if another attempt is pointless: the venue refuses permanently, or the
+        feed's `max_attempts` have failed.
         """
         with self._scope:
             while True:
-                connection = await self._chain()
-                await self._pause(connection)
+                connection = await self._connect()
+                await self._pause_after(connection)
 
-    async def _pause(self, connection: Connection) -> None:
-        """Wait, after the end of *connection*, until it is time for the next one."""
-        reason, pause = self._verdict(self._outcome)
-        opened = connection.opened
-        lived = 0.0 if opened is None else self._clock.monotonic() - opened
-        self._backoff.lived(lived)
-        if reason != PLANNED or lived < _SETTLED:
+    async def _pause_after(self, connection: Connection) -> None:
+        """Wait, after the end of *connection*, until the next one may be dialled."""
+        reason, pause = self._reason_and_pause(self._outcome)
+        opened_at = connection.opened_at
+        lived = 0.0 if opened_at is None else self._clock.monotonic() - opened_at
+        self._backoff.record_lifetime(lived)
+        if reason != PLANNED or lived < _MIN_LIFE_SECONDS:
             pause = max(pause, self._backoff.next())
-            if self._backoff.spent:
-                raise RetriesExhausted(
-                    self._feed.name, self._backoff.attempt, reason
-                ) from self._failure
-        await self._again(reason, pause)
+            if self._backoff.exhausted:
+                attempts = self._backoff.attempt
+                raise RetriesExhausted(self._feed.name, attempts, reason) from self._failure
+        await self._pause(reason, pause)
 
     @property
     def _failure(self) -> FeedError | None:
         return self._outcome if isinstance(self._outcome, FeedError) else None
 
-    def _verdict(self, outcome: str | FeedError) -> tuple[str, float]:
-        """Return why the connection ended, and the pause that the venue wants.
+    def _reason_and_pause(self, outcome: str | FeedError) -> tuple[str, float]:
+        """Return why the connection ended, and the pause that the venue demands, in seconds.
 
-        Raises FeedError where another one would end in the same way.
+        Raises FeedError if another connection would end in the same way.
         """
         if isinstance(outcome, Throttled):
             return str(outcome), outcome.retry_after_seconds or 0.0
         if isinstance(outcome, ConnectionFailed | ConnectionLost):
-            # What has worked before is worth another try, whatever it says now.
-            if not outcome.retryable and not self._worked:
+            # An endpoint that has worked before is retried even if the error is not retryable.
+            if not outcome.retryable and not self._was_connected:
                 raise outcome
             return str(outcome), 0.0
         if isinstance(outcome, FeedError):
             raise outcome
         return outcome, 0.0
 
-    async def _again(self, reason: str, pause: float) -> None:
+    async def _pause(self, reason: str, seconds: float) -> None:
         self._counters["reconnects"] += 1
         log.warning(
-            "feed_reconnecting",
-            feed=self._feed.name,
-            connection=self.label,
-            reason=reason,
-            attempt=self._backoff.attempt,
-            delay=round(pause, 2),
-        )
-        detail = f"{self.label}: {reason.rstrip('.')}; next try in {pause:.1f} s"
-        await self.tell("reconnecting", detail)
-        await self._clock.sleep(pause)
+            "feed_reconnecting", feed=self._feed.name, connection=self.label, reason=reason,
+            attempt=self._backoff.attempt, delay=round(seconds, 2),
+        )  # fmt: skip
+        detail = f"{self.label}: {reason.rstrip('.')}; next try in {seconds:.1f} s"
+        await self.report("reconnecting", detail)
+        await self._clock.sleep(seconds)
 
-    async def _chain(self) -> Connection:
-        """Live on one connection, and on its successors, until one ends that has none.
+    async def _connect(self) -> Connection:
+        """Run a connection and its successors until one ends without a successor.
 
         Returns the last one; how it ended is in `_outcome`.
         """
-        first = self._current = self._connection()
+        first = self._current = self._new_connection()
         try:
             async with anyio.create_task_group() as tasks:
                 self._tasks = tasks
-                tasks.start_soon(self._live, first)
+                tasks.start_soon(self._run_connection, first)
         finally:
             last = self._current
-            self._tasks = self._current = self._successor = self._overlap = None
+            self._tasks = self._current = self._successor = self._handover = None
         return last
 
-    def _connection(self) -> Connection:
+    def _new_connection(self) -> Connection:
+        supervision = Supervision(
+            self._on_events, self.report, self._monitor.live, self._monitor.refused, self._check,
+            self._monitor.reset_deadlines, self._start_replacing,
+        )  # fmt: skip
         return Connection(
-            self._plan,
-            self.endpoint,
-            self._intake,
-            self.wanted,
-            self.label,
-            self._messages,
-            Supervision(
-                self._take,
-                self.tell,
-                self._live_now,
-                self._refused,
-                self._look,
-                self._reset_deadlines,
-                self._retire,
-            ),
-        )
+            self._plan, self.endpoint, self._intake, self.wanted, self.label, self._host_limit,
+            supervision,
+        )  # fmt: skip
 
-    async def _live(self, connection: Connection) -> None:
-        """Live one connection; the chain ends when its current one has ended without a successor."""
+    async def _run_connection(self, connection: Connection) -> None:
+        """Run one connection; if it is the current one and has no successor, end `_connect`."""
         outcome: str | FeedError
-        if self._dials is not None:
-            await self._dials.take()
-        self._budgets.opened(self.endpoint.url)
+        if self._dial_limit is not None:
+            await self._dial_limit.acquire()
+        self._rate_limits.count_connection(self.endpoint.url)
         try:
-            outcome = await connection.live()
+            outcome = await connection.run()
         except FeedError as error:
             outcome = error
-            if isinstance(error, Throttled) and self._dials is not None:
-                self._dials.pause(error.retry_after_seconds or 0.0)
+            if isinstance(error, Throttled) and self._dial_limit is not None:
+                self._dial_limit.pause(error.retry_after_seconds or 0.0)
         finally:
-            self._budgets.opened(self.endpoint.url, -1)
-            self._worked = self._worked or connection.opened is not None
+            self._rate_limits.count_connection(self.endpoint.url, -1)
+            self._was_connected = self._was_connected or connection.opened_at is not None
         if connection is not self._current:
             if connection is self._successor:
                 log.warning("successor_failed", feed=self._feed.name, reason=str(outcome))
             return
         successor = self._successor
-        if successor is not None and successor.opened is not None and not successor.ended:
-            self._lost(connection, but=successor.subscriptions.acknowledged)
+        if successor is not None and successor.opened_at is not None and not successor.ended:
+            self._connection_lost(connection, but=successor.subscriptions.acknowledged)
             await self._switch(connection)
             return
-        self._lost(connection)
+        self._connection_lost(connection)
         self._outcome = outcome
         assert self._tasks is not None
         self._tasks.cancel_scope.cancel()
 
-    def _lost(self, connection: Connection, but: Collection[Subscription] = ()) -> None:
-        """Open the holes that the end of a connection leaves."""
-        self._watch.lost(connection.last_recv, connection.heard, but)
+    def _connection_lost(self, connection: Connection, but: Collection[Subscription] = ()) -> None:
+        """Open gaps for what *connection* carried, *but* for some subscriptions."""
+        self._monitor.connection_lost(connection.last_recv, connection.last_byte, but)
 
-    # --------------------------------------------------------------------------------- the hand-over
+    # ------------------------------------------------------------------------------------ handover
 
-    def _retire(self, connection: Connection) -> bool:
-        """Begin to replace it; return False where nothing can take its place before it has ended."""
+    def _start_replacing(self, connection: Connection) -> bool:
+        """Start to replace *connection*; return False if no second one is possible beside it."""
         if connection is not self._current or self._tasks is None:
-            return True  # it is being replaced, or is no longer needed
-        if self._overlap is None:
-            lived = self._clock.monotonic() - (connection.opened or 0.0)
-            room = self._budgets.room(self.endpoint.url, self.endpoint.max_connections)
-            if lived < _SETTLED or not room:
+            return True  # it is being replaced already, or has ended
+        if self._handover is None:
+            lived = self._clock.monotonic() - (connection.opened_at or 0.0)
+            allowed = self.endpoint.max_connections
+            has_room = self._rate_limits.has_room(self.endpoint.url, allowed)
+            if lived < _MIN_LIFE_SECONDS or not has_room:
                 return False
-            self._overlap = Handover()
-            self._tasks.start_soon(self._replace, connection, self._overlap)
+            self._handover = Handover()
+            self._tasks.start_soon(self._replace, connection, self._handover)
         return True
 
-    async def _replace(self, old: Connection, overlap: Handover) -> None:
-        """Bring up a successor beside *old*, as often as it takes, and let it take over."""
+    async def _replace(self, old: Connection, handover: Handover) -> None:
+        """Open a successor beside *old*, retrying until one is ready, and switch to it."""
         backoff = Backoff(self._feed.random)
         assert self._tasks is not None
-        await self.tell("replacing", f"{self.label}: a second connection takes over")
+        await self.report("replacing", f"{self.label}: a second connection takes over")
         while self._current is old:
-            new = self._successor = self._connection()
-            self._tasks.start_soon(self._live, new)
+            new = self._successor = self._new_connection()
+            self._tasks.start_soon(self._run_connection, new)
             await new.ready.wait()
             if not new.ended:
-                await self._clock.sleep(_OVERLAP)
+                await self._clock.sleep(_OVERLAP_SECONDS)
             if not new.ended and self._current is old:
                 await self._switch(old)
             elif self._current is old:
-                overlap.forget()
+                handover.clear()
                 await self._clock.sleep(backoff.next())
-        await self._clock.sleep(_LAG)
-        if self._overlap is overlap:
-            self._overlap = None
+        await self._clock.sleep(_DEDUPLICATE_SECONDS)
+        if self._handover is handover:
+            self._handover = None
 
     async def _switch(self, old: Connection) -> None:
-        """Let the successor go on where *old* ends."""
-        overlap, new = self._overlap, self._successor
-        assert overlap is not None
+        """Make the successor the current connection, and end *old*."""
+        handover, new = self._handover, self._successor
+        assert handover is not None
         assert new is not None
-        async with overlap.turn:
+        async with handover.lock:
             self._current, self._successor = new, None
             old.end("replaced")
             self._counters["replacements"] += 1
-            await self._hand_on(overlap.release(), new.subscriptions)
-        await self.tell("replaced", self.label)
+            await self._process(handover.switch(), new.subscriptions)
+        await self.report("replaced", self.label)
 
-    # ------------------------------------------------------------------------------------- the data
+    # -------------------------------------------------------------------------------------- events
 
-    def _take(self, connection: Connection, events: list[Event]) -> Awaitable[None]:
-        """Take what a read has brought: announce, stage, deliver. The hot path.
+    def _on_events(self, connection: Connection, events: list[Event]) -> Awaitable[None]:
+        """Insert gaps and emit the events of one read (hot path).
 
-        It is done at once, but for what the awaitable that it returns still waits for.
+        The work is done before it returns, except for what the returned awaitable waits for.
         """
-        if self._overlap is not None:
-            return self._take_turn(self._overlap, connection, events)
-        if self._missing or connection.subscriptions.waiting:
-            return self._hand_on(events, connection.subscriptions)
-        self._note(events)
+        if self._handover is not None:
+            return self._on_events_in_handover(self._handover, connection, events)
+        if self._open_gaps or connection.subscriptions.has_pending:
+            return self._process(events, connection.subscriptions)
+        self._add_seen(events)
         return self._emit(events)
 
-    async def _take_turn(
-        self, overlap: Handover, connection: Connection, events: list[Event]
+    async def _on_events_in_handover(
+        self, handover: Handover, connection: Connection, events: list[Event]
     ) -> None:
-        async with overlap.turn:
+        async with handover.lock:
             if connection is self._successor:
-                overlap.hold(events)
+                handover.buffer(events)
             elif connection is self._current:
-                await self._hand_on(overlap.passed(events), connection.subscriptions)
+                await self._process(handover.accept(events), connection.subscriptions)
 
-    def _hand_on(self, came: list[Event], subscriptions: Subscriptions) -> Awaitable[None]:
-        """Take what came while some subscription is not known to be live, or has been lost."""
-        return self._emit(self._watch.take(came, subscriptions))
+    def _process(self, batch: list[Event], subscriptions: Subscriptions) -> Awaitable[None]:
+        """Emit a batch that may end gaps or precede the acknowledgement of its subscription."""
+        return self._emit(self._monitor.process(batch, subscriptions))
 
-    async def tell(self, state: str, detail: str, symbol: str = "", channel: str = "") -> None:
-        """Put a Status into the stream."""
+    async def report(self, state: str, detail: str, symbol: str = "", channel: str = "") -> None:
+        """Emit a Status."""
         now = self._clock.time_ns()
-        await self._put([Status(self._feed.venue, symbol, now, now, state, detail, channel)])
+        await self._emit_task([Status(self._feed.venue, symbol, now, now, state, detail, channel)])
 
-    async def _put(self, events: list[Event]) -> None:
+    async def _emit_task(self, events: list[Event]) -> None:
         await self._emit(events)
 
-    def holes(self) -> list[Event]:
-        """Return a Gap for each hole that is open as all ends."""
-        return self._watch.holes.end(self._clock.time_ns())
+    def close_gaps(self) -> list[Event]:
+        """Return a Gap for each gap that is open as the feed ends."""
+        return self._monitor.gaps.close_all(self._clock.time_ns())
 
     # ------------------------------------------------------------------------------- subscriptions
 
-    def _live_now(self, some: Sequence[Subscription], said: int | None) -> None:
-        """Take note that these are live; *said*: when the venue's own word of it came."""
-        self._watch.live(some, said)
-
-    def _refused(self, some: Sequence[Subscription], said: int) -> None:
-        """Take note that the venue does not give us these, by its word of then."""
-        self._watch.refused(some, said)
-
-    def _reset_deadlines(self) -> None:
-        """Hold no silence against the venue: it was we who did not listen."""
-        self._watch.excuse()
-
-    def _look(self, connection: Connection) -> None:
-        """Subscribe anew to what has fallen silent; give up a connection where that does not help."""
-        self._watch.look_at_clock()
+    def _check(self, connection: Connection) -> None:
+        """Resubscribe to stalled subscriptions; end a connection where that does not help."""
+        self._monitor.check_own_clock()
         if connection is not self._current or self._successor is not None or self._tasks is None:
             return
-        seen = self._watch.look()
-        if seen.gaps:
-            self._tasks.start_soon(self._put, seen.gaps)
-        if seen.findings:
-            self._tasks.start_soon(self._tell_all, seen.findings)
-        if seen.end:
-            connection.end(seen.end)
-        elif seen.mute:
-            self._tasks.start_soon(self._wake, seen.mute)
+        result = self._monitor.check()
+        if result.gaps:
+            self._tasks.start_soon(self._emit_task, result.gaps)
+        if result.clock_alerts:
+            self._tasks.start_soon(self._report_clock_alerts, result.clock_alerts)
+        if result.end_reason:
+            connection.end(result.end_reason)
+        elif result.stalled:
+            self._tasks.start_soon(self._resubscribe_stalled, result.stalled)
 
-    async def _wake(self, mute: Sequence[Stalled]) -> None:
-        for each in mute:
-            one, detail = each.subscription, f"{silent([each])}; subscribing anew"
+    async def _resubscribe_stalled(self, stalled: Sequence[Stalled]) -> None:
+        for stall in stalled:
+            subscription, detail = stall.subscription, f"{describe([stall])}; resubscribing"
             log.warning("subscription_stalled", feed=self._feed.name, reason=detail)
-            await self.tell("stalled", detail, one.symbol, one.channel)
-        await self.renew([each.subscription for each in mute])
+            await self.report("stalled", detail, subscription.symbol, subscription.channel)
+        await self.resubscribe([stall.subscription for stall in stalled])
 
-    async def _tell_all(self, found: Sequence[ClockAlert]) -> None:
-        for one in found:
-            log.warning("venue_clock", feed=self._feed.name, state=one.state, reason=one.detail)
-            await self.tell(one.state, one.detail, one.symbol, one.channel)
+    async def _report_clock_alerts(self, alerts: Sequence[ClockAlert]) -> None:
+        for alert in alerts:
+            log.warning("venue_clock", feed=self._feed.name, state=alert.state, reason=alert.detail)
+            await self.report(alert.state, alert.detail, alert.symbol, alert.channel)
 
-    def activity(self, one: Subscription) -> float:
-        """Return how often *one* speaks in a second, as far as is known."""
-        return self._watch.activity(one)
+    def event_rate(self, subscription: Subscription) -> float:
+        """Return the events per second of *subscription*, 0.0 if unknown."""
+        return self._monitor.event_rate(subscription)
 
     def _connections(self) -> list[Connection]:
-        return [each for each in (self._current, self._successor) if each is not None]
+        connections = self._current, self._successor
+        return [connection for connection in connections if connection is not None]
 
     async def add(self, subscriptions: Sequence[Subscription]) -> None:
-        """Subscribe to more, now or, between two connections, with the next one."""
+        """Subscribe to more: now, or, while there is no connection, with the next one."""
         known = set(self.wanted)
-        new = [one for one in dict.fromkeys(subscriptions) if one not in known]
+        new = [added for added in dict.fromkeys(subscriptions) if added not in known]
         self.wanted += new
         for connection in self._connections():
             await connection.add(new)
 
     async def drop(self, subscriptions: Sequence[Subscription]) -> None:
-        """End subscriptions, and forget them."""
-        gone = set(subscriptions) & set(self.wanted)
-        ordered = [one for one in subscriptions if one in gone]
-        self.wanted[:] = [one for one in self.wanted if one not in gone]
-        self._watch.forget(gone)
+        """Unsubscribe, and remove the subscriptions."""
+        dropped = set(subscriptions) & set(self.wanted)
+        ordered = [subscription for subscription in subscriptions if subscription in dropped]
+        self.wanted[:] = [wanted for wanted in self.wanted if wanted not in dropped]
+        self._monitor.forget(dropped)
         for connection in self._connections():
             await connection.drop(ordered)
 
     async def leave(self) -> None:
-        """Dial and read no more, end the subscriptions of what is open, and then the session."""
+        """Stop dialling and reading, unsubscribe on open connections, then end `run`."""
         try:
             async with anyio.create_task_group() as tasks:
                 for connection in self._connections():
@@ -360,27 +347,16 @@ class Supervisor:
         finally:
             self._scope.cancel()
 
-    async def renew(self, some: Sequence[Subscription]) -> None:
-        """Subscribe anew, so that the venue begins again with the whole."""
-        now = self._clock.monotonic()
-        turn = max([now, *(self._renewed.get(one, -_RENEWALS) + _RENEWALS for one in some)])
-        self._renewed.update(dict.fromkeys(some, turn))
+    async def resubscribe(self, subscriptions: Sequence[Subscription]) -> None:
+        """Unsubscribe and subscribe again, so that the venue sends a new snapshot."""
+        now, last, interval = self._clock.monotonic(), self._resubscribed, _RESUBSCRIBE_SECONDS
+        due = max([now, *(last.get(renewed, -interval) + interval for renewed in subscriptions)])
+        last.update(dict.fromkeys(subscriptions, due))
         connection = self._current
-        await self._clock.sleep(turn - now)
-        # The connection that is about to be made begins with the whole anyway.
+        await self._clock.sleep(due - now)
+        # A new connection subscribes to everything anyway.
         if connection is not None and connection is self._current:
-            some = connection.subscriptions.still(some)
-            self._counters["resubscriptions"] += len(some)
-            await connection.drop(some)
-            await connection.add(some)
-
-
-#: A planned end is followed by a new connection at once, except after a life of less than so many
-#: seconds: a venue that sends everybody away is left alone.
-_SETTLED = 1.0
-#: For so many seconds, two connections bring the same before one is closed,
-_OVERLAP = 5.0
-#: and so many seconds after, what the other one brings late is still told from what is new.
-_LAG = 10.0
-#: A subscription is renewed every so many seconds at the most.
-_RENEWALS = 5.0
+            wanted = connection.subscriptions.still_wanted(subscriptions)
+            self._counters["resubscriptions"] += len(wanted)
+            await connection.drop(wanted)
+            await connection.add(wanted)

@@ -1,1 +1,1 @@
-"""Who makes a Gap: `gap_tracker`. `last_seen` knows what came before, `gap_fill` what history gives."""
+"""Gaps: `gap_tracker` makes them, `last_seen` holds what came before, `gap_fill` fills them."""

@@ -1,4 +1,4 @@
-"""What was missed between two connections, and when to say so."""
+"""Open gaps of each subscription: when they begin, when they end, and when a `Gap` is reported."""
 
 from __future__ import annotations
 
@@ -9,187 +9,206 @@ from typing import TypeAlias
 
 from attrs import evolve
 
-from tapeloom.events import OURS, Event, Gap
+from tapeloom.events import OURS, Event, Gap, GapCause
 from tapeloom.plugin import Subscription
 
 from .last_seen import LastSeen
 
+#: Seconds after the venue's acknowledgement in which the first event is awaited: its time and id
+#: describe the gap more precisely than the time of the acknowledgement.
+_FIRST_EVENT_SECONDS = 5.0
 _NONE: Mapping[Subscription, int] = MappingProxyType({})
 
 
-Known: TypeAlias = Callable[[], Collection[int | str]]
-#: Is told of a hole, the last event before it, the first one after it, and the ids of trades around
-#: it; returns the Gap to announce.
-Missed: TypeAlias = Callable[[Gap, Event | None, Event | None, Known], Gap]
+#: Returns the ids of the trades received around a gap.
+KnownIds: TypeAlias = Callable[[], Collection[int | str]]
+#: Called with a gap that ends, the last event before it, the first event after it, and the ids of
+#: the trades around it; returns the Gap to report.
+OnGap: TypeAlias = Callable[[Gap, Event | None, Event | None, KnownIds], Gap]
 
 
-def _unrecoverable(gap: Gap, before: Event | None, after: Event | None, known: Known) -> Gap:
+def _no_fill(gap: Gap, before: Event | None, after: Event | None, known: KnownIds) -> Gap:
     return evolve(gap, state="unrecoverable")
 
 
 class GapTracker:
-    """The subscriptions of one session that have been live, and since when nothing is known of them.
+    """Tracks open gaps per subscription of one supervisor.
 
-    A hole opens when the connection ends, and is told once: before the first event of its
-    subscription, or, where nothing comes, some seconds after the venue's word that it lives again.
-    What is known of them is in *memory*. With *apart*, the subscriptions do not share a connection:
-    that one has spoken says nothing of what is known of another.
+    A gap opens when the connection is lost or a subscription stalls. It is reported once: before
+    the first event of its subscription, or, if none arrives, a few seconds after the venue has
+    acknowledged the subscription again. *last_seen* holds what was received before. With
+    *separate*, the subscriptions do not share a connection: an event of one of them does not
+    show that the others were complete until then.
     """
 
     def __init__(
-        self, venue: str, memory: LastSeen, missed: Missed = _unrecoverable, *, apart: bool = False
+        self, venue: str, last_seen: LastSeen, on_gap: OnGap = _no_fill, *, separate: bool = False
     ) -> None:
         self.live: set[Subscription] = set()
-        self.open: dict[Subscription, tuple[int, str]] = {}  #: since when nothing is known, and why
-        # Holes that were told before anything came after them: since when, until when.
-        self._vague: dict[Subscription, tuple[int, int]] = {}
+        #: Per subscription with an open gap: its start in ns on the venue's clock, and its cause.
+        self.open_gaps: dict[Subscription, tuple[int, GapCause]] = {}
+        # Gaps that were reported before any event came after them: (since, until).
+        self._reported: dict[Subscription, tuple[int, int]] = {}
         self._venue = venue
-        self._apart = apart
-        self._memory = memory
-        self._missed = missed
-        # Those of which the venue has said that they live again: when, on its clock, on ours, and in
-        # seconds.
-        self._word: dict[Subscription, tuple[int, int, float]] = {}
+        self._separate = separate
+        self._last_seen = last_seen
+        self._on_gap = on_gap
+        # Subscriptions with an open gap that the venue has acknowledged again: when, in ns on the
+        # venue's clock, in ns on ours, and in monotonic seconds.
+        self._confirmed: dict[Subscription, tuple[int, int, float]] = {}
 
-    def prove(
+    def mark_live(
         self,
-        events: Iterable[Event],
-        asked: Iterable[Subscription],
-        wanted: Collection[Subscription],
+        batch: Iterable[Event],
+        pending: Iterable[Subscription],
+        wanted: Iterable[Subscription],
     ) -> None:
-        """Note which of those *asked* for are live although the venue has not said so yet."""
-        silent = set(asked) - self.live
-        if silent:
-            came = {Subscription(event.symbol, event.channel) for event in events}
-            self.live.update(one for one in silent & came if one in wanted)
+        """Mark *pending* subscriptions live that have an event before their acknowledgement."""
+        not_live = set(pending) - self.live
+        if not_live:
+            active = {Subscription(event.symbol, event.channel) for event in batch}
+            self.live.update((not_live & active).intersection(wanted))
 
-    def cut(
+    def open_all(
         self,
         recv: int,
         but: Collection[Subscription] = (),
-        doubtful: Mapping[Subscription, int] = _NONE,
+        maybe_stalled: Mapping[Subscription, int] = _NONE,
     ) -> None:
-        """Open a hole for whatever was live on the connection that ended, *but* for some.
+        """Open a gap for each live subscription *but* some, because the connection was lost.
 
-        Of the *doubtful* nothing is known since a time of ours.
+        *recv* is the time of the last read. The gap of a *maybe_stalled* one begins no later than
+        the time given for it. Both are ns on our clock.
         """
-        times = self._memory.times
-        for one in self.live:
-            self._word.pop(one, None)  # it has been lost again
-        trades = self._memory.trades()
-        for one in self.live.difference(but):
-            last = trades.get((one.symbol, one.channel))
-            # After its last trade it may have fallen mute before the connection ended.
-            since = self._known_until(one, recv)
+        clock_offset = self._last_seen.clock_offset
+        for subscription in self.live:
+            self._confirmed.pop(subscription, None)  # lost again before its gap was reported
+        trades = self._last_seen.last_trades()
+        for subscription in self.live.difference(but):
+            last = trades.get((subscription.symbol, subscription.channel))
+            # It may have stalled after its last trade, before the connection was lost.
+            since = self._complete_until(subscription, recv)
             if last is not None:
-                since = max(last.ts, self._vague.get(one, (0, 0))[1])
-            if one in doubtful:
-                since = min(since, doubtful[one] + times.lead(one.channel))
-            self.open.setdefault(one, (since, "disconnect"))
+                since = max(last.ts, self._reported.get(subscription, (0, 0))[1])
+            if subscription in maybe_stalled:
+                offset = clock_offset.offset(subscription.channel)
+                since = min(since, maybe_stalled[subscription] + offset)
+            self.open_gaps.setdefault(subscription, (since, "disconnect"))
 
-    def _known_until(self, one: Subscription, recv: int) -> int:
-        """Return up to when all is known of *one*, on the venue's clock; *recv*: the last read."""
-        last = self._memory.last(one) if self._apart else None
+    def _complete_until(self, subscription: Subscription, recv: int) -> int:
+        """Return until when it is complete, on the venue's clock; *recv* is the last read."""
+        last = self._last_seen.last_event(subscription) if self._separate else None
         if last is not None:
             return last.ts
-        times = self._memory.times
-        return times.until(one.channel) or times.last or recv + times.lead(one.channel)
+        offset, channel = self._last_seen.clock_offset, subscription.channel
+        return offset.last_ts(channel) or offset.latest_ts or recv + offset.offset(channel)
 
-    def suspect(self, one: Subscription, now: int, seconds: float) -> None:
-        """Open a hole for what has been silent for so long, on a connection that goes on.
+    def open_stalled(self, subscription: Subscription, now: int, silent_seconds: float) -> None:
+        """Open a gap for a subscription that has stalled on a live connection.
 
-        It will be subscribed to anew: what the venue has said of it so far no longer holds.
+        It is resubscribed: an earlier acknowledgement no longer counts.
         """
-        self._word.pop(one, None)
-        # Where our clock was set a moment ago, the venue's last word is nearer to its time than ours.
-        times = self._memory.times
-        venue = now + times.lead(one.channel)
-        if not times.known:
-            venue = times.until(one.channel) or now
-        self.open.setdefault(one, (venue - round(seconds * 1_000_000_000), "stall"))
+        self._confirmed.pop(subscription, None)
+        # If our clock was set a moment ago, the venue's last event is closer to the venue's time.
+        clock_offset, channel = self._last_seen.clock_offset, subscription.channel
+        venue_now = now + clock_offset.offset(channel)
+        if not clock_offset.has_offset:
+            venue_now = clock_offset.last_ts(channel) or now
+        since = venue_now - round(silent_seconds * 1_000_000_000)
+        self.open_gaps.setdefault(subscription, (since, "stall"))
 
-    def close(self, subscriptions: Iterable[Subscription], recv: int, at: float) -> None:
-        """Take note that these live again: their holes end here, whether or not something comes."""
-        times = self._memory.times
-        for one in subscriptions:
-            if one in self.open:
-                self._word.setdefault(one, (recv + times.lead(one.channel), recv, at))
+    def confirmed(self, subscriptions: Iterable[Subscription], recv: int, at: float) -> None:
+        """End the gaps of these subscriptions: the venue replied at *recv* in ns, *at* in seconds.
+
+        Such a gap is reported with the first event, or by `overdue`.
+        """
+        clock_offset = self._last_seen.clock_offset
+        for subscription in subscriptions:
+            if subscription in self.open_gaps:
+                until = recv + clock_offset.offset(subscription.channel)
+                self._confirmed.setdefault(subscription, (until, recv, at))
 
     def forget(self, subscriptions: Collection[Subscription]) -> None:
-        """Drop what nobody wants any more."""
-        for one in subscriptions:
-            self.live.discard(one)
-            self.open.pop(one, None)
-            self._word.pop(one, None)
-            self._vague.pop(one, None)
+        """Remove subscriptions that are no longer wanted, without reporting their gaps."""
+        for subscription in subscriptions:
+            self.live.discard(subscription)
+            self.open_gaps.pop(subscription, None)
+            self._confirmed.pop(subscription, None)
+            self._reported.pop(subscription, None)
 
-    def take(self, came: list[Event], counters: Counter[str]) -> list[Event]:
-        """Take in what *came*; return it with the holes announced, and counted, that end with it."""
-        events = came
-        if self.open:
-            before = len(self.open)
-            events = self.announce(came)
-            counters["gaps"] += before - len(self.open)
-        self._memory.note(came)
+    def process(self, batch: list[Event], counters: Counter[str]) -> list[Event]:
+        """Return *batch* with the gaps that it ends, count them, and add it to the last seen."""
+        events = batch
+        if self.open_gaps:
+            before = len(self.open_gaps)
+            events = self.insert_gaps(batch)
+            counters["gaps"] += before - len(self.open_gaps)
+        self._last_seen.add(batch)
         return events
 
-    def announce(self, events: Sequence[Event]) -> list[Event]:
-        """Return *events*, which are not in memory yet, with a Gap before the first after each hole."""
+    def insert_gaps(self, events: Sequence[Event]) -> list[Event]:
+        """Return *events* with a Gap before the first event after each open gap.
+
+        To be called before the events are added to the last seen ones.
+        """
         out: list[Event] = []
         for event in events:
-            one = Subscription(event.symbol, event.channel)
-            if one in self.open and type(event) not in OURS:
-                out.append(self._gap(one, event.ts, event.recv, event))
+            subscription = Subscription(event.symbol, event.channel)
+            if subscription in self.open_gaps and type(event) not in OURS:
+                out.append(self._report(subscription, event.ts, event.recv, event))
             out.append(event)
         return out
 
-    def quiet(self, now: float) -> list[Event]:
-        """Return a Gap for each hole that has ended a while ago, and after which nothing came yet."""
-        late = [
-            (one, until, recv)
-            for one, (until, recv, said) in self._word.items()
-            if one in self.open and now - said > _PATIENCE
-        ]
-        last = self._memory.recv
-        return [self._gap(one, until, max(recv, last)) for one, until, recv in late]
+    def overdue(self, now: float) -> list[Event]:
+        """Return a Gap for each subscription acknowledged a while ago without an event since.
 
-    def end(self, now: int) -> list[Event]:
-        """Return a Gap for each hole that is open as all ends, *now* on our clock."""
-        times = self._memory.times
-        gaps = [self._hole(one, now + times.lead(one.channel), now) for one in list(self.open)]
-        return [evolve(gap, state="unrecoverable") for gap in gaps]
+        *now* is in monotonic seconds.
+        """
+        gaps: list[Event] = []
+        last = self._last_seen.last_recv
+        for subscription, (until, recv, at) in list(self._confirmed.items()):
+            if subscription in self.open_gaps and now - at > _FIRST_EVENT_SECONDS:
+                gaps.append(self._report(subscription, until, max(recv, last)))
+        return gaps
 
-    def _gap(self, one: Subscription, until: int, recv: int, after: Event | None = None) -> Gap:
-        before = self._memory.last(one)
-        since, cause = self.open[one]
-        vague = self._vague.pop(one, (since, 0))
+    def close_all(self, now: int) -> list[Event]:
+        """Return a Gap for each open gap at the end of the feed, *now* in ns on our clock."""
+        gaps: list[Event] = []
+        clock_offset = self._last_seen.clock_offset
+        for subscription in list(self.open_gaps):
+            until = now + clock_offset.offset(subscription.channel)
+            gaps.append(evolve(self._close(subscription, until, now), state="unrecoverable"))
+        return gaps
+
+    def _report(
+        self, subscription: Subscription, until: int, recv: int, after: Event | None = None
+    ) -> Gap:
+        """Close a gap and return what `on_gap` makes of it; *after* is the event that ends it."""
+        before = self._last_seen.last_event(subscription)
+        since, cause = self.open_gaps[subscription]
+        reported = self._reported.pop(subscription, (since, 0))
         if after is None:
-            self._vague[one] = (min(since, vague[0]), max(since, until))
-        elif _numbered(before, after):
-            # The numbers count what is missing since the last event, not since that word.
-            self.open[one] = (min(since, vague[0]), cause)
-        gap = self._hole(one, until, recv)
-        known = self._memory.ask(one, before.ts if before is not None else gap.since)
-        return self._missed(gap, before, after, known)
+            self._reported[subscription] = (min(since, reported[0]), max(since, until))
+        elif _has_numeric_ids(before, after):
+            # The ids count what is missing since the last event, so the gap that was reported
+            # without an event after it is included.
+            self.open_gaps[subscription] = (min(since, reported[0]), cause)
+        gap = self._close(subscription, until, recv)
+        start = before.ts if before is not None else gap.since
+        known_ids = self._last_seen.watch_trade_ids(subscription, start)
+        return self._on_gap(gap, before, after, known_ids)
 
-    def _hole(self, one: Subscription, until: int, recv: int) -> Gap:
-        """Return what is to be told of a hole that ends then, before it is known what can be had."""
-        since, cause = self.open.pop(one)
-        self._word.pop(one, None)
-        until = max(since, until)
-        self._memory.times.told(one.channel, until)
+    def _close(self, subscription: Subscription, until: int, recv: int) -> Gap:
+        """Close a gap at *until*; return it before it is known whether it can be filled."""
+        since, cause = self.open_gaps.pop(subscription)
+        self._confirmed.pop(subscription, None)
+        channel, until = subscription.channel, max(since, until)
+        self._last_seen.clock_offset.mark_complete(channel, until)
         return Gap(
-            self._venue, one.symbol, until, recv, since, until, cause, None, "open", one.channel
+            self._venue, subscription.symbol, until, recv, since, until, cause, channel=channel
         )
 
 
-def _numbered(before: Event | None, after: Event) -> bool:
-    """Whether numbers tell how much is missing between the two."""
-    return isinstance(getattr(before, "id", None), int) and isinstance(
-        getattr(after, "id", None), int
-    )
-
-
-#: For so many seconds after the venue's word, the first event is waited for: it tells more than the
-#: time.
-_PATIENCE = 5.0
+def _has_numeric_ids(before: Event | None, after: Event) -> bool:
+    """Return whether the ids of both events are numbers, so that they count what is between."""
+    return all(isinstance(getattr(event, "id", None), int) for event in (before, after))

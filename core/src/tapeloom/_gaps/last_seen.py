@@ -1,4 +1,8 @@
-"""What came last of each subscription, to tell what was missed from what is known."""
+"""The last trade or bar of each subscription, and which subscriptions were active lately.
+
+Every parsed batch is added here before the stages process it. The gap tracker asks what was last
+received, the subscription monitor asks who was active.
+"""
 
 from __future__ import annotations
 
@@ -9,163 +13,166 @@ from weakref import WeakSet
 from tapeloom.events import OURS, Bar, Event, Trade
 from tapeloom.plugin import ClockOffset, Subscription, TradeBatch
 
+#: Origins of past events. A venue sends them after each subscribe, so they do not show activity.
+_PAST_ORIGINS = frozenset({"history", "backfill"})
+#: Number of trades whose ids are kept where they may be needed.
+_RECENT_TRADES = 1024
+#: Number of events that are collected before they are processed together.
+_MAX_PENDING = 32
+#: Number of trades in a batch from which on it is faster to enter them by subscription id.
+_LARGE_BATCH = 8
+#: Number of events in a sample, and how many of those processed together go into it.
+_SAMPLE, _SAMPLE_SHARE = 64, 4
+
 
 class LastSeen:
-    """The last trade and bar of each subscription, the venue's times, and who has spoken of late.
+    """The last trade and bar of each subscription, the venue's clock offset, and recent activity.
 
-    A batch is only put aside as it comes. It is looked at when somebody asks, or together with some
-    others: a batch of one event would else cost several times what the event does. And little is
-    held on to, for whatever outlives its batch is looked through by the garbage collector.
+    A batch is only stored when it is added. It is processed when a method needs it, or together
+    with other small batches: for a batch of one event the processing would cost several times what
+    the event costs. Few objects are kept, because the garbage collector visits whatever outlives
+    its batch.
     """
 
     def __init__(self) -> None:
-        self._times = ClockOffset()
-        self._recv = 0
-        self._new: list[list[Event]] = []  # batches nobody has looked at
-        self._room = _MANY
-        self._by_line: dict[int, Event] = {}
+        self._clock_offset = ClockOffset()
+        self._last_recv = 0
+        self._pending: list[list[Event]] = []  # batches that have not been processed
+        self._room = _MAX_PENDING
+        self._by_subscription_id: dict[int, Event] = {}
         self._last: dict[tuple[str, str], Event] = {}
-        self._spoke: set[tuple[str, str]] = set()
+        self._active: set[tuple[str, str]] = set()
         self._sample: deque[Event] = deque(maxlen=_SAMPLE)
-        self._recent: deque[Trade] = deque(maxlen=_RECENT)
-        self._asking: WeakSet[Asking] = WeakSet()
+        self._recent: deque[Trade] = deque(maxlen=_RECENT_TRADES)
+        self._watches: WeakSet[TradeIdWatch] = WeakSet()
 
-    def note(self, events: list[Event]) -> None:
-        """Remember a batch, as the parser gave it: the hot path."""
-        self._new.append(events)
+    def add(self, events: list[Event]) -> None:
+        """Store a batch as the parser returned it. Called for every batch (hot path)."""
+        self._pending.append(events)
         self._room -= len(events)
         if self._room < 0:
-            self._learn()
+            self._process_pending()
 
-    def _learn(self) -> None:
-        """Look at what is new."""
-        if not self._new:
+    def _process_pending(self) -> None:
+        if not self._pending:
             return
-        new, self._new, self._room = self._new, [], _MANY
-        plain: list[Event] = []
-        for events in new:
-            if len(events) >= _LONG and type(events) is TradeBatch:
-                self._by_line.update(zip(events.subscription_ids, events, strict=False))
-                self._times.learn(events[-1:])
+        pending, self._pending, self._room = self._pending, [], _MAX_PENDING
+        mixed: list[Event] = []
+        for events in pending:
+            if len(events) >= _LARGE_BATCH and type(events) is TradeBatch:
+                self._by_subscription_id.update(zip(events.subscription_ids, events, strict=False))
+                self._clock_offset.update(events[-1:])
                 self._sample.append(events[-1])
                 self._keep(events)
             else:
-                plain += events
-        if plain:
-            self._look(plain)
-        self._recv = new[-1][-1].recv
+                mixed += events
+        if mixed:
+            self._process(mixed)
+        self._last_recv = pending[-1][-1].recv
 
-    def _look(self, events: list[Event]) -> None:
-        """Look at events of all kinds."""
+    def _process(self, events: list[Event]) -> None:
+        """Process events of all types."""
         latest = {
             (event.symbol, event.channel): event for event in events if type(event) not in OURS
         }
-        self._times.learn(latest.values())
+        self._clock_offset.update(latest.values())
         for key, event in latest.items():
             if type(event) is Trade or type(event) is Bar:
                 self._last[key] = event
-            if getattr(event, "origin", "live") not in _PAST:
-                self._spoke.add(key)
-        self._sample.extend(events[-_LATEST:])
+            if getattr(event, "origin", "live") not in _PAST_ORIGINS:
+                self._active.add(key)
+        self._sample.extend(events[-_SAMPLE_SHARE:])
         self._keep([event for event in events if type(event) is Trade])
 
     def _keep(self, trades: list[Trade]) -> None:
-        """Hold on to trades where their ids may be asked for.
+        """Keep trades whose ids may be needed to remove duplicates from a backfill.
 
-        Of those that are numbered the last one tells all, but where a hole is being filled.
+        Where ids are numbers, the last one suffices, except while a gap is being filled.
         """
-        if trades and (type(trades[-1].id) is str or self._asking):
+        if trades and (type(trades[-1].id) is str or self._watches):
             self._recent.extend(trades)
 
     @property
-    def recv(self) -> int:
-        """When the last batch came, 0 where none has."""
-        self._learn()
-        return self._recv
+    def last_recv(self) -> int:
+        """Receive time of the last batch in ns, 0 if there was none."""
+        self._process_pending()
+        return self._last_recv
 
     @property
-    def times(self) -> ClockOffset:
-        """The venue's times, as of the last batch."""
-        self._learn()
-        return self._times
+    def clock_offset(self) -> ClockOffset:
+        """The venue's clock against ours, as of the last batch."""
+        self._process_pending()
+        return self._clock_offset
 
-    def spoke(self) -> set[tuple[str, str]]:
-        """Return the symbols and channels of which something live came since this was last asked."""
-        self._settle()
-        spoke, self._spoke = self._spoke, set()
-        return spoke
+    def pop_active(self) -> set[tuple[str, str]]:
+        """Return each (symbol, channel) with a live event since the last call."""
+        self._merge_by_id()
+        active, self._active = self._active, set()
+        return active
 
-    def sample(self) -> list[Event]:
-        """Return some of what came since this was last asked."""
-        self._learn()
+    def pop_sample(self) -> list[Event]:
+        """Return some of the events that arrived since the last call."""
+        self._process_pending()
         sample = list(self._sample)
         self._sample.clear()
         return sample
 
-    def last(self, one: Subscription) -> Event | None:
-        """Return the last trade or bar of *one*, None where none has come."""
-        self._settle()
-        return self._last.get((one.symbol, one.channel))
+    def last_event(self, subscription: Subscription) -> Event | None:
+        """Return the last trade or bar of *subscription*, None if there was none."""
+        self._merge_by_id()
+        return self._last.get((subscription.symbol, subscription.channel))
 
-    def trades(self) -> dict[tuple[str, str], Trade]:
-        """Return the last trade of each symbol and channel."""
-        self._settle()
+    def last_trades(self) -> dict[tuple[str, str], Trade]:
+        """Return the last trade of each (symbol, channel)."""
+        self._merge_by_id()
         return {key: event for key, event in self._last.items() if type(event) is Trade}
 
-    def _settle(self) -> None:
-        """Enter by symbol and channel what is known by its line."""
-        self._learn()
+    def _merge_by_id(self) -> None:
+        """Enter the trades that are stored by subscription id by symbol and channel."""
+        self._process_pending()
         last = self._last
-        for event in self._by_line.values():
+        for event in self._by_subscription_id.values():
             key = event.symbol, event.channel
-            self._spoke.add(key)
-            # By the venue's clock: ours may have been set between the two.
+            self._active.add(key)
+            # Compared by the venue's clock: ours may have been set between the two events.
             if key not in last or event.ts >= last[key].ts:
                 last[key] = event
-        self._by_line.clear()
+        self._by_subscription_id.clear()
 
-    def ask(self, one: Subscription, since: int) -> Asking:
-        """Return who tells which trades of *one* are known, at *since* and later, from now on as well."""
-        asking = Asking(self, one, since)
-        self._asking.add(asking)
-        return asking
+    def watch_trade_ids(self, subscription: Subscription, since: int) -> TradeIdWatch:
+        """Keep the ids of the trades of *subscription* while the returned object is referenced.
 
-    def known(self, one: Subscription, since: int) -> set[int | str]:
-        """Return the ids of the trades of *one* at *since* and later, as far as is remembered."""
-        self._learn()
+        It returns the ids of trades with a `ts` of at least *since* in ns, later arrivals included.
+        """
+        watch = TradeIdWatch(self, subscription, since)
+        self._watches.add(watch)
+        return watch
+
+    def trade_ids(self, subscription: Subscription, since: int) -> set[int | str]:
+        """Return the ids kept of the trades of *subscription* with a `ts` of at least *since*."""
+        self._process_pending()
+        key = subscription.symbol, subscription.channel
         return {
             trade.id
             for trade in self._recent
-            if trade.ts >= since and trade.symbol == one.symbol and trade.channel == one.channel
+            if trade.ts >= since and (trade.symbol, trade.channel) == key
         }
 
-    def forget(self, some: Collection[Subscription]) -> None:
-        """Remember nothing of these any more."""
-        self._settle()
-        for one in some:
-            self._last.pop((one.symbol, one.channel), None)
+    def forget(self, subscriptions: Collection[Subscription]) -> None:
+        """Remove the last event of these subscriptions."""
+        self._merge_by_id()
+        for subscription in subscriptions:
+            self._last.pop((subscription.symbol, subscription.channel), None)
 
 
-class Asking:
-    """Tells the ids of trades that are known on both sides of a hole; they are kept while it lives."""
+class TradeIdWatch:
+    """Returns the trade ids received around a gap; they are kept while it is referenced."""
 
-    def __init__(self, memory: LastSeen, one: Subscription, since: int) -> None:
-        self._memory = memory
-        self._one = one
+    def __init__(self, last_seen: LastSeen, subscription: Subscription, since: int) -> None:
+        self._last_seen = last_seen
+        self._subscription = subscription
         self._since = since
 
     def __call__(self) -> set[int | str]:
-        """Return the ids that are known by now."""
-        return self._memory.known(self._one, self._since)
-
-
-#: What is told of the past when a subscription begins is no sign of its life.
-_PAST = frozenset({"history", "backfill"})
-#: So many trades are remembered one by one, where that is needed.
-_RECENT = 1024
-#: So many events are looked at together.
-_MANY = 32
-#: From so many trades on, entering them by their lines pays.
-_LONG = 8
-#: So many events are a sample, and so many of those that are looked at together are in it.
-_SAMPLE, _LATEST = 64, 4
+        """Return the ids received so far."""
+        return self._last_seen.trade_ids(self._subscription, self._since)

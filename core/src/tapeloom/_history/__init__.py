@@ -1,1 +1,1 @@
-"""REST: `query_queue` orders what is asked, `rest_client` asks it, `listing_check` checks symbols."""
+"""REST: `query_queue` orders queries, `rest_client` sends them, `listing_check` checks symbols."""

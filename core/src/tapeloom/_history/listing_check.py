@@ -1,4 +1,4 @@
-"""Holds the symbols of a feed against what its venue lists."""
+"""Checks the symbols of a feed against the instruments that its venue lists."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from .rest_client import RestClient
 
 log = structlog.get_logger()
 
-#: How many seconds a stream waits for the venue's list of symbols before it starts without.
-_PATIENCE = 10.0
+#: Seconds a feed waits for the venue's listing before it starts without it.
+_TIMEOUT_SECONDS = 10.0
 
 
 async def check_symbols(rest: RestClient, plan: FeedPlan) -> None:
-    """Hold the feed's symbols against what the venue lists.
+    """Update the feed's listing, and check the feed's symbols against it.
 
-    A venue that cannot be asked is no reason not to stream: the names made by rule then stand.
+    If the venue does not answer, the feed starts all the same, with native names formed by rule.
 
-    Raises SymbolError for a symbol that the venue does not list, with the nearest that it does.
+    Raises SymbolError for a symbol that the venue does not list, with the nearest one it lists.
     """
     try:
-        listed = await rest.listing(_PATIENCE)
+        listed = await rest.listing(_TIMEOUT_SECONDS)
     except Exception as error:
         if isinstance(error, ConnectionFailed) and not error.retryable:
             raise
@@ -33,12 +33,12 @@ async def check_symbols(rest: RestClient, plan: FeedPlan) -> None:
         return
     plan.feed.listing.update(listed)
     known = plan.feed.listing.instruments
-    where = f"{plan.feed.venue} {plan.feed.market}".rstrip()
+    venue = f"{plan.feed.venue} {plan.feed.market}".rstrip()
     unknown = [symbol for symbol in plan.feed.symbols if symbol not in known]
     if unknown:
         raise SymbolError(
             f"feed {plan.feed.name!r}: "
             + " ".join(
-                f"{where} does not list {symbol!r}.{nearest(symbol, known)}" for symbol in unknown
+                f"{venue} does not list {symbol!r}.{nearest(symbol, known)}" for symbol in unknown
             )
         )

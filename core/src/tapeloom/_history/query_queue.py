@@ -1,7 +1,7 @@
-"""What is asked over REST: listings, snapshots, trades and bars, one after another within the budget.
+"""Queue of REST queries of one feed: snapshots, trades and bars, sent one after another.
 
-Whoever wants something does not wait for it. The answer comes as events, through the stages, in the
-same stream; where it cannot be had, a `Status` with the state "request_failed" comes instead.
+A stage that queries does not wait. The answer is emitted as events and goes through the stages of
+the same stream. If there is none, a `Status` with the state "request_failed" is emitted instead.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ import structlog
 from attrs import evolve
 
 from tapeloom._compose.plan import FeedPlan
-from tapeloom._gaps.gap_fill import GapFill, kind_of
-from tapeloom._gaps.gap_tracker import Known
+from tapeloom._gaps.gap_fill import GapFill, fill_kind
+from tapeloom._gaps.gap_tracker import KnownIds
 from tapeloom.errors import FeedError, SymbolError
 from tapeloom.events import Event, Gap, Status
 from tapeloom.plugin import HistoryQuery, Request, Subscription
@@ -27,10 +27,12 @@ log = structlog.get_logger()
 
 
 class HistoryClient:
-    """Answers what is asked of one feed's history, one request after another.
+    """Answers the history queries and fills the gaps of one feed, one request after another.
 
-    Books come first, then what concerns the most active symbols: after a lost connection all ask at
-    once, and the venue's budget is for all of them.
+    Book snapshots come first, then the symbols with the highest event rate: after a lost connection
+    all symbols query at once, and they share the venue's rate limit. *resubscribe* subscribes again
+    and returns whether a connection carries the subscription; *event_rate* returns its events per
+    second.
     """
 
     def __init__(
@@ -39,114 +41,115 @@ class HistoryClient:
         rest: RestClient,
         emit: Callable[[list[Event]], Awaitable[None]],
         *,
-        renew: Callable[[Subscription], bool] = lambda _: False,
-        activity: Callable[[Subscription], float] = lambda _: 0.0,
+        resubscribe: Callable[[Subscription], bool] = lambda _: False,
+        event_rate: Callable[[Subscription], float] = lambda _: 0.0,
     ) -> None:
         self._plan = plan
         self._rest = rest
         self._emit = emit
-        self._renew = renew
-        self._activity = activity
-        self._waiting: set[HistoryQuery] = set()
-        self._turns: list[tuple[int, float, int, HistoryQuery | GapFill]] = []
+        self._resubscribe = resubscribe
+        self._event_rate = event_rate
+        self._queued: set[HistoryQuery] = set()
+        self._queue: list[tuple[int, float, int, HistoryQuery | GapFill]] = []
         self._count = count()
-        self._more = anyio.Event()
-        plan.wants.listen(self._ask)
+        self._not_empty = anyio.Event()
+        plan.queries.listen(self._enqueue)
         plan.feed.fetch = rest.fetch
 
-    def _ask(self, want: HistoryQuery) -> None:
-        if want.before_id is not None:
-            self.fill(self._hole(want))
-        elif want not in self._waiting:
-            self._waiting.add(want)
-            self._enter(want, Subscription(want.symbol, want.channel), first=want.kind == "book")
+    def _enqueue(self, query: HistoryQuery) -> None:
+        if query.before_id is not None:
+            self.fill(self._gap_fill(query))
+        elif query not in self._queued:
+            self._queued.add(query)
+            self._push(query, Subscription(query.symbol, query.channel), first=query.kind == "book")
 
     def fill(self, fill: GapFill) -> None:
-        """Fetch what was missed in a hole, as far as it is to be had, and say how it stands then."""
-        self._enter(fill, Subscription(fill.gap.symbol, fill.gap.channel))
+        """Queue a gap: fetch its missed events as far as possible, then emit its final state."""
+        self._push(fill, Subscription(fill.gap.symbol, fill.gap.channel))
 
-    def missed(self, gap: Gap, before: Event | None, after: Event | None, known: Known) -> Gap:
-        """Take a hole that is about to be announced; return the Gap with what is known of it by now."""
-        fill = GapFill(gap, before, after, known) if kind_of(gap.channel) else None
-        if fill is not None and fill.numbered and fill.missing == 0:
-            return fill.verdict(gap.recv)  # nothing was sold meanwhile
-        if fill is None or self._request(fill.wants()) is None:
+    def on_gap(self, gap: Gap, before: Event | None, after: Event | None, known: KnownIds) -> Gap:
+        """Return the Gap to report for a gap that ends, and queue it if it can be filled."""
+        fill = GapFill(gap, before, after, known) if fill_kind(gap.channel) else None
+        if fill is not None and fill.has_numeric_ids and fill.missing == 0:
+            return fill.report(gap.recv)  # the ids show that nothing was missed
+        if fill is None or self._request(fill.next_query()) is None:
             return evolve(gap, missing=fill.missing if fill else None, state="unrecoverable")
         self.fill(fill)
         return evolve(gap, missing=fill.missing)
 
-    def _hole(self, want: HistoryQuery) -> GapFill:
-        """Return the hole that a stage has found in the ids, and has told already."""
+    def _gap_fill(self, query: HistoryQuery) -> GapFill:
+        """Return the gap that a stage has found in the ids and has reported already."""
         feed = self._plan.feed
         now = feed.clock.time_ns()
-        since, until = want.since or 0, want.until or now
+        since, until = query.since or 0, query.until or now
         gap = Gap(
-            feed.venue, want.symbol, until, now, since, until, "sequence", channel=want.channel
+            feed.venue, query.symbol, until, now, since, until, "sequence", channel=query.channel
         )
-        return GapFill(gap).between(want.after_id, want.before_id)
+        return GapFill(gap).set_ids(query.after_id, query.before_id)
 
-    def _enter(
-        self, what: HistoryQuery | GapFill, one: Subscription, *, first: bool = False
+    def _push(
+        self, item: HistoryQuery | GapFill, subscription: Subscription, *, first: bool = False
     ) -> None:
-        turn = (not first, -self._activity(one), next(self._count), what)
-        heapq.heappush(self._turns, turn)
-        self._more.set()
+        entry = (not first, -self._event_rate(subscription), next(self._count), item)
+        heapq.heappush(self._queue, entry)
+        self._not_empty.set()
 
     async def run(self) -> None:
-        """Answer until cancelled."""
+        """Answer queries and fill gaps until cancelled."""
         while True:
-            while self._turns:
-                *_, what = heapq.heappop(self._turns)
-                if isinstance(what, HistoryQuery):
-                    events = await self._answer(what)
-                    self._waiting.discard(what)
+            while self._queue:
+                *_, item = heapq.heappop(self._queue)
+                if isinstance(item, HistoryQuery):
+                    events = await self._answer(item)
+                    self._queued.discard(item)
                 else:
-                    events = await self._filled(what)
+                    events = await self._fill_page(item)
                 await self._emit(events)
-            self._more = anyio.Event()
-            await self._more.wait()
+            self._not_empty = anyio.Event()
+            await self._not_empty.wait()
 
-    async def _answer(self, want: HistoryQuery) -> list[Event]:
-        request = self._request(want)
+    async def _answer(self, query: HistoryQuery) -> list[Event]:
+        request = self._request(query)
         if request is not None:
-            return await self._events(want, request)
-        # A venue without snapshots over REST sends one to whoever subscribes anew.
-        if want.kind == "book" and self._renew(Subscription(want.symbol, want.channel)):
+            return await self._events(query, request)
+        # A venue without snapshots over REST sends one after a subscribe.
+        if query.kind == "book" and self._resubscribe(Subscription(query.symbol, query.channel)):
             return []
-        return [self._failed(want, f"{self._plan.feed.venue} has no history of that kind")]
+        reason = f"{self._plan.feed.venue} has no history of the kind {query.kind!r}"
+        return [self._failed(query, reason)]
 
-    async def _filled(self, fill: GapFill) -> list[Event]:
-        """Fetch one page for a hole; return what was missed, or, at the end, the verdict."""
-        want = fill.wants()
-        request = self._request(want)
-        if want is not None and request is not None and self._wanted(fill):
-            events = await self._events(want, request)
-            if not self._wanted(fill):
-                events = []  # what was answered nobody could name any more: that is no empty answer
+    async def _fill_page(self, fill: GapFill) -> list[Event]:
+        """Request one page for a gap; return its missed events, or, at the end, the final Gap."""
+        query = fill.next_query()
+        request = self._request(query)
+        if query is not None and request is not None and self._is_subscribed(fill):
+            events = await self._events(query, request)
+            if not self._is_subscribed(fill):
+                events = []  # its symbol has no native name any more, so the answer was not parsed
             elif not any(isinstance(event, Status) for event in events):
-                fresh = fill.take(events, request)
-                self._plan.feed.counters["backfilled"] += len(fresh)
+                missed = fill.process(events, request)
+                self._plan.feed.counters["backfilled"] += len(missed)
                 self.fill(fill)
-                return fresh
-            return [*events, fill.verdict(self._plan.feed.clock.time_ns())]
-        return [fill.verdict(self._plan.feed.clock.time_ns())]
+                return missed
+            return [*events, fill.report(self._plan.feed.clock.time_ns())]
+        return [fill.report(self._plan.feed.clock.time_ns())]
 
-    def _wanted(self, fill: GapFill) -> bool:
+    def _is_subscribed(self, fill: GapFill) -> bool:
         return fill.gap.symbol in self._plan.feed.symbols
 
-    def _request(self, want: HistoryQuery | None) -> Request | None:
-        """Return what to ask the venue for; None where it cannot be asked."""
+    def _request(self, query: HistoryQuery | None) -> Request | None:
+        """Return the REST request for *query*; None if the venue cannot answer it."""
         history = self._plan.history
-        if history is None or want is None:
+        if history is None or query is None:
             return None
         try:
-            return history.request(want)
+            return history.request(query)
         except (SymbolError, ValueError) as error:
             log.warning("request_impossible", feed=self._plan.feed.name, reason=str(error))
             return None
 
-    async def _events(self, want: HistoryQuery, request: Request) -> list[Event]:
-        """Return the answer to *request*, or a Status that says why there is none."""
+    async def _events(self, query: HistoryQuery, request: Request) -> list[Event]:
+        """Return the events of the answer to *request*, or a Status with the failure."""
         history, clock = self._plan.history, self._plan.feed.clock
         assert history is not None
         try:
@@ -154,12 +157,12 @@ class HistoryClient:
                 request, lambda body: history.read_answer(request, body, clock.time_ns())
             )
         except (FeedError, ValueError) as error:
-            return [self._failed(want, str(error))]
-        except Exception as error:  # an answer in a shape that its adapter did not foresee
-            return [self._failed(want, f"{type(error).__name__}: {error}")]
+            return [self._failed(query, str(error))]
+        except Exception as error:  # the adapter did not expect an answer of this shape
+            return [self._failed(query, f"{type(error).__name__}: {error}")]
 
-    def _failed(self, want: HistoryQuery, reason: str) -> Status:
+    def _failed(self, query: HistoryQuery, reason: str) -> Status:
         feed = self._plan.feed
         now = feed.clock.time_ns()
-        log.warning("request_abandoned", feed=feed.name, symbol=want.symbol, reason=reason)
-        return Status(feed.venue, want.symbol, now, now, "request_failed", reason, want.channel)
+        log.warning("request_abandoned", feed=feed.name, symbol=query.symbol, reason=reason)
+        return Status(feed.venue, query.symbol, now, now, "request_failed", reason, query.channel)

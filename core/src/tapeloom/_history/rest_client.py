@@ -1,4 +1,4 @@
-"""Sends what is asked over REST: at the pace of the venue's budget, tried again where that may help."""
+"""Sends REST requests within the venue's rate limit, and retries those that may succeed later."""
 
 from __future__ import annotations
 
@@ -15,92 +15,94 @@ from tapeloom._runtime.rate_limits import RateLimit, RateLimits
 from tapeloom._runtime.taps import FrameTap
 from tapeloom.errors import ConnectionFailed, FeedError, RequestFailed, RequestRefused, Throttled
 from tapeloom.plugin import Request
-from tapeloom.plugin.transports import asks_for_pause, check_headers, explain, throttled
+from tapeloom.plugin.transports import check_headers, dial_error, is_rate_limited, throttled
 from tapeloom.symbols import Instrument
 
 log = structlog.get_logger()
 
 T = TypeVar("T")
 
+#: Maximum number of attempts for one request.
 _ATTEMPTS = 5
 
 
 class RestClient:
-    """Fetches the answers of one feed's venue, and reads them."""
+    """Sends the requests of one feed and parses the answers."""
 
     def __init__(
         self,
         plan: FeedPlan,
         client: httpx.AsyncClient,
-        budgets: RateLimits,
+        rate_limits: RateLimits,
         taps: Sequence[FrameTap] = (),
     ) -> None:
         self._plan = plan
         self._client = client
-        self._budgets = budgets
+        self._rate_limits = rate_limits
         self._taps = taps
 
     async def read(
-        self, request: Request, read: Callable[[bytes], list[T]], patience: float = math.inf
+        self, request: Request, parse: Callable[[bytes], list[T]], timeout_seconds: float = math.inf
     ) -> list[T]:
-        """Return what *read* makes of the answer, asking again where the venue says that it may help.
+        """Return the answer to *request* as *parse* returns it.
 
-        Raises Denied, another ValueError, or what `fetch` raises.
+        The request is repeated where *parse* raises a RequestRefused that names a pause. Raises
+        RequestRefused, another ValueError, or what `fetch` raises.
         """
-        clock, budget = self._plan.feed.clock, self._budget(request)
-        last = clock.monotonic() + patience
+        clock, limit = self._plan.feed.clock, self._limit(request)
+        deadline = clock.monotonic() + timeout_seconds
         for attempt in range(1, _ATTEMPTS + 1):
-            body = await self.fetch(request, patience=last - clock.monotonic())
+            body = await self.fetch(request, retry_seconds=deadline - clock.monotonic())
             try:
-                return read(body)
-            except RequestRefused as denied:
-                pause = denied.retry_after_seconds
-                if attempt == _ATTEMPTS or pause is None or clock.monotonic() + pause > last:
+                return parse(body)
+            except RequestRefused as refused:
+                pause = refused.retry_after_seconds
+                if attempt == _ATTEMPTS or pause is None or clock.monotonic() + pause > deadline:
                     raise
-                log.warning("request_failed", feed=self._plan.feed.name, reason=denied.reason)
-                if budget is not None:
-                    budget.pause(pause)
+                log.warning("request_failed", feed=self._plan.feed.name, reason=refused.reason)
+                if limit is not None:
+                    limit.pause(pause)
                 else:
                     await clock.sleep(pause)
         raise AssertionError("unreachable")
 
-    async def listing(self, patience: float) -> list[Instrument]:
-        """Return what the venue lists; nothing where it has no such list.
+    async def listing(self, timeout_seconds: float) -> list[Instrument]:
+        """Return the instruments that the venue lists; empty if it has no listing.
 
-        Raises FeedError or ValueError where it cannot be had within *patience* seconds.
+        Raises FeedError or ValueError if it cannot be fetched within *timeout_seconds*.
         """
         history = self._plan.history
         request = history.listing_request() if history is not None else None
         if history is None or request is None:
             return []
-        return await self.read(request, history.read_listing, patience)
+        return await self.read(request, history.read_listing, timeout_seconds)
 
-    def _budget(self, request: Request) -> RateLimit | None:
-        return self._budgets.of(request.url, "rest", request.rate)
+    def _limit(self, request: Request) -> RateLimit | None:
+        return self._rate_limits.limit(request.url, "rest", request.rate)
 
-    async def fetch(self, request: Request, *, patience: float = math.inf) -> bytes:
-        """Return the answer to *request*, trying again where that may help.
+    async def fetch(self, request: Request, *, retry_seconds: float = math.inf) -> bytes:
+        """Return the body of the answer to *request*, with retries.
 
-        Nothing is tried again that would begin more than *patience* seconds from now.
+        No retry begins later than *retry_seconds* from now.
 
         Raises RequestFailed, Throttled or ConnectionFailed.
         """
         clock = self._plan.feed.clock
-        last = clock.monotonic() + patience
+        deadline = clock.monotonic() + retry_seconds
         backoff = Backoff(self._plan.feed.random)
-        budget = self._budget(request)
+        limit = self._limit(request)
         for attempt in range(1, _ATTEMPTS + 1):
-            if budget is not None:
-                await budget.take(request.weight)
+            if limit is not None:
+                await limit.acquire(request.weight)
             try:
-                body = await self._get(request)
+                body = await self._send(request)
             except FeedError as error:
                 pause = backoff.next()
                 if isinstance(error, Throttled):
                     pause = max(pause, error.retry_after_seconds or 1.0)
-                    if budget is not None:
-                        budget.pause(pause)
-                late = clock.monotonic() + pause > last
+                    if limit is not None:
+                        limit.pause(pause)
+                late = clock.monotonic() + pause > deadline
                 if attempt == _ATTEMPTS or late or not error.retryable:
                     raise
                 log.warning("request_failed", feed=self._plan.feed.name, reason=str(error))
@@ -111,7 +113,7 @@ class RestClient:
             return body
         raise AssertionError("unreachable")
 
-    async def _get(self, request: Request) -> bytes:
+    async def _send(self, request: Request) -> bytes:
         name = self._plan.feed.name
         check_headers(name, request.url, request.headers)
         try:
@@ -123,28 +125,28 @@ class RestClient:
                 content=request.body or None,
             )
         except (httpx.HTTPError, OSError) as error:
-            raise explain(name, request.url, error) from error
+            raise dial_error(name, request.url, error) from error
         except httpx.InvalidURL as error:
-            failed = ConnectionFailed(name, f"{request.url!r} is no address: {error}")
+            failed = ConnectionFailed(name, f"{request.url!r} is not a valid URL: {error}")
             failed.retryable = False
             raise failed from error
         self._plan.feed.counters["requests"] += 1
         if response.status_code != 200:
-            raise self._refused(request.url, response)
+            raise self._error(request.url, response)
         return response.content
 
-    def _refused(self, url: str, response: httpx.Response) -> RequestFailed:
-        """Return the error for an answer that is none, in the venue's own words where it has some."""
+    def _error(self, url: str, response: httpx.Response) -> RequestFailed:
+        """Return the error for an HTTP status that is not 200, with the venue's own reason."""
         name, status, history = self._plan.feed.name, response.status_code, self._plan.history
-        words = history.refusal_reason(status, response.content) if history is not None else ""
-        if isinstance(words, RequestRefused):
-            if words.retry_after_seconds is not None:
-                return Throttled(name, f"{url}: {words.reason}", status, words.retry_after_seconds)
-            words = words.reason
-        if asks_for_pause(status, response.headers):
+        reason = history.refusal_reason(status, response.content) if history is not None else ""
+        if isinstance(reason, RequestRefused):
+            seconds, reason = reason.retry_after_seconds, reason.reason
+            if seconds is not None:
+                return Throttled(name, f"{url}: {reason}", status, seconds)
+        if is_rate_limited(status, response.headers):
             now = self._plan.feed.clock.time_ns()
-            return throttled(name, url, status, response.headers, now, words)
+            return throttled(name, url, status, response.headers, now, reason)
         path = httpx.URL(url).path
         return RequestFailed(
-            name, f"{path} answered HTTP {status}{': ' + words if words else ''}", status
+            name, f"{path} answered HTTP {status}{': ' + reason if reason else ''}", status
         )

@@ -15,7 +15,7 @@ import httpx
 
 from tapeloom.errors import ConfigError, Mistake
 from tapeloom.plugin import Network
-from tapeloom.plugin.transports import AGENT, CONNECT_WITHIN, proxy_for, trust
+from tapeloom.plugin.transports import CONNECT_TIMEOUT_SECONDS, USER_AGENT, proxy_for, ssl_context
 
 from .sockets import SocketBackend
 
@@ -27,14 +27,14 @@ def http_client(network: Network, source: str) -> httpx.AsyncClient:
     """
     return httpx.AsyncClient(
         transport=_Transport(_ssl_context(network, source), network),
-        timeout=httpx.Timeout(CONNECT_WITHIN),
-        headers={"user-agent": AGENT},
+        timeout=httpx.Timeout(CONNECT_TIMEOUT_SECONDS),
+        headers={"user-agent": USER_AGENT},
     )
 
 
 def _ssl_context(network: Network, source: str) -> ssl.SSLContext:
     try:
-        return trust(network)
+        return ssl_context(network)
     except OSError as error:
         problem = f"{network.ca!r} cannot be read as PEM certificates: {error}"
         raise ConfigError([Mistake("network.ca", problem)], source) from error

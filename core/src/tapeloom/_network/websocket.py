@@ -24,13 +24,13 @@ from tapeloom._runtime.system_clock import SystemClock
 from tapeloom.errors import ConnectionLost
 from tapeloom.plugin import Clock, Dial, Endpoint, Link, OnRead
 from tapeloom.plugin.transports import (
-    CLOSE_WITHIN,
-    MESSAGE_LIMIT,
+    CLOSE_TIMEOUT_SECONDS,
+    MAX_MESSAGE_BYTES,
+    bad_handshake,
     check_headers,
-    explain,
-    misunderstood,
-    refused,
-    unusable,
+    dial_error,
+    handshake_refused,
+    invalid_address,
 )
 
 from .frame_decoder import FrameDecoder
@@ -48,7 +48,7 @@ class BatchSession(httpx_ws.AsyncWebSocketSession):
     async def __asynccontextmanager__(self) -> AsyncIterator[BatchSession]:
         assert self.response is not None
         inflate = negotiate(self.response.request.headers, self.response.headers)
-        self._decoder = FrameDecoder(MESSAGE_LIMIT, inflate)
+        self._decoder = FrameDecoder(MAX_MESSAGE_BYTES, inflate)
         self._read, self._first = self.stream.read, True
         self._push_stream: PushStream | None = None  # the stream read from after the first read
         self._control_seen = False  # an empty batch is due for control frames
@@ -137,13 +137,13 @@ class BatchSession(httpx_ws.AsyncWebSocketSession):
         """Answer a close frame with its own code (RFC 6455 §5.5.1)."""
         self._set_lost(f"the server closed it: {code or 'no code'} {reason}".rstrip(), code)
         # The deadline is for a peer that no longer reads.
-        with anyio.move_on_after(CLOSE_WITHIN):
+        with anyio.move_on_after(CLOSE_TIMEOUT_SECONDS):
             await self.send_event(ws.CloseConnection(code or CloseReason.NO_STATUS_RCVD))
 
     async def _close_on_error(self, error: ProtocolError) -> None:
         """Send a close frame for a protocol error; the messages before it are still delivered."""
         self._set_lost(f"protocol error: {error}", error.code)
-        with suppress(ConnectionLost), anyio.move_on_after(CLOSE_WITHIN):
+        with suppress(ConnectionLost), anyio.move_on_after(CLOSE_TIMEOUT_SECONDS):
             await self.send_event(ws.CloseConnection(error.code, str(error)[:100]))
 
     def _set_lost(self, message: str, code: int | None) -> ConnectionLost:
@@ -169,7 +169,7 @@ class BatchSession(httpx_ws.AsyncWebSocketSession):
 
     async def _close_session(self) -> None:
         # The deadline is for a peer that no longer reads.
-        with anyio.move_on_after(CLOSE_WITHIN, shield=True):
+        with anyio.move_on_after(CLOSE_TIMEOUT_SECONDS, shield=True):
             try:
                 # Closing a socket with unread data sends a reset, and the peer may not get our close
                 # frame. Read to the end first.
@@ -225,13 +225,13 @@ def dialer(
                 )
             except httpx_ws.WebSocketUpgradeError as error:
                 status, headers = error.response.status_code, error.response.headers
-                raise refused(feed, endpoint.url, status, headers, now()) from error
+                raise handshake_refused(feed, endpoint.url, status, headers, now()) from error
             except HandshakeError as error:
-                raise misunderstood(feed, endpoint.url, error, compressed=compressed) from error
+                raise bad_handshake(feed, endpoint.url, error, compressed=compressed) from error
             except (httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
-                raise unusable(feed, endpoint.url, error) from error
+                raise invalid_address(feed, endpoint.url, error) from error
             except (httpx.HTTPError, httpcore.NetworkError, OSError) as error:
-                raise explain(feed, endpoint.url, error) from error
+                raise dial_error(feed, endpoint.url, error) from error
             session.feed = feed
             yield WebSocketLink(session)
 

@@ -1,12 +1,12 @@
-"""The event loop that runs us: which it is, and the cheapest way to wait on it.
+"""The running event loop: its name, and the cheapest objects to await on it.
 
-anyio's events serve once, and are made anew in layers for each wait. A consumer that takes lone frames
-waits thousands of times a second; there the event costs as much as the trade.
+An `anyio.Event` can be set once and is costly to create. A consumer of single events waits
+thousands of times a second, so that a new Event per wait would cost as much as the trade itself.
 """
 
 from __future__ import annotations
 
-import asyncio  # noqa: TID251 - a future of this loop is the cheapest thing to wait for
+import asyncio  # noqa: TID251 - a future of this loop is the cheapest object to await
 import sys
 from collections.abc import Awaitable, Generator
 from typing import Final, Protocol
@@ -15,30 +15,30 @@ import anyio
 
 
 def running_backend() -> str:
-    """Return the name of the event loop that runs us."""
+    """Return the name of the running event loop: asyncio or trio."""
     trio = sys.modules.get("trio")
     return "trio" if trio is not None and trio.lowlevel.in_trio_run() else "asyncio"
 
 
 class Notify(Protocol):
-    """Wakes everybody who waits when it is rung; it can be rung again and again."""
+    """Wakes all waiting tasks, as `asyncio.Condition.notify_all` does. It keeps no state."""
 
     def wait(self) -> Awaitable[None]:
-        """Return what is to be awaited, at once, until it is rung for the next time."""
+        """Return an awaitable that ends at the next `notify_all`; it must be awaited at once."""
         ...
 
-    def ring(self) -> None:
-        """Wake whoever waits."""
+    def notify_all(self) -> None:
+        """Wake all waiting tasks."""
         ...
 
 
-def bell() -> Notify:
-    """Return a bell for the loop that runs us."""
-    return _AnyBell() if running_backend() == "trio" else _FutureBell()
+def new_notify() -> Notify:
+    """Return a Notify for the running event loop."""
+    return _EventNotify() if running_backend() == "trio" else _FutureNotify()
 
 
-class _FutureBell:
-    """A bell on asyncio."""
+class _FutureNotify:
+    """A Notify on asyncio futures."""
 
     __slots__ = ("_loop", "_waiters")
 
@@ -47,13 +47,13 @@ class _FutureBell:
         self._waiters: list[asyncio.Future[None]] = []
 
     def wait(self) -> Awaitable[None]:
-        if self._waiters:  # some may have given up waiting
-            self._waiters = [one for one in self._waiters if not one.done()]
+        if self._waiters:  # some may have been cancelled
+            self._waiters = [waiter for waiter in self._waiters if not waiter.done()]
         waiter = self._loop.create_future()
         self._waiters.append(waiter)
         return waiter
 
-    def ring(self) -> None:
+    def notify_all(self) -> None:
         if self._waiters:
             waiters, self._waiters = self._waiters, []
             for waiter in waiters:
@@ -61,8 +61,8 @@ class _FutureBell:
                     waiter.set_result(None)
 
 
-class _AnyBell:
-    """A bell on any loop."""
+class _EventNotify:
+    """A Notify on anyio events, for any event loop."""
 
     __slots__ = ("_event",)
 
@@ -74,18 +74,17 @@ class _AnyBell:
             self._event = anyio.Event()
         return self._event.wait()
 
-    def ring(self) -> None:
+    def notify_all(self) -> None:
         if self._event is not None:
             self._event.set()
             self._event = None
 
 
 class _Done:
-    """An awaitable that has nothing to wait for.
+    """An awaitable that is done.
 
-    On the hot path functions are plain, and return an awaitable: nearly always this one, which
-    whoever called need not even await. A coroutine for each step of each batch would cost as much
-    as the step.
+    Functions on the hot path are not coroutines: they return an awaitable, nearly always this one,
+    which the caller need not await. A coroutine per step and batch would cost as much as the step.
     """
 
     __slots__ = ()

@@ -1,4 +1,4 @@
-"""The garbage collector, made to look less often while a stream runs."""
+"""Makes the garbage collector run less often while a stream is open."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from contextlib import contextmanager
 
 @contextmanager
 def gc_tuned(threshold: int) -> Iterator[None]:
-    """Leave alone what is there by now, and look only after *threshold* new objects; 0: as before.
+    """Freeze existing objects and collect only after *threshold* new ones; 0: change nothing.
 
-    Events have no cycles: they go when nobody holds them any more, without the collector. Whoever
-    keeps many of them has it look through all of them again and again, for nothing.
+    Events have no reference cycles: they are freed without the collector. An application that keeps
+    many events would otherwise have the collector visit all of them again and again, in vain.
     """
     if not threshold:
         yield

@@ -1,6 +1,6 @@
-"""Budgets that venues grant: so many messages, dials or request weights in so many seconds.
+"""Rate limits of venues: messages, dials or request weight per time window.
 
-A venue counts by address, so a budget belongs to a host and is shared by every feed that talks to it.
+Venues count per address, so a limit belongs to a host and is shared by all feeds that use the host.
 """
 
 from __future__ import annotations
@@ -13,68 +13,68 @@ from tapeloom.units import Rate
 
 
 class RateLimit:
-    """Let at most `rate.count` through in any window of `rate.seconds`, in the order of asking.
+    """Allows at most `rate.count` in any window of `rate.seconds`, first come first served.
 
-    A sliding window, not a token bucket: a bucket lets twice its size through around a burst, and
-    venues ban for that.
+    A sliding window, not a token bucket: a bucket allows up to twice its size around a burst, and
+    venues ban clients for that.
     """
 
     def __init__(self, rate: Rate, clock: Clock) -> None:
         self._rate = rate
         self._clock = clock
-        self._spent: deque[tuple[float, int]] = deque()
+        self._acquired: deque[tuple[float, int]] = deque()  # (monotonic seconds, weight)
         self._used = 0
         self._not_before = 0.0
 
-    async def take(self, weight: int = 1) -> None:
-        """Wait until *weight* may be spent, and spend it. More than the whole budget counts as all."""
+    async def acquire(self, weight: int = 1) -> None:
+        """Wait until *weight* is available, and use it; more than the limit counts as the limit."""
         weight = min(weight, self._rate.count)
-        while (wait := self._wait(weight)) > 0:
-            await self._clock.sleep(wait)
-        self._spent.append((self._clock.monotonic(), weight))
+        while (seconds := self._seconds_until(weight)) > 0:
+            await self._clock.sleep(seconds)
+        self._acquired.append((self._clock.monotonic(), weight))
         self._used += weight
 
     def pause(self, seconds: float) -> None:
-        """Let nothing through for *seconds*: the venue has asked for it."""
+        """Allow nothing for *seconds*, because the venue demands a pause."""
         self._not_before = max(self._not_before, self._clock.monotonic() + seconds)
 
-    def _wait(self, weight: int) -> float:
+    def _seconds_until(self, weight: int) -> float:
         now = self._clock.monotonic()
         if now < self._not_before:
             return self._not_before - now
-        while self._spent and self._spent[0][0] + self._rate.seconds <= now:
-            self._used -= self._spent.popleft()[1]
+        while self._acquired and self._acquired[0][0] + self._rate.seconds <= now:
+            self._used -= self._acquired.popleft()[1]
         if self._used + weight <= self._rate.count:
             return 0.0
         freed = 0
-        for spent_at, spent in self._spent:
-            freed += spent
+        for acquired_at, acquired in self._acquired:
+            freed += acquired
             if self._used - freed + weight <= self._rate.count:
-                return max(spent_at + self._rate.seconds - now, 1e-3)
+                return max(acquired_at + self._rate.seconds - now, 1e-3)
         return self._rate.seconds
 
 
 class RateLimits:
-    """Every budget of a stream, by host and purpose: its feeds share them."""
+    """All rate limits of a stream, by host and purpose, and its number of open connections."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._all: dict[tuple[str, str], RateLimit] = {}
-        self._open: Counter[str] = Counter()  # connections, by address
+        self._limits: dict[tuple[str, str], RateLimit] = {}
+        self._open: Counter[str] = Counter()  # connections, by URL
 
-    def of(self, url: str, purpose: str, rate: Rate | None) -> RateLimit | None:
-        """Return the budget for *purpose* on the host of *url*; None where there is no limit."""
+    def limit(self, url: str, purpose: str, rate: Rate | None) -> RateLimit | None:
+        """Return the limit for *purpose* on the host of *url*; None if there is none."""
         if rate is None:
             return None
         key = (urlsplit(url).netloc, purpose)
-        if key not in self._all:
-            self._all[key] = RateLimit(rate, self._clock)
-        return self._all[key]
+        if key not in self._limits:
+            self._limits[key] = RateLimit(rate, self._clock)
+        return self._limits[key]
 
-    def opened(self, url: str, count: int = 1) -> None:
-        """Count a connection to *url* that has been opened, or, with -1, has ended."""
+    def count_connection(self, url: str, count: int = 1) -> None:
+        """Count a connection to *url* that was opened, or, with -1, has ended."""
         self._open[url] += count
 
-    def room(self, url: str, allowed: int | None) -> bool:
-        """Return whether one more connection to *url* would be within what is allowed."""
+    def has_room(self, url: str, allowed: int | None) -> bool:
+        """Return whether one more connection to *url* is allowed; *allowed* None: no limit."""
         return allowed is None or self._open[url] < allowed

@@ -1,4 +1,4 @@
-"""The clock of a live stream: the machine's time, the event loop's waiting."""
+"""The clock of a live stream: system time, and the event loop's sleep."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import anyio
 
 
 class SystemClock:
-    """Time as the machine keeps it."""
+    """The system's clocks."""
 
     time_ns = staticmethod(time.time_ns)
     monotonic = staticmethod(time.monotonic)
 
     async def sleep(self, seconds: float) -> None:
-        """Wait."""
+        """Wait for *seconds*."""
         await anyio.sleep(seconds)

@@ -1,4 +1,4 @@
-"""Who listens to what comes in, before anybody understands it."""
+"""The interface of taps: they receive all raw frames and REST answers of a feed before parsing."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from tapeloom.plugin import Request
 
 
 class FrameTap(Protocol):
-    """Listens to one feed: the tape that is being recorded, and the memory of the last seconds."""
+    """Receives the raw data of one feed: the tape recorder and the flight recorder are taps."""
 
     def frames(self, connection: int, recv: int, payloads: Sequence[bytes], size: int) -> None:
-        """Take what one read has brought, `size` bytes in all; connections count from 1."""
+        """Process the frames of one read, *size* bytes in total; connections count from 1."""
         ...
 
     def answer(self, recv: int, request: Request, body: bytes) -> None:
-        """Take an answer over REST."""
+        """Process the answer to a REST request."""
         ...
 
     def unreadable(self, recv: int, frame: bytes, error: str) -> None:
-        """Take a frame that nobody could read, and why; `frames` has brought it already."""
+        """Process a frame that could not be parsed, with the error; `frames` had it before."""
         ...
 
     async def run(self) -> None:
-        """Do what has to be done from time to time, until cancelled."""
+        """Do periodic work until cancelled."""
         ...

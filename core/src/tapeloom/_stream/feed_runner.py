@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import anyio
 import structlog
 
-from tapeloom._compose.plan import FeedPlan, too_many
+from tapeloom._compose.plan import FeedPlan, too_many_connections
 from tapeloom._connection.frame_intake import FrameIntake
 from tapeloom._connection.source_supervisor import SourceSupervisor
 from tapeloom._connection.supervisor import Supervisor
@@ -70,7 +70,7 @@ class FeedRunner:
         self._rate_limits = rate_limits
         self._rest = RestClient(plan, client, rate_limits, self.intake.taps)
         self._history_client = HistoryClient(
-            plan, self._rest, self.emit, renew=self._resubscribe, activity=self._activity
+            plan, self._rest, self.emit, resubscribe=self._resubscribe, event_rate=self._event_rate
         )
         self._recording = recording
         self._source: SourceSupervisor | None = None
@@ -98,7 +98,7 @@ class FeedRunner:
         try:
             self._check_backend()
             if self._recording is not None:
-                self.plan.wants.listen(lambda query: None)  # the tape holds the answers
+                self.plan.queries.listen(lambda query: None)  # the tape holds the answers
                 await self._until_stopped(self._replay(self._recording).run)
             elif self.plan.source is not None:
                 await self._run_source()
@@ -143,7 +143,7 @@ class FeedRunner:
     async def _flush(self) -> None:
         """Deliver the gaps that remain open, and the events that the stages still hold."""
         supervisors = [*self.supervisors, *([self._source] if self._source is not None else ())]
-        gaps = [gap for supervisor in supervisors for gap in supervisor.holes()]
+        gaps = [gap for supervisor in supervisors for gap in supervisor.close_gaps()]
         try:
             events = self.pipeline(gaps) if gaps else []
             events += self.pipeline.flush()
@@ -162,7 +162,7 @@ class FeedRunner:
     async def _run_source(self) -> None:
         await check_symbols(self._rest, self.plan)
         history = self._history_client
-        self._source = SourceSupervisor(self.plan, self.emit, history.missed)
+        self._source = SourceSupervisor(self.plan, self.emit, history.on_gap)
         await self._until_stopped(self._source.run, self._timer, history.run)
 
     async def _until_stopped(
@@ -197,7 +197,7 @@ class FeedRunner:
             self.emit,
             self._rate_limits,
             label=label,
-            missed=self._history_client.missed,
+            on_gap=self._history_client.on_gap,
         )
         self.supervisors.append(supervisor)
         self._tasks.start_soon(self._supervise, supervisor)
@@ -206,13 +206,13 @@ class FeedRunner:
         """Start to subscribe again; return False if no connection has the subscription."""
         for supervisor in self.supervisors:
             if subscription in supervisor.wanted and self._tasks is not None:
-                self._tasks.start_soon(supervisor.renew, [subscription])
+                self._tasks.start_soon(supervisor.resubscribe, [subscription])
                 return True
         return False
 
-    def _activity(self, subscription: Subscription) -> float:
+    def _event_rate(self, subscription: Subscription) -> float:
         """Return the events per second of a subscription, 0.0 if unknown."""
-        rates = [supervisor.activity(subscription) for supervisor in self.supervisors]
+        rates = [supervisor.event_rate(subscription) for supervisor in self.supervisors]
         return max(rates, default=0.0)
 
     async def _supervise(self, supervisor: Supervisor) -> None:
@@ -266,7 +266,7 @@ class FeedRunner:
         deadline = WallDeadline(clock)
         while pipeline.timed:
             await clock.sleep(TICK_SECONDS)
-            now = deadline.rings(pipeline.due)
+            now = deadline.reached(pipeline.due)
             if now is not None and (events := pipeline.tick(now)):
                 await self._deliver(events)
 
@@ -286,7 +286,7 @@ class FeedRunner:
                 raise SymbolError(f"{feed.venue} does not list {symbol!r}.{nearest(symbol, known)}")
         plan.subscriptions(new)  # raises before anything has changed
         self._check_room(new)
-        plan.name(new)
+        plan.add_symbols(new)
         feed.symbols += new
         if plan.source is not None:
             plan.source.symbols_changed()
@@ -305,7 +305,7 @@ class FeedRunner:
                 connections = max(endpoint.max_connections, len(loads))
                 room = connections * endpoint.max_subscriptions - sum(loads)
                 if len(subscriptions) > room:
-                    raise too_many(self.plan.feed.venue, endpoint)
+                    raise too_many_connections(self.plan.feed.venue, endpoint)
 
     async def _distribute(self, endpoint: Endpoint, subscriptions: list[Subscription]) -> None:
         """Add subscriptions to the connections that have room, and open new ones for the rest."""

@@ -8,18 +8,16 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Collection
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-from tapeloom._runtime.event_loop import Notify, bell
+from tapeloom._runtime.event_loop import Notify, new_notify
 from tapeloom.errors import QueueOverflow
 from tapeloom.events import Event, Gap, Trade
 from tapeloom.plugin import TradeBatch
 
 if TYPE_CHECKING:
     from tapeloom._config import QueueSpec
-
-
-Policy = Literal["block", "drop_oldest", "conflate", "error"]
+    from tapeloom.events import QueuePolicy
 
 
 class Queue:
@@ -40,7 +38,7 @@ class Queue:
         self.name = name
         self.has_task = has_task  #: emptied by a task of `ConsumerTasks`, not by the user's code
         self.size = spec.size
-        self.policy: Policy = spec.policy
+        self.policy: QueuePolicy = spec.policy
         self.types = frozenset(types) if types is not None else None
         self._has_trades = types is None or Trade in types  # a `TradeBatch` needs no filtering
         self.count = 0  #: events waiting
@@ -84,14 +82,14 @@ class Queue:
         if self.count > self.size and self.policy == "conflate":
             self._conflate()
         if self._not_empty is not None:
-            self._not_empty.ring()
+            self._not_empty.notify_all()
         return True
 
     async def put(self, events: list[Event]) -> None:
         """Put a batch; with the policy "block", wait until there is room."""
         while not self.put_nowait(events):
             if self._not_full is None:
-                self._not_full = bell()
+                self._not_full = new_notify()
             await self._not_full.wait()
 
     async def get(self) -> list[Event]:
@@ -105,7 +103,7 @@ class Queue:
                     raise self._error
                 return []
             if self._not_empty is None:
-                self._not_empty = bell()
+                self._not_empty = new_notify()
             await self._not_empty.wait()
         return self._pop()
 
@@ -120,7 +118,7 @@ class Queue:
             self._error = error
         for notify in (self._not_empty, self._not_full):
             if notify is not None:
-                notify.ring()
+                notify.notify_all()
 
     def _pop(self) -> list[Event]:
         events = self._batches.popleft()
@@ -128,7 +126,7 @@ class Queue:
         if self._lost:
             events = [*self._overflow_gaps(events[0]), *events]
         if self._not_full is not None:
-            self._not_full.ring()
+            self._not_full.notify_all()
         return events
 
     def _make_room(self, needed: int) -> bool:

@@ -15,7 +15,7 @@ import anyio
 import structlog
 
 from tapeloom._compose.plan import Composition, FeedPlan
-from tapeloom._config import Policy, QueueSpec, Stack
+from tapeloom._config import QueueSpec, Stack
 from tapeloom._network.http_client import http_client
 from tapeloom._network.websocket import dialer
 from tapeloom._runtime.event_loop import DONE, running_backend
@@ -26,7 +26,7 @@ from tapeloom._tape.flight_recorder import FlightRecorder
 from tapeloom._tape.recorder import TAPE, Recorder
 from tapeloom._tape.replay import Recording
 from tapeloom.errors import BackendUnsupported, ConfigError, Mistake, unwrap_single
-from tapeloom.events import BY_TYPE, Event, Status
+from tapeloom.events import BY_TYPE, Event, QueuePolicy, Status
 from tapeloom.plugin import Clock, Dial
 
 from .callbacks import Callback, Callbacks
@@ -90,7 +90,7 @@ class Stream:
         for plan in self.plans:
             name = plan.feed.name
             default = dialer(http, name, self._clock, compressed=network.compression)
-            plan.transport.chosen = self._dial or plan.transport.chosen or default
+            plan.transport.base_dial = self._dial or plan.transport.base_dial or default
             self._feeds[name] = FeedRunner(
                 plan, self._deliver, http, limits, self._taps(plan), semaphore, self._recording
             )
@@ -150,7 +150,11 @@ class Stream:
     # ------------------------------------------------------------------------------------ consuming
 
     def consume(
-        self, *types: type[E], size: int | None = None, policy: Policy | None = None, name: str = ""
+        self,
+        *types: type[E],
+        size: int | None = None,
+        policy: QueuePolicy | None = None,
+        name: str = "",
     ) -> Consumer[E]:
         """Attach a consumer of events of these types, or of all types.
 

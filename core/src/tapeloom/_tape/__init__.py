@@ -1,5 +1,6 @@
-"""Tapes: recorded frames and REST answers in a file.
+"""Tapes: files with recorded frames and REST responses.
 
-`recorder` writes one, `reader` reads it, `replay` streams it; `flight_recorder` keeps the last seconds
-in memory, and writes them as a tape when something breaks.
+`recorder` writes a tape while a stream runs, `reader` reads it, `replay` pushes its frames through
+parser and stages. `flight_recorder` keeps the last seconds in memory and writes them as a tape when
+something fails. `compression` opens and compresses tapes by the ending of their names.
 """

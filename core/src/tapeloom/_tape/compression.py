@@ -1,4 +1,4 @@
-"""How a tape is compressed, by the ending of its name."""
+"""Compression of tapes, chosen by the ending of the file name: ``.zst``, ``.gz`` or none."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import IO, Any, cast
 
 
 def _zstd() -> Any:
-    """Return the module, which only who has such a tape pays for."""
+    """Return the zstd module. It is imported only when a tape needs it."""
     if sys.version_info >= (3, 14):
         from compression import zstd
     else:
@@ -18,20 +18,20 @@ def _zstd() -> Any:
     return zstd
 
 
-def broken() -> type[Exception]:
-    """Return what reading raises where the data is not compressed as the name says."""
+def zstd_error() -> type[Exception]:
+    """Return the exception that reading invalid zstd data raises."""
     return cast("type[Exception]", _zstd().ZstdError)
 
 
 def compressor(suffix: str) -> Callable[[bytes], bytes]:
-    """Return what makes a piece of data that can be read whatever becomes of the next."""
+    """Return a function that compresses data into a frame that can be read independently of others."""
     if suffix == ".zst":
         return cast("Callable[[bytes], bytes]", _zstd().compress)
     return gzip.compress if suffix == ".gz" else bytes
 
 
-def opened(path: Path) -> IO[bytes]:
-    """Open a tape, compressed or not."""
+def open_tape(path: Path) -> IO[bytes]:
+    """Open a tape for reading; its content is decompressed."""
     if path.suffix == ".zst":
         return cast("IO[bytes]", _zstd().open(path, "rb"))
     if path.suffix == ".gz":

@@ -1,10 +1,10 @@
-"""Tapes: recorded frames and REST answers, read from files.
+"""`Tape`: reads recorded frames and REST responses from a file.
 
-A recording is a file of JSON lines, plain or compressed, one for each frame that a server sent:
-``{"ts": <seconds since 1970, or null>, "frame": "<text>"}``. The tapes that we record ourselves begin
-with a line that says of which feed they are, and hold the answers over REST as well. Beside a
-``NAME.ws.jsonl`` of somebody else's a file ``NAME.rest.index.json`` may list the REST answers that came
-in between, with the time or the place (``"after 7 ws frames"``) of each; they are answered there.
+A tape is a file of JSON lines, plain or compressed, with one line per frame that a server sent:
+``{"ts": <seconds since 1970, or null>, "frame": "<text>"}``. Tapes that `recorder` writes begin with a
+line that describes the feed, and contain the REST responses as well. For a ``NAME.ws.jsonl`` from
+another tool, a file ``NAME.rest.index.json`` beside it may list REST responses, each with its time or
+its position (``"after 7 ws frames"``); they are yielded there.
 """
 
 from __future__ import annotations
@@ -23,58 +23,59 @@ from attrs import frozen
 
 from tapeloom.errors import TapeError
 
-from .compression import broken, opened
+from .compression import open_tape, zstd_error
 
-#: Seconds from 1970 at which 64 bits of nanoseconds end.
-_FAR = 9_223_372_036
-#: What JSON of another shape makes the reading of it raise.
-_UNREADABLE = (ValueError, KeyError, TypeError, AttributeError, ArithmeticError, RecursionError)
-_PLACE = re.compile(r"after (\d+) ws frames?")
+#: Largest time in seconds since 1970 whose nanoseconds fit into 64 bits.
+_MAX_SECONDS = 9_223_372_036
+#: The exceptions that JSON of an unexpected shape causes.
+_MALFORMED = (ValueError, KeyError, TypeError, AttributeError, ArithmeticError, RecursionError)
+#: The position of a REST response in an index.
+_POSITION = re.compile(r"after (\d+) ws frames?")
 
 
 @frozen
-class Recorded:
-    """A frame, and when it was received."""
+class RecordedFrame:
+    """A frame and its receive time in ns."""
 
     recv: int
     frame: bytes
 
 
 @frozen
-class Answer:
-    """The body that a REST address answered with."""
+class RecordedAnswer:
+    """A REST response and its receive time in ns."""
 
     recv: int
     url: str
     body: bytes
-    request: bytes = b""  #: what was posted
+    request: bytes = b""  #: the body of the request
 
 
 @frozen
-class Head:
-    """What a tape is of: the keys of a feed in a stack."""
+class TapeHead:
+    """The first line of a tape: the feed that was recorded, with the keys of a feed in a stack."""
 
     recv: int
     feed: Mapping[str, Any]
 
 
 @frozen
-class Corrupt:
-    """A line that is no record."""
+class CorruptLine:
+    """A line that is not a valid record."""
 
     recv: int
     line: int
     text: str
 
 
-Record = Recorded | Answer | Head | Corrupt
+Record = RecordedFrame | RecordedAnswer | TapeHead | CorruptLine
 
-#: A REST answer beside a tape: after how many frames, when, of which address, in which file.
-_Indexed = tuple[int | None, int | None, str, Path]
+#: A REST response in an index: position as a number of frames, time in ns, URL, file of the body.
+_IndexEntry = tuple[int | None, int | None, str, Path]
 
 
 class Tape:
-    """A recording on disk. Reading it again gives the same records again."""
+    """A tape on disk. Every iteration yields the same records."""
 
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
@@ -87,13 +88,13 @@ class Tape:
     def __iter__(self) -> Iterator[Record]:
         """Yield the records in order.
 
-        Raises TapeError where the file cannot be read on; what stood before has been yielded.
+        Raises TapeError if the file cannot be read any further; all records before were yielded.
         """
         answers = list(self._answers)
         recv = 0
         for count, (number, line) in enumerate(self._lines()):
-            record = _read(line, number, recv)
-            if isinstance(record, Corrupt) and count == 0:
+            record = _parse_line(line, number, recv)
+            if isinstance(record, CorruptLine) and count == 0:
                 raise TapeError(
                     self.path,
                     number,
@@ -109,18 +110,18 @@ class Tape:
 
     @property
     def head(self) -> Mapping[str, Any] | None:
-        """What the tape is of, where it says so.
+        """The feed that was recorded; None if the tape does not say.
 
-        Raises TapeError where it cannot be read.
+        Raises TapeError if the tape cannot be read.
         """
         first = next(self._lines(), None)
-        record = _read(first[1], 1, 0) if first is not None else None
-        return record.feed if isinstance(record, Head) else None
+        record = _parse_line(first[1], 1, 0) if first is not None else None
+        return record.feed if isinstance(record, TapeHead) else None
 
     def _lines(self) -> Iterator[tuple[int, bytes]]:
         number = 0
         try:
-            with opened(self.path) as lines:
+            with open_tape(self.path) as lines:
                 for number, line in enumerate(lines, 1):
                     if line.strip():
                         yield number, line
@@ -129,94 +130,99 @@ class Tape:
                 self.path,
                 number,
                 "the file ends in the middle of its compressed data."
-                " All that could be read was replayed.",
+                " Everything before was replayed.",
             ) from error
-        except (OSError, zlib.error, broken()) as error:
+        except (OSError, zlib.error, zstd_error()) as error:
             raise TapeError(self.path, number, f"cannot be read: {error}.") from error
 
-    def _read_index(self) -> list[_Indexed]:
-        """Return the REST answers in order."""
+    def _read_index(self) -> list[_IndexEntry]:
+        """Return the entries of the index beside the tape, in order; [] without an index.
+
+        Raises TapeError if the index is malformed.
+        """
         stem = self.path.name.removesuffix(".gz").removesuffix(".jsonl").removesuffix(".ws")
         index = self.path.with_name(f"{stem}.rest.index.json")
         if not index.is_file():
             return []
         try:
             entries = json.loads(index.read_bytes(), parse_float=Decimal)
-            found: list[_Indexed] = [
-                (_place(entry), _ns(entry["ts"]), str(entry["url"]), index.parent / entry["file"])
+            found: list[_IndexEntry] = [
+                (_offset(entry), _ns(entry["ts"]), str(entry["url"]), index.parent / entry["file"])
                 for entry in entries
             ]
-        except (*_UNREADABLE, OSError) as error:
+        except (*_MALFORMED, OSError) as error:
             raise TapeError(
                 index, 0, f"expected a list of {{ts, url, file}}, found {error!r}."
             ) from error
         return _in_order(found)
 
     @staticmethod
-    def _answer(entry: _Indexed, recv: int) -> Answer:
+    def _answer(entry: _IndexEntry, recv: int) -> RecordedAnswer:
         _, ts, url, path = entry
         try:
             body = path.read_bytes()
             body = gzip.decompress(body) if path.suffix == ".gz" else body
-        except (OSError, EOFError, ValueError, zlib.error) as error:  # a name may be none
+        except (OSError, EOFError, ValueError, zlib.error) as error:
             raise TapeError(
-                path, 0, f"the recorded answer of {url} cannot be read: {error}."
+                path, 0, f"the recorded response of {url} cannot be read: {error}."
             ) from error
-        return Answer(recv if ts is None else min(ts, recv), url, body)
+        return RecordedAnswer(recv if ts is None else min(ts, recv), url, body)
 
 
-def _is_due(answer: _Indexed, frames: int, recv: int) -> bool:
-    place, ts, _, _ = answer
-    return (ts or 0) <= recv if place is None else place <= frames
+def _is_due(answer: _IndexEntry, frames: int, recv: int) -> bool:
+    position, ts, _, _ = answer
+    return (ts or 0) <= recv if position is None else position <= frames
 
 
-def _in_order(answers: list[_Indexed]) -> list[_Indexed]:
-    """Sort by time and place; what has no time stands after the one before it."""
+def _in_order(answers: list[_IndexEntry]) -> list[_IndexEntry]:
+    """Return *answers* sorted by time and position; one without a time follows its predecessor."""
     keys: list[tuple[int, int, int]] = []
     last = 0
-    for number, (place, ts, _, _) in enumerate(answers):
+    for number, (position, ts, _, _) in enumerate(answers):
         last = last if ts is None else ts
-        keys.append((last, place or 0, number))
+        keys.append((last, position or 0, number))
     return [answers[number] for _, _, number in sorted(keys)]
 
 
-def _place(entry: dict[str, Any]) -> int | None:
-    match = _PLACE.fullmatch(entry.get("position", ""))
+def _offset(entry: dict[str, Any]) -> int | None:
+    """Return after how many frames the response came; None if the index does not say."""
+    match = _POSITION.fullmatch(entry.get("position", ""))
     return int(match[1]) if match else None
 
 
 def _ns(seconds: Decimal | int | None) -> int | None:
-    """Return a time in ns, exactly; None where it is not known.
+    """Return a time in seconds as exact ns; None stays None.
 
-    Raises ValueError or ArithmeticError where it is no time.
+    Raises ValueError or ArithmeticError if it is not a valid time.
     """
     if seconds is None:
         return None
     exact = Decimal(seconds)
-    if not -_FAR < exact < _FAR:
-        raise ValueError(f"{exact} is no time in seconds since 1970")
+    if not -_MAX_SECONDS < exact < _MAX_SECONDS:
+        raise ValueError(f"{exact} is not a time in seconds since 1970")
     return int(exact * 1_000_000_000)
 
 
-def _read(line: bytes, number: int, otherwise: int) -> Record:
+def _parse_line(line: bytes, number: int, default_recv: int) -> Record:
+    """Return the record in *line*. A record without a time receives *default_recv*."""
     try:
         record = json.loads(line, parse_float=Decimal)
         recv = _ns(record["ts"])
-        recv = otherwise if recv is None else recv
+        recv = default_recv if recv is None else recv
         if "feed" in record:
-            return Head(recv, dict(record["feed"]))
+            return TapeHead(recv, dict(record["feed"]))
         if "url" in record:
             url, body = str(record["url"]), _content(record, "answer")
-            return Answer(recv, url, body, _content(record, "request"))
-        return Recorded(recv, _content(record, "frame"))
-    except _UNREADABLE:
-        return Corrupt(otherwise, number, line[:200].decode(errors="replace").rstrip())
+            return RecordedAnswer(recv, url, body, _content(record, "request"))
+        return RecordedFrame(recv, _content(record, "frame"))
+    except _MALFORMED:
+        return CorruptLine(default_recv, number, line[:200].decode(errors="replace").rstrip())
 
 
 def _content(record: Mapping[str, Any], name: str) -> bytes:
-    """Return what stands under *name*, or, where it is no text, under that with ``64`` behind it."""
-    coded = record.get(f"{name}64")
-    if coded is not None:
-        return base64.b64decode(coded, validate=True)
+    """Return the bytes under *name*, or in base64 under *name* + ``64`` if they are not UTF-8 text."""
+    encoded = record.get(f"{name}64")
+    if encoded is not None:
+        return base64.b64decode(encoded, validate=True)
     text: str = record[name]
     return text.encode()

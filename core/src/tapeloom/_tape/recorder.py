@@ -1,9 +1,9 @@
-"""Recording: what came in, when, on which connection, as a tape that can be replayed.
+"""`Recorder`: writes the received frames and REST responses of one feed to a tape, for replay.
 
-A tape is a file of JSON lines. The first one says of which feed it is; then there is one for each
-frame that a server sent and one for each answer over REST. What we send is not recorded: it may
-hold keys. Lines are written once a second, each second as a compressed piece of its own, so that a
-process that is killed has lost one second, and what stands on the disk can be read.
+A tape is a file of JSON lines. The first line describes the feed. Each further line is a frame that a
+server sent, or a REST response, with its receive time. Sent messages are not recorded, because they may
+contain keys. Lines are written once a second, each time as a separate compressed block, so that a
+process that is killed loses at most one second and the file stays readable.
 """
 
 from __future__ import annotations
@@ -26,25 +26,28 @@ from .compression import compressor
 
 log = structlog.get_logger()
 
-#: How the name of a tape ends.
+#: Ending of the file name of a tape.
 TAPE = ".jsonl.zst"
-#: A tape is written every so many seconds.
-EVERY = 1.0
-#: Where a second's lines do not fit, so many are written at a time.
-_FEW = 20
-#: What waits to be written may grow to so many bytes; beyond it, frames are counted and not kept.
-_ROOM = 64 << 20
+#: Seconds between two writes to a tape.
+_WRITE_SECONDS = 1.0
+#: Lines per block when the disk has no room for a whole second: what still fits is written.
+_SMALL_BLOCK = 20
+#: Maximum bytes of lines in memory; when the disk fails for longer, further lines are only counted.
+_MAX_PENDING_BYTES = 64 << 20
 
 
 class Recorder:
-    """Writes the tape of one feed. A disk that is full costs the tape, not the stream."""
+    """Writes the tape of one feed. If the disk is full, the tape loses lines but the stream continues.
+
+    Raises TapeError if the file exists already or cannot be created.
+    """
 
     def __init__(self, path: Path, feed: Feed, clock: Clock) -> None:
         self._path = path
         self._feed = feed
         self._clock = clock
         self._compress: Callable[[bytes], bytes] = compressor(path.suffix)
-        self._waiting: list[bytes] = []
+        self._pending: list[bytes] = []
         self._size = 0
         self._lost = 0
         try:
@@ -53,32 +56,32 @@ class Recorder:
         except OSError as error:
             raise TapeError(path, 0, f"cannot be written: {error.strerror or error}.") from error
         self._written = 0
-        self._put(head_of(feed))
+        self._append(head_line(feed))
 
     def frames(self, connection: int, recv: int, payloads: Sequence[bytes], size: int) -> None:
-        """Take what one read has brought."""
+        """Record the frames of one read."""
         for payload in payloads:
-            self._put(line_of(recv, payload, connection=connection))
+            self._append(frame_line(recv, payload, connection=connection))
 
     def answer(self, recv: int, request: Request, body: bytes) -> None:
-        """Take an answer over REST."""
-        self._put(line_of_answer(recv, request, body))
+        """Record a REST response."""
+        self._append(answer_line(recv, request, body))
 
-    def _put(self, line: bytes) -> None:
-        if self._size + len(line) > _ROOM:
+    def _append(self, line: bytes) -> None:
+        if self._size + len(line) > _MAX_PENDING_BYTES:
             self._lost += 1
             return
-        self._waiting.append(line)
+        self._pending.append(line)
         self._size += len(line)
 
     def unreadable(self, recv: int, frame: bytes, error: str) -> None:
-        """Do nothing: the frame has been written with all others."""
+        """Do nothing: `frames` has recorded the frame already."""
 
     async def run(self) -> None:
-        """Write, once a second, until cancelled; then write what is left."""
+        """Write once a second until cancelled, then write the remaining lines and close the file."""
         try:
             while True:
-                await self._clock.sleep(EVERY)
+                await self._clock.sleep(_WRITE_SECONDS)
                 await self.flush()
         finally:
             with anyio.CancelScope(shield=True):
@@ -86,15 +89,14 @@ class Recorder:
             os.close(self._file)
 
     async def flush(self) -> None:
-        """Write what waits."""
-        if not self._waiting:
+        """Write the pending lines. If that fails, keep those that were not written for the next time."""
+        if not self._pending:
             return
-        lines, self._waiting, self._size = self._waiting, [], 0
+        lines, self._pending, self._size = self._pending, [], 0
         try:
             await anyio.to_thread.run_sync(self._write_lines, lines)
         except OSError as error:
-            # What is left is kept, and tried again with the next, for as long as there is room.
-            self._waiting[:0] = lines
+            self._pending[:0] = lines
             self._size += sum(map(len, lines))
             self._feed.counters["tape_errors"] += 1
             log.error("tape_failed", feed=self._feed.name, path=str(self._path), reason=str(error))
@@ -105,64 +107,64 @@ class Recorder:
             self._lost = 0
 
     def _write_lines(self, lines: list[bytes]) -> None:
-        """Write *lines* and take them out of the list: at once, or as many as there is room for.
+        """Write *lines* and remove them from the list: as one block, or in small blocks if that fails.
 
-        Raises OSError where some are left.
+        Raises OSError if some could not be written.
         """
         try:
             self._write(b"".join(lines))
             lines.clear()
         except OSError:
             while lines:
-                self._write(b"".join(lines[:_FEW]))
-                del lines[:_FEW]
+                self._write(b"".join(lines[:_SMALL_BLOCK]))
+                del lines[:_SMALL_BLOCK]
 
-    def _write(self, piece: bytes) -> None:
-        data = memoryview(self._compress(piece))
+    def _write(self, block: bytes) -> None:
+        data = memoryview(self._compress(block))
         done = 0
         try:
             while done < len(data):
                 done += os.write(self._file, data[done:])
         except OSError:
-            # Half a piece would make all that follows unreadable.
+            # Remove the partial block: it would make everything after it unreadable.
             os.ftruncate(self._file, self._written)
             os.lseek(self._file, self._written, os.SEEK_SET)
             raise
         self._written += done
 
 
-def line_of(ts: int, frame: bytes, **more: Any) -> bytes:
-    """Return the line of a tape for *frame*, received at *ts*."""
-    return _line(ts, {**more, **_text("frame", frame)})
+def frame_line(ts: int, frame: bytes, **fields: Any) -> bytes:
+    """Return the tape line of *frame*, received at *ts* in ns, with further *fields*."""
+    return _line(ts, {**fields, **_text("frame", frame)})
 
 
-def line_of_answer(recv: int, request: Request, body: bytes) -> bytes:
-    """Return the line of a tape for the answer to *request*."""
+def answer_line(recv: int, request: Request, body: bytes) -> bytes:
+    """Return the tape line of the response to *request*, received at *recv* in ns."""
     line = {"url": request.url, **_text("request", request.body), **_text("answer", body)}
     return _line(recv, line)
 
 
-def head_of(feed: Feed, **more: Any) -> bytes:
-    """Return the first line of a tape: what it is of."""
-    what = {
+def head_line(feed: Feed, **fields: Any) -> bytes:
+    """Return the first line of a tape, which describes *feed*, with further *fields*."""
+    description = {
         "name": feed.name,
         "venue": feed.venue,
         "market": feed.market,
         "symbols": list(feed.symbols),
         "channels": list(feed.channels),
     }
-    return _line(feed.clock.time_ns(), {"feed": what, **more})
+    return _line(feed.clock.time_ns(), {"feed": description, **fields})
 
 
 def _text(name: str, content: bytes) -> dict[str, str]:
-    """Return *content* under *name*; what is no text, under the name with ``64`` behind it."""
+    """Return *content* under the key *name*, or in base64 under *name* + ``64`` if not UTF-8 text."""
     try:
         return {name: content.decode()}
     except UnicodeDecodeError:
         return {f"{name}64": base64.b64encode(content).decode()}
 
 
-def _line(ts: int, rest: dict[str, Any]) -> bytes:
-    # Seconds with all nine digits: a float has not as many.
-    body = json.dumps(rest, ensure_ascii=False, separators=(",", ":"))
+def _line(ts: int, fields: dict[str, Any]) -> bytes:
+    # The time is written as text with nine decimals: a float would lose digits.
+    body = json.dumps(fields, ensure_ascii=False, separators=(",", ":"))
     return f'{{"ts":{ts // 1_000_000_000}.{ts % 1_000_000_000:09d},{body[1:]}\n'.encode()

@@ -1,4 +1,4 @@
-"""Replay: recorded frames through the parser and the stages that run live."""
+"""Replay of a tape: its frames run through the same parser and stages as live, on the time of the tape."""
 
 from __future__ import annotations
 
@@ -24,26 +24,26 @@ from tapeloom.plugin import (
     TimedStage,
 )
 
-from .reader import Answer, Corrupt, Record, Recorded, Tape
+from .reader import CorruptLine, Record, RecordedAnswer, RecordedFrame, Tape
 
-#: Stages that act on time are asked whether they want to at every multiple of this, in tape time.
+#: Timed stages run at multiples of this, in ns of tape time, so that results do not depend on batches.
 TICK_NS = 100_000_000
-#: Frames after which everybody else has a turn.
-_TURN = 1024
+#: Records after which other tasks run.
+_YIELD_EVERY = 1024
 
 
 @define
 class TapeClock:
-    """The time on the tape. Waiting takes no time."""
+    """A clock that shows the time of the tape. Sleeping takes no time."""
 
     now: int = 0
 
     def time_ns(self) -> int:
-        """Return the receive time of the record that is being replayed."""
+        """Return the receive time of the current record, in ns."""
         return self.now
 
     def monotonic(self) -> float:
-        """Return the same in seconds."""
+        """Return the receive time of that record, in seconds."""
         return self.now / 1e9
 
     async def sleep(self, seconds: float) -> None:
@@ -52,23 +52,19 @@ class TapeClock:
 
 @frozen
 class Recording:
-    """The tape that a stream is replayed from, and how.
-
-    `batch` is how many frames the stages are given at once, at most; the events are the same for
-    any number. `speed` is how much faster than the recording it runs; None: as fast as it can.
-    """
+    """The tape that a stream replays, and how."""
 
     tape: Tape
-    batch: int
-    speed: float | None
-    wall: Clock  #: the clock by which the speed is kept
+    batch: int  #: maximum number of frames that the stages process at once; it changes no event
+    speed: float | None  #: speed relative to the recording; None: as fast as possible
+    wall: Clock  #: the clock for *speed*
 
 
 class Replay:
-    """A tape as the source of a feed.
+    """Replays a tape as one feed.
 
-    *unreadable* is told of frames that nobody could read: when, which, and why. *deliver* takes what
-    has been through the *stages*.
+    *unreadable* is called with receive time, frame and error of each unreadable frame. *deliver* is
+    called with the events that the *stages* return.
     """
 
     def __init__(
@@ -92,44 +88,44 @@ class Replay:
         self._codec = codec
         self._history = history
         self._events: list[Event] = []
-        self._waiting = 0
+        self._frame_count = 0
         self._next_tick: int | None = None
-        self._started: tuple[int, float] | None = None
+        self._start: tuple[int, float] | None = None
         assert isinstance(feed.clock, TapeClock)
         self._clock = feed.clock
         listing = history.listing_request() if history is not None else None
         self._listing_path = urlsplit(listing.url).path if listing is not None else ""
 
     async def run(self) -> None:
-        """Replay to the end. Raises TapeError where the tape cannot be read on."""
+        """Replay to the end of the tape. Raises TapeError if it cannot be read any further."""
         try:
             for number, record in enumerate(self._recording.tape, 1):
-                if number % _TURN == 0:
+                if number % _YIELD_EVERY == 0:
                     await anyio.lowlevel.checkpoint()
-                if record.recv:  # else it is not known yet
-                    await self._pass_time(record.recv)
+                if record.recv:  # 0: no record so far had a time
+                    await self._advance(record.recv)
                 self._clock.now = max(self._clock.now, record.recv)
-                self._take(record)
-                if self._waiting >= self._recording.batch:
-                    await self._hand_on()
+                self._process(record)
+                if self._frame_count >= self._recording.batch:
+                    await self._deliver_events()
         finally:
-            await self._hand_on()
+            await self._deliver_events()
 
-    def _take(self, record: Record) -> None:
-        if isinstance(record, Recorded):
+    def _process(self, record: Record) -> None:
+        if isinstance(record, RecordedFrame):
             counters = self._feed.counters
             counters["frames"] += 1
             counters["bytes"] += len(record.frame)
-            frames = Frames((record.frame,), record.recv, self._aside)
+            frames = Frames((record.frame,), record.recv, self._on_control)
             self._events += self._parse(frames)
-            self._waiting += 1
-        elif isinstance(record, Answer):
-            self._events += self._answered(record)
-        elif isinstance(record, Corrupt):
+            self._frame_count += 1
+        elif isinstance(record, RecordedAnswer):
+            self._events += self._process_answer(record)
+        elif isinstance(record, CorruptLine):
             evidence = f"line {record.line}: {record.text}"
             self._events.append(self._reject(record.recv, "corrupt_record", evidence))
 
-    def _answered(self, record: Answer) -> list[Event]:
+    def _process_answer(self, record: RecordedAnswer) -> list[Event]:
         history = self._history
         if history is None:
             return []
@@ -140,14 +136,14 @@ class Replay:
             answer = history.read_answer(
                 Request(url=record.url, body=record.request), record.body, record.recv
             )
-        except Exception as error:  # also a shape that its adapter did not foresee
+        except Exception as error:  # the adapter may raise anything for an unexpected shape
             evidence = f"{record.url}: {type(error).__name__}: {error}"
             return [self._reject(record.recv, "unreadable_answer", evidence)]
-        asked = set(self._feed.symbols)
-        return [event for event in answer if event.symbol in asked]
+        symbols = set(self._feed.symbols)
+        return [event for event in answer if event.symbol in symbols]
 
-    def _aside(self, frame: bytes) -> list[Event]:
-        """Take a frame that is not market data: replies to the recorder concern us no more."""
+    def _on_control(self, frame: bytes) -> list[Event]:
+        """Process a frame that is not market data. Replies to the recorded session are ignored."""
         self._feed.counters["control_frames"] += 1
         reply = self._codec.decode_reply(frame) if self._codec is not None else None
         if isinstance(reply, Ack | Refusal | Notice | Pong):
@@ -159,22 +155,22 @@ class Replay:
     def _reject(self, recv: int, rule: str, evidence: str) -> Reject:
         return Reject(self._feed.venue, "", recv, recv, rule, evidence)
 
-    async def _hand_on(self) -> None:
-        events, self._events, self._waiting = self._events, [], 0
+    async def _deliver_events(self) -> None:
+        events, self._events, self._frame_count = self._events, [], 0
         if events:
             events = self._stages(events)
         if events:
             await self._deliver(events)
 
-    async def _pass_time(self, recv: int) -> None:
-        """Let tape time come up to *recv*: on the grid of ticks, and at the pace asked for."""
+    async def _advance(self, recv: int) -> None:
+        """Advance tape time to *recv* in ns: run timed stages that are due, and keep the chosen speed."""
         if self._recording.speed is not None:
             await self._keep_pace(recv)
         if self._next_tick is None:
             self._next_tick = recv - recv % TICK_NS + TICK_NS
         if recv < self._next_tick:
             return
-        await self._hand_on()
+        await self._deliver_events()
         newest = recv - recv % TICK_NS
         while (due := self._stages.due) is not None:
             tick = max(-(-due // TICK_NS) * TICK_NS, self._next_tick)
@@ -190,10 +186,10 @@ class Replay:
     async def _keep_pace(self, recv: int) -> None:
         speed, wall = self._recording.speed, self._recording.wall
         assert speed is not None
-        if self._started is None:
-            self._started = recv, wall.monotonic()
-        first, began = self._started
+        if self._start is None:
+            self._start = recv, wall.monotonic()
+        first, began = self._start
         ahead = began + (recv - first) / 1e9 / speed - wall.monotonic()
         if ahead > 0:
-            await self._hand_on()
+            await self._deliver_events()
             await wall.sleep(ahead)

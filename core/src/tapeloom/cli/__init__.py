@@ -1,7 +1,8 @@
-"""For plugins that add verbs: run a stream on the command line the way core's own verbs do.
+"""The command line, and its public parts for plugins that add commands.
 
-``drive`` streams into an ``output`` ("table", "jsonl" or "none") until the stream ends, the time is up
-or somebody presses Ctrl-C, and ends with the summary line.
+``drive`` runs a stream and writes its events to an ``output`` ("table", "jsonl" or "none") until the
+stream ends, the time is up or the user presses Ctrl-C; then it prints the summary line. A plugin command
+that calls it behaves like core's own commands.
 """
 
 from __future__ import annotations

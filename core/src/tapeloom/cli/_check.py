@@ -1,4 +1,4 @@
-"""``tapeloom check``: everything that can be known of a stack without dialling."""
+"""``tapeloom check``: checks a stack and prints what it would do, without opening a connection."""
 
 from __future__ import annotations
 
@@ -9,39 +9,39 @@ from tapeloom._compose.composer import compose
 from tapeloom._compose.discovery import installed
 from tapeloom._compose.plan import FeedPlan
 from tapeloom._compose.registry import Registry
-from tapeloom._config import resolved
+from tapeloom._config import to_toml
 from tapeloom._runtime.system_clock import SystemClock
 from tapeloom._stream.opening import load
 from tapeloom.plugin import HistoryQuery
 
 
 def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Add the verb."""
+    """Add the command to the parser."""
     parser = verbs.add_parser(
         "check",
-        help="check a stack without dialling",
-        description="Check a stack without dialling: its plugins and their versions, the order of its"
-        " stages, the connections it needs, what is asked at the start.",
+        help="check a stack without connecting",
+        description="Check a stack without connecting. Prints its plugins and their versions, the order of"
+        " its stages, the connections it needs, and the requests at the start.",
         epilog="example: tapeloom check stack.toml",
     )
     parser.add_argument("stack", metavar="STACK.toml")
     parser.add_argument(
         "--resolved",
         action="store_true",
-        help="print the whole stack too, defaults included and secrets masked",
+        help="also print the whole stack, with defaults and with secrets masked",
     )
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Check; return the exit code."""
+    """Check the stack and print the result; return the exit code."""
     draft = load(args.stack)
     stack = draft.stack
     composed = compose(stack, Registry(), SystemClock(), mistakes=draft.mistakes)
     found = installed()
-    used = [
-        name for plan in composed.plans for name in (plan.spec.venue, *_uses(plan, stack.stages))
-    ]
+    used: list[str] = []
+    for plan in composed.plans:
+        used += [plan.spec.venue, *(stack.stages[name].use for name in plan.spec.stages)]
     used += [spec.use for spec in stack.sinks]
     used += [stack.network.transport] if stack.network.transport else []
     print(f"{args.stack}: {len(composed.plans)} feed(s), backend {stack.backend}")
@@ -57,18 +57,12 @@ def run(args: argparse.Namespace) -> int:
         print(f"sink {spec.name}: {spec.use}, queue of {spec.queue.size}, {spec.queue.policy}")
     print("nothing is wrong with it")
     if args.resolved:
-        print(f"\n{resolved(stack)}", end="")
+        print(f"\n{to_toml(stack)}", end="")
     return 0
 
 
-def _uses(plan: FeedPlan, stages: object) -> Iterator[str]:
-    assert isinstance(stages, dict)
-    for name in plan.spec.stages:
-        yield stages[name].use if name in stages else name
-
-
 def describe(plan: FeedPlan) -> Iterator[str]:
-    """Yield lines that say what a feed will do."""
+    """Yield the printed lines about one feed: symbols, channels, stages, connections, requests."""
     feed = plan.feed
     order = " → ".join(["parse", *dict.fromkeys(step.name for step in plan.steps)]) or "parse"
     yield f"feed {feed.name}: {feed.venue} {feed.market}".rstrip()
@@ -94,11 +88,10 @@ def _requests(plan: FeedPlan) -> Iterator[str]:
         return
     requests = [plan.history.listing_request()]
     if any(channel == "book" for channel in plan.feed.channels):
-        requests += [
-            plan.history.request(HistoryQuery("book", s, channel="book")) for s in plan.feed.symbols
-        ]
-    asked = [request for request in requests if request is not None]
-    weight = sum(request.weight for request in asked)
-    budget = next((request.rate for request in asked if request.rate is not None), None)
+        queries = [HistoryQuery("book", symbol, channel="book") for symbol in plan.feed.symbols]
+        requests += [plan.history.request(query) for query in queries]
+    sent = [request for request in requests if request is not None]
+    weight = sum(request.weight for request in sent)
+    budget = next((request.rate for request in sent if request.rate is not None), None)
     limit = f", of {budget.count} in {budget.seconds:g} s" if budget else ""
-    yield f"  requests at the start: up to {len(asked)}, weight {weight}{limit}"
+    yield f"  requests at the start: up to {len(sent)}, weight {weight}{limit}"

@@ -1,4 +1,4 @@
-"""Run a stream until it ends, the time is up, or somebody says stop."""
+"""`drive`: runs a stream on the command line until it ends, the time is up or a signal stops it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,8 @@ from tapeloom.events import Event
 
 from ._output import Output, Summary
 
-_REFRESH = 0.25
+#: Seconds between two refreshes of the output.
+_REFRESH_SECONDS = 0.25
 
 
 def drive(
@@ -34,19 +35,20 @@ def drive(
     seconds: float | None = None,
     backend: str = "asyncio",
 ) -> int:
-    """Stream into *out*; return the exit code. The summary is the last line on standard error.
+    """Run a stream, write its events to *out* and return the exit code.
 
-    *make* is called inside the event loop. With *seconds*, the stream is stopped after so long.
+    *make* opens the stream; it is called inside the event loop of *backend*. The stream is stopped after
+    *seconds*, if given. The summary is the last line on standard error.
 
-    Raises TapeloomError where the stream cannot be opened.
+    Raises TapeloomError if the stream cannot be opened.
     """
     if importlib.util.find_spec(backend) is None:
         problem = f"{backend} is not installed. Try: pip install {backend}"
         raise ConfigError([Mistake("backend", problem)])
     try:
-        # Whoever has it installed, by tapeloom[fast], wants it.
-        fast = backend == "asyncio" and importlib.util.find_spec("uvloop") is not None
-        options = {"use_uvloop": True} if fast else {}
+        # uvloop is used whenever it is installed, as by tapeloom[fast].
+        has_uvloop = backend == "asyncio" and importlib.util.find_spec("uvloop") is not None
+        options = {"use_uvloop": True} if has_uvloop else {}
         return anyio.run(_drive, make, out, seconds, backend=backend, backend_options=options)
     except BaseExceptionGroup as group:
         raise unwrap_single(group) from None
@@ -89,7 +91,7 @@ async def _consume(stream: Stream, out: Output, summary: Summary, errors: list[s
 
 
 async def _watch_signals(stream: Stream) -> None:
-    """First signal: read no more, drain. Second: now."""
+    """On the first signal stop reading and deliver what is queued; on the second stop at once."""
     with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
         async for _ in signals:
             stream.stop()
@@ -105,5 +107,5 @@ async def _stop_after(stream: Stream, seconds: float) -> None:
 
 async def _refresh(stream: Stream, out: Output) -> None:
     while True:
-        await anyio.sleep(_REFRESH)
+        await anyio.sleep(_REFRESH_SECONDS)
         out.refresh(stream.counters)

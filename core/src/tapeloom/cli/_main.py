@@ -1,7 +1,7 @@
-"""The command line: the verbs of core, and those that plugins add.
+"""Entry point of the command line: the commands of core and those that plugins add.
 
-Exit codes: 0 all went well · 1 a feed failed, or a recording could not be read to its end · 2 the
-command or the stack is wrong · 130 interrupted twice.
+Exit codes: 0 success · 1 a feed failed, or a recording could not be read to its end · 2 the command or
+the stack is wrong · 130 interrupted twice.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import structlog
 
 from tapeloom._compose.discovery import installed
 from tapeloom._compose.registry import Registry
-from tapeloom.errors import ConfigError, PluginError, SymbolError, TapeError, TapeloomError
+from tapeloom.errors import ConfigError, PluginError, SymbolError, TapeloomError
 
 from . import _check as check
 from . import _plugins as plugins
@@ -25,53 +25,52 @@ from . import _record as record
 from . import _replay as replay
 from . import _run as run
 
-_CORE = (run, record, replay, check, plugins)
+#: The commands of core, in the order of the help text.
+_COMMANDS = (run, record, replay, check, plugins)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one verb; return the exit code."""
-    _letters()
-    words = list(sys.argv[1:] if argv is None else argv)
-    parser = _parser(words)
-    args = parser.parse_args(words)
-    _log(debug=args.debug)
+    """Run one command; return the exit code."""
+    _escape_unencodable()
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    parser = _parser(arguments)
+    args = parser.parse_args(arguments)
+    _configure_logging(debug=args.debug)
     try:
         code: int = args.run(args)
         sys.stdout.flush()
     except (ConfigError, PluginError, SymbolError) as error:
         print(f"tapeloom: {error}", file=sys.stderr)
         return 2
-    except TapeError as error:
-        print(f"tapeloom: {error}", file=sys.stderr)
-        return 1
     except TapeloomError as error:
         print(f"tapeloom: {error}", file=sys.stderr)
         return 1
-    except BrokenPipeError:  # whoever read our output has had enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is left
+    except BrokenPipeError:  # the reader of our output has closed the pipe
+        # Discard the output that is still buffered, or Python prints another error at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except KeyboardInterrupt:
         return 130
     return code
 
 
-def _parser(words: Sequence[str]) -> argparse.ArgumentParser:
+def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="tapeloom",
         description="Live market data as one normalised, continuous, checked stream.",
-        epilog="Each verb has its own help: tapeloom run --help",
+        epilog="Each command has its own help: tapeloom run --help",
     )
-    parser.add_argument("--debug", action="store_true", help="log in detail")
-    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
-    for module in _CORE:
+    parser.add_argument("--debug", action="store_true", help="also log debug messages")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="COMMAND")
+    for module in _COMMANDS:
         module.add(verbs)
-    if not words or words[0] not in verbs.choices:
-        _add_plugin_verbs(verbs)
+    if not arguments or arguments[0] not in verbs.choices:
+        _add_plugin_commands(verbs)
     return parser
 
 
-def _add_plugin_verbs(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Let installed plugins add their verbs; one that is broken costs only its own."""
+def _add_plugin_commands(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the commands of installed plugins; a broken plugin is reported and skipped."""
     registry = Registry()
     for name in installed():
         try:
@@ -81,15 +80,15 @@ def _add_plugin_verbs(verbs: argparse._SubParsersAction[argparse.ArgumentParser]
             print(f"tapeloom: {error}", file=sys.stderr)
 
 
-def _letters() -> None:
-    """Let a terminal that knows few letters show others by their numbers."""
+def _escape_unencodable() -> None:
+    """Print characters that the terminal cannot encode as escapes, instead of raising."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
 
 
-def _log(*, debug: bool) -> None:
-    """Configure logging: the command line does, the library never."""
+def _configure_logging(*, debug: bool) -> None:
+    """Configure structlog. Only the command line does so; the library leaves it to the application."""
     structlog.configure(
         processors=[
             structlog.processors.add_log_level,

@@ -1,4 +1,4 @@
-"""Where the command line puts events, and the summary that it ends with."""
+"""The outputs of the command line (table, JSON lines, none) and its summary line."""
 
 from __future__ import annotations
 
@@ -17,25 +17,26 @@ from tapeloom.events import Event, Reject, encode
 
 from ._table import Table
 
+#: The names of the outputs.
 FORMATS = ("table", "jsonl", "none")
 
 
 class Output(Protocol):
-    """Takes batches, and is told four times a second that time passes."""
+    """Receives batches of events by `write`; `refresh` is called four times a second."""
 
     def write(self, events: list[Event]) -> None: ...
     def refresh(self, counters: Mapping[str, int]) -> None: ...
     def close(self) -> None: ...
 
 
-class Lines:
-    """One event a line, as JSON."""
+class JsonLines:
+    """Writes each event as one line of JSON."""
 
     def __init__(self, out: IO[str]) -> None:
         self._out = out
 
     def write(self, events: list[Event]) -> None:
-        """Write and flush, so that whoever reads the pipe has it at once."""
+        """Write a batch and flush, so that a reader of the pipe receives it at once."""
         self._out.write("".join(f"{encode(event)}\n" for event in events))
         self._out.flush()
 
@@ -46,8 +47,8 @@ class Lines:
         """Do nothing."""
 
 
-class Nothing:
-    """Events are counted and forgotten."""
+class Discard:
+    """Discards all events."""
 
     def write(self, events: list[Event]) -> None:
         """Do nothing."""
@@ -60,22 +61,22 @@ class Nothing:
 
 
 def output(format: str) -> Output:
-    """Return the output of this name."""
+    """Return the output named *format*, one of `FORMATS`."""
     if format == "jsonl":
         if isinstance(sys.stdout, io.TextIOWrapper):
-            sys.stdout.reconfigure(encoding="utf-8")  # as JSON is, whatever the terminal shows
-        return Lines(sys.stdout)
+            sys.stdout.reconfigure(encoding="utf-8")  # JSON is UTF-8, whatever the terminal uses
+        return JsonLines(sys.stdout)
     if format == "none":
-        return Nothing()
+        return Discard()
     table = Table(sys.stdout)
     if table.live and sys.stderr.isatty():
-        # A log line would tear the table; it shows the same changes of state as notes.
+        # Log lines would break the table, which shows the same changes of state itself.
         structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
     return table
 
 
 class Summary:
-    """What went by: the last line on standard error, as JSON."""
+    """Counts events and prints the totals as JSON, in the last line on standard error."""
 
     def __init__(self) -> None:
         self.events: Counter[str] = Counter()
@@ -90,8 +91,8 @@ class Summary:
                 self.rejects[event.rule] += 1
 
     def print(self, counters: Mapping[str, int], errors: list[str]) -> None:
-        """Write the line."""
-        shown: dict[str, Any] = {
+        """Print the summary line."""
+        totals: dict[str, Any] = {
             "frames": counters.get("frames", 0),
             "bytes": counters.get("bytes", 0),
             "events": dict(sorted(self.events.items())),
@@ -100,4 +101,4 @@ class Summary:
             "errors": errors,
             "seconds": round(time.monotonic() - self._began, 3),
         }
-        print(json.dumps(shown), file=sys.stderr, flush=True)
+        print(json.dumps(totals), file=sys.stderr, flush=True)

@@ -1,4 +1,4 @@
-"""``tapeloom plugins``: what is installed, and what has been proven of it."""
+"""``tapeloom plugins``: lists the installed plugins and their conformance results."""
 
 from __future__ import annotations
 
@@ -10,43 +10,43 @@ from tapeloom._compose.registry import Registry
 
 
 def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Add the verb."""
+    """Add the command to the parser."""
     parser = verbs.add_parser(
         "plugins",
         help="list the installed plugins",
-        description="List the installed plugins: name, version, hooks, event loops, what their"
-        " contract has proven, where from.",
+        description="List the installed plugins: name, version, hooks, event loops, conformance results,"
+        " origin.",
         epilog="example: tapeloom plugins --conformance",
     )
     parser.add_argument(
-        "--conformance", action="store_true", help="say what is proven of each, market by market"
+        "--conformance", action="store_true", help="print the conformance results of each market"
     )
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
-    """List; return the exit code."""
-    proven = conformances()
+    """Print the list; return the exit code, 1 if a plugin is broken."""
+    results = conformances()
     if args.conformance:
-        for level in proven.values():
-            _print_proven(level)
+        for result in results.values():
+            _print_conformance(result)
         return 0
     rows = [("NAME", "VERSION", "HOOKS", "BACKENDS", "CONFORMANCE", "FROM")]
-    shown = Registry().describe()
-    for plugin in shown:
-        provides = [*plugin.hooks, *(f"{hook} (wraps)" for hook in plugin.wraps)]
+    described = Registry().describe()
+    for plugin in described:
+        hooks = [*plugin.hooks, *(f"{hook} (wraps)" for hook in plugin.wraps)]
         rows.append(
             (
                 plugin.name,
                 plugin.version or "-",
-                " ".join(provides) if not plugin.problem else "broken, see below",
+                " ".join(hooks) if not plugin.problem else "broken, see below",
                 " ".join(plugin.backends),
-                str(proven.get(plugin.name, "-")),
+                str(results.get(plugin.name, "-")),
                 f"{plugin.distribution} {plugin.origin}".strip(),
             )
         )
     _print_table(rows)
-    broken = [plugin.problem for plugin in shown if plugin.problem]
+    broken = [plugin.problem for plugin in described if plugin.problem]
     for problem in broken:
         print(problem)
     return 1 if broken else 0
@@ -60,16 +60,16 @@ def _print_table(rows: Sequence[tuple[str, ...]]) -> None:
         )
 
 
-def _print_proven(level: Conformance) -> None:
-    for market, proof in level.proven.items():
-        print(f"{level.kind} {level.name} {market}".rstrip())
-        for title, words in (
+def _print_conformance(result: Conformance) -> None:
+    for market, proof in result.proven.items():
+        print(f"{result.kind} {result.name} {market}".rstrip())
+        for title, names in (
             ("channels", proof.channels),
             ("history", proof.history),
             ("guarantees", proof.guarantees),
         ):
-            if words:
-                print(f"  {title}: {' '.join(words)}")
+            if names:
+                print(f"  {title}: {' '.join(names)}")
         for reason in dict.fromkeys(proof.without.values()):
-            some = [word for word, one in proof.without.items() if one == reason]
-            print(f"  not {', '.join(some)}: {reason}")
+            guarantees = [name for name, why in proof.without.items() if why == reason]
+            print(f"  not {', '.join(guarantees)}: {reason}")

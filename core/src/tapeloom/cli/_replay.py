@@ -1,4 +1,4 @@
-"""``tapeloom replay``: run the whole pipeline over a recording."""
+"""``tapeloom replay``: runs parser and stages over a recording and prints the events."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from . import FORMATS, drive, output
 
 
 def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Add the verb."""
+    """Add the command to the parser."""
     parser = verbs.add_parser(
         "replay",
         help="run the whole pipeline over a recording",
         description="Run the whole pipeline over a recording (.jsonl, .jsonl.gz or .jsonl.zst). REST"
-        " answers that a .rest.index.json beside it lists are given at their place.",
+        " responses listed in a .rest.index.json beside it are processed at their position.",
         epilog="example: tapeloom replay day.ws.jsonl.gz --venue binance --market spot"
         " --symbols BTC/USDT --channels trades,book --stages quality,bars,books"
         " --set bars.every=1m --out jsonl",
     )
     parser.add_argument("capture", metavar="CAPTURE")
     parser.add_argument(
-        "--venue", default="", help="default: what the tape says, as are the next three"
+        "--venue", default="", help="default: from the tape, as for the next three options"
     )
     parser.add_argument("--market", default="")
     parser.add_argument("--symbols", default="", metavar="S,…", help="as in BTC/USDT,ETH/USDT")
@@ -39,7 +39,7 @@ def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         action="append",
         default=[],
         metavar="NAME.KEY=VALUE",
-        help="a setting of a stage or of the venue, as in bars.every=1m; may be repeated",
+        help="a setting of a stage or the venue, as in bars.every=1m; may be repeated",
     )
     parser.add_argument("--out", choices=FORMATS, default="table", help="default: table")
     parser.add_argument("--speed", default="max", help="max, 1x, 10x, …; default: max")
@@ -48,7 +48,7 @@ def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Replay; return the exit code."""
+    """Replay the recording; return the exit code."""
     stages = _list(args.stages)
     feed = _feed(args) | {"stages": stages}
     tables: dict[str, Any] = {}
@@ -58,9 +58,7 @@ def run(args: argparse.Namespace) -> int:
         tables.setdefault(kind, {}).setdefault(name, {})[key] = value
     draft = parse({"feed": [feed], **tables}, "the command line")
     if args.batch < 1:
-        raise ConfigError(
-            [Mistake("--batch", f"expected at least 1, found {args.batch}")], "replay"
-        )
+        raise ConfigError([Mistake("--batch", f"expected at least 1, got {args.batch}")], "replay")
     speed = _speed(args.speed)
     return drive(
         lambda: open_replay(args.capture, draft, batch=args.batch, speed=speed), output(args.out)
@@ -68,9 +66,9 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _feed(args: argparse.Namespace) -> dict[str, Any]:
-    """Return the feed that is asked for; what is not said, the tape may say.
+    """Return the feed table from the options; missing options are taken from the head of the tape.
 
-    Raises ConfigError where neither says it, TapeError where the tape cannot be read.
+    Raises ConfigError if neither has a value, TapeError if the tape cannot be read.
     """
     head = Tape(args.capture).head or {}
     feed = {
@@ -80,7 +78,7 @@ def _feed(args: argparse.Namespace) -> dict[str, Any]:
         "channels": _list(args.channels) or head.get("channels", []),
     }
     mistakes = [
-        Mistake(f"--{key}", "the recording does not say it, so it must be given")
+        Mistake(f"--{key}", "the recording does not contain it. Give this option.")
         for key in ("venue", "symbols", "channels")
         if not feed[key]
     ]
@@ -90,15 +88,16 @@ def _feed(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def setting(text: str) -> tuple[str, str, Any]:
-    """Read ``bars.every=1m``; the value is TOML where it is valid TOML, else text.
+    """Return name, key and value of an option such as ``bars.every=1m``.
 
-    Raises ConfigError where *text* has another form.
+    The value is parsed as TOML if it is valid TOML, else it is a string, or a list if it has commas.
+    Raises ConfigError if *text* has another form.
     """
     name, dot, rest = text.partition(".")
     key, equals, value = rest.partition("=")
     if not (name and dot and key and equals):
         raise ConfigError(
-            [Mistake("--set", f"expected NAME.KEY=VALUE as in bars.every=1m, found {text!r}")],
+            [Mistake("--set", f"expected NAME.KEY=VALUE as in bars.every=1m, got {text!r}")],
             "replay",
         )
     try:
@@ -108,7 +107,7 @@ def setting(text: str) -> tuple[str, str, Any]:
 
 
 def _list(text: str) -> list[str]:
-    return [word.strip() for word in text.split(",") if word.strip()]
+    return [item.strip() for item in text.split(",") if item.strip()]
 
 
 def _speed(text: str) -> float | None:
@@ -118,8 +117,6 @@ def _speed(text: str) -> float | None:
         speed = float(text.removesuffix("x"))
     except ValueError:
         speed = 0.0
-    if not speed > 0:  # nor NaN
-        raise ConfigError(
-            [Mistake("--speed", f"expected max, 1x, 10x, …, found {text!r}")], "replay"
-        )
+    if not speed > 0:  # also rejects NaN
+        raise ConfigError([Mistake("--speed", f"expected max, 1x, 10x, …, got {text!r}")], "replay")
     return speed

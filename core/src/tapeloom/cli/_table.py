@@ -1,4 +1,4 @@
-"""A live table in a terminal; plain lines elsewhere."""
+"""`Table`: shows prices, bars and rates as a live table in a terminal, or as plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -13,10 +13,12 @@ from attrs import define
 
 from tapeloom.events import Bar, Event, Gap, Quote, Reject, Status, Trade
 
+#: The column titles.
 _HEAD = (
     f"{'VENUE':<10} {'SYMBOL':<16} {'PRICE':>14} {'BID':>14} {'ASK':>14} {'TRADES':>9} {'/s':>7}"
     f" {'GAPS':>5} {'REJECTS':>7}  LAST BAR"
 )
+#: Escape sequences of a terminal: green, red, dim, bold, and back to normal.
 _RISEN, _FALLEN, _DIM, _BOLD, _PLAIN = "\x1b[32m", "\x1b[31m", "\x1b[2m", "\x1b[1m", "\x1b[0m"
 
 
@@ -35,7 +37,7 @@ class _Row:
 
 
 def _short(value: Decimal | None) -> str:
-    """Return the digits that matter: venues write trailing zeros."""
+    """Return *value* without trailing zeros, which venues add."""
     if value is None:
         return ""
     text = format(value, "f")
@@ -56,20 +58,20 @@ def _bar(bar: Bar | None) -> str:
 
 
 class Table:
-    """Prices, bars, rates, gaps: one row for each symbol of each venue."""
+    """Shows prices, bars, rates and gaps, with one row per symbol of each venue."""
 
     def __init__(self, out: IO[str]) -> None:
         self._out = out
-        #: it draws over itself, and nothing else may be written to the terminal meanwhile
+        #: Whether the table redraws itself in a terminal; then nothing else may be written there.
         self.live = out.isatty() and os.environ.get("TERM", "dumb") != "dumb"
         self._rows: dict[tuple[str, str], _Row] = {}
         self._notes: list[str] = []
         self._drawn = 0
-        self._began = self._at = time.monotonic()
+        self._began = self._refreshed = time.monotonic()
         self._printed = 0.0
 
     def write(self, events: list[Event]) -> None:
-        """Take a batch in."""
+        """Update the rows with a batch of events."""
         for event in events:
             key = event.venue, event.symbol
             if not event.symbol:
@@ -97,12 +99,12 @@ class Table:
                 self._note(event)
 
     def refresh(self, counters: Mapping[str, int]) -> None:
-        """Draw the table, or print how things stand every few seconds."""
+        """Redraw the table; where the output is not a terminal, print a line per symbol every 5 seconds."""
         now = time.monotonic()
-        passed, self._at = max(now - self._at, 1e-9), now
+        elapsed, self._refreshed = max(now - self._refreshed, 1e-9), now
         for row in self._rows.values():
-            rate = (row.trades - row.trades_before) / passed
-            row.rate += (rate - row.rate) * min(1.0, passed / 2)
+            rate = (row.trades - row.trades_before) / elapsed
+            row.rate += (rate - row.rate) * min(1.0, elapsed / 2)
             row.trades_before = row.trades
         if self.live:
             self._draw(counters)
@@ -115,7 +117,7 @@ class Table:
                 )
 
     def close(self) -> None:
-        """Leave the table as it stands."""
+        """Show the cursor again and leave the table on the screen."""
         if self.live:
             self._out.write("\x1b[?25h")
             self._out.flush()
@@ -141,11 +143,11 @@ class Table:
 
     def _draw(self, counters: Mapping[str, int]) -> None:
         size = shutil.get_terminal_size((120, 40))
-        room = max(1, size.lines - len(self._notes) - 5)
+        max_rows = max(1, size.lines - len(self._notes) - 5)
         rows = [self._row(key, row) for key, row in sorted(self._rows.items())]
-        hidden = len(rows) - room
+        hidden = len(rows) - max_rows
         if hidden > 0:
-            rows = [*rows[: room - 1], f"… and {hidden + 1} more"]
+            rows = [*rows[: max_rows - 1], f"… and {hidden + 1} more"]
         seconds = time.monotonic() - self._began
         frames, size_mb = counters.get("frames", 0), counters.get("bytes", 0) / 1e6
         head = f"{_BOLD}tapeloom{_PLAIN}  {seconds:5.0f} s  {frames} frames  {size_mb:.1f} MB"

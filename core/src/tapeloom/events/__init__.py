@@ -1,34 +1,20 @@
-"""What flows through tapeloom: trades, quotes, books, bars, and everything that went wrong.
+"""The events that flow through tapeloom: market data, and gaps, rejects and status changes.
 
-`market` has the events that a venue reports, `control` those about the stream itself: gaps, rejects,
-status. `registry` finds a type of event by its name, `json_lines` writes and reads events as JSON.
+`market` has the events that a venue sends, `control` those about the stream itself. `closed_sets` has the
+words that their fields take, `registry` the event types by name, and `json_lines` the JSON form.
 """
 
 from __future__ import annotations
 
 from .base import utc
+from .closed_sets import GapCause, GapState, Origin, QueuePolicy, RejectRule, Side, StatusState
 from .control import OURS, Event, Gap, Reject, Status
 from .json_lines import decode, encode
-from .market import Bar, Book, GapState, Levels, Origin, Quote, Side, Ticker, Trade
+from .market import Bar, Book, Levels, Quote, Ticker, Trade
 from .registry import BY_TYPE
 
 __all__ = [
-    "BY_TYPE",
-    "OURS",
-    "Bar",
-    "Book",
-    "Event",
-    "Gap",
-    "GapState",
-    "Levels",
-    "Origin",
-    "Quote",
-    "Reject",
-    "Side",
-    "Status",
-    "Ticker",
-    "Trade",
-    "decode",
-    "encode",
-    "utc",
+    "BY_TYPE", "OURS", "Bar", "Book", "Event", "Gap", "GapCause", "GapState", "Levels", "Origin",
+    "QueuePolicy", "Quote", "Reject", "RejectRule", "Side", "Status", "StatusState", "Ticker",
+    "Trade", "decode", "encode", "utc",
 ]  # fmt: skip

@@ -1,4 +1,4 @@
-"""What all events have in common: how their classes are made, and their times."""
+"""The base of all event classes: the decorator that makes them, and their times as datetimes."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ else:
 
 
 def utc(ts: int) -> datetime:
-    """Return *ts* as an aware UTC datetime; digits below the microsecond are cut off."""
+    """Return *ts* as an aware UTC datetime; nanoseconds are truncated to microseconds."""
     seconds, nanoseconds = divmod(ts, 1_000_000_000)
     return datetime.fromtimestamp(seconds, UTC).replace(microsecond=nanoseconds // 1000)
 
 
 class Timed:
-    """What every event can tell of its times."""
+    """The times of an event as datetimes."""
 
     __slots__ = ()
 
     if TYPE_CHECKING:
-        ts: int
-        recv: int
+        ts: int  #: The venue's time, in ns.
+        recv: int  #: Our time of the read, in ns.
 
     @property
     def time(self) -> datetime:
-        """The venue's time, aware, UTC."""
+        """The venue's time as an aware UTC datetime."""
         return utc(self.ts)
 
     @property
     def received(self) -> datetime:
-        """The time of our read, aware, UTC."""
+        """The time of our read as an aware UTC datetime."""
         return utc(self.recv)

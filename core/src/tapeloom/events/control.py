@@ -1,75 +1,69 @@
-"""Events about the stream itself: what is missing, what was rejected, what changed its state."""
+"""Events about the stream itself: `Gap`, `Reject` and `Status`, and the union of all events."""
 
 from __future__ import annotations
 
 from typing import ClassVar, TypeAlias
 
 from .base import Timed, frozen
-from .market import Bar, Book, GapState, Quote, Ticker, Trade
+from .closed_sets import GapCause, GapState, RejectRule, StatusState
+from .market import Bar, Book, Quote, Ticker, Trade
 
 
 @frozen
 class Gap(Timed):
-    """Data known to be missing: one symbol, one channel, from `since` to `until`.
+    """Data known to be missing: one symbol and channel, from `since` to `until`.
 
-    It stands before the first event after the hole. `ts` is `until`. `missing` is the number of
-    lost events where that is known. `cause` is one word: "disconnect", "sequence", "overflow", …
+    It is delivered before the first event after the gap. When the gap has been filled, or cannot be, it is
+    delivered again with another `state`.
     """
 
     type: ClassVar[str] = "gap"
 
-    venue: str
-    symbol: str
-    ts: int
-    recv: int
-    since: int
-    until: int
-    cause: str
-    missing: int | None = None
-    state: GapState = "open"
-    channel: str = ""
+    venue: str  #: The venue as named in the stack.
+    symbol: str  #: The unified symbol; empty means all symbols of the feed.
+    ts: int  #: The same as `until`, in ns.
+    recv: int  #: Our time of the read that ended the gap, in ns.
+    since: int  #: The venue's time of the last event before the gap, in ns.
+    until: int  #: The venue's time of the first event after the gap, in ns.
+    cause: GapCause  #: Why data is missing.
+    missing: int | None = None  #: How many events or book updates are missing; None if not known.
+    state: GapState = "open"  #: How much of the gap has been filled.
+    channel: str = ""  #: The channel; empty means all channels of the feed.
 
 
 @frozen
 class Reject(Timed):
-    """Something that came and was not passed on.
-
-    `rule` is the name of the rule it broke, `evidence` what shows it. `event` is the rejected
-    event; it is None where the frame could not be read, and `evidence` then holds the frame.
-    """
+    """A frame or event that arrived and was not delivered."""
 
     type: ClassVar[str] = "reject"
 
-    venue: str
-    symbol: str
-    ts: int
-    recv: int
-    rule: str
-    evidence: str
-    event: Event | None = None
-    channel: str = ""
+    venue: str  #: The venue as named in the stack.
+    symbol: str  #: The unified symbol; empty if the frame could not be read.
+    ts: int  #: The time of the rejected event, in ns; `recv` if there is no event.
+    recv: int  #: Our time of the read, in ns.
+    rule: RejectRule | str  #: The rule that was broken; a plugin may add rules of its own.
+    evidence: str  #: The values that broke the rule, or the frame if it could not be read.
+    event: Event | None = None  #: The rejected event; None if the frame could not be read.
+    channel: str = ""  #: The channel of the rejected event; empty if not known.
 
 
 @frozen
 class Status(Timed):
-    """A change of state, of a feed or of one symbol's channel in it.
-
-    `state` is one word: "live", "connected", "reconnecting", "refused", "stale", "synced",
-    "notice", …; `detail` says the rest.
-    """
+    """A change of state of a feed, or of one subscription in it."""
 
     type: ClassVar[str] = "status"
 
-    venue: str
-    symbol: str
-    ts: int
-    recv: int
-    state: str
-    detail: str = ""
-    channel: str = ""
+    venue: str  #: The venue as named in the stack.
+    symbol: str  #: The unified symbol; empty for a connection or the whole feed.
+    ts: int  #: The time of the change, in ns: ours, unless the venue sent one.
+    recv: int  #: Our time, in ns.
+    state: StatusState | str  #: The new state; a plugin may add states of its own.
+    detail: str = ""  #: The explanation for a person.
+    channel: str = ""  #: The channel; empty for a connection or the whole feed.
 
 
+#: Any event.
 Event: TypeAlias = Trade | Quote | Book | Bar | Ticker | Gap | Reject | Status
 
-#: The events that core and stages make: no venue's clock has stamped them.
+#: The event types that core and stages create: their times are ours, not those of a venue's clock.
 OURS = frozenset({Gap, Reject, Status})

@@ -1,7 +1,7 @@
-"""Events as lines of JSON, and back: the lossless form in which they leave the process.
+"""Encode events as lines of JSON and decode them again, without loss.
 
 Prices and sizes are strings in plain decimal notation, with every digit that the venue wrote. Times are
-whole nanoseconds. A bar also carries `timestamp`, its start as ISO 8601 UTC.
+whole nanoseconds. A bar also has `timestamp`, its start as ISO 8601 UTC.
 """
 
 from __future__ import annotations
@@ -19,6 +19,9 @@ from .market import Bar, Book, Levels
 from .registry import BY_TYPE
 
 __all__ = ["decode", "encode"]
+
+#: What reading a line that is not an event can raise.
+_MALFORMED = (KeyError, TypeError, ArithmeticError, AttributeError, ValueError, RecursionError)
 
 
 def _plain(value: Any) -> Any:
@@ -68,21 +71,14 @@ def encode(event: Event) -> str:
 
 
 def decode(line: str | bytes) -> Event:
-    """Return the event that `encode` made this line of.
+    """Return the event that `encode` wrote as this line.
 
-    Raises ValueError where the line is none.
+    Raises ValueError if the line is not an event.
     """
     try:
         return _build(json.loads(line))
-    except (
-        KeyError,
-        TypeError,
-        ArithmeticError,
-        AttributeError,
-        ValueError,
-        RecursionError,
-    ) as error:
-        raise ValueError(f"no event: {error!r} in {line[:200]!r}") from error
+    except _MALFORMED as error:
+        raise ValueError(f"expected an event as JSON, got {line[:200]!r}: {error!r}") from error
 
 
 def _build(fields: dict[str, Any]) -> Event:
@@ -96,19 +92,19 @@ def _build(fields: dict[str, Any]) -> Event:
 
 
 def _read_levels(value: Any) -> list[list[str]]:
-    if not all(len(level) == 2 and all(type(one) is str for one in level) for level in value):
-        raise ValueError("levels are pairs of strings")
+    if not all(len(level) == 2 and all(type(text) is str for text in level) for level in value):
+        raise ValueError("levels must be pairs of strings")
     return list(value)
 
 
 def _reader(kind: Any) -> Callable[[Any], Any]:
-    """Return what reads a field of this type, and takes no other."""
+    """Return the function that converts and checks a JSON value for a field of type *kind*."""
     if kind == Levels:
         return _read_levels
     if kind == Decimal:
         return _read_decimal
     if get_origin(kind) is Literal:
-        return _one_of(get_args(kind))
+        return _literal(get_args(kind))
     if isinstance(kind, UnionType) or get_origin(kind) is Union:
         return _any_of([_reader(part) for part in get_args(kind)])
     if kind in _SHAPES:
@@ -118,7 +114,7 @@ def _reader(kind: Any) -> Callable[[Any], Any]:
 
 def _read_decimal(value: Any) -> Decimal:
     if type(value) is not str:
-        raise TypeError(f"a number is written as a string, not as {value!r}")
+        raise TypeError(f"expected a number as a string, got {value!r}")
     return Decimal(value)
 
 
@@ -126,10 +122,10 @@ def _read_event(value: Any) -> Event:
     return _build(value)
 
 
-def _one_of(words: tuple[Any, ...]) -> Callable[[Any], Any]:
+def _literal(words: tuple[Any, ...]) -> Callable[[Any], Any]:
     def read(value: Any) -> Any:
         if value not in words:
-            raise ValueError(f"{value!r} is none of {words}")
+            raise ValueError(f"{value!r} is not one of {words}")
         return value
 
     return read
@@ -138,7 +134,7 @@ def _one_of(words: tuple[Any, ...]) -> Callable[[Any], Any]:
 def _exactly(kind: Any) -> Callable[[Any], Any]:
     def read(value: Any) -> Any:
         if type(value) is not kind:
-            raise TypeError(f"{value!r} is no {kind.__name__}")
+            raise TypeError(f"expected {kind.__name__}, got {value!r}")
         return value
 
     return read
@@ -151,7 +147,7 @@ def _any_of(readers: list[Callable[[Any], Any]]) -> Callable[[Any], Any]:
                 return reader(value)
             except (TypeError, ValueError, AttributeError, KeyError):
                 continue
-        raise ValueError(f"{value!r} is nothing that may stand here")
+        raise ValueError(f"no allowed type accepts {value!r}")
 
     return read
 

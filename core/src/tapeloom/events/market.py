@@ -1,11 +1,11 @@
-"""What flows through tapeloom: trades, quotes, books, bars, and everything that went wrong.
+"""The market events: trades, quotes, order books, bars and tickers.
 
-Times are whole nanoseconds since 1970 UTC: `ts` is the venue's time, `recv` is ours, one stamp for
-each read of a socket. Prices and sizes are `Decimal`, made from the venue's own text.
+Times are whole nanoseconds since 1970 UTC: `ts` is the venue's time, `recv` is ours, one timestamp per
+read of a socket. Prices and sizes are `Decimal`, made from the venue's own text.
 
-Events are frozen for the reader and for the type checker. At run time they are plain classes with
-slots, because a frozen one costs four times as much to make. Positional arguments are part of the
-promise: a parser that makes a million events a second does not pay for keywords.
+Treat events as immutable: type checkers enforce it. At run time they are plain classes with slots,
+because creating a frozen one takes four times as long. The order of the positional arguments is part of
+the public interface: a parser that creates a million events a second cannot afford keyword arguments.
 """
 
 from __future__ import annotations
@@ -16,159 +16,147 @@ from decimal import Decimal
 from typing import ClassVar, Literal, TypeAlias
 
 from .base import Timed, frozen, utc
+from .closed_sets import Origin, Side
 
-Side = Literal["buy", "sell"]
-Origin = Literal["live", "history", "backfill", "built_from_book", "built_from_trades", "empty"]
-GapState = Literal["open", "filled", "partial", "unrecoverable"]
+#: Levels of one side of an order book: pairs of price and size, as texts of the venue or as `Decimal`.
 Levels: TypeAlias = Sequence[Sequence[str] | Sequence[Decimal]]
 
 
 @frozen
 class Trade(Timed):
-    """A fill. `side` is the taker's side, None where the venue does not tell.
-
-    An `id` that is an `int` is one of a series in which the venue numbers the trades of one symbol
-    and channel without a hole, so that a hole means a lost trade. A `str` names the trade and says
-    nothing of its neighbours.
-    """
+    """A trade between two market participants."""
 
     type: ClassVar[str] = "trade"
 
-    venue: str
-    symbol: str
-    ts: int
-    recv: int
-    price: Decimal
-    size: Decimal
-    side: Side | None = None
+    venue: str  #: The venue as named in the stack.
+    symbol: str  #: The unified symbol.
+    ts: int  #: The venue's time of the trade, in ns.
+    recv: int  #: Our time of the read, in ns.
+    price: Decimal  #: The price, in the quote currency.
+    size: Decimal  #: The size as the venue counts it, usually in the base currency.
+    side: Side | None = None  #: The taker's side; None if the venue does not send it.
+    #: An `int` if the venue numbers the trades of a symbol and channel without gaps, so that a missing
+    #: number is a lost trade; a `str` is a unique name that says nothing about neighbouring trades.
     id: int | str = ""
-    channel: str = "trades"
-    origin: Origin = "live"
+    channel: str = "trades"  #: The channel, with its parameter: `trades` or `agg_trades`.
+    origin: Origin = "live"  #: Where the event comes from.
 
 
 @frozen
 class Quote(Timed):
-    """The best bid and ask, with their sizes.
-
-    `sequence` orders the quotes of a symbol where the venue numbers them, and is None elsewhere.
-    `origin` is "built_from_book" for a quote that was read off a book we keep.
-    """
+    """The best bid and ask with their sizes."""
 
     type: ClassVar[str] = "quote"
 
-    venue: str
-    symbol: str
-    ts: int
-    recv: int
-    bid: Decimal
-    bid_size: Decimal
-    ask: Decimal
-    ask_size: Decimal
+    venue: str  #: The venue as named in the stack.
+    symbol: str  #: The unified symbol.
+    ts: int  #: The venue's time of the quote, in ns.
+    recv: int  #: Our time of the read, in ns.
+    bid: Decimal  #: The highest price of a buy order.
+    bid_size: Decimal  #: The size at the best bid.
+    ask: Decimal  #: The lowest price of a sell order.
+    ask_size: Decimal  #: The size at the best ask.
+    #: The venue's number, which only grows; None if it numbers no quotes.
     sequence: int | None = None
-    channel: str = "quotes"
+    channel: str = "quotes"  #: The channel: `quotes`, or `book` if derived from an order book.
+    #: Where the event comes from: "built_from_book" if derived from a book.
     origin: Origin = "live"
 
 
 @frozen
 class Book(Timed):
-    """Levels of an order book: all of them (`snapshot`) or those that changed (`delta`).
+    """Levels of an order book: all of them (`snapshot`) or the changed ones (`delta`).
 
-    `raw_bids` and `raw_asks` are pairs of price and size as the venue wrote them, `bids` and `asks`
-    the same in `Decimal`, made when they are read. A size is absolute; a delta's size of zero
-    takes the level away. `first_id` and `last_id` are the update ids that the event spans; `previous_id` is
-    the `last_id` of the event before it where the venue tells, else None. `depth` is how many levels
-    a side the snapshot was asked for, 0 for all.
+    A size is absolute; in a delta, a size of zero removes the level. `bids` and `asks` convert the raw
+    levels to `Decimal` each time they are read.
     """
 
     type: ClassVar[str] = "book"
 
-    venue: str
-    symbol: str
-    ts: int
-    recv: int
-    kind: Literal["snapshot", "delta"]
-    raw_bids: Levels
-    raw_asks: Levels
-    first_id: int | None = None
-    last_id: int | None = None
-    previous_id: int | None = None
-    depth: int = 0
-    channel: str = "book"
-    origin: Origin = "live"
+    venue: str  #: The venue as named in the stack.
+    symbol: str  #: The unified symbol.
+    ts: int  #: The venue's time of the update, in ns.
+    recv: int  #: Our time of the read, in ns.
+    kind: Literal["snapshot", "delta"]  #: Whether it holds all levels or only the changed ones.
+    raw_bids: Levels  #: Bids as pairs of price and size, as the venue wrote them.
+    raw_asks: Levels  #: Asks as pairs of price and size, as the venue wrote them.
+    first_id: int | None = None  #: The first update id that the event covers; None without ids.
+    last_id: int | None = None  #: The last update id that the event covers; None without ids.
+    previous_id: int | None = None  #: `last_id` of the event before; None if the venue sends none.
+    depth: int = 0  #: How many levels per side the snapshot was requested with; 0 for all.
+    channel: str = "book"  #: The channel: `book`, or `book:10` for the best 10 levels.
+    origin: Origin = "live"  #: Where the event comes from.
 
     @property
     def bids(self) -> list[tuple[Decimal, Decimal]]:
-        """Bids as pairs of price and size, in the order of the venue (snapshots: best first)."""
+        """Bids as pairs of price and size, in the venue's order (snapshots: best first)."""
         return [(Decimal(price), Decimal(size)) for price, size in self.raw_bids]
 
     @property
     def asks(self) -> list[tuple[Decimal, Decimal]]:
-        """Asks as pairs of price and size, in the order of the venue (snapshots: best first)."""
+        """Asks as pairs of price and size, in the venue's order (snapshots: best first)."""
         return [(Decimal(price), Decimal(size)) for price, size in self.raw_asks]
 
 
 @frozen
 class Bar(Timed):
-    """An OHLCV bar. `ts` is its start; `interval` is spelled like "1s", "1m", "4h", "1d".
-
-    `closed` is false for a bar that is still forming. `complete` is false for a bar of which we
-    know that trades are missing: it began before we listened, ended after, or had a gap within.
-    `revision` counts how often the bar was sent again after it had closed.
-    `quote_volume` is the sum of price times size (on an inverse market, which counts in contracts,
-    what the venue says: an amount of base); `buy_volume` and `buy_quote_volume` are the parts where
-    the taker bought. These three and `trades` are None where the venue does not tell. `origin` is "built_from_trades" for bars that we built, "live" for the
-    venue's own, "empty" for one that stands for an interval without a trade.
-    """
+    """An OHLCV bar (candle). `ts` is its start."""
 
     type: ClassVar[str] = "bar"
 
-    venue: str
-    symbol: str
-    ts: int
-    recv: int
-    interval: str
-    open: Decimal
-    high: Decimal
-    low: Decimal
-    close: Decimal
-    volume: Decimal
+    venue: str  #: The venue as named in the stack.
+    symbol: str  #: The unified symbol.
+    ts: int  #: The start of the bar, in ns.
+    recv: int  #: Our time of the event that closed or changed the bar, in ns.
+    interval: str  #: The length, spelled like "1s", "1m", "4h", "1d".
+    open: Decimal  #: The first price.
+    high: Decimal  #: The highest price.
+    low: Decimal  #: The lowest price.
+    close: Decimal  #: The last price.
+    volume: Decimal  #: The sum of the sizes.
+    #: The sum of price times size; on an inverse market, whose sizes are contracts, the amount of base
+    #: currency that the venue sends. None if not known.
     quote_volume: Decimal | None
-    buy_volume: Decimal | None
-    buy_quote_volume: Decimal | None
-    trades: int | None
-    closed: bool = True
+    buy_volume: Decimal | None  #: The part of `volume` where the taker bought; None if not known.
+    buy_quote_volume: Decimal | None  #: The part of `quote_volume` where the taker bought, or None.
+    trades: int | None  #: The number of trades; None if not known.
+    closed: bool = True  #: False for a bar that is still forming.
+    #: False if trades are known to be missing: a gap, or a late or early end.
     complete: bool = True
-    revision: int = 0
-    channel: str = "bars"
+    revision: int = 0  #: How often the bar was sent again after it had closed.
+    channel: str = "bars"  #: The channel: `bars` if built from trades, `klines:1m` from the venue.
+    #: Where the event comes from: "live" if the venue built it.
     origin: Origin = "built_from_trades"
 
     @property
     def timestamp(self) -> datetime:
-        """The start of the bar, aware, UTC."""
+        """The start of the bar as an aware UTC datetime."""
         return utc(self.ts)
 
     @property
     def vwap(self) -> Decimal | None:
-        """The volume-weighted average price, None for a bar without a trade, or where nobody tells."""
+        """The volume-weighted average price; None without trades or without a quote volume."""
         return self.quote_volume / self.volume if self.volume and self.quote_volume else None
 
 
 @frozen
 class Ticker(Timed):
-    """A venue's rolling statistics of the last 24 hours. What it does not tell is None."""
+    """A venue's rolling statistics of the last 24 hours."""
 
     type: ClassVar[str] = "ticker"
 
-    venue: str
-    symbol: str
-    ts: int
-    recv: int
-    last: Decimal
-    open: Decimal | None
-    high: Decimal | None
-    low: Decimal | None
-    volume: Decimal | None
-    quote_volume: Decimal | None
-    trades: int | None = None
-    channel: str = "ticker"
-    origin: Origin = "live"
+    venue: str  #: The venue as named in the stack.
+    symbol: str  #: The unified symbol.
+    ts: int  #: The venue's time of the statistics, in ns.
+    recv: int  #: Our time of the read, in ns.
+    last: Decimal  #: The last price.
+    open: Decimal | None  #: The price 24 hours ago; None if the venue does not send it.
+    high: Decimal | None  #: The highest price; None if the venue does not send it.
+    low: Decimal | None  #: The lowest price; None if the venue does not send it.
+    volume: Decimal | None  #: The sum of the sizes; None if the venue does not send it.
+    quote_volume: (
+        Decimal | None
+    )  #: The sum of price times size; None if the venue does not send it.
+    trades: int | None = None  #: The number of trades; None if the venue does not send it.
+    channel: str = "ticker"  #: The channel: `ticker`.
+    origin: Origin = "live"  #: Where the event comes from.

@@ -1,14 +1,13 @@
-"""What a plugin is handed, and what it hands back.
+"""The types that plugin hooks take and return.
 
-A hook gets one `Feed`, which can grow without breaking a plugin. It returns one of the small things
-here: an `Endpoint` says where data comes from, a `Codec` writes and reads the venue's subscription
-messages, a `History` its REST calls, a `Parse` turns frames into events and a `Stage` events into
-events. None of them does any I/O: they say what is to be sent and read what arrived. Core does the
-rest.
+A hook takes one `Feed`, which can get more fields without breaking plugins. It returns an `Endpoint` (where
+data comes from), a `Codec` (subscription messages and replies), a `History` (REST requests and answers), a
+`Parse` (frames to events) or a `Stage` (events to events). None of them does I/O: core sends, receives,
+reconnects and retries.
 
-`feeds` has the feed, frames, parsers, stages and sinks; `protocol` endpoints, subscription messages
-and replies; `history` REST; `channels` channels and subscriptions; `timing` clocks. What those need
-who write a transport is in `tapeloom.plugin.transports`.
+`feeds` has the feed, frames, parsers, stages and sinks; `protocol` endpoints, subscription messages and
+replies; `history` REST; `channels` channels and subscriptions; `timing` clocks; `telemetry` the names of
+counters and log events. `tapeloom.plugin.transports` has what plugins need that open connections.
 """
 
 from __future__ import annotations
@@ -35,36 +34,8 @@ from .protocol import (
 from .timing import Clock, ClockOffset, ClockStepDetector, WallDeadline
 
 __all__ = [
-    "Ack",
-    "Clock",
-    "ClockOffset",
-    "ClockStepDetector",
-    "Codec",
-    "Dial",
-    "Endpoint",
-    "Feed",
-    "Frames",
-    "Heartbeat",
-    "History",
-    "HistoryQuery",
-    "Link",
-    "Listing",
-    "Message",
-    "Network",
-    "Notice",
-    "OnRead",
-    "Parse",
-    "Pong",
-    "PushLink",
-    "Refusal",
-    "Reply",
-    "Request",
-    "Sink",
-    "Source",
-    "Stage",
-    "Subscription",
-    "TimedStage",
-    "TradeBatch",
-    "WallDeadline",
-    "channel_parts",
+    "Ack", "Clock", "ClockOffset", "ClockStepDetector", "Codec", "Dial", "Endpoint", "Feed", "Frames",
+    "Heartbeat", "History", "HistoryQuery", "Link", "Listing", "Message", "Network", "Notice", "OnRead",
+    "Parse", "Pong", "PushLink", "Refusal", "Reply", "Request", "Sink", "Source", "Stage",
+    "Subscription", "TimedStage", "TradeBatch", "WallDeadline", "channel_parts",
 ]  # fmt: skip

@@ -6,17 +6,17 @@ from attrs import frozen
 
 
 def channel_parts(channel: str) -> tuple[str, str]:
-    """Split ``klines:1m`` into ``("klines", "1m")`` and ``trades`` into ``("trades", "")``."""
+    """Split a channel into name and parameter: ``klines:1m`` into ``("klines", "1m")``, ``trades`` into ``("trades", "")``."""
     name, _, parameter = channel.partition(":")
     return name, parameter
 
 
 @frozen
 class Subscription:
-    """One channel of one symbol. The channel may carry a parameter, as in ``klines:1m``."""
+    """One channel of one symbol."""
 
-    symbol: str
-    channel: str
+    symbol: str  #: The unified symbol.
+    channel: str  #: The channel, with its parameter, as in ``klines:1m``.
 
     def __str__(self) -> str:
         return f"{self.symbol} {self.channel}"

@@ -1,10 +1,6 @@
-"""What a plugin is handed, and what it hands back.
+"""The feed that every hook takes; frames and parsers, batches and stages, sinks.
 
-A hook gets one `Feed`, which can grow without breaking a plugin. It returns one of the small things
-below: an `Endpoint` says where data comes from, a `Codec` speaks the venue's subscription language, a
-`History` (see `history`) its REST language, a `Parse` turns frames into events and a `Stage` events
-into events. None of them does any I/O: they say what is to be sent and read what came. Core does
-the rest.
+See `tapeloom.plugin` for how they fit together. `history` and `protocol` have the REST and WebSocket types.
 """
 
 from __future__ import annotations
@@ -22,6 +18,7 @@ from tapeloom.symbols import Instrument
 from .history import HistoryQuery, Request
 from .timing import Clock
 
+#: A function that takes a frame without market data and returns the events to deliver instead.
 OnControl: TypeAlias = "Callable[[bytes], Sequence[Event]]"
 
 
@@ -30,11 +27,7 @@ def _unreadable(frame: bytes) -> Sequence[Event]:
 
 
 class Frames(list[bytes]):
-    """The frames that one read of a socket brought, stamped once with `recv`.
-
-    `on_control` takes what is not market data (an acknowledgement, a notice, garbage) and returns the
-    events to put in its place.
-    """
+    """The frames of one read of a socket."""
 
     __slots__ = ("on_control", "recv")
 
@@ -42,84 +35,81 @@ class Frames(list[bytes]):
         self, frames: Iterable[bytes] = (), recv: int = 0, on_control: OnControl = _unreadable
     ) -> None:
         super().__init__(frames)
-        self.recv = recv
+        self.recv = recv  #: Our time of the read, in ns; all events of the read share it.
+        #: Takes a frame without market data (reply, notice, unknown) and returns events to deliver.
         self.on_control = on_control
 
 
 class TradeBatch(list[Any]):
-    """A batch of live trades and nothing else, as most batches are.
+    """A batch that holds only live trades of one read, as most batches do.
 
-    `subscription_ids` has for each of them a small number that stands for its symbol and channel, the same for
-    the life of the feed: a stage that remembers something of each finds it by that number, without a
-    look at type, symbol, channel and origin. `validated` is set by a stage that has seen every price and
-    size to be a finite number above zero. All are of one read: they share their `recv`.
-
-    To a stage that does not care it is a list. A parser need not make any.
+    All trades share their `recv`. Stages may treat it as a plain list, and parsers need not create it.
     """
 
     __slots__ = ("subscription_ids", "validated")
 
     def __init__(self, trades: Iterable[Event] = (), subscription_ids: Iterable[int] = ()) -> None:
         super().__init__(trades)
+        #: Per trade, a small number for its symbol and channel, the same while the feed lives. Stages
+        #: find their state by this number, without reading type, symbol, channel and origin.
         self.subscription_ids = list(subscription_ids)
+        #: Whether a stage has checked that all prices and sizes are finite and above zero.
         self.validated = False
 
 
+#: A function that turns the frames of one read into events.
 Parse: TypeAlias = Callable[[Frames], list[Event]]
+#: A function that sends a REST request and returns the body of the answer.
 Fetch: TypeAlias = "Callable[[Request], Awaitable[bytes]]"
+#: A function that takes a batch and returns the batch to deliver.
 Stage: TypeAlias = Callable[[list[Event]], list[Event]]
 
 
 @runtime_checkable
 class TimedStage(Protocol):
-    """A stage that also acts when time passes and nothing comes.
-
-    `due` is the time, on the clock that stamps `recv`, at which `tick` wants to be called; None
-    while it is waiting for nothing. `tick(now)` returns the events that time has brought about,
-    and leaves `due` later than `now`, or None.
-    """
+    """A stage that also acts when time passes and no event arrives."""
 
     @property
     def due(self) -> int | None:
-        """The time at which `tick` wants to be called."""
+        """The time in ns, on the clock of `recv`, at which `tick` is to be called; None: never."""
         ...
 
     def __call__(self, events: list[Event], /) -> list[Event]:
-        """Take a batch, return a batch."""
+        """Take a batch and return the batch to deliver."""
         ...
 
     def tick(self, now: int, /) -> list[Event]:
-        """Return what the passing of time has brought about."""
+        """Return the events that are due at *now*, in ns; afterwards `due` is later than *now*, or None."""
         ...
 
 
 @define
 class Listing:
-    """The names of a feed's symbols, both ways.
+    """The symbols of a feed by unified and by native name.
 
-    It holds the feed's symbols from the start, named by `Codec.native`. What the venue itself
-    lists, where core has asked for it, stands in `instruments`, by unified symbol.
-    The two dicts are never replaced, so a parser may keep a reference to them.
+    It has the feed's symbols from the start, with the native names of `Codec.native`. The two dicts are
+    never replaced, so a parser may keep a reference to them.
     """
 
-    native: dict[str, str] = Factory(dict)  #: unified → the venue's name
-    unified: dict[str, str] = Factory(dict)  #: the venue's name → unified
+    native: dict[str, str] = Factory(dict)  #: The venue's name by unified symbol.
+    unified: dict[str, str] = Factory(dict)  #: The unified symbol by the venue's name.
+    #: What the venue lists, by unified symbol; empty until core has requested it.
     instruments: dict[str, Instrument] = Factory(dict)
 
     def add(self, symbol: str, native: str) -> None:
-        """Enter a symbol under the venue's name for it."""
+        """Add a unified symbol with the venue's name."""
         self.native[symbol] = native
         self.unified[native] = symbol
 
     def update(self, instruments: Iterable[Instrument]) -> None:
-        """Enter what the venue lists; its own names replace those made by rule."""
+        """Store what the venue lists; its own names replace those formed by rule."""
         for instrument in instruments:
             self.instruments[instrument.symbol] = instrument
             if instrument.symbol in self.native:
                 self.add(instrument.symbol, instrument.native)
 
     def remove(self, symbol: str) -> None:
-        """Forget a symbol: what still comes of it was not asked for."""
+        """Remove a symbol: frames about it that still arrive count as not requested."""
         native = self.native.pop(symbol, None)
         if native is not None:
             self.unified.pop(native, None)
@@ -127,58 +117,59 @@ class Listing:
 
 @frozen
 class Network:
-    """How the stack wants connections to be made: the proxy, and a PEM file with trusted roots."""
+    """How connections are made, as the stack says."""
 
+    #: The proxy's address; None: the environment's.
     proxy: str | None = field(default=None, repr=False)
-    ca: str | None = None
+    ca: str | None = None  #: A PEM file with trusted root certificates; None: the default ones.
 
 
-def _ignore(want: HistoryQuery) -> None:
+def _no_history(query: HistoryQuery) -> None:
     pass
 
 
-async def _unreachable(request: Request) -> bytes:
-    raise RuntimeError("a feed can fetch only while it runs")
+async def _not_running(request: Request) -> bytes:
+    raise RuntimeError("Feed.fetch works only while the feed runs. Call it in Source.run.")
 
 
 @define
 class Feed:
-    """One venue, its symbols, channels and stages: what every hook is told.
+    """One venue with its symbols, channels and stages: the argument of every hook.
 
-    `settings` is the TOML table of the plugin that is being asked, as that plugin's own class;
-    `stage_settings` has those of the feed's stages, by plugin, for one that wraps what others answer.
-    `symbols` and `listing` change while the feed runs, in place.
-    `query_history` asks the venue's history for something; it returns at once. `fetch` brings the answer to a
-    REST request, for a `Source` that polls: at the pace of the request's budget, tried again where
-    that may help, through the stack's proxy. It raises FeedError.
+    `symbols` and `listing` change in place while the feed runs.
     """
 
-    name: str
-    venue: str
-    market: str = ""
-    symbols: list[str] = Factory(list)
-    channels: tuple[str, ...] = ()
-    stages: tuple[str, ...] = ()
-    settings: Any = None
+    name: str  #: The name of the feed in the stack.
+    venue: str  #: The name of the venue's plugin.
+    market: str = ""  #: The market of the venue, such as "spot"; empty for its default.
+    symbols: list[str] = Factory(list)  #: The unified symbols.
+    channels: tuple[str, ...] = ()  #: The channels, with their parameters.
+    stages: tuple[str, ...] = ()  #: The names of the stages, in order.
+    settings: Any = None  #: The settings of the plugin whose hook is called, as its own class.
+    #: The settings of the feed's stages by plugin, for a plugin that wraps the hooks of others.
     stage_settings: dict[str, Any] = field(kw_only=True, factory=dict, repr=False)
-    clock: Clock = field(kw_only=True)
+    clock: Clock = field(kw_only=True)  #: The clock to use for all times and waiting.
+    #: A seeded source of randomness.
     random: random.Random = field(kw_only=True, factory=random.Random)
-    network: Network = field(kw_only=True, factory=Network)
-    listing: Listing = field(kw_only=True, factory=Listing)
-    counters: Counter[str] = field(kw_only=True, factory=Counter)
-    query_history: Callable[[HistoryQuery], None] = field(kw_only=True, default=_ignore)
-    fetch: Fetch = field(kw_only=True, default=_unreachable)
+    network: Network = field(kw_only=True, factory=Network)  #: The proxy and certificates to use.
+    listing: Listing = field(kw_only=True, factory=Listing)  #: The symbols by both names.
+    counters: Counter[str] = field(kw_only=True, factory=Counter)  #: Counters: see `telemetry`.
+    #: Requests history; returns at once, and the answer arrives as events through the stages.
+    query_history: Callable[[HistoryQuery], None] = field(kw_only=True, default=_no_history)
+    #: Sends a REST request for a `Source` that polls: within the rate limit, with retries, through the
+    #: stack's proxy. Raises FeedError.
+    fetch: Fetch = field(kw_only=True, default=_not_running)
 
 
 class Sink(Protocol):
     """Takes batches out of the process, in a task and with a queue of its own."""
 
-    backends: frozenset[str]
+    backends: frozenset[str]  #: The event loops that it works on: "asyncio", "trio".
 
     async def write(self, events: Sequence[Event]) -> None:
         """Write a batch."""
         ...
 
     async def aclose(self) -> None:
-        """Write what is left and let go."""
+        """Write what is buffered and release all resources."""
         ...

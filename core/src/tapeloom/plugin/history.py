@@ -1,6 +1,6 @@
-"""A venue's past, over REST: what can be wanted of it, how it is asked for, and how answers are read.
+"""What a venue's adapter says about REST: queries, requests, and how answers are read.
 
-Pure, no I/O: core sends what is to be sent, at the venue's pace.
+Nothing here does I/O: core sends the requests, within the venue's rate limits.
 """
 
 from __future__ import annotations
@@ -18,69 +18,68 @@ from tapeloom.units import Rate
 
 @frozen
 class HistoryQuery:
-    """What a stage asks of a venue's history: a book, trades or bars of one symbol.
+    """A query for the past of one symbol: its book, trades or bars.
 
-    The answer comes as events, through the stages, like anything else. `since` and `until` are
-    times in ns; `after_id` is the id of the last trade that is known. Where `before_id` is given as well,
-    the id of the first one after a hole, the hole is filled: what was missed comes with the origin
-    "backfill", and then a Gap with the verdict.
+    The answer arrives as events and passes the stages like live data. With `before_id` the query is for
+    a gap: the events have the origin "backfill", and a Gap with the final state follows them.
     """
 
-    kind: Literal["book", "trades", "bars"]
-    symbol: str
-    channel: str = ""
-    interval: str = ""
-    since: int | None = None
-    until: int | None = None
-    after_id: int | str | None = None
+    kind: Literal["book", "trades", "bars"]  #: What is queried.
+    symbol: str  #: The unified symbol.
+    channel: str = ""  #: The channel that the events belong to.
+    interval: str = ""  #: The length of bars, such as "1m".
+    since: int | None = None  #: The earliest time, in ns; None for no limit.
+    until: int | None = None  #: The latest time, in ns; None for no limit.
+    after_id: int | str | None = None  #: The id of the last trade before the gap.
+    #: The id of the first trade after the gap; for bars, the time in ns of the first bar after it.
     before_id: int | str | None = None
 
 
 @frozen(kw_only=True)
 class Request:
-    """A call over REST: a GET, or a POST where it has a `body`, which is JSON.
+    """A REST request: a GET, or a POST if it has a `body`."""
 
-    `weight` is what it costs of the budget `rate`, shared on one host.
-    """
-
-    url: str
-    body: bytes = b""
-    weight: int = 1
-    rate: Rate | None = None
-    headers: Mapping[str, str] = field(factory=dict, repr=False)
-    paged: bool = False  #: all between two times or ids, oldest first: asking on brings the rest
-    page_end: int | None = None  #: the time at which a ranged answer ends, where that is too early
+    url: str  #: The whole address, with the query string.
+    body: bytes = b""  #: The JSON body; empty makes it a GET.
+    weight: int = 1  #: How much of the rate limit `rate` the request uses.
+    rate: Rate | None = None  #: The rate limit, shared by all feeds on the host; None for none.
+    headers: Mapping[str, str] = field(factory=dict, repr=False)  #: Additional HTTP headers.
+    #: Whether the answer is a page of what lies between two times or ids, oldest first; requesting again from
+    #: its end brings the rest.
+    paged: bool = False
+    #: The time in ns where the page ends, if before the end of the query.
+    page_end: int | None = None
 
 
 class History(Protocol):
-    """The venue's REST language: pure, no I/O."""
+    """The venue's REST API, as pure functions without I/O."""
 
     def listing_request(self) -> Request | None:
-        """Ask what the venue lists; None where it has no such list."""
+        """Return the request for the venue's list of instruments; None if it has none."""
         ...
 
-    def request(self, want: HistoryQuery) -> Request | None:
-        """Ask for *want*; None where the venue cannot give it."""
+    def request(self, query: HistoryQuery, /) -> Request | None:
+        """Return the request that answers *query*; None if the venue cannot answer it."""
         ...
 
     def read_listing(self, body: bytes) -> list[Instrument]:
-        """Read the answer to `listing_request`.
+        """Parse the answer to `listing_request`.
 
-        Raises Denied where it is a refusal, ValueError where it cannot be read.
+        Raises RequestRefused if the answer is a refusal, ValueError if it cannot be parsed.
         """
         ...
 
     def read_answer(self, request: Request, body: bytes, recv: int) -> list[Event]:
-        """Read the answer to a *request*, whoever made it: a tape has its address and body alone.
+        """Parse the answer to a *request*; a request from a recording has only its `url` and `body`.
 
-        Raises Denied where it is a refusal, though the HTTP status was 200, ValueError where it cannot
-        be read. Returns nothing for an address it does not know.
+        Returns nothing for an unknown address. Raises RequestRefused if the answer is a refusal although
+        its HTTP status was 200, ValueError if it cannot be parsed.
         """
         ...
 
     def refusal_reason(self, status: int, body: bytes) -> str | RequestRefused:
-        """Return the venue's own words for an HTTP status that is not 200, or nothing.
+        """Return the venue's reason for an HTTP status other than 200; empty if it gave none.
 
-        A `RequestRefused` says more: whether to ask again, and when.
+        A `RequestRefused` also says whether and when to try again.
         """
         ...

@@ -1,4 +1,4 @@
-"""What a venue's adapter says of its connections: addresses, rules, subscription messages, replies."""
+"""What a venue's adapter says about its connections: endpoints, limits, subscription messages, replies."""
 
 from __future__ import annotations
 
@@ -20,40 +20,37 @@ T = TypeVar("T")
 
 @frozen
 class Heartbeat:
-    """What the client must send by itself, every `interval_seconds`. None: a WebSocket ping frame.
+    """What the client has to send periodically to keep a connection open."""
 
-    `reply_timeout_seconds` is the time in which the venue must be heard after it; None: that is not watched.
-    """
-
-    interval_seconds: float
-    message: str | None = None
+    interval_seconds: float  #: The time between two heartbeats.
+    message: str | None = None  #: The text message to send; None for a WebSocket ping frame.
+    #: The time within which the venue must send anything after a heartbeat; None: it is not checked.
     reply_timeout_seconds: float | None = None
 
 
 @frozen(kw_only=True)
 class Endpoint:
-    """A WebSocket address, and the venue's rules for it. Core obeys them.
+    """A WebSocket address with the venue's limits, which core respects.
 
-    `channels` names those it serves (without parameter); empty means all. Where a venue has several
-    endpoints, each channel goes to the first one that serves it. `silence_timeout_seconds` is how long a connection
-    may bring no byte at all before it counts as dead. `max_age_seconds` is the age at which it is replaced,
-    before the venue would end it. `login` is said first, and must be agreed to before anything else
-    is; it is never shown.
+    If a venue has several endpoints, each channel uses the first one that serves it.
     """
 
-    url: str
-    name: str = ""
-    channels: frozenset[str] = frozenset()
-    headers: Mapping[str, str] = field(factory=dict, repr=False)
-    max_subscriptions: int = 1024
-    max_connections: int | None = None  #: at a time, to this address, over all feeds
-    message_rate: Rate | None = None  #: what a client may send on one connection
-    host_message_rate: Rate | None = None  #: what it may send over all connections to one host
-    dial_rate: Rate | None = None  #: how often a client may dial; shared by all feeds on one host
-    heartbeat: Heartbeat | None = None
-    silence_timeout_seconds: float = 60.0
+    url: str  #: The address, with ``ws://`` or ``wss://``.
+    name: str = ""  #: The name in logs and in the details of statuses.
+    channels: frozenset[str] = frozenset()  #: Served channels without parameter; empty means all.
+    headers: Mapping[str, str] = field(factory=dict, repr=False)  #: Additional handshake headers.
+    max_subscriptions: int = 1024  #: The largest number of subscriptions on one connection.
+    max_connections: int | None = None  #: Most connections to it at a time, over all feeds.
+    message_rate: Rate | None = None  #: The limit of messages sent on one connection.
+    #: The limit of messages sent to the host, over all feeds.
+    host_message_rate: Rate | None = None
+    dial_rate: Rate | None = None  #: The limit of connection attempts to the host, over all feeds.
+    heartbeat: Heartbeat | None = None  #: The heartbeat the client has to send; None for none.
+    silence_timeout_seconds: float = 60.0  #: After so long without any byte a connection is dead.
+    #: The age at which core replaces a connection; None: never.
     max_age_seconds: float | None = None
-    ack_timeout_seconds: float = 10.0  #: seconds in which the venue answers a message
+    ack_timeout_seconds: float = 10.0  #: The time within which the venue has to answer a message.
+    #: The first message, which must be acknowledged before another one is sent; it is never displayed.
     login: Message | None = field(default=None, repr=False)
 
 
@@ -61,7 +58,7 @@ class Link(Protocol):
     """One open connection."""
 
     async def receive(self) -> list[bytes]:
-        """Return the payloads that the next read brings; none where it held only control frames.
+        """Return the payloads of the next read; an empty list if it held only control frames.
 
         Raises ConnectionLost when the connection has ended.
         """
@@ -76,54 +73,49 @@ class Link(Protocol):
         ...
 
 
-#: Takes what a read has brought; returns what is to be awaited before more is read, None for nothing.
+#: A function that is called with each read; the next read waits for what it returns, unless None.
 OnRead: TypeAlias = Callable[[T], Awaitable[None] | None]
 
 
 @runtime_checkable
 class PushLink(Link, Protocol):
-    """A link that can hand over what a read brings from within the read, with no task in between.
+    """A link that pushes each read to a callback, without a task in between.
 
-    That saves a turn of the event loop a read, which is what most lone frames cost.
+    That saves one event-loop iteration per read, which is most of the cost of a read with one frame.
     """
 
-    async def push_to(self, take: OnRead[list[bytes]]) -> NoReturn:
-        """Call *take* with what each read brings, as `receive` returns it, until cancelled.
+    async def push_to(self, on_read: OnRead[list[bytes]], /) -> NoReturn:
+        """Call *on_read* with the payloads of each read, as `receive` returns them, until cancelled.
 
-        Where *take* returns an awaitable, that is awaited here before it is called again, and nothing
-        more is read meanwhile; one that was returned is awaited even where this is being cancelled.
-        Raises what *take* raises, and ConnectionLost when the connection has ended.
+        If it returns an awaitable, that is awaited before the next read, also during cancellation.
+        Raises what *on_read* raises, and ConnectionLost when the connection has ended.
         """
         ...
 
 
-#: A way to dial. One that works on some event loops only names them in an attribute `backends`.
+#: A function that opens a connection. An attribute `backends` names the event loops it works on.
 Dial: TypeAlias = Callable[[Endpoint], AbstractAsyncContextManager[Link]]
 
 
 @runtime_checkable
 class Source(Protocol):
-    """Data that comes over no WebSocket of ours.
+    """A source of events other than core's WebSocket connections, such as polling or a vendor's client."""
 
-    `backends` are the event loops it works on, `channels` those it serves (without parameter).
-    `resumes`: when it is run again, it goes on where it ended, so that nothing was missed.
-    """
-
-    backends: frozenset[str]
-    channels: frozenset[str]
+    backends: frozenset[str]  #: The event loops that it works on: "asyncio", "trio".
+    channels: frozenset[str]  #: The channels that it serves, without parameter.
+    #: Whether a new run continues where the last one ended, so that nothing is missed.
     resumes: bool
 
     async def run(self, deliver: Callable[[list[Event]], Awaitable[None]]) -> None:
-        """Deliver batches until cancelled, or until there is no more.
+        """Deliver batches until cancelled, or until there are no more.
 
-        Raises FeedError where it cannot go on. If that is `retryable` (a lost connection, a pause that
-        the venue wants), core tells of it, waits, and calls again; what was missed in between, core
-        announces. If not, the feed ends with it.
+        Raises FeedError if it cannot continue. If the error is `retryable` (a lost connection, a rate
+        limit), core reports a status, waits, calls it again, and reports the gap; otherwise the feed ends.
         """
         ...
 
     def symbols_changed(self) -> None:
-        """Take note that the feed's symbols are others now; called while it runs."""
+        """Handle a change of the feed's symbols; called while it runs."""
         ...
 
 
@@ -132,85 +124,78 @@ class Source(Protocol):
 
 @frozen
 class Message:
-    """A text to send, and the subscriptions it is about.
+    """A text message to send, and the subscriptions it is about."""
 
-    `id` tells the message apart from all others on its connection. Where it is None, no answer is
-    waited for. A reply repeats it, or names the subscriptions, as its venue does.
-    """
-
-    text: str
-    subscriptions: tuple[Subscription, ...]
-    id: int | str | None = None
+    text: str  #: The message.
+    subscriptions: tuple[Subscription, ...]  #: The subscriptions it starts or ends.
+    id: int | str | None = None  #: The id that the reply repeats; None: no reply is expected.
 
 
 @frozen
 class Ack:
-    """The venue agrees: to the message `id`, or to these `subscriptions`.
+    """A reply that acknowledges a message or subscriptions.
 
-    A message is answered as well when all its subscriptions have been agreed to.
+    A message also counts as acknowledged when all its subscriptions are.
     """
 
-    id: int | str | None = None
-    subscriptions: tuple[Subscription, ...] = ()
+    id: int | str | None = None  #: The id of the acknowledged message.
+    subscriptions: tuple[Subscription, ...] = ()  #: The acknowledged subscriptions.
 
 
 @frozen
 class Refusal:
-    """The venue refuses the message `id`, or these `subscriptions`.
+    """A reply that refuses a message or subscriptions."""
 
-    With `oldest_pending`, it names neither and answers in order: the oldest message that waits is meant,
-    which is the login where that waits.
-    """
-
-    reason: str
-    id: int | str | None = None
-    subscriptions: tuple[Subscription, ...] = ()
-    permanent: bool = True  #: asking again would not help
+    reason: str  #: The venue's reason.
+    id: int | str | None = None  #: The id of the refused message.
+    subscriptions: tuple[Subscription, ...] = ()  #: The refused subscriptions.
+    permanent: bool = True  #: Whether trying again is pointless.
+    #: Whether the oldest unanswered message is meant, because the venue replies in order without ids.
     oldest_pending: bool = False
-    retry_after_seconds: float = (
-        0.0  #: seconds to wait, at the least, before a login is tried again
-    )
+    #: The minimum time before a refused login is tried again.
+    retry_after_seconds: float = 0.0
 
 
 @frozen
 class Notice:
-    """The venue says something. `closes_connection`: it is about to close this connection."""
+    """A message of the venue that is neither data nor a reply."""
 
-    kind: str
-    detail: str = ""
-    closes_connection: bool = False
+    kind: str  #: The venue's name for this kind of message.
+    detail: str = ""  #: Its text.
+    closes_connection: bool = False  #: Whether the venue is about to close the connection.
 
 
 @frozen
 class Pong:
-    """The answer to a heartbeat."""
+    """The reply to a heartbeat."""
 
 
+#: What a venue replies to a message, or sends besides data.
 Reply: TypeAlias = Ack | Refusal | Notice | Pong
 
 
 class Codec(Protocol):
-    """The venue's subscription language: pure, no I/O, no state."""
+    """The venue's subscription protocol, as pure functions without I/O or state."""
 
     def native(self, symbol: str) -> str:
-        """Return the venue's name for a unified symbol, as it is formed by rule.
+        """Return the venue's name of a unified symbol, formed by rule.
 
-        Raises SymbolError where the venue's market can have no such symbol.
+        Raises SymbolError if the venue's market cannot have such a symbol.
         """
         ...
 
     def encode_subscribe(
         self, subscriptions: Sequence[Subscription], first_id: int
     ) -> list[Message]:
-        """Return the messages that start these, numbered from *first_id*."""
+        """Return the messages that start these subscriptions, numbered from *first_id*."""
         ...
 
     def encode_unsubscribe(
         self, subscriptions: Sequence[Subscription], first_id: int
     ) -> list[Message]:
-        """Return the messages that end these, numbered from *first_id*."""
+        """Return the messages that end these subscriptions, numbered from *first_id*."""
         ...
 
     def decode_reply(self, frame: bytes) -> Reply | None:
-        """Read a frame that the parser set aside; None where it makes no sense."""
+        """Decode a frame that the parser passed to `Frames.on_control`; None if it is unknown."""
         ...

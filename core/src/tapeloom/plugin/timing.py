@@ -1,4 +1,4 @@
-"""Clocks: the one that is injected, one that is set, and how far the venue's clock is ahead of ours."""
+"""Clocks: the injected clock, detection of a wall clock that was set, deadlines, the venue's clock offset."""
 
 from __future__ import annotations
 
@@ -7,151 +7,150 @@ from typing import Protocol
 
 from tapeloom.events import OURS, Event
 
+#: In ns. NTP slews a clock by at most a few ms between two checks; a larger step means that it was set.
+_STEP = 500_000_000
+#: In ns. An offset is remembered for one to two of these periods, so that a clock that is set is noticed.
+_OFFSET_PERIOD = 60_000_000_000
+
 
 class Clock(Protocol):
-    """The time, injected. Everything that waits, waits on this."""
+    """The injected clock. Everything that waits uses it, so that tests can run in virtual time."""
 
     def time_ns(self) -> int:
-        """Nanoseconds since 1970 UTC; may be set back by whoever keeps the machine."""
+        """Return the wall clock's time in ns since 1970 UTC; it can be set back."""
         ...
 
     def monotonic(self) -> float:
-        """Seconds since some moment; never goes back."""
+        """Return seconds since an arbitrary moment; they never go back."""
         ...
 
     async def sleep(self, seconds: float) -> None:
-        """Wait."""
+        """Wait for *seconds*."""
         ...
 
 
 class ClockStepDetector:
-    """Notices when the wall's clock is set: it has moved against the seconds that really passed."""
+    """Detects that the wall clock was set, by comparing it with the monotonic clock."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self.offset = self._read()  #: of the wall's clock from the seconds, in ns
-        self.before = self.offset  #: the same before it was set last
+        self.offset = self._read()  #: The wall clock's time minus the monotonic clock's, in ns.
+        self.previous_offset = self.offset  #: `offset` before the wall clock was set last, in ns.
 
     def _read(self) -> int:
         return self._clock.time_ns() - round(self._clock.monotonic() * 1_000_000_000)
 
-    def look(self) -> bool:
-        """Return whether it was set since the last look."""
+    def was_set(self) -> bool:
+        """Return whether the wall clock was set since the last call."""
         last, self.offset = self.offset, self._read()
         if abs(self.offset - last) <= _STEP:
-            return False  # it is slewed, as clocks are
-        self.before = last
+            return False  # It was slewed, which clocks are all the time.
+        self.previous_offset = last
         return True
 
 
 class WallDeadline:
-    """Says when a time on the wall's clock has come, though that clock be set while it is awaited.
+    """A deadline on the wall clock that stays correct when that clock is set.
 
-    How far away a time is, is measured when it is first asked for; from then on only the seconds
-    count that really pass. It may have been made before the clock was set, or after: it is taken for
-    the nearer one.
+    The distance to a deadline is measured when it is first passed to `reached`; from then on the
+    monotonic clock counts. Whether the deadline was computed before or after the clock was set is not
+    known: the nearer of the two is assumed.
     """
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._steps = ClockStepDetector(clock)
+        self._detector = ClockStepDetector(clock)
         self._due: int | None = None
         self._offset = 0
 
-    def rings(self, due: int | None) -> int | None:
-        """Return the time it is, on the clock that *due* is of, where *due* has come; else None."""
-        steps = self._steps
-        steps.look()
-        seconds = round(self._clock.monotonic() * 1_000_000_000)
+    def reached(self, due: int | None) -> int | None:
+        """Return the time in ns, on the clock that *due* was computed with, if *due* is reached; else None."""
+        detector = self._detector
+        detector.was_set()
+        elapsed = round(self._clock.monotonic() * 1_000_000_000)
         if due is not None and due != self._due:
-            ahead = [one for one in (steps.offset, steps.before) if due - one >= seconds]
-            self._offset = max(ahead, default=steps.offset)
+            offsets = (detector.offset, detector.previous_offset)
+            ahead = [offset for offset in offsets if due - offset >= elapsed]
+            self._offset = max(ahead, default=detector.offset)
         self._due = due
-        set_since = abs(self._offset - steps.offset) > _STEP
-        now = seconds + self._offset if set_since else self._clock.time_ns()
+        set_since = abs(self._offset - detector.offset) > _STEP
+        now = elapsed + self._offset if set_since else self._clock.time_ns()
         return now if due is not None and due <= now else None
 
 
-#: By more than so many ns at once no clock is slewed.
-_STEP = 500_000_000
-
-
 class ClockOffset:
-    """The times of one session's channels."""
+    """The time of the last event per channel, and how far the venue's clock is ahead of ours."""
 
     def __init__(self) -> None:
-        self._until: dict[str, int] = {}
-        self._leads: dict[str, _Lead] = {}
+        self._last_ts: dict[str, int] = {}
+        self._offsets: dict[str, _MaxOffset] = {}
 
-    def learn(self, events: Iterable[Event]) -> None:
-        """Look at events, the oldest first."""
-        until, leads = self._until, self._leads
+    def update(self, events: Iterable[Event]) -> None:
+        """Update the times and offsets from events, the oldest first."""
+        last_ts, offsets = self._last_ts, self._offsets
         for event in events:
             ts, recv, channel = event.ts, event.recv, event.channel
-            # What a venue sends without a time bears ours.
+            # An event that the venue sent without a time has ours.
             if ts == recv or type(event) in OURS:
                 continue
-            until[channel] = ts
-            lead = leads.get(channel)
-            if lead is None:
-                leads[channel] = _Lead(ts - recv, recv)
+            last_ts[channel] = ts
+            offset = offsets.get(channel)
+            if offset is None:
+                offsets[channel] = _MaxOffset(ts - recv, recv)
             else:
-                lead.note(ts - recv, recv)
+                offset.add(ts - recv, recv)
 
-    def told(self, channel: str, until: int) -> None:
-        """Take note that all was said of a channel, up to then at the least."""
-        self._until[channel] = max(self._until.get(channel, 0), until)
+    def mark_complete(self, channel: str, until: int) -> None:
+        """Record that everything about a channel is reported up to *until*, in ns, or later."""
+        self._last_ts[channel] = max(self._last_ts.get(channel, 0), until)
 
-    def set(self) -> None:
-        """Take note that our clock was set: how far the venue's is ahead of it is to be seen anew."""
-        self._leads.clear()
+    def reset_offsets(self) -> None:
+        """Forget the offsets, because our clock was set."""
+        self._offsets.clear()
 
-    def until(self, channel: str) -> int | None:
-        """Return the time of the last event of a channel, None where there was none."""
-        return self._until.get(channel)
-
-    @property
-    def last(self) -> int:
-        """The last time of any channel, 0 where there is none."""
-        return max(self._until.values(), default=0)
+    def last_ts(self, channel: str) -> int | None:
+        """Return the venue's time of a channel's last event, in ns; None if there was none."""
+        return self._last_ts.get(channel)
 
     @property
-    def known(self) -> bool:
-        """Whether the distance of any of the venue's clocks is known."""
-        return bool(self._leads)
+    def latest_ts(self) -> int:
+        """The latest time of any channel, in ns; 0 if there is none."""
+        return max(self._last_ts.values(), default=0)
 
-    def lead(self, channel: str) -> int:
-        """Return how far its clock runs ahead of ours, at the least."""
-        lead = self._leads.get(channel)
-        if lead is not None:
-            return lead.most
-        return max((each.most for each in self._leads.values()), default=0)
+    @property
+    def has_offset(self) -> bool:
+        """Whether the offset of any channel is known."""
+        return bool(self._offsets)
+
+    def offset(self, channel: str) -> int:
+        """Return how far the venue's clock is ahead of ours at least, in ns."""
+        offset = self._offsets.get(channel)
+        if offset is not None:
+            return offset.maximum
+        return max((other.maximum for other in self._offsets.values()), default=0)
 
 
-class _Lead:
-    """How far a clock of the venue runs ahead of ours: the most of the last minute or two.
+class _MaxOffset:
+    """The maximum offset of a venue's clock over the last one to two minutes.
 
-    What comes late tells nothing, so the most counts; and a clock can be set, so not for ever.
+    The maximum counts, because a delayed event makes the offset look smaller. It expires, because a
+    clock can be set.
     """
 
-    __slots__ = ("_began", "_most", "_older")
+    __slots__ = ("_maximum", "_previous", "_since")
 
-    def __init__(self, lead: int, recv: int) -> None:
-        self._began = recv
-        self._most = self._older = lead
+    def __init__(self, offset: int, recv: int) -> None:
+        self._since = recv
+        self._maximum = self._previous = offset
 
-    def note(self, lead: int, recv: int) -> None:
-        """Take note of one that was seen."""
-        if recv - self._began > _WHILE:
-            self._began, self._older, self._most = recv, self._most, lead
-        elif lead > self._most:
-            self._most = lead
+    def add(self, offset: int, recv: int) -> None:
+        """Add a measurement that was made at *recv*, both in ns."""
+        if recv - self._since > _OFFSET_PERIOD:
+            self._since, self._previous, self._maximum = recv, self._maximum, offset
+        elif offset > self._maximum:
+            self._maximum = offset
 
     @property
-    def most(self) -> int:
-        """The most that was seen."""
-        return max(self._most, self._older)
-
-
-#: For so many ns the distance of a clock is remembered, once as the newest and once as the older.
-_WHILE = 60_000_000_000
+    def maximum(self) -> int:
+        """The maximum of the current and the previous period, in ns."""
+        return max(self._maximum, self._previous)

@@ -1,7 +1,7 @@
-"""What every way to dial has in common: limits, trust, proxies, and the words for what goes wrong.
+"""What all transports share: limits and timeouts, certificates, proxies, and error messages.
 
-Core's own transport and those of plugins are one to a user: the same deadlines, the same certificates,
-and the same error with the same remedy, whichever of them dials.
+Core's own transport and those of plugins use it, so that a user gets the same timeouts, certificates and
+error messages with either.
 """
 
 from __future__ import annotations
@@ -22,41 +22,43 @@ from tapeloom.units import retry_after
 from .feeds import Network
 
 __all__ = [
-    "AGENT", "CLOSE_WITHIN", "CONNECT_WITHIN", "MESSAGE_LIMIT", "asks_for_pause",
-    "check_headers", "explain", "misunderstood", "proxy_for", "refused", "stopped", "throttled",
-    "trust", "unusable",
+    "CLOSE_TIMEOUT_SECONDS", "CONNECT_TIMEOUT_SECONDS", "MAX_MESSAGE_BYTES", "USER_AGENT",
+    "bad_handshake", "check_headers", "dial_error", "handshake_refused", "invalid_address",
+    "is_rate_limited", "proxy_for", "proxy_refused", "ssl_context", "throttled",
 ]  # fmt: skip
 
-#: The largest message that is read, in bytes; a larger one ends the connection.
-MESSAGE_LIMIT = 16 * 1024 * 1024
-#: Seconds for a connection to come about, and again for its handshake to be answered.
-CONNECT_WITHIN = 10.0
-#: Seconds that leaving a connection may take: a peer that reads no more must not hold us up.
-CLOSE_WITHIN = 2.0
-#: HTTP statuses with which venues ask for a pause; and a proxy for a login.
-_THROTTLING, _PROXY_LOGIN = frozenset({403, 418, 429}), 407
-#: What to do about a certificate, by OpenSSL's reason not to trust it; else: see who has signed it.
-_RENEW = "Is the clock of this machine right? If it is, the venue has to renew its certificate."
+#: The largest message that is accepted, in bytes; a larger one ends the connection. Venues send less than 1 MB.
+MAX_MESSAGE_BYTES = 16 * 1024 * 1024
+#: Seconds to open a connection, and again for the answer to its handshake: enough for slow TLS and proxies.
+CONNECT_TIMEOUT_SECONDS = 10.0
+#: Seconds that closing a connection may take, so that a peer that does not read cannot block us.
+CLOSE_TIMEOUT_SECONDS = 2.0
+#: HTTP statuses with which venues report that a rate limit is exceeded.
+_RATE_LIMITED = frozenset({403, 418, 429})
+#: The HTTP status with which a proxy requires a login.
+_PROXY_LOGIN = 407
+#: What to do about an untrusted certificate, by OpenSSL's verify code: 9 and 10 are its dates, 62 and 64 its host.
+_RENEW = "Check the clock of this machine. If it is right, the venue has to renew its certificate."
 _REMEDIES = {9: _RENEW, 10: _RENEW} | dict.fromkeys(
     (62, 64), "It is the certificate of another host: check the address, and the proxy."
 )
-#: The header `user-agent`, where an endpoint sets none.
-AGENT = "tapeloom"
-#: Event loops that try several addresses of a host say it in words of their own.
+#: The header `user-agent`, unless an endpoint sets one.
+USER_AGENT = "tapeloom"
+#: The text of a refused connection; an event loop that tried several addresses has a text of its own.
 _REFUSED = re.compile(r"refused|attempts .*failed", re.IGNORECASE)
 _NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _VALUE = re.compile(r"(?![ \t])[\t\x20-\x7e\x80-\xff]*(?<![ \t])")
 
 
-def trust(network: Network) -> ssl.SSLContext:
-    """Return the certificates to trust. Raises OSError where the file of `ca` cannot be read."""
+def ssl_context(network: Network) -> ssl.SSLContext:
+    """Return the TLS context with the trusted certificates. Raises OSError if the file `ca` cannot be read."""
     if network.ca:
         return ssl.create_default_context(cafile=network.ca)
     return httpx.create_ssl_context()
 
 
 def proxy_for(network: Network, url: str) -> str | None:
-    """Return the proxy for *url*: the stack's, or else the environment's; None where there is none."""
+    """Return the proxy for *url* from the stack, or else from the environment; None if there is none."""
     if network.proxy is not None:
         return network.proxy
     parts = urlsplit(url)
@@ -68,67 +70,69 @@ def proxy_for(network: Network, url: str) -> str | None:
 
 
 def check_headers(feed: str, url: str, headers: Mapping[str, str]) -> None:
-    """Raise ConnectionFailed for a header that cannot be sent; its value, a key perhaps, is not told."""
+    """Raise ConnectionFailed for an invalid header; the message omits its value, which may be a key."""
     for name, value in headers.items():
         if not _NAME.fullmatch(name) or not _VALUE.fullmatch(value):
             raise _permanent(
                 feed,
                 f"the header {name!r} for {urlsplit(url).netloc} cannot be sent: its name or value has"
-                " characters that no header may have. Is there a line break at the end of a key?",
+                " characters that are not allowed in a header. Check for a line break at the end of a key.",
             )
 
 
-def unusable(feed: str, url: str, error: Exception) -> ConnectionFailed:
-    """Return the error for an address that is none."""
+def invalid_address(feed: str, url: str, error: Exception) -> ConnectionFailed:
+    """Return the error for an address that is not a WebSocket address."""
     return _permanent(
         feed,
-        f"{url!r} is no address to dial: {error}. Expected one that begins with ws:// or wss://.",
+        f"expected an address that begins with ws:// or wss://, got {url!r}: {error}. Correct it.",
     )
 
 
-def misunderstood(
+def bad_handshake(
     feed: str, url: str, error: Exception, *, compressed: bool = False
 ) -> ConnectionFailed:
-    """Return the error for a handshake that was answered against its rules."""
+    """Return the error for an invalid answer to the WebSocket handshake."""
     return _permanent(
         feed,
-        f"{url} broke the rules of the WebSocket handshake: {error}."
+        f"{url} sent an invalid answer to the WebSocket handshake: {error}."
         + (" Try it without compression under [network]." if compressed else ""),
     )
 
 
-def refused(feed: str, url: str, status: int, headers: Mapping[str, str], now: int) -> FeedError:
+def handshake_refused(
+    feed: str, url: str, status: int, headers: Mapping[str, str], now: int
+) -> FeedError:
     """Return the error for a WebSocket handshake that was answered with the HTTP *status*.
 
-    *now* is our time, in ns, against which a pause that is given as a date may be measured.
+    *now* is our time, in ns; it is compared with a `Retry-After` that is a date.
     """
-    if asks_for_pause(status, headers):
+    if is_rate_limited(status, headers):
         return throttled(feed, url, status, headers, now)
     if status == _PROXY_LOGIN:
-        return stopped(feed, url, f"{status} {http.HTTPStatus(status).phrase}")
+        return proxy_refused(feed, url, f"{status} {http.HTTPStatus(status).phrase}")
     failed = ConnectionFailed(
         feed,
         f"{url} answered the WebSocket handshake with HTTP {status}."
-        + (" Check the address and, where there is one, the key." if status < 500 else ""),
+        + (" Check the address and, if there is one, the key." if status < 500 else ""),
     )
     failed.retryable = status >= 500
     return failed
 
 
-def stopped(feed: str, url: str, words: str) -> ConnectionFailed:
-    """Return the error for a proxy that has answered in place of *url*, with a status and *words*."""
+def proxy_refused(feed: str, url: str, reply: str) -> ConnectionFailed:
+    """Return the error for a proxy that answered instead of *url*; *reply* is its status and reason."""
     host = urlsplit(url).netloc
-    status = int(found[0]) if (found := re.match(r"\d{3}\b", words)) else 0
+    status = int(match[0]) if (match := re.match(r"\d{3}\b", reply)) else 0
     if status == _PROXY_LOGIN:
         text = (
-            f"the proxy wants a login before it lets us through to {host} ({words}). Give its"
-            ' address with name and password, as a secret: proxy = { env = "PROXY" } under [network].'
+            f"the proxy requires a login for {host} ({reply}). Set its address"
+            ' with name and password as a secret: proxy = { env = "PROXY" } under [network].'
         )
     elif status >= 500 or not status:
-        text = f"the proxy cannot reach {host} ({words}). Check the address and the proxy."
+        text = f"the proxy cannot reach {host} ({reply}). Check the address and the proxy."
     else:
         text = (
-            f"the proxy does not let us through to {host} ({words})."
+            f"the proxy does not allow connections to {host} ({reply})."
             " Check its rules, and proxy under [network]."
         )
     failed = ConnectionFailed(feed, text)
@@ -136,30 +140,30 @@ def stopped(feed: str, url: str, words: str) -> ConnectionFailed:
     return failed
 
 
-def asks_for_pause(status: int, headers: Mapping[str, str]) -> bool:
-    """Return whether an answer asks us to come back later, and not at once."""
-    named = {name.lower() for name in headers}
-    return status in _THROTTLING or (status >= 500 and "retry-after" in named)
+def is_rate_limited(status: int, headers: Mapping[str, str]) -> bool:
+    """Return whether an HTTP answer reports an exceeded rate limit, or another reason to wait."""
+    names = {name.lower() for name in headers}
+    return status in _RATE_LIMITED or (status >= 500 and "retry-after" in names)
 
 
 def throttled(
-    feed: str, url: str, status: int, headers: Mapping[str, str], now: int, words: str = ""
+    feed: str, url: str, status: int, headers: Mapping[str, str], now: int, reason: str = ""
 ) -> Throttled:
-    """Return the error for an answer that asks for a pause; *words* are the venue's own."""
+    """Return the error for an answer that reports an exceeded rate limit; *reason* is the venue's text."""
     seconds = retry_after(headers, now)
     pause = f" for {seconds:g} s" if seconds is not None else ""
     return Throttled(
         feed,
         f"{urlsplit(url).netloc} asks for a pause{pause}: HTTP {status}"
-        f"{', ' + words if words else ''}."
-        " Fewer connections and requests from this address keep it from happening.",
+        f"{', ' + reason if reason else ''}."
+        " To avoid it, make fewer connections and requests from this address.",
         status,
         seconds,
     )
 
 
-def explain(feed: str, url: str, error: Exception) -> ConnectionFailed:
-    """Return what *error*, met while dialling *url*, means and what to do about it."""
+def dial_error(feed: str, url: str, error: Exception) -> ConnectionFailed:
+    """Return the error for an *error* while dialling *url*, with what it means and what to do about it."""
     host = urlsplit(url).netloc
     cause: BaseException | None = error
     while cause is not None and not isinstance(cause, ssl.SSLError | OSError):
@@ -176,17 +180,17 @@ def explain(feed: str, url: str, error: Exception) -> ConnectionFailed:
             )
         )
     elif isinstance(error, httpx.ProxyError):
-        return stopped(feed, url, text)
+        return proxy_refused(feed, url, text)
     elif isinstance(cause, ssl.SSLError):
-        text = f"TLS with {host} failed: {text}. Is this a TLS port?"
+        text = f"TLS with {host} failed: {text}. Check that this is a TLS port."
     elif isinstance(cause, socket.gaierror):
         text = (
             f"the name of {host} could not be resolved ({text}). Check the address and the network."
         )
     elif isinstance(cause, ConnectionRefusedError) or _REFUSED.search(text):
         text = (
-            f"{host} refused the connection. Is the address right, does the venue say that it is up,"
-            " and does the proxy run, where there is one?"
+            f"{host} refused the connection. Check the address, the venue's status page,"
+            " and that the proxy runs, if there is one."
         )
     elif isinstance(error, httpx.TimeoutException | TimeoutError):
         text = (

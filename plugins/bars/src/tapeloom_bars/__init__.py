@@ -1,4 +1,7 @@
-"""OHLCV bars from trades: event time, aligned to the epoch, closed on time, late trades accounted for.
+"""Aggregate stage: builds OHLCV bars from trades.
+
+Bars use event time and are aligned to the Unix epoch. They close on time even if no trade follows,
+and a late trade revises its bar or is rejected.
 
 ``[stage.bars] every = ["1s", "1m"]``
 """
@@ -20,7 +23,7 @@ __all__ = ["Bars", "Settings", "aggregate", "settings"]
 
 @hookimpl
 def settings() -> type[Settings]:
-    """Return what may stand under ``[stage.bars]``."""
+    """Return the class of the table ``[stage.bars]``."""
     return Settings
 
 

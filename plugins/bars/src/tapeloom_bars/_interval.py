@@ -1,4 +1,4 @@
-"""Lengths of bars, and where bars of a length begin."""
+"""`Interval`: the length of a bar and the alignment of its start."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ _UNITS = (
 
 @attrs.frozen
 class Interval:
-    """A length of time that bars are made of, in ns.
+    """Length of a bar, in ns.
 
-    Bars begin at whole multiples of `length` after 1970-01-01T00:00Z; whole weeks begin on a Monday.
+    Bars start at whole multiples of `length` after 1970-01-01T00:00Z; bars of whole weeks start on a Monday.
     """
 
     name: str
@@ -34,14 +34,14 @@ class Interval:
 
     @classmethod
     def parse(cls, text: str) -> Interval:
-        """Read ``"1m"``. `name` is spelled in the largest unit: ``"60s"`` becomes ``"1m"``.
+        """Parse a duration such as ``"1m"``. `name` uses the largest unit: ``"60s"`` becomes ``"1m"``.
 
-        Raises ValueError where *text* is no duration, or not a whole number of milliseconds.
+        Raises ValueError if *text* is not a duration of a whole number of milliseconds.
         """
         length = duration_ns(str(text))
         if length < _MILLISECOND or length % _MILLISECOND:
             raise ValueError(
-                f"{text!r} is no length of a bar. Write whole milliseconds or more: '100ms', '1s', '1m', '1d'."
+                f"{text!r} is not a valid bar length. Write whole milliseconds or more: '100ms', '1s', '1m', '1d'."
             )
         unit, size = next(pair for pair in _UNITS if not length % pair[1])
         return cls(f"{length // size}{unit}", length, _MONDAY if unit == "w" else 0)

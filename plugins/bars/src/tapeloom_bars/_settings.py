@@ -1,4 +1,4 @@
-"""What may stand under ``[stage.bars]``."""
+"""`Settings`: the table ``[stage.bars]``."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ def _names(every: str | tuple[str, ...]) -> tuple[str, ...]:
     texts = (every,) if isinstance(every, str) else tuple(every)
     names = tuple(Interval.parse(text).name for text in texts)
     if not names:
-        raise ValueError("there is no interval. Name one or more: every = ['1s', '1m'].")
+        raise ValueError("no interval is given. Give one or more: every = ['1s', '1m'].")
     for name, text in zip(names, texts, strict=True):
         if names.count(name) > 1:
-            raise ValueError(f"{text!r} is {name!r}, and that stands here twice. Name it once.")
+            raise ValueError(f"{text!r} is {name!r}, which is given twice. Give it once.")
     return names
 
 
@@ -33,21 +33,25 @@ def _at_least(least: int) -> Any:
 
 @attrs.frozen(kw_only=True)
 class Settings:
-    """Which bars are made, and what happens to late trades and empty intervals."""
+    """Intervals of the bars, and the handling of late trades and empty intervals."""
 
     every: tuple[str, ...] = attrs.field(default=("1m",), converter=_names)
-    channel: str = ""  #: whose trades count; empty: "trades" or "agg_trades", whichever comes first
+    channel: str = ""  #: channel whose trades count; empty: the first of "trades" and "agg_trades" with a trade
     lateness: int = attrs.field(default=500_000_000, converter=duration_ns, validator=_at_least(0))
     revise: bool = True  #: send a closed bar again when a late trade belongs to it
-    keep: int = attrs.field(default=10, validator=_at_least(0))  #: intervals that can be revised
+    keep: int = attrs.field(
+        default=10, validator=_at_least(0)
+    )  #: number of closed intervals that can be revised
     empty: Literal["skip", "fill"] = attrs.field(
         default="skip", validator=attrs.validators.in_(("skip", "fill"))
     )
-    fill_limit: int = attrs.field(default=86_400, validator=_at_least(1))  #: fills in a row
-    history: bool = False  #: count trades that the venue replays from before the subscription
+    fill_limit: int = attrs.field(
+        default=86_400, validator=_at_least(1)
+    )  #: maximum of filled bars in a row
+    history: bool = False  #: include trades the venue replays from before the subscription
 
     @property
     def intervals(self) -> tuple[Interval, ...]:
-        """What `every` says, shortest first."""
+        """The intervals of `every`, shortest first."""
         intervals = [Interval.parse(name) for name in self.every]
         return tuple(sorted(intervals, key=lambda interval: interval.length))

@@ -1,4 +1,4 @@
-"""The stage: finds each trade's symbol, and puts bars where they belong in the batch."""
+"""The stage `Bars`: adds trades to the bars of their symbol and inserts finished bars into the batch."""
 
 from __future__ import annotations
 
@@ -9,194 +9,206 @@ from typing import TYPE_CHECKING
 from tapeloom.events import Event, Gap, Trade
 from tapeloom.plugin import TradeBatch
 
-from ._series import Series
+from ._accumulator import without_rounding
 from ._settings import Settings
-from ._tally import exactly
-from ._venue import Venue
+from ._symbol_bars import SymbolBars
+from ._venue_clock import VenueClock
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from ._series import Closing
+    from ._symbol_bars import KeyedBar
 
 __all__ = ["Bars"]
 
-#: Stands for a symbol that is not known yet, or that does not count: nothing is ever in order for it.
-UNKNOWN = Series("", "", Settings(every="1s"))
-_MOST = Decimal("Infinity")
-_LEAST = -_MOST
+#: Placeholder for a subscription that is not known yet or does not count. No trade is in order for it,
+#: so each goes to the slow path.
+UNKNOWN_SYMBOL = SymbolBars("", "", Settings(every="1s"))
+#: Bounds of a finite price times size.
+_INFINITY = Decimal("Infinity")
+_MINUS_INFINITY = -_INFINITY
 
-#: Where something is put in: place in the batch, what goes before the event there, what after it.
+#: An insertion: index of an event in the batch, events before it, events after it.
 _Splice = tuple[int, list[Event], list[Event]]
 
 
 class Bars:
-    """Adds bars to the events of a feed: a `TimedStage`.
+    """Add bars to the events of a feed (a `TimedStage`).
 
-    Every event is passed on, in place. A bar stands before the trade that closed it, a revision
-    and a `Reject` after the event that caused it. What comes out does not depend on how events are
-    cut into batches.
+    Every event passes unchanged. A bar precedes the trade that closed it; a revision or a `Reject`
+    follows the event that caused it. The output does not depend on how events are split into batches.
     """
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._venue = Venue()
-        self._numbered: list[Series] = []  # by the numbers of `TradeBatch`
-        self._unwanted = "" if settings.history else "history"
+        self._clock = VenueClock()
+        self._by_subscription_id: list[SymbolBars] = []  # index: subscription id of `TradeBatch`
+        self._ignored_origin = "" if settings.history else "history"
 
     def __call__(self, events: list[Event]) -> list[Event]:
-        """Return *events* with bars among them; the very same list where there are none."""
+        """Return *events* with bars inserted; the same list object if there are none."""
         splices: list[_Splice] = []
         if type(events) is TradeBatch:
-            exactly(self._take_trades, events, splices)
+            without_rounding(self._process_trades, events, splices)
         else:
-            self._take(events, splices)
-        return _spliced(events, splices) if splices else events
+            self._process(events, splices)
+        return _insert(events, splices) if splices else events
 
-    def _take_trades(self, events: TradeBatch, splices: list[_Splice]) -> None:
-        """Add up trades, and look closely at those with which something begins or ends."""
-        series_of = self._numbered
+    def _process_trades(self, events: TradeBatch, splices: list[_Splice]) -> None:
+        """Add the trades of a batch; trades not in order go to `_rollover`."""
+        by_subscription_id = self._by_subscription_id
         trades = iter(events)
-        numbered = zip(trades, events.subscription_ids, strict=True)
-        while (found := self._add_up(numbered, events.validated)) is not None:
-            trade, number = found
-            place = len(events) - length_hint(trades) - 1
-            if number < len(series_of) and (series := series_of[number]) is not UNKNOWN:
-                self._hear(trade)
-                self._turn(series, trade, place, splices)
+        with_ids = zip(trades, events.subscription_ids, strict=True)
+        while (found := self._add_up(with_ids, events.validated)) is not None:
+            trade, subscription_id = found
+            index = len(events) - length_hint(trades) - 1
+            if (
+                subscription_id < len(by_subscription_id)
+                and (symbol_bars := by_subscription_id[subscription_id]) is not UNKNOWN_SYMBOL
+            ):
+                self._record_times(trade)
+                self._rollover(symbol_bars, trade, index, splices)
             else:
-                self._take((trade,), splices, place)
-                self._learn(trade, number)
+                self._process((trade,), splices, index)
+                self._record_subscription(trade, subscription_id)
 
-    def _add_up(self, trades: Iterator[tuple[Trade, int]], sound: bool) -> tuple[Trade, int] | None:
-        """Add trades that are in order to the running sums; return the first one that is not."""
-        venue, series_of, least, most = self._venue, self._numbered, _LEAST, _MOST
-        peak = None
+    def _add_up(
+        self, trades: Iterator[tuple[Trade, int]], validated: bool
+    ) -> tuple[Trade, int] | None:
+        """Add trades in order to the running sums; return the first trade that is not in order."""
+        clock, by_subscription_id = self._clock, self._by_subscription_id
+        minus_infinity, infinity = _MINUS_INFINITY, _INFINITY
+        max_ts = None
         try:
-            for trade, number in trades:
-                series = series_of[number]
-                total = series.running
-                last = total.ts
+            for trade, subscription_id in trades:
+                symbol_bars = by_subscription_id[subscription_id]
+                total = symbol_bars.running
+                last = total.last_ts
                 ts = trade.ts
                 price = trade.price
                 size = trade.size
                 value = price * size
-                if not (last <= ts < series.until and (sound or least < value < most)):
-                    return trade, number
-                if peak is None:
-                    peak = venue.hear(trade.recv)
-                if ts > peak:
-                    peak = ts
-                # Where the price has not moved, as a rule, a parser gives the same object.
+                if not (
+                    last <= ts < symbol_bars.in_order_until
+                    and (validated or minus_infinity < value < infinity)
+                ):
+                    return trade, subscription_id
+                if max_ts is None:
+                    max_ts = clock.record_recv(trade.recv)
+                if ts > max_ts:
+                    max_ts = ts
+                # Parsers usually reuse the Decimal of an unchanged price, so the identity check is enough.
                 if price is not total.close:
                     if price > total.high:
                         total.high = price
                     elif price < total.low:
                         total.low = price
                 if trade.side == "buy":
-                    total.bought += size
-                    total.bought_quote += value
+                    total.buy_volume += size
+                    total.buy_quote_volume += value
                 else:
-                    total.sold += size
-                    total.sold_quote += value
+                    total.sell_volume += size
+                    total.sell_quote_volume += value
                 total.trades += 1
                 if ts != last:
-                    total.ts = ts
+                    total.last_ts = ts
                     total.close = price
                     total.last_id = trade.id
                 else:
-                    total.tie(trade)
+                    total.update_first_and_last(trade)
         except IndexError:
-            return trade, number  # its symbol comes for the first time
+            return trade, subscription_id  # the first trade of its subscription
         finally:
-            if peak is not None:
-                venue.lift(peak)
+            if max_ts is not None:
+                clock.raise_offset(max_ts)
         return None
 
-    def _learn(self, trade: Trade, number: int) -> None:
-        """Remember what that number stands for, if it counts."""
-        numbered, series = self._numbered, self._venue.series[trade.symbol]
-        numbered.extend([UNKNOWN] * (number + 1 - len(numbered)))
-        if series.channel == trade.channel:
-            numbered[number] = series
+    def _record_subscription(self, trade: Trade, subscription_id: int) -> None:
+        """Record the symbol of a subscription id, if trades of its channel count."""
+        by_id, symbol_bars = self._by_subscription_id, self._clock.symbols[trade.symbol]
+        by_id.extend([UNKNOWN_SYMBOL] * (subscription_id + 1 - len(by_id)))
+        if symbol_bars.channel == trade.channel:
+            by_id[subscription_id] = symbol_bars
 
-    def _take(self, events: Sequence[Event], splices: list[_Splice], first: int = 0) -> None:
-        """Look closely at events, of which the first one is at the place *first*."""
-        venue, unwanted = self._venue, self._unwanted
-        known = venue.series
-        for place, event in enumerate(events, first):
+    def _process(self, events: Sequence[Event], splices: list[_Splice], first: int = 0) -> None:
+        """Process events one by one; *first* is the index of the first one in its batch."""
+        clock, ignored_origin = self._clock, self._ignored_origin
+        symbols = clock.symbols
+        for index, event in enumerate(events, first):
             if type(event) is Trade:
                 try:
-                    series = known[event.symbol]
+                    symbol_bars = symbols[event.symbol]
                 except KeyError:
-                    series = venue.add(event.venue, event.symbol, self._settings)
+                    symbol_bars = clock.add_symbol(event.venue, event.symbol, self._settings)
                 if (
-                    event.channel is not series.channel or event.origin == unwanted
-                ) and not series.admits(event):
+                    event.channel is not symbol_bars.channel or event.origin == ignored_origin
+                ) and not symbol_bars.accepts(event):
                     continue
-                self._hear(event)
-                if not series.take(event):
-                    self._turn(series, event, place, splices)
+                self._record_times(event)
+                if not symbol_bars.add_in_order(event):
+                    self._rollover(symbol_bars, event, index, splices)
             elif type(event) is Gap and (changed := self._gap(event)):
-                splices.append((place, [], changed))
+                splices.append((index, [], changed))
 
-    def _hear(self, trade: Trade) -> None:
-        """Take note of its times."""
-        venue = self._venue
-        if trade.ts > venue.hear(trade.recv):
-            venue.lift(trade.ts)
+    def _record_times(self, trade: Trade) -> None:
+        """Update the venue clock from a trade's `ts` and `recv`."""
+        clock = self._clock
+        if trade.ts > clock.record_recv(trade.recv):
+            clock.raise_offset(trade.ts)
 
-    def _turn(self, series: Series, trade: Trade, place: int, splices: list[_Splice]) -> None:
-        """Take a trade with which something begins or ends."""
-        before, after = series.turn(trade)
-        self._venue.queue(series)
+    def _rollover(
+        self, symbol_bars: SymbolBars, trade: Trade, index: int, splices: list[_Splice]
+    ) -> None:
+        """Process a trade that ends a bar or is out of order."""
+        before, after = symbol_bars.rollover(trade)
+        self._clock.schedule(symbol_bars)
         if before or after:
-            splices.append((place, before, after))
+            splices.append((index, before, after))
 
     @property
     def due(self) -> int | None:
-        """When, on the clock that stamps `recv`, the earliest bar ends and has waited its lateness."""
-        series = self._venue.first()
-        return None if series is None else series.wake - self._venue.ahead
+        """Time on the clock of `recv`, in ns, at which the next bar closes (its end plus the lateness)."""
+        symbol_bars = self._clock.next_due()
+        return None if symbol_bars is None else symbol_bars.wake_ts - self._clock.estimated_offset
 
     def tick(self, now: int) -> list[Event]:
-        """Return the bars that have ended by *now*, ordered by end, interval and symbol."""
+        """Return the bars that close by *now*, ordered by end, interval and symbol."""
         rejects: list[Event] = []
-        closings: list[Closing] = []
-        venue = self._venue
-        projected = now + venue.ahead
-        while (series := venue.first()) is not None and series.wake <= projected:
-            bad, closed = series.tick(projected, now)
-            venue.queue(series)
-            rejects += bad
-            closings += closed
-        return _ordered(rejects, closings)
+        keyed_bars: list[KeyedBar] = []
+        clock = self._clock
+        projected = now + clock.estimated_offset
+        while (symbol_bars := clock.next_due()) is not None and symbol_bars.wake_ts <= projected:
+            new_rejects, closed_bars = symbol_bars.tick(projected, now)
+            clock.schedule(symbol_bars)
+            rejects += new_rejects
+            keyed_bars += closed_bars
+        return _sorted_bars(rejects, keyed_bars)
 
     def flush(self) -> list[Event]:
         """Return the bars that are still forming: neither closed nor complete."""
         rejects: list[Event] = []
-        closings: list[Closing] = []
-        for series in self._venue.series.values():
-            bad, forming = series.flush(self._venue.seen)
-            rejects += bad
-            closings += forming
-        return _ordered(rejects, closings)
+        keyed_bars: list[KeyedBar] = []
+        for symbol_bars in self._clock.symbols.values():
+            new_rejects, forming_bars = symbol_bars.flush(self._clock.last_recv)
+            rejects += new_rejects
+            keyed_bars += forming_bars
+        return _sorted_bars(rejects, keyed_bars)
 
     def _gap(self, gap: Gap) -> list[Event]:
-        series = self._venue.series
-        found = [series[gap.symbol]] if gap.symbol in series else []
+        symbols = self._clock.symbols
+        found = [symbols[gap.symbol]] if gap.symbol in symbols else []
         if not gap.symbol:
-            found = list(series.values())
-        return _ordered([], [closing for one in found for closing in one.gap(gap)])
+            found = list(symbols.values())
+        return _sorted_bars([], [keyed for symbol_bars in found for keyed in symbol_bars.gap(gap)])
 
 
-def _ordered(rejects: list[Event], closings: list[Closing]) -> list[Event]:
-    closings.sort(key=lambda closing: closing[:3])
-    rejects.extend(closing[3] for closing in closings)
+def _sorted_bars(rejects: list[Event], keyed_bars: list[KeyedBar]) -> list[Event]:
+    keyed_bars.sort(key=lambda keyed: keyed[:3])
+    rejects.extend(keyed[3] for keyed in keyed_bars)
     return rejects
 
 
-def _spliced(events: list[Event], splices: list[_Splice]) -> list[Event]:
+def _insert(events: list[Event], splices: list[_Splice]) -> list[Event]:
     out: list[Event] = []
     done = 0
     for index, before, after in splices:

@@ -1,7 +1,8 @@
 """Binance market data for tapeloom: spot, USD-M and COIN-M futures.
 
-The hooks stand here, the settings in `settings`. `symbols` has the venue's facts and names, `wire` its frames, `codec` its
-subscription language, `history` its REST interface, `simulator` its server side.
+This module has the hooks, `settings` the settings. `symbols` has the venue's limits, addresses and
+names, `wire` its messages and the parser, `codec` its subscription requests and replies, `history`
+its REST interface. `simulator` is a simulated server of the venue.
 """
 
 from __future__ import annotations
@@ -30,19 +31,19 @@ def _names(feed: Feed) -> Names:
 
 @hookimpl
 def settings() -> type[Any]:
-    """Return the class of ``[venue.binance]``."""
+    """Return the class of the settings in ``[venue.binance]``."""
     return Settings
 
 
 @hookimpl
 def connect(feed: Feed) -> Sequence[Endpoint]:
-    """Return one endpoint for spot or COIN-M futures, two for USD-M futures."""
+    """Return one WebSocket endpoint for spot or COIN-M futures, two for USD-M futures."""
     return _names(feed).endpoints()
 
 
 @hookimpl
 def subscribe(feed: Feed) -> Codec:
-    """Return the subscription language."""
+    """Return the encoder of subscription requests and decoder of replies."""
     return BinanceCodec(feed, _names(feed))
 
 
@@ -54,5 +55,5 @@ def parse(feed: Feed) -> Parse:
 
 @hookimpl
 def history(feed: Feed) -> History:
-    """Return the REST language."""
+    """Return the encoder of REST requests and decoder of answers."""
     return BinanceHistory(feed, _names(feed))

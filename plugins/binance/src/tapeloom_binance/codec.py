@@ -1,4 +1,4 @@
-"""Binance's subscription language."""
+"""Encodes Binance's subscription requests and decodes the replies to them."""
 
 from __future__ import annotations
 
@@ -14,29 +14,33 @@ if TYPE_CHECKING:
 
 __all__ = ["BinanceCodec"]
 
-#: Streams in one message: a few kB of text.
-_BATCH = 100
-#: Error codes of a venue that is overloaded, throttling or restarting: asking again may help.
-_PASSING = frozenset({-1000, -1001, -1003, -1006, -1007, -1008, -1015, -1016, -1034})
+#: Streams in one request: it stays below 4 kB of text.
+_BATCH_SIZE = 100
+#: Error codes of a venue that is overloaded, throttling or restarting: a retry may succeed.
+_TEMPORARY_CODES = frozenset({-1000, -1001, -1003, -1006, -1007, -1008, -1015, -1016, -1034})
 
 
-class _Answer(msgspec.Struct):
-    """What is said in return; an error comes flat or nested, a notice with or without `data`."""
+#: {"error":{"code":3,"msg":"Invalid JSON: expected value at line 1 column 1"},"id":null}
+class _ControlMessage(msgspec.Struct):
+    """A reply or a notice. An error is flat on spot and nested on futures.
+
+    A notice is nested in `data` on a combined stream.
+    """
 
     id: int | str | None = None
     result: Any = msgspec.UNSET
     code: int | None = None
     msg: str = ""
     e: str = ""
-    error: _Answer | None = None
-    data: _Answer | None = None
+    error: _ControlMessage | None = None
+    data: _ControlMessage | None = None
 
 
-_decode = msgspec.json.Decoder(_Answer).decode
+_decode = msgspec.json.Decoder(_ControlMessage).decode
 
 
 class BinanceCodec:
-    """SUBSCRIBE and UNSUBSCRIBE on a combined stream, and what is said in return."""
+    """SUBSCRIBE and UNSUBSCRIBE requests on a combined stream, and the replies to them."""
 
     def __init__(self, feed: Feed, names: Names) -> None:
         self._names = names
@@ -45,49 +49,50 @@ class BinanceCodec:
     def native(self, symbol: str) -> str:
         """Return the venue's name for a unified symbol.
 
-        Raises SymbolError where this market can have no such symbol.
+        Raises SymbolError if this market cannot list such a symbol.
         """
         return self._names.native(symbol)
 
     def encode_subscribe(
         self, subscriptions: Sequence[Subscription], first_id: int
     ) -> list[Message]:
-        """Return the messages that start these, 100 streams a message."""
-        return self._ask("SUBSCRIBE", subscriptions, first_id)
+        """Return the messages that subscribe to *subscriptions*, 100 streams a message."""
+        return self._encode("SUBSCRIBE", subscriptions, first_id)
 
     def encode_unsubscribe(
         self, subscriptions: Sequence[Subscription], first_id: int
     ) -> list[Message]:
-        """Return the messages that end these."""
-        return self._ask("UNSUBSCRIBE", subscriptions, first_id)
+        """Return the messages that unsubscribe from *subscriptions*, 100 streams a message."""
+        return self._encode("UNSUBSCRIBE", subscriptions, first_id)
 
-    def _ask(self, method: str, some: Sequence[Subscription], first: int) -> list[Message]:
+    def _encode(
+        self, method: str, subscriptions: Sequence[Subscription], first_id: int
+    ) -> list[Message]:
         messages = []
-        for number, start in enumerate(range(0, len(some), _BATCH), first):
-            part = tuple(some[start : start + _BATCH])
-            streams = [
-                self._names.stream(
-                    self._listed.get(one.symbol) or self.native(one.symbol), one.channel
-                )
-                for one in part
-            ]
-            text = msgspec.json.encode({"method": method, "params": streams, "id": number})
-            messages.append(Message(text.decode(), part, number))
+        for request_id, start in enumerate(range(0, len(subscriptions), _BATCH_SIZE), first_id):
+            batch = tuple(subscriptions[start : start + _BATCH_SIZE])
+            streams = [self._stream_name(subscription) for subscription in batch]
+            text = msgspec.json.encode({"method": method, "params": streams, "id": request_id})
+            messages.append(Message(text.decode(), batch, request_id))
         return messages
 
+    def _stream_name(self, subscription: Subscription) -> str:
+        native = self._listed.get(subscription.symbol) or self.native(subscription.symbol)
+        return self._names.stream_name(native, subscription.channel)
+
     def decode_reply(self, frame: bytes) -> Reply | None:
-        """Read an answer or a notice; None where it is neither."""
+        """Return the reply or notice in *frame*; None if it is neither."""
         try:
-            answer = _decode(frame)
+            message = _decode(frame)
         except (ValueError, RecursionError):
             return None
-        error = answer.error or answer
+        error = message.error or message
         if error.code is not None:
             reason = f"{error.msg or 'refused'} (code {error.code})"
-            return Refusal(reason, answer.id, permanent=error.code not in _PASSING)
-        if answer.result is None and answer.id is not None:
-            return Ack(answer.id)
-        if answer.result is not msgspec.UNSET:
-            return Notice("answer", f"{answer.result} to message {answer.id}")
-        event = (answer.data or answer).e
+            return Refusal(reason, message.id, permanent=error.code not in _TEMPORARY_CODES)
+        if message.result is None and message.id is not None:
+            return Ack(message.id)
+        if message.result is not msgspec.UNSET:
+            return Notice("answer", f"{message.result} to message {message.id}")
+        event = (message.data or message).e
         return Notice(event, closes_connection=True) if event == "serverShutdown" else None

@@ -1,4 +1,4 @@
-"""Binance over REST: what is listed, book snapshots, past trades and bars."""
+"""Encodes Binance's REST requests and decodes the answers: listing, book snapshots, trades, bars."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tapeloom.plugin import Feed, HistoryQuery, Request, channel_parts
 from tapeloom.symbols import Instrument, Kind, Symbol
 from tapeloom.units import duration_ns
 
-from .wire import Aggregate, Past, Place, Row, Top
+from .wire import AggregateTrade, DepthSnapshot, HistoricalTrade, KlineRow, Route
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -27,27 +27,37 @@ __all__ = ["BinanceHistory"]
 
 T = TypeVar("T")
 
-_ROWS = 1000  #: the most that every list gives
-_HOUR = 3_600_000_000_000
-#: Where a perpetual swap says that it is delivered: in the year 2100.
-_NEVER = 4_000_000_000_000
-#: What a person can do about a refusal; waiting, where that helps, is core's.
+#: The most rows that the venue puts into one answer, of trades and of bars.
+_MAX_ROWS = 1000
+_HOUR = 3_600_000_000_000  #: ns; the longest time span of one request for aggregate trades
+#: Delivery dates (ms) after this mark a perpetual: the venue writes a day in the year 2100.
+_NEVER_DELIVERED = 4_000_000_000_000
+#: What the user can do about a refusal, by error code or HTTP status. Core retries by itself where
+#: that helps.
 _REMEDIES = {
-    -1121: "This market does not list the symbol: mind the feed's `market`.",
+    -1121: "This market does not list the symbol: check the feed's `market`.",
     -2014: "Check api_key in [venue.binance].",
     -2015: "Check api_key in [venue.binance].",
-    451: "The venue does not serve the place that this address belongs to.",
+    451: "The venue does not serve the region of your IP address.",
 }
 
 
+#: {"filterType":"PRICE_FILTER","minPrice":"556.72","maxPrice":"1000000","tickSize":"0.01"}
 class _Filter(Struct, rename="camel"):
+    """A trading rule of a symbol: the step of its prices or of its sizes."""
+
     filter_type: str
     tick_size: Decimal | None = None
     step_size: Decimal | None = None
 
 
-class _Listed(Struct, rename="camel"):
-    """What is listed; COIN-M says `contractStatus` where the others say `status`."""
+#: {"symbol":"BTCUSDT","pair":"BTCUSDT","contractType":"PERPETUAL","deliveryDate":4133404800000,
+#: "onboardDate":1569398400000,"status":"TRADING","baseAsset":"BTC","quoteAsset":"USDT",
+#: "marginAsset":"USDT","pricePrecision":2,"quantityPrecision":3,"filters":[
+#: {"filterType":"PRICE_FILTER","minPrice":"556.72","maxPrice":"1000000","tickSize":"0.01"},
+#: {"filterType":"LOT_SIZE","minQty":"0.001","maxQty":"1000","stepSize":"0.001"}]}
+class _ListedSymbol(Struct, rename="camel"):
+    """A symbol of ``exchangeInfo``. COIN-M has `contractStatus` in place of `status`."""
 
     symbol: str
     base_asset: str
@@ -60,29 +70,38 @@ class _Listed(Struct, rename="camel"):
     delivery_date: int = 0
 
 
-class _Info(Struct):
-    symbols: list[_Listed]
+#: {"timezone":"UTC","serverTime":1633998511098,"symbols":[{"symbol":"ETHBTC","status":"TRADING",
+#: "baseAsset":"ETH","quoteAsset":"BTC","filters":[{"filterType":"PRICE_FILTER",
+#: "minPrice":"0.00000100","maxPrice":"922327.00000000","tickSize":"0.00000100"}]}]}
+class _ExchangeInfo(Struct):
+    """The answer to ``exchangeInfo``."""
+
+    symbols: list[_ListedSymbol]
 
 
+#: {"code":-1121,"msg":"Invalid symbol."}
 class _Error(Struct):
+    """The body of a refused request."""
+
     code: int
     msg: str = ""
 
 
-_info, _error = Decoder(_Info).decode, Decoder(_Error).decode
-_READ: dict[str, Callable[[bytes], Any]] = {  # by path
-    "depth": Decoder(Top).decode,
-    "aggTrades": Decoder(list[Aggregate]).decode,
-    "historicalTrades": Decoder(list[Past]).decode,
-    "klines": Decoder(list[Row]).decode,
+_decode_exchange_info = Decoder(_ExchangeInfo).decode
+_decode_error = Decoder(_Error).decode
+_DECODERS: dict[str, Callable[[bytes], Any]] = {  # by the last part of the REST path
+    "depth": Decoder(DepthSnapshot).decode,
+    "aggTrades": Decoder(list[AggregateTrade]).decode,
+    "historicalTrades": Decoder(list[HistoricalTrade]).decode,
+    "klines": Decoder(list[KlineRow]).decode,
 }
 
 
 class BinanceHistory:
-    """Requests with their cost, and the reading of their answers.
+    """Builds REST requests with their weight, and reads the answers.
 
-    One request brings what the venue gives at once. Who wants more asks again: from the last id or
-    the last bar that came, or, where nothing came, from the end of the span that was asked for.
+    One request returns at most one answer of the venue. To get more, request again from the last id
+    or the last bar; if the answer was empty, from the end of the requested time span.
     """
 
     def __init__(self, feed: Feed, names: Names) -> None:
@@ -90,153 +109,160 @@ class BinanceHistory:
         self._listing = feed.listing
         self._names = names
         self._market = names.market
-        self._keyed = {"historicalTrades"} if names.market.settled else set()
+        self._paths_with_key = {"historicalTrades"} if names.market.settled_in else set()
 
     def listing_request(self) -> Request:
-        """Ask what the market lists."""
+        """Return the request for the symbols that the market lists."""
         return self._get("exchangeInfo", {})
 
-    def request(self, want: HistoryQuery) -> Request | None:
-        """Ask for a snapshot, for up to 1,000 trades, or for up to 1,000 bars, the oldest first.
+    def request(self, query: HistoryQuery) -> Request | None:
+        """Return the request for a book snapshot, up to 1,000 trades or up to 1,000 bars, oldest first.
 
-        Trades of times are those of the first hour at the most. Without `since` and `after` they are,
-        like bars, the last ones. None for what the market does not give: raw trades of a time, raw
-        trades of futures without an API key, bars of an interval that it does not know.
+        Trades by time are those of the first hour of the time span. Without `since` and `after_id`,
+        the answer has the newest trades or bars. Returns None for what the market does not offer: raw
+        trades by time, raw trades of futures without an API key, bars of an unknown interval.
         """
-        symbol = self._listing.native.get(want.symbol) or self._names.native(want.symbol)
-        if want.kind == "book":
-            steps, wanted = self._market.depth_weights, self._names.settings.snapshot_limit
-            limit = next((step for step in steps if step >= wanted), max(steps))
-            return self._get("depth", {"symbol": symbol, "limit": limit}, steps[limit])
-        if want.kind == "trades":
-            return self._ask_trades(symbol, want)
-        interval = want.interval or channel_parts(want.channel)[1]
+        symbol = self._listing.native.get(query.symbol) or self._names.native(query.symbol)
+        if query.kind == "book":
+            weights, wanted = self._market.depth_weights, self._names.settings.snapshot_limit
+            limit = next((levels for levels in weights if levels >= wanted), max(weights))
+            return self._get("depth", {"symbol": symbol, "limit": limit}, weights[limit])
+        if query.kind == "trades":
+            return self._trades_request(symbol, query)
+        interval = query.interval or channel_parts(query.channel)[1]
         if interval not in self._market.intervals:
             return None
-        # A month has 28 days at the least. A span holds no more bars than one answer, because
-        # COIN-M would give the last ones of it.
+        # A month has at least 28 days. A time span must not hold more bars than one answer, because
+        # COIN-M would return the last bars of it.
         length = duration_ns("28d" if interval == "1M" else interval)
-        until = None if want.until is None else want.until - 1
-        span = _span(want.since, until, min(_ROWS * length, self._market.longest))
-        query: dict[str, str | int] = {"symbol": symbol, "interval": interval, **span}
-        query["limit"] = _ROWS
-        return _ranged(self._get("klines", query), span, want)
+        until = None if query.until is None else query.until - 1
+        span = _time_span(query.since, until, min(_MAX_ROWS * length, self._market.max_bars_span))
+        params: dict[str, str | int] = {"symbol": symbol, "interval": interval, **span}
+        params["limit"] = _MAX_ROWS
+        return _with_paging(self._get("klines", params), span, query)
 
-    def _ask_trades(self, symbol: str, want: HistoryQuery) -> Request | None:
-        channel = want.channel or "trades"
-        if channel not in ("trades", "agg_trades") or isinstance(want.after_id, str):
+    def _trades_request(self, symbol: str, query: HistoryQuery) -> Request | None:
+        channel = query.channel or "trades"
+        if channel not in ("trades", "agg_trades") or isinstance(query.after_id, str):
             return None
-        path = "aggTrades" if self._names.kind(channel) == "aggTrade" else "historicalTrades"
-        if path in self._keyed and self._names.settings.api_key is None:
+        kind = self._names.stream_kind(channel)
+        path = "aggTrades" if kind == "aggTrade" else "historicalTrades"
+        if path in self._paths_with_key and self._names.settings.api_key is None:
             return None
-        if want.after_id is not None:
-            span = {"fromId": want.after_id + 1}
+        if query.after_id is not None:
+            span = {"fromId": query.after_id + 1}
         elif path == "aggTrades":
-            span = _span(want.since, want.until, _HOUR)
-        elif want.since is None:
+            span = _time_span(query.since, query.until, _HOUR)
+        elif query.since is None:
             span = {}
         else:
             return None
-        return _ranged(self._get(path, {"symbol": symbol, **span, "limit": _ROWS}), span, want)
+        request = self._get(path, {"symbol": symbol, **span, "limit": _MAX_ROWS})
+        return _with_paging(request, span, query)
 
-    def _get(self, path: str, query: Mapping[str, str | int], weight: int = 0) -> Request:
+    def _get(self, path: str, params: Mapping[str, str | int], weight: int = 0) -> Request:
         headers = {}
-        if self._names.scale == 1_000:
+        if self._names.time_unit_ns == 1_000:
             headers["X-MBX-TIME-UNIT"] = "MICROSECOND"
         key = self._names.settings.api_key
-        if key is not None and path in self._keyed:
+        if key is not None and path in self._paths_with_key:
             headers["X-MBX-APIKEY"] = key.reveal()
-        url = f"{self._names.hosts[1]}{self._market.prefix}/{path}"
+        url = f"{self._names.hosts[1]}{self._market.rest_prefix}/{path}"
         return Request(
-            url=f"{url}?{urlencode(query)}" if query else url,
+            url=f"{url}?{urlencode(params)}" if params else url,
             weight=weight or self._market.weights[path],
-            rate=self._market.budget,
+            rate=self._market.weight_rate,
             headers=headers,
         )
 
     def read_listing(self, body: bytes) -> list[Instrument]:
-        """Read what the market lists.
+        """Return the instruments that the market lists.
 
-        Raises ValueError where it cannot be read.
+        Raises ValueError if *body* cannot be decoded.
         """
-        return [_instrument(listed) for listed in _read(_info, "exchangeInfo", body).symbols]
+        symbols = _decode(_decode_exchange_info, "exchangeInfo", body).symbols
+        return [_instrument(symbol) for symbol in symbols]
 
     def read_answer(self, request: Request, body: bytes, recv: int) -> list[Event]:
-        """Read the answer to a request by the path and the query of its address; any host will do.
+        """Return the events of an answer, chosen by the path and the query of the request's URL.
 
-        Raises ValueError where it cannot be read. Returns nothing for another market's address, and
-        for a symbol or trades that the feed does not have.
+        The host of the URL does not matter. Returns an empty list for another market's URL, and for a
+        symbol or a kind of trades that the feed does not have. Raises ValueError if *body* cannot be
+        decoded.
         """
-        address = urlsplit(request.url)
-        query = dict(parse_qsl(address.query))
-        root, _, path = address.path.rpartition("/")
-        symbol = self._listing.unified.get(query.get("symbol", ""))
-        if symbol is None or path not in _READ or not root.endswith(self._market.prefix):
+        url = urlsplit(request.url)
+        params = dict(parse_qsl(url.query))
+        root, _, path = url.path.rpartition("/")
+        symbol = self._listing.unified.get(params.get("symbol", ""))
+        if symbol is None or path not in _DECODERS or not root.endswith(self._market.rest_prefix):
             return []
-        rows = _read(_READ[path], path, body)
-        here, scale = (self._venue, symbol), self._names.scale
+        answer = _decode(_DECODERS[path], path, body)
+        common, unit = (self._venue, symbol), self._names.time_unit_ns
         if path == "depth":
-            at = Place(*here, "book", scale, query.get("limit", "0"), "history")
-            return [rows.event(at, recv)]
+            route = Route(*common, "book", unit, params.get("limit", "0"), "history")
+            return [answer.to_event(route, recv)]
         if path == "klines":
-            interval = query.get("interval", "")
-            at = Place(*here, f"klines:{interval}", scale, interval, "backfill")
-            # The last one is as a rule still forming.
-            return [k.bar(at, recv, closed=k is not rows[-1] or k.T * scale < recv) for k in rows]
+            interval = params.get("interval", "")
+            route = Route(*common, f"klines:{interval}", unit, interval, "backfill")
+            # The last bar usually is still forming; it is closed if it ended before *recv*.
+            return [
+                row.to_bar(route, recv, closed=row is not answer[-1] or row.T * unit < recv)
+                for row in answer
+            ]
         kind = "aggTrade" if path == "aggTrades" else "trade"
-        channel = self._names.wanted.get(kind, "")
-        if not channel or self._names.kind(channel) != kind:
+        channel = self._names.channel_by_kind.get(kind, "")
+        if not channel or self._names.stream_kind(channel) != kind:
             return []
-        at = Place(*here, channel, scale, "", "backfill")
-        return [row.event(at, recv) for row in rows]
+        route = Route(*common, channel, unit, "", "backfill")
+        return [row.to_event(route, recv) for row in answer]
 
     def refusal_reason(self, status: int, body: bytes) -> str:
-        """Return the venue's words, its code, and what to do about it."""
+        """Return the venue's error message and code, and what the user can do about it."""
         try:
-            error = _error(body)
+            error = _decode_error(body)
         except (ValueError, RecursionError):
             return _REMEDIES.get(status, "")
         remedy = _REMEDIES.get(error.code, _REMEDIES.get(status, ""))
         return f"{error.msg} (code {error.code}) {remedy}".strip()
 
 
-def _read(decode: Callable[[bytes], T], path: str, body: bytes) -> T:
-    """Decode a body; say which one it was where that fails."""
+def _decode(decode: Callable[[bytes], T], path: str, body: bytes) -> T:
+    """Return the decoded body; raise ValueError that names *path* and shows how the body begins."""
     try:
         return decode(body)
     except (ValueError, RecursionError) as error:
         start = body[:80].decode(errors="replace")
-        told = f"the answer to {path} cannot be read: {error}. It begins: {start}"
-        raise ValueError(told) from error
+        problem = f"the answer to {path} cannot be decoded: {error}. It begins: {start}"
+        raise ValueError(problem) from error
 
 
-def _span(since: int | None, until: int | None, most: int) -> dict[str, int]:
-    """Return the first *most* ns of a time as Binance takes it: in ms, both ends included."""
+def _time_span(since: int | None, until: int | None, max_span: int) -> dict[str, int]:
+    """Return the first *max_span* ns of a time span as query parameters: in ms, both ends included."""
     ends = [until] if until is not None else []
     if since is not None:
-        ends.append(since + most - 1_000_000)
+        ends.append(since + max_span - 1_000_000)
     span = {"startTime": since, "endTime": min(ends, default=None)}
     return {name: time // 1_000_000 for name, time in span.items() if time is not None}
 
 
-def _ranged(request: Request, span: Mapping[str, int], want: HistoryQuery) -> Request:
-    """Return *request* with word of how much of what is wanted its answer can have."""
+def _with_paging(request: Request, span: Mapping[str, int], query: HistoryQuery) -> Request:
+    """Return *request* with `paged` and `page_end`: which part of *query* its answer covers."""
     if "fromId" not in span and "startTime" not in span:
         return request
     end = (span["endTime"] + 1) * 1_000_000 if "endTime" in span else None
-    whole = end is None or (want.until is not None and end >= want.until)
-    return evolve(request, paged=True, page_end=None if whole else end)
+    covers_query = end is None or (query.until is not None and end >= query.until)
+    return evolve(request, paged=True, page_end=None if covers_query else end)
 
 
-def _instrument(listed: _Listed) -> Instrument:
+def _instrument(listed: _ListedSymbol) -> Instrument:
     base, quote, settle = listed.base_asset, listed.quote_asset, listed.margin_asset
     kind: Kind = "swap" if settle else "spot"
-    expiry = ""
-    if settle and "PERPETUAL" not in listed.contract_type and listed.delivery_date < _NEVER:
+    delivery, expiry = listed.delivery_date, ""
+    if settle and "PERPETUAL" not in listed.contract_type and delivery < _NEVER_DELIVERED:
         kind = "future"
-        expiry = f"{datetime.fromtimestamp(listed.delivery_date / 1000, UTC):%y%m%d}"
+        expiry = f"{datetime.fromtimestamp(delivery / 1000, UTC):%y%m%d}"
     steps = {rule.filter_type: rule.tick_size or rule.step_size for rule in listed.filters}
-    # A step of zero means that there is no such rule.
+    # A step of zero means that the venue does not restrict the value.
     tick, lot = steps.get("PRICE_FILTER") or None, steps.get("LOT_SIZE") or None
     symbol = str(Symbol(base, quote, settle, expiry))
     active = "TRADING" in (listed.status, listed.contract_status)

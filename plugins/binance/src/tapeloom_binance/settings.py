@@ -11,15 +11,15 @@ from tapeloom import Secret
 __all__ = ["Settings"]
 
 
-def _address(_: Settings, attribute: Attribute[str], value: str) -> None:
+def _check_address(_: Settings, attribute: Attribute[str], value: str) -> None:
     if value and not value.startswith(("ws://", "wss://", "http://", "https://")):
         schemes = "ws://, wss://, http:// or https://"
-        raise ValueError(f"{attribute.name} must begin with {schemes}, and is {value!r}")
+        raise ValueError(f"{attribute.name} must begin with {schemes}, but is {value!r}")
 
 
-def _one(settings: Settings, _: Attribute[bool], demo: bool) -> None:
+def _check_environment(settings: Settings, _: Attribute[bool], demo: bool) -> None:
     if demo and settings.testnet:
-        raise ValueError("testnet and demo are two environments: set one of them")
+        raise ValueError("testnet and demo are two environments: set only one of them")
 
 
 @frozen(kw_only=True)
@@ -27,14 +27,14 @@ class Settings:
     """The table ``[venue.binance]`` of a stack."""
 
     testnet: bool = False
-    demo: bool = field(default=False, validator=_one)
-    base_url: str = field(default="", validator=_address)  #: one address for all: a simulator
-    ws_url: str = field(default="", validator=_address)
-    rest_url: str = field(default="", validator=_address)
-    api_key: Secret | None = None  #: only for the past raw trades of futures
+    demo: bool = field(default=False, validator=_check_environment)
+    base_url: str = field(default="", validator=_check_address)  #: for all, e.g. a simulator
+    ws_url: str = field(default="", validator=_check_address)  #: for the streams
+    rest_url: str = field(default="", validator=_check_address)  #: for REST
+    api_key: Secret | None = None  #: needed only for historical raw trades of futures
     futures_trades: Literal["aggregate", "raw"] = field(
         default="aggregate", validator=in_(("aggregate", "raw"))
     )
-    depth_speed: str = "100ms"
+    depth_speed: str = "100ms"  #: the update interval of books
     snapshot_limit: int = field(default=1000, validator=ge(1))  #: levels a side
-    microseconds: bool = False  #: spot only
+    microseconds: bool = False  #: request times in microseconds; spot only

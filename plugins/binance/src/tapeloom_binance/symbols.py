@@ -1,7 +1,7 @@
-"""The markets of Binance as rows of facts, and the names that follow from them.
+"""The facts of Binance's markets, and the venue's names for symbols, channels and addresses.
 
-Another market is another row. Sources: the spot API documentation of July 2026, the official
-connector 17.2 (futures) and, for what neither tells, what is noted beside the figure.
+Each market is one `Market` object. Sources: the spot API documentation of July 2026, the official
+connector 17.2 (futures); other sources are noted beside the figure.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["MARKETS", "Market", "Names", "names_of"]
 
-#: Which stream carries a channel.
+#: The kind of stream that carries each channel.
 STREAMS = {
     "trades": "trade",
     "agg_trades": "aggTrade",
@@ -30,42 +30,44 @@ STREAMS = {
     "klines": "kline",
     "ticker": "ticker",
 }
+#: The numbers of levels of partial books.
 DEPTHS = ("5", "10", "20")
-_DAY = 86_400_000_000_000
+_DAY = 86_400_000_000_000  #: ns
+_HOURS = ("1h", "2h", "4h", "6h", "8h", "12h", "1d", "3d", "1w", "1M")
+_MINUTES = ("1m", "3m", "5m", "15m", "30m")
+#: The limits that all markets share. The venue closes a connection after 24 hours; 23 leave time to
+#: replace it. 300 dials in 5 minutes is documented for spot only.
+_LIMITS = Endpoint(url="", max_age_seconds=23 * 3600.0, dial_rate=Rate(300, 300.0))
 
 
 @frozen(kw_only=True)
 class Market:
-    """What is fixed for one market."""
+    """The facts of one market."""
 
     name: str
-    settled: Literal["", "quote", "base"] = ""  #: in which currency; futures are
-    type: int | None = None  #: what frames of futures have as `st`
+    settled_in: Literal["", "quote", "base"] = ""  #: the currency futures settle in; "" for spot
+    futures_type: int | None = None  #: the value of `st` in messages of futures
     endpoint: Endpoint  #: the limits of a connection
-    hosts: Mapping[str, tuple[str, str]]  #: by environment: for WebSocket, for REST
-    routes: Mapping[str, Collection[str]]  #: by path before /stream: the streams it serves
-    door: str = ""  #: stands before these paths where one address serves all markets
+    hosts: Mapping[str, tuple[str, str]]  #: WebSocket and REST address, by environment
+    stream_paths: Mapping[str, Collection[str]]  #: the kinds of streams served, by URL path
+    path_prefix: str = ""  #: precedes these paths where one address serves all markets
     intervals: tuple[str, ...]
-    speeds: Mapping[str, str]  #: what a depth stream's name ends with, by how often it comes
-    prefix: str  #: of every REST path
-    budget: Rate  #: REST weight
-    weights: Mapping[str, int]  #: by REST path
-    depth_weights: Mapping[int, int]  #: by number of levels
-    longest: int = 1000 * 366 * _DAY  #: ns between the two times of a request for bars
+    depth_speeds: Mapping[str, str]  #: suffix of a depth stream's name, by update interval
+    rest_prefix: str  #: path prefix of every REST call
+    weight_rate: Rate  #: REST weight that we spend
+    weights: Mapping[str, int]  #: weight of a call, by REST path
+    depth_weights: Mapping[int, int]  #: weight of a book snapshot, by number of levels
+    max_bars_span: int = 1000 * 366 * _DAY  #: ns from start to end of one request for bars
 
-    def serves(self, symbol: Symbol) -> bool:
-        """Say whether this market could list *symbol*."""
-        return symbol.settle == (getattr(symbol, self.settled) if self.settled else "")
+    def can_list(self, symbol: Symbol) -> bool:
+        """Return whether *symbol* settles as the symbols of this market do."""
+        return symbol.settle == (getattr(symbol, self.settled_in) if self.settled_in else "")
 
-
-_HOURS = ("1h", "2h", "4h", "6h", "8h", "12h", "1d", "3d", "1w", "1M")
-_MINUTES = ("1m", "3m", "5m", "15m", "30m")
-# The venue ends a connection after 24 hours. 300 dials in 5 minutes is documented for spot only.
-_LIMITS = Endpoint(url="", max_age_seconds=23 * 3600.0, dial_rate=Rate(300, 300.0))
 
 SPOT = Market(
     name="spot",
-    # 5 messages a second, of which our pongs take some. The venue pings every 20 s.
+    # The venue allows 5 messages a second, and our pongs count. It pings every 20 s; after three
+    # missed pings the connection is dead.
     endpoint=evolve(
         _LIMITS, max_subscriptions=1024, message_rate=Rate(4, 1.0), silence_timeout_seconds=60.0
     ),
@@ -74,130 +76,140 @@ SPOT = Market(
         "testnet": ("wss://stream.testnet.binance.vision", "https://testnet.binance.vision"),
         "demo": ("wss://demo-stream.binance.com", "https://demo-api.binance.com"),
     },
-    routes={"": STREAMS.values()},
+    stream_paths={"": STREAMS.values()},
     intervals=("1s", *_MINUTES, *_HOURS),
-    speeds={"100ms": "@100ms", "1000ms": ""},
-    prefix="/api/v3",
-    budget=Rate(6000, 60.0),
+    depth_speeds={"100ms": "@100ms", "1000ms": ""},
+    rest_prefix="/api/v3",
+    weight_rate=Rate(6000, 60.0),
     weights={"exchangeInfo": 20, "historicalTrades": 25, "aggTrades": 4, "klines": 2},
     depth_weights={100: 5, 500: 25, 1000: 50, 5000: 250},
 )
-# Testnet and demo are one environment under two names: the official connector knows one stream host
-# for both, and the REST host of the old testnet is being given up.
-_PAPER = ("wss://fstream.binancefuture.com", "https://demo-fapi.binance.com")
+# Testnet and demo mode of USD-M are one environment: the official connector has one stream host for
+# both, and the venue is shutting down the REST host of the old testnet.
+_USDM_PAPER_HOSTS = ("wss://fstream.binancefuture.com", "https://demo-fapi.binance.com")
 USDM = Market(
     name="usdm",
-    settled="quote",
-    type=1,
-    # 10 messages a second. 200 streams is the smaller of two documented figures. The venue pings
-    # every 3 minutes: a minute more without a byte, and the connection is dead.
+    settled_in="quote",
+    futures_type=1,
+    # The venue allows 10 messages a second. 200 streams is the smaller of two documented figures. The
+    # venue pings every 3 minutes; after one more minute without a byte the connection is dead.
     endpoint=evolve(
         _LIMITS, max_subscriptions=200, message_rate=Rate(8, 1.0), silence_timeout_seconds=240.0
     ),
     hosts={
         "live": ("wss://fstream.binance.com", "https://fapi.binance.com"),
-        "testnet": _PAPER,
-        "demo": _PAPER,
+        "testnet": _USDM_PAPER_HOSTS,
+        "demo": _USDM_PAPER_HOSTS,
     },
-    # Since April 2026 a stream asked for on the other path is acknowledged and never comes.
-    routes={
+    # Since April 2026 the venue acknowledges a subscription on the wrong path and sends no data.
+    stream_paths={
         "/public": ("depth", "bookTicker", "trade"),
         "/market": ("aggTrade", "kline", "ticker"),
     },
     intervals=(*_MINUTES, *_HOURS),
-    speeds={"100ms": "@100ms", "250ms": "", "500ms": "@500ms"},
-    prefix="/fapi/v1",
-    # 2,400 a minute, which USD-M and COIN-M share since 2026; core counts each host by itself.
-    budget=Rate(2000, 60.0),
+    depth_speeds={"100ms": "@100ms", "250ms": "", "500ms": "@500ms"},
+    rest_prefix="/fapi/v1",
+    # USD-M and COIN-M share 2,400 a minute since 2026. Core counts each host separately, so the
+    # budget is divided between them.
+    weight_rate=Rate(2000, 60.0),
     weights={"exchangeInfo": 1, "historicalTrades": 200, "aggTrades": 20, "klines": 5},
     depth_weights={5: 2, 10: 2, 20: 2, 50: 2, 100: 5, 500: 10, 1000: 20},
 )
-# What USD-M is, but for its addresses, its names and what its sizes are. Its paths are not split.
-_PAPER = ("wss://dstream.binancefuture.com", "https://demo-dapi.binance.com")
+# COIN-M differs from USD-M in its addresses, its symbols and the unit of its sizes. One path serves
+# all of its streams.
+_COINM_PAPER_HOSTS = ("wss://dstream.binancefuture.com", "https://demo-dapi.binance.com")
 COINM = evolve(
     USDM,
     name="coinm",
-    settled="base",
-    type=2,
+    settled_in="base",
+    futures_type=2,
     hosts={
         "live": ("wss://dstream.binance.com", "https://dapi.binance.com"),
-        "testnet": _PAPER,
-        "demo": _PAPER,
+        "testnet": _COINM_PAPER_HOSTS,
+        "demo": _COINM_PAPER_HOSTS,
     },
-    routes={"": STREAMS.values()},
-    door="/dstream",  # its paths are those of spot
-    prefix="/dapi/v1",
-    budget=Rate(400, 60.0),
-    longest=200 * _DAY,
+    stream_paths={"": STREAMS.values()},
+    path_prefix="/dstream",  # its stream paths equal those of spot
+    rest_prefix="/dapi/v1",
+    weight_rate=Rate(400, 60.0),
+    max_bars_span=200 * _DAY,
 )
 MARKETS = {market.name: market for market in (SPOT, USDM, COINM)}
 
 
 @frozen
 class Names:
-    """How one feed's symbols and channels are spelled on the wire, and back."""
+    """Converts a feed's symbols and channels to the venue's names and back."""
 
     market: Market
     settings: Settings
-    wanted: dict[str, str] = field(factory=dict, init=False)  #: channels by kind of stream
+    #: The feed's channels, by the kind of stream that carries them.
+    channel_by_kind: dict[str, str] = field(factory=dict, init=False)
 
     @property
-    def scale(self) -> int:
-        """Nanoseconds in the unit of the venue's times."""
-        return 1_000 if self.settings.microseconds and not self.market.settled else 1_000_000
+    def time_unit_ns(self) -> int:
+        """Nanoseconds in one unit of the venue's times: milliseconds or microseconds."""
+        microseconds = self.settings.microseconds and not self.market.settled_in
+        return 1_000 if microseconds else 1_000_000
 
     @property
     def hosts(self) -> tuple[str, str]:
-        """Where WebSocket and REST are, without a path."""
+        """The WebSocket and the REST address, without a path."""
         settings = self.settings
         environment = "testnet" if settings.testnet else "demo" if settings.demo else "live"
         stream, rest = self.market.hosts[environment]
         if settings.base_url:
-            scheme, _, place = settings.base_url.rstrip("/").partition("://")
-            safe = "s" if scheme in ("wss", "https") else ""
-            stream, rest = f"ws{safe}://{place}{self.market.door}", f"http{safe}://{place}"
+            scheme, _, host = settings.base_url.rstrip("/").partition("://")
+            secure = "s" if scheme in ("wss", "https") else ""
+            stream = f"ws{secure}://{host}{self.market.path_prefix}"
+            rest = f"http{secure}://{host}"
         return (settings.ws_url or stream).rstrip("/"), (settings.rest_url or rest).rstrip("/")
 
     def endpoints(self) -> tuple[Endpoint, ...]:
-        """Return the WebSocket addresses, each with the channels whose streams it serves."""
-        unit = "?timeUnit=MICROSECOND" if self.scale == 1_000 else ""
+        """Return the WebSocket endpoints, each with the channels whose streams it serves."""
+        query = "?timeUnit=MICROSECOND" if self.time_unit_ns == 1_000 else ""
         return tuple(
             evolve(
                 self.market.endpoint,
-                url=f"{self.hosts[0]}{path}/stream{unit}",
+                url=f"{self.hosts[0]}{path}/stream{query}",
                 name=path.strip("/"),
-                channels=frozenset(name for name in STREAMS if self.kind(name) in kinds),
+                channels=frozenset(name for name in STREAMS if self.stream_kind(name) in kinds),
             )
-            for path, kinds in self.market.routes.items()
+            for path, kinds in self.market.stream_paths.items()
         )
 
-    def kind(self, channel: str) -> str:
+    def stream_kind(self, channel: str) -> str:
         """Return the kind of stream that carries a channel: ``trade``, ``depth20``, ``kline_1m``."""
         name, parameter = channel_parts(channel)
-        if name == "trades" and self.market.settled and self.settings.futures_trades != "raw":
+        if name == "trades" and self.market.settled_in and self.settings.futures_trades != "raw":
             return STREAMS["agg_trades"]
         return STREAMS[name] + ("_" if name == "klines" and parameter else "") + parameter
 
     def native(self, symbol: str) -> str:
-        """Return ``BTCUSDT`` for ``BTC/USDT``, ``BTCUSD_PERP``, ``BTCUSDT_261225`` with a date."""
+        """Return the venue's symbol: ``BTCUSDT``, ``BTCUSD_PERP``, ``BTCUSDT_261225``.
+
+        Raises SymbolError if this market cannot list *symbol*.
+        """
         parts, market = Symbol.parse(symbol), self.market
-        if not market.serves(parts):
-            fit = [market.name for market in MARKETS.values() if market.serves(parts)]
-            remedy = f'Set market = "{fit[0]}".' if fit else f"Markets are: {', '.join(MARKETS)}."
+        if not market.can_list(parts):
+            others = [market.name for market in MARKETS.values() if market.can_list(parts)]
+            known = ", ".join(MARKETS)
+            remedy = f'Set market = "{others[0]}".' if others else f"Markets are: {known}."
             raise SymbolError(f"market {market.name!r} cannot list {symbol!r}. {remedy}")
-        end = parts.expiry or ("PERP" if market.settled == "base" else "")
-        return f"{parts.base}{parts.quote}{'_' if end else ''}{end}"
+        suffix = parts.expiry or ("PERP" if market.settled_in == "base" else "")
+        return f"{parts.base}{parts.quote}{'_' if suffix else ''}{suffix}"
 
-    def stream(self, native: str, channel: str) -> str:
+    def stream_name(self, native: str, channel: str) -> str:
         """Return the name of the stream that carries a channel of a symbol."""
-        kind = self.kind(channel)
-        speed = self.market.speeds[self.settings.depth_speed] if kind.startswith("depth") else ""
-        return f"{native.lower()}@{kind}{speed}"
+        kind = self.stream_kind(channel)
+        speeds = self.market.depth_speeds
+        suffix = speeds[self.settings.depth_speed] if kind.startswith("depth") else ""
+        return f"{native.lower()}@{kind}{suffix}"
 
-    def read(self, stream: str) -> tuple[str, str, str]:
-        """Return the native symbol of a stream, its kind, and its channel (none: unasked).
+    def parse_stream(self, stream: str) -> tuple[str, str, str]:
+        """Return the native symbol of a stream, its kind, and its channel ("" if not requested).
 
-        How often a book comes makes no difference, so that a tape recorded at any speed is read.
+        The speed of a book is ignored, so that a tape recorded at any speed can be replayed.
         """
         native, _, kind = stream.partition("@")
         if kind.startswith("depth"):
@@ -205,44 +217,46 @@ class Names:
         return (
             native.upper(),
             kind.rstrip("0123456789").partition("_")[0],
-            self.wanted.get(kind, ""),
+            self.channel_by_kind.get(kind, ""),
         )
 
 
 def names_of(feed: Feed, settings: Settings) -> Names:
-    """Check what a feed asks for against its market.
+    """Return the names of a feed after checking its market, channels and settings.
 
-    Raises ConfigError with all that is wrong.
+    Raises ConfigError that lists every mistake.
     """
     market = MARKETS.get(feed.market or "spot")
     if market is None:
         hint = nearest(feed.market, MARKETS) or f" Markets are: {', '.join(MARKETS)}."
         raise ConfigError([Mistake("market", f"binance has no market {feed.market!r}.{hint}")])
     names = Names(market, settings)
-    problems = {channel: _problem(market, channel) for channel in feed.channels}
+    problems = {channel: _channel_problem(market, channel) for channel in feed.channels}
     mistakes = [Mistake("channels", problem) for problem in problems.values() if problem]
     for channel in (channel for channel, problem in problems.items() if not problem):
-        if names.wanted.setdefault(names.kind(channel), channel) != channel:
-            problem = "'trades' and 'agg_trades' are one stream here: ask for one of them"
+        if names.channel_by_kind.setdefault(names.stream_kind(channel), channel) != channel:
+            problem = "'trades' and 'agg_trades' are the same stream here. Request only one of them"
             mistakes.append(Mistake("channels", f'{problem}, or set futures_trades = "raw"'))
-    if market.settled and "trades" in feed.channels:
-        names.wanted.setdefault("trade", "trades")  # a tape may have the raw ones instead
-    if settings.depth_speed not in market.speeds:
-        told = f"market {market.name!r} sends books every {' or '.join(market.speeds)}"
-        place = f"venue.{feed.venue}.depth_speed"
-        mistakes.append(Mistake(place, f"{told}, not {settings.depth_speed!r}"))
+    if market.settled_in and "trades" in feed.channels:
+        # A tape may hold raw trades instead of aggregate ones.
+        names.channel_by_kind.setdefault("trade", "trades")
+    if settings.depth_speed not in market.depth_speeds:
+        speeds = " or ".join(market.depth_speeds)
+        problem = f"market {market.name!r} sends books every {speeds}"
+        where = f"venue.{feed.venue}.depth_speed"
+        mistakes.append(Mistake(where, f"{problem}, not {settings.depth_speed!r}"))
     if mistakes:
         raise ConfigError(mistakes)
     return names
 
 
-def _problem(market: Market, channel: str) -> str:
-    """Say what is wrong with a channel, or nothing."""
+def _channel_problem(market: Market, channel: str) -> str:
+    """Return what is wrong with a channel, and the valid ones; "" if nothing is."""
     name, parameter = channel_parts(channel)
     known = dict.fromkeys(STREAMS, ("",)) | {"book": ("", *DEPTHS), "klines": market.intervals}
     if parameter in known.get(name, ()):
         return ""
-    choice = [f"{name}:{each}" if each else name for each in known.get(name, ())]
-    told = f" It has: {', '.join(choice or known)}."
-    hint = "" if choice else nearest(name, known)
-    return f"market {market.name!r} has no channel {channel!r}.{hint or told}"
+    choices = [f"{name}:{option}" if option else name for option in known.get(name, ())]
+    valid = f" It has: {', '.join(choices or known)}."
+    hint = "" if choices else nearest(name, known)
+    return f"market {market.name!r} has no channel {channel!r}.{hint or valid}"

@@ -1,8 +1,9 @@
-"""Binance's frames, and the parser that turns them into events.
+"""Binance's market-data messages, and the parser that turns WebSocket frames into events.
 
-Each struct is a message of the venue and makes the event of it. The name of a stream tells which one
-comes, and of which symbol. Many frames at a time are decoded in one go, told apart by their event
-type `e`; a lone one by the name of its stream, and so are all where spot's two kinds without `e` come.
+Data flow: the transport pushes frames, `Parser` decodes them with the structs below, and the structs
+build the events. `history` decodes REST answers with some of the same structs.
+
+The `#:` lines above a struct are one sample payload (recorded, or from the venue's documentation).
 """
 
 from __future__ import annotations
@@ -20,40 +21,48 @@ from tapeloom.plugin import Feed, Frames, TradeBatch, channel_parts
 if TYPE_CHECKING:
     from .symbols import Names
 
-__all__ = ["Aggregate", "Parser", "Past", "Place", "Row", "Top"]
+__all__ = ["AggregateTrade", "DepthSnapshot", "HistoricalTrade", "KlineRow", "Parser", "Route"]
 
 T = TypeVar("T")
-_ZERO = Decimal(0)
 Level: TypeAlias = tuple[str, str]
 Decode: TypeAlias = Callable[[bytes], Any]
 
+#: The price of a route before its first trade.
+_ZERO = Decimal(0)
+#: The number of frames from which decoding them together is faster than one by one.
+_BATCH_MIN_FRAMES = 4
+#: What decoding or building an event raises for a frame that is not usable market data.
+_PARSE_ERRORS = (KeyError, ValueError, ArithmeticError, RecursionError)
+#: Creates a trade without calling `Trade.__init__`: see `Parser._parse_batch`.
+_new_trade: Callable[[type[Trade]], Any] = Trade.__new__
+
 
 @define
-class Place:
-    """What the events of one stream, or of one answer, have in common."""
+class Route:
+    """The fields that all events of one stream, or of one REST answer, have in common."""
 
     venue: str
     symbol: str
     channel: str
-    scale: int  #: ns in the unit of the venue's times
+    time_unit_ns: int  #: ns in one unit of the venue's times
     parameter: str = ""  #: the interval of bars, the number of levels of a book
     origin: Origin = "live"
-    line: int | None = None  #: its number among those of plain trades
-    text: str = ""  #: the last price of a trade, as it was written
-    price: Decimal = _ZERO  #: the same as a number
+    subscription_id: int | None = None  #: set only where every event of the stream is a plain trade
+    last_price_text: str = ""  #: the last trade's price as the venue wrote it
+    last_price: Decimal = _ZERO  #: `last_price_text` as a number
 
-    def read(self, text: str) -> Decimal:
-        """Return a price; the very object of the last one where it is written the same.
+    def parse_price(self, text: str) -> Decimal:
+        """Return the price as a Decimal; reuse the last one if the text is the same.
 
-        Two trades of three are at the price of the one before, and whoever compares is done at once.
+        Two trades of three have the price of the trade before; comparing identical objects is fast.
         """
-        if text != self.text:
-            self.price, self.text = Decimal(text), text
-        return self.price
+        if text != self.last_price_text:
+            self.last_price, self.last_price_text = Decimal(text), text
+        return self.last_price
 
 
-class _Deal(Struct, gc=False, kw_only=True):
-    """What all trades tell. Only raw ones of futures have `X`: what they come from."""
+class TradeMessage(Struct, gc=False, kw_only=True):
+    """The fields of every trade. Only raw trades of futures have `X`, the kind of the trade."""
 
     t: int
     p: str
@@ -62,30 +71,40 @@ class _Deal(Struct, gc=False, kw_only=True):
     m: bool  #: the buyer was the maker, so the taker sold
     X: str = "MARKET"
 
-    def event(self, at: Place, recv: int) -> Event:
-        venue, symbol, channel, ts = at.venue, at.symbol, at.channel, self.T * at.scale
-        price, size = at.read(self.p), Decimal(self.q)
+    def to_event(self, route: Route, recv: int) -> Event:
+        venue, symbol, channel = route.venue, route.symbol, route.channel
+        ts = self.T * route.time_unit_ns
+        price, size = route.parse_price(self.p), Decimal(self.q)
         side: Side = "sell" if self.m else "buy"
-        trade = Trade(venue, symbol, ts, recv, price, size, side, self.t, channel, at.origin)
+        trade = Trade(venue, symbol, ts, recv, price, size, side, self.t, channel, route.origin)
         if self.X == "MARKET":
             return trade
-        # A fill of the insurance fund, or a deleveraging: in no book, and in no kline.
-        why = f"X={self.X}"
-        return Reject(venue, symbol, ts, recv, "not_market_trade", why, trade, channel)
+        # Trades of the insurance fund and deleveraging never stood in the book or in a kline.
+        evidence = f"X={self.X}"
+        return Reject(venue, symbol, ts, recv, "not_market_trade", evidence, trade, channel)
 
 
-class Fill(_Deal, gc=False, kw_only=True, tag_field="e", tag="trade"):
-    """``trade``."""
+#: {"e":"trade","E":1721347022956,"T":1721347022956,"s":"BTCUSDT","t":5182005737,"p":"63943.90",
+#: "q":"0.003","X":"MARKET","m":true}
+class RawTrade(TradeMessage, gc=False, kw_only=True, tag_field="e", tag="trade"):
+    """A message of the ``trade`` stream."""
 
 
-class Aggregate(_Deal, gc=False, kw_only=True, tag_field="e", tag="aggTrade"):
-    """``aggTrade``: the fills of one order at one price. REST has the same."""
+#: {"e":"aggTrade","E":1633998523963,"s":"NKNUSDT","a":15683430,"p":"0.35280000","q":"58.00000000",
+#: "f":19862790,"l":19862790,"T":1633998523963,"m":false,"M":true}
+class AggregateTrade(TradeMessage, gc=False, kw_only=True, tag_field="e", tag="aggTrade"):
+    """A message of the ``aggTrade`` stream, or a row of REST ``aggTrades``.
+
+    It merges the trades of one taker order at one price.
+    """
 
     t: int = field(name="a")
 
 
-class Past(_Deal, gc=False, kw_only=True):
-    """A row of ``historicalTrades``."""
+#: {"id":28457,"price":"4.00000100","qty":"12.00000000","quoteQty":"48.000012","time":1499865549590,
+#: "isBuyerMaker":true,"isBestMatch":true}
+class HistoricalTrade(TradeMessage, gc=False, kw_only=True):
+    """A row of REST ``historicalTrades``."""
 
     p: str = field(name="price")
     q: str = field(name="qty")
@@ -94,8 +113,10 @@ class Past(_Deal, gc=False, kw_only=True):
     t: int = field(name="id")
 
 
-class Best(Struct, gc=False, tag_field="e", tag="bookTicker"):
-    """``bookTicker``. Spot sends neither time nor `e`."""
+#: {"e":"bookTicker","u":4984028370881,"s":"BTCUSDT","b":"63943.90","B":"46.371","a":"63944.00",
+#: "A":"0.095","T":1721347022507,"E":1721347022507}
+class BookTicker(Struct, gc=False, tag_field="e", tag="bookTicker"):
+    """A message of the ``bookTicker`` stream. Spot sends neither `T` nor `e`."""
 
     u: int
     b: Decimal
@@ -104,14 +125,20 @@ class Best(Struct, gc=False, tag_field="e", tag="bookTicker"):
     A: Decimal
     T: int = 0
 
-    def event(self, at: Place, recv: int) -> Event:
-        ts = self.T * at.scale or recv
-        best = self.b, self.B, self.a, self.A, self.u
-        return Quote(at.venue, at.symbol, ts, recv, *best, at.channel)
+    def to_event(self, route: Route, recv: int) -> Event:
+        ts = self.T * route.time_unit_ns or recv
+        top_of_book = self.b, self.B, self.a, self.A, self.u
+        return Quote(route.venue, route.symbol, ts, recv, *top_of_book, route.channel)
 
 
-class Depth(Struct, gc=False, tag_field="e", tag="depthUpdate"):
-    """``depthUpdate``: changes, or the best levels. `T` and `pu` are of futures; `T` is exact."""
+#: {"e":"depthUpdate","E":1626992741037,"T":1626992741024,"s":"SUSHIUSDT","U":600859599090,
+#: "u":600859600917,"pu":600859598061,"b":[["7.5040","813"],["7.6090","0"],["7.6110","2"]],
+#: "a":[["7.6150","1563"],["7.6220","3284"]]}
+class DepthUpdate(Struct, gc=False, tag_field="e", tag="depthUpdate"):
+    """A message of the ``depth`` streams: a delta, or the best levels of a partial book on futures.
+
+    Only futures send `T` (the time of the matching engine) and `pu`.
+    """
 
     E: int
     U: int
@@ -121,31 +148,36 @@ class Depth(Struct, gc=False, tag_field="e", tag="depthUpdate"):
     T: int = 0
     pu: int | None = None
 
-    def event(self, at: Place, recv: int) -> Event:
-        if at.parameter:
-            return Top(self.u, self.b, self.a, self.T).event(at, recv)
-        place = at.venue, at.symbol, (self.T or self.E) * at.scale, recv
-        return Book(*place, "delta", self.b, self.a, self.U, self.u, self.pu, 0, at.channel)
+    def to_event(self, route: Route, recv: int) -> Event:
+        if route.parameter:
+            return DepthSnapshot(self.u, self.b, self.a, self.T).to_event(route, recv)
+        common = route.venue, route.symbol, (self.T or self.E) * route.time_unit_ns, recv
+        ids = self.U, self.u, self.pu
+        return Book(*common, "delta", self.b, self.a, *ids, 0, route.channel)
 
 
-class Top(Struct, gc=False):
-    """A partial book of spot, with neither symbol nor time; and a snapshot over REST."""
+#: {"lastUpdateId":160,"bids":[["0.0024","10"]],"asks":[["0.0026","100"]]}
+class DepthSnapshot(Struct, gc=False):
+    """A partial book of spot, without symbol and time; or a book snapshot over REST."""
 
     u: int = field(name="lastUpdateId")
     b: list[Level] = field(name="bids")
     a: list[Level] = field(name="asks")
     T: int = 0
 
-    def event(self, at: Place, recv: int) -> Event:
+    def to_event(self, route: Route, recv: int) -> Event:
         """Return the book."""
-        depth = int(at.parameter) or max(len(self.b), len(self.a))
-        place = at.venue, at.symbol, self.T * at.scale or recv, recv
+        depth = int(route.parameter) or max(len(self.b), len(self.a))
+        common = route.venue, route.symbol, self.T * route.time_unit_ns or recv, recv
         ids = None, self.u, None
-        return Book(*place, "snapshot", self.b, self.a, *ids, depth, at.channel, at.origin)
+        channel, origin = route.channel, route.origin
+        return Book(*common, "snapshot", self.b, self.a, *ids, depth, channel, origin)
 
 
-class Row(Struct, array_like=True, gc=False):
-    """A row of ``klines``; `T` is the last moment that belongs to it."""
+#: [1499040000000,"0.01634790","0.80000000","0.01575800","0.01577100","148976.11427815",
+#: 1499644799999,"2434.19055334",308,"1756.87402397","28.46694368","0"]
+class KlineRow(Struct, array_like=True, gc=False):
+    """A row of REST ``klines``. `T` is the last moment of the interval."""
 
     t: int
     o: Decimal
@@ -159,31 +191,42 @@ class Row(Struct, array_like=True, gc=False):
     V: Decimal
     Q: Decimal
 
-    def bar(self, at: Place, recv: int, *, closed: bool) -> Event:
+    def to_bar(self, route: Route, recv: int, *, closed: bool) -> Event:
         """Return the bar."""
-        place = at.venue, at.symbol, self.t * at.scale, recv, at.parameter
+        ts, interval = self.t * route.time_unit_ns, route.parameter
+        common = route.venue, route.symbol, ts, recv, interval
         prices, sums = (self.o, self.h, self.l, self.c), (self.v, self.q, self.V, self.Q)
-        more = True, 0, at.channel, at.origin
-        return Bar(*place, *prices, *sums, self.n, closed, *more)
+        complete_and_source = True, 0, route.channel, route.origin
+        return Bar(*common, *prices, *sums, self.n, closed, *complete_and_source)
 
 
-class Candle(Row, array_like=False, gc=False):
-    """The ``k`` of a ``kline``; `x`: it is closed."""
+#: {"t":1633998480000,"T":1633998539999,"s":"NKNUSDT","i":"1m","f":19862761,"L":19862790,
+#: "o":"0.35270000","c":"0.35280000","h":"0.35280000","l":"0.35220000","v":"25877.00000000","n":30,
+#: "x":false,"q":"9116.04600000","V":"58.00000000","Q":"20.46240000","B":"0"}
+class StreamKline(KlineRow, array_like=False, gc=False):
+    """The field ``k`` of a ``kline`` message. `x` is true if the bar is closed."""
 
     x: bool
 
 
-class Kline(Struct, gc=False, tag_field="e", tag="kline"):
-    """``kline``."""
+#: {"e":"kline","E":1633998523963,"s":"NKNUSDT","k":{"t":1633998480000,"T":1633998539999,
+#: "s":"NKNUSDT","i":"1m","f":19862761,"L":19862790,"o":"0.35270000","c":"0.35280000",
+#: "h":"0.35280000","l":"0.35220000","v":"25877.00000000","n":30,"x":false,"q":"9116.04600000",
+#: "V":"58.00000000","Q":"20.46240000","B":"0"}}
+class KlineMessage(Struct, gc=False, tag_field="e", tag="kline"):
+    """A message of the ``kline`` streams."""
 
-    k: Candle
+    k: StreamKline
 
-    def event(self, at: Place, recv: int) -> Event:
-        return self.k.bar(at, recv, closed=self.k.x)
+    def to_event(self, route: Route, recv: int) -> Event:
+        return self.k.to_bar(route, recv, closed=self.k.x)
 
 
-class Day(Struct, gc=False, tag_field="e", tag="24hrTicker"):
-    """``24hrTicker``."""
+#: {"e":"24hrTicker","E":1672515782136,"s":"BNBBTC","p":"0.0015","P":"250.00","w":"0.0018",
+#: "x":"0.0009","c":"0.0025","Q":"10","b":"0.0024","B":"10","a":"0.0026","A":"100","o":"0.0010",
+#: "h":"0.0025","l":"0.0010","v":"10000","q":"18","O":0,"C":86400000,"F":0,"L":18150,"n":18151}
+class Ticker24h(Struct, gc=False, tag_field="e", tag="24hrTicker"):
+    """A message of the ``ticker`` stream: statistics of the last 24 hours."""
 
     E: int
     c: Decimal
@@ -194,173 +237,196 @@ class Day(Struct, gc=False, tag_field="e", tag="24hrTicker"):
     q: Decimal
     n: int | None = None
 
-    def event(self, at: Place, recv: int) -> Event:
+    def to_event(self, route: Route, recv: int) -> Event:
+        ts = self.E * route.time_unit_ns
         figures = self.c, self.o, self.h, self.l, self.v, self.q, self.n
-        return Ticker(at.venue, at.symbol, self.E * at.scale, recv, *figures, at.channel)
+        return Ticker(route.venue, route.symbol, ts, recv, *figures, route.channel)
 
 
-class _Push(Struct, Generic[T], gc=False):
-    """What is around every event of a combined stream."""
+#: {"stream":"btcusdt@trade","data":{"e":"trade","E":1723161255343,"s":"BTCUSDT","t":3735683259,
+#: "p":"61837.63000000","q":"0.02000000","T":1723161255342,"m":true,"M":true}}
+class _StreamEnvelope(Struct, Generic[T], gc=False):
+    """A frame of a combined stream: the name of the stream and its message."""
 
     stream: str
     data: T
 
 
-class _Type(Struct):
-    """1 is USD-M and 2 COIN-M: since June 2026 the hosts of either may send both."""
+#: {"e":"aggTrade","E":123456789,"s":"BTCUSDT","a":5933014,"p":"0.001","q":"100","nq":"100","f":100,
+#: "l":105,"T":123456785,"m":true,"st":1}
+class _FuturesType(Struct):
+    """The field `st` of a message: 1 is USD-M, 2 is COIN-M.
+
+    Since June 2026 the hosts of either market may send the streams of both.
+    """
 
     st: Any = None
 
 
-_envelope, _type = Decoder(_Push[Raw]).decode, Decoder(_Type).decode
-_all = Decoder(list[_Push[Fill | Aggregate | Best | Depth | Kline | Day]]).decode
-_DECODE: dict[str, Decode] = {
-    "trade": Decoder(_Push[Fill]).decode,
-    "aggTrade": Decoder(_Push[Aggregate]).decode,
-    "bookTicker": Decoder(_Push[Best]).decode,
-    "depth": Decoder(_Push[Depth]).decode,
-    "partial": Decoder(_Push[Top]).decode,
-    "kline": Decoder(_Push[Kline]).decode,
-    "ticker": Decoder(_Push[Day]).decode,
+_decode_envelope = Decoder(_StreamEnvelope[Raw]).decode
+_decode_futures_type = Decoder(_FuturesType).decode
+#: Decodes many frames together, as the items of one JSON list, by their event type `e`.
+_decode_batch = Decoder(
+    list[
+        _StreamEnvelope[
+            RawTrade | AggregateTrade | BookTicker | DepthUpdate | KlineMessage | Ticker24h
+        ]
+    ]
+).decode
+#: Decodes one frame, by the kind of its stream ("partial" is a partial book of spot).
+_DECODERS: dict[str, Decode] = {
+    "trade": Decoder(_StreamEnvelope[RawTrade]).decode,
+    "aggTrade": Decoder(_StreamEnvelope[AggregateTrade]).decode,
+    "bookTicker": Decoder(_StreamEnvelope[BookTicker]).decode,
+    "depth": Decoder(_StreamEnvelope[DepthUpdate]).decode,
+    "partial": Decoder(_StreamEnvelope[DepthSnapshot]).decode,
+    "kline": Decoder(_StreamEnvelope[KlineMessage]).decode,
+    "ticker": Decoder(_StreamEnvelope[Ticker24h]).decode,
 }
-_new: Callable[[type[Trade]], Any] = Trade.__new__
-_OUT_OF_THE_ORDINARY = (KeyError, ValueError, ArithmeticError, RecursionError)
-#: From so many frames on, decoding them together pays.
-_MANY = 4
 
 
 class Parser:
-    """Turns frames into events: pure, except that it counts what nobody asked for.
+    """Parses frames into events. Its only side effect is that it counts unrequested frames.
 
-    One stream serves one channel of one symbol: the first that comes. A tape may hold a book at two
-    speeds, or raw and aggregate trades; mixing them would break the order of their ids.
+    One stream serves one channel of one symbol: the first stream that arrives. A tape may hold a book
+    at two speeds, or raw and aggregate trades; mixing them would break the order of their ids.
+
+    Many frames are decoded together by their event type `e`. Few frames are decoded singly by the
+    name of their stream, and so is every frame of a feed with streams that have no `e` (spot's
+    bookTicker and partial books).
     """
 
     def __init__(self, feed: Feed, names: Names) -> None:
         self._feed, self._names = feed, names
-        self._places: dict[str, Place] = {}  # by the stream's name
-        self._keyed: dict[bytes, tuple[Decode, Place]] = {}  # by how its frames begin
-        self._serving: dict[tuple[str, str], str] = {}
-        # Futures send the time with everything, and so the event type.
-        bare = any(name == "quotes" or name.startswith("book:") for name in feed.channels)
-        self._told_apart = bool(names.market.settled) or not bare
+        self._routes: dict[str, Route] = {}  # by the name of the stream
+        self._by_prefix: dict[bytes, tuple[Decode, Route]] = {}  # by the frame's bytes before ","
+        self._stream_by_channel: dict[tuple[str, str], str] = {}  # by symbol and channel
+        # Messages of futures always have the event type `e`; these two channels of spot do not.
+        has_untyped = any(name == "quotes" or name.startswith("book:") for name in feed.channels)
+        self._is_batchable = bool(names.market.settled_in) or not has_untyped
 
     def __call__(self, frames: Frames) -> list[Event]:
-        """Return the events of *frames*, in their order."""
-        if self._told_apart and len(frames) >= _MANY:
+        """Return the events of *frames*, in the order of the frames."""
+        if self._is_batchable and len(frames) >= _BATCH_MIN_FRAMES:
             try:
-                pushes = _all(b"[" + b",".join(frames) + b"]")
-                if len(pushes) == len(frames):
+                envelopes = _decode_batch(b"[" + b",".join(frames) + b"]")
+                if len(envelopes) == len(frames):
                     try:
-                        return self._built(pushes, frames.recv)
+                        return self._parse_batch(envelopes, frames.recv)
                     except KeyError:
-                        if self._meet(frames, pushes):
-                            return self._built(pushes, frames.recv)
-            except _OUT_OF_THE_ORDINARY:
-                pass  # one is out of the ordinary; nothing has been done that could be done twice
-        return self._one_by_one(frames)
+                        if self._open_streams(frames, envelopes):
+                            return self._parse_batch(envelopes, frames.recv)
+            except _PARSE_ERRORS:
+                pass  # Parse the frames singly instead. Nothing was counted or delivered so far.
+        return self._parse_singly(frames)
 
-    def _built(self, pushes: list[Any], recv: int) -> list[Event]:
-        """Return the events of frames that were decoded in one go.
+    def _parse_batch(self, envelopes: list[Any], recv: int) -> list[Event]:
+        """Return the events of frames that were decoded together.
 
-        Raises KeyError for a stream that has not been opened, ArithmeticError for a price that is no
+        Raises KeyError for a stream that is not open yet, ArithmeticError for a price that is not a
         number.
         """
-        places, venue, scale, new, trade_class, number_of = (
-            self._places, self._feed.venue, self._names.scale, _new, Trade, Decimal,
+        routes, venue, time_unit_ns, new_trade, trade_class, to_decimal = (
+            self._routes, self._feed.venue, self._names.time_unit_ns, _new_trade, Trade, Decimal,
         )  # fmt: skip
         events = TradeBatch()
-        add, number = events.append, events.subscription_ids.append
-        for push in pushes:
-            at = places[push.stream]
-            wire = push.data
-            line = at.line
-            if line is None:
-                add(wire.event(at, recv))
+        add_event, add_subscription_id = events.append, events.subscription_ids.append
+        for envelope in envelopes:
+            route = routes[envelope.stream]
+            message = envelope.data
+            subscription_id = route.subscription_id
+            if subscription_id is None:
+                add_event(message.to_event(route, recv))
                 continue
-            # Trades come by the thousand: filling one in by hand takes half the time of calling it.
-            trade = new(trade_class)
+            # Setting the fields of a trade takes half the time of calling the class.
+            trade = new_trade(trade_class)
             trade.venue = venue
-            trade.symbol = at.symbol
-            trade.ts = wire.T * scale
+            trade.symbol = route.symbol
+            trade.ts = message.T * time_unit_ns
             trade.recv = recv
-            text = wire.p  # as `at.read` does, without a call
-            if text == at.text:
-                trade.price = at.price
+            text = message.p  # the same as `Route.parse_price`, without a call
+            if text == route.last_price_text:
+                trade.price = route.last_price
             else:
-                trade.price = at.price = number_of(text)
-                at.text = text
-            trade.size = number_of(wire.q)
-            trade.side = "sell" if wire.m else "buy"
-            trade.id = wire.t
-            trade.channel = at.channel
+                trade.price = route.last_price = to_decimal(text)
+                route.last_price_text = text
+            trade.size = to_decimal(message.q)
+            trade.side = "sell" if message.m else "buy"
+            trade.id = message.t
+            trade.channel = route.channel
             trade.origin = "live"
-            add(trade)
-            number(line)
+            add_event(trade)
+            add_subscription_id(subscription_id)
         return events if len(events.subscription_ids) == len(events) else list(events)
 
-    def _meet(self, frames: Frames, pushes: list[Any]) -> bool:
-        """Open the streams that come for the first time; False where one was not asked for."""
+    def _open_streams(self, frames: Frames, envelopes: list[Any]) -> bool:
+        """Open the streams that are new; return False if one of them was not requested."""
         return all(
-            push.stream in self._places or self._open(_envelope(frame))
-            for frame, push in zip(frames, pushes, strict=True)
+            envelope.stream in self._routes or self._open_stream(_decode_envelope(frame))
+            for frame, envelope in zip(frames, envelopes, strict=True)
         )
 
-    def _one_by_one(self, frames: Frames) -> list[Event]:
-        """Return the events of frames that are few, or of which one is out of the ordinary."""
-        keyed, recv = self._keyed, frames.recv
+    def _parse_singly(self, frames: Frames) -> list[Event]:
+        """Return the events of *frames*, decoding each by itself."""
+        by_prefix, recv = self._by_prefix, frames.recv
         events: list[Event] = []
         for frame in frames:
             try:
-                decode, at = keyed[frame.partition(b",")[0]]
-                event = decode(frame).data.event(at, recv)
-            except _OUT_OF_THE_ORDINARY:
-                events += self._unusual(frame, frames)
+                decode, route = by_prefix[frame.partition(b",")[0]]
+                event = decode(frame).data.to_event(route, recv)
+            except _PARSE_ERRORS:
+                events += self._parse_unusual(frame, frames)
                 continue
             events.append(event)
         return events
 
-    def _unusual(self, frame: bytes, frames: Frames) -> Sequence[Event]:
-        """Take a frame that is written differently, that nobody asked for, or that is no data."""
+    def _parse_unusual(self, frame: bytes, frames: Frames) -> Sequence[Event]:
+        """Return the events of a frame whose prefix is unknown or whose message does not decode.
+
+        Its keys may stand in another order, its stream may be new or not requested, or it is no
+        market data: then `Frames.on_control` decides.
+        """
         try:
-            push = _envelope(frame)
-            if push.stream not in self._places and not self._open(push):
+            envelope = _decode_envelope(frame)
+            if envelope.stream not in self._routes and not self._open_stream(envelope):
                 self._feed.counters["unrequested"] += 1
                 return ()
-            key = _key(push.stream)
-            decode, at = self._keyed[key]
-            wire = decode(key + b',"data":' + bytes(push.data) + b"}").data
-            return (wire.event(at, frames.recv),)
-        except _OUT_OF_THE_ORDINARY:
+            prefix = _frame_prefix(envelope.stream)
+            decode, route = self._by_prefix[prefix]
+            message = decode(prefix + b',"data":' + bytes(envelope.data) + b"}").data
+            return (message.to_event(route, frames.recv),)
+        except _PARSE_ERRORS:
             return frames.on_control(frame)
 
-    def _open(self, push: _Push[Raw]) -> bool:
-        """Make the route of a stream that comes for the first time; False if nobody asked for it.
+    def _open_stream(self, envelope: _StreamEnvelope[Raw]) -> bool:
+        """Make the route of a new stream; return False if the stream was not requested.
 
-        Raises ValueError where this is no market data.
+        Raises ValueError if the frame is no market data.
         """
-        stream, market = push.stream, self._names.market
+        stream, market = envelope.stream, self._names.market
         if "@" not in stream:
             raise ValueError("no market data")
-        native, kind, channel = self._names.read(stream)
+        native, kind, channel = self._names.parse_stream(stream)
         symbol = self._feed.listing.unified.get(native)
-        if symbol is None or not channel or _type(push.data).st not in (None, market.type):
+        if symbol is None or not channel:
             return False
-        if self._serving.setdefault((symbol, channel), stream) != stream:
+        if _decode_futures_type(envelope.data).st not in (None, market.futures_type):
+            return False
+        if self._stream_by_channel.setdefault((symbol, channel), stream) != stream:
             return False
         parameter = channel_parts(channel)[1]
-        if kind == "depth" and parameter and not market.settled:
+        if kind == "depth" and parameter and not market.settled_in:
             kind = "partial"
-        # Of futures, raw trades have fills among them that stood in no book.
-        plain = kind == "aggTrade" or (kind == "trade" and not market.settled)
-        at = Place(self._feed.venue, symbol, channel, self._names.scale, parameter)
-        if plain:
-            at.line = len(self._places)
-        self._places[stream] = at
-        self._keyed[_key(stream)] = _DECODE[kind], at
+        # Raw trades of futures may become rejects, so their stream does not have only plain trades.
+        is_plain_trade = kind == "aggTrade" or (kind == "trade" and not market.settled_in)
+        route = Route(self._feed.venue, symbol, channel, self._names.time_unit_ns, parameter)
+        if is_plain_trade:
+            route.subscription_id = len(self._routes)
+        self._routes[stream] = route
+        self._by_prefix[_frame_prefix(stream)] = _DECODERS[kind], route
         return True
 
 
-def _key(stream: str) -> bytes:
-    """Return how a frame of this stream begins."""
+def _frame_prefix(stream: str) -> bytes:
+    """Return the bytes before the first comma of a frame of this stream, as the venue writes it."""
     return b'{"stream":' + encode(stream)

@@ -1,4 +1,4 @@
-"""Local order books for tapeloom: from snapshots and deltas to a book that can be relied on.
+"""Aggregate stage: keeps local order books in sync from snapshots and deltas.
 
 `Books` is the stage; its `books` are the live `LocalBook` objects by symbol and channel.
 """
@@ -28,5 +28,5 @@ def settings() -> type[Settings]:
 
 @hookimpl
 def aggregate(feed: Feed) -> Books:
-    """Return the stage that keeps the books of *feed*."""
+    """Return the stage that maintains the order books of *feed*."""
     return Books(feed, feed.settings or Settings())

@@ -1,4 +1,4 @@
-"""One order book, kept up to date."""
+"""`LocalBook`: the current order book of one symbol and channel."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias, cast
 
 from attrs import define, field
 
-from .ladder import Ladder, TooWideError
+from .ladder import Ladder, PriceTooLongError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,8 +19,8 @@ __all__ = ["LocalBook", "State"]
 State: TypeAlias = Literal["waiting", "synced", "stale", "crossed"]
 
 
-def _spelled(raw: Levels) -> Sequence[Sequence[str]]:
-    """Return levels as texts, whether they came as texts or as Decimal."""
+def _as_texts(raw: Levels) -> Sequence[Sequence[str]]:
+    """Return levels as texts; levels may be pairs of texts or of Decimal."""
     if not raw or type(raw[0][0]) is str:
         return cast("Sequence[Sequence[str]]", raw)
     return [(format(price, "f"), format(size, "f")) for price, size in raw]
@@ -28,39 +28,39 @@ def _spelled(raw: Levels) -> Sequence[Sequence[str]]:
 
 @define(eq=False)
 class LocalBook:
-    """The book of one symbol and channel. It holds levels only while `state` is "synced".
+    """Order book of one symbol and channel. It holds levels only while `state` is "synced".
 
-    "waiting": no snapshot came yet. "stale": events were lost, or could not be read. "crossed":
-    bids stood at or above asks for more than one event. In these three it is empty, so that nobody
-    trades on a book that is known to be wrong.
+    "waiting": no snapshot arrived yet. "stale": events were lost or could not be parsed. "crossed": the
+    best bid was at or above the best ask for more than one event. In these three states the book is
+    empty, so that nobody trades on wrong levels.
     """
 
     venue: str
     symbol: str
     channel: str = "book"
-    kept: int = 0  #: how many levels a side are read often
+    top_levels: int = 0  #: number of best levels per side that are read often
     state: State = "waiting"
-    sequence: int | None = None  #: the last update id that is in the book
-    ts: int = 0  #: the venue's time of that update
+    sequence: int | None = None  #: last update id applied to the book
+    ts: int = 0  #: venue time of that update, ns
     recv: int = 0
-    updates: int = 0  #: how many deltas were applied since the last snapshot
+    updates: int = 0  #: number of deltas applied since the last snapshot
     bids: Ladder = field(init=False)
     asks: Ladder = field(init=False)
 
     def __attrs_post_init__(self) -> None:
-        self.bids = Ladder("bids", self.kept)
-        self.asks = Ladder("asks", self.kept)
+        self.bids = Ladder("bids", self.top_levels)
+        self.asks = Ladder("asks", self.top_levels)
 
     @property
     def synced(self) -> bool:
-        """Whether the book can be relied on."""
+        """Whether the book is in sync with the venue."""
         return self.state == "synced"
 
     @property
     def crossed(self) -> bool:
         """Whether the best bid is at or above the best ask."""
         bids, asks = self.bids.keys, self.asks.keys
-        # An ask's name is its price negated, and the sign of a sum is exact.
+        # The key of an ask is its negated price, and the sign of a floating-point sum is exact.
         return bool(bids and asks and bids[-1] + asks[-1] >= 0)
 
     @property
@@ -80,9 +80,9 @@ class LocalBook:
         return self.bids.top(count), self.asks.top(count)
 
     def replace(self, snapshot: Book) -> None:
-        """Take over a snapshot: what stood here before is gone.
+        """Replace all levels by those of a snapshot.
 
-        Raises ValueError where a level cannot be read; the book is then stale and empty.
+        Raises ValueError if a level cannot be parsed; the book is then stale and empty.
         """
         self.bids.clear()
         self.asks.clear()
@@ -91,32 +91,32 @@ class LocalBook:
         self.state = "synced"
 
     def apply(self, delta: Book) -> None:
-        """Change the levels that *delta* names. Whether its turn has come is for the caller to know.
+        """Set the levels of *delta*. The caller checks that it is the next delta.
 
-        Raises ValueError where a level cannot be read; the book is then stale and empty.
+        Raises ValueError if a level cannot be parsed; the book is then stale and empty.
         """
         self._set(delta)
         self.updates += 1
 
-    def lose(self, state: State) -> None:
-        """Empty the book and say why."""
+    def invalidate(self, state: State) -> None:
+        """Remove all levels and set `state`."""
         self.bids.clear()
         self.asks.clear()
         self.state = state
 
     def _set(self, event: Book) -> None:
         try:
-            bids, asks = _spelled(event.raw_bids), _spelled(event.raw_asks)
+            bids, asks = _as_texts(event.raw_bids), _as_texts(event.raw_asks)
             try:
                 self.bids.apply(bids)
                 self.asks.apply(asks)
-            except TooWideError:
-                self.bids.widen()
-                self.asks.widen()
-                self.bids.apply(bids)  # sizes are absolute: to set them twice does no harm
+            except PriceTooLongError:
+                self.bids.use_decimal_keys()
+                self.asks.use_decimal_keys()
+                self.bids.apply(bids)  # sizes are absolute, so setting them twice is harmless
                 self.asks.apply(asks)
         except (ArithmeticError, IndexError, TypeError, ValueError) as error:
-            self.lose("stale")
+            self.invalidate("stale")
             raise ValueError(f"a level cannot be read: {error}") from error
         self.sequence = event.last_id
         self.ts = event.ts

@@ -1,10 +1,10 @@
-"""Where a delta stands in the sequence of a book, told from the ids that it carries.
+"""Sequence rules of order books: whether a delta is the next one, old, or follows a gap.
 
-Venues number in three ways, and a delta shows which is its own:
+There are three numbering schemes, and the ids of a delta show which one applies:
 
-- linked: it names the id before it (`previous`), and ids may jump;
-- counted: it has `first` and `last` but no `previous`, and ids leave no hole;
-- unchecked: it has neither, and nothing can be known.
+- linked: `previous_id` is the `last_id` of the delta before, and ids may jump;
+- counted: the delta has `first_id` and `last_id` but no `previous_id`, and ids are consecutive;
+- unchecked: the delta has no such ids, and a lost delta cannot be detected.
 """
 
 from __future__ import annotations
@@ -14,59 +14,66 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 if TYPE_CHECKING:
     from tapeloom.events import Book
 
-__all__ = ["Place", "after_delta", "after_snapshot", "is_checked", "missing"]
+__all__ = [
+    "Position",
+    "has_sequence_ids",
+    "missing_count",
+    "position_after_delta",
+    "position_after_snapshot",
+]
 
-Place: TypeAlias = Literal["next", "old", "gap"]
+#: "next": apply it; "old": already contained; "gap": updates before it are missing.
+Position: TypeAlias = Literal["next", "old", "gap"]
 
 
-def is_checked(event: Book) -> bool:
-    """Tell whether *event* carries ids that can be checked."""
+def has_sequence_ids(event: Book) -> bool:
+    """Return whether *event* carries ids that can be checked."""
     return event.last_id is not None and (
         event.previous_id is not None or event.first_id is not None
     )
 
 
-def after_delta(event: Book, last: int | None) -> Place:
-    """Place *event* behind a delta that ended with the id *last*."""
+def position_after_delta(event: Book, last_id: int | None) -> Position:
+    """Return the position of *event* relative to the delta that ended with *last_id*."""
     end = event.last_id
-    if last is None or end is None:
+    if last_id is None or end is None:
         return "next"
     previous = event.previous_id
     if previous is not None:
-        if previous == last:
+        if previous == last_id:
             return "next"
-        return "old" if end <= last else "gap"
+        return "old" if end <= last_id else "gap"
     first = event.first_id
     if first is None:
         return "next"
-    if end <= last:
+    if end <= last_id:
         return "old"
-    return "next" if first <= last + 1 else "gap"
+    return "next" if first <= last_id + 1 else "gap"
 
 
-def after_snapshot(event: Book, last: int | None) -> Place:
-    """Place *event* behind a snapshot that was taken at the id *last*.
+def position_after_snapshot(event: Book, last_id: int | None) -> Position:
+    """Return the position of *event* relative to a snapshot taken at *last_id*.
 
-    A linked delta that ends with the snapshot's own id is the first to apply; a counted one is the
-    last to drop. So the futures and the spot procedure of the venues that number like this say.
+    A linked delta that ends with the snapshot's id is the first to apply; a counted one is the last
+    to drop. Source: Binance's instructions for local order books, futures (linked) and spot (counted).
     """
     end, first = event.last_id, event.first_id
-    if last is None or end is None:
+    if last_id is None or end is None:
         return "next"
     if event.previous_id is not None:
-        if end < last:
+        if end < last_id:
             return "old"
-        joins = event.previous_id == last or first is None or first <= last
+        joins = event.previous_id == last_id or first is None or first <= last_id
         return "next" if joins else "gap"
     if first is None:
         return "next"
-    if end <= last:
+    if end <= last_id:
         return "old"
-    return "next" if first <= last + 1 else "gap"
+    return "next" if first <= last_id + 1 else "gap"
 
 
-def missing(event: Book, last: int | None) -> int | None:
-    """Count the ids lost between *last* and *event*; None where ids are not counted."""
-    if event.previous_id is not None or event.first_id is None or last is None:
+def missing_count(event: Book, last_id: int | None) -> int | None:
+    """Return the number of ids missing between *last_id* and *event*; None if ids are not counted."""
+    if event.previous_id is not None or event.first_id is None or last_id is None:
         return None
-    return event.first_id - last - 1
+    return event.first_id - last_id - 1

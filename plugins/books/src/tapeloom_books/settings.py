@@ -1,4 +1,4 @@
-"""What a stack may say about books."""
+"""`Settings`: the table `[stage.books]`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def _whole(_: object, attribute: Attribute[int], value: int) -> None:
 def _long_enough(_: object, attribute: Attribute[int], value: int) -> None:
     if value < 1_000_000:
         raise ValueError(
-            f"{attribute.name} = {value} ns is too short for a request to be answered."
+            f"{attribute.name} = {value} ns is too short for a snapshot request."
             " Write a duration of 1ms or more, as in '10s'."
         )
 
@@ -31,10 +31,10 @@ class Settings:
     `retry` is in nanoseconds here and a duration such as "10s" in the stack.
     """
 
-    quotes: bool = True  #: send the best bid and ask as a Quote whenever they change
+    quotes: bool = True  #: emit a Quote when the best bid or ask changes
     depth: int = field(
         default=0, validator=_whole, metadata={"least": 0}
-    )  #: levels a side; 0: none
-    channels: tuple[str, ...] = ("book",)  #: the channels whose books give quotes and depth
+    )  #: levels per side of the Book events emitted; 0: none
+    channels: tuple[str, ...] = ("book",)  #: channels for whose books quotes and depth are emitted
     buffer: int = field(default=10_000, validator=_whole, metadata={"least": 1})
     retry: int = field(default=10_000_000_000, converter=duration_ns, validator=_long_enough)

@@ -1,4 +1,4 @@
-"""The stage: finds for each event the book that it belongs to."""
+"""The stage `Books`: routes each event to the book of its symbol and channel."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from attrs import define, field
 from tapeloom.events import Book, Event, Gap, Status
 
-from .keeper import Keeper
+from .book_sync import BookSync
 from .local import LocalBook
 from .settings import Settings
 
@@ -16,75 +16,76 @@ if TYPE_CHECKING:
 
 __all__ = ["Books"]
 
-_OURS = frozenset({Book, Gap, Status})
+#: Types of events that can change a book; others pass through.
+_PROCESSED_TYPES = frozenset({Book, Gap, Status})
 
 
 @define(eq=False)
 class Books:
-    """Keeps a book for each symbol and channel, apart from all others.
+    """Maintain one local order book per symbol and channel, independent of all others.
 
-    `books` are the live ones, by symbol and channel; read them, do not change them.
+    `books` maps (symbol, channel) to the live book; read them, do not change them.
     """
 
     feed: Feed
     settings: Settings = field(factory=Settings)
     books: dict[tuple[str, str], LocalBook] = field(init=False, factory=dict)
-    _keepers: dict[tuple[str, str], Keeper] = field(init=False, factory=dict)
-    _waiting: dict[tuple[str, str], int] = field(init=False, factory=dict)
+    _book_syncs: dict[tuple[str, str], BookSync] = field(init=False, factory=dict)
+    _retry_at: dict[tuple[str, str], int] = field(init=False, factory=dict)
 
     @property
     def due(self) -> int | None:
-        """When a snapshot has to be asked for again."""
-        return min(self._waiting.values()) if self._waiting else None
+        """Time in ns at which the next snapshot request is due."""
+        return min(self._retry_at.values()) if self._retry_at else None
 
     def __call__(self, events: list[Event]) -> list[Event]:
-        """Pass every event on, and add what the books tell, each behind its cause."""
-        if _OURS.isdisjoint(map(type, events)):
+        """Return *events* with the events of the books added, each after the event that caused it."""
+        if _PROCESSED_TYPES.isdisjoint(map(type, events)):
             return events
         out: list[Event] = []
-        keepers = self._keepers
+        book_syncs = self._book_syncs
         for event in events:
             if type(event) is Book and event.origin != "built_from_book":
-                keeper = keepers.get((event.symbol, event.channel)) or self._start(event)
+                book_sync = book_syncs.get((event.symbol, event.channel)) or self._add_book(event)
                 if event.kind == "delta":
-                    keeper.delta(event, out)
+                    book_sync.process_delta(event, out)
                 else:
-                    keeper.snapshot(event, out)
+                    book_sync.process_snapshot(event, out)
                 continue
             out.append(event)
             if type(event) is Gap and event.state != "filled":
-                for keeper in self._meant(event):
-                    keeper.gap(event, out)
+                for book_sync in self._matching(event):
+                    book_sync.process_gap(event, out)
             elif type(event) is Status and event.state == "request_failed":
-                for keeper in self._meant(event):
-                    keeper.failed(event.recv)
+                for book_sync in self._matching(event):
+                    book_sync.request_failed(event.recv)
         return out
 
     def tick(self, now: int) -> list[Event]:
-        """Ask again for the snapshots that did not come."""
-        for key, at in list(self._waiting.items()):
-            if at > now:
+        """Request again the snapshots that did not arrive."""
+        for key, retry_at in list(self._retry_at.items()):
+            if retry_at > now:
                 continue
             if key[0] in self.feed.symbols:
-                self._keepers[key].ask(now)
-            else:  # dropped from the feed meanwhile
-                del self._waiting[key]
+                self._book_syncs[key].request_snapshot(now)
+            else:  # the symbol was removed from the feed
+                del self._retry_at[key]
         return []
 
-    def _start(self, event: Book) -> Keeper:
+    def _add_book(self, event: Book) -> BookSync:
         key = event.symbol, event.channel
-        book = LocalBook(event.venue, *key, kept=self.settings.depth)
+        book = LocalBook(event.venue, *key, top_levels=self.settings.depth)
         self.books[key] = book
-        self._keepers[key] = Keeper(
-            book, self.settings, self.feed.query_history, self._waiting, self.feed.counters
+        self._book_syncs[key] = BookSync(
+            book, self.settings, self.feed.query_history, self._retry_at, self.feed.counters
         )
-        return self._keepers[key]
+        return self._book_syncs[key]
 
-    def _meant(self, event: Gap | Status) -> list[Keeper]:
-        """Find the books that *event* is about; without a symbol or channel it is about all."""
+    def _matching(self, event: Gap | Status) -> list[BookSync]:
+        """Return the books that *event* concerns; an empty symbol or channel means all."""
         symbol, channel = event.symbol, event.channel
         return [
-            keeper
-            for key, keeper in self._keepers.items()
+            book_sync
+            for key, book_sync in self._book_syncs.items()
             if symbol in ("", key[0]) and channel in ("", key[1])
         ]

@@ -1,7 +1,8 @@
 """Bybit spot and linear perpetual market data for tapeloom: API v5, without a key.
 
-The hooks stand here, the settings in `settings`. `names` has the venue's facts and words, `wire` its frames, `codec` its
-subscription language, `history` its REST interface. The package `simulator` is its server side.
+This module has the hooks, `settings` the settings. `names` has the venue's limits, addresses and
+names, `wire` its messages and the parser, `codec` its subscription requests and replies, `history`
+its REST interface. `simulator` is a simulated server of the venue.
 """
 
 from __future__ import annotations
@@ -30,19 +31,19 @@ def _names(feed: Feed) -> Names:
 
 @hookimpl
 def settings() -> type[Any]:
-    """Return the class of ``[venue.bybit]``."""
+    """Return the class of the settings in ``[venue.bybit]``."""
     return Settings
 
 
 @hookimpl
 def connect(feed: Feed) -> Sequence[Endpoint]:
-    """Return the public stream of the feed's market."""
+    """Return the WebSocket endpoint of the feed's market."""
     return [_names(feed).endpoint()]
 
 
 @hookimpl
 def subscribe(feed: Feed) -> Codec:
-    """Return the subscription language."""
+    """Return the encoder of subscription requests and decoder of replies."""
     return BybitCodec(feed, _names(feed))
 
 
@@ -54,5 +55,5 @@ def parse(feed: Feed) -> Parse:
 
 @hookimpl
 def history(feed: Feed) -> History:
-    """Return the REST language."""
+    """Return the encoder of REST requests and decoder of answers."""
     return BybitHistory(feed, _names(feed))

@@ -1,4 +1,4 @@
-"""Bybit's subscription language."""
+"""Encodes Bybit's subscription requests and decodes the replies to them."""
 
 from __future__ import annotations
 
@@ -13,17 +13,25 @@ if TYPE_CHECKING:
 
     from .names import Names
 
-__all__ = ["PASSING", "BybitCodec"]
+__all__ = ["TEMPORARY_CODES", "BybitCodec"]
 
-#: Spot allows so many topics in a request; for linear no figure is documented.
-_BATCH = 10
-#: Codes of a venue that is overloaded, throttling or failing: asking again may help.
-PASSING = frozenset({10000, 10006, 10016, 10018})
-_BUSY = re.compile(r"too many visits|too frequent|timeout|time out|server error", re.IGNORECASE)
+#: Topics in one request: the limit of spot. For linear no limit is documented.
+_BATCH_SIZE = 10
+#: Codes of a venue that is overloaded, throttling or failing: a retry may succeed.
+TEMPORARY_CODES = frozenset({10000, 10006, 10016, 10018})
+#: Texts of refusals without a code that mean the same as these codes.
+_TEMPORARY_TEXT = re.compile(
+    r"too many visits|too frequent|timeout|time out|server error", re.IGNORECASE
+)
+#: A topic in the text of a refusal.
 _TOPIC = re.compile(r"(?:publicTrade|orderbook|kline|tickers)\.[\w.-]+")
 
 
-class _Answer(msgspec.Struct, rename={"code": "retCode"}):
+#: {"success":true,"ret_msg":"subscribe","conn_id":"d967ikkn0ine3iqmjc30-koqj","req_id":"sub1",
+#: "op":"subscribe"}
+class _ControlMessage(msgspec.Struct, rename={"code": "retCode"}):
+    """A reply to a request, or a pong."""
+
     success: bool | None = None
     ret_msg: str = ""
     req_id: str | int = ""
@@ -31,84 +39,103 @@ class _Answer(msgspec.Struct, rename={"code": "retCode"}):
     code: int = 0
 
 
-_decode = msgspec.json.Decoder(_Answer).decode
+_decode = msgspec.json.Decoder(_ControlMessage).decode
 
 
 class BybitCodec:
-    """Requests of ten topics, and what is said in return.
+    """Encodes requests of up to ten topics, and decodes the replies.
 
-    A refusal of several topics names at most one, and whether the others were accepted is not
-    documented. So the one is remembered and asked for alone the next time, and only what is refused
-    alone is refused for good.
+    The refusal of a request with several topics names at most one topic, and the documentation does
+    not say whether the venue accepted the others. The codec therefore remembers the named topic and
+    requests it separately the next time. Only the refusal of a separate request is permanent.
     """
 
     def __init__(self, feed: Feed, names: Names) -> None:
         self._names = names
         self._listed = feed.listing.native
-        self._alone: set[str] = set()  # topics that were refused in company
-        self._each = False  # a refusal in company named none
+        self._separate_topics: set[str] = set()  # topics to request separately
+        self._all_separate = False  # request every topic separately: a refusal named no topic
 
     def native(self, symbol: str) -> str:
         """Return the venue's name for a unified symbol.
 
-        Raises SymbolError where this market can have no such symbol.
+        Raises SymbolError if this market cannot list such a symbol.
         """
         return self._names.native(symbol)
 
     def encode_subscribe(
         self, subscriptions: Sequence[Subscription], first_id: int
     ) -> list[Message]:
-        """Return the messages that start these."""
-        return self._ask("subscribe", subscriptions, first_id)
+        """Return the messages that subscribe to *subscriptions*."""
+        return self._encode("subscribe", subscriptions, first_id)
 
     def encode_unsubscribe(
         self, subscriptions: Sequence[Subscription], first_id: int
     ) -> list[Message]:
-        """Return the messages that end these."""
-        return self._ask("unsubscribe", subscriptions, first_id)
+        """Return the messages that unsubscribe from *subscriptions*."""
+        return self._encode("unsubscribe", subscriptions, first_id)
 
-    def _ask(self, op: str, some: Sequence[Subscription], first: int) -> list[Message]:
-        topics = {one: self._topic(one) for one in some}
-        alone = [one for one, topic in topics.items() if self._each or topic in self._alone]
-        crowd = [one for one in topics if one not in set(alone)]
-        parts = [crowd[start : start + _BATCH] for start in range(0, len(crowd), _BATCH)]
+    def _encode(
+        self, op: str, subscriptions: Sequence[Subscription], first_id: int
+    ) -> list[Message]:
+        topics = {subscription: self._topic(subscription) for subscription in subscriptions}
+        separate = [
+            subscription
+            for subscription, topic in topics.items()
+            if self._all_separate or topic in self._separate_topics
+        ]
+        together = [subscription for subscription in topics if subscription not in set(separate)]
+        starts = range(0, len(together), _BATCH_SIZE)
+        batches = [together[start : start + _BATCH_SIZE] for start in starts]
+        batches += [[subscription] for subscription in separate]
         messages = []
-        for number, part in enumerate([*parts, *([one] for one in alone)], first):
-            args = [topics[one] for one in part]
-            # The answer repeats the number, and with it how many topics it is about.
-            text = msgspec.json.encode({"req_id": f"{number}-{len(args)}", "op": op, "args": args})
-            messages.append(Message(text.decode(), tuple(part), number))
+        for request_id, batch in enumerate(batches, first_id):
+            args = [topics[subscription] for subscription in batch]
+            # The reply repeats `req_id`, and with it the number of topics.
+            request = {"req_id": f"{request_id}-{len(args)}", "op": op, "args": args}
+            text = msgspec.json.encode(request).decode()
+            messages.append(Message(text, tuple(batch), request_id))
         return messages
 
-    def _topic(self, one: Subscription) -> str:
-        listed = self._listed.get(one.symbol) or self._names.native(one.symbol)
-        return f"{self._names.head(one.channel)}.{listed}"
+    def _topic(self, subscription: Subscription) -> str:
+        symbol = subscription.symbol
+        native = self._listed.get(symbol) or self._names.native(symbol)
+        return f"{self._names.topic_prefix(subscription.channel)}.{native}"
 
     def decode_reply(self, frame: bytes) -> Reply | None:
-        """Read an answer; None where it is none."""
+        """Return the reply in *frame*; None if it is no reply."""
         try:
-            answer = _decode(frame)
+            message = _decode(frame)
         except (ValueError, RecursionError):
             return None
-        if answer.ret_msg == "pong" or answer.op == "pong":
+        if message.ret_msg == "pong" or message.op == "pong":
             return Pong()
-        if answer.success is None and not answer.code:
+        if message.success is None and not message.code:
             return None
-        number, _, size = str(answer.req_id).partition("-")
-        asked = int(number) if number.isdecimal() else None
-        if not answer.success:
-            return self._refusal(answer, asked, size)
-        return Notice(answer.op, "was agreed to unasked") if asked is None else Ack(asked)
+        number, _, topic_count = str(message.req_id).partition("-")
+        request_id = int(number) if number.isdecimal() else None
+        if not message.success:
+            return self._refusal(message, request_id, topic_count)
+        if request_id is None:
+            return Notice(message.op, "was acknowledged without the id of a request")
+        return Ack(request_id)
 
-    def _refusal(self, answer: _Answer, asked: int | None, size: str) -> Reply:
-        reason = answer.ret_msg or f"code {answer.code}"
-        found = _TOPIC.search(reason)
-        topic = found[0] if found else ""
-        alone = size == "1" or topic in self._alone or (self._each and not topic)
-        passing = answer.code in PASSING or bool(_BUSY.search(reason))
-        if "already subscribed" in reason and alone and asked is not None:
-            return Ack(asked)
-        if not alone and not passing:
-            self._alone.add(topic) if topic else setattr(self, "_each", True)
-        permanent = alone and not passing
-        return Refusal(reason, asked, permanent=permanent, oldest_pending=asked is None)
+    def _refusal(self, message: _ControlMessage, request_id: int | None, topic_count: str) -> Reply:
+        reason = message.ret_msg or f"code {message.code}"
+        match = _TOPIC.search(reason)
+        topic = match[0] if match else ""
+        was_separate = (
+            topic_count == "1"
+            or topic in self._separate_topics
+            or (self._all_separate and not topic)
+        )
+        is_temporary = message.code in TEMPORARY_CODES or bool(_TEMPORARY_TEXT.search(reason))
+        if "already subscribed" in reason and was_separate and request_id is not None:
+            return Ack(request_id)
+        if not was_separate and not is_temporary:
+            if topic:
+                self._separate_topics.add(topic)
+            else:
+                self._all_separate = True
+        permanent = was_separate and not is_temporary
+        return Refusal(reason, request_id, permanent=permanent, oldest_pending=request_id is None)

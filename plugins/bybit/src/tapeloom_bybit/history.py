@@ -1,4 +1,4 @@
-"""Bybit over REST: what is listed, past trades and bars, and the deepest book."""
+"""Encodes Bybit's REST requests and decodes the answers: listing, trades, bars, the deepest book."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tapeloom.plugin import Feed, HistoryQuery, Request, channel_parts
 from tapeloom.symbols import Instrument, Kind, Symbol
 from tapeloom.units import Rate, duration_ns
 
-from .codec import PASSING
+from .codec import TEMPORARY_CODES
 from .names import INTERVALS
 from .wire import MS, SIDES, Depth
 
@@ -28,23 +28,37 @@ if TYPE_CHECKING:
 __all__ = ["BybitHistory"]
 
 T = TypeVar("T")
-_ROWS = 1000
-_TRADES = {"spot": 60, "linear": 1000}
-#: For each address; beyond it, nothing is answered for ten minutes.
-_BUDGET = Rate(600, 5.0)
-_WORDS = {interval: word for word, interval in INTERVALS.items()}
+#: The most rows of one answer with bars or instruments, and the levels a side of a book.
+_MAX_ROWS = 1000
+_MAX_ROWS_PARAMETER = {"limit": _MAX_ROWS}
+#: The most trades of one answer, by market.
+_MAX_TRADES = {"spot": 60, "linear": 1000}
+#: For each IP address. Beyond it the venue refuses every request for ten minutes.
+_RATE = Rate(600, 5.0)
+#: Our names of the intervals of klines, by the venue's.
+_OUR_INTERVALS = {native: interval for interval, native in INTERVALS.items()}
+#: What the user can do about a refusal, by error code or HTTP status.
 _REMEDIES = {
     10001: "Check the symbols and the market of the feed.",
-    10006: "Too many requests: ask less often.",
-    10009: "The venue does not serve the place that this address belongs to.",
-    10024: "The venue does not serve the place that this address belongs to.",
-    403: "Too many requests from this address, which the venue forgives after 10 minutes; or it"
-    " does not serve the place that this address belongs to.",
-    429: "The venue protects itself: ask less often.",
-}  # fmt: skip
+    10006: "Too many requests: send requests less often.",
+    10009: "The venue does not serve the region of your IP address.",
+    10024: "The venue does not serve the region of your IP address.",
+    403: "Either your IP address sent too many requests, and the venue accepts it again after 10"
+    " minutes; or the venue does not serve its region.",
+    429: "The venue is overloaded: send requests less often.",
+}
+#: Seconds to wait before a retry, by HTTP status. The venue documents 10 minutes for 403; the others
+#: are not documented.
+_RETRY_AFTER_SECONDS = {403: 600.0, 429: 5.0, 500: 1.0, 502: 1.0, 503: 1.0, 504: 1.0}
+#: Seconds to wait before a retry after a temporary error code; not documented.
+_TEMPORARY_RETRY_SECONDS = 5.0
 
 
-class _Past(Struct, gc=False, rename="camel"):
+#: {"execId":"2100000000007764263","symbol":"BTCUSDT","price":"16618.49","size":"0.00012",
+#: "side":"Buy","time":"1672052955758","isBlockTrade":false,"isRPITrade":true,"seq":"123456"}
+class _RecentTrade(Struct, gc=False, rename="camel"):
+    """A row of ``recent-trade``."""
+
     exec_id: str
     price: Decimal
     size: Decimal
@@ -53,7 +67,10 @@ class _Past(Struct, gc=False, rename="camel"):
     is_block_trade: bool = False
 
 
-class _Row(Struct, array_like=True, gc=False):
+#: ["1670608800000","17071","17073","17027","17055.5","268611","15.74462667"]
+class _KlineRow(Struct, array_like=True, gc=False):
+    """A row of ``kline``."""
+
     start: str
     open: Decimal
     high: Decimal
@@ -63,205 +80,244 @@ class _Row(Struct, array_like=True, gc=False):
     turnover: Decimal
 
 
-class _Steps(Struct, rename={"tick": "tickSize", "lot": "qtyStep", "base": "basePrecision"}):
+#: {"maxOrderQty":"100.0","minOrderQty":"0.001","qtyStep":"0.001","postOnlyMaxOrderQty":"100.0",
+#: "maxMktOrderQty":"50.0","minNotionalValue":"5"}
+class _Filter(Struct, rename={"tick": "tickSize", "lot": "qtyStep", "base": "basePrecision"}):
+    """A price filter or a lot size filter of an instrument."""
+
     tick: Decimal | None = None
     lot: Decimal | None = None
-    base: Decimal | None = None  #: what spot calls the step of the size
+    base: Decimal | None = None  #: the step of the size on spot
 
 
-class _Listed(Struct, rename="camel"):
+#: {"symbol":"BTCUSDT","contractType":"LinearPerpetual","status":"Trading","baseCoin":"BTC",
+#: "quoteCoin":"USDT","launchTime":"1699990000000","deliveryTime":"1702592000000","priceScale":"2",
+#: "priceFilter":{"minPrice":"1","maxPrice":"1000000","tickSize":"0.5"},
+#: "lotSizeFilter":{"maxOrderQty":"100.0","minOrderQty":"0.001","qtyStep":"0.001"},
+#: "settleCoin":"USDT"}
+class _ListedSymbol(Struct, rename="camel"):
+    """A row of ``instruments-info``."""
+
     symbol: str
     status: str
     base_coin: str
     quote_coin: str
-    price_filter: _Steps
-    lot_size_filter: _Steps
+    price_filter: _Filter
+    lot_size_filter: _Filter
     settle_coin: str = ""
     contract_type: str = ""
     delivery_time: str = "0"
 
 
-class _Lists(Struct, rename={"rows": "list", "more": "nextPageCursor"}):
+#: {"symbol":"BTCUSDT","category":"linear","list":[
+#: ["1670608800000","17071","17073","17027","17055.5","268611","15.74462667"],
+#: ["1670605200000","17071.5","17071.5","17061","17071","4177","0.24469757"]]}
+class _ListResult(Struct, rename={"rows": "list", "next_cursor": "nextPageCursor"}):
+    """The result of an answer that has rows, which are decoded later."""
+
     rows: msgspec.Raw
-    more: str | None = None
+    next_cursor: str | None = None
 
 
-class _Snapshot(Depth):
+#: {"s":"BTCUSDT","a":[["65557.7","16.606555"]],"b":[["65485.47","47.081829"]],"ts":1716863719031,
+#: "u":230704,"seq":1432604333,"cts":1716863718905}
+class _BookResult(Depth):
+    """The result of ``orderbook``. `cts` is the time of the matching engine."""
+
     ts: int = 0
     cts: int = 0
 
 
-class _Body(Struct, rename="camel"):
+#: {"retCode":0,"retMsg":"OK","result":{"timeSecond":"1688639403",
+#: "timeNano":"1688639403423213947"},"retExtInfo":{},"time":1688639403423}
+class _AnswerEnvelope(Struct, rename="camel"):
+    """The envelope of every answer. A `ret_code` other than 0 is an error."""
+
     ret_code: int
     ret_msg: str = ""
     result: msgspec.Raw = msgspec.Raw(b"null")
     time: int = 0
 
 
+_decode_envelope = msgspec.json.Decoder(_AnswerEnvelope).decode
+_list_result_decoder = msgspec.json.Decoder(_ListResult)
+_listed_symbols_decoder = msgspec.json.Decoder(list[_ListedSymbol])
+_recent_trades_decoder = msgspec.json.Decoder(list[_RecentTrade])
+_kline_rows_decoder = msgspec.json.Decoder(list[_KlineRow])
+_book_result_decoder = msgspec.json.Decoder(_BookResult)
+
+
 class BybitHistory:
-    """Requests, and the reading of their answers."""
+    """Builds REST requests and reads the answers."""
 
     def __init__(self, feed: Feed, names: Names) -> None:
         self._venue, self._listing, self._names = feed.venue, feed.listing, names
 
     def listing_request(self) -> Request:
-        """Ask what the market lists: spot all at once, linear a thousand at the most."""
-        return self._get("instruments-info", {} if self._names.market == "spot" else _LIMIT)
+        """Return the request for the listed symbols: all of spot, up to 1,000 of linear."""
+        params = {} if self._names.market == "spot" else _MAX_ROWS_PARAMETER
+        return self._get("instruments-info", params)
 
-    def request(self, want: HistoryQuery) -> Request | None:
-        """Ask for the newest trades (60 on spot, 1,000 on linear), or for up to 1,000 bars.
+    def request(self, query: HistoryQuery) -> Request | None:
+        """Return the request for the newest trades (60 on spot, 1,000 on linear) or up to 1,000 bars.
 
-        None for a book, which comes with a subscription; but with ``resync = "rest"`` one of 1,000
-        levels is asked for here. None for intervals that the venue does not have.
+        Returns None for a book, because a subscription brings a snapshot; with ``resync = "rest"``,
+        however, the request for a book of 1,000 levels. Returns None for unknown intervals.
         """
         names = self._names
-        native = self._listing.native.get(want.symbol) or names.native(want.symbol)
+        native = self._listing.native.get(query.symbol) or names.native(query.symbol)
         symbol: dict[str, str | int] = {"symbol": native}
-        if want.kind == "book":
-            whole = names.head(want.channel or "book") == f"orderbook.{_ROWS}"
-            rest = names.settings.resync == "rest" and whole
-            return self._get("orderbook", symbol | _LIMIT) if rest else None
-        if want.kind == "trades":
-            if want.channel not in ("", "trades"):
+        if query.kind == "book":
+            is_deepest = names.topic_prefix(query.channel or "book") == f"orderbook.{_MAX_ROWS}"
+            uses_rest = names.settings.resync == "rest" and is_deepest
+            return self._get("orderbook", symbol | _MAX_ROWS_PARAMETER) if uses_rest else None
+        if query.kind == "trades":
+            if query.channel not in ("", "trades"):
                 return None
-            return self._get("recent-trade", symbol | {"limit": _TRADES[names.market]})
-        interval = want.interval or channel_parts(want.channel)[1]
+            return self._get("recent-trade", symbol | {"limit": _MAX_TRADES[names.market]})
+        interval = query.interval or channel_parts(query.channel)[1]
         if interval not in INTERVALS:
             return None
-        until = None if want.until is None else want.until - 1
-        most = None
-        if want.since is not None:
-            # Of a longer time the venue would give the last bars.
-            most = want.since + _ROWS * duration_ns("28d" if interval == "1M" else interval)
-        end = min([one for one in (until, most) if one is not None], default=None)
-        span = {"start": want.since, "end": end}
+        until = None if query.until is None else query.until - 1
+        page_end = None
+        if query.since is not None:
+            # The venue returns the last bars of a longer time span, so the span is limited to a page.
+            length = duration_ns("28d" if interval == "1M" else interval)
+            page_end = query.since + _MAX_ROWS * length
+        end = min([time for time in (until, page_end) if time is not None], default=None)
+        span = {"start": query.since, "end": end}
         times = {name: ts // MS for name, ts in span.items() if ts is not None}
-        query = {**symbol, "interval": INTERVALS[interval], **times, **_LIMIT}
-        cut = most if end == most else None
-        return evolve(self._get("kline", query), paged=want.since is not None, page_end=cut)
+        params = {**symbol, "interval": INTERVALS[interval], **times, **_MAX_ROWS_PARAMETER}
+        request = self._get("kline", params)
+        is_cut = end == page_end
+        return evolve(request, paged=query.since is not None, page_end=page_end if is_cut else None)
 
-    def _get(self, path: str, query: Mapping[str, str | int]) -> Request:
-        whole = urlencode({"category": self._names.market, **query})
-        return Request(url=f"{self._names.hosts[1]}/v5/market/{path}?{whole}", rate=_BUDGET)
+    def _get(self, path: str, params: Mapping[str, str | int]) -> Request:
+        query_string = urlencode({"category": self._names.market, **params})
+        url = f"{self._names.hosts[1]}/v5/market/{path}?{query_string}"
+        return Request(url=url, rate=_RATE)
 
     def read_listing(self, body: bytes) -> list[Instrument]:
-        """Read what the market lists.
+        """Return the instruments that the market lists.
 
-        Raises ValueError where it cannot be read, or has more symbols than fit into one answer.
+        Raises ValueError if *body* cannot be decoded, or if the market lists more symbols than fit
+        into one answer.
         """
-        lists = _read(_lists, _open(body).result)
-        rows = _read(_listed, lists.rows)
-        if lists.more and len(rows) >= _ROWS:
-            raise ValueError(f"the market lists more than the {_ROWS} symbols of one answer")
+        result = _decode(_list_result_decoder, _open_envelope(body).result)
+        rows = _decode(_listed_symbols_decoder, result.rows)
+        if result.next_cursor and len(rows) >= _MAX_ROWS:
+            raise ValueError(f"the market lists more than the {_MAX_ROWS} symbols of one answer")
         return [_instrument(row) for row in rows]
 
     def read_answer(self, request: Request, body: bytes, recv: int) -> list[Event]:
-        """Read the answer to a request, by the path and the query of its address.
+        """Return the events of an answer, chosen by the path and the query of the request's URL.
 
-        Raises ValueError where it cannot be read. Returns nothing for another market's address,
-        and for a symbol or a channel that the feed does not have.
+        Returns an empty list for another market's URL, and for a symbol or a channel that the feed
+        does not have. Raises ValueError if *body* cannot be decoded.
         """
-        address = urlsplit(request.url)
-        query = dict(parse_qsl(address.query))
+        url = urlsplit(request.url)
+        params = dict(parse_qsl(url.query))
         read = {
-            "/v5/market/orderbook": self._book,
-            "/v5/market/recent-trade": self._trades,
-            "/v5/market/kline": self._bars,
-        }.get(address.path[address.path.find("/v5/") :])
-        symbol = self._listing.unified.get(query.get("symbol", ""))
-        if symbol is None or read is None or query.get("category") != self._names.market:
+            "/v5/market/orderbook": self._read_book,
+            "/v5/market/recent-trade": self._read_trades,
+            "/v5/market/kline": self._read_bars,
+        }.get(url.path[url.path.find("/v5/") :])
+        symbol = self._listing.unified.get(params.get("symbol", ""))
+        if symbol is None or read is None or params.get("category") != self._names.market:
             return []
-        return read(_open(body), symbol, query, recv)
+        return read(_open_envelope(body), symbol, params, recv)
 
-    def _book(self, body: _Body, symbol: str, query: Mapping[str, str], recv: int) -> list[Event]:
-        limit = query.get("limit", "")
+    def _read_book(
+        self, envelope: _AnswerEnvelope, symbol: str, params: Mapping[str, str], recv: int
+    ) -> list[Event]:
+        limit = params.get("limit", "")
         channel = self._names.channels.get(f"orderbook.{limit}")
         if channel is None:
             return []
-        top = _read(_snapshot, body.result)
-        place = self._venue, symbol, (top.cts or top.ts or body.time) * MS, recv
-        ids = None, top.u, None, int(limit), channel, "history"
-        return [Book(*place, "snapshot", top.b, top.a, *ids)]  # type: ignore[arg-type]
+        book = _decode(_book_result_decoder, envelope.result)
+        common = self._venue, symbol, (book.cts or book.ts or envelope.time) * MS, recv
+        ids = None, book.u, None, int(limit), channel, "history"
+        return [Book(*common, "snapshot", book.b, book.a, *ids)]  # type: ignore[arg-type]
 
-    def _trades(self, body: _Body, symbol: str, query: Mapping[str, str], recv: int) -> list[Event]:
-        blocks = self._names.settings.block_trades
+    def _read_trades(
+        self, envelope: _AnswerEnvelope, symbol: str, params: Mapping[str, str], recv: int
+    ) -> list[Event]:
+        keeps_blocks = self._names.settings.block_trades
+        rows = _decode(_recent_trades_decoder, _decode(_list_result_decoder, envelope.result).rows)
         return [
             Trade(
                 self._venue, symbol, int(row.time) * MS, recv, row.price, row.size,
                 SIDES[row.side], row.exec_id, "trades", "backfill",
             )
-            for row in _read(_past, _read(_lists, body.result).rows)[::-1]
-            if blocks or not row.is_block_trade
+            for row in rows[::-1]
+            if keeps_blocks or not row.is_block_trade
         ]  # fmt: skip
 
-    def _bars(self, body: _Body, symbol: str, query: Mapping[str, str], recv: int) -> list[Event]:
-        interval = _WORDS.get(query.get("interval", ""))
+    def _read_bars(
+        self, envelope: _AnswerEnvelope, symbol: str, params: Mapping[str, str], recv: int
+    ) -> list[Event]:
+        interval = _OUR_INTERVALS.get(params.get("interval", ""))
         if interval is None:
             return []
         length = duration_ns("31d" if interval == "1M" else interval)
-        rows = _read(_rows, _read(_lists, body.result).rows)
+        rows = _decode(_kline_rows_decoder, _decode(_list_result_decoder, envelope.result).rows)
         events: list[Event] = []
         for row in reversed(rows):
             start = int(row.start) * MS
-            # The newest one is as a rule still forming.
-            closed = row is not rows[0] or start + length <= body.time * MS
-            place = self._venue, symbol, start, recv, interval, row.open, row.high, row.low
-            sums = row.close, row.volume, row.turnover, None, None, None
-            events.append(Bar(*place, *sums, closed, True, 0, f"klines:{interval}", "backfill"))
+            # The newest bar usually is still forming.
+            closed = row is not rows[0] or start + length <= envelope.time * MS
+            prices = row.open, row.high, row.low, row.close
+            common = self._venue, symbol, start, recv, interval, *prices
+            sums = row.volume, row.turnover, None, None, None
+            channel = f"klines:{interval}"
+            events.append(Bar(*common, *sums, closed, True, 0, channel, "backfill"))
         return events
 
     def refusal_reason(self, status: int, body: bytes) -> RequestRefused:
-        """Return the venue's words, its code, what to do about it, and when to ask again."""
-        remedy, pause = _REMEDIES.get(status, ""), _PAUSES.get(status)
+        """Return the venue's error message and code, a remedy, and the seconds until a retry."""
+        remedy, retry_after = _REMEDIES.get(status, ""), _RETRY_AFTER_SECONDS.get(status)
         try:
-            said = _body(body)
+            error = _decode_envelope(body)
         except (ValueError, RecursionError):
-            return RequestRefused(remedy, pause)
-        remedy = _REMEDIES.get(said.ret_code, remedy)
-        return RequestRefused(f"{said.ret_msg} (code {said.ret_code}) {remedy}".strip(), pause)
+            return RequestRefused(remedy, retry_after)
+        remedy = _REMEDIES.get(error.ret_code, remedy)
+        reason = f"{error.ret_msg} (code {error.ret_code}) {remedy}".strip()
+        return RequestRefused(reason, retry_after)
 
 
-_LIMIT = {"limit": _ROWS}
-#: Seconds to wait: the venue forgives after 10 minutes; the rest it does not say.
-_PAUSES = {403: 600.0, 429: 5.0, 500: 1.0, 502: 1.0, 503: 1.0, 504: 1.0}
-_PASSING_FOR = 5.0
-_body = msgspec.json.Decoder(_Body).decode
-_lists = msgspec.json.Decoder(_Lists)
-_listed = msgspec.json.Decoder(list[_Listed])
-_past = msgspec.json.Decoder(list[_Past])
-_rows = msgspec.json.Decoder(list[_Row])
-_snapshot = msgspec.json.Decoder(_Snapshot)
+def _open_envelope(body: bytes) -> _AnswerEnvelope:
+    """Return the decoded envelope of an answer.
 
-
-def _open(body: bytes) -> _Body:
-    """Return the body of an answer; an error comes in one with the HTTP status 200, too.
-
-    Raises ValueError where it says an error, or cannot be read.
+    Raises RequestRefused if it has an error code, which comes with the HTTP status 200 too, and
+    ValueError if it cannot be decoded.
     """
     try:
-        said = _body(body)
+        envelope = _decode_envelope(body)
     except (ValueError, RecursionError) as error:
         start = body[:80].decode(errors="replace")
         raise ValueError(f"expected an answer of API v5: {error}. It begins: {start}") from error
-    if said.ret_code:
-        remedy = _REMEDIES.get(said.ret_code, "")
-        words = f"bybit says: {said.ret_msg} (code {said.ret_code}). {remedy}".strip()
-        raise RequestRefused(words, _PASSING_FOR if said.ret_code in PASSING else None)
-    return said
+    code = envelope.ret_code
+    if code:
+        remedy = _REMEDIES.get(code, "")
+        reason = f"bybit refused the request: {envelope.ret_msg} (code {code}). {remedy}".strip()
+        raise RequestRefused(reason, _TEMPORARY_RETRY_SECONDS if code in TEMPORARY_CODES else None)
+    return envelope
 
 
-def _read(decoder: msgspec.json.Decoder[T], raw: msgspec.Raw) -> T:
+def _decode(decoder: msgspec.json.Decoder[T], raw: msgspec.Raw) -> T:
+    """Return the decoded part of an answer. Raises ValueError if it cannot be decoded."""
     try:
         return decoder.decode(raw)
     except RecursionError as error:
-        raise ValueError("the answer is nested without end") from error
+        raise ValueError("the answer is nested too deeply to be decoded") from error
 
 
-def _instrument(row: _Listed) -> Instrument:
+def _instrument(row: _ListedSymbol) -> Instrument:
     base, quote, settle = row.base_coin, row.quote_coin, row.settle_coin
     kind: Kind = "swap" if row.contract_type else "spot"
     expiry = ""
-    if row.contract_type.endswith("Futures"):  # what a perpetual has there is its delisting
+    # A perpetual may have a delivery time too: it is the time of its delisting.
+    if row.contract_type.endswith("Futures"):
         kind = "future"
         expiry = f"{datetime.fromtimestamp(int(row.delivery_time) / 1000, UTC):%y%m%d}"
     if not row.contract_type:

@@ -9,12 +9,12 @@ from attrs.validators import deep_iterable, in_
 
 __all__ = ["DEPTHS", "Settings"]
 
-#: Levels a side of the books that the venue streams, the same in both markets. The first comes as
-#: snapshots alone.
+#: The depths (levels a side) of the books that the venue streams, the same in both markets. At depth
+#: 1 every push is a snapshot.
 DEPTHS = (1, 50, 200, 1000)
 
 
-def _place(_: object, attribute: Attribute[str], value: str) -> None:
+def _check_address(_: object, attribute: Attribute[str], value: str) -> None:
     if value and value.partition("://")[0] not in ("ws", "wss", "http", "https"):
         raise ValueError(
             f"{attribute.name} = {value!r}: expected an address with its scheme,"
@@ -22,9 +22,9 @@ def _place(_: object, attribute: Attribute[str], value: str) -> None:
         )
 
 
-def _alone(settings: Settings, _: object, demo: bool) -> None:
+def _check_environment(settings: Settings, _: object, demo: bool) -> None:
     if demo and settings.testnet:
-        raise ValueError("demo and testnet exclude each other: leave one of them out")
+        raise ValueError("demo and testnet exclude each other: set only one of them")
 
 
 @frozen(kw_only=True)
@@ -32,15 +32,18 @@ class Settings:
     """The table ``[venue.bybit]`` of a stack."""
 
     testnet: bool = False
-    demo: bool = field(default=False, validator=_alone)
-    base_url: str = field(default="", validator=_place)  #: one address for all: a simulator
-    ws_url: str = field(default="", validator=_place)
-    rest_url: str = field(default="", validator=_place)
+    demo: bool = field(default=False, validator=_check_environment)
+    base_url: str = field(default="", validator=_check_address)  #: for all, e.g. a simulator
+    ws_url: str = field(default="", validator=_check_address)  #: for the streams
+    rest_url: str = field(default="", validator=_check_address)  #: for REST
+    #: Levels a side of the channel `book`.
     book_depth: Literal[50, 200, 1000] = field(default=1000, validator=in_(DEPTHS[1:]))
-    unchecked: tuple[int, ...] = field(  #: depths whose update ids may jump
+    #: Depths at which a jump of the update id is no gap.
+    unchecked: tuple[int, ...] = field(
         default=(), converter=tuple, validator=deep_iterable(in_(DEPTHS[1:]))
     )
+    #: How to get a new snapshot after a gap.
     resync: Literal["subscribe", "rest"] = field(
         default="subscribe", validator=in_(("subscribe", "rest"))
     )
-    block_trades: bool = True  #: trades that were agreed on outside of the book are trades too
+    block_trades: bool = True  #: deliver block trades as trades; false: as rejects

@@ -1,7 +1,9 @@
-"""Bybit's frames, and the parser that turns them into events.
+"""Bybit's market-data messages, and the parser that turns WebSocket frames into events.
 
-The topic tells which events are built, of which symbol. A frame begins with it as a rule, and is
-found by its text up to the first comma; one that is written differently is looked into first.
+Data flow: the transport pushes frames, `Parser` decodes them with the structs below, and the builder
+of the frame's topic makes the events.
+
+The `#:` lines above a struct are one sample payload (recorded, or from the venue's documentation).
 """
 
 from __future__ import annotations
@@ -18,19 +20,23 @@ from tapeloom.plugin import Feed, Frames, TradeBatch, channel_parts
 if TYPE_CHECKING:
     from .names import Names
 
-__all__ = ["MS", "SIDES", "ZERO", "Depth", "Level", "Parser"]
+__all__ = ["MS", "SIDES", "Depth", "Level", "Parser"]
 
 T = TypeVar("T")
 Level: TypeAlias = tuple[str, str]
-#: Appends the events of a push, which was read at a time.
-Build: TypeAlias = Callable[[Any, int, TradeBatch], None]
-MS = 1_000_000
-ZERO = Decimal(0)
+#: Appends the events of a decoded push, which was read at a time, to a batch.
+Builder: TypeAlias = Callable[[Any, int, TradeBatch], None]
+MS = 1_000_000  #: ns; the venue's times are in ms
 SIDES: dict[str, Side] = {"Buy": "buy", "Sell": "sell"}
+#: What decoding or building raises for a frame that is not usable market data.
+_PARSE_ERRORS = (ValueError, ArithmeticError, RecursionError)
 
 
+#: {"topic":"orderbook.1.BTCUSDT","ts":1789299655643,"type":"snapshot","data":{"s":"BTCUSDT",
+#: "b":[["77140.5","0.216593"]],"a":[["77140.6","0.324006"]],"u":1980705,"seq":2189232157},
+#: "cts":1789299655598}
 class Push(Struct, Generic[T], gc=False):
-    """What is around everything. Only books have `cts`, the time of the matching engine."""
+    """The envelope of every push. Only books have `cts`, the time of the matching engine."""
 
     type: Literal["snapshot", "delta"]
     ts: int
@@ -38,8 +44,10 @@ class Push(Struct, Generic[T], gc=False):
     cts: int = 0
 
 
-class Fill(Struct, gc=False):
-    """``publicTrade``. `S` is the taker's side; `BT` marks a block trade."""
+#: {"i":"2100000000188691524","T":1789299660688,"p":"77140.5","v":"0.00389","S":"Sell",
+#: "seq":2189232173,"s":"BTCUSDT","BT":false,"RPI":false}
+class PublicTrade(Struct, gc=False):
+    """A row of ``publicTrade``. `S` is the taker's side; `BT` marks a block trade."""
 
     T: int
     S: Literal["Buy", "Sell"]
@@ -49,8 +57,12 @@ class Fill(Struct, gc=False):
     BT: bool = False
 
 
+#: {"s":"BTCUSDT","b":[["77140.5","0.212703"]],"a":[],"u":3734360,"seq":2189232173}
 class Depth(Struct, gc=False):
-    """``orderbook``. `u` counts the pushes of one topic, `seq` orders those of all depths."""
+    """The data of ``orderbook``.
+
+    `u` counts the pushes of one topic; `seq` is a sequence number that all depths share.
+    """
 
     b: list[Level]
     a: list[Level]
@@ -58,8 +70,11 @@ class Depth(Struct, gc=False):
     seq: int | None = None
 
 
-class Candle(Struct, gc=False):
-    """``kline``."""
+#: {"start":1672324800000,"end":1672325099999,"interval":"5","open":"16649.5","close":"16677",
+#: "high":"16677","low":"16608","volume":"2.081","turnover":"34666.4005","confirm":false,
+#: "timestamp":1672324988882}
+class Kline(Struct, gc=False):
+    """A row of ``kline``."""
 
     start: int
     open: Decimal
@@ -68,10 +83,13 @@ class Candle(Struct, gc=False):
     close: Decimal
     volume: Decimal
     turnover: Decimal
-    confirm: bool  #: it is closed
+    confirm: bool  #: the bar is closed
 
 
-class Day(
+#: {"symbol":"BTCUSDT","tickDirection":"ZeroPlusTick","price24hPcnt":"0.001455",
+#: "lastPrice":"63561.60","prevPrice24h":"63469.20","highPrice24h":"63994.40",
+#: "lowPrice24h":"62810.50","turnover24h":"3515096831.9640","volume24h":"55362.9100"}
+class Ticker24h(
     Struct,
     gc=False,
     rename={
@@ -79,7 +97,7 @@ class Day(
         "low": "lowPrice24h", "volume": "volume24h", "quote_volume": "turnover24h",
     },
 ):  # fmt: skip
-    """``tickers``. A delta has only what is new."""
+    """The data of ``tickers``. A delta has only the fields that changed."""
 
     last: Decimal | UnsetType = UNSET
     open: Decimal | UnsetType = UNSET
@@ -89,174 +107,188 @@ class Day(
     quote_volume: Decimal | UnsetType = UNSET
 
 
-class Envelope(Struct):
-    """As much of any frame as tells what it is about."""
+#: {"topic":"publicTrade.BTCUSDT","ts":1789299660724,"type":"snapshot","data":[
+#: {"i":"2100000000188691524","T":1789299660688,"p":"77140.5","v":"0.00389","S":"Sell",
+#: "seq":2189232173,"s":"BTCUSDT","BT":false,"RPI":false}]}
+class TopicMessage(Struct):
+    """The topic of any frame; empty for a frame that is no push."""
 
     topic: str = ""
 
 
 class Route(Struct):
-    """What is to be known for building the events of one topic."""
+    """The fields that the builder of one topic needs."""
 
     feed: Feed
     names: Names
     symbol: str
     channel: str
-    line: int
+    subscription_id: int
 
 
-def _trades(route: Route) -> Build:
-    venue, symbol, channel, line = route.feed.venue, route.symbol, route.channel, [route.line]
-    blocks = route.names.settings.block_trades
+def _trade_builder(route: Route) -> Builder:
+    venue, symbol, channel = route.feed.venue, route.symbol, route.channel
+    subscription_ids = [route.subscription_id]
+    keeps_blocks = route.names.settings.block_trades
 
-    def build(push: Push[list[Fill]], recv: int, out: TradeBatch) -> None:
-        sides, add, trades = SIDES, out.append, 0
-        for fill in push.data:
-            ts = fill.T * MS
+    def build(push: Push[list[PublicTrade]], recv: int, batch: TradeBatch) -> None:
+        sides, add_event, trades = SIDES, batch.append, 0
+        for row in push.data:
+            ts = row.T * MS
             trade = Trade(
-                venue, symbol, ts, recv, fill.p, fill.v, sides[fill.S], fill.i, channel
+                venue, symbol, ts, recv, row.p, row.v, sides[row.S], row.i, channel
             )  # fmt: skip
-            if fill.BT and not blocks:
-                why = "BT=true: it was agreed on outside of the book"
-                add(Reject(venue, symbol, ts, recv, "block_trade", why, trade, channel))
+            if row.BT and not keeps_blocks:
+                evidence = "BT=true: a block trade is agreed outside of the order book"
+                add_event(Reject(venue, symbol, ts, recv, "block_trade", evidence, trade, channel))
             else:
-                add(trade)
+                add_event(trade)
                 trades += 1
-        out.subscription_ids += line * trades
+        batch.subscription_ids += subscription_ids * trades
 
     return build
 
 
-def _quotes(route: Route) -> Build:
+def _quote_builder(route: Route) -> Builder:
     venue, symbol, channel = route.feed.venue, route.symbol, route.channel
     counters = route.feed.counters
-    seen: int | None = None
+    last_update_id: int | None = None
 
-    def build(push: Push[Depth], recv: int, out: TradeBatch) -> None:
-        nonlocal seen
+    def build(push: Push[Depth], recv: int, batch: TradeBatch) -> None:
+        nonlocal last_update_id
         book = push.data
-        # After three quiet seconds a quote is said again: it still stood at the time of the push.
-        again = book.u == seen
-        ts = (push.ts if again else push.cts or push.ts) * MS
+        # The venue repeats a quote that did not change for three seconds. A repeated quote was still
+        # valid at the time of the push.
+        is_repeat = book.u == last_update_id
+        ts = (push.ts if is_repeat else push.cts or push.ts) * MS
         if push.type == "delta" or not (book.b and book.a):
-            why = f"{push.type} with {len(book.b)} bids and {len(book.a)} asks"
-            out.append(Reject(venue, symbol, ts, recv, "half_quote", why, None, channel))
+            evidence = f"expected a bid and an ask, got {len(book.b)} bids and {len(book.a)} asks"
+            evidence += f" in a {push.type}"
+            batch.append(Reject(venue, symbol, ts, recv, "half_quote", evidence, None, channel))
             return
-        (bid, bids), (ask, asks) = book.b[0], book.a[0]
-        best = Decimal(bid), Decimal(bids), Decimal(ask), Decimal(asks)
-        seen = book.u
-        counters["repeats"] += again
-        out.append(Quote(venue, symbol, ts, recv, *best, book.seq, channel))
+        (bid, bid_size), (ask, ask_size) = book.b[0], book.a[0]
+        top_of_book = Decimal(bid), Decimal(bid_size), Decimal(ask), Decimal(ask_size)
+        last_update_id = book.u
+        counters["repeats"] += is_repeat
+        batch.append(Quote(venue, symbol, ts, recv, *top_of_book, book.seq, channel))
 
     return build
 
 
-def _books(route: Route) -> Build:
+def _book_builder(route: Route) -> Builder:
     venue, symbol, channel = route.feed.venue, route.symbol, route.channel
-    depth = int(route.names.head(channel).partition(".")[2])
-    checked = depth not in route.names.settings.unchecked
+    depth = int(route.names.topic_prefix(channel).partition(".")[2])
+    is_checked = depth not in route.names.settings.unchecked
 
-    def build(push: Push[Depth], recv: int, out: TradeBatch) -> None:
+    def build(push: Push[Depth], recv: int, batch: TradeBatch) -> None:
         book, ts = push.data, (push.cts or push.ts) * MS
-        # The number 1 says that the venue's service began anew, and with it the book.
-        whole = push.type == "snapshot" or book.u == 1
-        first = book.u if checked and not whole else None
-        kind: Literal["snapshot", "delta"] = "snapshot" if whole else "delta"
-        ids = first, book.u, None, depth, channel
-        out.append(Book(venue, symbol, ts, recv, kind, book.b, book.a, *ids))
+        # Update id 1 means that the venue's service restarted: the push is a whole book.
+        is_snapshot = push.type == "snapshot" or book.u == 1
+        first_id = book.u if is_checked and not is_snapshot else None
+        kind: Literal["snapshot", "delta"] = "snapshot" if is_snapshot else "delta"
+        ids = first_id, book.u, None, depth, channel
+        batch.append(Book(venue, symbol, ts, recv, kind, book.b, book.a, *ids))
 
     return build
 
 
-def _klines(route: Route) -> Build:
+def _kline_builder(route: Route) -> Builder:
     venue, symbol, channel = route.feed.venue, route.symbol, route.channel
     interval = channel_parts(channel)[1]
 
-    def build(push: Push[list[Candle]], recv: int, out: TradeBatch) -> None:
-        for c in push.data:
-            place = venue, symbol, c.start * MS, recv, interval, c.open, c.high, c.low, c.close
-            # What takers bought, and how many trades there were, the venue does not tell.
-            sums = c.volume, c.turnover, None, None, None
-            out.append(Bar(*place, *sums, c.confirm, True, 0, channel, "live"))
+    def build(push: Push[list[Kline]], recv: int, batch: TradeBatch) -> None:
+        for row in push.data:
+            prices = row.open, row.high, row.low, row.close
+            common = venue, symbol, row.start * MS, recv, interval, *prices
+            # The venue does not send the volume that takers bought and the number of trades.
+            sums = row.volume, row.turnover, None, None, None
+            batch.append(Bar(*common, *sums, row.confirm, True, 0, channel, "live"))
 
     return build
 
 
-def _tickers(route: Route) -> Build:
+def _ticker_builder(route: Route) -> Builder:
     venue, symbol, channel = route.feed.venue, route.symbol, route.channel
-    known: list[Any] = [UNSET] * 6
+    last_figures: list[Any] = [UNSET] * 6
 
-    def build(push: Push[Day], recv: int, out: TradeBatch) -> None:
-        nonlocal known
+    def build(push: Push[Ticker24h], recv: int, batch: TradeBatch) -> None:
+        nonlocal last_figures
         day, ts = push.data, push.ts * MS
         figures: list[Any] = [day.last, day.open, day.high, day.low, day.volume, day.quote_volume]
         if push.type == "delta":
             figures = [
-                old if new is UNSET else new for new, old in zip(figures, known, strict=True)
+                old if new is UNSET else new for new, old in zip(figures, last_figures, strict=True)
             ]
         if UNSET in figures:
-            why = f"{push.type} without all figures, and none before it had them"
-            out.append(Reject(venue, symbol, ts, recv, "half_ticker", why, None, channel))
+            evidence = f"expected all six figures; some are missing after this {push.type}"
+            batch.append(Reject(venue, symbol, ts, recv, "half_ticker", evidence, None, channel))
             return
-        known = figures
-        out.append(Ticker(venue, symbol, ts, recv, *figures, None, channel))  # type: ignore[call-arg]
+        last_figures = figures
+        batch.append(Ticker(venue, symbol, ts, recv, *figures, None, channel))  # type: ignore[call-arg]
 
     return build
 
 
-def _decoder(cls: Any) -> Callable[[bytes], Any]:
-    return msgspec.json.Decoder(Push[cls]).decode
+def _push_decoder(data: Any) -> Callable[[bytes], Any]:
+    return msgspec.json.Decoder(Push[data]).decode
 
 
-#: By the word of a channel.
-_READ: dict[str, tuple[Callable[[bytes], Any], Callable[[Route], Build]]] = {
-    "trades": (_decoder(list[Fill]), _trades),
-    "quotes": (_decoder(Depth), _quotes),
-    "book": (_decoder(Depth), _books),
-    "klines": (_decoder(list[Candle]), _klines),
-    "ticker": (_decoder(Day), _tickers),
+#: The decoder and the maker of the builder, by the name of a channel.
+_CHANNELS: dict[str, tuple[Callable[[bytes], Any], Callable[[Route], Builder]]] = {
+    "trades": (_push_decoder(list[PublicTrade]), _trade_builder),
+    "quotes": (_push_decoder(Depth), _quote_builder),
+    "book": (_push_decoder(Depth), _book_builder),
+    "klines": (_push_decoder(list[Kline]), _kline_builder),
+    "ticker": (_push_decoder(Ticker24h), _ticker_builder),
 }
-_envelope = msgspec.json.Decoder(Envelope).decode
-_BAD = (ValueError, ArithmeticError, RecursionError)
+_decode_topic = msgspec.json.Decoder(TopicMessage).decode
 
 
 class Parser:
-    """Turns frames into events: pure, except that it counts, and remembers tickers and quotes."""
+    """Parses frames into events.
+
+    Its only state is the last ticker and the last quote of each symbol, its only side effect are the
+    counters `unrequested` and `repeats`.
+
+    A frame usually begins with its topic, so its route is found by the bytes before the first comma.
+    The topic of any other frame is decoded first.
+    """
 
     def __init__(self, feed: Feed, names: Names) -> None:
         self._feed, self._names = feed, names
-        self._routes: dict[bytes, tuple[Callable[[bytes], Any], Build]] = {}  # by the beginning
+        self._routes: dict[bytes, tuple[Callable[[bytes], Any], Builder]] = {}  # by frame prefix
 
     def __call__(self, frames: Frames) -> list[Event]:
-        """Return the events of *frames*, in their order."""
+        """Return the events of *frames*, in the order of the frames."""
         routes, recv = self._routes, frames.recv
-        out = TradeBatch()
+        batch = TradeBatch()
         for frame in frames:
             try:
-                route = routes.get(frame.partition(b",")[0]) or self._look(frame)
+                route = routes.get(frame.partition(b",")[0]) or self._route_by_topic(frame)
                 if route is not None:
-                    route[1](route[0](frame), recv, out)
-            except _BAD:
-                out.extend(frames.on_control(frame))
-        return out if len(out.subscription_ids) == len(out) else list(out)
+                    route[1](route[0](frame), recv, batch)
+            except _PARSE_ERRORS:
+                batch.extend(frames.on_control(frame))
+        return batch if len(batch.subscription_ids) == len(batch) else list(batch)
 
-    def _look(self, frame: bytes) -> tuple[Callable[[bytes], Any], Build] | None:
-        """Return the route of a frame that does not begin as usual, or comes for the first time.
+    def _route_by_topic(self, frame: bytes) -> tuple[Callable[[bytes], Any], Builder] | None:
+        """Return the route of a frame with an unknown prefix; make it if the topic is new.
 
-        None where nobody asked for it. Raises ValueError where it is no market data.
+        Returns None, and counts, if the topic was not requested. Raises ValueError if the frame is no
+        market data.
         """
-        topic = _envelope(frame).topic
+        topic = _decode_topic(frame).topic
         if not topic:
             raise ValueError("no market data")
-        key = b'{"topic":' + msgspec.json.encode(topic)
-        if key not in self._routes:
-            head, _, native = topic.rpartition(".")
+        prefix = b'{"topic":' + msgspec.json.encode(topic)
+        if prefix not in self._routes:
+            topic_prefix, _, native = topic.rpartition(".")
             symbol = self._feed.listing.unified.get(native)
-            channel = self._names.channels.get(head)
+            channel = self._names.channels.get(topic_prefix)
             if symbol is None or channel is None:
                 self._feed.counters["unrequested"] += 1
                 return None
-            decode, builder = _READ[channel_parts(channel)[0]]
+            decode, make_builder = _CHANNELS[channel_parts(channel)[0]]
             route = Route(self._feed, self._names, symbol, channel, len(self._routes))
-            self._routes[key] = decode, builder(route)
-        return self._routes[key]
+            self._routes[prefix] = decode, make_builder(route)
+        return self._routes[prefix]

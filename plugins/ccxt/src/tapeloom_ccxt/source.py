@@ -22,7 +22,7 @@ from tapeloom.errors import (
     nearest,
     unwrap_single,
 )
-from tapeloom.events import Event, Reject, Status
+from tapeloom.events import Event, GapCause, Reject, Status
 from tapeloom.plugin import Feed, channel_parts
 
 from .exchange import KINDS, instruments
@@ -288,7 +288,7 @@ class CcxtSource:
             await self._clock.sleep(0.1 * 2 ** len(topic.strikes))
         return True
 
-    def _strike(self, topic: Topic, error: Exception, cause: str) -> None:
+    def _strike(self, topic: Topic, error: Exception, cause: GapCause) -> None:
         """Note a failed watch, and a hole in what has been live.
 
         Raises ConnectionLost where that has happened too often.

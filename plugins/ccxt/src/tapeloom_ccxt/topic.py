@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Awaitable, Mapping
-from typing import Any
+from typing import Any, Literal
 
 import anyio
 from attrs import define, field
-from tapeloom.events import Event, Gap, Reject
+from tapeloom.events import Event, Gap, GapCause, Reject
 from tapeloom.plugin import channel_parts
 
 from .exchange import KINDS, Kind
@@ -31,7 +31,7 @@ class Topic:
     heard: float = 0.0  #: when something new came, or when it was asked for, on the monotonic clock
     live: bool = False  #: something came since the exchange was opened
     last: int = 0  #: the exchange's time of the last event
-    hole: str = ""  #: the cause of one that has not been told yet
+    hole: GapCause | Literal[""] = ""  #: the cause of one that has not been told yet
     anew: bool = False  #: it was begun anew, and nothing has come since
     doubt: int = 1  #: by how much longer its silence is suffered, having proved harmless
     refused: bool = False
@@ -95,7 +95,7 @@ class Topic:
             cache.clear()
         return trades
 
-    def interrupt(self, cause: str) -> None:
+    def interrupt(self, cause: GapCause) -> None:
         """Note a hole in what has been live."""
         self.read.renew()
         if self.live:
@@ -103,6 +103,7 @@ class Topic:
 
     def _gap(self, event: Event, recv: int) -> Gap:
         cause, self.hole = self.hole, ""
+        assert cause
         until = max(event.ts, self.last)
         return Gap(
             self.venue, self.symbol, until, recv, self.last or until, until, cause,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from ib_async import IB, RequestError
 from tapeloom.errors import ConnectionLost, SubscriptionRefused, SymbolError
-from tapeloom.events import Event, Status
+from tapeloom.events import Event, GapCause, Status
 
 from . import codes
 from .contracts import chosen, contract, instrument
@@ -135,7 +135,7 @@ class Lines:
         else:
             client.cancelTickByTickData(line.req_id)
 
-    def again(self, line: Line, cause: str, *, after: float = 0.0, told: bool = False) -> None:
+    def again(self, line: Line, cause: GapCause, *, after: float = 0.0, told: bool = False) -> None:
         """Ask for *line* anew. *told*: the venue itself has ended it."""
         if told:
             self.asked.pop(str(line.req_id), None)

@@ -118,6 +118,7 @@ class Session:
 
     def _gap(self, line: Line, until: int, recv: int) -> None:
         until, cause, line.hole = max(line.last, until), line.hole, ""
+        assert cause
         self._feed.counters["gaps"] += 1
         self._out.append(
             Gap(line.venue, line.symbol, until, recv, line.last, until, cause, None, "unrecoverable",

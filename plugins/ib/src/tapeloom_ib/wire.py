@@ -12,7 +12,7 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Literal
 
 from attrs import define
-from tapeloom.events import Bar, Book, Event, Quote, Reject, Status, Trade
+from tapeloom.events import Bar, Book, Event, GapCause, Quote, Reject, Status, Trade
 
 if TYPE_CHECKING:
     from ib_async import Contract
@@ -92,7 +92,7 @@ class Line:
     live: bool = False
     seen: int = 0  #: `recv` of its last event
     last: int = 0  #: `ts` of its last event
-    hole: str = ""  #: why data is missing since then
+    hole: GapCause | Literal[""] = ""  #: why data is missing since then
     wrong: int = 0  #: reads in a row that left the rows unsound
     halted: bool = False
 

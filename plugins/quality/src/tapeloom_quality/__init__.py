@@ -1,4 +1,4 @@
-"""Checks on trades, quotes, books and bars: what is wrong leaves the stream with its evidence."""
+"""Validation stage: checks trades, quotes, books, bars and tickers, and replaces invalid events by rejects."""
 
 from __future__ import annotations
 

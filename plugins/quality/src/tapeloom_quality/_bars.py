@@ -1,4 +1,4 @@
-"""Bars and tickers: prices, sizes, the range of high and low, time and jumps."""
+"""Checks of bars and tickers: prices, sizes, high-low range, time, jumps and bars never closed."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from tapeloom.events import Gap
 from tapeloom.plugin import HistoryQuery
 from tapeloom.units import duration_ns
 
-from ._line import Line
-from ._rules import PAST, ZERO, Rules, amount
+from ._reference import Reference
+from ._rules import REPLAYED_ORIGINS, ZERO, Rules, is_non_negative
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -17,131 +17,139 @@ if TYPE_CHECKING:
 
     from tapeloom.events import Bar, Event, Ticker
 
-__all__ = ["Bars", "Tickers"]
+__all__ = ["BarChecks", "TickerChecks"]
 
-_ANY = 1 << 62
-#: For so many ns after the first word of the next bar, the last word of one is waited for.
-_PATIENCE = 5_000_000_000
+#: Length in ns of an interval without a fixed length, such as a month.
+_UNLIMITED = 1 << 62
+#: ns after the first event of the next bar within which the final event of a bar must arrive.
+_CLOSE_TIMEOUT = 5_000_000_000
 
 
-def _outside(low: Decimal, high: Decimal, named: Iterable[tuple[str, Decimal | None]]) -> str:
-    """Return evidence that these do not lie between low and high, or nothing."""
-    if not amount(low) or not amount(high):
+def _check_range(low: Decimal, high: Decimal, named: Iterable[tuple[str, Decimal | None]]) -> str:
+    """Return evidence that a price is not between low and high, or an empty text."""
+    if not is_non_negative(low) or not is_non_negative(high):
         return ""
     if high < low:
         return f"high {high} is below low {low}"
     for name, price in named:
-        if price is not None and amount(price) and not low <= price <= high:
+        if price is not None and is_non_negative(price) and not low <= price <= high:
             return f"{name} {price} is outside {low} to {high}"
     return ""
 
 
-def _untimely(
-    rules: Rules, line: Line, event: Bar | Ticker, price: Decimal, slack: int = 0
+def _check_stream(
+    rules: Rules, reference: Reference, event: Bar | Ticker, price: Decimal, slack: int = 0
 ) -> tuple[str, str]:
-    """Return the rule that an event breaks in its place in the stream, and the evidence."""
-    if evidence := rules.early(event.ts, event.recv):
+    """Return the rule on time or jumps that an event breaks, and the evidence; empty texts if none."""
+    if evidence := rules.check_ahead(event.ts, event.recv):
         return "ahead", evidence
-    if evidence := line.turned(event.ts, slack):
+    if evidence := reference.check_time(event.ts, slack):
         return "backwards", evidence
-    if event.ts >= line.ts:
-        if evidence := line.jumped(price, event.ts):
+    if event.ts >= reference.newest_ts:
+        if evidence := reference.check_jump(price, event.ts):
             return "jump", evidence
-        line.good(event.ts, price)
+        reference.accept(event.ts, price)
     return "", ""
 
 
-def _slack(interval: str) -> int:
-    """Return by how much the start of a bar may lie before the newest.
+def _interval_ns(interval: str) -> int:
+    """Return the length of an interval in ns; `_UNLIMITED` if it is not fixed, such as a month.
 
-    The last of a bar may come after the first of the next one. An interval that is no fixed time,
-    such as a month, has no limit.
+    The start of a bar may be this much before the newest start, because the final event of a bar may
+    arrive after the first event of the next one.
     """
     try:
         return duration_ns(interval)
     except ValueError:
-        return _ANY
+        return _UNLIMITED
 
 
-class BarLine(Line):
-    """One symbol's bars of one interval in one channel."""
+class BarReference(Reference):
+    """Reference of the bars of one symbol, channel and interval."""
 
-    __slots__ = ("forming", "overdue")
+    __slots__ = ("forming", "unclosed")
 
     def __init__(self, rules: Rules) -> None:
         super().__init__(rules)
-        self.forming: Bar | None = None  #: the newest, as long as it was not closed
-        self.overdue: tuple[Bar, int] | None = None  #: the one before, and since when
+        self.forming: Bar | None = None  #: the newest bar, None if it is closed
+        self.unclosed: tuple[Bar, int] | None = (
+            None  #: the bar before, if not closed, and since when (recv)
+        )
 
-    def follow(self, bar: Bar) -> Bar | None:
-        """Take the next bar; return one that has ended and was never closed.
+    def track_close(self, bar: Bar) -> Bar | None:
+        """Record a bar; return the bar before if it was not closed within `_CLOSE_TIMEOUT`.
 
-        The last word of a bar may come after the first of the next, so it has some seconds.
+        The final event of a bar may arrive after the first event of the next one, hence the timeout.
         """
-        if bar.closed and self.overdue is not None and bar.ts == self.overdue[0].ts:
-            self.overdue = None
+        if bar.closed and self.unclosed is not None and bar.ts == self.unclosed[0].ts:
+            self.unclosed = None
         forming = self.forming
         if forming is None or bar.ts >= forming.ts:
             if forming is not None and bar.ts > forming.ts:
-                self.overdue = forming, bar.recv
+                self.unclosed = forming, bar.recv
             self.forming = None if bar.closed else bar
-        if self.overdue is None or bar.recv - self.overdue[1] < _PATIENCE:
+        if self.unclosed is None or bar.recv - self.unclosed[1] < _CLOSE_TIMEOUT:
             return None
-        late, self.overdue = self.overdue[0], None
-        return late
+        unclosed, self.unclosed = self.unclosed[0], None
+        return unclosed
 
 
-class Bars:
-    """Judges bars. An interval is a line of its own."""
+class BarChecks:
+    """Check bars. Every interval has a reference of its own."""
 
-    def __init__(self, rules: Rules, want: Callable[[HistoryQuery], None]) -> None:
+    def __init__(self, rules: Rules, query_history: Callable[[HistoryQuery], None]) -> None:
         self._rules = rules
-        self._want = want
-        self._lines: dict[tuple[str, str, str], BarLine] = {}
-        self._slack: dict[str, int] = {}
+        self._query_history = query_history
+        self._references: dict[tuple[str, str, str], BarReference] = {}
+        self._interval_ns: dict[str, int] = {}
 
-    def judge(self, bar: Bar) -> list[Event] | None:
-        """Return None for a bar that passes, else what stands in its place."""
-        rejected = self._judged(bar)
-        line = self._lines.get((bar.symbol, bar.channel, bar.interval))
-        if rejected or line is None or bar.origin in PAST or "sequence" not in self._rules.on:
+    def check(self, bar: Bar) -> list[Event] | None:
+        """Return None for a valid bar, else the events that replace it."""
+        rejected = self._check(bar)
+        reference = self._references.get((bar.symbol, bar.channel, bar.interval))
+        if (
+            rejected
+            or reference is None
+            or bar.origin in REPLAYED_ORIGINS
+            or "sequence" not in self._rules.enabled
+        ):
             return rejected
-        late = line.follow(bar)
-        return None if late is None else [self._unclosed(late, bar), bar]
+        unclosed = reference.track_close(bar)
+        return None if unclosed is None else [self._report_unclosed(unclosed, bar), bar]
 
-    def _unclosed(self, late: Bar, bar: Bar) -> Gap:
-        """Tell of a bar that the venue never closed, and ask for it."""
+    def _report_unclosed(self, unclosed: Bar, bar: Bar) -> Gap:
+        """Return a Gap for a bar that the venue never closed, and query the history for it."""
         self._rules.count("gaps")
-        length = _slack(late.interval)
-        until = late.ts + length if length != _ANY else bar.ts
-        self._want(
+        length = _interval_ns(unclosed.interval)
+        until = unclosed.ts + length if length != _UNLIMITED else bar.ts
+        self._query_history(
             HistoryQuery(
-                "bars", late.symbol, late.channel, late.interval,
-                since=late.ts, until=until, before_id=until,
+                "bars", unclosed.symbol, unclosed.channel, unclosed.interval,
+                since=unclosed.ts, until=until, before_id=until,
             )
         )  # fmt: skip
         return Gap(
-            late.venue, late.symbol, until, bar.recv, late.ts, until,
-            "sequence", None, "open", late.channel,
+            unclosed.venue, unclosed.symbol, until, bar.recv, unclosed.ts, until,
+            "sequence", None, "open", unclosed.channel,
         )  # fmt: skip
 
-    def _judged(self, bar: Bar) -> list[Event] | None:
-        rule, evidence = self._broken(bar)
-        # A revision is an older bar once more, and history is older altogether.
-        if not rule and not bar.revision and bar.origin not in PAST:
+    def _check(self, bar: Bar) -> list[Event] | None:
+        rule, evidence = self._check_values(bar)
+        # Revisions and replayed bars are older than the newest bar by nature.
+        if not rule and not bar.revision and bar.origin not in REPLAYED_ORIGINS:
             key = bar.symbol, bar.channel, bar.interval
-            line = self._lines.get(key)
-            if line is None:
-                line = self._lines[key] = BarLine(self._rules)
-                self._slack[bar.interval] = _slack(bar.interval)
-            slack = self._slack[bar.interval]
-            rule, evidence = _untimely(self._rules, line, bar, bar.close, slack)
+            reference = self._references.get(key)
+            if reference is None:
+                reference = self._references[key] = BarReference(self._rules)
+                self._interval_ns[bar.interval] = _interval_ns(bar.interval)
+            slack = self._interval_ns[bar.interval]
+            rule, evidence = _check_stream(self._rules, reference, bar, bar.close, slack)
         return self._rules.reject(bar, rule, evidence) if rule else None
 
-    def _broken(self, bar: Bar) -> tuple[str, str]:
+    def _check_values(self, bar: Bar) -> tuple[str, str]:
         rules, low, high = self._rules, bar.low, bar.high
         prices = (("open", bar.open), ("high", high), ("low", low), ("close", bar.close))
-        if evidence := rules.prices(prices):
+        if evidence := rules.check_prices(prices):
             return "price", evidence
         sizes = (
             ("volume", bar.volume),
@@ -149,45 +157,47 @@ class Bars:
             ("buy_volume", bar.buy_volume),
             ("buy_quote_volume", bar.buy_quote_volume),
         )
-        if evidence := rules.sizes(sizes):
+        if evidence := rules.check_sizes(sizes):
             return "size", evidence
-        if "range" in rules.on and (evidence := _outside(low, high, (prices[0], prices[3]))):
+        if "range" in rules.enabled and (
+            evidence := _check_range(low, high, (prices[0], prices[3]))
+        ):
             return "range", evidence
         return "", ""
 
 
-class Tickers:
-    """Judges tickers: `last` must be a price; where nothing was traded, the rest may be zero."""
+class TickerChecks:
+    """Check tickers: `last` must be a price; if the volume is 0, the other prices may be zero."""
 
     def __init__(self, rules: Rules) -> None:
         self._rules = rules
-        self._lines: dict[tuple[str, str], Line] = {}
+        self._references: dict[tuple[str, str], Reference] = {}
 
-    def judge(self, ticker: Ticker) -> list[Event] | None:
-        """Return None for a ticker that passes, else what stands in its place."""
-        rule, evidence = self._broken(ticker)
-        if not rule and ticker.origin not in PAST:
+    def check(self, ticker: Ticker) -> list[Event] | None:
+        """Return None for a valid ticker, else the events that replace it."""
+        rule, evidence = self._check_values(ticker)
+        if not rule and ticker.origin not in REPLAYED_ORIGINS:
             key = ticker.symbol, ticker.channel
-            line = self._lines.get(key)
-            if line is None:
-                line = self._lines[key] = Line(self._rules)
-            rule, evidence = _untimely(self._rules, line, ticker, ticker.last)
+            reference = self._references.get(key)
+            if reference is None:
+                reference = self._references[key] = Reference(self._rules)
+            rule, evidence = _check_stream(self._rules, reference, ticker, ticker.last)
         return self._rules.reject(ticker, rule, evidence) if rule else None
 
-    def _broken(self, ticker: Ticker) -> tuple[str, str]:
+    def _check_values(self, ticker: Ticker) -> tuple[str, str]:
         rules, low, high = self._rules, ticker.low, ticker.high
         sizes = (("volume", ticker.volume), ("quote_volume", ticker.quote_volume))
         volume = ticker.volume
-        traded = not (volume is not None and amount(volume) and volume == ZERO)
+        traded = not (volume is not None and is_non_negative(volume) and volume == ZERO)
         prices: tuple[tuple[str, Decimal | None], ...] = (("last", ticker.last),)
         if traded:
             prices += (("open", ticker.open), ("high", high), ("low", low))
-        if evidence := rules.prices(prices):
+        if evidence := rules.check_prices(prices):
             return "price", evidence
-        if evidence := rules.sizes(sizes):
+        if evidence := rules.check_sizes(sizes):
             return "size", evidence
-        if low is None or high is None or not traded or "range" not in rules.on:
+        if low is None or high is None or not traded or "range" not in rules.enabled:
             return "", ""
-        if evidence := _outside(low, high, prices[:1]):
+        if evidence := _check_range(low, high, prices[:1]):
             return "range", evidence
         return "", ""

@@ -1,128 +1,139 @@
-"""Quotes: prices, sizes, crossed sides, order, time and jumps of the middle."""
+"""Checks of quotes: prices, sizes, crossed sides, sequence, time and jumps of the mid price."""
 
 from __future__ import annotations
 
 from decimal import Decimal, InvalidOperation
 from typing import TYPE_CHECKING
 
-from ._line import Line
-from ._rules import INFINITY, PAST, ZERO, Rules, amount
+from ._reference import Reference
+from ._rules import INFINITY, REPLAYED_ORIGINS, ZERO, Rules, is_non_negative
 
 if TYPE_CHECKING:
     from tapeloom.events import Event, Quote
 
-__all__ = ["Quotes"]
+__all__ = ["QuoteChecks"]
 
 
-class QuoteLine(Line):
-    """One symbol's quotes in one channel."""
+class QuoteReference(Reference):
+    """Reference of the quotes of one symbol, channel and origin."""
 
-    __slots__ = ("_run", "_tried", "ask", "bid", "sequence")
+    __slots__ = ("_restart_confirmations", "_restart_sequence", "ask", "bid", "sequence")
 
     def __init__(self, rules: Rules) -> None:
         super().__init__(rules)
         self.bid = self.ask = ZERO  # of the last good quote
         self.sequence = -1
-        self._run = 0
-        self._tried = -1
+        self._restart_confirmations = 0
+        self._restart_sequence = -1
 
-    def reordered(self, quote: Quote) -> tuple[str, str]:
-        """Return the rule that the quote's number breaks, and the evidence.
+    def check_sequence(self, quote: Quote) -> tuple[str, str]:
+        """Return the rule that the quote's sequence number breaks, and the evidence.
 
-        Numbers in a row that grow from a lower start while time goes on are a series begun anew.
-        The same number again at a later time is a refresh.
+        Numbers that increase from a lower start while time advances mean the venue restarted its
+        numbering. The same number at a later time is a refresh and passes.
         """
-        number = quote.sequence
-        if number is None or number > self.sequence:
+        sequence = quote.sequence
+        if sequence is None or sequence > self.sequence:
             return "", ""
-        if number == self.sequence:
-            if quote.ts > self.ts:
+        if sequence == self.sequence:
+            if quote.ts > self.newest_ts:
                 return "", ""
-            return "duplicate", f"sequence {number} came before"
-        self._run = self._run + 1 if self._run and number > self._tried else 1
-        self._tried = number
-        if quote.ts <= self.ts:
-            self._run = 0
-        if self._run >= self._rules.confirm:
+            return "duplicate", f"sequence {sequence} was already received"
+        self._restart_confirmations = (
+            self._restart_confirmations + 1
+            if self._restart_confirmations and sequence > self._restart_sequence
+            else 1
+        )
+        self._restart_sequence = sequence
+        if quote.ts <= self.newest_ts:
+            self._restart_confirmations = 0
+        if self._restart_confirmations >= self._rules.confirmations:
             return "", ""
-        if self._run:
-            self.shut()
-        return "order", f"sequence {number} is below the last, {self.sequence}"
+        if self._restart_confirmations:
+            self.force_full_check()
+        return "order", f"sequence {sequence} is below the last, {self.sequence}"
 
-    def settle(self, quote: Quote, middle: Decimal | None) -> None:
-        """Take a good quote as the new reference."""
-        self.good(quote.ts, middle)
+    def accept_quote(self, quote: Quote, mid_price: Decimal | None) -> None:
+        """Make a valid quote the new reference."""
+        self.accept(quote.ts, mid_price)
         if quote.sequence is not None:
             self.sequence = quote.sequence
-        self._run = 0
+        self._restart_confirmations = 0
         self.bid, self.ask = quote.bid, quote.ask
 
 
-class Quotes:
-    """Judges quotes."""
+class QuoteChecks:
+    """Check quotes."""
 
     def __init__(self, rules: Rules) -> None:
         self._rules = rules
-        self._ahead = rules.ahead
-        self._lines: dict[tuple[str, str, str], QuoteLine] = {}
+        self._max_ahead = rules.max_ahead
+        self._references: dict[tuple[str, str, str], QuoteReference] = {}
 
-    def judge(self, quote: Quote) -> list[Event] | None:
-        """Return None for a quote that passes, else what stands in its place."""
+    def check(self, quote: Quote) -> list[Event] | None:
+        """Return None for a valid quote, else the events that replace it."""
         key = quote.symbol, quote.channel, quote.origin
-        line = self._lines.get(key)
-        if line is None:
-            line = self._lines[key] = QuoteLine(self._rules)
-        bid, ask, number, ts = quote.bid, quote.ask, quote.sequence, quote.ts
+        reference = self._references.get(key)
+        if reference is None:
+            reference = self._references[key] = QuoteReference(self._rules)
+        bid, ask, sequence, ts = quote.bid, quote.ask, quote.sequence, quote.ts
         try:
             if (
-                line.low < bid < ask < line.high
+                reference.band_low < bid < ask < reference.band_high
                 and ZERO <= quote.bid_size < INFINITY
                 and ZERO <= quote.ask_size < INFINITY
-                and ts >= line.ts
-                and (number is None or number > line.sequence)
-                and (self._ahead is None or ts <= quote.recv + self._ahead)
-                and quote.origin not in PAST
+                and ts >= reference.newest_ts
+                and (sequence is None or sequence > reference.sequence)
+                and (self._max_ahead is None or ts <= quote.recv + self._max_ahead)
+                and quote.origin not in REPLAYED_ORIGINS
             ):
-                line.ts, line.bid, line.ask = ts, bid, ask
-                if number is not None:
-                    line.sequence = number
+                reference.newest_ts, reference.bid, reference.ask = ts, bid, ask
+                if sequence is not None:
+                    reference.sequence = sequence
                 return None
-        except InvalidOperation:  # a NaN, which no comparison takes
+        except InvalidOperation:  # comparing a NaN raises
             pass
-        rule, evidence = self._broken(quote)
-        if not rule and quote.origin not in PAST:
-            rule, evidence = self._untimely(line, quote)
+        rule, evidence = self._check_values(quote)
+        if not rule and quote.origin not in REPLAYED_ORIGINS:
+            rule, evidence = self._check_stream(reference, quote)
         return self._rules.reject(quote, rule, evidence) if rule else None
 
-    def _broken(self, quote: Quote) -> tuple[str, str]:
+    def _check_values(self, quote: Quote) -> tuple[str, str]:
         rules, bid, ask = self._rules, quote.bid, quote.ask
-        if evidence := rules.prices((("bid", bid), ("ask", ask))):
+        if evidence := rules.check_prices((("bid", bid), ("ask", ask))):
             return "price", evidence
         sizes = (("bid_size", quote.bid_size), ("ask_size", quote.ask_size))
-        if evidence := rules.sizes(sizes):
+        if evidence := rules.check_sizes(sizes):
             return "size", evidence
-        if "crossed" in rules.on and amount(bid) and amount(ask) and bid >= ask:
+        if (
+            "crossed" in rules.enabled
+            and is_non_negative(bid)
+            and is_non_negative(ask)
+            and bid >= ask
+        ):
             return "crossed", f"bid {bid} is not below ask {ask}"
         return "", ""
 
-    def _untimely(self, line: QuoteLine, quote: Quote) -> tuple[str, str]:
+    def _check_stream(self, reference: QuoteReference, quote: Quote) -> tuple[str, str]:
         rules = self._rules
-        rule, evidence = line.reordered(quote)
-        if rule in rules.on:
+        rule, evidence = reference.check_sequence(quote)
+        if rule in rules.enabled:
             return rule, evidence
-        if evidence := rules.early(quote.ts, quote.recv):
+        if evidence := rules.check_ahead(quote.ts, quote.recv):
             return "ahead", evidence
-        if evidence := line.turned(quote.ts):
+        if evidence := reference.check_time(quote.ts):
             return "backwards", evidence
-        middle = self._middle(quote.bid, quote.ask)
-        if line.last is not None:
-            line.last = self._middle(line.bid, line.ask) or line.last
-        if middle is not None and (evidence := line.jumped(middle, quote.ts)):
+        mid_price = self._mid_price(quote.bid, quote.ask)
+        if reference.last_price is not None:
+            reference.last_price = (
+                self._mid_price(reference.bid, reference.ask) or reference.last_price
+            )
+        if mid_price is not None and (evidence := reference.check_jump(mid_price, quote.ts)):
             return "jump", evidence
-        line.settle(quote, middle)
+        reference.accept_quote(quote, mid_price)
         return "", ""
 
-    def _middle(self, bid: Decimal, ask: Decimal) -> Decimal | None:
-        if not amount(bid) or not amount(ask):
+    def _mid_price(self, bid: Decimal, ask: Decimal) -> Decimal | None:
+        if not is_non_negative(bid) or not is_non_negative(ask):
             return None
         return self._rules.context.divide(self._rules.context.add(bid, ask), 2)

@@ -1,4 +1,4 @@
-"""The rules that more than one type of event shares, and the verdict."""
+"""`Rules`: checks shared by several types of events, and the creation of rejects."""
 
 from __future__ import annotations
 
@@ -13,73 +13,81 @@ if TYPE_CHECKING:
     from collections import Counter
     from collections.abc import Iterable
 
-__all__ = ["INFINITY", "PAST", "ZERO", "Rules", "amount", "positive", "seconds"]
+__all__ = [
+    "INFINITY",
+    "REPLAYED_ORIGINS",
+    "ZERO",
+    "Rules",
+    "format_seconds",
+    "is_non_negative",
+    "is_positive",
+]
 
 ZERO = Decimal(0)
 INFINITY = Decimal("Infinity")
 
-#: The origins of events from before: they are judged by what they say, not by when they come.
-PAST = frozenset(("history", "backfill"))
+#: Origins of replayed events: their values are checked, but not their time or order.
+REPLAYED_ORIGINS = frozenset(("history", "backfill"))
 
 
-def positive(value: Decimal) -> bool:
-    """Tell whether *value* is a number above zero; NaN and Infinity are none."""
+def is_positive(value: Decimal) -> bool:
+    """Return whether *value* is finite and above zero."""
     return value.is_finite() and value > ZERO
 
 
-def amount(value: Decimal) -> bool:
-    """Tell whether *value* is a number, zero or above; NaN and Infinity are none."""
+def is_non_negative(value: Decimal) -> bool:
+    """Return whether *value* is finite and zero or above."""
     return value.is_finite() and value >= ZERO
 
 
-def seconds(nanoseconds: int) -> str:
-    """Write a duration for a person."""
-    # In whole numbers: what a venue sends may be too large for a float.
-    whole, rest = divmod(nanoseconds, 1_000_000_000)
-    return f"{whole}.{rest:09d}".rstrip("0").rstrip(".") + " s"
+def format_seconds(nanoseconds: int) -> str:
+    """Return a duration in seconds as text, such as "1.5 s"."""
+    # Integer arithmetic: a time sent by a venue may be too large for a float.
+    whole, remainder = divmod(nanoseconds, 1_000_000_000)
+    return f"{whole}.{remainder:09d}".rstrip("0").rstrip(".") + " s"
 
 
 class Rules:
-    """The settings in the form in which they are asked, and the one place that rejects.
+    """The settings prepared for the checks, and the method that creates every reject.
 
-    Arithmetic has a context of its own, so that nobody's precision or traps change a verdict.
+    Arithmetic uses its own decimal context, so the caller's precision and traps change no result.
     """
 
     __slots__ = (
         "_counters",
-        "ahead",
-        "backwards",
-        "band",
-        "confirm",
+        "band_fraction",
+        "confirm_after",
+        "confirmations",
         "context",
-        "hold",
-        "limit",
+        "enabled",
+        "max_ahead",
+        "max_backwards",
         "max_jump",
-        "on",
+        "max_jump_text",
     )
 
     def __init__(self, settings: Settings, counters: Counter[str]) -> None:
-        self.on = frozenset(RULES) - frozenset(settings.off)
-        self.confirm = settings.confirmations
-        self.hold = settings.confirm_after
-        self.max_jump = settings.max_jump if "jump" in self.on else None
-        self.ahead = settings.max_ahead if "ahead" in self.on else None
-        self.backwards = settings.max_backwards if "backwards" in self.on else None
+        self.enabled = frozenset(RULES) - frozenset(settings.off)
+        self.confirmations = settings.confirmations
+        self.confirm_after = settings.confirm_after
+        self.max_jump = settings.max_jump if "jump" in self.enabled else None
+        self.max_ahead = settings.max_ahead if "ahead" in self.enabled else None
+        self.max_backwards = settings.max_backwards if "backwards" in self.enabled else None
         self.context = Context(prec=60, traps=[])
         # Two prices within this fraction of a third are within `max_jump` of each other: for a band
         # of b, the larger is at most (1 + b) / (1 - b) times the smaller, and m / (m + 3) keeps that
         # below 1 + m with room for rounding.
-        m = settings.max_jump
-        self.limit = f"{self.context.multiply(m, 100).normalize(self.context):f} %"
-        self.band = self.context.divide(m, self.context.add(m, 3))
+        max_jump = settings.max_jump
+        self.max_jump_text = f"{self.context.multiply(max_jump, 100).normalize(self.context):f} %"
+        self.band_fraction = self.context.divide(max_jump, self.context.add(max_jump, 3))
         self._counters = counters
 
     def count(self, name: str, number: int = 1) -> None:
-        """Count something that is no good event."""
+        """Increase a counter of the feed."""
         self._counters[name] += number
 
     def reject(self, event: Event, rule: str, evidence: str) -> list[Event]:
-        """Return what stands in the place of *event*."""
+        """Return the reject that replaces *event*, and count it."""
         self._counters[f"reject.{rule}"] += 1
         return [
             Reject(
@@ -88,24 +96,24 @@ class Rules:
             )
         ]  # fmt: skip
 
-    def prices(self, named: Iterable[tuple[str, Decimal | None]]) -> str:
-        """Return evidence against the first of these that is no price, or nothing. None is no word."""
-        if "price" in self.on:
+    def check_prices(self, named: Iterable[tuple[str, Decimal | None]]) -> str:
+        """Return evidence for the first invalid price, or an empty text. None is skipped."""
+        if "price" in self.enabled:
             for name, price in named:
-                if price is not None and not positive(price):
-                    return f"{name} {price} is no number above 0"
+                if price is not None and not is_positive(price):
+                    return f"{name} {price} is not a number above 0"
         return ""
 
-    def sizes(self, named: Iterable[tuple[str, Decimal | None]]) -> str:
-        """Return evidence against the first of these that is no size, or nothing. None is no word."""
-        if "size" in self.on:
+    def check_sizes(self, named: Iterable[tuple[str, Decimal | None]]) -> str:
+        """Return evidence for the first invalid size, or an empty text. None is skipped."""
+        if "size" in self.enabled:
             for name, size in named:
-                if size is not None and not amount(size):
-                    return f"{name} {size} is no number of 0 or more"
+                if size is not None and not is_non_negative(size):
+                    return f"{name} {size} is not a number of 0 or more"
         return ""
 
-    def early(self, ts: int, recv: int) -> str:
-        """Return evidence against a time from the future, or nothing."""
-        if self.ahead is None or ts <= recv + self.ahead:
+    def check_ahead(self, ts: int, recv: int) -> str:
+        """Return evidence that a time is too far ahead of `recv`, or an empty text."""
+        if self.max_ahead is None or ts <= recv + self.max_ahead:
             return ""
-        return f"ts is {seconds(ts - recv)} ahead of recv, more than {seconds(self.ahead)}"
+        return f"ts is {format_seconds(ts - recv)} ahead of recv, more than {format_seconds(self.max_ahead)}"

@@ -1,4 +1,4 @@
-"""The table of this plugin in a stack."""
+"""`Settings`: the table of this stage in a stack."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 __all__ = ["RULES", "TYPES", "Settings"]
 
-#: Every rule by name, in the order in which they are asked.
+#: Names of all rules, in the order in which they are checked.
 RULES = (
     "price",
     "size",
@@ -32,15 +32,15 @@ RULES = (
 TYPES = ("trade", "quote", "book", "bar", "ticker")
 
 
-def _words(known: tuple[str, ...]) -> Callable[[Any, Any, Any], None]:
-    def check(_: object, attribute: Attribute[Any], words: Any) -> None:
-        if isinstance(words, str):
-            raise ValueError(f"{attribute.name} is a list of words. Write {[words]!r}.")  # noqa: TRY004 a mistake in a stack
-        for word in words:
-            if word not in known:
+def _known_names(known: tuple[str, ...]) -> Callable[[Any, Any, Any], None]:
+    def check(_: object, attribute: Attribute[Any], names: Any) -> None:
+        if isinstance(names, str):
+            raise ValueError(f"{attribute.name} is a list of names. Write {[names]!r}.")  # noqa: TRY004 a mistake in a stack
+        for name in names:
+            if name not in known:
                 raise ValueError(
-                    f"{attribute.name} knows no {word!r}; it takes {', '.join(known)}."
-                    f"{nearest(word, known)}"
+                    f"{attribute.name} does not accept {name!r}; it accepts {', '.join(known)}."
+                    f"{nearest(name, known)}"
                 )
 
     return check
@@ -50,7 +50,7 @@ def _above_zero(_: object, attribute: Attribute[Decimal], value: Decimal) -> Non
     if value <= 0:
         raise ValueError(
             f"{attribute.name} is a fraction above 0, such as '10%', and was {value}."
-            ' To do without the rule, write off = ["jump"].'
+            ' To disable the rule, write off = ["jump"].'
         )
 
 
@@ -61,12 +61,12 @@ def _at_least_one(_: object, attribute: Attribute[int], value: Any) -> None:
 
 @frozen(kw_only=True)
 class Settings:
-    """What is checked, and how strictly. Durations are nanoseconds once read.
+    """What is checked, and how strictly. Durations are nanoseconds after parsing.
 
-    `max_jump` is the largest step between two prices that follow each other. A level beyond it is
-    believed after `confirmations` events in a row that agree on it, or once `confirm_after` has passed. `max_backwards`
-    is how far the venue's time may run back, `max_ahead` how far it may be ahead of ours (None: as far
-    as it likes). `off` names rules to do without, `types` the events to check.
+    `max_jump` is the largest allowed step between two consecutive prices. A price level beyond it is
+    accepted after `confirmations` events in a row that agree on it, or after `confirm_after`.
+    `max_backwards` is how far the venue's time may run backwards, `max_ahead` how far it may be ahead of
+    ours (None: not checked). `off` names rules to disable, `types` the types of events to check.
     """
 
     max_jump: Decimal = field(default=Decimal("0.1"), converter=fraction, validator=_above_zero)
@@ -74,5 +74,5 @@ class Settings:
     confirm_after: int = field(default=5_000_000_000, converter=duration_ns)
     max_backwards: int = field(default=1_000_000_000, converter=duration_ns)
     max_ahead: int | None = field(default=None, converter=converters.optional(duration_ns))
-    off: tuple[str, ...] = field(default=(), validator=_words(RULES))
-    types: tuple[str, ...] = field(default=TYPES, validator=_words(TYPES))
+    off: tuple[str, ...] = field(default=(), validator=_known_names(RULES))
+    types: tuple[str, ...] = field(default=TYPES, validator=_known_names(TYPES))

@@ -1,7 +1,7 @@
-"""The stage: a quick look at every event, and a close one at those that do not pass it.
+"""The quality stage: a fast path for the common case, and the full checks for all other events.
 
-A trade that is like the one before it, as nearly all are, is settled here by comparisons against
-what its line holds ready. A batch in which nothing is wrong is returned as it came, the same list.
+Nearly every trade is like the one before it. Such a trade is validated here by comparisons with values
+that its `TradeReference` holds ready. A batch without a fault is returned as the same list object.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from tapeloom.events import Bar, Book, Event, Gap, Quote, Reject, Ticker, Trade
 from tapeloom.plugin import TradeBatch
 
-from ._bars import Bars, Tickers
-from ._books import Books
-from ._quotes import Quotes
+from ._bars import BarChecks, TickerChecks
+from ._books import BookChecks
+from ._quotes import QuoteChecks
 from ._rules import INFINITY, ZERO, Rules
-from ._series import Series
-from ._trades import Trades
+from ._trade_reference import TradeReference
+from ._trades import TradeChecks
 
 if TYPE_CHECKING:
     from collections import Counter
@@ -30,61 +30,70 @@ if TYPE_CHECKING:
 
 __all__ = ["quality"]
 
+#: A time in ns that is never reached.
 _NO_LIMIT = 1 << 63
-#: Returns None for an event that passes, else what stands in its place.
-_Judge: TypeAlias = Callable[[Any], list[Event] | None]
+#: Returns None for a valid event, else the events that replace it.
+_Check: TypeAlias = Callable[[Any], list[Event] | None]
 
 
-def _judges(
-    rules: Rules, trades: Trades, types: tuple[str, ...], want: Callable[[HistoryQuery], None]
-) -> dict[type[Event], _Judge]:
-    """Return who judges which type of event. Trades are judged by the stage itself."""
-    known: dict[type[Event], _Judge] = {
-        Quote: Quotes(rules).judge,
-        Book: Books(rules).judge,
-        Bar: Bars(rules, want).judge,
-        Ticker: Tickers(rules).judge,
+def _checks(
+    rules: Rules,
+    trades: TradeChecks,
+    types: tuple[str, ...],
+    query_history: Callable[[HistoryQuery], None],
+) -> dict[type[Event], _Check]:
+    """Return the check for each type of event except trades, which the stage checks itself."""
+    all_checks: dict[type[Event], _Check] = {
+        Quote: QuoteChecks(rules).check,
+        Book: BookChecks(rules).check,
+        Bar: BarChecks(rules, query_history).check,
+        Ticker: TickerChecks(rules).check,
     }
-    judges = {cls: judge for cls, judge in known.items() if cls.type in types}
+    checks = {cls: check for cls, check in all_checks.items() if cls.type in types}
     if Trade.type in types:
-        judges |= {Gap: trades.gap, Reject: trades.rejected}
-    return judges
+        checks |= {Gap: trades.record_gap, Reject: trades.record_reject}
+    return checks
 
 
-def _pass(_: object) -> None:
-    """Judge nothing, want nothing."""
+def _accept(_: object) -> None:
+    """Do nothing: accept any event, ignore any query."""
 
 
 def quality(
-    settings: Settings, counters: Counter[str], want: Callable[[HistoryQuery], None] = _pass
+    settings: Settings,
+    counters: Counter[str],
+    query_history: Callable[[HistoryQuery], None] = _accept,
 ) -> Stage:
-    """Return the stage that these settings describe."""
+    """Return the quality stage for *settings*."""
     rules = Rules(settings, counters)
-    trades = Trades(rules, want)
-    judge_of = _judges(rules, trades, settings.types, want).get
-    judge_trade: _Judge = trades.judge if Trade.type in settings.types else _pass
-    lines_of, ahead = trades.lines, rules.ahead
+    trades = TradeChecks(rules, query_history)
+    check_of = _checks(rules, trades, settings.types, query_history).get
+    check_trade: _Check = trades.check if Trade.type in settings.types else _accept
+    references_of, max_ahead = trades.references, rules.max_ahead
 
-    unknown = Series(rules)  # its band is empty: whatever is compared with it fails
-    numbered: list[Series] = []  # what is remembered, by the numbers of `TradeBatch`
+    unknown = TradeReference(rules)  # its band is empty, so every event gets the full check
+    by_subscription_id: list[TradeReference] = []  # index: subscription id of `TradeBatch`
 
-    def quick(events: TradeBatch) -> int:
-        """Take good trades until one needs a closer look; return how many were taken."""
-        numbers = iter(events.subscription_ids)
-        latest = _NO_LIMIT if ahead is None else events[0].recv + ahead
+    def fast_path(events: TradeBatch) -> int:
+        """Accept valid trades until one needs the full check; return how many were accepted."""
+        subscription_ids = iter(events.subscription_ids)
+        latest_ts = _NO_LIMIT if max_ahead is None else events[0].recv + max_ahead
         try:
-            for event, number in zip(events, numbers, strict=True):
-                line = numbered[number]
+            for event, subscription_id in zip(events, subscription_ids, strict=True):
+                reference = by_subscription_id[subscription_id]
                 price = event.price
                 if (
-                    (last := event.id) == line.next
-                    and (price is line.within or line.low < price < line.high)
+                    (trade_id := event.id) == reference.next_id
+                    and (
+                        price is reference.known_good
+                        or reference.band_low < price < reference.band_high
+                    )
                     and ZERO < event.size < INFINITY
-                    and line.ts <= (ts := event.ts) <= latest
+                    and reference.newest_ts <= (ts := event.ts) <= latest_ts
                 ):
-                    line.next = last + 1
-                    line.ts = ts
-                    line.last = line.within = price
+                    reference.next_id = trade_id + 1
+                    reference.newest_ts = ts
+                    reference.last_price = reference.known_good = price
                 else:
                     break
             else:
@@ -92,64 +101,69 @@ def quality(
                 return len(events)
         except (IndexError, InvalidOperation):
             pass  # a new symbol; a NaN, which compares with nothing
-        return len(events) - length_hint(numbers) - 1
+        return len(events) - length_hint(subscription_ids) - 1
 
-    def learn(events: TradeBatch) -> None:
-        """Remember which number stands for what."""
-        for event, number in zip(events, events.subscription_ids, strict=True):
-            numbered.extend([unknown] * (number + 1 - len(numbered)))
-            if numbered[number] is unknown:
-                numbered[number] = lines_of[event.channel].get(event.symbol, unknown)
+    def record_subscriptions(events: TradeBatch) -> None:
+        """Record the reference of each subscription id."""
+        for event, subscription_id in zip(events, events.subscription_ids, strict=True):
+            by_subscription_id.extend([unknown] * (subscription_id + 1 - len(by_subscription_id)))
+            if by_subscription_id[subscription_id] is unknown:
+                by_subscription_id[subscription_id] = references_of[event.channel].get(
+                    event.symbol, unknown
+                )
 
-    # The quick look stands in the loops: in a function of its own it would cost a tenth more.
+    # The fast path is written out in both loops: a call per trade would cost a tenth more.
     def stage(events: list[Event]) -> list[Event]:
         if not events or type(events) is not TradeBatch or Trade.type not in settings.types:
-            return look(events, events)
-        done = quick(events)
+            return check_each(events, events)
+        done = fast_path(events)
         if done == len(events):
             return events
-        out = look(events, events[done:])
-        learn(events)
+        out = check_each(events, events[done:])
+        record_subscriptions(events)
         return out
 
-    def look(events: list[Event], left: list[Event]) -> list[Event]:
-        """Look at the events that are *left* of a batch; return the whole of it."""
+    def check_each(events: list[Event], remaining: list[Event]) -> list[Event]:
+        """Check the *remaining* events of the batch *events*; return the whole batch."""
         out: list[Event] | None = None
-        channel: str | None = None  # of the trade before
-        line_of: dict[str, Series] = {}
-        rest = iter(left)
-        for event in rest:
+        channel: str | None = None  # channel of the trade before
+        by_symbol: dict[str, TradeReference] = {}
+        iterator = iter(remaining)
+        for event in iterator:
             if type(event) is Trade:
                 if event.channel is not channel:
                     channel = event.channel
-                    line_of = lines_of[channel]
+                    by_symbol = references_of[channel]
                 try:
-                    line = line_of[event.symbol]
+                    reference = by_symbol[event.symbol]
                     if (
-                        (number := event.id) == line.next
-                        and ((price := event.price) is line.within or line.low < price < line.high)
+                        (trade_id := event.id) == reference.next_id
+                        and (
+                            (price := event.price) is reference.known_good
+                            or reference.band_low < price < reference.band_high
+                        )
                         and ZERO < event.size < INFINITY
-                        and (ts := event.ts) >= line.ts
+                        and (ts := event.ts) >= reference.newest_ts
                         and event.origin == "live"
-                        and (ahead is None or ts <= event.recv + ahead)
+                        and (max_ahead is None or ts <= event.recv + max_ahead)
                     ):
-                        line.next = number + 1
-                        line.ts = ts
-                        line.last = line.within = price
+                        reference.next_id = trade_id + 1
+                        reference.newest_ts = ts
+                        reference.last_price = reference.known_good = price
                         if out is not None:
                             out.append(event)
                         continue
                 except (KeyError, InvalidOperation):
                     pass  # a new symbol; a NaN, which compares with nothing
-                instead = judge_trade(event)
-            elif (judge := judge_of(type(event))) is not None:
-                instead = judge(event)
+                replacement = check_trade(event)
+            elif (check := check_of(type(event))) is not None:
+                replacement = check(event)
             else:
-                instead = None
-            if instead is not None:
+                replacement = None
+            if replacement is not None:
                 if out is None:
-                    out = events[: len(events) - length_hint(rest) - 1]
-                out += instead
+                    out = events[: len(events) - length_hint(iterator) - 1]
+                out += replacement
             elif out is not None:
                 out.append(event)
         return events if out is None else out

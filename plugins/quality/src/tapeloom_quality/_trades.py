@@ -1,4 +1,4 @@
-"""Trades: price, size, ids, time and jumps."""
+"""Checks of trades: price, size, ids, time and jumps."""
 
 from __future__ import annotations
 
@@ -9,147 +9,165 @@ from typing import TYPE_CHECKING
 from tapeloom.events import Event, Gap, Reject, Trade
 from tapeloom.plugin import HistoryQuery
 
-from ._rules import INFINITY, PAST, ZERO, Rules, positive
-from ._series import Seen, Series
+from ._rules import INFINITY, REPLAYED_ORIGINS, ZERO, Rules, is_positive
+from ._trade_reference import IdState, TradeReference
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["Trades"]
+__all__ = ["TradeChecks"]
 
 
-class Trades:
-    """Judges the trades that the stage's own quick look does not settle.
+class TradeChecks:
+    """Check the trades that the fast path of the stage does not accept.
 
-    `lines` holds what is remembered, by channel and symbol. `judge` returns None for a trade that
-    passes as it is, else what stands in its place.
+    `references` holds the references by channel and symbol. `check` returns None for a valid trade, else
+    the events that replace it.
     """
 
-    def __init__(self, rules: Rules, want: Callable[[HistoryQuery], None]) -> None:
+    def __init__(self, rules: Rules, query_history: Callable[[HistoryQuery], None]) -> None:
         self._rules = rules
-        self._want = want
-        self._ids = "duplicate" in rules.on or "order" in rules.on or "sequence" in rules.on
-        self.lines: dict[str, dict[str, Series]] = defaultdict(dict)
+        self._query_history = query_history
+        self._checks_ids = (
+            "duplicate" in rules.enabled or "order" in rules.enabled or "sequence" in rules.enabled
+        )
+        self.references: dict[str, dict[str, TradeReference]] = defaultdict(dict)
 
-    def line(self, trade: Trade) -> Series:
-        """Return what is remembered of this trade's symbol and channel."""
-        lines = self.lines[trade.channel]
-        if trade.symbol not in lines:
-            lines[trade.symbol] = Series(self._rules)
-        return lines[trade.symbol]
+    def reference(self, trade: Trade) -> TradeReference:
+        """Return the reference of a trade's symbol and channel; create it if needed."""
+        references = self.references[trade.channel]
+        if trade.symbol not in references:
+            references[trade.symbol] = TradeReference(self._rules)
+        return references[trade.symbol]
 
-    def judge(self, trade: Trade) -> list[Event] | None:
-        """Look closely at a trade."""
-        line = self.line(trade)
-        if type(trade.id) is str and self._fits(line, trade) and line.name(trade.id):
-            line.ts, line.last = trade.ts, trade.price
+    def check(self, trade: Trade) -> list[Event] | None:
+        """Return None for a valid trade, else the events that replace it."""
+        reference = self.reference(trade)
+        if (
+            type(trade.id) is str
+            and self._passes_fast_path(reference, trade)
+            and reference.record_text_id(trade.id)
+        ):
+            reference.newest_ts, reference.last_price = trade.ts, trade.price
             return None
-        live = trade.origin not in PAST
-        newer = trade.ts > line.ts
-        seen, before = self._see(line, trade, live=live, newer=newer)
-        rule, evidence = self._broken(line, trade, seen)
-        # A late trade, or one from history, says nothing of what comes now.
-        if not rule and live and (seen != "late" or newer):
-            rule, evidence = self._untimely(line, trade)
+        is_live = trade.origin not in REPLAYED_ORIGINS
+        is_newest = trade.ts > reference.newest_ts
+        id_state, gaps = self._record_id(reference, trade, is_live=is_live, is_newest=is_newest)
+        rule, evidence = self._check_values(reference, trade, id_state)
+        # The time and price of late and replayed trades are not those of the market now.
+        if not rule and is_live and (id_state != "late" or is_newest):
+            rule, evidence = self._check_stream(reference, trade)
             if not rule:
-                line.good(trade.ts, trade.price)
-                if line.pending:
-                    line.shut()
+                reference.accept(trade.ts, trade.price)
+                if reference.needs_full_check:
+                    reference.force_full_check()
         if rule:
-            return before + self._rules.reject(trade, rule, evidence)
-        return [*before, trade] if before else None
+            return gaps + self._rules.reject(trade, rule, evidence)
+        return [*gaps, trade] if gaps else None
 
-    def _fits(self, line: Series, trade: Trade) -> bool:
-        """Tell at a glance that a trade is good, but for its id: what the stage does for numbers."""
+    def _passes_fast_path(self, reference: TradeReference, trade: Trade) -> bool:
+        """Return whether a trade with a text id passes the comparisons of the fast path, except the id."""
         try:
             return (
-                line.low < trade.price < line.high
+                reference.band_low < trade.price < reference.band_high
                 and ZERO < trade.size < INFINITY
-                and trade.ts >= line.ts
+                and trade.ts >= reference.newest_ts
                 and trade.origin == "live"
-                and (self._rules.ahead is None or trade.ts <= trade.recv + self._rules.ahead)
+                and (
+                    self._rules.max_ahead is None or trade.ts <= trade.recv + self._rules.max_ahead
+                )
             )
-        except InvalidOperation:  # a NaN, which no comparison takes
+        except InvalidOperation:  # comparing a NaN raises
             return False
 
-    def _see(
-        self, line: Series, trade: Trade, *, live: bool, newer: bool
-    ) -> tuple[Seen, list[Event]]:
-        """Enter the id; return what it is, and the Gap that goes before it."""
-        if not self._ids:
+    def _record_id(
+        self, reference: TradeReference, trade: Trade, *, is_live: bool, is_newest: bool
+    ) -> tuple[IdState, list[Event]]:
+        """Record the id; return its state, and the Gap to emit before the trade."""
+        if not self._checks_ids:
             return "fresh", []
-        seen, missing = line.see(trade.id, live=live, newer=newer)
-        excused = line.excused
-        if live and seen == "fresh":
-            line.excused = False
-        if line.pending:
-            line.shut()
+        id_state, missing = reference.record_id(trade.id, is_live=is_live, is_newest=is_newest)
+        gap_reported = reference.gap_reported
+        if is_live and id_state == "fresh":
+            reference.gap_reported = False
+        if reference.needs_full_check:
+            reference.force_full_check()
         if not missing:
-            return seen, []
+            return id_state, []
         self._rules.count("missing", missing)
-        if excused or "sequence" not in self._rules.on:
-            return seen, []
+        if gap_reported or "sequence" not in self._rules.enabled:
+            return id_state, []
         self._rules.count("gaps")
-        since = line.ts if line.begun else trade.ts
+        since = reference.newest_ts if reference.has_event else trade.ts
         until = max(since, trade.ts)
         gap = Gap(
             trade.venue, trade.symbol, until, trade.recv, since, until,
             "sequence", missing, "open", trade.channel,
         )  # fmt: skip
         last = trade.id - missing - 1 if isinstance(trade.id, int) else None
-        self._want(
+        self._query_history(
             HistoryQuery(
                 "trades", trade.symbol, trade.channel,
                 since=since, until=until, after_id=last, before_id=trade.id,
             )
         )  # fmt: skip
-        return seen, [gap]
+        return id_state, [gap]
 
-    def _broken(self, line: Series, trade: Trade, seen: Seen) -> tuple[str, str]:
-        """Return the rule that this trade breaks by itself, and the evidence."""
-        on = self._rules.on
-        if evidence := self._rules.prices((("price", trade.price),)):
+    def _check_values(
+        self, reference: TradeReference, trade: Trade, id_state: IdState
+    ) -> tuple[str, str]:
+        """Return the rule on values or ids that a trade breaks, and the evidence; empty texts if none."""
+        enabled = self._rules.enabled
+        if evidence := self._rules.check_prices((("price", trade.price),)):
             return "price", evidence
-        if "size" in on and not positive(trade.size):
-            return "size", f"size {trade.size} is no number above 0"
-        if seen == "duplicate" and seen in on:
-            if isinstance(trade.id, int) and line.next is not None:
-                return seen, f"id {trade.id} came before; the last is {line.next - 1}"
-            return seen, f"id {trade.id!r} came before"
-        if seen == "order" and seen in on:
-            return seen, f"id {trade.id} is below {line.first}, the first, and its ts is the newest"
+        if "size" in enabled and not is_positive(trade.size):
+            return "size", f"size {trade.size} is not a number above 0"
+        if id_state == "duplicate" and id_state in enabled:
+            if isinstance(trade.id, int) and reference.next_id is not None:
+                return (
+                    id_state,
+                    f"id {trade.id} was already received; the last is {reference.next_id - 1}",
+                )
+            return id_state, f"id {trade.id!r} was already received"
+        if id_state == "order" and id_state in enabled:
+            return (
+                id_state,
+                f"id {trade.id} is below {reference.first_id}, the first, and its ts is the newest",
+            )
         return "", ""
 
-    def _untimely(self, line: Series, trade: Trade) -> tuple[str, str]:
-        """Return the rule that this trade breaks in its place in the stream, and the evidence."""
-        if evidence := self._rules.early(trade.ts, trade.recv):
+    def _check_stream(self, reference: TradeReference, trade: Trade) -> tuple[str, str]:
+        """Return the rule on time or jumps that a trade breaks, and the evidence; empty texts if none."""
+        if evidence := self._rules.check_ahead(trade.ts, trade.recv):
             return "ahead", evidence
-        if evidence := line.turned(trade.ts):
+        if evidence := reference.check_time(trade.ts):
             return "backwards", evidence
-        if evidence := line.jumped(trade.price, trade.ts):
+        if evidence := reference.check_jump(trade.price, trade.ts):
             return "jump", evidence
         return "", ""
 
-    def gap(self, gap: Gap) -> None:
-        """Take note that a hole is announced: the ids will show it, and need not tell again.
+    def record_gap(self, gap: Gap) -> None:
+        """Record a reported gap, so that the gap in the ids is not reported a second time.
 
-        A Gap about the past (a verdict that changed) is no announcement.
+        A Gap that ends before the newest trade only updates the state of a past gap and is ignored.
         """
-        channels = [gap.channel] if gap.channel else list(self.lines)
+        channels = [gap.channel] if gap.channel else list(self.references)
         for channel in channels:
-            lines = self.lines.get(channel, {})
-            found = [lines.get(gap.symbol)] if gap.symbol else list(lines.values())
-            for line in found:
-                if line is not None and gap.until >= line.ts:
-                    line.excused = True
-                    line.shut()
+            references = self.references.get(channel, {})
+            found = [references.get(gap.symbol)] if gap.symbol else list(references.values())
+            for reference in found:
+                if reference is not None and gap.until >= reference.newest_ts:
+                    reference.gap_reported = True
+                    reference.force_full_check()
 
-    def rejected(self, reject: Reject) -> list[Event] | None:
-        """Take note of a trade that was rejected upstream: it was seen, not lost."""
+    def record_reject(self, reject: Reject) -> list[Event] | None:
+        """Record the id of a trade that an earlier stage rejected: it is not missing."""
         trade = reject.event
         if type(trade) is not Trade or not isinstance(trade.id, int):
             return None
-        line = self.line(trade)
-        live = trade.origin not in PAST
-        _, before = self._see(line, trade, live=live, newer=trade.ts > line.ts)
-        return [*before, reject] if before else None
+        reference = self.reference(trade)
+        is_live = trade.origin not in REPLAYED_ORIGINS
+        _, gaps = self._record_id(
+            reference, trade, is_live=is_live, is_newest=trade.ts > reference.newest_ts
+        )
+        return [*gaps, reject] if gaps else None

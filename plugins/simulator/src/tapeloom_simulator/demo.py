@@ -71,7 +71,7 @@ def _installed(venue: str) -> tuple[str, tuple[str, ...]]:
     plugins = installed()
     venues = [
         name
-        for name, found in simulators().found.items()
+        for name, found in simulators().installed.items()
         if name in plugins and not found.hidden and not plugins[name].hidden
     ]
     if (venue and venue not in venues) or not venues:

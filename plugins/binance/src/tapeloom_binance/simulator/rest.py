@@ -1,4 +1,4 @@
-"""Binance over REST, told by a simulated market."""
+"""Binance's REST interface, with answers made from a simulated market."""
 
 from __future__ import annotations
 
@@ -8,28 +8,30 @@ from typing import TYPE_CHECKING, Any
 from tapeloom.units import duration_ns
 from tapeloom_simulator.server_api import Answer
 
-from .streams import INTERVALS, LENGTHS
-from .text import bests_of, statistics
+from .streams import INTERVALS, MAX_LENGTHS
+from .text import price_change, top_of_book
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from tapeloom_simulator.server_api import Call, Candle, Fill, Market
 
-    from .text import Spelling
+    from .text import SymbolFormat
 
 __all__ = ["Refused", "Rest", "error"]
 
-_WEIGHTS = {  # spot, futures
+#: The weight of a call on spot and on futures.
+_WEIGHTS = {
     "ping": (1, 1), "time": (1, 1), "exchangeInfo": (20, 1), "trades": (25, 5),
     "historicalTrades": (25, 200), "aggTrades": (4, 20), "ticker/bookTicker": (2, 2),
     "ticker/price": (2, 1),
 }  # fmt: skip
-_DEPTHS = (5, 10, 20, 50, 100, 500, 1000)  # futures give no other
+#: The limits that futures accept for a book snapshot.
+_FUTURES_DEPTHS = (5, 10, 20, 50, 100, 500, 1000)
 
 
 class Refused(Exception):
-    """The venue refuses a call."""
+    """Raised where the venue refuses a call; `answer` is its HTTP response."""
 
     def __init__(self, code: int, text: str, status: int = 400) -> None:
         self.answer = error(code, text, status)
@@ -37,20 +39,22 @@ class Refused(Exception):
 
 
 def error(code: int, text: str, status: int = 400, **headers: str) -> Answer:
-    """Return an error in the venue's form."""
+    """Return the HTTP response of an error, in the venue's JSON form."""
     return Answer(json.dumps({"code": code, "msg": text}, separators=(",", ":")), status, headers)
 
 
 def weight(spot: bool, path: str, query: Mapping[str, str]) -> int:
-    """Return what a call costs."""
+    """Return the weight of a call."""
     limit = int(query["limit"]) if query.get("limit", "").isdigit() else 0
     if path == "depth":
         limit = limit or (100 if spot else 500)
         steps = ((100, 5), (500, 25), (1000, 50)) if spot else ((50, 2), (100, 5), (500, 10))
-        return next((cost for most, cost in steps if limit <= most), 250 if spot else 20)
+        return next((cost for maximum, cost in steps if limit <= maximum), 250 if spot else 20)
     if path == "klines":
         steps = ((100, 1), (500, 2), (1001, 5))
-        return 2 if spot else next((cost for most, cost in steps if (limit or 500) < most), 10)
+        return (
+            2 if spot else next((cost for maximum, cost in steps if (limit or 500) < maximum), 10)
+        )
     if path == "ticker/24hr":
         return (2 if spot else 1) if "symbol" in query else (80 if spot else 40)
     return _WEIGHTS.get(path, (1, 1))[0 if spot else 1]
@@ -59,25 +63,25 @@ def weight(spot: bool, path: str, query: Mapping[str, str]) -> int:
 class Rest:
     """The REST interface of one market."""
 
-    def __init__(self, market: Market, spellings: dict[str, Spelling], name: str) -> None:
-        self._market, self._spellings = market, spellings
+    def __init__(self, market: Market, formats: dict[str, SymbolFormat], name: str) -> None:
+        self._market, self._formats = market, formats
         self._spot, self._inverse = name == "spot", name == "coinm"
         self._paths: dict[str, Callable[[Call, int], str]] = {
             "ping": lambda _, __: "{}",
             "time": self._time,
-            "exchangeInfo": self._info,
+            "exchangeInfo": self._exchange_info,
             "depth": self._depth,
             "trades": self._trades,
-            "historicalTrades": self._past_trades,
-            "aggTrades": self._aggregates,
+            "historicalTrades": self._historical_trades,
+            "aggTrades": self._aggregate_trades,
             "klines": self._klines,
-            "ticker/24hr": self._day,
-            "ticker/bookTicker": self._quotes,
-            "ticker/price": self._prices,
+            "ticker/24hr": self._ticker_24h,
+            "ticker/bookTicker": self._book_tickers,
+            "ticker/price": self._last_prices,
         }
 
     def answer(self, path: str, call: Call) -> Answer:
-        """Answer a call of *path*, which stands without its prefix."""
+        """Return the answer to a call; *path* is its path without the prefix of the market."""
         if path not in self._paths:
             return Answer("<html><body><h2>404 Not found</h2></body></html>", 404)
         unit = call.headers.get("x-mbx-time-unit", "").upper() if self._spot else ""
@@ -91,20 +95,20 @@ class Rest:
         except Refused as refused:
             return refused.answer
 
-    # -------------------------------------------------------------------------------- what is asked
+    # ------------------------------------------------------------------------------- parameters
 
-    def _one(self, call: Call) -> Spelling:
+    def _requested_symbol(self, call: Call) -> SymbolFormat:
         name = call.query.get("symbol")
         if not name:
             raise Refused(
                 -1102, "Mandatory parameter 'symbol' was not sent, was empty/null, or malformed."
             )
-        if name not in self._spellings:
+        if name not in self._formats:
             raise Refused(-1121, "Invalid symbol.")
-        return self._spellings[name]
+        return self._formats[name]
 
-    def _some(self, call: Call) -> list[Spelling]:
-        """Return the symbols of `symbol` or `symbols`; all where neither is given."""
+    def _requested_symbols(self, call: Call) -> list[SymbolFormat]:
+        """Return the symbols named by `symbol` or `symbols`; all if neither is given."""
         if "symbols" in call.query:
             try:
                 names = json.loads(call.query["symbols"])
@@ -112,13 +116,17 @@ class Rest:
                 names = None
             if not isinstance(names, list):
                 raise Refused(-1100, "Illegal characters found in parameter 'symbols'.")
-            if any(name not in self._spellings for name in names):
+            if any(name not in self._formats for name in names):
                 raise Refused(-1121, "Invalid symbol.")
-            return [self._spellings[name] for name in names]
-        return [self._one(call)] if "symbol" in call.query else list(self._spellings.values())
+            return [self._formats[name] for name in names]
+        return (
+            [self._requested_symbol(call)]
+            if "symbol" in call.query
+            else list(self._formats.values())
+        )
 
     @staticmethod
-    def _number(call: Call, name: str) -> int | None:
+    def _int_parameter(call: Call, name: str) -> int | None:
         text = call.query.get(name)
         if text is None:
             return None
@@ -129,152 +137,162 @@ class Rest:
             )
         return int(text)
 
-    def _limit(self, call: Call, usual: int, most: int) -> int:
-        limit = self._number(call, "limit")
+    def _limit_parameter(self, call: Call, default: int, maximum: int) -> int:
+        limit = self._int_parameter(call, "limit")
         if limit == 0:
             raise Refused(-1130, "Data sent for parameter 'limit' is not valid.")
-        return min(limit or usual, most)
+        return min(limit or default, maximum)
 
-    def _moment(self, call: Call, name: str) -> int | None:
-        """Return a time in ns. Both units are taken: which one it is, is plain from its size."""
-        number = self._number(call, name)
+    def _time_parameter(self, call: Call, name: str) -> int | None:
+        """Return a time in ns. The call may give ms or µs; the size of the number shows which."""
+        number = self._int_parameter(call, name)
         return None if number is None else number * (1_000 if number > 10**14 else 1_000_000)
 
     # ------------------------------------------------------------------------------------- answers
 
-    def _time(self, _: Call, per: int) -> str:
-        return f'{{"serverTime":{self._market.clock // per}}}'
+    def _time(self, _: Call, unit_ns: int) -> str:
+        return f'{{"serverTime":{self._market.clock // unit_ns}}}'
 
-    def _depth(self, call: Call, per: int) -> str:
-        one = self._one(call)
-        limit = self._limit(call, 100 if self._spot else 500, 5000 if self._spot else 1000)
-        if not self._spot and limit not in _DEPTHS:
+    def _depth(self, call: Call, unit_ns: int) -> str:
+        fmt = self._requested_symbol(call)
+        limit = self._limit_parameter(
+            call, 100 if self._spot else 500, 5000 if self._spot else 1000
+        )
+        if not self._spot and limit not in _FUTURES_DEPTHS:
             raise Refused(-4021, f"{limit} is not valid depth limit.")
-        last, bids, asks = one.pit.ladder(limit, call.lag)
+        last, bids, asks = fmt.instrument.ladder(limit, call.lag)
         times = (
-            "" if self._spot else f'"E":{self._market.clock // per},"T":{self._market.now // per},'
+            ""
+            if self._spot
+            else f'"E":{self._market.clock // unit_ns},"T":{self._market.now // unit_ns},'
         )
         if self._inverse:
-            times += f'"symbol":"{one.native}","pair":"{one.pair}",'
-        return f'{{"lastUpdateId":{last},{times}"bids":[{one.levels(bids)}],"asks":[{one.levels(asks)}]}}'
+            times += f'"symbol":"{fmt.native}","pair":"{fmt.pair}",'
+        return f'{{"lastUpdateId":{last},{times}"bids":[{fmt.levels(bids)}],"asks":[{fmt.levels(asks)}]}}'
 
-    def _trades(self, call: Call, per: int) -> str:
-        one, limit = self._one(call), self._limit(call, 500, 1000)
-        last = one.pit.last.id if one.pit.last else 0
-        return self._list(one, one.pit.fills(max(1, last - limit + 1), limit), per)
+    def _trades(self, call: Call, unit_ns: int) -> str:
+        fmt, limit = self._requested_symbol(call), self._limit_parameter(call, 500, 1000)
+        last = fmt.instrument.last.id if fmt.instrument.last else 0
+        return self._trade_rows(fmt, fmt.instrument.fills(max(1, last - limit + 1), limit), unit_ns)
 
-    def _past_trades(self, call: Call, per: int) -> str:
+    def _historical_trades(self, call: Call, unit_ns: int) -> str:
         if not self._spot and "x-mbx-apikey" not in call.headers:
             raise Refused(-2014, "API-key format invalid.", 401)
-        first = self._number(call, "fromId")
+        first = self._int_parameter(call, "fromId")
         if first is None:
-            return self._trades(call, per)
-        one = self._one(call)
-        return self._list(one, one.pit.fills(max(1, first), self._limit(call, 500, 1000)), per)
+            return self._trades(call, unit_ns)
+        fmt, limit = self._requested_symbol(call), self._limit_parameter(call, 500, 1000)
+        return self._trade_rows(fmt, fmt.instrument.fills(max(1, first), limit), unit_ns)
 
-    def _list(self, one: Spelling, fills: list[Fill], per: int) -> str:
-        extra = ',"isBestMatch":true' if self._spot else ',"isRPITrade":false'
-        worth, extra = ("baseQty", "") if self._inverse else ("quoteQty", extra)
+    def _trade_rows(self, fmt: SymbolFormat, fills: list[Fill], unit_ns: int) -> str:
+        suffix = ',"isBestMatch":true' if self._spot else ',"isRPITrade":false'
+        turnover_key, suffix = ("baseQty", "") if self._inverse else ("quoteQty", suffix)
         rows = [
-            f'{{"id":{f.id},"price":"{one.price[f.price]}","qty":"{one.size[f.size]}",'
-            f'"{worth}":"{one.turnover(f.size, f.price * f.size)}","time":{f.ts // per},'
-            f'"isBuyerMaker":{"false" if f.buy else "true"}{extra}}}'
+            f'{{"id":{f.id},"price":"{fmt.price[f.price]}","qty":"{fmt.size[f.size]}",'
+            f'"{turnover_key}":"{fmt.turnover(f.size, f.price * f.size)}","time":{f.ts // unit_ns},'
+            f'"isBuyerMaker":{"false" if f.buy else "true"}{suffix}}}'
             for f in fills
         ]
         return f"[{','.join(rows)}]"
 
-    def _aggregates(self, call: Call, per: int) -> str:
-        one, limit = self._one(call), self._limit(call, 500, 1000)
-        since, until = self._moment(call, "startTime"), self._moment(call, "endTime")
-        first = self._number(call, "fromId")
+    def _aggregate_trades(self, call: Call, unit_ns: int) -> str:
+        fmt, limit = self._requested_symbol(call), self._limit_parameter(call, 500, 1000)
+        since = self._time_parameter(call, "startTime")
+        until = self._time_parameter(call, "endTime")
+        first = self._int_parameter(call, "fromId")
         if first is None and since is not None:
-            found = one.pit.first_since(since)
-            first = found.aggregate if found else 1 << 62
+            first_trade = fmt.instrument.first_since(since)
+            first = first_trade.aggregate if first_trade else 1 << 62
         elif first is None:
-            last = one.pit.last.aggregate if one.pit.last else 0
+            last = fmt.instrument.last.aggregate if fmt.instrument.last else 0
             first = max(1, last - limit + 1)
         rows = []
-        for fills in one.pit.aggregates(first, limit):
+        for fills in fmt.instrument.aggregates(first, limit):
             f, last_id, total = fills[0], fills[-1].id, sum(fill.size for fill in fills)
             if until is not None and f.ts > until:
                 break
-            size = one.size[total]
-            extra = ',"M":true' if self._spot else f',"nq":"{size}"'
+            size = fmt.size[total]
+            suffix = ',"M":true' if self._spot else f',"nq":"{size}"'
             rows.append(
-                f'{{"a":{f.aggregate},"p":"{one.price[f.price]}","q":"{size}","f":{f.id},"l":{last_id},'
-                f'"T":{f.ts // per},"m":{"false" if f.buy else "true"}{extra}}}'
+                f'{{"a":{f.aggregate},"p":"{fmt.price[f.price]}","q":"{size}","f":{f.id},"l":{last_id},'
+                f'"T":{f.ts // unit_ns},"m":{"false" if f.buy else "true"}{suffix}}}'
             )
         return f"[{','.join(rows)}]"
 
-    def _klines(self, call: Call, per: int) -> str:
-        one, limit = self._one(call), self._limit(call, 500, 1000 if self._spot else 1500)
+    def _klines(self, call: Call, unit_ns: int) -> str:
+        fmt = self._requested_symbol(call)
+        limit = self._limit_parameter(call, 500, 1000 if self._spot else 1500)
         interval = call.query.get("interval", "")
         if interval not in (INTERVALS if self._spot else INTERVALS[1:]):
             raise Refused(-1120, "Invalid interval.")
-        since, until = self._moment(call, "startTime"), self._moment(call, "endTime")
+        since = self._time_parameter(call, "startTime")
+        until = self._time_parameter(call, "endTime")
         until = self._market.now if until is None else min(until, self._market.now)
         if since is not None:
-            # COIN-M gives the last ones of a span, the others the first.
-            candles = one.pit.candles(interval, since, until, 1_000_000 if self._inverse else limit)
+            # COIN-M returns the last bars of a time span, the other markets the first.
+            count = 1_000_000 if self._inverse else limit
+            candles = fmt.instrument.candles(interval, since, until, count)
             candles = candles[-limit:]
         else:
-            length = duration_ns(LENGTHS.get(interval, interval))
-            candles = one.pit.candles(interval, until - limit * length, until, limit + 1)[-limit:]
-        return f"[{','.join(self._row(one, candle, per) for candle in candles)}]"
+            length = duration_ns(MAX_LENGTHS.get(interval, interval))
+            since = until - limit * length
+            candles = fmt.instrument.candles(interval, since, until, limit + 1)[-limit:]
+        return f"[{','.join(self._kline_row(fmt, candle, unit_ns) for candle in candles)}]"
 
     @staticmethod
-    def _row(one: Spelling, c: Candle, per: int) -> str:
-        price, size, turnover = one.price, one.size.write, one.turnover
+    def _kline_row(fmt: SymbolFormat, c: Candle, unit_ns: int) -> str:
+        price, size, turnover = fmt.price, fmt.size.write, fmt.turnover
         return (
-            f'[{c.start // per},"{price[c.open]}","{price[c.high]}","{price[c.low]}","{price[c.close]}",'
-            f'"{size(c.volume)}",{c.end // per - 1},"{turnover(c.volume, c.quote)}",{c.trades},"{size(c.bought)}",'
+            f'[{c.start // unit_ns},"{price[c.open]}","{price[c.high]}","{price[c.low]}","{price[c.close]}",'
+            f'"{size(c.volume)}",{c.end // unit_ns - 1},"{turnover(c.volume, c.quote)}",{c.trades},"{size(c.bought)}",'
             f'"{turnover(c.bought, c.bought_quote)}","0"]'
         )
 
-    def _pair(self, one: Spelling) -> str:
-        return f'"pair":"{one.pair}",' if self._inverse else ""
+    def _pair_member(self, fmt: SymbolFormat) -> str:
+        return f'"pair":"{fmt.pair}",' if self._inverse else ""
 
-    def _many(self, call: Call, rows: list[str]) -> str:
-        one = "symbol" in call.query and not self._inverse  # which always answers with a list
-        return rows[0] if one else f"[{','.join(rows)}]"
+    def _one_or_list(self, call: Call, rows: list[str]) -> str:
+        # COIN-M always answers with a list.
+        is_single = "symbol" in call.query and not self._inverse
+        return rows[0] if is_single else f"[{','.join(rows)}]"
 
-    def _day(self, call: Call, per: int) -> str:
+    def _ticker_24h(self, call: Call, unit_ns: int) -> str:
         rows = []
         now = self._market.now
-        for one in self._some(call):
-            day, last = one.pit.day(now), one.pit.last
+        for fmt in self._requested_symbols(call):
+            day, last = fmt.instrument.day(now), fmt.instrument.last
             if day is None or last is None:
                 continue
-            change, percent, mean = statistics(day, one)
-            best = _named(bests_of(one)) + "," if self._spot else self._pair(one)
-            worth = "baseVolume" if self._inverse else "quoteVolume"
+            change, percent, mean = price_change(day, fmt)
+            best = _rest_names(top_of_book(fmt)) + "," if self._spot else self._pair_member(fmt)
+            turnover_key = "baseVolume" if self._inverse else "quoteVolume"
             rows.append(
-                f'{{"symbol":"{one.native}","priceChange":"{change}","priceChangePercent":"{percent}",'
-                f'"weightedAvgPrice":"{mean}","lastPrice":"{one.price[day.close]}","lastQty":"{one.size[last.size]}",'
-                f'{best}"openPrice":"{one.price[day.open]}","highPrice":"{one.price[day.high]}",'
-                f'"lowPrice":"{one.price[day.low]}","volume":"{one.size.write(day.volume)}",'
-                f'"{worth}":"{one.turnover(day.volume, day.quote)}","openTime":{day.start // per},'
-                f'"closeTime":{now // per},"firstId":{day.first},"lastId":{day.last},"count":{day.trades}}}'
+                f'{{"symbol":"{fmt.native}","priceChange":"{change}","priceChangePercent":"{percent}",'
+                f'"weightedAvgPrice":"{mean}","lastPrice":"{fmt.price[day.close]}","lastQty":"{fmt.size[last.size]}",'
+                f'{best}"openPrice":"{fmt.price[day.open]}","highPrice":"{fmt.price[day.high]}",'
+                f'"lowPrice":"{fmt.price[day.low]}","volume":"{fmt.size.write(day.volume)}",'
+                f'"{turnover_key}":"{fmt.turnover(day.volume, day.quote)}","openTime":{day.start // unit_ns},'
+                f'"closeTime":{now // unit_ns},"firstId":{day.first},"lastId":{day.last},"count":{day.trades}}}'
             )
-        return self._many(call, rows) if rows else "[]"
+        return self._one_or_list(call, rows) if rows else "[]"
 
-    def _quotes(self, call: Call, per: int) -> str:
-        times = "" if self._spot else f',"time":{self._market.now // per}'
+    def _book_tickers(self, call: Call, unit_ns: int) -> str:
+        times = "" if self._spot else f',"time":{self._market.now // unit_ns}'
         rows = [
-            f'{{"symbol":"{one.native}",{self._pair(one)}{_named(bests_of(one))}{times}}}'
-            for one in self._some(call)
+            f'{{"symbol":"{fmt.native}",{self._pair_member(fmt)}{_rest_names(top_of_book(fmt))}{times}}}'
+            for fmt in self._requested_symbols(call)
         ]
-        return self._many(call, rows)
+        return self._one_or_list(call, rows)
 
-    def _prices(self, call: Call, per: int) -> str:
+    def _last_prices(self, call: Call, unit_ns: int) -> str:
         rows = []
-        for one in self._some(call):
-            price = one.pit.last.price if one.pit.last else one.pit.best().bid
-            times = "" if self._spot else f',"time":{self._market.now // per}'
-            rows.append(f'{{"symbol":"{one.native}","price":"{one.price[price]}"{times}}}')
-        return self._many(call, rows)
+        for fmt in self._requested_symbols(call):
+            price = fmt.instrument.last.price if fmt.instrument.last else fmt.instrument.best().bid
+            times = "" if self._spot else f',"time":{self._market.now // unit_ns}'
+            rows.append(f'{{"symbol":"{fmt.native}","price":"{fmt.price[price]}"{times}}}')
+        return self._one_or_list(call, rows)
 
-    def _info(self, call: Call, per: int) -> str:
+    def _exchange_info(self, call: Call, unit_ns: int) -> str:
         limits = [
             {"rateLimitType": "REQUEST_WEIGHT", "interval": "MINUTE", "intervalNum": 1,
              "limit": 6000 if self._spot else 2400},
@@ -288,31 +306,31 @@ class Rest:
                     "limit": 300_000,
                 }
             )
-        some = self._some(call) if self._spot else list(self._spellings.values())
+        formats = self._requested_symbols(call) if self._spot else list(self._formats.values())
         return json.dumps(
-            {"timezone": "UTC", "serverTime": self._market.clock // per, "rateLimits": limits,
-             "exchangeFilters": [], "symbols": [self._listing(one) for one in some]},
+            {"timezone": "UTC", "serverTime": self._market.clock // unit_ns, "rateLimits": limits,
+             "exchangeFilters": [], "symbols": [self._symbol_info(fmt) for fmt in formats]},
             separators=(",", ":"),
         )  # fmt: skip
 
-    def _listing(self, one: Spelling) -> dict[str, Any]:
-        parts, tick, lot = one.pit.parts, one.price[1], one.size[1]
+    def _symbol_info(self, fmt: SymbolFormat) -> dict[str, Any]:
+        parts, tick, lot = fmt.instrument.parts, fmt.price[1], fmt.size[1]
         filters: list[dict[str, Any]] = [
             {
                 "filterType": "PRICE_FILTER",
                 "minPrice": tick,
-                "maxPrice": one.price.write(10**12),
+                "maxPrice": fmt.price.write(10**12),
                 "tickSize": tick,
             },
             {
                 "filterType": "LOT_SIZE",
                 "minQty": lot,
-                "maxQty": one.size.write(10**12),
+                "maxQty": fmt.size.write(10**12),
                 "stepSize": lot,
             },
         ]
         listing: dict[str, Any] = {
-            "symbol": one.native,
+            "symbol": fmt.native,
             "status": "TRADING",
             "baseAsset": parts.base,
         }
@@ -328,33 +346,34 @@ class Rest:
             {
                 "filterType": "MARKET_LOT_SIZE",
                 "minQty": lot,
-                "maxQty": one.size.write(10**9),
+                "maxQty": fmt.size.write(10**9),
                 "stepSize": lot,
             }
         )
         if self._inverse:
             listing["contractStatus"] = listing.pop("status")
-            listing["contractSize"] = one.contract
+            listing["contractSize"] = fmt.contract_size
         else:
             filters.append({"filterType": "MIN_NOTIONAL", "notional": "5.0"})
         dated = bool(parts.expiry)
         return listing | {
-            "pair": one.pair, "contractType": "CURRENT_QUARTER" if dated else "PERPETUAL",
-            "deliveryDate": _delivery(parts.expiry) if dated else 4_133_404_800_000,
+            "pair": fmt.pair, "contractType": "CURRENT_QUARTER" if dated else "PERPETUAL",
+            "deliveryDate": _delivery_ms(parts.expiry) if dated else 4_133_404_800_000,
             "onboardDate": 1_569_398_400_000, "quoteAsset": parts.quote, "marginAsset": parts.settle,
-            "pricePrecision": one.price.decimals, "quantityPrecision": one.size.decimals,
+            "pricePrecision": fmt.price.decimals, "quantityPrecision": fmt.size.decimals,
             "baseAssetPrecision": 8, "quotePrecision": 8, "underlyingType": "COIN", "filters": filters,
         }  # fmt: skip
 
 
-def _named(bests: str) -> str:
-    """Turn the streams' short names of the best bid and ask into those of REST."""
+def _rest_names(members: str) -> str:
+    """Replace the streams' short names of the best bid and ask by the names of REST."""
     for short, long in (("b", "bidPrice"), ("B", "bidQty"), ("a", "askPrice"), ("A", "askQty")):
-        bests = bests.replace(f'"{short}":', f'"{long}":')
-    return bests
+        members = members.replace(f'"{short}":', f'"{long}":')
+    return members
 
 
-def _delivery(expiry: str) -> int:
+def _delivery_ms(expiry: str) -> int:
+    """Return the time of delivery in ms: 8:00 UTC on the day of expiry."""
     from datetime import UTC, datetime
 
     day = datetime.strptime(expiry + "08", "%y%m%d%H").replace(tzinfo=UTC)

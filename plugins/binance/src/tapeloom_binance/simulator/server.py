@@ -1,8 +1,8 @@
-"""Binance's server side: spot and futures on one port, told apart by the path.
+"""Binance's server side: spot and futures on one port, distinguished by the URL path.
 
 Spot is ``/ws``, ``/stream`` and ``/api/v3``; USD-M is ``/public|/market/ws|stream``, ``/fstream/ws``
-without a route, and ``/fapi/v1``; COIN-M is ``/dstream/ws|stream`` and ``/dapi/v1``. Anything may
-stand before these, and a number after ``ws``.
+without a route, and ``/fapi/v1``; COIN-M is ``/dstream/ws|stream`` and ``/dapi/v1``. Any
+prefix may precede these paths, and a number may follow ``ws``.
 """
 
 from __future__ import annotations
@@ -15,39 +15,48 @@ from tapeloom.units import Rate
 from tapeloom_simulator.server_api import Answer, Budget, Rules
 
 from .rest import Rest, error, weight
-from .streams import stream_of
-from .text import Spelling
+from .streams import make_stream
+from .text import SymbolFormat
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from tapeloom_simulator.server_api import Call, Line, Market, Session, Stream
 
-__all__ = ["BinanceSide"]
+__all__ = ["BinanceServer"]
 
-_DAY = 86_400.0
-_SPOT = Rules(
-    ping_every=20.0, pong_within=60.0, max_age=_DAY, messages=Rate(5, 1.0), max_streams=1024
+_DAY_SECONDS = 86_400.0
+#: The limits of the venue. It closes a connection after 24 hours.
+_SPOT_RULES = Rules(
+    ping_every=20.0, pong_within=60.0, max_age=_DAY_SECONDS, messages=Rate(5, 1.0), max_streams=1024
 )
-_FUTURES = Rules(
-    ping_every=180.0, pong_within=600.0, max_age=_DAY, messages=Rate(10, 1.0), max_streams=1024
+_FUTURES_RULES = Rules(
+    ping_every=180.0,
+    pong_within=600.0,
+    max_age=_DAY_SECONDS,
+    messages=Rate(10, 1.0),
+    max_streams=1024,
 )
-_WEIGHT = "X-MBX-USED-WEIGHT-1M"
-_SHARED = Budget(name="futures", limit=2400, seconds=60.0, header=_WEIGHT)
+_WEIGHT_HEADER = "X-MBX-USED-WEIGHT-1M"
+#: USD-M and COIN-M share one budget since 2026.
+_FUTURES_BUDGET = Budget(name="futures", limit=2400, seconds=60.0, header=_WEIGHT_HEADER)
 _BUDGETS = {
-    "spot": Budget(name="spot", limit=6000, seconds=60.0, header=_WEIGHT),
-    "usdm": _SHARED,
-    "coinm": _SHARED,
+    "spot": Budget(name="spot", limit=6000, seconds=60.0, header=_WEIGHT_HEADER),
+    "usdm": _FUTURES_BUDGET,
+    "coinm": _FUTURES_BUDGET,
 }
+#: The market of a REST call, by the prefix of its path.
 _PREFIXES = {"/api/v3/": "spot", "/fapi/v1/": "usdm", "/dapi/v1/": "coinm"}
+#: The first part of the path of a USD-M stream.
 _ROUTES = {"public", "market", "private"}
-#: The streams that a futures route carries; another one is acknowledged and never comes.
-_PUBLIC = ("bookTicker", "depth", "trade")
+#: The kinds of streams that USD-M sends on /public; /market has the others. A subscription on the
+#: wrong route is acknowledged, and no data follows.
+_PUBLIC_KINDS = ("bookTicker", "depth", "trade")
 _METHODS = ("SUBSCRIBE", "UNSUBSCRIBE", "LIST_SUBSCRIPTIONS", "SET_PROPERTY", "GET_PROPERTY")
 
 
-class BinanceSide:
-    """Spot, USD-M and COIN-M futures."""
+class BinanceServer:
+    """The simulated server of spot, USD-M and COIN-M futures."""
 
     dials = Rate(300, 300.0)
     faults: Mapping[str, frozenset[str]] = MappingProxyType({})
@@ -60,46 +69,46 @@ class BinanceSide:
 
     def __init__(self, market: Market) -> None:
         self.market = market
-        self._spellings: dict[str, dict[str, Spelling]] = {name: {} for name in _BUDGETS}
-        for pit in market.pits.values():
-            spelling = Spelling.of(pit, market)
-            self._spellings[spelling.name][spelling.native] = spelling
-        self._rest = {name: Rest(market, some, name) for name, some in self._spellings.items()}
+        self._formats: dict[str, dict[str, SymbolFormat]] = {name: {} for name in _BUDGETS}
+        for instrument in market.pits.values():
+            fmt = SymbolFormat.of(instrument, market)
+            self._formats[fmt.market_name][fmt.native] = fmt
+        self._rest = {name: Rest(market, formats, name) for name, formats in self._formats.items()}
         self._streams: dict[tuple[str, int, str], Stream | None] = {}
 
     def settings(self, url: str) -> dict[str, Any]:
         """Return ``[venue.binance]`` of a stack that uses the simulator at *url*."""
         return {"base_url": url}
 
-    def stream(self, name: str, per: int, market: str) -> Stream | None:
-        """Return the stream of this name, the same one for all clients."""
-        key = (market, per, name)
+    def stream(self, name: str, unit_ns: int, market: str) -> Stream | None:
+        """Return the stream of this name; all clients share it. None if there is none."""
+        key = (market, unit_ns, name)
         if key not in self._streams:
-            spellings = self._spellings[market]
+            formats = self._formats[market]
             if name.startswith("!") and market != "spot":
-                spellings = self._spellings["usdm"] | self._spellings["coinm"]
-            made = stream_of(name, spellings, per)
-            if made is None:
+                formats = self._formats["usdm"] | self._formats["coinm"]
+            stream = make_stream(name, formats, unit_ns)
+            if stream is None:
                 return None
-            self._streams[key] = made
+            self._streams[key] = stream
         return self._streams[key]
 
     def open(self, call: Call, line: Line) -> Session | Answer:
-        """Take a connection to ``ws`` or ``stream``."""
+        """Accept a connection to ``ws`` or ``stream``; return an HTTP error for another path."""
         parts = [part for part in call.path.split("/") if part]
-        door = next(
+        endpoint = next(
             (part for part in parts if part == "ws" or part.split(".")[0] == "stream"), None
         )
-        if door is None:
+        if endpoint is None:
             return Answer("", 404)
         if "ws" in parts:
-            door = "ws"
-        place = parts.index(door)
-        route = next((part for part in parts[:place] if part in _ROUTES), "")
-        market = "usdm" if route or {"fstream", "futures"} & set(parts[:place]) else "spot"
-        if {"dstream", "delivery"} & set(parts[:place]):
+            endpoint = "ws"
+        index = parts.index(endpoint)
+        route = next((part for part in parts[:index] if part in _ROUTES), "")
+        market = "usdm" if route or {"fstream", "futures"} & set(parts[:index]) else "spot"
+        if {"dstream", "delivery"} & set(parts[:index]):
             market = "coinm"
-        names = parts[place + 1 :]
+        names = parts[index + 1 :]
         if len(names) == 1 and names[0].isdigit():
             names = []
         query = {key.lower(): value for key, value in call.query.items()}
@@ -109,26 +118,28 @@ class BinanceSide:
             return error(
                 -1194, "Invalid value for time unit; expected either MICROSECOND or MILLISECOND."
             )
-        per = 1_000 if market == "spot" and unit == "MICROSECOND" else 1_000_000
-        combined = door != "ws"
-        return _Session(self, line, names, market=market, route=route, per=per, combined=combined)
+        unit_ns = 1_000 if market == "spot" and unit == "MICROSECOND" else 1_000_000
+        combined = endpoint != "ws"
+        return _ClientSession(
+            self, line, names, market=market, route=route, unit_ns=unit_ns, combined=combined
+        )
 
     def answer(self, call: Call) -> Answer:
-        """Answer a call of ``/api/v3``, ``/fapi/v1`` or ``/dapi/v1``."""
+        """Return the answer to a call of ``/api/v3``, ``/fapi/v1`` or ``/dapi/v1``."""
         market, path = _rest_path(call.path)
         if not market:
             return Answer("<html><body><h2>404 Not found</h2></body></html>", 404)
         return self._rest[market].answer(path, call)
 
     def cost(self, call: Call) -> tuple[Budget, int] | None:
-        """Return the weight of a call."""
+        """Return the budget and the weight of a call; None for an unknown path."""
         market, path = _rest_path(call.path)
         if not market:
             return None
         return _BUDGETS[market], weight(market == "spot", path, call.query)
 
     def limited(self, status: int, retry_after: int, budget: Budget | None) -> Answer:
-        """Word a refusal for too many calls."""
+        """Return the answer that refuses a call because a limit is exceeded."""
         if status == 403:
             return Answer("<html><body><h1>403 Forbidden</h1></body></html>", 403)
         limit = budget.limit if budget else self.dials.count
@@ -141,19 +152,20 @@ class BinanceSide:
         return error(-1003, text, status, **{"Retry-After": str(retry_after)})
 
     def corrupt(self, fault: str, stream: Stream, text: str) -> list[str] | None:
-        """Return a crossed book, a huge one, or nothing in place of a final kline."""
+        """Return a crossed book, a huge delta, or nothing instead of a final kline; None: no change."""
         if fault == "missing_final_kline":
             return [] if '"x":true' in text else None
-        spelling = next(
-            one for some in self._spellings.values() for one in some.values()
-            if one.pit.symbol == stream.symbol
+        fmt = next(
+            fmt for formats in self._formats.values() for fmt in formats.values()
+            if fmt.instrument.symbol == stream.symbol
         )  # fmt: skip
         return (
-            _crossed(spelling, text) if fault == "crossed_book" else _huge(spelling, stream, text)
+            _crossed_book(fmt, text) if fault == "crossed_book" else _huge_delta(fmt, stream, text)
         )
 
 
 def _rest_path(path: str) -> tuple[str, str]:
+    """Return the market of a REST path and the path without its prefix; "" for an unknown path."""
     for prefix, market in _PREFIXES.items():
         before, found, after = path.partition(prefix)
         if found and "/" not in before.strip("/"):
@@ -161,170 +173,181 @@ def _rest_path(path: str) -> tuple[str, str]:
     return "", ""
 
 
-def _crossed(spelling: Spelling, text: str) -> list[str]:
-    """Bid what is asked: on a quote, or as one more level of a book."""
+def _crossed_book(fmt: SymbolFormat, text: str) -> list[str]:
+    """Return *text* with a crossed book: swap the sides of a quote, or add the best ask to the bids."""
     message = json.loads(text)
     if "B" in message:
         message["b"], message["a"] = message["a"], message["b"]
     else:
-        best = spelling.pit.best()
-        level = [spelling.price[best.ask], spelling.size[best.ask_size]]
+        best = fmt.instrument.best()
+        level = [fmt.price[best.ask], fmt.size[best.ask_size]]
         message["bids" if "bids" in message else "b"].insert(0, level)
     return [json.dumps(message, separators=(",", ":"))]
 
 
-def _huge(spelling: Spelling, stream: Stream, text: str) -> list[str] | None:
-    """Say all levels again, and take away a thousand that never were: nothing of it is wrong."""
+def _huge_delta(fmt: SymbolFormat, stream: Stream, text: str) -> list[str] | None:
+    """Return a delta that sets every level again and removes a thousand levels that do not exist.
+
+    The book after it is still correct. Returns None for other channels than ``book``.
+    """
     if stream.channel != "book":
         return None
     message = json.loads(text)
-    _, bids, asks = spelling.pit.ladder(1_000_000)
+    _, bids, asks = fmt.instrument.ladder(1_000_000)
     high = asks[-1][0]
-    message["b"] = [[spelling.price[p], spelling.size[s]] for p, s in bids]
-    gone = [(high + distance, 0) for distance in range(1_000, 2_024)]
-    # A level that this event takes away is not in the book any more, and must still be said.
-    told = {price for price, _ in message["b"]}
-    gone_bids = [level for level in json.loads(text)["b"] if level[0] not in told]
-    message["b"] += gone_bids
-    said = [[spelling.price[p], spelling.size[s]] for p, s in [*asks, *gone]]
-    told = {price for price, _ in said}
-    message["a"] = said + [level for level in message["a"] if level[0] not in told]
+    message["b"] = [[fmt.price[p], fmt.size[s]] for p, s in bids]
+    removed = [(high + distance, 0) for distance in range(1_000, 2_024)]
+    # A level that this delta removes is no longer in the book, but the delta must keep it.
+    written_prices = {price for price, _ in message["b"]}
+    removed_bids = [level for level in json.loads(text)["b"] if level[0] not in written_prices]
+    message["b"] += removed_bids
+    asks_written = [[fmt.price[p], fmt.size[s]] for p, s in [*asks, *removed]]
+    written_prices = {price for price, _ in asks_written}
+    message["a"] = asks_written + [
+        level for level in message["a"] if level[0] not in written_prices
+    ]
     return [json.dumps(message, separators=(",", ":"))]
 
 
-class _Session:
-    """One connection of a client."""
+class _ClientSession:
+    """One WebSocket connection of a client."""
 
     def __init__(
         self,
-        side: BinanceSide,
+        server: BinanceServer,
         line: Line,
         names: Sequence[str],
         *,
         market: str,
         route: str,
-        per: int,
+        unit_ns: int,
         combined: bool,
     ) -> None:
-        self.rules = _SPOT if market == "spot" else _FUTURES
-        self._side, self._line, self._first = side, line, names
-        self._market, self._route, self._per, self._combined = market, route, per, combined
+        self.rules = _SPOT_RULES if market == "spot" else _FUTURES_RULES
+        self._server, self._line, self._initial_names = server, line, names
+        self._market, self._route, self._unit_ns, self._combined = market, route, unit_ns, combined
         self._names: dict[str, Stream | None] = {}
 
     def opened(self) -> Sequence[str]:
-        """Follow the streams of the address."""
-        for name in self._first:
-            self._follow(name)
+        """Subscribe to the streams in the URL. Nothing is sent."""
+        for name in self._initial_names:
+            self._subscribe(name)
         return ()
 
     def farewell(self) -> Sequence[str]:
-        """Say ``serverShutdown``."""
-        text = f'{{"e":"serverShutdown","E":{self._side.market.clock // self._per}}}'
+        """Return the ``serverShutdown`` notice."""
+        text = f'{{"e":"serverShutdown","E":{self._server.market.clock // self._unit_ns}}}'
         return (f'{{"stream":"!serverShutdown","data":{text}}}' if self._combined else text,)
 
     def refuse(self, text: str) -> Sequence[str]:
-        """Refuse a request."""
+        """Return the refusal of a request."""
         message = _json(text)
-        return self._error(2, "Invalid request: request refused", _id(message))
+        return self._error(2, "Invalid request: request refused", _request_id(message))
 
     def receive(self, text: str) -> Sequence[str]:
-        """Do what a request asks."""
+        """Process a request and return the reply."""
         message = _json(text)
         if message is None:
             return self._error(3, "Invalid JSON: expected value at line 1 column 1", None)
-        number = _id(message)
-        problem = _problem(message)
+        request_id = _request_id(message)
+        problem = _request_problem(message)
         if problem:
-            return self._error(2, f"Invalid request: {problem}", number)
+            return self._error(2, f"Invalid request: {problem}", request_id)
         params = message.get("params", [])
         match message["method"]:
             case "SUBSCRIBE":
                 for name in params:
-                    self._follow(name)
+                    self._subscribe(name)
             case "UNSUBSCRIBE":
                 for name in params:
-                    self._leave(name)
+                    self._unsubscribe(name)
             case "LIST_SUBSCRIPTIONS":
-                return self._result(list(self._names), number)
+                return self._result(list(self._names), request_id)
             case method:
-                return self._property(method, params, number)
-        return self._result(None, number)
+                return self._handle_property(method, params, request_id)
+        return self._result(None, request_id)
 
-    def _property(self, method: str, params: list[Any], number: int | str | None) -> Sequence[str]:
+    def _handle_property(
+        self, method: str, params: list[Any], request_id: int | str | None
+    ) -> Sequence[str]:
         if params[0] != "combined":
-            return self._error(0, f"Unknown property: {params[0]!r}", number)
+            return self._error(0, f"Unknown property: {params[0]!r}", request_id)
         if method == "GET_PROPERTY":
-            return self._result(self._combined, number)
+            return self._result(self._combined, request_id)
         if len(params) != 2 or not isinstance(params[1], bool):
-            return self._error(1, "Invalid value type: expected Boolean", number)
+            return self._error(1, "Invalid value type: expected Boolean", request_id)
         self._combined = params[1]
         for name, stream in self._names.items():
             if stream is not None:
                 self._line.follow(stream, *self._envelope(name))
-        return self._result(None, number)
+        return self._result(None, request_id)
 
-    def _result(self, result: object, number: int | str | None) -> Sequence[str]:
-        return (json.dumps({"result": result, "id": number}, separators=(",", ":")),)
+    def _result(self, result: object, request_id: int | str | None) -> Sequence[str]:
+        return (json.dumps({"result": result, "id": request_id}, separators=(",", ":")),)
 
-    def _error(self, code: int, text: str, number: int | str | None) -> Sequence[str]:
-        # The spot documentation has the flat form; the official connector knows a nested one too.
-        flat = {"code": code, "msg": text}
-        both = (
-            ({**flat, "id": number} if number is not None else flat)
+    def _error(self, code: int, text: str, request_id: int | str | None) -> Sequence[str]:
+        # The spot documentation has the flat form; the official connector also knows a nested one.
+        body = {"code": code, "msg": text}
+        reply = (
+            ({**body, "id": request_id} if request_id is not None else body)
             if self._market == "spot"
-            else {"error": flat, "id": number}
+            else {"error": body, "id": request_id}
         )
-        return (json.dumps(both, separators=(",", ":")),)
+        return (json.dumps(reply, separators=(",", ":")),)
 
-    def _follow(self, name: str) -> None:
+    def _subscribe(self, name: str) -> None:
         if name in self._names:
             return
-        routed = self._routed(name)
-        stream = self._side.stream(name, self._per, self._market) if routed else None
-        self._names[name] = stream  # an unknown name is acknowledged, and listed
+        is_served = self._is_served(name)
+        stream = self._server.stream(name, self._unit_ns, self._market) if is_served else None
+        self._names[name] = stream  # the venue acknowledges and lists unknown names too
         if stream is not None:
             self._line.follow(stream, *self._envelope(name))
 
-    def _leave(self, name: str) -> None:
+    def _unsubscribe(self, name: str) -> None:
         stream = self._names.pop(name, None)
         if stream is not None:
             self._line.leave(stream)
 
     def _envelope(self, name: str) -> tuple[str, str]:
+        """Return what precedes and what follows a message of the stream."""
         return (f'{{"stream":"{name}","data":', "}") if self._combined else ("", "")
 
-    def _routed(self, name: str) -> bool:
+    def _is_served(self, name: str) -> bool:
+        """Return whether the route of this connection carries the stream."""
         if self._market != "usdm":
             return True
         kind = name.partition("@")[2] or name.lstrip("!")
-        public = kind.startswith(_PUBLIC)
+        public = kind.startswith(_PUBLIC_KINDS)
         return self._route != "private" and public == (self._route in ("public", ""))
 
 
 def _json(text: str) -> Any:
+    """Return the decoded text; None if it is not JSON."""
     try:
         return json.loads(text)
     except ValueError:
         return None
 
 
-def _id(message: Any) -> int | str | None:
-    found = message.get("id") if isinstance(message, dict) else None
-    return found if isinstance(found, int | str) and not isinstance(found, bool) else None
+def _request_id(message: Any) -> int | str | None:
+    request_id = message.get("id") if isinstance(message, dict) else None
+    is_id = isinstance(request_id, int | str) and not isinstance(request_id, bool)
+    return request_id if is_id else None
 
 
-def _problem(message: Any) -> str:
-    """Say what is wrong with a request, in the venue's manner."""
+def _request_problem(message: Any) -> str:
+    """Return what is wrong with a request, in the venue's words; "" if nothing is."""
     if not isinstance(message, dict):
         return "invalid type: expected struct Request"
-    method, number = message.get("method"), message.get("id")
+    method, request_id = message.get("method"), message.get("id")
     if method is None:
         return "missing field `method`"
     if method not in _METHODS:
-        known = ", ".join(f"`{one}`" for one in _METHODS)
+        known = ", ".join(f"`{name}`" for name in _METHODS)
         return f"unknown variant `{method}`, expected one of {known}"
-    if isinstance(number, bool | float | dict | list) or (
-        isinstance(number, str) and len(number) > 36
+    if isinstance(request_id, bool | float | dict | list) or (
+        isinstance(request_id, str) and len(request_id) > 36
     ):
         return "request ID must be an unsigned integer"
     params = message.get("params", [])

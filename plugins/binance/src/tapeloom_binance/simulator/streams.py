@@ -1,7 +1,7 @@
-"""Binance's streams, told by a simulated market.
+"""Binance's streams, made from a simulated market.
 
-Everything here writes JSON by hand: a trade is one f-string, and the texts of prices and sizes are
-kept, because a market speaks of the same few hundred again and again.
+The JSON is written with f-strings because that is fast: a trade is one f-string, and the texts of
+prices and sizes are cached, because a market uses the same few hundred values all the time.
 """
 
 from __future__ import annotations
@@ -10,20 +10,20 @@ from typing import TYPE_CHECKING
 
 from tapeloom.units import duration_ns
 
-from .text import bests_of, statistics
+from .text import price_change, top_of_book
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from tapeloom_simulator.server_api import Candle, Step, Stream
 
-    from .text import Spelling
+    from .text import SymbolFormat
 
-__all__ = ["INTERVALS", "LENGTHS", "stream_of"]
+__all__ = ["INTERVALS", "MAX_LENGTHS", "make_stream"]
 
 _MS = 1_000_000
 _SECOND = 1_000 * _MS
-#: As in protocol; futures have no 1s.
+#: The intervals of klines. Futures have no 1s.
 INTERVALS = (
     "1s",
     "1m",
@@ -42,21 +42,22 @@ INTERVALS = (
     "1w",
     "1M",
 )
-LENGTHS = {"1M": "31d"}  #: of intervals that are no duration, at the most
-_PARTIAL = ("5", "10", "20")
+#: The maximal length of intervals that have no fixed length.
+MAX_LENGTHS = {"1M": "31d"}
+_PARTIAL_DEPTHS = ("5", "10", "20")  #: levels of partial books
 
 
-class _Spoken:
-    """A stream of one symbol."""
+class _SymbolStream:
+    """A stream of one symbol. Subclasses send either on each step or on each tick."""
 
     every = 0
 
-    def __init__(self, name: str, spelling: Spelling, per: int, channel: str) -> None:
+    def __init__(self, name: str, fmt: SymbolFormat, unit_ns: int, channel: str) -> None:
         self.name, self.channel = name, channel
-        self.symbol = spelling.pit.symbol
-        self._ = spelling
-        self._pit = spelling.pit
-        self._per = per  # ns in the unit of times
+        self.symbol = fmt.instrument.symbol
+        self._fmt = fmt
+        self._instrument = fmt.instrument
+        self._unit_ns = unit_ns  # ns in one unit of the stream's times
 
     def begin(self) -> None:
         pass
@@ -67,20 +68,20 @@ class _Spoken:
     def tick(self, now: int) -> Sequence[str]:
         return ()
 
-    def _clock(self, now: int) -> int:
-        """Return what the venue's clock shows at *now*, in the unit of times."""
-        return (now + self._.skew) // self._per
+    def _venue_time(self, now: int) -> int:
+        """Return the time of the venue's clock at *now*, in the unit of the stream's times."""
+        return (now + self._fmt.clock_error_ns) // self._unit_ns
 
 
-class _Trades(_Spoken):
+class _RawTrades(_SymbolStream):
     def step(self, step: Step) -> Sequence[str]:
-        name, price, size = self._.native, self._.price, self._.size
-        ts, event = step.ts // self._per, self._clock(step.ts)
-        if self._.spot:
+        name, price, size = self._fmt.native, self._fmt.price, self._fmt.size
+        ts, event = step.ts // self._unit_ns, self._venue_time(step.ts)
+        if self._fmt.is_spot:
             head, tail = f'{{"e":"trade","E":{event},"s":"{name}","t":', ',"M":true}'
         else:
             head, tail = f'{{"e":"trade","E":{event},"T":{ts},"s":"{name}","t":', "}"
-        middle = f',"T":{ts},"m":' if self._.spot else ',"X":"MARKET","m":'
+        middle = f',"T":{ts},"m":' if self._fmt.is_spot else ',"X":"MARKET","m":'
         sides = (f"{middle}true{tail}", f"{middle}false{tail}")
         return [
             f'{head}{fill.id},"p":"{price[fill.price]}","q":"{size[fill.size]}"{sides[fill.buy]}'
@@ -88,261 +89,266 @@ class _Trades(_Spoken):
         ]
 
 
-class _Aggregates(_Spoken):
+class _AggregateTrades(_SymbolStream):
     def step(self, step: Step) -> Sequence[str]:
-        name, price, size = self._.native, self._.price, self._.size
-        ts, event = step.ts // self._per, self._clock(step.ts)
+        name, price, size = self._fmt.native, self._fmt.price, self._fmt.size
+        ts, event = step.ts // self._unit_ns, self._venue_time(step.ts)
         texts: list[str] = []
         fills = step.fills
-        start = 0
-        while start < len(fills):
-            first = last = fills[start]
+        index = 0
+        while index < len(fills):
+            first = last = fills[index]
             total = 0
-            while start < len(fills) and fills[start].aggregate == first.aggregate:
-                last = fills[start]
+            while index < len(fills) and fills[index].aggregate == first.aggregate:
+                last = fills[index]
                 total += last.size
-                start += 1
+                index += 1
             amount = size[total]
-            extra = ',"M":true}' if self._.spot else f",{self._.told}}}"
-            less = "" if self._.spot else f'"nq":"{amount}",'
+            suffix = ',"M":true}' if self._fmt.is_spot else f",{self._fmt.futures_type}}}"
+            normal_size_member = "" if self._fmt.is_spot else f'"nq":"{amount}",'
             maker = "false" if first.buy else "true"
             texts.append(
                 f'{{"e":"aggTrade","E":{event},"s":"{name}","a":{first.aggregate},"p":"{price[first.price]}",'
-                f'"q":"{amount}",{less}"f":{first.id},"l":{last.id},"T":{ts},"m":{maker}{extra}'
+                f'"q":"{amount}",{normal_size_member}"f":{first.id},"l":{last.id},"T":{ts},"m":{maker}{suffix}'
             )
         return texts
 
 
-class _Quotes(_Spoken):
+class _BookTickers(_SymbolStream):
     def step(self, step: Step) -> Sequence[str]:
         best = step.best
         if best is None:
             return ()
-        _ = self._
-        price, size = _.price, _.size
+        fmt = self._fmt
+        price, size = fmt.price, fmt.size
         tail = (
             f'"b":"{price[best.bid]}","B":"{size[best.bid_size]}",'
             f'"a":"{price[best.ask]}","A":"{size[best.ask_size]}"'
         )
-        if _.spot:
-            return (f'{{"u":{step.last},"s":"{_.native}",{tail}}}',)
-        ts, event = step.ts // self._per, self._clock(step.ts)
+        if fmt.is_spot:
+            return (f'{{"u":{step.last},"s":"{fmt.native}",{tail}}}',)
+        ts, event = step.ts // self._unit_ns, self._venue_time(step.ts)
         return (
-            f'{{"e":"bookTicker","u":{step.last},"E":{event},"T":{ts},"s":"{_.native}","ps":"{_.pair}",{tail},{_.told}}}',
+            f'{{"e":"bookTicker","u":{step.last},"E":{event},"T":{ts},"s":"{fmt.native}","ps":"{fmt.pair}",{tail},{fmt.futures_type}}}',
         )
 
 
-class _Diffs(_Spoken):
-    def __init__(self, name: str, spelling: Spelling, per: int, channel: str, every: int) -> None:
-        super().__init__(name, spelling, per, channel)
+class _DepthUpdates(_SymbolStream):
+    def __init__(
+        self, name: str, fmt: SymbolFormat, unit_ns: int, channel: str, every: int
+    ) -> None:
+        super().__init__(name, fmt, unit_ns, channel)
         self.every = every
-        self._told = 0
+        self._last_sent_id = 0
 
     def begin(self) -> None:
-        self._told = self._pit.update
+        self._last_sent_id = self._instrument.update
 
     def tick(self, now: int) -> Sequence[str]:
-        last, told, _ = self._pit.update, self._told, self._
-        if last == told:
+        last, last_sent_id, fmt = self._instrument.update, self._last_sent_id, self._fmt
+        if last == last_sent_id:
             return ()
-        bids, asks = self._pit.changes(told)
-        self._told = last
-        b, a = _.levels(sorted(bids.items(), reverse=True)), _.levels(sorted(asks.items()))
-        event = self._clock(now)
-        if _.spot:
+        bids, asks = self._instrument.changes(last_sent_id)
+        self._last_sent_id = last
+        b, a = fmt.levels(sorted(bids.items(), reverse=True)), fmt.levels(sorted(asks.items()))
+        event = self._venue_time(now)
+        if fmt.is_spot:
             return (
-                f'{{"e":"depthUpdate","E":{event},"s":"{_.native}","U":{told + 1},"u":{last},"b":[{b}],"a":[{a}]}}',
+                f'{{"e":"depthUpdate","E":{event},"s":"{fmt.native}","U":{last_sent_id + 1},"u":{last},"b":[{b}],"a":[{a}]}}',
             )
         text = (
-            f'{{"e":"depthUpdate","E":{event},"T":{now // self._per},"s":"{_.native}","U":{told + 1},"u":{last},'
-            f'"pu":{told},"b":[{b}],"a":[{a}],"ps":"{_.pair}",{_.told}}}'
+            f'{{"e":"depthUpdate","E":{event},"T":{now // self._unit_ns},"s":"{fmt.native}","U":{last_sent_id + 1},"u":{last},'
+            f'"pu":{last_sent_id},"b":[{b}],"a":[{a}],"ps":"{fmt.pair}",{fmt.futures_type}}}'
         )
         return (text,)
 
 
-class _Tops(_Diffs):
-    """A partial book: the best levels, again and again."""
+class _PartialBooks(_DepthUpdates):
+    """A partial book: the best levels, sent as a whole each time."""
 
     def __init__(
-        self, name: str, spelling: Spelling, per: int, channel: str, every: int, depth: int
+        self, name: str, fmt: SymbolFormat, unit_ns: int, channel: str, every: int, depth: int
     ) -> None:
-        super().__init__(name, spelling, per, channel, every)
+        super().__init__(name, fmt, unit_ns, channel, every)
         self._depth = depth
 
     def begin(self) -> None:
-        self._told = 0
+        self._last_sent_id = 0
 
     def tick(self, now: int) -> Sequence[str]:
-        last, bids, asks = self._pit.ladder(self._depth)
-        told, _ = self._told, self._
-        if last == told:
+        last, bids, asks = self._instrument.ladder(self._depth)
+        last_sent_id, fmt = self._last_sent_id, self._fmt
+        if last == last_sent_id:
             return ()
-        self._told = last
-        b, a = _.levels(bids), _.levels(asks)
-        if _.spot:
+        self._last_sent_id = last
+        b, a = fmt.levels(bids), fmt.levels(asks)
+        if fmt.is_spot:
             return (f'{{"lastUpdateId":{last},"bids":[{b}],"asks":[{a}]}}',)
         text = (
-            f'{{"e":"depthUpdate","E":{self._clock(now)},"T":{now // self._per},"s":"{_.native}","U":{told + 1},'
-            f'"u":{last},"pu":{told},"b":[{b}],"a":[{a}],"ps":"{_.pair}",{_.told}}}'
+            f'{{"e":"depthUpdate","E":{self._venue_time(now)},"T":{now // self._unit_ns},"s":"{fmt.native}","U":{last_sent_id + 1},'
+            f'"u":{last},"pu":{last_sent_id},"b":[{b}],"a":[{a}],"ps":"{fmt.pair}",{fmt.futures_type}}}'
         )
         return (text,)
 
 
-class _Klines(_Spoken):
-    def __init__(self, name: str, spelling: Spelling, per: int, interval: str) -> None:
-        super().__init__(name, spelling, per, f"klines:{interval}")
-        self.every = (
-            250 * _MS if not spelling.spot else _SECOND if interval == "1s" else 2 * _SECOND
-        )
+class _Klines(_SymbolStream):
+    def __init__(self, name: str, fmt: SymbolFormat, unit_ns: int, interval: str) -> None:
+        super().__init__(name, fmt, unit_ns, f"klines:{interval}")
+        self.every = 250 * _MS if not fmt.is_spot else _SECOND if interval == "1s" else 2 * _SECOND
         self._interval = interval
-        self._since = 0  # when the candle begins that is still to be closed
-        self._trades = 0  # how many trades were told of it
+        self._bar_start = 0  # start of the bar that was not sent as closed yet
+        self._sent_trades = 0  # number of trades in the bar as it was last sent
 
     def begin(self) -> None:
-        now = self._.market.now
-        candle = self._pit.candle(self._interval, now)
-        self._since = (
+        now = self._fmt.market.now
+        candle = self._instrument.candle(self._interval, now)
+        self._bar_start = (
             candle.start
             if candle
-            else now - duration_ns(LENGTHS.get(self._interval, self._interval)) + 1
+            else now - duration_ns(MAX_LENGTHS.get(self._interval, self._interval)) + 1
         )
-        self._trades = 0
+        self._sent_trades = 0
 
     def tick(self, now: int) -> Sequence[str]:
-        candle = self._pit.candle(self._interval, now)
+        candle = self._instrument.candle(self._interval, now)
         if candle is None:
             return ()
         texts: list[str] = []
-        if candle.start > self._since:
-            ended = self._pit.candles(self._interval, self._since, candle.start - 1, 1000)
-            texts = [self._write(one, now, closed=True) for one in ended]
-            self._since, self._trades = candle.start, 0
-        if candle.trades > self._trades:
+        if candle.start > self._bar_start:
+            closed_candles = self._instrument.candles(
+                self._interval, self._bar_start, candle.start - 1, 1000
+            )
+            texts = [self._write(closed, now, closed=True) for closed in closed_candles]
+            self._bar_start, self._sent_trades = candle.start, 0
+        if candle.trades > self._sent_trades:
             texts.append(self._write(candle, now, closed=False))
-            self._trades = candle.trades
+            self._sent_trades = candle.trades
         return texts
 
     def _write(self, candle: Candle, now: int, *, closed: bool) -> str:
-        _, per = self._, self._per
-        price, size, turnover = _.price, _.size.write, _.turnover
+        fmt, unit_ns = self._fmt, self._unit_ns
+        price, size, turnover = fmt.price, fmt.size.write, fmt.turnover
         c = candle
         return (
-            f'{{"e":"kline","E":{self._clock(now)},"s":"{_.native}","k":{{"t":{c.start // per},"T":{c.end // per - 1},'
-            f'"s":"{_.native}","i":"{self._interval}","f":{c.first},"L":{c.last},"o":"{price[c.open]}",'
+            f'{{"e":"kline","E":{self._venue_time(now)},"s":"{fmt.native}","k":{{"t":{c.start // unit_ns},"T":{c.end // unit_ns - 1},'
+            f'"s":"{fmt.native}","i":"{self._interval}","f":{c.first},"L":{c.last},"o":"{price[c.open]}",'
             f'"c":"{price[c.close]}","h":"{price[c.high]}","l":"{price[c.low]}","v":"{size(c.volume)}",'
             f'"n":{c.trades},"x":{"true" if closed else "false"},"q":"{turnover(c.volume, c.quote)}",'
             f'"V":"{size(c.bought)}","Q":"{turnover(c.bought, c.bought_quote)}","B":"0"}}}}'
         )
 
 
-class _Statistics(_Spoken):
-    """The last 24 hours."""
+class _Tickers(_SymbolStream):
+    """Statistics of the last 24 hours."""
 
-    def __init__(self, name: str, spelling: Spelling, per: int, *, mini: bool) -> None:
-        super().__init__(name, spelling, per, "ticker:mini" if mini else "ticker")
-        self.every = _SECOND if spelling.spot else 2 * _SECOND
+    def __init__(self, name: str, fmt: SymbolFormat, unit_ns: int, *, mini: bool) -> None:
+        super().__init__(name, fmt, unit_ns, "ticker:mini" if mini else "ticker")
+        self.every = _SECOND if fmt.is_spot else 2 * _SECOND
         self._mini = mini
-        self._told = 0
+        self._last_sent_id = 0
 
     def begin(self) -> None:
-        self._told = 0
+        self._last_sent_id = 0
 
     def tick(self, now: int) -> Sequence[str]:
-        day, last, _ = self._pit.day(now), self._pit.last, self._
-        if day is None or last is None or last.id == self._told:
+        day, last, fmt = self._instrument.day(now), self._instrument.last, self._fmt
+        if day is None or last is None or last.id == self._last_sent_id:
             return ()
-        self._told = last.id
-        per, price = self._per, _.price
+        self._last_sent_id = last.id
+        unit_ns, price = self._unit_ns, fmt.price
         kind = "24hrMiniTicker" if self._mini else "24hrTicker"
-        head = f'{{"e":"{kind}","E":{self._clock(now)},"s":"{_.native}",'
+        head = f'{{"e":"{kind}","E":{self._venue_time(now)},"s":"{fmt.native}",'
         body = (
             f'"c":"{price[day.close]}","o":"{price[day.open]}","h":"{price[day.high]}","l":"{price[day.low]}",'
-            f'"v":"{_.size.write(day.volume)}","q":"{_.turnover(day.volume, day.quote)}"'
+            f'"v":"{fmt.size.write(day.volume)}","q":"{fmt.turnover(day.volume, day.quote)}"'
         )
-        tail = "" if _.spot else f',"ps":"{_.pair}",{_.told}'
+        tail = "" if fmt.is_spot else f',"ps":"{fmt.pair}",{fmt.futures_type}'
         if self._mini:
             return (f"{head}{body}{tail}}}",)
-        change, percent, mean = statistics(day, _)
-        bests = f'"x":"{price[day.open]}",{bests_of(self._)},' if _.spot else ""
+        change, percent, mean = price_change(day, fmt)
+        quote = f'"x":"{price[day.open]}",{top_of_book(self._fmt)},' if fmt.is_spot else ""
         text = (
-            f'{head}"p":"{change}","P":"{percent}","w":"{mean}",{bests}"Q":"{_.size[last.size]}",{body},'
-            f'"O":{day.start // per},"C":{now // per},"F":{day.first},"L":{day.last},"n":{day.trades}{tail}}}'
+            f'{head}"p":"{change}","P":"{percent}","w":"{mean}",{quote}"Q":"{fmt.size[last.size]}",{body},'
+            f'"O":{day.start // unit_ns},"C":{now // unit_ns},"F":{day.first},"L":{day.last},"n":{day.trades}{tail}}}'
         )
         return (text,)
 
 
-class _All:
-    """A stream of every symbol: what the streams of the single symbols say, as one array."""
+class _AllSymbols:
+    """A stream of all symbols: the messages of the symbols' streams as one JSON array."""
 
     symbol = ""
 
-    def __init__(self, name: str, channel: str, parts: Sequence[_Spoken], every: int) -> None:
+    def __init__(
+        self, name: str, channel: str, streams: Sequence[_SymbolStream], every: int
+    ) -> None:
         self.name, self.channel, self.every = name, channel, every
-        self._parts = parts
+        self._streams = streams
 
     def begin(self) -> None:
-        for part in self._parts:
-            part.begin()
+        for stream in self._streams:
+            stream.begin()
 
     def step(self, step: Step) -> Sequence[str]:
         return ()
 
     def tick(self, now: int) -> Sequence[str]:
-        texts = [text for part in self._parts for text in part.tick(now)]
+        texts = [text for stream in self._streams for text in stream.tick(now)]
         return [f"[{','.join(texts)}]"] if texts else []
 
 
-_STEADY = {
-    "trade": (_Trades, "trades"),
-    "aggTrade": (_Aggregates, "agg_trades"),
-    "bookTicker": (_Quotes, "quotes"),
+#: The streams that send on each step, and the channels that they carry.
+_EVENT_STREAMS = {
+    "trade": (_RawTrades, "trades"),
+    "aggTrade": (_AggregateTrades, "agg_trades"),
+    "bookTicker": (_BookTickers, "quotes"),
 }
 
 
-def stream_of(name: str, spellings: dict[str, Spelling], per: int) -> Stream | None:
-    """Return the stream of this name; None where there is none.
+def make_stream(name: str, formats: dict[str, SymbolFormat], unit_ns: int) -> Stream | None:
+    """Return the stream of this name; None if there is none.
 
-    A stream of all symbols is of all that are given: futures of both kinds come together.
+    A stream of all symbols covers all of *formats*, so both kinds of futures share it.
     """
     native, at, kind = name.partition("@")
     if name.startswith("!"):
-        return _all(name, spellings, per)
-    spelling = spellings.get(native.upper()) if native == native.lower() else None
-    if spelling is None or not at:
+        return _all_symbols_stream(name, formats, unit_ns)
+    fmt = formats.get(native.upper()) if native == native.lower() else None
+    if fmt is None or not at:
         return None
-    if kind in _STEADY:
-        made, channel = _STEADY[kind]
-        return made(name, spelling, per, channel)
+    if kind in _EVENT_STREAMS:
+        stream_class, channel = _EVENT_STREAMS[kind]
+        return stream_class(name, fmt, unit_ns, channel)
     if kind in ("ticker", "miniTicker"):
-        return _Statistics(name, spelling, per, mini=kind == "miniTicker")
+        return _Tickers(name, fmt, unit_ns, mini=kind == "miniTicker")
     if kind.startswith("kline_"):
         interval = kind[6:]
-        allowed = INTERVALS if spelling.spot else INTERVALS[1:]
-        return _Klines(name, spelling, per, interval) if interval in allowed else None
-    return _book(name, spelling, per, kind)
+        allowed = INTERVALS if fmt.is_spot else INTERVALS[1:]
+        return _Klines(name, fmt, unit_ns, interval) if interval in allowed else None
+    return _depth_stream(name, fmt, unit_ns, kind)
 
 
-def _book(name: str, spelling: Spelling, per: int, kind: str) -> Stream | None:
+def _depth_stream(name: str, fmt: SymbolFormat, unit_ns: int, kind: str) -> Stream | None:
     stream, _, speed = kind.partition("@")
     speeds = (
         {"": 1000, "1000ms": 1000, "100ms": 100}
-        if spelling.spot
+        if fmt.is_spot
         else {"": 250, "250ms": 250, "500ms": 500, "100ms": 100}
     )
     if not stream.startswith("depth") or speed not in speeds:
         return None
     every, depth = speeds[speed] * _MS, stream[5:]
     if not depth:
-        return _Diffs(name, spelling, per, "book", every)
-    if depth in _PARTIAL:
-        return _Tops(name, spelling, per, f"book:{depth}", every, int(depth))
+        return _DepthUpdates(name, fmt, unit_ns, "book", every)
+    if depth in _PARTIAL_DEPTHS:
+        return _PartialBooks(name, fmt, unit_ns, f"book:{depth}", every, int(depth))
     return None
 
 
-def _all(name: str, spellings: dict[str, Spelling], per: int) -> Stream | None:
+def _all_symbols_stream(name: str, formats: dict[str, SymbolFormat], unit_ns: int) -> Stream | None:
     mini = name == "!miniTicker@arr"
-    spot = any(spelling.spot for spelling in spellings.values())
-    if not mini and (name != "!ticker@arr" or spot):  # spot's was retired in March 2026
+    spot = any(fmt.is_spot for fmt in formats.values())
+    if not mini and (name != "!ticker@arr" or spot):  # spot's was removed in March 2026
         return None
-    parts = [_Statistics(name, one, per, mini=mini) for one in spellings.values()]
-    return _All(name, "ticker", parts, _SECOND if mini else 2 * _SECOND)
+    streams = [_Tickers(name, fmt, unit_ns, mini=mini) for fmt in formats.values()]
+    return _AllSymbols(name, "ticker", streams, _SECOND if mini else 2 * _SECOND)

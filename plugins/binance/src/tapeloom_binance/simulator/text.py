@@ -1,4 +1,4 @@
-"""How Binance writes numbers, symbols and levels of a simulated market."""
+"""Formats the numbers, symbols and levels of a simulated market as Binance does."""
 
 from __future__ import annotations
 
@@ -12,94 +12,101 @@ if TYPE_CHECKING:
 
     from tapeloom_simulator.server_api import Candle, Market, SimulatedInstrument
 
-__all__ = ["Spelling", "Texts", "bests_of", "statistics"]
+__all__ = ["DecimalTexts", "SymbolFormat", "price_change", "top_of_book"]
 
-_SPOT_DIGITS = 8  # every number of the spot market is written with eight decimals
+_SPOT_DECIMALS = 8  #: the spot market writes every number with eight decimals
+_MAX_CACHED_TEXTS = 20_000  #: bounds the memory of one cache
 
 
-class Texts(dict[int, str]):
-    """Whole numbers of a step, as decimal text with at least *digits* decimals; each made once."""
+class DecimalTexts(dict[int, str]):
+    """Caches the decimal text of integer multiples of *step*, with at least *decimals* decimals."""
 
-    def __init__(self, step: Decimal, digits: int = 0) -> None:
+    def __init__(self, step: Decimal, decimals: int = 0) -> None:
         super().__init__()
         exponent = step.normalize().as_tuple().exponent
         assert isinstance(exponent, int)
         self.decimals = max(0, -exponent)
         self._factor, self._unit = 10 ** max(0, exponent), 10**self.decimals
-        self._shown = max(self.decimals, digits)
-        self._zeros = "0" * (self._shown - self.decimals)
+        self._written_decimals = max(self.decimals, decimals)
+        self._padding = "0" * (self._written_decimals - self.decimals)
 
     def write(self, number: int) -> str:
-        """Return the text without keeping it."""
+        """Return the text without caching it."""
         if number < 0:
             return f"-{self.write(-number)}"
-        if not self._shown:
+        if not self._written_decimals:
             return str(number * self._factor)
         whole, part = divmod(number * self._factor, self._unit)
-        digits = f"{part:0{self.decimals}d}" if self.decimals else ""
-        return f"{whole}.{digits}{self._zeros}"
+        decimals = f"{part:0{self.decimals}d}" if self.decimals else ""
+        return f"{whole}.{decimals}{self._padding}"
 
     def __missing__(self, number: int) -> str:
-        if len(self) > 20_000:
+        if len(self) > _MAX_CACHED_TEXTS:
             self.clear()
         text = self[number] = self.write(number)
         return text
 
 
 @frozen(eq=False)
-class Spelling:
-    """How one symbol and its numbers are written in one market."""
+class SymbolFormat:
+    """Formats one symbol and its numbers as one market of the venue does."""
 
-    pit: SimulatedInstrument
+    instrument: SimulatedInstrument
     market: Market
-    name: str  #: of the venue's market
+    market_name: str  #: "spot", "usdm" or "coinm"
     native: str
-    price: Texts
-    size: Texts
-    quote: Texts  #: of prices times sizes
+    price: DecimalTexts
+    size: DecimalTexts
+    quote: DecimalTexts  #: of prices times sizes
 
     @classmethod
-    def of(cls, pit: SimulatedInstrument, market: Market) -> Spelling:
-        """Return how *pit* is written."""
-        parts = pit.parts
+    def of(cls, instrument: SimulatedInstrument, market: Market) -> SymbolFormat:
+        """Return the format of *instrument*."""
+        parts = instrument.parts
         inverse = parts.settle == parts.base
         name = "spot" if not parts.settle else "coinm" if inverse else "usdm"
-        digits = _SPOT_DIGITS if name == "spot" else 0
-        end = f"_{parts.expiry}" if parts.expiry else "_PERP" if inverse else ""
+        decimals = _SPOT_DECIMALS if name == "spot" else 0
+        suffix = f"_{parts.expiry}" if parts.expiry else "_PERP" if inverse else ""
+        tick, lot = instrument.tick, instrument.lot
         return cls(
-            pit, market, name, parts.base + parts.quote + end,
-            Texts(pit.tick, digits), Texts(pit.lot, digits), Texts(pit.tick * pit.lot, digits),
+            instrument, market, name, parts.base + parts.quote + suffix,
+            DecimalTexts(tick, decimals), DecimalTexts(lot, decimals),
+            DecimalTexts(tick * lot, decimals),
         )  # fmt: skip
 
     @property
-    def spot(self) -> bool:
-        """Say whether it is of the spot market."""
-        return self.name == "spot"
+    def is_spot(self) -> bool:
+        """Whether the symbol belongs to the spot market."""
+        return self.market_name == "spot"
 
     @property
     def pair(self) -> str:
-        """The name without what a contract adds to it."""
-        return self.pit.parts.base + self.pit.parts.quote
+        """The native name without the suffix of a contract."""
+        return self.instrument.parts.base + self.instrument.parts.quote
 
     @property
-    def contract(self) -> int:
-        """What a contract of COIN-M is worth in quote currency; 0 elsewhere."""
-        return 0 if self.name != "coinm" else 100 if self.pit.parts.base == "BTC" else 10
+    def contract_size(self) -> int:
+        """The value of one COIN-M contract in quote currency; 0 for other markets."""
+        if self.market_name != "coinm":
+            return 0
+        return 100 if self.instrument.parts.base == "BTC" else 10
 
     @property
-    def told(self) -> str:
-        """The last members of most frames of futures: the kind of futures."""
-        return f'"st":{2 if self.contract else 1}'
+    def futures_type(self) -> str:
+        """The JSON member `st` that ends most messages of futures: 1 is USD-M, 2 is COIN-M."""
+        return f'"st":{2 if self.contract_size else 1}'
 
     def turnover(self, size: int, quote: int) -> str:
-        """Return what trades of *size* came to, whose sum of price times size is *quote*.
+        """Return the turnover of trades of *size* in total; *quote* is the sum of price times size.
 
-        On COIN-M that is an amount of the base currency. The market has no such sum, so their mean
-        price stands for the price of each.
+        On COIN-M it is an amount of the base currency. The market does not have that sum, so it is
+        computed from the mean price of the trades.
         """
-        if not self.contract or not size:
+        if not self.contract_size or not size:
             return self.quote.write(quote)
-        return f"{self.contract * size * size * self.pit.lot / (quote * self.pit.tick):.8f}"
+        instrument = self.instrument
+        base = self.contract_size * size * size * instrument.lot / (quote * instrument.tick)
+        return f"{base:.8f}"
 
     def levels(self, levels: Sequence[tuple[int, int]]) -> str:
         """Return levels as JSON."""
@@ -107,22 +114,22 @@ class Spelling:
         return ",".join([f'["{price[p]}","{size[s]}"]' for p, s in levels])
 
     @property
-    def skew(self) -> int:
-        """What the venue's clock is wrong by."""
+    def clock_error_ns(self) -> int:
+        """The error of the venue's clock, in ns."""
         return self.market.clock - self.market.now
 
 
-def statistics(day: Candle, _: Spelling) -> tuple[str, str, str]:
-    """Return the change of the price, in per cent too, and the mean price."""
+def price_change(day: Candle, fmt: SymbolFormat) -> tuple[str, str, str]:
+    """Return the change of the price, the change in per cent, and the mean price."""
     percent = Decimal((day.close - day.open) * 100) / day.open
-    mean = Decimal(day.quote) / day.volume * _.pit.tick if day.volume else Decimal(0)
-    return _.price.write(day.close - day.open), f"{percent:.3f}", f"{mean:.8f}"
+    mean = Decimal(day.quote) / day.volume * fmt.instrument.tick if day.volume else Decimal(0)
+    return fmt.price.write(day.close - day.open), f"{percent:.3f}", f"{mean:.8f}"
 
 
-def bests_of(_: Spelling) -> str:
+def top_of_book(fmt: SymbolFormat) -> str:
     """Return the best bid and ask as JSON members."""
-    best = _.pit.best()
+    best = fmt.instrument.best()
     return (
-        f'"b":"{_.price[best.bid]}","B":"{_.size[best.bid_size]}",'
-        f'"a":"{_.price[best.ask]}","A":"{_.size[best.ask_size]}"'
+        f'"b":"{fmt.price[best.bid]}","B":"{fmt.size[best.bid_size]}",'
+        f'"a":"{fmt.price[best.ask]}","A":"{fmt.size[best.ask_size]}"'
     )

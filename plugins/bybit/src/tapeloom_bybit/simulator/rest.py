@@ -1,4 +1,4 @@
-"""Bybit over REST, told by a simulated market."""
+"""Bybit's REST interface, with answers made from a simulated market."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from tapeloom.units import duration_ns
 from tapeloom_simulator.server_api import Answer
 
-from .streams import INTERVALS, Book
+from .streams import INTERVALS, BookTopic
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -17,48 +17,54 @@ if TYPE_CHECKING:
     from tapeloom_simulator.server_api import Call, Market
 
     from .streams import Topic
-    from .text import Spelling
+    from .text import SymbolFormat
 
-__all__ = ["Rest", "refused"]
+__all__ = ["Rest", "refusal"]
 
 _MS = 1_000_000
 
 
-class _Refused(Exception):
-    """The venue refuses a call, with a code of its own."""
+class _CallRefused(Exception):
+    """Raised where the venue refuses a call; `code` is the venue's error code."""
 
     def __init__(self, text: str, code: int = 10001) -> None:
         super().__init__(text)
         self.code = code
 
 
-def refused(code: int, text: str, now: int, status: int = 200, **headers: str) -> Answer:
-    """Return an error in the venue's form; *now* is in ms."""
+def refusal(code: int, text: str, now: int, status: int = 200, **headers: str) -> Answer:
+    """Return the HTTP response of an error, in the venue's JSON form; *now* is in ms.
+
+    Underscores in the names of *headers* become hyphens.
+    """
     body = {"retCode": code, "retMsg": text, "result": {}, "retExtInfo": {}, "time": now}
     named = {name.replace("_", "-"): value for name, value in headers.items()}
     return Answer(json.dumps(body, separators=(",", ":")), status, named)
 
 
 class Rest:
-    """``/v5/market``, for all categories. *topic* finds the topic of a name in one of them."""
+    """Answers calls of ``/v5/market`` for all categories.
+
+    *find_topic* returns the topic of a category and a name.
+    """
 
     def __init__(
         self,
         market: Market,
-        spellings: Mapping[str, Mapping[str, Spelling]],
-        topic: Callable[[str, str], Topic | None],
+        formats: Mapping[str, Mapping[str, SymbolFormat]],
+        find_topic: Callable[[str, str], Topic | None],
     ) -> None:
-        self._market, self._spellings, self._topic = market, spellings, topic
+        self._market, self._formats, self._find_topic = market, formats, find_topic
         self._paths: dict[str, Callable[[Call], dict[str, Any]]] = {
-            "instruments-info": self._instruments,
+            "instruments-info": self._instruments_info,
             "orderbook": self._book,
-            "recent-trade": self._trades,
+            "recent-trade": self._recent_trades,
             "kline": self._klines,
             "tickers": self._tickers,
         }
 
     def answer(self, path: str, call: Call) -> Answer:
-        """Answer a call."""
+        """Return the answer to a call; *path* is its path without ``/v5/market/``."""
         now = self._market.clock // _MS
         try:
             if path == "time":
@@ -70,133 +76,137 @@ class Rest:
                 result = self._paths[path](call)
             else:
                 return Answer("404 page not found", 404)
-        except _Refused as problem:
-            return refused(problem.code, str(problem), now)
+        except _CallRefused as refused:
+            return refusal(refused.code, str(refused), now)
         body = {"retCode": 0, "retMsg": "OK", "result": result, "retExtInfo": {}, "time": now}
         return Answer(json.dumps(body, separators=(",", ":")))
 
-    # -------------------------------------------------------------------------- what a call names
+    # ------------------------------------------------------------------------------- parameters
 
-    def _all(self, call: Call) -> Mapping[str, Spelling]:
+    def _requested_market(self, call: Call) -> Mapping[str, SymbolFormat]:
         category = call.query.get("category", "")
-        if category in ("inverse", "option"):  # there is such a market, and nothing in it
+        if category in ("inverse", "option"):  # the venue has these markets; here they are empty
             return {}
-        if category not in self._spellings:
-            raise _Refused("params error: Category is invalid")
-        return self._spellings[category]
+        if category not in self._formats:
+            raise _CallRefused("params error: Category is invalid")
+        return self._formats[category]
 
-    def _one(self, call: Call) -> Spelling:
-        found = self._all(call).get(call.query.get("symbol", ""))
-        if found is None:
-            raise _Refused("Not supported symbols")
-        return found
+    def _requested_symbol(self, call: Call) -> SymbolFormat:
+        fmt = self._requested_market(call).get(call.query.get("symbol", ""))
+        if fmt is None:
+            raise _CallRefused("Not supported symbols")
+        return fmt
 
     @staticmethod
-    def _number(call: Call, name: str, usual: int) -> int:
-        text = call.query.get(name, str(usual))
+    def _int_parameter(call: Call, name: str, default: int) -> int:
+        text = call.query.get(name, str(default))
         if not text.isdecimal():
-            raise _Refused(f"params error: {name} invalid")
+            raise _CallRefused(f"params error: {name} invalid")
         return int(text)
 
-    def _limit(self, call: Call, usual: int, most: int) -> int:
-        return max(1, min(self._number(call, "limit", usual), most))
+    def _limit_parameter(self, call: Call, default: int, maximum: int) -> int:
+        return max(1, min(self._int_parameter(call, "limit", default), maximum))
 
     # ------------------------------------------------------------------------------------- answers
 
-    def _instruments(self, call: Call) -> dict[str, Any]:
-        query, spot = call.query, call.query.get("category") == "spot"
-        some = [
-            one
-            for one in self._all(call).values()
-            if query.get("symbol", one.native) == one.native
-            and query.get("baseCoin", one.pit.parts.base) == one.pit.parts.base
+    def _instruments_info(self, call: Call) -> dict[str, Any]:
+        query, is_spot = call.query, call.query.get("category") == "spot"
+        formats = [
+            fmt
+            for fmt in self._requested_market(call).values()
+            if query.get("symbol", fmt.native) == fmt.native
+            and query.get("baseCoin", fmt.instrument.parts.base) == fmt.instrument.parts.base
             and query.get("status", "Trading") == "Trading"
         ]
-        start = self._number(call, "cursor", 0) if query.get("cursor") else 0
-        end = len(some) if spot else start + self._limit(call, 500, 1000)
-        more = "" if end >= len(some) else str(end)
-        rows = [_listed(one) for one in some[start:end]]
-        return {"category": query["category"], "list": rows, "nextPageCursor": more}
+        start = self._int_parameter(call, "cursor", 0) if query.get("cursor") else 0
+        end = len(formats) if is_spot else start + self._limit_parameter(call, 500, 1000)
+        next_cursor = "" if end >= len(formats) else str(end)
+        rows = [_symbol_info(fmt) for fmt in formats[start:end]]
+        return {"category": query["category"], "list": rows, "nextPageCursor": next_cursor}
 
     def _book(self, call: Call) -> dict[str, Any]:
-        one = self._one(call)
-        limit = self._limit(call, 1 if one.spot else 25, 1000)
-        stream = self._topic(call.query["category"], f"orderbook.1000.{one.native}")
-        assert isinstance(stream, Book)
-        stream.join()  # the numbers here are those of the stream
-        told = json.loads(stream.whole()[0])
-        top = told["data"]
-        bids, asks, u = top["b"], top["a"], top["u"]
+        fmt = self._requested_symbol(call)
+        limit = self._limit_parameter(call, 1 if fmt.is_spot else 25, 1000)
+        topic = self._find_topic(call.query["category"], f"orderbook.1000.{fmt.native}")
+        assert isinstance(topic, BookTopic)
+        topic.join()  # REST has the same update ids as the topic
+        push = json.loads(topic.snapshot()[0])
+        book = push["data"]
+        bids, asks, u = book["b"], book["a"], book["u"]
         if call.lag:
-            _, old_bids, old_asks = one.pit.ladder(limit, call.lag)
-            bids, asks = json.loads(f"[[{one.levels(old_bids)}],[{one.levels(old_asks)}]]")
+            _, old_bids, old_asks = fmt.instrument.ladder(limit, call.lag)
+            bids, asks = json.loads(f"[[{fmt.levels(old_bids)}],[{fmt.levels(old_asks)}]]")
             u -= call.lag
-        times = {"ts": told["ts"], "cts": told["cts"], "u": u, "seq": top["seq"]}
-        return {"s": one.native, "b": bids[:limit], "a": asks[:limit], **times}
+        times = {"ts": push["ts"], "cts": push["cts"], "u": u, "seq": book["seq"]}
+        return {"s": fmt.native, "b": bids[:limit], "a": asks[:limit], **times}
 
-    def _trades(self, call: Call) -> dict[str, Any]:
-        one = self._one(call)
-        limit = self._limit(call, 60 if one.spot else 500, 60 if one.spot else 1000)
-        last = one.pit.last.id if one.pit.last else 0
+    def _recent_trades(self, call: Call) -> dict[str, Any]:
+        fmt = self._requested_symbol(call)
+        default, maximum = (60, 60) if fmt.is_spot else (500, 1000)
+        limit = self._limit_parameter(call, default, maximum)
+        last = fmt.instrument.last.id if fmt.instrument.last else 0
         rows = [
             {
-                "execId": one.trade_id(fill),
-                "symbol": one.native,
-                "price": one.price[fill.price],
-                "size": one.size[fill.size],
-                "side": "Buy" if fill.buy else "Sell",
-                "time": str(fill.ts // _MS),
+                "execId": fmt.trade_id(trade),
+                "symbol": fmt.native,
+                "price": fmt.price[trade.price],
+                "size": fmt.size[trade.size],
+                "side": "Buy" if trade.buy else "Sell",
+                "time": str(trade.ts // _MS),
                 "isBlockTrade": False,
                 "isRPITrade": False,
-                "seq": str(fill.id),
+                "seq": str(trade.id),
             }
-            for fill in one.pit.fills(max(1, last - limit + 1), limit)
+            for trade in fmt.instrument.fills(max(1, last - limit + 1), limit)
         ]
         return {"category": call.query["category"], "list": rows[::-1]}
 
     def _klines(self, call: Call) -> dict[str, Any]:
-        one, limit = self._one(call), self._limit(call, 200, 1000)
+        fmt, limit = self._requested_symbol(call), self._limit_parameter(call, 200, 1000)
         interval = INTERVALS.get(call.query.get("interval", ""))
         if interval is None:
-            raise _Refused("Invalid period!")
+            raise _CallRefused("Invalid period!")
         now = self._market.now
-        until = min(self._number(call, "end", now // _MS) * _MS, now)
+        until = min(self._int_parameter(call, "end", now // _MS) * _MS, now)
         length = duration_ns(interval.replace("1M", "31d"))
-        since = self._number(call, "start", (until - limit * length) // _MS) * _MS
+        since = self._int_parameter(call, "start", (until - limit * length) // _MS) * _MS
         since = max(since, until - (limit + 1) * length)
-        price, size, quote = one.price, one.size.write, one.quote.write
+        price, size, quote = fmt.price, fmt.size.write, fmt.quote.write
         rows = [
             [str(c.start // _MS), price[c.open], price[c.high], price[c.low], price[c.close],
              size(c.volume), quote(c.quote)]
-            for c in one.pit.candles(interval, since, until, limit + 1)[-limit:]
+            for c in fmt.instrument.candles(interval, since, until, limit + 1)[-limit:]
         ]  # fmt: skip
-        return {"symbol": one.native, "category": call.query["category"], "list": rows[::-1]}
+        return {"symbol": fmt.native, "category": call.query["category"], "list": rows[::-1]}
 
     def _tickers(self, call: Call) -> dict[str, Any]:
-        some = [self._one(call)] if "symbol" in call.query else list(self._all(call).values())
+        if "symbol" in call.query:
+            formats = [self._requested_symbol(call)]
+        else:
+            formats = list(self._requested_market(call).values())
         rows = []
-        for one in some:
-            best, fields = one.pit.best(), one.day()
+        for fmt in formats:
+            best, fields = fmt.instrument.best(), fmt.ticker_fields()
             if fields is not None:
-                bests = {
-                    "bid1Price": one.price[best.bid],
-                    "bid1Size": one.size[best.bid_size],
-                    "ask1Price": one.price[best.ask],
-                    "ask1Size": one.size[best.ask_size],
+                top_of_book = {
+                    "bid1Price": fmt.price[best.bid],
+                    "bid1Size": fmt.size[best.bid_size],
+                    "ask1Price": fmt.price[best.ask],
+                    "ask1Size": fmt.size[best.ask_size],
                 }
-                rows.append(fields | bests)
+                rows.append(fields | top_of_book)
         return {"category": call.query["category"], "list": rows}
 
 
-def _listed(one: Spelling) -> dict[str, Any]:
-    parts, tick, lot = one.pit.parts, one.price[1], one.size[1]
-    common = {"symbol": one.native, "status": "Trading", "baseCoin": parts.base,
+def _symbol_info(fmt: SymbolFormat) -> dict[str, Any]:
+    parts, tick, lot = fmt.instrument.parts, fmt.price[1], fmt.size[1]
+    common = {"symbol": fmt.native, "status": "Trading", "baseCoin": parts.base,
               "quoteCoin": parts.quote, "symbolType": ""}  # fmt: skip
-    if one.spot:
+    if fmt.is_spot:
         return common | {
             "innovation": "0", "marginTrading": "none", "stTag": "0",
-            "lotSizeFilter": {"basePrecision": lot, "quotePrecision": one.quote[1],
-                              "minOrderQty": lot, "maxOrderQty": one.size.write(10**9),
+            "lotSizeFilter": {"basePrecision": lot, "quotePrecision": fmt.quote[1],
+                              "minOrderQty": lot, "maxOrderQty": fmt.size.write(10**9),
                               "minOrderAmt": "5", "maxOrderAmt": "8000000"},
             "priceFilter": {"tickSize": tick},
         }  # fmt: skip
@@ -207,11 +217,11 @@ def _listed(one: Spelling) -> dict[str, Any]:
     return common | {
         "contractType": "LinearFutures" if parts.expiry else "LinearPerpetual",
         "launchTime": "1585526400000", "deliveryTime": expiry, "deliveryFeeRate": "",
-        "priceScale": str(max(0, -int(one.pit.tick.as_tuple().exponent))),
+        "priceScale": str(max(0, -int(fmt.instrument.tick.as_tuple().exponent))),
         "leverageFilter": {"minLeverage": "1", "maxLeverage": "100.00", "leverageStep": "0.01"},
-        "priceFilter": {"minPrice": tick, "maxPrice": one.price.write(10**9), "tickSize": tick},
-        "lotSizeFilter": {"maxOrderQty": one.size.write(10**9), "minOrderQty": lot, "qtyStep": lot,
-                          "maxMktOrderQty": one.size.write(10**8), "minNotionalValue": "5"},
+        "priceFilter": {"minPrice": tick, "maxPrice": fmt.price.write(10**9), "tickSize": tick},
+        "lotSizeFilter": {"maxOrderQty": fmt.size.write(10**9), "minOrderQty": lot, "qtyStep": lot,
+                          "maxMktOrderQty": fmt.size.write(10**8), "minNotionalValue": "5"},
         "unifiedMarginTrade": True, "fundingInterval": 480, "settleCoin": parts.settle,
         "copyTrading": "none", "isPreListing": False, "preListingInfo": None,
     }  # fmt: skip

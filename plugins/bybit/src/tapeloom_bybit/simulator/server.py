@@ -1,4 +1,4 @@
-"""Bybit's server side: spot and linear on one port, told apart by the path.
+"""Bybit's server side: spot and linear on one port, distinguished by the URL path.
 
 The paths are ``/v5/public/spot``, ``/v5/public/linear`` and ``/v5/market``.
 """
@@ -13,37 +13,42 @@ from typing import TYPE_CHECKING, Any
 from tapeloom.units import Rate
 from tapeloom_simulator.server_api import Answer, Budget, Rules
 
-from .rest import Rest, refused
-from .streams import Book, Told, Topic, Whole, topic_of
-from .text import Spelling
+from .rest import Rest, refusal
+from .streams import BookTopic, SnapshotFirst, SnapshotTopic, Topic, make_topic
+from .text import SymbolFormat
 
 if TYPE_CHECKING:
     from tapeloom_simulator.server_api import Call, Line, Market, Session, Stream
 
-__all__ = ["BybitSide"]
+__all__ = ["BybitServer"]
 
+#: The path prefixes of WebSocket connections and of REST calls.
 _STREAMS, _REST = "/v5/public/", "/v5/market/"
+#: The venue closes a connection that sends nothing for ten minutes.
 _RULES = Rules(silence=600.0, violation=1000)
+#: 600 calls in 5 seconds; beyond them, every call is refused for ten minutes.
 _BUDGET = Budget(name="bybit", limit=600, seconds=5.0, patience=0, ban=600.0)
-_BATCH, _CHARACTERS = 10, 21_000
-_GONE = 1_000  # levels that a huge push takes away and that never were
+_MAX_TOPICS = 10  #: topics in one request on spot
+_MAX_CHARACTERS = 21_000  #: of all topics of a connection
+_HUGE_LEVELS = 1_000  #: removals of levels that do not exist, in a huge delta
+#: The channels that the venue's own faults apply to.
 _BOOKS = frozenset({"book", "quotes"})
 
 
-class _Acting(list[str]):
-    """Texts that are taken only where a fault is injected, and then have a consequence."""
+class _ListWithEffect(list[str]):
+    """Texts that call *effect* when they are iterated, which happens only if the fault is injected."""
 
-    def __init__(self, texts: Sequence[str], act: Callable[[], None]) -> None:
+    def __init__(self, texts: Sequence[str], effect: Callable[[], None]) -> None:
         super().__init__(texts)
-        self._act = act
+        self._effect = effect
 
     def __iter__(self) -> Iterator[str]:
-        self._act()
+        self._effect()
         return super().__iter__()
 
 
-class BybitSide:
-    """Spot and linear contracts."""
+class BybitServer:
+    """The simulated server of spot and linear contracts."""
 
     dials = Rate(500, 300.0)
     markets: Mapping[str, Sequence[str]] = MappingProxyType(
@@ -52,19 +57,20 @@ class BybitSide:
             "linear": ("BTC/USDT:USDT", "ETH/USDT:USDT", "SOL/USDT:USDT"),
         }
     )
-    #: The venue's service begins anew, and its books with the number 1; a book is sent again whole.
+    #: "restart": the venue's service restarts, and its books send a snapshot with the update id 1.
+    #: "resnapshot": a book sends a snapshot that was not requested.
     faults: Mapping[str, frozenset[str]] = MappingProxyType(
         {"restart": _BOOKS, "resnapshot": _BOOKS}
     )
 
     def __init__(self, market: Market) -> None:
         self.market = market
-        self._spellings: dict[str, dict[str, Spelling]] = {name: {} for name in self.markets}
-        self._by_symbol: dict[str, Spelling] = {}
-        for symbol, pit in market.pits.items():
-            one = self._by_symbol[symbol] = Spelling.of(pit, market)
-            self._spellings["spot" if one.spot else "linear"][one.native] = one
-        self._rest = Rest(market, self._spellings, self.topic)
+        self._formats: dict[str, dict[str, SymbolFormat]] = {name: {} for name in self.markets}
+        self._by_symbol: dict[str, SymbolFormat] = {}
+        for symbol, instrument in market.pits.items():
+            fmt = self._by_symbol[symbol] = SymbolFormat.of(instrument, market)
+            self._formats["spot" if fmt.is_spot else "linear"][fmt.native] = fmt
+        self._rest = Rest(market, self._formats, self.topic)
         self._topics: dict[tuple[str, str], Topic] = {}
         self.opened = 0
 
@@ -73,103 +79,106 @@ class BybitSide:
         return {"base_url": url}
 
     def topic(self, category: str, name: str) -> Topic | None:
-        """Return the topic of this name, the same one for all clients."""
-        found = self._topics.get((category, name))
-        if found is None and (made := topic_of(name, self._spellings[category])) is not None:
-            found = self._topics[category, name] = made
-        return found
+        """Return the topic of this name; all clients share it. None if there is none."""
+        topic = self._topics.get((category, name))
+        if topic is None and (topic := make_topic(name, self._formats[category])) is not None:
+            self._topics[category, name] = topic
+        return topic
 
     def open(self, call: Call, line: Line) -> Session | Answer:
-        """Take a connection to the public stream of a category."""
-        before, found, category = call.path.partition(_STREAMS)
-        if before or not found or category not in self._spellings:
+        """Accept a connection to the public stream of a category; return 404 for another path."""
+        before, separator, category = call.path.partition(_STREAMS)
+        if before or not separator or category not in self._formats:
             return Answer("", 404)
         self.opened += 1
-        return _Session(self, line, category, f"sim{self.opened:05d}-{category}")
+        return _ClientSession(self, line, category, f"sim{self.opened:05d}-{category}")
 
     def answer(self, call: Call) -> Answer:
-        """Answer a call of ``/v5/market``."""
-        before, found, path = call.path.partition(_REST)
-        if before or not found:
+        """Return the answer to a call of ``/v5/market``."""
+        before, separator, path = call.path.partition(_REST)
+        if before or not separator:
             return Answer("404 page not found", 404)
         return self._rest.answer(path, call)
 
     def cost(self, call: Call) -> tuple[Budget, int] | None:
-        """Count every call once."""
+        """Return the budget and the cost of a call: 1; None for an unknown path."""
         return (_BUDGET, 1) if call.path.startswith(_REST) else None
 
     def limited(self, status: int, retry_after: int, budget: Budget | None) -> Answer:
-        """Word a refusal: 429 for what may come again soon, 403 for an address that is shut out."""
+        """Return the answer that refuses a call: 429 for a short time, 403 for a banned IP address."""
         now = self.market.clock // 1_000_000
         if status != 429 or budget is None:
-            return refused(403, "access too frequent", now, 403)
+            return refusal(403, "access too frequent", now, 403)
         limits = {"X-Bapi-Limit": str(budget.limit), "X-Bapi-Limit-Status": "0"}
         limits["X-Bapi-Limit-Reset-Timestamp"] = str(now + retry_after * 1000)
         text = "Too many visits. Exceeded the API Rate Limit."
-        return refused(10006, text, now, 429, **limits)
+        return refusal(10006, text, now, 429, **limits)
 
     def corrupt(self, fault: str, stream: Stream, text: str) -> list[str] | None:
-        """Return what a fault makes of a push."""
+        """Return the pushes that replace *text* under a fault; None if it does not apply."""
         if fault == "missing_final_kline":
             return [] if '"confirm":true' in text else None
-        book = stream.topic if isinstance(stream, Told) else None
-        if not isinstance(book, Book):
+        book = stream.topic if isinstance(stream, SnapshotFirst) else None
+        if not isinstance(book, BookTopic):
             return None
         if fault == "resnapshot":
-            return [text, *book.whole()]
+            return [text, *book.snapshot()]
         if fault == "restart":
-            return _Acting([text], book.restart)
-        one, message = self._by_symbol[stream.symbol], json.loads(text)
+            return _ListWithEffect([text], book.restart)
+        fmt, message = self._by_symbol[stream.symbol], json.loads(text)
         if fault == "crossed_book":
-            _cross(one, message["data"])
+            _cross_book(fmt, message["data"])
         elif message["type"] == "snapshot":
             return None
         else:
-            _blow_up(one, message["data"], json.loads(book.whole()[0])["data"])
+            _add_all_levels(fmt, message["data"], json.loads(book.snapshot()[0])["data"])
         return [json.dumps(message, separators=(",", ":"))]
 
 
-def _cross(one: Spelling, book: dict[str, list[list[str]]]) -> None:
-    """Bid more than is asked: by the sides of a quote, or by one level more."""
-    best = one.pit.best()
+def _cross_book(fmt: SymbolFormat, book: dict[str, list[list[str]]]) -> None:
+    """Cross the book: swap the sides of a quote, or add the best ask to the bids."""
+    best = fmt.instrument.best()
     if len(book["b"]) == len(book["a"]) == 1:
         book["b"], book["a"] = book["a"], book["b"]
     else:
-        book["b"].insert(0, [one.price[best.ask], one.size[best.ask_size]])
+        book["b"].insert(0, [fmt.price[best.ask], fmt.size[best.ask_size]])
 
 
-def _blow_up(one: Spelling, book: dict[str, list[list[str]]], whole: dict[str, Any]) -> None:
-    """Say all levels again, and take away a thousand that never were: nothing of it is wrong."""
+def _add_all_levels(
+    fmt: SymbolFormat, book: dict[str, list[list[str]]], snapshot: dict[str, Any]
+) -> None:
+    """Set every level again and remove a thousand that do not exist; the book is still correct."""
     for side in "ba":
-        told = {price for price, _ in book[side]}
-        book[side] += [level for level in whole[side] if level[0] not in told]
-    high = one.pit.ladder(1_000_000).asks[-1][0] + 1_000
-    book["a"] += [[one.price.write(high + n), one.size.write(0)] for n in range(_GONE)]
+        sent_prices = {price for price, _ in book[side]}
+        book[side] += [level for level in snapshot[side] if level[0] not in sent_prices]
+    high = fmt.instrument.ladder(1_000_000).asks[-1][0] + 1_000
+    book["a"] += [[fmt.price.write(high + n), fmt.size.write(0)] for n in range(_HUGE_LEVELS)]
 
 
-class _Session:
-    """One connection of a client."""
+class _ClientSession:
+    """One WebSocket connection of a client."""
 
     rules = _RULES
 
-    def __init__(self, side: BybitSide, line: Line, category: str, number: str) -> None:
-        self._side, self._line, self._category, self._number = side, line, category, number
+    def __init__(self, server: BybitServer, line: Line, category: str, connection_id: str) -> None:
+        self._server, self._line = server, line
+        self._category, self._connection_id = category, connection_id
         self._topics: dict[str, Topic] = {}
 
     def opened(self) -> Sequence[str]:
-        """Say nothing."""
+        """Return the first messages: none."""
         return ()
 
     def farewell(self) -> Sequence[str]:
-        """Say nothing."""
+        """Return the last messages: none."""
         return ()
 
     def refuse(self, text: str) -> Sequence[str]:
-        """Refuse a request."""
+        """Return the refusal of a request."""
         return self._reply(_json(text) or {}, "error:request refused")
 
     def receive(self, text: str) -> Sequence[str]:
-        """Do what a request asks."""
+        """Process a request and return the reply."""
         message = _json(text)
         if message is None:
             return self._reply({}, "error:invalid message")
@@ -184,49 +193,50 @@ class _Session:
             for name in args:
                 if topic := self._topics.pop(name, None):
                     self._line.leave(topic)
-        elif problem := self._problem(args):
-            return self._reply(message, problem)
+        elif refusal_text := self._refusal_text(args):
+            return self._reply(message, refusal_text)
         else:
-            self._follow(args)
-        spot = self._category == "spot"
-        return self._reply(message, op if spot else "", success=True)
+            self._subscribe(args)
+        is_spot = self._category == "spot"
+        return self._reply(message, op if is_spot else "", success=True)
 
-    def _problem(self, args: list[str]) -> str:
-        """Say why a subscription is refused, as a whole, or nothing."""
-        if self._category == "spot" and len(args) > _BATCH:
-            return f"args size >{_BATCH}"
-        if sum(map(len, [*args, *self._topics])) > _CHARACTERS:
-            return f"args length >{_CHARACTERS}"
+    def _refusal_text(self, args: list[str]) -> str:
+        """Return why a subscription is refused as a whole; "" if it is not."""
+        if self._category == "spot" and len(args) > _MAX_TOPICS:
+            return f"args size >{_MAX_TOPICS}"
+        if sum(map(len, [*args, *self._topics])) > _MAX_CHARACTERS:
+            return f"args length >{_MAX_CHARACTERS}"
         for name in args:
             if name in self._topics:
                 return f"error:already subscribed,topic:{name}"
-            if self._side.topic(self._category, name) is None:
+            if self._server.topic(self._category, name) is None:
                 if self._category == "spot":
                     return f"Invalid symbol :[{name}]"
                 return f"error:handler not found,topic:{name}"
         return ""
 
-    def _follow(self, args: list[str]) -> None:
+    def _subscribe(self, args: list[str]) -> None:
         for name in args:
-            topic = self._side.topic(self._category, name)
+            topic = self._server.topic(self._category, name)
             assert topic is not None
-            self._topics[name] = Told(topic) if isinstance(topic, Whole) else topic
+            self._topics[name] = SnapshotFirst(topic) if isinstance(topic, SnapshotTopic) else topic
             self._line.follow(self._topics[name])
 
     def _reply(
-        self, message: dict[str, Any], text: str, *, success: bool = False, **more: object
+        self, message: dict[str, Any], text: str, *, success: bool = False, **members: object
     ) -> Sequence[str]:
-        reply = {"success": success, "ret_msg": text, "conn_id": self._number}
-        asked = message.get("req_id")
-        if asked is not None or self._category != "spot":
-            reply["req_id"] = "" if asked is None else str(asked)
-        reply |= {"op": message.get("op", ""), **more}
+        reply = {"success": success, "ret_msg": text, "conn_id": self._connection_id}
+        request_id = message.get("req_id")
+        if request_id is not None or self._category != "spot":
+            reply["req_id"] = "" if request_id is None else str(request_id)
+        reply |= {"op": message.get("op", ""), **members}
         return (json.dumps(reply, separators=(",", ":")),)
 
 
 def _json(text: str) -> dict[str, Any] | None:
+    """Return the decoded text; None if it is no JSON object."""
     try:
-        found = json.loads(text)
+        message = json.loads(text)
     except (ValueError, RecursionError):
         return None
-    return found if isinstance(found, dict) else None
+    return message if isinstance(message, dict) else None

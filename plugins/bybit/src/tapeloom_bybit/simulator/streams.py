@@ -1,7 +1,7 @@
-"""Bybit's topics, told by a simulated market.
+"""Bybit's topics, made from a simulated market.
 
-Trades and klines are told to all in the same way. Of books and tickers, each connection is told the
-whole first and then what has changed, so it follows them as a `Told` of its own.
+All connections get the same pushes of trades and klines. Of books and tickers, each connection first
+gets a snapshot and then the deltas, so it subscribes through a `SnapshotFirst` of its own.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ if TYPE_CHECKING:
 
     from tapeloom_simulator.server_api import Candle, Step
 
-    from .text import Spelling
+    from .text import SymbolFormat
 
-__all__ = ["INTERVALS", "Book", "Told", "Topic", "Whole", "topic_of"]
+__all__ = ["INTERVALS", "BookTopic", "SnapshotFirst", "SnapshotTopic", "Topic", "make_topic"]
 
 _MS = 1_000_000
 _SECOND = 1_000 * _MS
-_BATCH = 1024  #: trades in a push, at the most
-_REPEAT = 3 * _SECOND  #: a best bid and ask that stand as long are said again
-#: The levels a side of each book that is served, and the time between two of its pushes.
-_EVERY = {1: 10 * _MS, 50: 20 * _MS, 200: 100 * _MS, 1000: 200 * _MS}
-#: The intervals that a request may name, and the candles of the market that answer it.
+_MAX_TRADES = 1024  #: the most trades in one push
+_REPEAT_NS = 3 * _SECOND  #: an unchanged quote is sent again after this time
+#: The time between two pushes of a book, by its depth (levels a side).
+_TICK_NS = {1: 10 * _MS, 50: 20 * _MS, 200: 100 * _MS, 1000: 200 * _MS}
+#: Our names of the intervals of klines, by the venue's.
 INTERVALS = {
     **{str(minutes): f"{minutes}m" for minutes in (1, 3, 5, 15, 30)},
     **{str(60 * hours): f"{hours}h" for hours in (1, 2, 4, 6, 12)},
@@ -40,262 +40,269 @@ class Topic:
 
     every = 0
 
-    def __init__(self, name: str, spelling: Spelling, channel: str) -> None:
+    def __init__(self, name: str, fmt: SymbolFormat, channel: str) -> None:
         self.name, self.channel = name, channel
-        self.symbol = spelling.pit.symbol
-        self._, self._pit = spelling, spelling.pit
+        self.symbol = fmt.instrument.symbol
+        self.fmt, self._instrument = fmt, fmt.instrument
 
     def begin(self) -> None:
-        """Start, or start anew."""
+        """Start for a first subscriber; do nothing."""
 
     def step(self, step: Step) -> Sequence[str]:
-        """Say nothing of it."""
+        """Return the pushes for a step of the market: none."""
         return ()
 
     def tick(self, now: int) -> Sequence[str]:
-        """Say nothing now."""
+        """Return the pushes that are due at *now*: none."""
         return ()
 
-    def _push(self, type: str, now: int, content: str, more: str = "") -> str:
-        ts = self._.clock(now)
-        return f'{{"topic":"{self.name}","type":"{type}","ts":{ts},"data":{content}{more}}}'
+    def _push(self, type: str, now: int, data: str, suffix: str = "") -> str:
+        ts = self.fmt.venue_time_ms(now)
+        return f'{{"topic":"{self.name}","type":"{type}","ts":{ts},"data":{data}{suffix}}}'
 
 
-class _Trades(Topic):
+class _TradeTopic(Topic):
     def step(self, step: Step) -> Sequence[str]:
-        _, name, ts = self._, self._.native, step.ts // _MS
+        fmt, name, ts = self.fmt, self.fmt.native, step.ts // _MS
         tail = f'"BT":false,"RPI":false,"seq":{step.last}}}'
-        tail = tail if _.spot else f'"L":"PlusTick",{tail}'
+        tail = tail if fmt.is_spot else f'"L":"PlusTick",{tail}'
         rows = [
-            f'{{"T":{ts},"s":"{name}","S":"{"Buy" if f.buy else "Sell"}","v":"{_.size[f.size]}",'
-            f'"p":"{_.price[f.price]}","i":"{_.trade_id(f)}",{tail}'
-            for f in step.fills
+            f'{{"T":{ts},"s":"{name}","S":"{"Buy" if trade.buy else "Sell"}","v":"{fmt.size[trade.size]}",'
+            f'"p":"{fmt.price[trade.price]}","i":"{fmt.trade_id(trade)}",{tail}'
+            for trade in step.fills
         ]
-        parts = [rows[start : start + _BATCH] for start in range(0, len(rows), _BATCH)]
+        parts = [rows[start : start + _MAX_TRADES] for start in range(0, len(rows), _MAX_TRADES)]
         return [self._push("snapshot", step.ts, f"[{','.join(part)}]") for part in parts]
 
 
-class Whole(Topic):
-    """A topic of which there is a whole. It goes on once a tick, whoever asks."""
+class SnapshotTopic(Topic):
+    """A topic with a snapshot. It is updated once per tick, however many connections call `tick`."""
 
-    def __init__(self, name: str, spelling: Spelling, channel: str, every: int) -> None:
-        super().__init__(name, spelling, channel)
+    def __init__(self, name: str, fmt: SymbolFormat, channel: str, every: int) -> None:
+        super().__init__(name, fmt, channel)
         self.every = every
-        self.at = -every  #: when the market was last looked at
+        self.last_tick = -every  #: time of the last update, in ns
         self._texts: Sequence[str] = ()
 
     def join(self) -> None:
-        """Begin anew, unless somebody follows already."""
-        if self._.market.now - self.at > self.every:
+        """Start again, unless a subscriber keeps the topic up to date."""
+        if self.fmt.market.now - self.last_tick > self.every:
             self.begin()
 
     def tick(self, now: int) -> Sequence[str]:
-        """Say what has changed."""
-        if now > self.at:
-            self._texts = self._go(now)
-            self.at = now
+        """Return the changes since the last tick."""
+        if now > self.last_tick:
+            self._texts = self._update(now)
+            self.last_tick = now
         return self._texts
 
-    def _go(self, now: int) -> Sequence[str]:
+    def _update(self, now: int) -> Sequence[str]:
+        """Read the market and return the changes."""
         raise NotImplementedError
 
-    def whole(self) -> Sequence[str]:
-        """Return the whole as of the last push; nothing where there is none yet."""
+    def snapshot(self) -> Sequence[str]:
+        """Return the snapshot as of the last push; empty if there is none yet."""
         raise NotImplementedError
 
 
-class Told(Topic):
-    """A topic as one connection is told it: first the whole."""
+class SnapshotFirst(Topic):
+    """A topic for one connection, which first gets a snapshot."""
 
-    def __init__(self, topic: Whole) -> None:
-        super().__init__(topic.name, topic._, topic.channel)
+    def __init__(self, topic: SnapshotTopic) -> None:
+        super().__init__(topic.name, topic.fmt, topic.channel)
         self.topic, self.every = topic, topic.every
 
     def begin(self) -> None:
-        """Tell the whole next."""
+        """Send a snapshot next."""
         self.topic.join()
-        self._first = True
+        self._needs_snapshot = True
 
     def tick(self, now: int) -> Sequence[str]:
-        """Tell what the topic says."""
+        """Return the snapshot if it is still to be sent, else the changes."""
         texts = self.topic.tick(now)
-        if self._first:
-            texts = self.topic.whole()
-            self._first = not texts
+        if self._needs_snapshot:
+            texts = self.topic.snapshot()
+            self._needs_snapshot = not texts
         return texts
 
 
-class Book(Whole):
-    """So many levels a side.
+class BookTopic(SnapshotTopic):
+    """A book of *depth* levels a side.
 
-    `u` counts the pushes of this topic alone; the market's own update id is the `seq` of all.
+    `u` counts the pushes of this topic; `seq` is the update id of the market, the same for all depths.
     """
 
-    def __init__(self, name: str, spelling: Spelling, channel: str, depth: int) -> None:
-        super().__init__(name, spelling, channel, _EVERY[depth])
+    def __init__(self, name: str, fmt: SymbolFormat, channel: str, depth: int) -> None:
+        super().__init__(name, fmt, channel, _TICK_NS[depth])
         self._depth = depth
         self.u = 1_000_000 + depth
-        self._anew = False
+        self._restarts = False
 
     def begin(self) -> None:
-        """Begin with the book as it stands."""
+        """Start with the present book."""
         self.u += 1
-        self.at = self._.market.now
-        self._look()
+        self.last_tick = self.fmt.market.now
+        self._read_book()
 
     def restart(self) -> None:
-        """Begin to count at 1 with the next push, which is the whole book."""
-        self._anew = True
+        """Send a snapshot with the update id 1 next, as after a restart of the venue's service."""
+        self._restarts = True
 
-    def _look(self) -> None:
-        self.seq, bids, asks = self._pit.ladder(self._depth)
+    def _read_book(self) -> None:
+        self.seq, bids, asks = self._instrument.ladder(self._depth)
         self._bids, self._asks = dict(bids), dict(asks)
 
-    def _go(self, now: int) -> Sequence[str]:
-        self.at = now
-        if self._anew:
-            self._anew, self.u = False, 1
-            self._look()
-            return self.whole()
-        if self._pit.update == self.seq:
+    def _update(self, now: int) -> Sequence[str]:
+        self.last_tick = now
+        if self._restarts:
+            self._restarts, self.u = False, 1
+            self._read_book()
+            return self.snapshot()
+        if self._instrument.update == self.seq:
             return ()
         old = self._bids, self._asks
-        self._look()
+        self._read_book()
         changes = _changes(old[0], self._bids), _changes(old[1], self._asks)
         if not any(changes):
             return ()
         self.u += 1
-        return self._say(*changes)
+        return self._write_changes(*changes)
 
-    def _say(self, bids: list[tuple[int, int]], asks: list[tuple[int, int]]) -> Sequence[str]:
+    def _write_changes(
+        self, bids: list[tuple[int, int]], asks: list[tuple[int, int]]
+    ) -> Sequence[str]:
+        """Return the push for changed levels."""
         return (self.write("delta", bids, asks),)
 
-    def whole(self) -> Sequence[str]:
-        """Return the whole book."""
+    def snapshot(self) -> Sequence[str]:
+        """Return the push of the whole book."""
         return (self.write("snapshot", self._bids.items(), self._asks.items()),)
 
     def write(
         self, type: str, bids: Iterable[tuple[int, int]], asks: Iterable[tuple[int, int]]
     ) -> str:
         """Return a push with these levels."""
-        b, a = self._.levels(bids), self._.levels(asks)
-        head = f'{{"s":"{self._.native}","b":[{b}],"a":[{a}],"u":{self.u},"seq":{self.seq}}}'
-        return self._push(type, self.at, head, f',"cts":{self.at // _MS}')
+        b, a = self.fmt.levels(bids), self.fmt.levels(asks)
+        data = f'{{"s":"{self.fmt.native}","b":[{b}],"a":[{a}],"u":{self.u},"seq":{self.seq}}}'
+        return self._push(type, self.last_tick, data, f',"cts":{self.last_tick // _MS}')
 
 
 def _changes(old: Mapping[int, int], new: Mapping[int, int]) -> list[tuple[int, int]]:
-    """Return the levels that are other ones now; those that are gone with the size 0."""
-    gone = [(price, 0) for price in old if price not in new]
-    return gone + [(price, size) for price, size in new.items() if old.get(price) != size]
+    """Return the levels that changed; removed levels have the size 0."""
+    removed = [(price, 0) for price in old if price not in new]
+    return removed + [(price, size) for price, size in new.items() if old.get(price) != size]
 
 
-class _Best(Book):
-    """One level: whole each time, and again where nothing has changed for long."""
+class _QuoteTopic(BookTopic):
+    """The top of book: a snapshot each time, repeated if it does not change for three seconds."""
 
     def begin(self) -> None:
         super().begin()
-        self._said = self.at
+        self._last_sent = self.last_tick
 
-    def _say(self, bids: list[tuple[int, int]], asks: list[tuple[int, int]]) -> Sequence[str]:
-        return self.whole()
+    def _write_changes(
+        self, bids: list[tuple[int, int]], asks: list[tuple[int, int]]
+    ) -> Sequence[str]:
+        return self.snapshot()
 
-    def _go(self, now: int) -> Sequence[str]:
-        texts = super()._go(now)
-        if not texts and now - self._said >= _REPEAT:
-            texts = self.whole()
+    def _update(self, now: int) -> Sequence[str]:
+        texts = super()._update(now)
+        if not texts and now - self._last_sent >= _REPEAT_NS:
+            texts = self.snapshot()
         if texts:
-            self._said = now
+            self._last_sent = now
         return texts
 
 
-class _Klines(Topic):
+class _KlineTopic(Topic):
     every = _SECOND
 
-    def __init__(self, name: str, spelling: Spelling, channel: str, word: str) -> None:
-        super().__init__(name, spelling, channel)
-        self._word, self._interval = word, INTERVALS[word]
+    def __init__(self, name: str, fmt: SymbolFormat, channel: str, native_interval: str) -> None:
+        super().__init__(name, fmt, channel)
+        self._native_interval, self._interval = native_interval, INTERVALS[native_interval]
 
     def begin(self) -> None:
-        now = self._.market.now
-        candle = self._pit.candle(self._interval, now)
+        now = self.fmt.market.now
+        candle = self._instrument.candle(self._interval, now)
         length = duration_ns(self._interval.replace("1M", "31d"))
-        self._open = candle.start if candle else now - length + 1
-        self._trades = 0
+        self._bar_start = candle.start if candle else now - length + 1
+        self._sent_trades = 0
 
     def tick(self, now: int) -> Sequence[str]:
-        candle = self._pit.candle(self._interval, now)
+        candle = self._instrument.candle(self._interval, now)
         if candle is None:
             return ()
         texts = []
-        if candle.start > self._open:
-            ended = self._pit.candles(self._interval, self._open, candle.start - 1, 1000)
-            texts = [self._write(one, now, "true") for one in ended]
-            self._open, self._trades = candle.start, 0
-        if candle.trades > self._trades:
-            self._trades = candle.trades
+        if candle.start > self._bar_start:
+            start, end = self._bar_start, candle.start - 1
+            closed_candles = self._instrument.candles(self._interval, start, end, 1000)
+            texts = [self._write(closed, now, "true") for closed in closed_candles]
+            self._bar_start, self._sent_trades = candle.start, 0
+        if candle.trades > self._sent_trades:
+            self._sent_trades = candle.trades
             texts.append(self._write(candle, now, "false"))
         return texts
 
     def _write(self, c: Candle, now: int, confirm: str) -> str:
-        _ = self._
+        fmt = self.fmt
         row = (
-            f'{{"start":{c.start // _MS},"end":{c.end // _MS - 1},"interval":"{self._word}",'
-            f'"open":"{_.price[c.open]}","close":"{_.price[c.close]}","high":"{_.price[c.high]}",'
-            f'"low":"{_.price[c.low]}","volume":"{_.size.write(c.volume)}",'
-            f'"turnover":"{_.quote.write(c.quote)}","confirm":{confirm},"timestamp":{now // _MS}}}'
+            f'{{"start":{c.start // _MS},"end":{c.end // _MS - 1},"interval":"{self._native_interval}",'
+            f'"open":"{fmt.price[c.open]}","close":"{fmt.price[c.close]}","high":"{fmt.price[c.high]}",'
+            f'"low":"{fmt.price[c.low]}","volume":"{fmt.size.write(c.volume)}",'
+            f'"turnover":"{fmt.quote.write(c.quote)}","confirm":{confirm},"timestamp":{now // _MS}}}'
         )
         return self._push("snapshot", now, f"[{row}]")
 
 
-class _Ticker(Whole):
-    """The last 24 hours: on spot whole each time, on linear what has changed."""
+class _TickerTopic(SnapshotTopic):
+    """Statistics of the last 24 hours: always snapshots on spot, deltas on linear."""
 
-    def __init__(self, name: str, spelling: Spelling, channel: str) -> None:
-        super().__init__(name, spelling, channel, (50 if spelling.spot else 100) * _MS)
+    def __init__(self, name: str, fmt: SymbolFormat, channel: str) -> None:
+        super().__init__(name, fmt, channel, (50 if fmt.is_spot else 100) * _MS)
 
     def begin(self) -> None:
-        """Begin with the figures as they stand."""
-        self._told = self._.day() or {}
-        self.at, self._seq = self._.market.now, self._pit.update
+        """Start with the present figures."""
+        self._last_fields = self.fmt.ticker_fields() or {}
+        self.last_tick, self._last_update = self.fmt.market.now, self._instrument.update
 
-    def _go(self, now: int) -> Sequence[str]:
-        if self._pit.update == self._seq:
+    def _update(self, now: int) -> Sequence[str]:
+        if self._instrument.update == self._last_update:
             return ()
-        fields, told = self._.day(), self._told
-        new = {k: v for k, v in (fields or {}).items() if told.get(k) != v}
-        self._seq = self._pit.update
-        if not fields or not new:
+        fields, last_fields = self.fmt.ticker_fields(), self._last_fields
+        changed = {k: v for k, v in (fields or {}).items() if last_fields.get(k) != v}
+        self._last_update = self._instrument.update
+        if not fields or not changed:
             return ()
-        self._told = fields
-        if self._.spot or not told:
-            return self.whole()
-        return (self._write("delta", {"symbol": fields["symbol"]} | new),)
+        self._last_fields = fields
+        if self.fmt.is_spot or not last_fields:
+            return self.snapshot()
+        return (self._write("delta", {"symbol": fields["symbol"]} | changed),)
 
-    def whole(self) -> Sequence[str]:
-        """Return all figures."""
-        return (self._write("snapshot", self._told),) if self._told else ()
+    def snapshot(self) -> Sequence[str]:
+        """Return the push of all figures; empty before the first trade."""
+        return (self._write("snapshot", self._last_fields),) if self._last_fields else ()
 
     def _write(self, type: str, fields: Mapping[str, str]) -> str:
-        content = ",".join([f'"{key}":"{text}"' for key, text in fields.items()])
-        return self._push(type, self._.market.now, f"{{{content}}}", f',"cs":{self._seq}')
+        data = ",".join([f'"{key}":"{text}"' for key, text in fields.items()])
+        return self._push(type, self.fmt.market.now, f"{{{data}}}", f',"cs":{self._last_update}')
 
 
-def topic_of(name: str, spellings: Mapping[str, Spelling]) -> Topic | None:
-    """Return the topic of this name in one market; None where there is none."""
-    head, _, symbol = name.rpartition(".")
-    kind, _, parameter = head.partition(".")
-    spelling = spellings.get(symbol)
-    if spelling is None:
+def make_topic(name: str, formats: Mapping[str, SymbolFormat]) -> Topic | None:
+    """Return the topic of this name in one market; None if there is none."""
+    prefix, _, symbol = name.rpartition(".")
+    kind, _, parameter = prefix.partition(".")
+    fmt = formats.get(symbol)
+    if fmt is None:
         return None
-    if head == "publicTrade":
-        return _Trades(name, spelling, "trades")
-    if head == "tickers":
-        return _Ticker(name, spelling, "ticker")
+    if prefix == "publicTrade":
+        return _TradeTopic(name, fmt, "trades")
+    if prefix == "tickers":
+        return _TickerTopic(name, fmt, "ticker")
     if kind == "kline" and parameter in INTERVALS:
-        return _Klines(name, spelling, f"klines:{INTERVALS[parameter]}", parameter)
-    if kind == "orderbook" and parameter in map(str, _EVERY):
+        return _KlineTopic(name, fmt, f"klines:{INTERVALS[parameter]}", parameter)
+    if kind == "orderbook" and parameter in map(str, _TICK_NS):
         depth = int(parameter)
         if depth == 1:
-            return _Best(name, spelling, "quotes", depth)
-        return Book(name, spelling, "book" if depth == 1000 else f"book:{depth}", depth)
+            return _QuoteTopic(name, fmt, "quotes", depth)
+        return BookTopic(name, fmt, "book" if depth == 1000 else f"book:{depth}", depth)
     return None

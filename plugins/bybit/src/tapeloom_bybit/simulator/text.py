@@ -1,4 +1,4 @@
-"""How Bybit writes the numbers, symbols and levels of a simulated market."""
+"""Formats the numbers, symbols and levels of a simulated market as Bybit does."""
 
 from __future__ import annotations
 
@@ -15,16 +15,17 @@ if TYPE_CHECKING:
     from tapeloom.symbols import Symbol
     from tapeloom_simulator.server_api import Fill, Market, SimulatedInstrument
 
-__all__ = ["Spelling", "Texts"]
+__all__ = ["DecimalTexts", "SymbolFormat"]
 
-_MS = 1_000_000
+_MS = 1_000_000  #: ns
+_MAX_CACHED_TEXTS = 20_000  #: bounds the memory of one cache
 _MONTHS = ("JAN", "FEB", "MAR", "APR", "MAY", "JUN", "JUL", "AUG", "SEP", "OCT", "NOV", "DEC")
 
 
 def _listed_name(parts: Symbol) -> str:
-    """Return the name that the venue lists a symbol under.
+    """Return the native name of a symbol.
 
-    Contracts that settle in USDC are listed under their base coin, all else under base and quote:
+    Contracts that settle in USDC are named by their base coin, all others by base and quote:
     ``BTCPERP`` and ``BTCUSDT``. The day of delivery follows after a hyphen: ``BTC-26DEC25``.
 
     Raises SymbolError if the month of delivery is not one of the twelve.
@@ -33,67 +34,68 @@ def _listed_name(parts: Symbol) -> str:
     coins = parts.base if in_usdc else parts.base + parts.quote
     if not parts.expiry:
         return f"{coins}PERP" if in_usdc else coins
-    year, month, day = parts.expiry[:2], parts.expiry[2:4], parts.expiry[4:]
+    year, month, ticker_fields = parts.expiry[:2], parts.expiry[2:4], parts.expiry[4:]
     if not "01" <= month <= "12":
         raise SymbolError(f"Bybit cannot list {str(parts)!r}: there is no month {month}")
-    return f"{coins}-{day}{_MONTHS[int(month) - 1]}{year}"
+    return f"{coins}-{ticker_fields}{_MONTHS[int(month) - 1]}{year}"
 
 
-class Texts(dict[int, str]):
-    """Whole numbers of a step, as decimal text. Those that are looked up are kept."""
+class DecimalTexts(dict[int, str]):
+    """Caches the decimal text of integer multiples of *step*."""
 
     def __init__(self, step: Decimal) -> None:
         super().__init__()
         self._step = step
 
     def write(self, number: int) -> str:
-        """Return the text without keeping it."""
+        """Return the text without caching it."""
         return format(number * self._step, "f")
 
     def __missing__(self, number: int) -> str:
-        if len(self) > 20_000:
+        if len(self) > _MAX_CACHED_TEXTS:
             self.clear()
         text = self[number] = self.write(number)
         return text
 
 
 @frozen(eq=False)
-class Spelling:
-    """How one symbol and its numbers are written."""
+class SymbolFormat:
+    """Formats one symbol and its numbers as the venue does."""
 
-    pit: SimulatedInstrument
+    instrument: SimulatedInstrument
     market: Market
     native: str
-    spot: bool
-    price: Texts
-    size: Texts
-    quote: Texts  #: of prices times sizes
+    is_spot: bool
+    price: DecimalTexts
+    size: DecimalTexts
+    quote: DecimalTexts  #: of prices times sizes
 
     @classmethod
-    def of(cls, pit: SimulatedInstrument, market: Market) -> Spelling:
-        """Return how *pit* is written."""
-        spot = pit.parts.kind == "spot"
-        texts = Texts(pit.tick), Texts(pit.lot), Texts(pit.tick * pit.lot)
-        return cls(pit, market, _listed_name(pit.parts), spot, *texts)
+    def of(cls, instrument: SimulatedInstrument, market: Market) -> SymbolFormat:
+        """Return the format of *instrument*."""
+        is_spot = instrument.parts.kind == "spot"
+        tick, lot = instrument.tick, instrument.lot
+        texts = DecimalTexts(tick), DecimalTexts(lot), DecimalTexts(tick * lot)
+        return cls(instrument, market, _listed_name(instrument.parts), is_spot, *texts)
 
     def levels(self, levels: Iterable[tuple[int, int]]) -> str:
         """Return levels as JSON."""
         price, size = self.price, self.size
         return ",".join([f'["{price[p]}","{size[s]}"]' for p, s in levels])
 
-    def trade_id(self, fill: Fill) -> str:
+    def trade_id(self, trade: Fill) -> str:
         """Return the id of a trade: digits on spot, a UUID elsewhere."""
-        if self.spot:
-            return f"21{fill.id:017d}"
-        return f"{zlib.crc32(self.native.encode()):08x}-0000-5000-8000-{fill.id:012x}"
+        if self.is_spot:
+            return f"21{trade.id:017d}"
+        return f"{zlib.crc32(self.native.encode()):08x}-0000-5000-8000-{trade.id:012x}"
 
-    def clock(self, now: int) -> int:
-        """Return what the venue's clock shows at *now*, in ms."""
+    def venue_time_ms(self, now: int) -> int:
+        """Return the time of the venue's clock at *now*, in ms."""
         return (now + self.market.clock - self.market.now) // _MS
 
-    def day(self) -> dict[str, str] | None:
+    def ticker_fields(self) -> dict[str, str] | None:
         """Return the ticker's fields; None before the first trade."""
-        day, best = self.pit.day(self.market.now), self.pit.best()
+        day, best = self.instrument.day(self.market.now), self.instrument.best()
         if day is None:
             return None
         price, size = self.price, self.size
@@ -107,7 +109,7 @@ class Spelling:
             "turnover24h": self.quote.write(day.quote),
             "price24hPcnt": f"{(day.close - day.open) / day.open:.6f}",
         }
-        if self.spot:
+        if self.is_spot:
             return fields | {"usdIndexPrice": ""}
         return fields | {
             "markPrice": price[day.close],

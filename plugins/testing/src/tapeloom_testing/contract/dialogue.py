@@ -141,7 +141,7 @@ def acknowledge(subject: Subject, simulated: str = "") -> None:
                 if isinstance(reply, Ack):
                     kept.receive(reply)
         missing = sorted(map(str, answered - kept.acknowledged))
-        if missing or kept.waiting:
+        if missing or kept.has_pending:
             raise ContractViolation(
                 f"not acknowledged: {missing}. The venue's answers must become an Ack with the id"
                 " of the message, or with its subscriptions."
@@ -178,7 +178,7 @@ def unsubscribe(subject: Subject, simulated: str = "") -> None:
                     )
                 if back := _hear(kept, replies):
                     raise ContractViolation(f"the answer {replies!r} to a drop agrees to {back}.")
-            if kept.waiting:
+            if kept.has_pending:
                 raise ContractViolation(f"the drop of {[*map(str, part)]} is not acknowledged.")
             still = {one.symbol for one in talk.line.following if one.symbol}
             if still & {one.symbol for one in part}:

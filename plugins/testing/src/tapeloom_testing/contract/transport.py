@@ -25,7 +25,7 @@ from tapeloom.errors import (
 )
 from tapeloom.harness import BACKENDS, SystemClock
 from tapeloom.plugin import Dial, Endpoint, Feed, Link, Network, PushLink
-from tapeloom.plugin.transports import CLOSE_WITHIN, MESSAGE_LIMIT
+from tapeloom.plugin.transports import CLOSE_TIMEOUT_SECONDS, MAX_MESSAGE_BYTES
 from wsproto import events as ws
 
 from tapeloom_testing.fakevenue import FakeClient, FakeVenue
@@ -200,10 +200,12 @@ class TransportContract(Proving):
             _same(["abc", "d"], reader)
 
         await self._read(script, look)
-        half = bytes(MESSAGE_LIMIT // 2 + 1)
+        half = bytes(MAX_MESSAGE_BYTES // 2 + 1)
         await self._closed_on(framed(half, 0x01) + framed(half, 0x80), 1009, "two large fragments")
         await self._closed_on(
-            framed(b"")[:1] + b"\x7f" + (MESSAGE_LIMIT + 1).to_bytes(8, "big"), 1009, "its header"
+            framed(b"")[:1] + b"\x7f" + (MAX_MESSAGE_BYTES + 1).to_bytes(8, "big"),
+            1009,
+            "its header",
         )
 
     async def _closed_on(self, bad: bytes, code: int, what: str) -> None:
@@ -390,7 +392,7 @@ class TransportContract(Proving):
                         await link.send("x" * 1_000_000)
                 began = anyio.current_time()
             took = anyio.current_time() - began
-        if took > CLOSE_WITHIN + 1:
+        if took > CLOSE_TIMEOUT_SECONDS + 1:
             raise ContractViolation(
                 f"a venue that reads nothing held up the leaving for {took:.1f} s"
             )

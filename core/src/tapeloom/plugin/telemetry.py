@@ -1,0 +1,81 @@
+"""The names of counters and log events, each with its meaning.
+
+Every name has a line ``#: name: meaning`` above its set. `docs/reference/words.md` is made from these lines.
+Core and the official plugins use only these names; plugins may add counters of their own to `Feed.counters`.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+#: What is counted, in `Feed.counters` and, over all feeds, in `Stream.counters`.
+#: frames: Frames received.
+#: bytes: Bytes of the payloads of the frames.
+#: control_frames: Frames that the parser passed to `Frames.on_control`.
+#: unreadable_frames: Frames that neither the parser nor the codec could read.
+#: connections: Connections opened.
+#: reconnects: Connections and sources that ended or failed and were tried again.
+#: replacements: Connections replaced before they ended, without a gap.
+#: resubscriptions: Subscriptions that were ended and started again on an open connection.
+#: gaps: Gaps reported.
+#: missing: Trades missing in gaps of the venue's ids (quality).
+#: backfilled: Events delivered to fill gaps.
+#: requests: REST requests sent.
+#: unrequested: Frames or items about symbols or channels that the feed has not requested.
+#: unsupported: Items of a kind that the plugin does not support (alpaca).
+#: repeats: Messages that repeated an unchanged quote (bybit).
+#: repeated_trades: Trades that the venue sent again after they had been delivered (hyperliquid).
+#: quiet_notices: Messages of the gateway that carry no information (ib).
+#: token_loops: Pages with a page token that had been sent before (alpaca).
+#: stale_books: Order books that lost updates and had to be loaded again (books).
+#: crossed_books: Order books that were crossed and had to be loaded again (books).
+#: stage_errors: Exceptions raised by stages.
+#: sink_errors: Exceptions raised by sinks.
+#: callback_errors: Exceptions raised by callbacks.
+#: dropped: Events dropped by full queues.
+#: overflows: Callbacks and sinks that ended because their queue with the policy "error" was full.
+#: tape_errors: Failed attempts to write a recording.
+#: tape_lost: Frames that are missing in a recording.
+#: flight_errors: Failed attempts to write a bundle of the flight recorder.
+#: reject.*: Events rejected by the rule that follows the dot (quality).
+#: chaos_*: Faults injected of the kind that follows the underscore (chaos).
+CounterName = Literal[
+    "frames", "bytes", "control_frames", "unreadable_frames", "connections", "reconnects",
+    "replacements", "resubscriptions", "gaps", "missing", "backfilled", "requests", "unrequested",
+    "unsupported", "repeats", "repeated_trades", "quiet_notices", "token_loops", "stale_books",
+    "crossed_books", "stage_errors", "sink_errors", "callback_errors", "dropped", "overflows",
+    "tape_errors", "tape_lost", "flight_errors", "reject.*", "chaos_*",
+]  # fmt: skip
+
+#: What is logged, with structlog. Only changes of state are logged, never single messages.
+#: feed_connected: A connection is open.
+#: feed_reconnecting: A connection or source ended or failed and is tried again after `delay` seconds.
+#: feed_failed: A feed ended with an error.
+#: connection_abandoned: A connection failed for good or too often; other connections of the feed go on.
+#: successor_failed: A second connection, opened to replace an old one, ended; another one is tried.
+#: subscription_refused: The venue refused a subscription.
+#: subscription_stalled: No event arrived for a subscription for much longer than usual.
+#: venue_clock: The venue's timestamps stopped, advance again, or moved against ours.
+#: symbols_unchecked: The venue's list of instruments could not be requested; names formed by rule are used.
+#: request_failed: A REST request failed and is tried again, or was refused.
+#: request_abandoned: A REST request failed for good.
+#: request_impossible: The adapter raised while it built a request.
+#: stage_failed: A stage raised; `aside` says whether it is left out from now on.
+#: callback_failed: A callback raised; `failed_at` is the event.
+#: sink_failed: A sink raised; `events_lost` is how many events of the batch are lost.
+#: sink_disabled: A sink raised and is left out; `events_lost` is how many events were queued for it.
+#: consumer_overflowed: The queue of a callback or sink with the policy "error" was full, and it was ended.
+#: drain_incomplete: Callbacks did not process what was queued within the time allowed at the end.
+#: tape_failed: A recording could not be written; it is tried again.
+#: tape_incomplete: Frames are missing in a recording, because it could not be written in time.
+#: flight_saved: The flight recorder wrote a bundle; `why` is the incident, `path` the file.
+#: flight_failed: The flight recorder could not write a bundle or an unreadable frame.
+#: chaos_injected: A fault was injected (chaos).
+LogEvent = Literal[
+    "feed_connected", "feed_reconnecting", "feed_failed", "connection_abandoned",
+    "successor_failed", "subscription_refused", "subscription_stalled", "venue_clock",
+    "symbols_unchecked", "request_failed", "request_abandoned", "request_impossible",
+    "stage_failed", "callback_failed", "sink_failed", "sink_disabled", "consumer_overflowed",
+    "drain_incomplete", "tape_failed", "tape_incomplete", "flight_saved", "flight_failed",
+    "chaos_injected",
+]  # fmt: skip

@@ -1,0 +1,188 @@
+"""Readers of stacks and tapes either read a mutated file or raise their documented error."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from itertools import islice
+from pathlib import Path
+from random import Random
+
+import pytest
+from tapeloom import Registry
+from tapeloom._compose.composer import compose
+from tapeloom._config import parse, read
+from tapeloom._tape.compression import compressor
+from tapeloom._tape.reader import CorruptLine, RecordedAnswer, RecordedFrame, Tape, TapeHead
+from tapeloom.errors import ConfigError, PluginNotFound, TapeError
+from tapeloom_testing import VirtualClock
+from tapeloom_testing.fuzz import mutants
+
+STACKS = [
+    b"""
+[[feed]]
+name = "spot"
+venue = "nowhere"
+symbols = ["BTC/USDT", "ETH/USDT"]
+channels = ["trades", "book:20", "klines:1m"]
+stages = ["quality"]
+
+[stage.quality]
+on_error = "disable"
+
+[queue]
+size = 1000
+policy = "block"
+
+[venue.nowhere]
+base_url = "http://127.0.0.1:1"
+
+[network]
+proxy = "http://127.0.0.1:3128"
+
+[flight]
+folder = "flights"
+seconds = 30
+""",
+    b'backend = "trio"\n[[feed]]\nvenue = "nowhere"\nsymbols = ["A/B"]\nchannels = ["trades"]\n[[sink]]\nuse = "jsonl"\non_error = "disable"\ntypes = ["trade", "bar"]\n',
+]
+"""Two stacks that use every table. The venue `nowhere` does not exist, which is a further mistake."""
+
+
+@pytest.mark.thorough
+def test_a_mutated_stack_file_is_read_or_raises_a_documented_error(tmp_path: Path) -> None:
+    outcomes: Counter[str] = Counter()
+    path = tmp_path / "stack.toml"
+    for text in islice(mutants(STACKS, Random(1)), 6000):
+        path.write_bytes(text)
+        try:
+            draft = read(path)
+            compose(draft.stack_or_raise(), Registry(), VirtualClock(0), 1)
+        except (ConfigError, PluginNotFound) as error:
+            outcomes["refused" if str(error).strip() else "mute"] += 1
+        else:
+            outcomes["read"] += 1
+
+    assert outcomes["refused"] > 3000
+    assert not outcomes["mute"]
+
+
+TABLES = {
+    "feed": [
+        {"venue": "nowhere", "symbols": ["BTC/USDT"], "channels": ["trades"], "stages": ["quality"]}
+    ],
+    "venue": {"nowhere": {"base_url": "http://127.0.0.1:1"}},
+    "network": {"proxy": "http://127.0.0.1:3128"},
+    "flight": {"folder": "flights", "seconds": 30, "keep": 3},
+    "stage": {"quality": {"on_error": "disable"}},
+    "sink": [{"use": "jsonl", "queue": {"size": 5}}],
+    "queue": {"size": 5, "policy": "conflate"},
+}
+
+
+@pytest.mark.thorough
+def test_mutated_stack_tables_are_read_or_raise_config_error() -> None:
+    outcomes: Counter[str] = Counter()
+    for text in islice(mutants([json.dumps(TABLES).encode()], Random(2)), 6000):
+        try:
+            tables = json.loads(text)
+        except (ValueError, RecursionError):
+            continue
+        if not isinstance(tables, dict):
+            continue
+        try:
+            parse(tables).stack_or_raise()
+        except ConfigError:
+            outcomes["refused"] += 1
+        else:
+            outcomes["read"] += 1
+
+    assert outcomes["refused"] > 1000
+    assert outcomes["read"] > 10
+
+
+# --------------------------------------------------------------------------------------------- tapes
+
+LINES = [
+    json.dumps({"ts": 1.5, "feed": {"venue": "nowhere", "symbols": ["BTC/USDT"]}}).encode(),
+    json.dumps({"ts": 1.75, "frame": '{"e":"trade","p":"1.5"}'}).encode(),
+    json.dumps({"ts": 1.75, "frame64": "eyJlIjoxfQ=="}).encode(),
+    json.dumps({"ts": 2, "url": "http://127.0.0.1/depth", "request": "", "answer": "{}"}).encode(),
+    json.dumps({"ts": None, "frame": "x", "connection": 2}).encode(),
+]
+
+
+def written(path: Path, content: bytes) -> Path:
+    """Write a tape, compressed as the ending of its name says."""
+    path.write_bytes(compressor(path.suffix)(content))
+    return path
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "jsonl.gz", "jsonl.zst"])
+def test_valid_lines_between_mutated_ones_are_all_read(suffix: str, tmp_path: Path) -> None:
+    chance, broken = Random(3), mutants(LINES, Random(4))
+    good = [json.dumps({"ts": n, "frame": f"good {n}"}).encode() for n in range(200)]
+    lines = list(good[:1])
+    for line in good[1:]:
+        lines += [bad.replace(b"\n", b" ") for bad in islice(broken, chance.randrange(40))]
+        lines.append(line)
+    tape = Tape(written(tmp_path / f"t.ws.{suffix}", b"\n".join(lines)))
+
+    records = list(tape)
+    assert {type(record) for record in records} == {
+        RecordedFrame,
+        RecordedAnswer,
+        TapeHead,
+        CorruptLine,
+    }
+    read = [record.frame for record in records if isinstance(record, RecordedFrame)]
+    assert [frame for frame in read if frame.startswith(b"good")] == [
+        b"good %d" % n for n in range(200)
+    ]
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("suffix", ["jsonl", "jsonl.gz", "jsonl.zst"])
+def test_a_mutated_tape_file_is_read_or_raises_tape_error(suffix: str, tmp_path: Path) -> None:
+    path = written(tmp_path / f"t.ws.{suffix}", b"\n".join(LINES * 20))
+    whole, outcomes = path.read_bytes(), Counter[str]()
+    for content in islice(mutants([whole, whole[: len(whole) // 2]], Random(5)), 1500):
+        path.write_bytes(content)
+        try:
+            tape = Tape(path)
+            assert tape.head is None or dict(tape.head) is not None
+            records = list(tape)
+        except TapeError as error:
+            outcomes["refused" if str(path) in str(error) else "nameless"] += 1
+        else:
+            outcomes["read"] += len(records)
+
+    assert outcomes["refused"] > 100
+    assert outcomes["read"] > 100
+    assert not outcomes["nameless"]
+
+
+@pytest.mark.thorough
+def test_a_mutated_index_is_read_or_raises_tape_error(tmp_path: Path) -> None:
+    path = written(tmp_path / "t.ws.jsonl", b"\n".join(LINES))
+    (tmp_path / "a.json").write_text("{}")
+    index = tmp_path / "t.rest.index.json"
+    entries = [
+        {
+            "url": "http://127.0.0.1/depth",
+            "file": "a.json",
+            "ts": None,
+            "position": "after 2 ws frames",
+        },
+        {"url": "http://127.0.0.1/depth", "file": "a.json", "ts": 1.6},
+    ]
+    outcomes: Counter[str] = Counter()
+    for content in islice(mutants([json.dumps(entries).encode()], Random(6)), 2000):
+        index.write_bytes(content)
+        try:
+            outcomes["read"] += len(list(Tape(path)))
+        except TapeError:
+            outcomes["refused"] += 1
+
+    assert outcomes["refused"] > 100
+    assert outcomes["read"] > 100
