@@ -110,7 +110,9 @@ class Rest:
             body = ",".join(f'"{writer.native}":{self._snapshot(writer)}' for writer in writers)
             return HttpResponse(f'{{"snapshots":{{{body}}}}}' if crypto else f"{{{body}}}")
         if "latest" in parts:
-            latest = {writer.native: self._latest(kind, writer, call.book_lag) for writer in writers}
+            latest = {
+                writer.native: self._latest(kind, writer, call.book_lag) for writer in writers
+            }
             body = ",".join(f'"{name}":{item}' for name, item in latest.items() if item)
             return HttpResponse(f'{{"{kind}":{{{body}}}}}')
         if kind not in ("trades", "bars", "quotes"):
@@ -122,7 +124,9 @@ class Rest:
             and until > self._market.now - _QUARTER_HOUR
         ):
             return refusal(403, "subscription does not permit querying recent SIP data")
-        return HttpResponse(self._page(kind, self._rows(kind, writers, since, until, call), call.query))
+        return HttpResponse(
+            self._page(kind, self._rows(kind, writers, since, until, call), call.query)
+        )
 
     def _span(self, call: HttpRequest) -> tuple[int, int]:
         now = self._market.now
@@ -171,7 +175,11 @@ class Rest:
                     if bar.trades and bar.end + _SECOND <= self._market.now:
                         yield writer.native, format_time(bar.start), writer.bar(bar)
             elif since <= self._market.now <= until:
-                yield writer.native, "", writer.quote(self._market.now, writer.instrument.top_of_book())
+                yield (
+                    writer.native,
+                    "",
+                    writer.quote(self._market.now, writer.instrument.top_of_book()),
+                )
 
     def _page(self, kind: str, rows: Iterator[Row], query: Mapping[str, str]) -> str:
         limit = min(int(query.get("limit", "1000")), _MAX_PAGE)

@@ -112,7 +112,9 @@ class AlpacaSide:
             self._streams[key] = STREAMS[crypto][name](f"{name}:{native}", writer)
         return self._streams.get(key)
 
-    def open_connection(self, call: HttpRequest, line: ClientConnection) -> VenueSession | HttpResponse:
+    def open_connection(
+        self, call: HttpRequest, line: ClientConnection
+    ) -> VenueSession | HttpResponse:
         """Accept a connection to one of the feeds, or refuse it with an HTTP status."""
         if call.path not in _PATHS:
             return HttpResponse("", 404)
@@ -126,7 +128,9 @@ class AlpacaSide:
         """Return the cost of a call, which is always 1."""
         return _BUDGET, 1
 
-    def rate_limit_response(self, status: int, retry_after: int, budget: RestBudget | None) -> HttpResponse:
+    def rate_limit_response(
+        self, status: int, retry_after: int, budget: RestBudget | None
+    ) -> HttpResponse:
         """Return the answer for too many calls."""
         return refusal(status, "too many requests.")
 

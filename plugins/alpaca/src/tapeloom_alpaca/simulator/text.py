@@ -161,7 +161,11 @@ class SymbolWriter:
     def bar(self, bar: MarketBar) -> str:
         """Return a bar."""
         price = self.price
-        mean = Decimal(bar.quote_volume) / bar.volume * self.instrument.tick if bar.volume else Decimal(0)
+        mean = (
+            Decimal(bar.quote_volume) / bar.volume * self.instrument.tick
+            if bar.volume
+            else Decimal(0)
+        )
         return (
             f'{{"t":"{format_time(bar.start)}","o":{price[bar.open]},"h":{price[bar.high]},'
             f'"l":{price[bar.low]},"c":{price[bar.close]},"v":{self.size.write(bar.volume)},'

@@ -66,7 +66,11 @@ def coins_of(market: Market) -> tuple[dict[str, Coin], Tokens]:
     """
     tokens = Tokens(["USDC"])
     swaps = [instrument for instrument in market.instruments.values() if _is_perpetual(instrument)]
-    pairs = [instrument for instrument in market.instruments.values() if instrument.parsed_symbol.kind == "spot"]
+    pairs = [
+        instrument
+        for instrument in market.instruments.values()
+        if instrument.parsed_symbol.kind == "spot"
+    ]
     coins = {
         name: Coin.of(instrument, market, name)
         for instrument in swaps

@@ -78,7 +78,9 @@ class HyperliquidSide:
         """Return ``[venue.hyperliquid]`` of a stack that uses the simulator at *url*."""
         return {"base_url": url}
 
-    def open_connection(self, call: HttpRequest, line: ClientConnection) -> VenueSession | HttpResponse:
+    def open_connection(
+        self, call: HttpRequest, line: ClientConnection
+    ) -> VenueSession | HttpResponse:
         """Accept a connection to ``/ws``, or refuse it with an HTTP status."""
         if not call.path.endswith("/ws"):
             return HttpResponse("", 404)
@@ -132,7 +134,9 @@ class HyperliquidSide:
         """Return the weight of a call."""
         return BUDGET, self._rest.request_cost(call)
 
-    def rate_limit_response(self, status: int, retry_after: int, budget: RestBudget | None) -> HttpResponse:
+    def rate_limit_response(
+        self, status: int, retry_after: int, budget: RestBudget | None
+    ) -> HttpResponse:
         """Return an empty refusal: the venue does not document its body."""
         return HttpResponse("null", status)
 

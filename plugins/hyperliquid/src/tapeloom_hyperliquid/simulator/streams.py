@@ -154,7 +154,11 @@ class Coin:
     def context(self) -> str:
         """Return the statistics of 24 hours."""
         instrument, price = self.instrument, self.price
-        best, last, day = instrument.top_of_book(), instrument.last_trade, instrument.last_24h(self.market.now)
+        best, last, day = (
+            instrument.top_of_book(),
+            instrument.last_trade,
+            instrument.last_24h(self.market.now),
+        )
         mark = price[last.price if last else best.bid]
         before = price[day.open] if day else mark
         value, volume = (day.quote_volume, day.volume) if day else (0, 0)

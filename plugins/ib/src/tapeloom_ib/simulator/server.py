@@ -94,7 +94,9 @@ class IBSide:
 
         return unframe_block
 
-    def open_connection(self, call: HttpRequest, line: ClientConnection) -> VenueSession | HttpResponse:
+    def open_connection(
+        self, call: HttpRequest, line: ClientConnection
+    ) -> VenueSession | HttpResponse:
         """Accept a client, which sends its id later."""
         clients = self._gateway.clients
         clients[:] = [client for client in clients if client.line.counts_as_open]
@@ -110,7 +112,9 @@ class IBSide:
         """Return None: the gateway has no REST interface."""
         return None
 
-    def rate_limit_response(self, status: int, retry_after: int, budget: RestBudget | None) -> HttpResponse:
+    def rate_limit_response(
+        self, status: int, retry_after: int, budget: RestBudget | None
+    ) -> HttpResponse:
         """Return *status*: the gateway has no REST interface."""
         return HttpResponse("", status)
 
