@@ -14,6 +14,7 @@ from tapeloom_simulator.server_api import (
     Framing,
     HttpRequest,
     MarketBar,
+    MarketStep,
     MarketTrade,
     TopOfBook,
 )
