@@ -1,4 +1,4 @@
-"""What is not to happen: a loss over a planned end, a feed on the wrong event loop, a key in the open."""
+"""Checks of a server restart, of unsupported event loops, and of secrets that must not be shown."""
 
 from __future__ import annotations
 
@@ -18,12 +18,14 @@ from .recording import Plant, Run
 
 __all__ = ["refused", "restarting", "secretive", "survived"]
 
-_AT = 20.0  # market seconds after which the venue restarts
+#: Market seconds after which the venue restarts: trades exist before and after it.
+_AT = 20.0
+#: Seconds within which a feed on an unsupported event loop must end with an error.
 _PATIENCE = 10.0
 
 
 def restarting(plant: Callable[..., Plant]) -> Plant:
-    """Return a run in the middle of which the venue restarts."""
+    """Return the plant of a run in which the venue restarts after `_AT` seconds."""
     return plant(
         rate=50.0,
         speed=40.0,
@@ -33,31 +35,34 @@ def restarting(plant: Callable[..., Plant]) -> Plant:
 
 
 def survived(run: Run, unit: int) -> None:
-    """Hold that every trade came, or stands in a hole that a Gap announces at its place."""
+    """Check that each trade was delivered, or is missing exactly where a Gap event was emitted."""
     if not run.truth.faults:
-        raise ContractViolation("the venue's side could not be made to end the connection.")
+        raise ContractViolation(
+            "the simulated server did not close the connection on the fault `server_shutdown`."
+        )
     if bad := [event for event in run.events if type(event) is Reject]:
-        raise ContractViolation(f"over a planned end this was rejected: {bad[0]!r}")
+        raise ContractViolation(f"expected no Reject around a server restart, got {bad[0]!r}")
     for symbol in run.subject.symbols:
-        real = [(one.price, one.size, one.ts // unit) for one in run.truth.trades(symbol)]
-        joined: dict[int, list[Any]] = {}
-        for one in run.truth.trades(symbol):
-            joined.setdefault(one.aggregate_id, []).append(one)
-        sums = [
-            (some[0].price, sum(one.size for one in some), some[0].ts // unit)
-            for some in joined.values()
+        trades = run.truth.trades(symbol)
+        single = [(trade.price, trade.size, trade.ts // unit) for trade in trades]
+        groups: dict[int, list[Any]] = {}
+        for trade in trades:
+            groups.setdefault(trade.aggregate_id, []).append(trade)
+        aggregates = [
+            (group[0].price, sum(trade.size for trade in group), group[0].ts // unit)
+            for group in groups.values()
         ]
         parts = _parts(run, symbol, unit)
-        if not any(_holes_only_between(parts, facts) for facts in (real, sums)):
-            came = [len(part) for part in parts]
+        if not any(_missing_only_between(parts, facts) for facts in (single, aggregates)):
+            counts = [len(part) for part in parts]
             raise ContractViolation(
-                f"{symbol}: {len(real)} trades were made, {came} came before and after gaps, and"
-                " what is missing is not where a Gap stands."
+                f"{symbol}: the market has {len(single)} trades; {counts} were delivered between"
+                " the gaps. Trades are missing where no Gap was emitted."
             )
 
 
 def _parts(run: Run, symbol: str, unit: int) -> list[list[Any]]:
-    """Return the trades of *symbol*, parted by the gaps."""
+    """Return the live trades of *symbol*, split at its Gap events."""
     parts: list[list[Any]] = [[]]
     for event in run.events:
         if event.symbol != symbol:
@@ -69,8 +74,8 @@ def _parts(run: Run, symbol: str, unit: int) -> list[list[Any]]:
     return parts
 
 
-def _holes_only_between(parts: list[list[Any]], facts: list[Any]) -> bool:
-    """Say whether each part stands in *facts* without a hole, one after another, from the start."""
+def _missing_only_between(parts: list[list[Any]], facts: list[Any]) -> bool:
+    """Return whether the parts are contiguous slices of *facts*, in order, the first at its start."""
     at = 0
     for number, part in enumerate(parts):
         if not part:
@@ -88,16 +93,17 @@ def _holes_only_between(parts: list[list[Any]], facts: list[Any]) -> bool:
 
 
 def refused(subject: Subject, backend: str) -> None:
-    """Hold that a feed on an event loop that its plugin does not name ends with a clear error."""
+    """Check that a feed raises BackendUnsupported on an event loop that its plugin does not support."""
     error = anyio.run(_error_on, subject, backend=backend)
     if not isinstance(error, BackendUnsupported):
         raise ContractViolation(
-            f"{subject.venue} does not name {backend}, and on it BackendUnsupported was expected"
-            f" and {error!r} came."
+            f"{subject.venue} does not support {backend}: expected BackendUnsupported on it, got"
+            f" {error!r}."
         )
 
 
 async def _error_on(subject: Subject) -> Exception | None:
+    """Run the feed on the current event loop and return the error it ends with."""
     with subject.environment():
         try:
             stream = tapeloom.open(subject.stack(), registry=subject.registry())
@@ -116,12 +122,12 @@ async def _error_on(subject: Subject) -> Exception | None:
 
 
 def secretive(subject: Subject, run: Run) -> None:
-    """Hold that no key stands in a repr, an event, an error or a log line."""
+    """Check that no secret appears in a repr, an event, an error or a log line."""
     if not subject.secrets:
         raise NotApplicable("it needs no key")
     plan = subject.plan(run.given)
     history = plan.history
-    wants: list[Any] = [
+    queries: list[Any] = [
         HistoryQuery("trades", subject.symbols[0], since=1),
         HistoryQuery("book", subject.symbols[0]),
     ]
@@ -130,7 +136,7 @@ def secretive(subject: Subject, run: Run) -> None:
         "the feed": f"{plan.feed!r} {plan!r}",
         "the endpoints": f"{plan.endpoints!r} {plan.source!r}",
         "the codec or the history": f"{plan.codec!r} {history!r}",
-        "the requests": repr([history.request(want) for want in wants] if history else []),
+        "the requests": repr([history.request(query) for query in queries] if history else []),
         "the log": repr(run.logs),
         "the error": f"{run.error} {run.error!r}",
     }
@@ -139,7 +145,7 @@ def secretive(subject: Subject, run: Run) -> None:
         for where, text in texts:
             if fake in text:
                 raise ContractViolation(
-                    f"the secret {name!r} stands in {where}. Keep it in a tapeloom.Secret."
+                    f"the secret {name!r} appears in {where}. Keep it in a tapeloom.Secret."
                 )
 
 

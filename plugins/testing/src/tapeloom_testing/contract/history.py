@@ -1,4 +1,4 @@
-"""The client's REST language against the venue's, without a network."""
+"""Checks a venue plugin's `history` hook: its requests go to the simulated server, without a network."""
 
 from __future__ import annotations
 
@@ -23,13 +23,16 @@ if TYPE_CHECKING:
 
 __all__ = ["answered"]
 
+#: One second in ns.
 _SECOND = 1_000_000_000
+#: Length of the simulated history in ns: more than two bars of one minute.
 _SPAN = 150 * _SECOND
+#: Book levels per side that are compared at most.
 _LEVELS = 20
 
 
-class Library:
-    """A venue with a past, and a client that asks about it."""
+class Archive:
+    """A simulated venue with a trading history, and the plugin that requests it."""
 
     def __init__(self, subject: Subject, simulated: str) -> None:
         self.market: Any = SimulatedMarket(subject.symbols, seed=5, rate=10.0)
@@ -42,16 +45,18 @@ class Library:
         self.plan: ComposedFeed = subject.plan(given)
         if self.plan.history is None:
             raise ContractViolation(
-                "the contract says that REST answers, and there is no hook `history`."
+                "the contract declares `history`, but the plugin has no hook `history`."
             )
         self.history = self.plan.history
         self.symbol = subject.symbols[0]
-        self.pit = self.market.instruments[self.symbol]
+        self.instrument = self.market.instruments[self.symbol]
 
-    def get(self, request: Request | None, what: str) -> bytes:
-        """Return what the venue's side answers."""
+    def get(self, request: Request | None, purpose: str) -> bytes:
+        """Return the body of the simulated server's response; *purpose* names it in errors."""
         if request is None:
-            raise ContractViolation(f"{what} is declared, and `history` gives no request for it.")
+            raise ContractViolation(
+                f"{purpose} is declared, but `history` returns no request for it."
+            )
         address = urlsplit(request.url)
         call = HttpRequest(
             method="POST" if request.body else "GET",
@@ -63,127 +68,137 @@ class Library:
         answer = self.side.respond(call)
         if answer.status != 200:
             raise ContractViolation(
-                f"{what}: the venue's side answers {request.url} with HTTP {answer.status}:"
+                f"{purpose}: the simulated server answers {request.url} with HTTP {answer.status}:"
                 f" {answer.body[:200]!r}"
             )
         return answer.body.encode()
 
-    def ask(self, want: HistoryQuery) -> list[Any]:
-        """Return the events that answer *want*."""
-        request = self.history.request(want)
-        body = self.get(request, f"history {want.kind!r}")
+    def query(self, query: HistoryQuery) -> list[Any]:
+        """Request *query* and return the events read from the response."""
+        request = self.history.request(query)
+        body = self.get(request, f"history {query.kind!r}")
         assert request is not None
         events: list[Event] = self.history.read_answer(request, body, 7)
         if not events:
             raise ContractViolation(
-                f"nothing came of {request.url}, to which the venue said {body[:200]!r}"
+                f"`read_answer` found no event in the response to {request.url}: {body[:200]!r}"
             )
         for event in events:
-            if event.symbol != want.symbol or event.venue != self.plan.feed.venue:
-                raise ContractViolation(f"{want!r} was asked for, and this came: {event!r}")
+            if event.symbol != query.symbol or event.venue != self.plan.feed.venue:
+                raise ContractViolation(f"expected events of {query!r}, got {event!r}")
         return events
 
 
 def answered(subject: Subject, kinds: Sequence[str], unit: int, simulated: str = "") -> None:
-    """Hold that REST answers what is declared, and that what it answers is true."""
-    library = Library(subject, simulated)
+    """Check that each declared kind of history can be requested and equals the market's data."""
+    archive = Archive(subject, simulated)
     for kind in kinds:
-        word, interval = channel_parts(kind)
-        if word == "listing":
-            _listing(library, subject)
-        elif word == "trades":
-            _trades(library, unit)
-        elif word == "bars":
-            _bars(library, interval or "1m")
-        elif word == "book":
-            _book(library, subject)
+        name, interval = channel_parts(kind)
+        if name == "listing":
+            _listing(archive, subject)
+        elif name == "trades":
+            _trades(archive, unit)
+        elif name == "bars":
+            _bars(archive, interval or "1m")
+        elif name == "book":
+            _book(archive, subject)
         else:
-            raise ContractViolation(f"history {kind!r} is none of listing, trades, bars, book.")
+            raise ContractViolation(
+                f"history {kind!r} is unknown: expected listing, trades, bars or book."
+            )
 
 
-def _listing(library: Library, subject: Subject) -> None:
-    request = library.history.listing_request()
+def _listing(archive: Archive, subject: Subject) -> None:
+    request = archive.history.listing_request()
     listed = {
-        one.symbol: one
-        for one in library.history.read_listing(library.get(request, "history 'listing'"))
+        instrument.symbol: instrument
+        for instrument in archive.history.read_listing(archive.get(request, "history 'listing'"))
     }
     for symbol in subject.symbols:
-        one, parts = listed.get(symbol), Symbol.parse(symbol)
-        if one is None:
+        instrument, parts = listed.get(symbol), Symbol.parse(symbol)
+        if instrument is None:
             raise ContractViolation(
-                f"the venue lists {symbol!r}, and `instruments` has {sorted(listed)[:9]}"
+                f"the venue lists {symbol!r}, but `read_listing` returned {sorted(listed)[:9]}"
             )
-        if (one.kind, one.base, one.quote) != (parts.kind, parts.base, parts.quote):
-            raise ContractViolation(f"{symbol!r} is listed as {one!r}")
-    natives = [one.native for one in listed.values()]
+        listed_parts = (instrument.kind, instrument.base, instrument.quote)
+        if listed_parts != (parts.kind, parts.base, parts.quote):
+            raise ContractViolation(f"{symbol!r} is listed as {instrument!r}")
+    natives = [instrument.native for instrument in listed.values()]
     if len(natives) != len(set(natives)):
-        raise ContractViolation("two symbols of the list have one native name.")
+        raise ContractViolation("two symbols of the listing have the same native name.")
 
 
-def _trades(library: Library, unit: int) -> None:
-    pit, epoch = library.pit, library.market.epoch
+def _trades(archive: Archive, unit: int) -> None:
+    instrument, epoch = archive.instrument, archive.market.epoch
     since, until = epoch + 20 * _SECOND, epoch + 100 * _SECOND
-    wants = [
-        HistoryQuery("trades", library.symbol, channel, "", *span)
+    queries = [
+        HistoryQuery("trades", archive.symbol, channel, "", *span)
         for channel in ("trades", "agg_trades")
         for span in ((since, until, None), (None, None, 20), (None, None, None))
     ]
-    given = [want for want in wants if library.history.request(want) is not None]
-    events = library.ask(given[0] if given else wants[0])
+    supported = [query for query in queries if archive.history.request(query) is not None]
+    events = archive.query(supported[0] if supported else queries[0])
     real = [
-        (fill.price * pit.tick, fill.size * pit.lot, fill.ts // unit)
-        for fill in pit.trades(1, 1_000_000)
+        (trade.price * instrument.tick, trade.size * instrument.lot, trade.ts // unit)
+        for trade in instrument.trades(1, 1_000_000)
     ]
-    joined = [
-        (some[0].price * pit.tick, sum(one.size for one in some) * pit.lot, some[0].ts // unit)
-        for some in pit.aggregate_trades(1, 1_000_000)
-    ]
-    got = [(one.price, one.size, one.ts // unit) for one in events if type(one) is Trade]
-    if not any(_within(got, facts) for facts in (real, joined)):
-        raise ContractViolation(
-            f"the trades that came are not the market's, in order: {events[:2]!r}"
+    aggregates = [
+        (
+            group[0].price * instrument.tick,
+            sum(trade.size for trade in group) * instrument.lot,
+            group[0].ts // unit,
         )
-    if wrong := [one for one in events if type(one) is not Trade or one.origin == "live"]:
-        raise ContractViolation(f"past trades are not live: {wrong[0]!r}. Set `origin`.")
+        for group in instrument.aggregate_trades(1, 1_000_000)
+    ]
+    got = [(event.price, event.size, event.ts // unit) for event in events if type(event) is Trade]
+    if not any(_within(got, facts) for facts in (real, aggregates)):
+        raise ContractViolation(
+            f"the trades are not a complete, ordered part of the market's: {events[:2]!r}"
+        )
+    if wrong := [event for event in events if type(event) is not Trade or event.origin == "live"]:
+        raise ContractViolation(
+            f"expected trades with an origin other than 'live', got {wrong[0]!r}. Set `origin`."
+        )
 
 
 def _within(part: Sequence[Any], whole: Sequence[Any]) -> bool:
-    """Say whether *part* stands in *whole*, without a hole."""
-    starts = [at for at, one in enumerate(whole) if part and one == part[0]]
+    """Return whether *part* is a contiguous slice of *whole*."""
+    starts = [at for at, item in enumerate(whole) if part and item == part[0]]
     return any(list(whole[at : at + len(part)]) == list(part) for at in starts)
 
 
-def _bars(library: Library, interval: str) -> None:
-    pit, market = library.pit, library.market
-    events = library.ask(
+def _bars(archive: Archive, interval: str) -> None:
+    instrument, market = archive.instrument, archive.market
+    events = archive.query(
         HistoryQuery(
-            "bars", library.symbol, f"klines:{interval}", interval,
+            "bars", archive.symbol, f"klines:{interval}", interval,
             since=market.epoch, until=market.epoch + _SPAN,
         )
     )  # fmt: skip
     for bar in events:
         if type(bar) is not Bar or bar.interval != interval:
-            raise ContractViolation(f"bars of {interval} were asked for, and this came: {bar!r}")
-        candle = pit.bar(interval, bar.ts)
+            raise ContractViolation(f"expected bars of {interval}, got {bar!r}")
+        candle = instrument.bar(interval, bar.ts)
         if candle is None or candle.start != bar.ts:
             raise ContractViolation(f"the market has no bar that starts at {bar.ts}: {bar!r}")
         ticks = (candle.open, candle.high, candle.low, candle.close)
-        expected = (*(price * pit.tick for price in ticks), candle.volume * pit.lot)
+        expected = (*(price * instrument.tick for price in ticks), candle.volume * instrument.lot)
         if (bar.open, bar.high, bar.low, bar.close, bar.volume) != expected:
-            raise ContractViolation(f"expected {[*map(str, expected)]}, came {bar!r}")
+            raise ContractViolation(f"expected {[*map(str, expected)]}, got {bar!r}")
         if bar.closed and candle.end > market.now:
-            raise ContractViolation(f"a bar that has not ended is said to be closed: {bar!r}")
+            raise ContractViolation(f"this bar is closed, but its interval has not ended: {bar!r}")
 
 
-def _book(library: Library, subject: Subject) -> None:
-    pit = library.pit
-    channel = next((one for one in subject.channels if channel_parts(one)[0] == "book"), "book")
-    events = library.ask(HistoryQuery("book", library.symbol, channel))
+def _book(archive: Archive, subject: Subject) -> None:
+    instrument = archive.instrument
+    channels = (name for name in subject.channels if channel_parts(name)[0] == "book")
+    channel = next(channels, "book")
+    events = archive.query(HistoryQuery("book", archive.symbol, channel))
     book = events[0]
     if len(events) != 1 or type(book) is not Book or book.kind != "snapshot":
-        raise ContractViolation(f"one snapshot of a book was asked for, and this came: {events!r}")
-    ladder = pit.book_snapshot(_LEVELS)
-    for name, mine, theirs in (("bids", book.bids, ladder.bids), ("asks", book.asks, ladder.asks)):
-        real = [(price * pit.tick, size * pit.lot) for price, size in theirs]
-        if not mine or mine[:_LEVELS] != real[: len(mine)]:
-            raise ContractViolation(f"the {name} are {mine[:3]}, the market's {real[:3]}.")
+        raise ContractViolation(f"expected one snapshot of a book, got {events!r}")
+    ladder = instrument.book_snapshot(_LEVELS)
+    for name, got, levels in (("bids", book.bids, ladder.bids), ("asks", book.asks, ladder.asks)):
+        real = [(price * instrument.tick, size * instrument.lot) for price, size in levels]
+        if not got or got[:_LEVELS] != real[: len(got)]:
+            raise ContractViolation(f"expected the {name} {real[:3]}, got {got[:3]}.")

@@ -1,4 +1,4 @@
-"""The two ways in which the session reads a link, and what a transport's contract needs on the wire."""
+"""Helpers of the transport contract: a reader for `receive` and `push_to`, frames, and a proxy."""
 
 from __future__ import annotations
 
@@ -15,35 +15,36 @@ from .declared import ContractViolation
 
 __all__ = ["PATIENCE", "Reader", "framed", "tunnel"]
 
+#: Seconds to wait for expected data: far more than a loopback connection needs.
 PATIENCE = 20.0
 
 
 class _Enough(Exception):
-    """What was waited for has come."""
+    """Raised to stop reading once the awaited data has arrived."""
 
 
 class Reader:
-    """Reads a link by `receive`, or by `deliver`."""
+    """Reads a link with `receive`, or with `push_to` when *method* is "deliver"."""
 
-    def __init__(self, link: Link, way: str) -> None:
+    def __init__(self, link: Link, method: str) -> None:
         self._link = link
-        self._way = way
-        self.batches: list[list[bytes]] = []  #: all that came, read by read
+        self._method = method
+        self.batches: list[list[bytes]] = []  #: the messages of each read
 
     @property
     def messages(self) -> list[bytes]:
-        """All that came."""
-        return [one for batch in self.batches for one in batch]
+        """All messages read so far."""
+        return [message for batch in self.batches for message in batch]
 
     async def until(
         self, enough: Callable[[], bool], slowly: Callable[[], Awaitable[None]] | None = None
     ) -> None:
-        """Read until there is *enough*; wait *slowly* after each read, where that is given.
+        """Read until *enough* returns true; await *slowly* after each read if it is given.
 
-        Raises Broken where it does not come.
+        Raise ContractViolation if that takes longer than `PATIENCE` seconds.
         """
 
-        def take(batch: list[bytes]) -> Awaitable[None] | None:
+        def on_read(batch: list[bytes]) -> Awaitable[None] | None:
             self.batches.append(batch)
             if enough():
                 raise _Enough
@@ -51,27 +52,30 @@ class Reader:
 
         try:
             with anyio.fail_after(PATIENCE):
-                if self._way == "deliver":
+                if self._method == "deliver":
                     assert isinstance(self._link, PushLink)
-                    await self._link.push_to(take)
+                    await self._link.push_to(on_read)
                 while True:
-                    waiting = take(await self._link.receive())
+                    waiting = on_read(await self._link.receive())
                     if waiting is not None:
                         await waiting
         except _Enough:
             pass
         except TimeoutError:
             raise ContractViolation(
-                f"by `{self._way}` came {len(self.messages)} messages in {len(self.batches)} reads,"
-                f" and then nothing for {PATIENCE:g} s: more was to be told."
+                f"`{self._method}` returned {len(self.messages)} messages in {len(self.batches)} reads"
+                f" within {PATIENCE:g} s; more messages or the end of the connection were expected."
             ) from None
 
     async def count(self, number: int) -> None:
-        """Read until so many messages have come."""
+        """Read until *number* messages have arrived."""
         await self.until(lambda: len(self.messages) >= number)
 
     async def end(self) -> ConnectionLost:
-        """Read to the end, and return it. Raises Broken where none is told."""
+        """Read to the end of the connection and return its ConnectionLost error.
+
+        Raise ContractViolation if none is raised.
+        """
         try:
             await self.until(lambda: False)
         except ConnectionLost as error:
@@ -80,7 +84,7 @@ class Reader:
 
 
 def framed(payload: bytes, first: int = 0x81) -> bytes:
-    """Return a frame as a server sends it; *first* is its first byte: 0x81 is a whole text."""
+    """Return an unmasked frame; *first* is its first byte: 0x81 is a text message in one frame."""
     size = len(payload)
     if size < 126:
         return bytes((first, size)) + payload
@@ -91,18 +95,18 @@ def framed(payload: bytes, first: int = 0x81) -> bytes:
 
 @asynccontextmanager
 async def tunnel(served: list[bytes]) -> AsyncIterator[str]:
-    """Run an HTTP proxy that tunnels; what it was asked for goes into *served*."""
+    """Run an HTTP CONNECT proxy and yield its URL; append each request line to *served*."""
 
     async def relay(client: anyio.abc.ByteStream) -> None:
         async with client:
             head = b""
             while b"\r\n\r\n" not in head:
                 head += await client.receive()
-            asked = re.match(rb"CONNECT ([^:]+):(\d+) ", head)
+            target = re.match(rb"CONNECT ([^:]+):(\d+) ", head)
             served.append(head.partition(b"\r\n")[0])
-            if asked is None:
+            if target is None:
                 return
-            async with await anyio.connect_tcp(asked[1].decode(), int(asked[2])) as server:
+            async with await anyio.connect_tcp(target[1].decode(), int(target[2])) as server:
                 await client.send(b"HTTP/1.1 200 Connection established\r\n\r\n")
                 async with anyio.create_task_group() as tasks:
                     tasks.start_soon(_copy, client, server, tasks)

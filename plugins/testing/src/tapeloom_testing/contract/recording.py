@@ -1,4 +1,4 @@
-"""One run of a venue against its simulated other side: what was sent, what was delivered, the truth."""
+"""Runs a venue feed against its simulated server and records frames, events and market data."""
 
 from __future__ import annotations
 
@@ -31,32 +31,38 @@ if TYPE_CHECKING:
 
 __all__ = ["Plant", "Run", "record"]
 
+#: Name of the plugin and stage that requests book snapshots.
 _SNAPSHOTS = "contract-snapshots"
+#: Finds the number of subscriptions in the detail of the status `subscribed`.
 _SUBSCRIBED = re.compile(r"(\d+) subscriptions")
+#: One minute in ns.
 _MINUTE = 60_000_000_000
-_ENOUGH = 5  # trades
-_READY = 8.0  # seconds in which every subscription has to be agreed to
-_DEADLINE = 40.0  # seconds for a whole run
+#: Trades per symbol on the new connection that show that the feed goes on.
+_ENOUGH = 5
+#: Seconds within which the venue must acknowledge every subscription.
+_READY = 8.0
+#: Seconds for a whole run.
+_DEADLINE = 40.0
 
 
 @define
 class Plant:
-    """How a run is simulated. `serves` makes the server side, `table` the venue's settings."""
+    """Settings of a simulated run. `serves` makes the server, `table` the venue's settings."""
 
     serves: Callable[[Any], Any]
     table: Callable[[Any], Mapping[str, Any]]
     rate: float
     seconds: float
     speed: float
-    settle: float = 65.0  #: market seconds after the last trade, in which bars close
+    settle: float = 65.0  #: market seconds to wait after the last trade, so that bars close
     streams: int | None = None
     faults: Callable[[Any], list[Any]] = lambda _: []
-    after: bool = False  #: run on until something came after a gap
+    after: bool = False  #: run until trades were delivered after a reconnect
 
 
 @define
 class Run:
-    """What a run gave. `frames` are batches in the order of their arrival."""
+    """The results of a run. `frames` holds the batches of payloads in order of arrival."""
 
     subject: Subject
     given: dict[str, Any] = Factory(dict)
@@ -64,7 +70,7 @@ class Run:
     sent: list[str] = Factory(list)
     lines: list[Line] = Factory(list)
     events: list[Event] = Factory(list)
-    calm: int = 0  #: events before the simulation was stopped
+    calm: int = 0  #: number of events delivered before the simulation was stopped
     ready: bool = False
     logs: list[Any] = Factory(list)
     error: Exception | None = None
@@ -77,12 +83,12 @@ class Run:
     delivered: anyio.Event = Factory(anyio.Event)
 
     def candles(self, symbol: str, interval: str) -> dict[int, MarketBar]:
-        """Return the market's candles that have ended, by their start."""
-        return {one.start: one for one in self.truth.closed_bars(symbol, interval)}
+        """Return the market's closed bars by their start in ns."""
+        return {bar.start: bar for bar in self.truth.closed_bars(symbol, interval)}
 
 
 class Line:
-    """One connection that is written down."""
+    """A link that records the payloads it receives and the texts it sends."""
 
     def __init__(self, endpoint: Endpoint, link: Link, run: Run) -> None:
         self.endpoint = endpoint
@@ -90,7 +96,7 @@ class Line:
         self._link, self._run = link, run
 
     async def receive(self) -> list[bytes]:
-        """Read, and write down."""
+        """Receive payloads and record them."""
         try:
             payloads = await self._link.receive()
         except ConnectionLost:
@@ -101,7 +107,7 @@ class Line:
         return payloads
 
     async def send(self, text: str) -> None:
-        """Write down, and send."""
+        """Record a text and send it."""
         self._run.sent.append(text)
         await self._link.send(text)
 
@@ -111,7 +117,7 @@ class Line:
 
 
 class _Snapshots:
-    """A stage that asks for a book where updates come and no book has come."""
+    """A stage that requests a snapshot when a book starts with a delta, also after a gap."""
 
     def __init__(self, feed: Feed) -> None:
         self._feed = feed
@@ -155,7 +161,7 @@ async def record(subject: Subject, plant: Plant) -> Run:
     run.logs = logs
     if scope.cancelled_caught:
         raise ContractViolation(
-            f"after {_DEADLINE:g} s the run of market {subject.market!r} had not come to its end:"
+            f"after {_DEADLINE:g} s the run of market {subject.market!r} had not ended:"
             f" {len(run.events)} events, {len(run.frames)} frames; {run.error or 'no error'}"
         )
     return run
@@ -163,6 +169,8 @@ async def record(subject: Subject, plant: Plant) -> Run:
 
 @asynccontextmanager
 async def _opened(subject: Subject, run: Run, base: Dial) -> AsyncIterator[Stream]:
+    """Open the stream of *subject*; its connections are recorded in *run*."""
+
     @asynccontextmanager
     async def dial(endpoint: Endpoint) -> AsyncIterator[Link]:
         async with base(endpoint) as link:
@@ -183,19 +191,19 @@ async def _opened(subject: Subject, run: Run, base: Dial) -> AsyncIterator[Strea
 
 
 async def _follow(run: Run, stream: Stream, sim: Any, plant: Plant) -> None:
-    """Begin when everything is subscribed to, end when everything has been read."""
+    """Start the market once all is subscribed to, and stop the stream once all data was read."""
     consumer: Consumer[Event] = stream.consume(policy="block")
     async with anyio.create_task_group() as tasks:
         run.began = time.time_ns()
         tasks.start_soon(_collect, run, consumer)
         run.ready = await _subscribed(run, stream, sim, plant)
-        _look(run, sim)
+        _record_market(run, sim)
         sim.begin()
         if plant.after:
-            await _beyond_the_end(run)
+            await _reconnected(run)
         else:
             await _settled(sim, plant, run)
-        await _shut(run, sim)
+        await _stop_simulation(run, sim)
         run.ended = time.time_ns()
         run.error = stream.error
         stream.stop()
@@ -206,6 +214,7 @@ async def _follow(run: Run, stream: Stream, sim: Any, plant: Plant) -> None:
 
 
 async def _collect(run: Run, consumer: Consumer[Event]) -> None:
+    """Add the delivered events to the run until the stream ends."""
     try:
         while batch := await consumer.batch():
             run.events += batch
@@ -215,35 +224,44 @@ async def _collect(run: Run, consumer: Consumer[Event]) -> None:
 
 
 async def _subscribed(run: Run, stream: Stream, sim: Any, plant: Plant) -> bool:
-    """Wait until the venue has agreed to everything, or the simulator sees all of it."""
+    """Return whether, within `_READY` seconds, all subscriptions are acknowledged or are served."""
     plan = stream.plans[0]
     wanted = len(plan.feed.symbols) * len(plan.feed.channels)
     streams = plant.streams or wanted
     with anyio.move_on_after(_READY):
         while not run.delivered.is_set():
-            if _agreed(run) >= wanted or len(sim.truth.sent) >= streams:
+            if _acknowledged(run) >= wanted or len(sim.truth.sent) >= streams:
                 return True
             await anyio.sleep(0.005)
     return False
 
 
-def _agreed(run: Run) -> int:
-    """Return to how many subscriptions the venue has agreed, as the stream tells."""
-    told = [one.detail for one in run.events if type(one) is Status and one.state == "subscribed"]
-    return sum(int(match[1]) for each in told if (match := _SUBSCRIBED.search(each)))
+def _acknowledged(run: Run) -> int:
+    """Return the number of acknowledged subscriptions, from the statuses `subscribed`."""
+    details = [
+        event.detail
+        for event in run.events
+        if type(event) is Status and event.state == "subscribed"
+    ]
+    return sum(int(match[1]) for detail in details if (match := _SUBSCRIBED.search(detail)))
 
 
-def _look(run: Run, sim: Any) -> None:
-    """Keep what the market is, and how it begins."""
+def _record_market(run: Run, sim: Any) -> None:
+    """Store the market, its recorded data, and each symbol's first top of book in *run*."""
     run.market, run.truth = sim.market, sim.truth
     for symbol in run.subject.symbols:
-        pit = sim.market.instruments[symbol]
-        bid, bid_size, ask, ask_size = pit.top_of_book()
-        run.first[symbol] = (bid * pit.tick, bid_size * pit.lot, ask * pit.tick, ask_size * pit.lot)
+        instrument = sim.market.instruments[symbol]
+        bid, bid_size, ask, ask_size = instrument.top_of_book()
+        run.first[symbol] = (
+            bid * instrument.tick,
+            bid_size * instrument.lot,
+            ask * instrument.tick,
+            ask_size * instrument.lot,
+        )
 
 
 async def _settled(sim: Any, plant: Plant, run: Run) -> None:
-    """Wait for the last trade, and until what follows from it has been said."""
+    """Wait for the last trade and for `settle` market seconds, in which the last bars close."""
     with anyio.move_on_after(_DEADLINE * 0.8):
         await sim.finished()
         until = sim.market.now + int(plant.settle * 1_000_000_000)
@@ -251,35 +269,35 @@ async def _settled(sim: Any, plant: Plant, run: Run) -> None:
             await anyio.sleep(0.01)
 
 
-async def _beyond_the_end(run: Run) -> None:
-    """Wait until the first connection has ended, and enough has come over the next one."""
+async def _reconnected(run: Run) -> None:
+    """Wait until the first connection has ended and the next delivered `_ENOUGH` trades."""
     at = None
     patience = _DEADLINE / 3 if run.truth.connections else 0
     with anyio.move_on_after(patience):
         while not run.delivered.is_set():
-            if at is None and _over(run):
+            if at is None and _first_connection_ended(run):
                 at = len(run.events)
             since = run.events[at:] if at is not None else []
-            came = Counter(one.symbol for one in since if type(one) is Trade)
-            if all(came[symbol] >= _ENOUGH for symbol in run.subject.symbols):
+            trades = Counter(event.symbol for event in since if type(event) is Trade)
+            if all(trades[symbol] >= _ENOUGH for symbol in run.subject.symbols):
                 return
             await anyio.sleep(0.01)
 
 
-def _over(run: Run) -> bool:
-    """Say whether the first connection has ended, and another goes on."""
+def _first_connection_ended(run: Run) -> bool:
+    """Return whether the first connection has ended and another has replaced it."""
     if run.lines:
         return len(run.lines) > 1 and run.lines[0].ended.is_set()
-    return any(type(one) is Status and one.state == "reconnecting" for one in run.events)
+    return any(type(event) is Status and event.state == "reconnecting" for event in run.events)
 
 
-async def _shut(run: Run, sim: Any) -> None:
-    """Stop the simulation; what was sent before its end has then been read."""
+async def _stop_simulation(run: Run, sim: Any) -> None:
+    """Stop the simulation and wait until the feed has read all that was sent."""
     lines = list(run.lines)
     run.calm = len(run.events)
     await sim.stop()
     with anyio.move_on_after(2):
         for line in lines:
             await line.ended.wait()
-    if not lines:  # a Source of its own reads it, or asks for it
+    if not lines:  # the plugin's own Source reads or polls, so there is no end to wait for
         await anyio.sleep(0.3)

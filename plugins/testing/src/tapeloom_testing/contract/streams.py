@@ -1,4 +1,4 @@
-"""Streams of events, made up by Hypothesis; and events that no stage expects."""
+"""Hypothesis strategies for event streams, and events with unknown or invalid content."""
 
 from __future__ import annotations
 
@@ -11,9 +11,11 @@ from tapeloom.events import Bar, Book, Event, Gap, Quote, Reject, Side, Status, 
 
 __all__ = ["HOSTILE", "START", "SYMBOLS", "VENUE", "changed", "spoiled", "strange", "streams"]
 
+#: Time of the first event, ns since the epoch.
 START = 1_700_000_000_000_000_000
 VENUE = "contract"
 SYMBOLS = ("BTC/USDT", "ETH/USDT")
+#: Numbers that no venue should send, which a stage must handle without raising.
 HOSTILE = tuple(
     map(Decimal, ("NaN", "sNaN", "Infinity", "-Infinity", "0", "-1", "1E+400", "1E-400"))
 )
@@ -30,22 +32,22 @@ _kind = st.sampled_from(
 
 @st.composite
 def streams(draw: st.DrawFn) -> list[Event]:
-    """Draw a plausible stream: times that do not go back, ids that count on, whole books first."""
+    """Draw a plausible stream: times and ids never decrease, and a book starts with a snapshot."""
     ts, events = START, list[Event]()
     ids, books = dict.fromkeys(SYMBOLS, 0), dict.fromkeys(SYMBOLS, 0)
     for kind in draw(st.lists(_kind, min_size=1, max_size=60)):
         ts += draw(_pause)
         symbol = draw(_symbol)
-        place = (VENUE, symbol, ts, ts + 1_000)
+        header = (VENUE, symbol, ts, ts + 1_000)
         price, size = draw(_price), draw(_size)
         if kind == "trade":
             ids[symbol] += draw(st.sampled_from([1, 1, 1, 1, 2]))
             side: Side = draw(st.sampled_from(_SIDES))
-            events.append(Trade(*place, price, size, side, ids[symbol]))
+            events.append(Trade(*header, price, size, side, ids[symbol]))
         elif kind == "quote":
-            events.append(Quote(*place, price, size, price + 1, size))
+            events.append(Quote(*header, price, size, price + 1, size))
         elif kind == "ticker":
-            events.append(Ticker(*place, price, price, price + 1, price - 1, size, size * price))
+            events.append(Ticker(*header, price, price, price + 1, price - 1, size, size * price))
         elif kind == "bar":
             start = ts - ts % 60_000_000_000
             prices = (price, price + 1, price - 1, price)
@@ -58,31 +60,31 @@ def streams(draw: st.DrawFn) -> list[Event]:
             )  # fmt: skip
         elif kind == "gap":
             since = ts - 1_000_000
-            events.append(Gap(*place, since, ts, "disconnect", None, "open", "trades"))
+            events.append(Gap(*header, since, ts, "disconnect", None, "open", "trades"))
         else:
             first = books[symbol] + 1
             books[symbol] = first + draw(st.integers(0, 3))
             levels = [(str(price), str(size))], [(str(price + 1), str(size))]
             if kind == "snapshot" or first == 1:
-                events.append(Book(*place, "snapshot", *levels, None, books[symbol]))
+                events.append(Book(*header, "snapshot", *levels, None, books[symbol]))
             else:
-                events.append(Book(*place, "delta", *levels, first, books[symbol], first - 1))
+                events.append(Book(*header, "delta", *levels, first, books[symbol], first - 1))
     return events
 
 
 def strange() -> list[Event]:
-    """Return events that no stage can know, or has cause to touch."""
-    place, one = (VENUE, "XYZ/ABC", START, START), Decimal(1)
+    """Return events of unknown symbols, channels and states, which a stage must pass through."""
+    header, number = (VENUE, "XYZ/ABC", START, START), Decimal(1)
     return [
         Status(VENUE, "", START, START, "notice", "hello"),
         Status(VENUE, "XYZ/ABC", START, START, "x-contract", "unknown", "x-channel"),
-        Reject(*place, "x-rule", "evidence", None, "x-channel"),
-        Ticker(*place, one, one, one, one, one, one, None, "x-ticker"),
+        Reject(*header, "x-rule", "evidence", None, "x-channel"),
+        Ticker(*header, number, number, number, number, number, number, None, "x-ticker"),
     ]
 
 
 def spoiled(event: Event, value: Decimal, which: int) -> Event:
-    """Return *event* with *value* in the place of one of its numbers."""
+    """Return a copy of *event* with one number replaced by *value*; *which* selects the field."""
     if type(event) is Book:
         return changed(event, **{("raw_bids", "raw_asks")[which % 2]: [(value, value)]})
     names = [
@@ -94,6 +96,6 @@ def spoiled(event: Event, value: Decimal, which: int) -> Event:
 
 
 def changed(event: Any, **changes: Any) -> Event:
-    """Return *event* with *changes*."""
+    """Return a copy of *event* with *changes* applied."""
     other: Event = evolve(event, **changes)
     return other

@@ -1,4 +1,7 @@
-"""The contract of a transport: a server on a loopback socket, and everything that can come of it."""
+"""The contract of a transport: tests that dial a server on a loopback socket.
+
+The server sends valid, fragmented, broken and refused traffic; each guarantee is one method.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +43,7 @@ __all__ = ["TransportContract"]
 
 Script = Callable[[FakeClient], Awaitable[Any]]
 
-#: What breaks the protocol, and how.
+#: Byte sequences that break RFC 6455, by a description.
 _BROKEN = {
     "reserved bits": b"\xc1\x01x",
     "an unknown opcode": b"\x83\x00",
@@ -50,6 +53,7 @@ _BROKEN = {
     "a ping in pieces": b"\x09\x00",
     "a ping that is too long": b"\x89\x7e\x00\x80" + bytes(128),
 }
+#: The error type, and whether it is retryable, for each HTTP status of a refused upgrade.
 _STATUSES: dict[int, tuple[type[FeedError], bool]] = {
     400: (ConnectionFailed, False),
     403: (Throttled, True),
@@ -59,21 +63,23 @@ _STATUSES: dict[int, tuple[type[FeedError], bool]] = {
     503: (Throttled, True),
     520: (Throttled, True),
 }
+#: URLs that cannot be dialled.
 _NO_ADDRESSES = ("nonsense://x/ws", "ws://", "ws://[::1/ws", "ws://x:port/")
+#: Payload sizes in bytes around the limits of the frame header's length fields.
 _SIZES = (0, 1, 125, 126, 127, 65535, 65536, 300_000)
 
 
-async def _left(client: FakeClient) -> ws.Event:
-    """Wait for the client's close frame; return it."""
+async def _close_frame(client: FakeClient) -> ws.Event:
+    """Wait for the client's close frame and return it."""
     while not isinstance(event := await client.receive(), ws.CloseConnection):
         pass
     return event
 
 
 class TransportContract(Proving):
-    """Everything that a transport promises. Inherit from it in a class whose name begins with ``Test``.
+    """Tests of every guarantee of a transport. Subclass it with a name that begins with ``Test``.
 
-    It is read in both ways that the session knows, where it offers both, on every event loop.
+    Links are read with `receive` and, where offered, with `push_to`, on every supported event loop.
     """
 
     kind = "transport"
@@ -86,34 +92,34 @@ class TransportContract(Proving):
         return self.transport
 
     def registry(self) -> Registry:
-        """Return the plugins among which the transport is found."""
+        """Return the registry that holds the transport plugin."""
         return Registry()
 
     @asynccontextmanager
     async def dialling(self, network: Network) -> AsyncIterator[Dial]:
-        """Return the way to dial, as the hook does."""
+        """Yield the transport's dial function, as its hook returns it."""
         registry = self.registry()
         registry.load(self.transport)
         feed = Feed("contract", "contract", clock=SystemClock(), network=network)
         yield registry.call(self.transport, "transport", feed=feed)
 
-    @pytest.mark.parametrize("word", TRANSPORT)
-    def test_it_keeps(self, word: str) -> None:
-        """Each of the guarantees."""
-        self.prove(word, "")
+    @pytest.mark.parametrize("guarantee", TRANSPORT)
+    def test_it_keeps(self, guarantee: str) -> None:
+        """Test one guarantee."""
+        self.prove(guarantee, "")
 
     def test_the_committed_level_is_the_one_that_is_proven(
         self, request: pytest.FixtureRequest
     ) -> None:
-        """What the package says of itself is what was just shown."""
+        """Compare the package's committed conformance level with the proven one."""
         self.level(request)
 
-    # ------------------------------------------------------------------------------- how each goes
+    # ------------------------------------------------------------------------------ the guarantees
 
-    def check(self, word: str, place: str) -> None:
-        """Prove one guarantee. Raises Broken or Lacking."""
-        check = getattr(self, f"_{word}")
-        if word == "backends":
+    def check(self, guarantee: str, place: str) -> None:
+        """Test one guarantee; raise ContractViolation or NotApplicable."""
+        check = getattr(self, f"_{guarantee}")
+        if guarantee == "backends":
             check()
             return
         for backend in self._loops():
@@ -125,12 +131,14 @@ class TransportContract(Proving):
                 raise unwrap_single(group) from None
 
     def _loops(self) -> list[str]:
-        async def named() -> frozenset[str]:
+        """Return the event loops that the transport supports."""
+
+        async def supported() -> frozenset[str]:
             async with self.dialling(Network()) as dial:
                 return frozenset(getattr(dial, "backends", BACKENDS))
 
-        backends = anyio.run(named)
-        return [one for one in BACKENDS if one in backends]
+        backends = anyio.run(supported)
+        return [backend for backend in BACKENDS if backend in backends]
 
     @asynccontextmanager
     async def _dialled(
@@ -144,14 +152,14 @@ class TransportContract(Proving):
             yield link
 
     async def _read(
-        self, script: Script, look: Callable[[Reader, Link], Awaitable[None]], **more: Any
+        self, script: Script, inspect: Callable[[Reader, Link], Awaitable[None]], **more: Any
     ) -> None:
-        """Have *look* look at what a venue that runs *script* sends, in each way of reading."""
+        """Run *inspect* on a link to a venue that runs *script*, once per read method."""
         async with self._dialled(FakeVenue(script), **more) as link:
-            await look(Reader(link, "receive"), link)
+            await inspect(Reader(link, "receive"), link)
         if isinstance(link, PushLink):
             async with self._dialled(FakeVenue(script), **more) as link:
-                await look(Reader(link, "deliver"), link)
+                await inspect(Reader(link, "deliver"), link)
 
     async def _order(self) -> None:
         texts = [f"{n:06d}" + "x" * size for n, size in enumerate(_SIZES)]
@@ -162,30 +170,30 @@ class TransportContract(Proving):
         async def script(client: FakeClient) -> None:
             for start, stop in zip([0, *cuts], cuts, strict=False):
                 await client.send_bytes(wire[start:stop])
-            await _left(client)
+            await _close_frame(client)
 
-        async def look(reader: Reader, link: Link) -> None:
+        async def inspect(reader: Reader, link: Link) -> None:
             await reader.count(len(texts))
-            _same(texts, reader)
+            _check_messages(texts, reader)
 
-        await self._read(script, look)
+        await self._read(script, inspect)
 
     async def _together(self) -> None:
         texts = [f'{{"n":{n}}}' for n in range(500)]
 
         async def script(client: FakeClient) -> None:
             await client.send(*texts)
-            await _left(client)
+            await _close_frame(client)
 
-        async def look(reader: Reader, link: Link) -> None:
+        async def inspect(reader: Reader, link: Link) -> None:
             await reader.count(len(texts))
-            _same(texts, reader)
+            _check_messages(texts, reader)
             if len(reader.batches) > 50:
                 raise ContractViolation(
-                    f"one write of 500 messages was {len(reader.batches)} batches"
+                    f"500 messages of one write were read in {len(reader.batches)} batches; expected few"
                 )
 
-        await self._read(script, look)
+        await self._read(script, inspect)
 
     async def _pieces(self) -> None:
         async def script(client: FakeClient) -> None:
@@ -193,13 +201,13 @@ class TransportContract(Proving):
                 framed(b"", 0x01) + framed(b"ab", 0x00) + framed(b"?", 0x89) + framed(b"c", 0x80)
                 + framed(b"d", 0x82)
             )  # fmt: skip
-            await _left(client)
+            await _close_frame(client)
 
-        async def look(reader: Reader, link: Link) -> None:
+        async def inspect(reader: Reader, link: Link) -> None:
             await reader.count(2)
-            _same(["abc", "d"], reader)
+            _check_messages(["abc", "d"], reader)
 
-        await self._read(script, look)
+        await self._read(script, inspect)
         half = bytes(MAX_MESSAGE_BYTES // 2 + 1)
         await self._closed_on(framed(half, 0x01) + framed(half, 0x80), 1009, "two large fragments")
         await self._closed_on(
@@ -208,29 +216,29 @@ class TransportContract(Proving):
             "its header",
         )
 
-    async def _closed_on(self, bad: bytes, code: int, what: str) -> None:
-        """Have a message come, then what is *bad*; Broken where it is not closed on with *code*."""
+    async def _closed_on(self, bad: bytes, code: int, violation: str) -> None:
+        """Send a good message, then *bad*; raise ContractViolation if it is not closed with *code*."""
         closes: list[ws.Event] = []
 
         async def script(client: FakeClient) -> None:
             await client.send_bytes(framed(b"good"))
             await client.send_bytes(bad)
             with anyio.move_on_after(PATIENCE):
-                closes.append(await _left(client))
+                closes.append(await _close_frame(client))
 
-        async def look(reader: Reader, link: Link) -> None:
+        async def inspect(reader: Reader, link: Link) -> None:
             lost = await reader.end()
-            _same(["good"], reader)
+            _check_messages(["good"], reader)
             if lost.code != code:
                 raise ContractViolation(
-                    f"{what}: the end was told with {lost.code}, expected {code}: {lost}"
+                    f"{violation}: expected the close code {code}, got {lost.code}: {lost}"
                 )
 
         closes.clear()
-        await self._read(script, look)
-        if not closes or any(getattr(one, "code", None) != code for one in closes):
+        await self._read(script, inspect)
+        if not closes or any(getattr(close, "code", None) != code for close in closes):
             raise ContractViolation(
-                f"{what}: the venue was told {closes}, expected a close frame with {code}"
+                f"{violation}: expected a close frame with {code} at the venue, got {closes}"
             )
 
     async def _control(self) -> None:
@@ -241,17 +249,17 @@ class TransportContract(Proving):
             answer = await client.receive()
             pongs.append(bytes(answer.payload) if isinstance(answer, ws.Pong) else b"")
             await client.send_bytes(framed(b"x") + framed(b"", 0x8A))
-            await _left(client)
+            await _close_frame(client)
 
-        async def look(reader: Reader, link: Link) -> None:
+        async def inspect(reader: Reader, link: Link) -> None:
             await reader.until(lambda: reader.batches.count([]) == 2)
             if reader.batches != [[], [b"x"], []]:
                 raise ContractViolation(
-                    "a ping, then a message with a pong in one read, were handed over as"
-                    f" {reader.batches}; expected [], ['x'] and []: an empty batch tells of each."
+                    "a ping, then a message and a pong in one read, were delivered as"
+                    f" {reader.batches}; expected [], ['x'] and []: an empty batch per control frame."
                 )
 
-        await self._read(script, look)
+        await self._read(script, inspect)
         if set(pongs) != {b"1699"}:
             raise ContractViolation(f"a ping with the payload '1699' was answered with {pongs}")
 
@@ -259,53 +267,53 @@ class TransportContract(Proving):
         async def script(client: FakeClient) -> None:
             await client.send("last")
             await client.send_bytes(framed(b"x") + framed(b"\x0f\xa1bye", 0x88))
-            await _left(client)
+            await _close_frame(client)
 
-        async def look(reader: Reader, link: Link) -> None:
+        async def inspect(reader: Reader, link: Link) -> None:
             lost = await reader.end()
-            _same(["last", "x"], reader)
+            _check_messages(["last", "x"], reader)
             if lost.code != 4001 or "bye" not in str(lost):
                 raise ContractViolation(
-                    f"the venue closed with 4001 'bye', and this was told: {lost}"
+                    f"the venue closed with 4001 'bye'; the error has another code or reason: {lost}"
                 )
             try:
                 await link.send("too late")
             except ConnectionLost:
                 return
             raise ContractViolation(
-                "a text was sent on a connection that has ended, and nothing was raised"
+                "sending a text on an ended connection must raise ConnectionLost; nothing was raised"
             )
 
-        await self._read(script, look)
+        await self._read(script, inspect)
 
     async def _broken(self) -> None:
-        for what, bad in _BROKEN.items():
-            await self._closed_on(bad, 1002, what)
+        for violation, bad in _BROKEN.items():
+            await self._closed_on(bad, 1002, violation)
 
     async def _torn(self) -> None:
         async def script(client: FakeClient) -> None:
             await client.send_bytes(framed(b"x") + framed(b"half")[:3])
 
-        async def look(reader: Reader, link: Link) -> None:
+        async def inspect(reader: Reader, link: Link) -> None:
             await reader.end()
-            _same(["x"], reader)
+            _check_messages(["x"], reader)
 
-        await self._read(script, look)
+        await self._read(script, inspect)
 
     async def _sends(self) -> None:
         large = "é" * 200_000
-        came: list[Any] = []
+        received: list[Any] = []
 
         async def script(client: FakeClient) -> None:
-            came.append(client.head.lower())
-            came.append(await client.receive_text())
+            received.append(client.head.lower())
+            received.append(await client.receive_text())
             text = ""
             while len(text) < len(large):
                 text += await client.receive_text()
-            came.append(text)
-            came.append(type(await client.receive()))
+            received.append(text)
+            received.append(type(await client.receive()))
             await client.send("done")
-            await _left(client)
+            await _close_frame(client)
 
         headers = {"X-Key": "k-1"}
         async with self._dialled(FakeVenue(script), headers=headers) as link:
@@ -313,19 +321,19 @@ class TransportContract(Proving):
             await link.send(large)
             await link.ping()
             await Reader(link, "receive").count(1)
-        head = came[0]
+        head = received[0]
         missing = [part for part in (b"\r\nx-key: k-1", b"\r\nuser-agent: ") if part not in head]
         if missing or b"permessage" in head:
-            raise ContractViolation(f"the request lacks {missing}, or offers to compress: {head!r}")
-        if came[1:] != ["subscribe", large, ws.Ping]:
+            raise ContractViolation(f"the request lacks {missing}, or offers compression: {head!r}")
+        if received[1:] != ["subscribe", large, ws.Ping]:
             raise ContractViolation(
-                f"a text, a large one and a ping were sent; {came[1:]!r:.200} came"
+                f"a text, a large text and a ping were sent; the venue received {received[1:]!r:.200}"
             )
 
     async def _waits(self) -> None:
-        """Let the venue send without end, and take nothing: it has to wait."""
+        """Check back pressure: the venue must block when the client does not read."""
         sent, size = [0], 100_000
-        most = 128 * 1024 * 1024  # more than the machine's own buffers hold
+        most = 128 * 1024 * 1024  # more than the socket buffers of the operating system hold
 
         async def script(client: FakeClient) -> None:
             sent[0] = 0
@@ -333,57 +341,59 @@ class TransportContract(Proving):
                 await client.send_bytes(framed(f"{sent[0]:09d}".encode() + bytes(size)))
                 sent[0] += 1
 
-        async def stuck() -> None:
+        async def venue_blocked() -> None:
             before = -1
             while sent[0] != before:
                 before = sent[0]
                 if before * size > most:
                     raise ContractViolation(
-                        f"{before * size >> 20} MiB were read, and nobody had taken any"
+                        f"the transport read {before * size >> 20} MiB although no message was consumed"
                     )
                 await anyio.sleep(0.2)
 
-        async def look(reader: Reader, link: Link) -> None:
-            await stuck()
+        async def inspect(reader: Reader, link: Link) -> None:
+            await venue_blocked()
             await reader.until(lambda: bool(reader.messages), slowly=None)
-            once: list[int] = []
+            paused: list[int] = []
 
             async def slowly() -> None:
-                if not once:
-                    once.append(1)
-                    await stuck()
+                if not paused:
+                    paused.append(1)
+                    await venue_blocked()
 
             await reader.until(lambda: len(reader.messages) > 200, slowly)
-            numbers = [int(one[:9]) for one in reader.messages]
+            numbers = [int(message[:9]) for message in reader.messages]
             if numbers != [*range(len(numbers))]:
-                raise ContractViolation("messages were lost or disordered while nobody took them")
+                raise ContractViolation(
+                    "messages were lost or reordered while no message was consumed"
+                )
 
-        await self._read(script, look)
+        await self._read(script, inspect)
 
     async def _leaving(self) -> None:
         closes: list[ws.Event] = []
-        told = anyio.Event()
+        closed = anyio.Event()
 
-        async def farewell(client: FakeClient) -> None:
-            closes.append(await _left(client))
-            told.set()
+        async def wait_for_close(client: FakeClient) -> None:
+            closes.append(await _close_frame(client))
+            closed.set()
 
-        async def deaf(client: FakeClient) -> None:
-            # A stream that has waited for something to read does not read by itself any longer.
+        async def never_read(client: FakeClient) -> None:
+            # After one read the stream of the server no longer reads ahead, so the client's sends block.
             await client.send("ready")
             await client.receive_text()
             await anyio.sleep_forever()
 
-        async with FakeVenue(farewell).serve() as venue, self.dialling(Network()) as dial:
+        async with FakeVenue(wait_for_close).serve() as venue, self.dialling(Network()) as dial:
             async with dial(Endpoint(url=venue.url())):
                 pass
             with anyio.move_on_after(PATIENCE):
-                await told.wait()
-        if [getattr(one, "code", None) for one in closes] != [1000]:
+                await closed.wait()
+        if [getattr(close, "code", None) for close in closes] != [1000]:
             raise ContractViolation(
-                f"leaving told the venue {closes}, expected a close frame with 1000"
+                f"expected a close frame with 1000 when the client leaves, got {closes}"
             )
-        async with FakeVenue(deaf).serve() as venue, self.dialling(Network()) as dial:
+        async with FakeVenue(never_read).serve() as venue, self.dialling(Network()) as dial:
             async with dial(Endpoint(url=venue.url())) as link:
                 await Reader(link, "receive").count(1)
                 await link.send("go")
@@ -394,7 +404,8 @@ class TransportContract(Proving):
             took = anyio.current_time() - began
         if took > CLOSE_TIMEOUT_SECONDS + 1:
             raise ContractViolation(
-                f"a venue that reads nothing held up the leaving for {took:.1f} s"
+                f"closing took {took:.1f} s because the venue does not read; at most"
+                f" {CLOSE_TIMEOUT_SECONDS + 1} s are allowed"
             )
 
     async def _cancelled(self) -> None:
@@ -403,9 +414,9 @@ class TransportContract(Proving):
         async def script(client: FakeClient) -> None:
             await go[0].wait()
             await client.send("x")
-            await _left(client)
+            await _close_frame(client)
 
-        async def look(reader: Reader, link: Link) -> None:
+        async def inspect(reader: Reader, link: Link) -> None:
             for _ in range(3):
                 with anyio.move_on_after(0.01):
                     await reader.end()
@@ -413,41 +424,42 @@ class TransportContract(Proving):
             await reader.count(1)
             go[0] = anyio.Event()
 
-        await self._read(script, look)
+        await self._read(script, inspect)
         ended = anyio.Event()
 
-        async def mute(stream: anyio.abc.ByteStream) -> None:
+        async def unresponsive(stream: anyio.abc.ByteStream) -> None:
             async with stream:
                 with suppress(anyio.EndOfStream, anyio.BrokenResourceError):
                     while True:
                         await stream.receive()
                 ended.set()
 
-        async with _listening(mute) as port, self.dialling(Network()) as dial:
+        async with _listening(unresponsive) as port, self.dialling(Network()) as dial:
             with anyio.move_on_after(0.3):
                 async with dial(Endpoint(url=f"ws://127.0.0.1:{port}")):
                     raise ContractViolation(
-                        "a connection was open before its handshake was answered"
+                        "the dial returned a connection before its handshake was answered"
                     )
             with anyio.move_on_after(2):
                 await ended.wait()
         if not ended.is_set():
-            raise ContractViolation("a dial was cancelled, and its connection is still open")
+            raise ContractViolation("the connection of a cancelled dial is still open")
 
-    # ------------------------------------------------------------------------- what does not come about
+    # ------------------------------------------------------------------------- connections that fail
 
     async def _refusals(self) -> None:
         for status, (kind, retryable) in _STATUSES.items():
-            venue = FakeVenue(_left, upgrade=(status, {"Retry-After": "7"}, b"no"))
+            venue = FakeVenue(_close_frame, upgrade=(status, {"Retry-After": "7"}, b"no"))
             async with venue.serve():
                 error = await self._failure(venue.url(), kind, retryable, str(status))
             if isinstance(error, Throttled) and error.retry_after_seconds != 7:
                 raise ContractViolation(
-                    f"HTTP {status} with retry-after 7 told {error.retry_after_seconds}"
+                    f"HTTP {status} with Retry-After 7: expected retry_after_seconds 7, got"
+                    f" {error.retry_after_seconds}"
                 )
-        async with FakeVenue(_left, upgrade=(503, {}, b"no")).serve() as down:
+        async with FakeVenue(_close_frame, upgrade=(503, {}, b"no")).serve() as down:
             await self._failure(down.url(), ConnectionFailed, True, "503")
-        async with FakeVenue(_left).serve() as gone:
+        async with FakeVenue(_close_frame).serve() as gone:
             pass
         await self._failure(gone.url(), ConnectionFailed, True, "refused the connection")
         await self._failure("ws://nowhere.invalid/ws", ConnectionFailed, True, "nowhere.invalid")
@@ -459,13 +471,13 @@ class TransportContract(Proving):
         secret = Endpoint(url=gone.url(), headers={"X-Key": "sesame\n"})
         error = await self._failure(secret, ConnectionFailed, False, "X-Key")
         if "sesame" in str(error):
-            raise ContractViolation(f"a header that cannot be sent is told with its value: {error}")
+            raise ContractViolation(f"the error of an invalid header shows its value: {error}")
 
     async def _failure(
         self, to: str | Endpoint, kind: type[FeedError], retryable: bool | None, part: str,
         network: Network | None = None,
     ) -> FeedError:  # fmt: skip
-        """Return how a dial fails. Raises Broken where that is not as it should be."""
+        """Return the error of a failing dial; raise ContractViolation if another one is expected."""
         endpoint = Endpoint(url=to) if isinstance(to, str) else to
         try:
             with anyio.fail_after(PATIENCE):
@@ -476,27 +488,27 @@ class TransportContract(Proving):
             if not right or part not in str(error):
                 raise ContractViolation(
                     f"{endpoint.url}: {type(error).__name__}, retryable {error.retryable}: {error}"
-                    f" Expected {kind.__name__}, retryable {retryable}, that says {part!r}."
+                    f" Expected {kind.__name__}, retryable {retryable}, with {part!r} in its text."
                 ) from error
             return error
-        raise ContractViolation(f"{endpoint.url} was dialled, and cannot be")
+        raise ContractViolation(f"{endpoint.url} was dialled; expected {kind.__name__}")
 
     async def _network(self) -> None:
         with _certified() as (context, ca):
-            venue = FakeVenue(_left, context=context)
+            venue = FakeVenue(_close_frame, context=context)
             async with venue.serve():
                 await self._failure(venue.url(), ConnectionFailed, False, 'ca = "file.pem"')
-            async with self._dialled(FakeVenue(_speaking, context=context), Network(ca=ca)) as link:
+            async with self._dialled(FakeVenue(_greeting, context=context), Network(ca=ca)) as link:
                 await Reader(link, "receive").count(1)
             served: list[bytes] = []
             async with tunnel(served) as proxy:
                 network = Network(ca=ca, proxy=proxy)
-                venue = FakeVenue(_speaking, context=context)
+                venue = FakeVenue(_greeting, context=context)
                 async with self._dialled(venue, network) as link:
                     await Reader(link, "receive").count(1)
             if not served:
                 raise ContractViolation(
-                    "the stack names a proxy, and the connection did not go through it"
+                    "the stack configures a proxy, but the connection did not go through it"
                 )
 
     def _backends(self) -> None:
@@ -506,23 +518,25 @@ class TransportContract(Proving):
                 raise NotApplicable(f"{backend} is not installed", here=True)
             if backend in loops:
                 name, options = virtual_backend(backend)
-                anyio.run(self._silent, backend=name, backend_options=options)
+                anyio.run(self._unanswered, backend=name, backend_options=options)
                 continue
             try:
                 anyio.run(self._opened, backend=backend)
             except BackendUnsupported as error:
                 if error.plugin == self.name():
                     continue
-            raise ContractViolation(f"it does not name {backend}, and was not refused on it")
+            raise ContractViolation(
+                f"the transport does not support {backend}: expected BackendUnsupported on it"
+            )
 
-    async def _silent(self) -> None:
-        """Dial a server that never answers: it is given up."""
+    async def _unanswered(self) -> None:
+        """Dial a server that never answers; the dial must time out."""
 
-        async def mute(stream: anyio.abc.ByteStream) -> None:
+        async def unresponsive(stream: anyio.abc.ByteStream) -> None:
             async with stream:
                 await anyio.sleep_forever()
 
-        async with _listening(mute) as port, self.dialling(Network()) as dial:
+        async with _listening(unresponsive) as port, self.dialling(Network()) as dial:
             try:
                 with anyio.fail_after(60):
                     async with dial(Endpoint(url=f"ws://127.0.0.1:{port}")):
@@ -531,11 +545,11 @@ class TransportContract(Proving):
                 if "did not answer in time" in str(error):
                     return
                 raise ContractViolation(
-                    f"a server never answered, and this was told: {error}"
+                    f"a server never answered; expected 'did not answer in time', got: {error}"
                 ) from error
             except TimeoutError:
                 raise ContractViolation(
-                    "a server never answered, and was waited for without end"
+                    "a server never answered, and the dial did not time out"
                 ) from None
 
     async def _opened(self) -> None:
@@ -549,20 +563,21 @@ class TransportContract(Proving):
             pass
 
 
-def _same(texts: Sequence[str], reader: Reader) -> None:
-    """Raise Broken where something else has come."""
-    got = [one.decode() for one in reader.messages]
+def _check_messages(texts: Sequence[str], reader: Reader) -> None:
+    """Raise ContractViolation if the messages read are not *texts*."""
+    got = [message.decode() for message in reader.messages]
     if got != list(texts):
-        at = next((n for n, two in enumerate(zip(texts, got, strict=False)) if two[0] != two[1]), 0)
+        pairs = enumerate(zip(texts, got, strict=False))
+        at = next((index for index, pair in pairs if pair[0] != pair[1]), 0)
         raise ContractViolation(
-            f"{len(texts)} messages were sent and {len(got)} came, first unlike at {at}:"
-            f" {texts[at : at + 1]!r:.80} became {got[at : at + 1]!r:.80}"
+            f"{len(texts)} messages were sent and {len(got)} read; first difference at index {at}:"
+            f" expected {texts[at : at + 1]!r:.80}, got {got[at : at + 1]!r:.80}"
         )
 
 
-async def _speaking(client: FakeClient) -> None:
+async def _greeting(client: FakeClient) -> None:
     await client.send("hello")
-    await _left(client)
+    await _close_frame(client)
 
 
 async def _answering(answer: bytes, stream: anyio.abc.ByteStream) -> None:
@@ -573,7 +588,7 @@ async def _answering(answer: bytes, stream: anyio.abc.ByteStream) -> None:
 
 @asynccontextmanager
 async def _listening(serve: Callable[[Any], Awaitable[None]]) -> AsyncIterator[int]:
-    """Run a server that speaks no WebSocket; return its port."""
+    """Run a plain TCP server and yield its port."""
     listener = await anyio.create_tcp_listener(local_host="127.0.0.1")
     async with listener, anyio.create_task_group() as tasks:
         tasks.start_soon(listener.serve, serve)
@@ -583,7 +598,7 @@ async def _listening(serve: Callable[[Any], Awaitable[None]]) -> AsyncIterator[i
 
 @contextmanager
 def _certified() -> Iterator[tuple[ssl.SSLContext, str]]:
-    """Return a server's context, and the file with the authority that vouches for it."""
+    """Yield a server's TLS context, and the file of the CA certificate that signed its own."""
     try:
         import trustme
     except ImportError:
