@@ -1,16 +1,19 @@
-"""Contracts: a test file of ten lines gives a plugin the whole battery. They need pytest.
+"""Contracts: classes of tests that a plugin inherits to check all its guarantees. They need pytest.
 
     class TestAcme(VenueContract):
         venue = "acme"
         markets = {"spot": ("BTC/USDT",)}
         channels = ("trades", "book")
 
-Each test is a claim; what does not apply is skipped, and says why. What was proven is written into
-the plugin's package with ``pytest --write-contract``, and held against it ever after.
+Each test checks one guarantee; a guarantee that does not apply is skipped with the reason.
+``pytest --write-contract`` writes what was proven into the conformance file of the plugin's package;
+every later run compares with this file.
 
-`declared` has the words, `proving` remembers and writes down. `composed` is a venue's client side without
-a network and `static_market` a market for it to talk about, as `dialogue`, `keepalive_limits`, `naming`, `no_reply` and
-`history` do. `readers` are the ways in which a transport is read. `recording` is a run against the simulator, which `truth`, `frames` and `endings` look at.
+`declared` has the guarantees and exceptions; `proving` is the base class, which caches outcomes and
+writes conformance files. `composed` is the client side of a venue without a network, and `static_market`
+a market for its server side; `dialogue`, `keepalive_limits`, `naming`, `no_reply` and `history` check
+messages and replies with them. `recording` records a run against the simulator, which `truth`, `frames`
+and `endings` check. `readers` has the connections and peers that the contract of a transport uses.
 """
 
 from __future__ import annotations
@@ -35,7 +38,8 @@ __all__ = [
     "VenueContract",
 ]
 
-_HOMES = {
+#: Contract class → the module that defines it.
+_MODULES = {
     "SinkContract": "sink",
     "StageContract": "stage",
     "TransportContract": "transport",
@@ -44,9 +48,9 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    # A stage's contract needs Hypothesis, a venue's does not.
-    if name in _HOMES:
+    # Imported lazily: the contract of a stage needs Hypothesis, that of a venue does not.
+    if name in _MODULES:
         import importlib
 
-        return getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)
+        return getattr(importlib.import_module(f".{_MODULES[name]}", __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

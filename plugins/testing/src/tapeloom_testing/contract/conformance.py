@@ -1,4 +1,4 @@
-"""Conformance: what the contracts have proven of a plugin, written into its package and shown as a table."""
+"""Write the conformance file of a plugin, and format conformances as a Markdown table."""
 
 from __future__ import annotations
 
@@ -12,33 +12,33 @@ from tapeloom.harness import Conformance
 __all__ = ["table", "write"]
 
 
-def write(level: Conformance, path: Path) -> None:
-    """Write what was proven into the file of its package."""
-    text = json.dumps(asdict(level), indent=1, sort_keys=True, ensure_ascii=False)
+def write(conformance: Conformance, path: Path) -> None:
+    """Write a conformance as JSON to *path*."""
+    text = json.dumps(asdict(conformance), indent=1, sort_keys=True, ensure_ascii=False)
     path.write_text(text + "\n", encoding="utf-8")
 
 
-def table(some: Iterable[Conformance], words: Mapping[str, str]) -> str:
-    """Return venues, their markets and what is proven of them, as Markdown.
+def table(conformances: Iterable[Conformance], claims: Mapping[str, str]) -> str:
+    """Return a Markdown table of the venues, their markets and their proven guarantees.
 
-    *words* are the guarantees of a venue, each with what it says.
+    *claims* maps the key of each guarantee of a venue to its claim.
     """
-    venues = [level for level in some if level.kind == "venue"]
+    venues = [conformance for conformance in conformances if conformance.kind == "venue"]
     rows = ["| venue | market | channels | history | not claimed |", "|---|---|---|---|---|"]
     reasons: dict[tuple[str, str], list[str]] = {}
-    for level in venues:
-        for market, proof in sorted(level.proven.items()):
-            missing = [word for word in words if word not in proof.guarantees]
+    for venue in venues:
+        for market, proof in sorted(venue.proven.items()):
+            missing = [guarantee for guarantee in claims if guarantee not in proof.guarantees]
             cells = (proof.channels, proof.history, missing)
             shown = " | ".join(" ".join(cell) or "–" for cell in cells)
-            rows.append(f"| {level.name} | {market or '–'} | {shown} |")
-            for word, reason in proof.without.items():
-                reasons.setdefault((level.name, reason), []).append(word)
+            rows.append(f"| {venue.name} | {market or '–'} | {shown} |")
+            for guarantee, reason in proof.without.items():
+                reasons.setdefault((venue.name, reason), []).append(guarantee)
     lines = [
-        f"- {name}, {', '.join(sorted(set(some)))}: {reason}."
-        for (name, reason), some in sorted(reasons.items())
+        f"- {name}, {', '.join(sorted(set(guarantees)))}: {reason}."
+        for (name, reason), guarantees in sorted(reasons.items())
     ]
-    said = [f"| {word} | {claim} |" for word, claim in words.items()]
+    claim_rows = [f"| {guarantee} | {claim} |" for guarantee, claim in claims.items()]
     return "\n".join(
         [
             *rows,
@@ -49,6 +49,6 @@ def table(some: Iterable[Conformance], words: Mapping[str, str]) -> str:
             "",
             "| guarantee | what it says |",
             "|---|---|",
-            *said,
+            *claim_rows,
         ]
     )

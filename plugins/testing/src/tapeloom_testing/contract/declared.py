@@ -1,4 +1,4 @@
-"""What a contract class declares, and how a part of the contract ends that is not proven."""
+"""The guarantees of the contracts, their exceptions, and the description of a capture."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from attrs import field, frozen
 
 __all__ = ["SINK", "STAGE", "TRANSPORT", "VENUE", "Capture", "ContractViolation", "NotApplicable"]
 
-#: The guarantees of a venue: the word that a level uses, and what it says.
+#: The guarantees of a venue: key in conformance files → claim.
 VENUE: dict[str, str] = {
     "symbols": "symbols are spelled there and back; one that cannot be is refused",
     "acknowledge": "every subscription is asked for, and its acknowledgement understood",
@@ -34,6 +34,7 @@ VENUE: dict[str, str] = {
     "captures": "every recorded frame is understood",
     "secrets": "keys are in no repr, event or log line",
 }
+#: The guarantees of a stage: key → claim.
 STAGE: dict[str, str] = {
     "batches": "events cut into batches in any way give the same output",
     "passes": "what it does not understand is passed on, in place",
@@ -43,12 +44,14 @@ STAGE: dict[str, str] = {
     "timed": "a stage that acts on time keeps the rules of one",
     "deterministic": "the same events give the same output",
 }
+#: The guarantees of a sink: key → claim.
 SINK: dict[str, str] = {
     "once": "everything written arrives, once, in order",
     "flushed": "closing writes what is left",
     "failure": "a write that fails is told",
     "backends": "it runs on each event loop it names",
 }
+#: The guarantees of a transport: key → claim.
 TRANSPORT: dict[str, str] = {
     "order": "every message arrives once, in order, however its bytes were cut",
     "together": "what one read brings is handed over together",
@@ -68,11 +71,14 @@ TRANSPORT: dict[str, str] = {
 
 
 class ContractViolation(AssertionError):
-    """A part of the contract that does not hold: what was expected, what came, what to do."""
+    """A guarantee does not hold. The text says what was expected, what happened and what to do."""
 
 
 class NotApplicable(Exception):
-    """A part that is not proven. `here`: only because something is not installed here."""
+    """A guarantee is not checked, for the given reason.
+
+    `here` tells that the reason is this machine: a package or a capture is missing.
+    """
 
     def __init__(self, reason: str, *, here: bool = False) -> None:
         super().__init__(reason)
@@ -81,9 +87,9 @@ class NotApplicable(Exception):
 
 @frozen(kw_only=True)
 class Capture:
-    """A recording of the venue's frames, as ``<name>.ws.jsonl`` in the folder of captures.
+    """A recording of the venue's frames: ``<name>.ws.jsonl`` in the folder of captures.
 
-    `garbage` are parts of the texts of frames that are known to be unreadable.
+    `garbage` lists texts that occur in frames known to be unreadable.
     """
 
     symbols: Sequence[str]

@@ -1,4 +1,4 @@
-"""The client's language against the venue's, word by word, without a network."""
+"""The client's messages against the venue's server side, and its replies, without a network."""
 
 from __future__ import annotations
 
@@ -32,14 +32,19 @@ __all__ = [
     "unsubscribe",
 ]
 
-#: An address at which nobody is, for languages that are composed and never dialled.
+#: A base URL where nothing listens, for feeds that are composed and never dialled.
 NOWHERE = "http://127.0.0.1:9"
+#: Why guarantees about messages do not apply to a Source.
 SOURCE = "it connects through a Source: there are no messages"
-_LOGIN = 1  # the number that core gives the first message
+#: The id that core gives the login, its first message.
+_LOGIN = 1
 
 
 class Dialogue:
-    """One connection of the client to the venue's server side."""
+    """One connection of the client to the venue's server side.
+
+    Raise ContractViolation if the server side refuses the handshake or the login.
+    """
 
     def __init__(
         self, subject: Subject, plan: ComposedFeed, endpoint: Endpoint, simulated: str
@@ -59,38 +64,45 @@ class Dialogue:
         session = side.open_connection(call, self.line)
         if isinstance(session, HttpResponse):
             raise ContractViolation(
-                f"the venue's side refuses the handshake at {address.path!r} with HTTP"
-                f" {session.status}. The endpoint's url and `VenueServer.open` must agree."
+                f"the server side refuses the handshake at {address.path!r} with HTTP"
+                f" {session.status}. The endpoint's url and `VenueServer.open_connection` must agree."
             )
         self.session = session
-        self.hear(session.opening_messages())
+        self.decode(session.opening_messages())
         if endpoint.login is not None:
-            replies = self.say(endpoint.login.text)
-            if not any(isinstance(one, Ack) and one.id == endpoint.login.id for one in replies):
+            replies = self.send(endpoint.login.text)
+            if not any(
+                isinstance(reply, Ack) and reply.id == endpoint.login.id for reply in replies
+            ):
                 raise ContractViolation(
-                    f"after the login an Ack({endpoint.login.id!r}) was expected from `accept`,"
-                    f" and {replies!r} came."
+                    f"`decode_reply` must return an Ack({endpoint.login.id!r}) after the login,"
+                    f" but the replies are {replies!r}."
                 )
 
-    def say(self, text: str) -> list[Reply]:
-        """Say something; return what the codec makes of the answers."""
-        return self.hear(self.session.receive(text))
+    def send(self, text: str) -> list[Reply]:
+        """Send a message to the server side; return the decoded replies."""
+        return self.decode(self.session.receive(text))
 
-    def hear(self, texts: Sequence[str]) -> list[Reply]:
-        """Read what the venue says; return what the codec makes of it."""
+    def decode(self, texts: Sequence[str]) -> list[Reply]:
+        """Read messages of the venue into `events`; return the decoded replies."""
         self.reader.replies = []
         self.events: list[Event] = self.reader.read([text.encode() for text in texts])
-        unread = [each for each in self.events if getattr(each, "rule", "") == "unreadable_frame"]
+        unread = [
+            event for event in self.events if getattr(event, "rule", "") == "unreadable_frame"
+        ]
         if unread:
             raise ContractViolation(
-                f"the codec makes nothing of what the venue's side says: {unread[0]!r}."
-                " `accept` must know every answer."
+                f"the codec cannot read a message of the server side: {unread[0]!r}."
+                " `decode_reply` must decode every reply."
             )
         return self.reader.replies
 
 
 def planned(subject: Subject, simulated: str) -> tuple[ComposedFeed, str]:
-    """Return the composed market, with the addresses of its server side where it has one."""
+    """Return the market, composed with the settings of its server side, and *simulated*.
+
+    Raise NotApplicable where it has no messages or no server side.
+    """
     if subject.plan().codec is None:
         raise NotApplicable(SOURCE)
     side = subject.venue_server(StillMarket(subject.symbols), simulated)
@@ -100,116 +112,137 @@ def planned(subject: Subject, simulated: str) -> tuple[ComposedFeed, str]:
 
 
 def connections(plan: ComposedFeed) -> list[tuple[Endpoint, list[Subscription]]]:
-    """Return the connections of a market, and what goes over each."""
+    """Return the endpoints of a market, each with the subscriptions it carries."""
     return plan.connections()
 
 
 def asked(plan: ComposedFeed, wanted: Sequence[Subscription]) -> list[Message]:
-    """Return the messages that ask for *wanted*; each must be asked for once."""
+    """Return the messages that subscribe to *wanted*.
+
+    Raise ContractViolation unless each subscription belongs to a single message and ids are unique.
+    """
     assert plan.codec is not None
     messages = plan.codec.encode_subscribe(wanted, _LOGIN + 1)
-    told = [one for message in messages for one in message.subscriptions]
-    if sorted(map(str, told)) != sorted(map(str, wanted)):
+    encoded = [subscription for message in messages for subscription in message.subscriptions]
+    if sorted(map(str, encoded)) != sorted(map(str, wanted)):
         raise ContractViolation(
-            f"`add` was given {[*map(str, wanted)]} and its messages are about {[*map(str, told)]}:"
-            " each subscription belongs to exactly one message."
+            f"`encode_subscribe` got {[*map(str, wanted)]}, but its messages subscribe to"
+            f" {[*map(str, encoded)]}: each subscription belongs to exactly one message."
         )
     ids = [message.id for message in messages if message.id is not None]
     if len(ids) != len(set(ids)):
         raise ContractViolation(
-            f"the messages have the ids {ids}: number them from first_id, each its own."
+            f"the messages have the ids {ids}: they must be unique and count from first_id."
         )
     return messages
 
 
 def acknowledge(subject: Subject, simulated: str = "") -> None:
-    """Hold that every subscription is asked for once, followed by the venue, and agreed to."""
+    """Check that every subscription is sent once, acknowledged, and streamed by the server side."""
     plan, simulated = planned(subject, simulated)
     for endpoint, wanted in connections(plan):
-        talk = Dialogue(subject, plan, endpoint, simulated)
-        kept = PendingMessages(wanted)
+        dialogue = Dialogue(subject, plan, endpoint, simulated)
+        pending = PendingMessages(wanted)
         answered: set[Subscription] = set()
         for message in asked(plan, wanted):
-            kept.sent(message)
+            pending.sent(message)
             if message.id is not None:
                 answered.update(message.subscriptions)
-            for reply in talk.say(message.text):
+            for reply in dialogue.send(message.text):
                 if isinstance(reply, Refusal):
                     raise ContractViolation(
-                        f"the venue's side refuses {message.text!r}: {reply.reason!r}."
+                        f"the server side refuses {message.text!r}: {reply.reason!r}."
                     )
                 if isinstance(reply, Ack):
-                    kept.receive(reply)
-        missing = sorted(map(str, answered - kept.acknowledged))
-        if missing or kept.has_pending:
+                    pending.receive(reply)
+        missing = sorted(map(str, answered - pending.acknowledged))
+        if missing or pending.has_pending:
             raise ContractViolation(
-                f"not acknowledged: {missing}. The venue's answers must become an Ack with the id"
-                " of the message, or with its subscriptions."
+                f"not acknowledged: {missing}. `decode_reply` must return an Ack with the id of the"
+                " message or with its subscriptions."
             )
-        if kept.receive(Ack(subscriptions=(Subscription("NONE/NONE", "trades"),))):
+        if pending.receive(Ack(subscriptions=(Subscription("NONE/NONE", "trades"),))):
             raise ContractViolation(
-                "an acknowledgement of something else agrees to what was not asked for."
+                "an acknowledgement of NONE/NONE was accepted, which was never subscribed to."
             )
-        unheard = {one.symbol for one in wanted} - {one.symbol for one in talk.line.subscriptions}
-        if unheard and not any(not one.symbol for one in talk.line.subscriptions):
+        streams = dialogue.line.subscriptions
+        unsent = {subscription.symbol for subscription in wanted}
+        unsent -= {stream.symbol for stream in streams}
+        if unsent and all(stream.symbol for stream in streams):
             raise ContractViolation(
-                f"the venue acknowledges {sorted(unheard)} and does not send it."
+                f"the server side acknowledges {sorted(unsent)}, but does not stream it."
             )
 
 
 def unsubscribe(subject: Subject, simulated: str = "") -> None:
-    """Hold that what is dropped is sent no longer, and the rest still is."""
+    """Check that unsubscribed symbols are no longer streamed, and the others still are."""
     plan, simulated = planned(subject, simulated)
     assert plan.codec is not None
     for endpoint, wanted in connections(plan):
-        talk, kept = Dialogue(subject, plan, endpoint, simulated), PendingMessages(wanted)
+        dialogue, pending = Dialogue(subject, plan, endpoint, simulated), PendingMessages(wanted)
         for message in asked(plan, wanted):
-            kept.sent(message)
-            _hear(kept, talk.say(message.text))
-        gone = [one for one in wanted if one.symbol == wanted[0].symbol]
-        for part in (gone, [one for one in wanted if one not in gone]):
-            kept.forget(part)
+            pending.sent(message)
+            _newly_acknowledged(pending, dialogue.send(message.text))
+        dropped = [
+            subscription for subscription in wanted if subscription.symbol == wanted[0].symbol
+        ]
+        rest = [subscription for subscription in wanted if subscription not in dropped]
+        for part in (dropped, rest):
+            pending.forget(part)
             for message in plan.codec.encode_unsubscribe(part, 100) if part else ():
-                kept.sent(message, unsubscribes=True)
-                replies = talk.say(message.text)
-                if refusals := [one for one in replies if isinstance(one, Refusal)]:
+                pending.sent(message, unsubscribes=True)
+                replies = dialogue.send(message.text)
+                if refusals := [reply for reply in replies if isinstance(reply, Refusal)]:
                     raise ContractViolation(
-                        f"the venue refuses {message.text!r}: {refusals[0].reason!r}."
+                        f"the server side refuses {message.text!r}: {refusals[0].reason!r}."
                     )
-                if back := _hear(kept, replies):
-                    raise ContractViolation(f"the answer {replies!r} to a drop agrees to {back}.")
-            if kept.has_pending:
-                raise ContractViolation(f"the drop of {[*map(str, part)]} is not acknowledged.")
-            still = {one.symbol for one in talk.line.subscriptions if one.symbol}
-            if still & {one.symbol for one in part}:
-                raise ContractViolation(f"after `drop`, the venue still sends {sorted(still)}.")
-        if talk.line.subscriptions:
-            names = [one.name for one in talk.line.subscriptions]
-            raise ContractViolation(f"after everything was dropped, the venue still sends {names}.")
+                if live := _newly_acknowledged(pending, replies):
+                    raise ContractViolation(
+                        f"the reply {replies!r} to an unsubscribe message acknowledges {live} as subscribed."
+                    )
+            if pending.has_pending:
+                raise ContractViolation(
+                    f"unsubscribing from {[*map(str, part)]} is not acknowledged."
+                )
+            streamed = {stream.symbol for stream in dialogue.line.subscriptions if stream.symbol}
+            if streamed & {subscription.symbol for subscription in part}:
+                raise ContractViolation(
+                    f"after `encode_unsubscribe`, the server side still streams {sorted(streamed)}."
+                )
+        if dialogue.line.subscriptions:
+            names = [stream.name for stream in dialogue.line.subscriptions]
+            raise ContractViolation(
+                f"all subscriptions are unsubscribed, but the server side still streams {names}."
+            )
 
 
-def _hear(kept: PendingMessages, replies: Sequence[Reply]) -> list[str]:
-    """Take the acknowledgements; return what is live by them and was not before."""
-    return [str(one) for reply in replies if isinstance(reply, Ack) for one in kept.receive(reply)]
+def _newly_acknowledged(pending: PendingMessages, replies: Sequence[Reply]) -> list[str]:
+    """Process acknowledgements; return the subscriptions that they make live."""
+    acks = [reply for reply in replies if isinstance(reply, Ack)]
+    return [str(subscription) for ack in acks for subscription in pending.receive(ack)]
 
 
 def refuse(subject: Subject, simulated: str = "") -> None:
-    """Hold that a refusal is understood and names what it is about."""
+    """Check that a refusal is decoded with its reason and the refused subscriptions."""
     plan, simulated = planned(subject, simulated)
     for endpoint, wanted in connections(plan):
-        talk = Dialogue(subject, plan, endpoint, simulated)
+        dialogue = Dialogue(subject, plan, endpoint, simulated)
         message = asked(plan, wanted)[0]
-        kept = PendingMessages(wanted)
-        kept.sent(message)
-        replies = talk.hear(talk.session.refuse(message.text))
-        refusals = [one for one in replies if isinstance(one, Refusal)]
+        pending = PendingMessages(wanted)
+        pending.sent(message)
+        replies = dialogue.decode(dialogue.session.refuse(message.text))
+        refusals = [reply for reply in replies if isinstance(reply, Refusal)]
         if not refusals:
-            raise ContractViolation(f"a refusal was expected from `accept`, and {replies!r} came.")
+            raise ContractViolation(
+                f"`decode_reply` must return a Refusal, but the replies are {replies!r}."
+            )
         if not refusals[0].reason:
-            raise ContractViolation("the refusal gives no reason: hand on the venue's own words.")
-        refused = [one for each in refusals for one in kept.receive(each)]
+            raise ContractViolation("the Refusal has no reason: set it to the text of the venue.")
+        refused = [
+            subscription for refusal in refusals for subscription in pending.receive(refusal)
+        ]
         if message.id is not None and not refused:
             raise ContractViolation(
                 f"{refusals[0]!r} names neither the message {message.id!r} nor any of its"
-                " subscriptions. Set `id`, `subscriptions` or `oldest`."
+                " subscriptions. Set `id`, `subscriptions` or `oldest_pending`."
             )

@@ -1,4 +1,4 @@
-"""The venue's own frames, recorded in a run or by somebody else, through its parser in many ways."""
+"""The guarantees about parsing: recorded frames of the venue, whole, corrupted and in batches."""
 
 from __future__ import annotations
 
@@ -18,119 +18,129 @@ __all__ = ["batches", "deterministic", "exact", "poison", "understood", "unknown
 
 MakePlan = Callable[[], ComposedFeed]
 
+#: Frames per batch; 0: a single batch.
 _SIZES = (1, 7, 64, 0)
-_FEW = 400  # frames that are enough to put poison between
+#: The most good frames between which garbage is inserted; more take too long.
+_MAX_GOOD_FRAMES = 400
+#: A number in the text of a frame.
 _NUMBER = re.compile(rb"-?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?")
-_DEEP = 20_000
+#: Levels of nesting in a frame that overflows a recursive parser.
+_DEPTH = 20_000
 
 
 def _read(plan: ComposedFeed, frames: Sequence[bytes], size: int) -> list[Event]:
+    """Return the events of *frames*, parsed in batches of *size*."""
     reader = Reader(plan)
     return [event for batch in cut(frames, size) for event in reader.read(batch)]
 
 
 def deterministic(make: MakePlan, frames: Sequence[bytes]) -> None:
-    """Hold that the same frames give the same events."""
+    """Check that parsing the same frames again gives the same events."""
     once, again = _read(make(), frames, 64), _read(make(), frames, 64)
     _same(once, again, "read a second time")
 
 
 def batches(make: MakePlan, frames: Sequence[bytes]) -> None:
-    """Hold that how frames are cut into batches makes no difference."""
+    """Check that the size of the batches does not change the events."""
     once = _read(make(), frames, 1)
     for size in _SIZES[1:]:
         _same(once, _read(make(), frames, size), f"in batches of {size or len(frames)}")
 
 
-def _same(expected: Sequence[Event], got: Sequence[Event], how: str) -> None:
+def _same(expected: Sequence[Event], got: Sequence[Event], description: str) -> None:
     if list(expected) == list(got):
         return
-    at = next(
-        (at for at, pair in enumerate(zip(expected, got, strict=False)) if pair[0] != pair[1]),
+    index = next(
+        (
+            index
+            for index, pair in enumerate(zip(expected, got, strict=False))
+            if pair[0] != pair[1]
+        ),
         min(len(expected), len(got)),
     )
     raise ContractViolation(
-        f"{how}, the frames give other events: {len(expected)} became {len(got)}, first at {at}:"
-        f" {expected[at : at + 1]!r} became {got[at : at + 1]!r}. A parser depends on frames alone,"
-        " not on how they are cut, nor on the time."
+        f"{description}, the frames give {len(got)} events instead of {len(expected)}. They differ from index {index}"
+        f" on: {expected[index : index + 1]!r} became {got[index : index + 1]!r}. A parser may depend on the frames"
+        " only, not on their batches or the time."
     )
 
 
 def understood(plan: ComposedFeed, frames: Sequence[bytes], garbage: Sequence[str]) -> None:
-    """Hold that every frame is read, but for what is known to be garbage."""
+    """Check that every recorded frame is parsed, except those that contain a text of *garbage*."""
     for event in _read(plan, frames, 64):
         unread = type(event) is Reject and event.rule in ("unreadable_frame", "parser_error")
         if unread and not any(part in event.evidence for part in garbage):  # type: ignore[union-attr]
-            raise ContractViolation(f"a recorded frame is not understood: {event!r}")
+            raise ContractViolation(f"a recorded frame cannot be parsed: {event!r}")
     counters = plan.feed.counters
     if counters["unrequested"]:
         raise ContractViolation(
-            f"{counters['unrequested']} recorded frames are of what nobody asked for."
+            f"{counters['unrequested']} recorded frames belong to no subscription."
         )
 
 
-# ------------------------------------------------------------------------------------------ poison
+# ----------------------------------------------------------------------------------------- garbage
 
 
-def _spoiled(frame: bytes) -> Iterator[bytes]:
-    """Yield what may become of a frame on its way."""
+def _corrupted(frame: bytes) -> Iterator[bytes]:
+    """Yield *frame* truncated, with invalid UTF-8, and with wrong types."""
     yield frame[: len(frame) * 2 // 3]
     yield frame.replace(b":", b":\xff\xfe", 1)
     try:
-        yield json.dumps(_twisted(json.loads(frame))).encode()
+        yield json.dumps(_wrong_types(json.loads(frame))).encode()
     except ValueError:
         return
 
 
-def _twisted(value: Any) -> Any:
-    """Return the same shape with a wrong type in each of its leaves."""
+def _wrong_types(value: Any) -> Any:
+    """Return JSON of the same shape in which each leaf has a wrong type."""
     if isinstance(value, dict):
-        return {key: _twisted(each) for key, each in value.items()}
+        return {key: _wrong_types(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [_twisted(each) for each in value]
+        return [_wrong_types(item) for item in value]
     return {"wrong": [value]}
 
 
-def _poisons(good: Sequence[bytes]) -> list[bytes]:
-    some = dict.fromkeys((good[0], good[len(good) // 2], good[-1], max(good, key=len)))
+def _garbage_frames(good: Sequence[bytes]) -> list[bytes]:
+    """Return frames that no parser understands, some of them corrupted copies of *good*."""
+    samples = dict.fromkeys((good[0], good[len(good) // 2], good[-1], max(good, key=len)))
     return [
         b"",
         b"upstream connect error or disconnect/reset before headers",
         b"<html><body>502</body></html>",
         b"\xff\xfe\xfa",
-        b"[" * _DEEP,
-        b'{"a":' * _DEEP,
-        *(each for frame in some for each in _spoiled(frame)),
+        b"[" * _DEPTH,
+        b'{"a":' * _DEPTH,
+        *(corrupted for frame in samples for corrupted in _corrupted(frame)),
     ]
 
 
 def poison(make: MakePlan, frames: Sequence[bytes]) -> None:
-    """Hold that garbage between good frames costs none of them and is accounted for."""
-    good = frames[:_FEW]
+    """Check that garbage between good frames is rejected or counted and loses none of them."""
+    good = frames[:_MAX_GOOD_FRAMES]
     expected = _read(make(), good, 1)
-    poisons = _poisons(good)
-    for bad in poisons:
-        _accounted(make(), bad, "a frame of garbage")
+    garbage_frames = _garbage_frames(good)
+    for bad in garbage_frames:
+        _check_accounted(make(), bad, "a frame of garbage")
     mixed: list[bytes] = []
-    for at, frame in enumerate(good):
+    for index, frame in enumerate(good):
         mixed.append(frame)
-        if at % 3 == 0:
-            mixed.append(poisons[at // 3 % len(poisons)])
+        if index % 3 == 0:
+            mixed.append(garbage_frames[index // 3 % len(garbage_frames)])
     for size in (1, 64):
         try:
-            got = [one for one in _read(make(), mixed, size) if type(one) is not Reject]
+            got = [event for event in _read(make(), mixed, size) if type(event) is not Reject]
         except Exception as error:
             raise ContractViolation(
                 f"garbage between good frames makes the parser raise {error!r}."
             ) from error
-        clean = [one for one in expected if type(one) is not Reject]
+        clean = [event for event in expected if type(event) is not Reject]
         _same(clean, got, f"with garbage between them, in batches of {size}")
 
 
 def unknown(make: MakePlan, frames: Sequence[bytes], more: Sequence[str]) -> None:
-    """Hold that a message of an unknown kind or symbol becomes no event, and is counted."""
+    """Check that messages of an unknown kind or symbol are counted and give no event."""
     for text in ('{"contract":"unknown"}', '[{"contract":"unknown"}]', *more):
-        _accounted(make(), text.encode(), "a message of an unknown kind")
+        _check_accounted(make(), text.encode(), "a message of an unknown kind")
     plan = make()
     natives = [native.encode() for native in plan.feed.listing.unified]
     reader = Reader(make())
@@ -140,25 +150,27 @@ def unknown(make: MakePlan, frames: Sequence[bytes], more: Sequence[str]) -> Non
             data = [frame.replace(old, new) for frame in data]
     foreign = [frame for frame in data if b"zzq9x" in frame.lower()]
     for frame in foreign[:: max(1, len(foreign) // 20)]:
-        _accounted(make(), frame, "a message of a symbol that nobody asked for")
+        _check_accounted(make(), frame, "a message of a symbol without a subscription")
 
 
-def _accounted(plan: ComposedFeed, frame: bytes, what: str) -> None:
-    """Hold that one frame alone leaves a Reject or a counter that has gone up, and no event."""
+def _check_accounted(plan: ComposedFeed, frame: bytes, description: str) -> None:
+    """Check that *frame* gives a Reject, a status, a reply or a counter, and no other event."""
     before = sum(plan.feed.counters.values())
     reader = Reader(plan)
     try:
         events = reader.read([frame])
     except Exception as error:
         raise ContractViolation(
-            f"{what} makes the parser raise {error!r}: {frame[:120]!r}"
+            f"{description} makes the parser raise {error!r}: {frame[:120]!r}"
         ) from error
-    if strange := [one for one in events if one.type not in ("reject", "status")]:
-        raise ContractViolation(f"{what} became {strange[0]!r}: {frame[:120]!r}")
+    if strange := [event for event in events if event.type not in ("reject", "status")]:
+        raise ContractViolation(
+            f"{description} must give no event, but gave {strange[0]!r}: {frame[:120]!r}"
+        )
     if not events and not reader.replies and sum(plan.feed.counters.values()) == before:
         raise ContractViolation(
-            f"{what} is gone without a trace: {frame[:120]!r}. Give it to `frames.on_control`, or count"
-            " it in `feed.counters`."
+            f"{description} is neither reported nor counted: {frame[:120]!r}. Pass it to `frames.on_control`,"
+            " or count it in `feed.counters`."
         )
 
 
@@ -166,7 +178,7 @@ def _accounted(plan: ComposedFeed, frame: bytes, what: str) -> None:
 
 
 def _numbers(event: Event) -> Iterable[Decimal | str]:
-    """Return the numbers of an event that are the venue's own."""
+    """Return the numbers of an event that the venue sent."""
     if type(event) is Trade:
         return event.price, event.size
     if type(event) is Quote:
@@ -174,8 +186,8 @@ def _numbers(event: Event) -> Iterable[Decimal | str]:
     if type(event) is Bar:
         return event.open, event.high, event.low, event.close, event.volume
     if type(event) is Ticker:
-        some = (event.last, event.open, event.high, event.low, event.volume)
-        return [number for number in some if number is not None]
+        numbers = (event.last, event.open, event.high, event.low, event.volume)
+        return [number for number in numbers if number is not None]
     if type(event) is Book:
         levels = (*event.raw_bids, *event.raw_asks)
         return [number for level in levels for number in level]
@@ -183,7 +195,7 @@ def _numbers(event: Event) -> Iterable[Decimal | str]:
 
 
 def exact(plan: ComposedFeed, frames: Sequence[bytes]) -> None:
-    """Hold that the digits of every number stand in the frames that have come so far."""
+    """Check that every number of an event stands, digit for digit, in a frame read so far."""
     reader, seen = Reader(plan), set[str]()
     for frame in frames:
         seen.update(map(bytes.decode, _NUMBER.findall(frame)))
@@ -191,11 +203,11 @@ def exact(plan: ComposedFeed, frames: Sequence[bytes]) -> None:
             for number in _numbers(event):
                 if not isinstance(number, Decimal | str):
                     raise ContractViolation(
-                        f"{number!r} is no Decimal made of the venue's text: {event!r}"
+                        f"{number!r} is not a Decimal made from the text of the venue: {event!r}"
                     )
-                # A bar without a trade has a volume that nobody wrote.
+                # The zero volume of a bar without trades is not in a frame.
                 if str(number) not in seen and Decimal(number):
                     raise ContractViolation(
-                        f"the venue wrote no number {str(number)!r}; keep its digits as they are:"
+                        f"{str(number)!r} is in no frame of the venue; keep the digits unchanged:"
                         f" {event!r} from {frame[:200]!r}"
                     )

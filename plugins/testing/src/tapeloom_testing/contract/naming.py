@@ -1,4 +1,4 @@
-"""Symbols: spelled there and back."""
+"""The guarantee `symbols`: a symbol and its name at the venue map to each other."""
 
 from __future__ import annotations
 
@@ -15,11 +15,12 @@ if TYPE_CHECKING:
 
 __all__ = ["symbols"]
 
-_ODD = ("", "?", "NO SUCH", "//", "BTC/USDT/ETH")
+#: Texts that are no symbols.
+_INVALID = ("", "?", "NO SUCH", "//", "BTC/USDT/ETH")
 
 
 def symbols(subject: Subject) -> None:
-    """Hold that each symbol has a name of its own at the venue, and nonsense has none."""
+    """Check that each symbol has its own name at the venue, and that invalid ones are refused."""
     plan = subject.plan()
     if plan.codec is None:
         raise NotApplicable("it connects through a Source: core does not name its symbols")
@@ -29,20 +30,20 @@ def symbols(subject: Subject) -> None:
     for symbol, name in names.items():
         if not name or listing.native.get(symbol) != name or listing.unified.get(name) != symbol:
             raise ContractViolation(
-                f"{symbol!r} is {name!r} at the venue, and the listing has {listing.native!r}:"
-                " two symbols share one name, or `native` answers differently each time."
+                f"{symbol!r} is {name!r} at the venue, but the listing has {listing.native!r}:"
+                " two symbols share a name, or `native` returns different names for a symbol."
             )
         if native(symbol.lower()) != name:
             raise ContractViolation(
-                f"{symbol.lower()!r} is not the same as {symbol!r}: use Symbol.parse."
+                f"`native` returns different names for {symbol.lower()!r} and {symbol!r}: use Symbol.parse."
             )
-    for odd in _ODD:
+    for invalid in _INVALID:
         try:
-            name = native(odd)
+            name = native(invalid)
         except SymbolError:
             continue
         raise ContractViolation(
-            f"a SymbolError was expected for {odd!r}, and `native` returned {name!r}."
+            f"a SymbolError was expected for {invalid!r}, but `native` returned {name!r}."
         )
     for other in _other_kinds(subject.symbols):
         try:
@@ -51,12 +52,16 @@ def symbols(subject: Subject) -> None:
             continue
         if name in names.values():
             raise ContractViolation(
-                f"{other!r} is another market's and gets the name {name!r} of one here."
+                f"{other!r} belongs to another market, but `native` returned {name!r}, the name of a"
+                " symbol of this market. Raise SymbolError."
             )
 
 
-def _other_kinds(some: Sequence[str]) -> list[str]:
-    """Return the same pairs as something else: spot for a swap, a swap for spot."""
-    parsed = [Symbol.parse(symbol) for symbol in some]
-    others = [str(Symbol(one.base, one.quote, "" if one.settle else one.quote)) for one in parsed]
-    return [other for other in others if other not in some]
+def _other_kinds(symbols: Sequence[str]) -> list[str]:
+    """Return the same pairs of the other kind: spot for a swap, a swap for spot."""
+    parsed = [Symbol.parse(symbol) for symbol in symbols]
+    others = [
+        str(Symbol(symbol.base, symbol.quote, "" if symbol.settle else symbol.quote))
+        for symbol in parsed
+    ]
+    return [other for other in others if other not in symbols]

@@ -1,4 +1,8 @@
-"""How parts of a contract are proven: once each, remembered, and written down as a level."""
+"""The base class of all contracts: check guarantees, cache the outcomes, write conformance files.
+
+Conformance is what was proven of a plugin: its guarantees per market. The file stands in the
+package of the plugin.
+"""
 
 from __future__ import annotations
 
@@ -13,17 +17,22 @@ from tapeloom.harness import Conformance, Proof, conformance_file, installed, re
 from .conformance import write
 from .declared import ContractViolation, NotApplicable
 
-__all__ = ["Proving", "remembered"]
+__all__ = ["Proving", "cached_result"]
 
-_SAID = "--write-contract"
+#: The pytest option that writes the conformance file instead of comparing with it.
+_WRITE_OPTION = "--write-contract"
+#: Characters of a conformance that an error text shows.
+_SHOWN_CHARACTERS = 1500
 
 
 class Proving:
-    """What the contracts have in common. `kind` and `guarantees` say which it is."""
+    """The base class of the contracts of venues, stages, sinks and transports."""
 
-    kind: ClassVar[str]
-    guarantees: ClassVar[dict[str, str]]
-    variant: str = ""
+    kind: ClassVar[str]  #: venue, stage, sink or transport
+    guarantees: ClassVar[dict[str, str]]  #: key of a guarantee → its claim
+    variant: str = ""  #: tells apart several contract classes of one plugin
+    #: guarantees that are not claimed → the reason; keys are "sides", "sides spot", "sides trades"
+    #: or "sides spot trades" (guarantee, market, channel)
     without: ClassVar[Any] = {}
 
     _outcomes: ClassVar[dict[tuple[type, str, str], Exception | None]] = {}
@@ -33,135 +42,160 @@ class Proving:
         raise NotImplementedError
 
     def places(self) -> Sequence[str]:
-        """Return what is proven one by one: the markets of a venue."""
+        """Return the markets that are checked separately; a single empty name where there are none."""
         return ("",)
 
-    def check(self, word: str, place: str) -> None:
-        """Prove one guarantee. Raises Broken or Lacking."""
+    def check(self, guarantee: str, place: str) -> None:
+        """Check one guarantee. Raise ContractViolation or NotApplicable."""
         raise NotImplementedError
 
-    def proof(self, place: str, words: list[str], without: dict[str, str]) -> Proof:
-        """Return what is proven of one place."""
-        return Proof(guarantees=words, without=without)
+    def proof(self, place: str, guarantees: list[str], without: dict[str, str]) -> Proof:
+        """Return the conformance of one market."""
+        return Proof(guarantees=guarantees, without=without)
 
     def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
-        """Run each part for each market."""
+        """Parametrise the tests that take `place` with every market."""
         if "place" in metafunc.fixturenames:
             metafunc.parametrize("place", self.places(), ids=lambda place: place or "all")
 
-    # ------------------------------------------------------------------------------------- proving
+    # ------------------------------------------------------------------------------------ checking
 
-    def reason(self, word: str, place: str, channel: str = "") -> str:
-        """Return why a guarantee is not claimed, or nothing."""
-        keys = [f"{word} {place} {channel}", f"{word} {channel}"] if channel else []
-        keys += [] if channel else [f"{word} {place}", word]
+    def reason(self, guarantee: str, place: str, channel: str = "") -> str:
+        """Return why a guarantee is not claimed; an empty text if it is claimed."""
+        keys = [f"{guarantee} {place} {channel}", f"{guarantee} {channel}"] if channel else []
+        keys += [] if channel else [f"{guarantee} {place}", guarantee]
         return next((self.without[key] for key in keys if self.without.get(key)), "")
 
-    def outcome(self, word: str, place: str) -> Exception | None:
-        """Prove one guarantee, or remember how that ended."""
-        key = (type(self), word, place)
+    def outcome(self, guarantee: str, place: str) -> Exception | None:
+        """Return the cached outcome of one check: None where the guarantee holds, or the exception."""
+        key = (type(self), guarantee, place)
         if key not in self._outcomes:
-            self._outcomes[key] = self._proven(word, place)
+            self._outcomes[key] = self._run_check(guarantee, place)
         return self._outcomes[key]
 
-    def _proven(self, word: str, place: str) -> Exception | None:
+    def _run_check(self, guarantee: str, place: str) -> Exception | None:
         try:
-            if reason := self.reason(word, place):
+            if reason := self.reason(guarantee, place):
                 raise NotApplicable(reason)
-            self.check(word, place)
+            self.check(guarantee, place)
         except Exception as error:
             return error
         return None
 
-    def prove(self, word: str, place: str) -> None:
-        """Pass, skip or fail, as a test."""
-        outcome = self.outcome(word, place)
+    def prove(self, guarantee: str, place: str) -> None:
+        """Pass, skip or fail the running test, by the outcome of one check."""
+        outcome = self.outcome(guarantee, place)
         if isinstance(outcome, NotApplicable):
             pytest.skip(str(outcome))
         if isinstance(outcome, ContractViolation):
-            pytest.fail(f"{self.name()} {place}: {word}: {outcome}", pytrace=False)
+            pytest.fail(f"{self.name()} {place}: {guarantee}: {outcome}", pytrace=False)
         if outcome is not None:
             raise outcome
 
-    # -------------------------------------------------------------------------------------- levels
+    # --------------------------------------------------------------------------------- conformance
 
     def level(self, request: pytest.FixtureRequest) -> None:
-        """Hold what was proven against what the package says, or write it there."""
+        """Compare what was proven with the conformance file of the package, or write the file."""
         unknown = {key.partition(" ")[0] for key in self.without} - {*self.guarantees}
         if unknown:
             raise ContractViolation(
-                f"`without` names {sorted(unknown)}; there is {sorted(self.guarantees)}."
+                f"`without` names the unknown guarantees {sorted(unknown)}. Known are:"
+                f" {sorted(self.guarantees)}."
             )
         found = installed().get(self.name())
         path = conformance_file(found.module) if found is not None else None
         if found is None or path is None:
-            pytest.skip(f"{self.name()!r} is no installed package: it has no file to write to")
-        proven = {self._key(place): self._place(place) for place in self.places()}
-        level = read_conformance(found.module) or Conformance(self.kind, self.name())
-        if request.config.getoption(_SAID, default=False):
-            variants = {key: one for key, one in level.proven.items() if self._other(key)}
-            write(
-                Conformance(self.kind, self.name(), dict(sorted((variants | proven).items()))), path
+            pytest.skip(
+                f"{self.name()!r} is not an installed plugin, so it has no conformance file"
             )
+        proven = {self._key(place): self._prove_place(place) for place in self.places()}
+        committed = read_conformance(found.module) or Conformance(self.kind, self.name())
+        if request.config.getoption(_WRITE_OPTION, default=False):
+            variants = {
+                key: proof
+                for key, proof in committed.proven.items()
+                if self._is_of_another_variant(key)
+            }
+            merged = dict(sorted((variants | proven).items()))
+            write(Conformance(self.kind, self.name(), merged), path)
             return
-        mine = {key: one for key, one in level.proven.items() if not self._other(key)}
+        mine = {
+            key: proof
+            for key, proof in committed.proven.items()
+            if not self._is_of_another_variant(key)
+        }
         if mine != proven:
             pytest.fail(
-                f"{path.name} of {self.name()} says {_shown(mine)} and this was proven:"
-                f" {_shown(proven)}. Where that is as it should be, run this file with {_SAID}.",
+                f"{path.name} of {self.name()} has {_format_proofs(mine)}, but this was proven:"
+                f" {_format_proofs(proven)}. If the change is intended, run this file with {_WRITE_OPTION}.",
                 pytrace=False,
             )
 
     def _key(self, place: str) -> str:
         return f"{place}, {self.variant}" if self.variant else place
 
-    def _other(self, key: str) -> bool:
-        """Say whether another class proves this."""
+    def _is_of_another_variant(self, key: str) -> bool:
+        """Return whether a contract class of another variant proves this key."""
         return key.partition(", ")[2] != self.variant
 
-    def _place(self, place: str) -> Proof:
-        outcomes = {word: self.outcome(word, place) for word in self.guarantees}
-        here = [
-            str(one) for one in outcomes.values() if isinstance(one, NotApplicable) and one.here
+    def _prove_place(self, place: str) -> Proof:
+        outcomes = {guarantee: self.outcome(guarantee, place) for guarantee in self.guarantees}
+        not_installed = [
+            str(outcome)
+            for outcome in outcomes.values()
+            if isinstance(outcome, NotApplicable) and outcome.here
         ]
-        if here:
-            pytest.skip(f"a level is proven where everything is installed: {here[0]}")
+        if not_installed:
+            pytest.skip(f"conformance needs everything installed: {not_installed[0]}")
         failed = [
-            word for word, one in outcomes.items() if one and not isinstance(one, NotApplicable)
+            guarantee
+            for guarantee, outcome in outcomes.items()
+            if outcome and not isinstance(outcome, NotApplicable)
         ]
         if failed:
-            pytest.fail(f"{place}: {', '.join(failed)} failed, so there is no level", pytrace=False)
-        if held := [word for word in outcomes if self._needlessly_without(word, place)]:
             pytest.fail(
-                f"{place}: {', '.join(held)} holds: take it out of `without`", pytrace=False
+                f"{place}: {', '.join(failed)} failed, so its conformance is unknown", pytrace=False
             )
-        words = [word for word, one in outcomes.items() if one is None]
-        lacking = {word: str(one) for word, one in outcomes.items() if one is not None}
+        if held := [
+            guarantee for guarantee in outcomes if self._needlessly_without(guarantee, place)
+        ]:
+            pytest.fail(
+                f"{place}: {', '.join(held)} holds: remove it from `without`", pytrace=False
+            )
+        guarantees = [guarantee for guarantee, outcome in outcomes.items() if outcome is None]
+        not_claimed = {
+            guarantee: str(outcome)
+            for guarantee, outcome in outcomes.items()
+            if outcome is not None
+        }
+        # Reasons for single markets or channels.
         narrow = {
-            key: why
-            for key, why in self.without.items()
+            key: reason
+            for key, reason in self.without.items()
             if key.partition(" ")[2] not in ("", *self.places())
             and (place in key.split(" ") or not {*key.split(" ")} & {*self.places()})
         }
-        return self.proof(place, words, lacking | narrow)
+        return self.proof(place, guarantees, not_claimed | narrow)
 
-    def _needlessly_without(self, word: str, place: str) -> bool:
-        """Say whether a guarantee that is not claimed is kept."""
-        if not self.reason(word, place):
+    def _needlessly_without(self, guarantee: str, place: str) -> bool:
+        """Return whether a guarantee in `without` holds all the same."""
+        if not self.reason(guarantee, place):
             return False
         try:
-            self.check(word, place)
+            self.check(guarantee, place)
         except Exception:
             return False
         return True
 
 
-def _shown(proven: dict[str, Proof]) -> str:
-    return re.sub(r"[{}'\"]", "", str({key: asdict(one) for key, one in proven.items()}))[:1500]
+def _format_proofs(proven: dict[str, Proof]) -> str:
+    return re.sub(r"[{}'\"]", "", str({key: asdict(proof) for key, proof in proven.items()}))[
+        :_SHOWN_CHARACTERS
+    ]
 
 
-def remembered(make: Callable[[], Any], store: dict[Any, Any], key: Any) -> Any:
-    """Return what *make* gave the first time, or raise what it raised."""
+def cached_result(make: Callable[[], Any], store: dict[Any, Any], key: Any) -> Any:
+    """Return the cached result of *make* for *key*, or raise its cached exception."""
     if key not in store:
         try:
             store[key] = make()

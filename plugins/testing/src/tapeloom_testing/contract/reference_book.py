@@ -1,4 +1,4 @@
-"""A book put together from events by the common rule of sequences, in the plainest way."""
+"""A reference order book: applies snapshots and deltas by their sequence numbers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ __all__ = ["Rebuilt"]
 
 
 class Rebuilt:
-    """The book of one symbol and channel."""
+    """The book of one symbol and channel.
+
+    `whole` tells whether a snapshot has been applied; `depth` is that of the snapshot.
+    """
 
     def __init__(self) -> None:
         self.bids: dict[Decimal, Decimal] = {}
@@ -20,13 +23,13 @@ class Rebuilt:
         self.whole = False
         self.depth = 0
         self._last: int | None = None
-        self._fresh = False  # nothing has come since the snapshot
-        self._waiting: list[Book] = []
+        self._fresh = False  # no delta has been applied since the snapshot
+        self._waiting: list[Book] = []  # deltas that arrived before a snapshot
 
     def take(self, event: Book) -> None:
-        """Take a snapshot or a change of some levels.
+        """Apply a snapshot or a delta.
 
-        Raises Broken where the sequence has a hole.
+        Raise ContractViolation where the sequence numbers have a gap.
         """
         if event.kind == "delta":
             if self.whole:
@@ -35,23 +38,24 @@ class Rebuilt:
                 self._waiting.append(event)
             return
         if self.whole and event.last_id is not None and event.last_id < (self._last or 0):
-            return  # an answer over REST that came late
+            return  # a REST snapshot that is older than the book
         self.bids, self.asks = dict(event.bids), dict(event.asks)
         self.whole = self._fresh = True
         self.depth, self._last = event.depth, event.last_id
         waiting, self._waiting = self._waiting, []
-        for one in waiting:
-            self._change(one)
+        for delta in waiting:
+            self._change(delta)
 
     def _change(self, event: Book) -> None:
+        """Apply a delta; ignore it where the book is newer."""
         if event.last_id is not None and self._last is not None:
             if event.last_id <= self._last:
                 return
             if not self._joins(event):
                 raise ContractViolation(
-                    f"the book {event.symbol} {event.channel} stood at {self._last}, and the next"
-                    f" update goes from {event.first_id} to {event.last_id} (previous: {event.previous_id})."
-                    " `first`, `last` and `previous` must be the venue's."
+                    f"the book {event.symbol} {event.channel} is at id {self._last}, but the next"
+                    f" delta goes from {event.first_id} to {event.last_id} (previous: {event.previous_id})."
+                    " `first_id`, `last_id` and `previous_id` must be the venue's own."
                 )
         for side, levels in ((self.bids, event.bids), (self.asks, event.asks)):
             for price, size in levels:
@@ -63,6 +67,7 @@ class Rebuilt:
         self._last = event.last_id if event.last_id is not None else self._last
 
     def _joins(self, event: Book) -> bool:
+        """Return whether a delta follows the last applied id without a gap."""
         assert self._last is not None
         if self._fresh:
             return event.first_id is None or event.first_id <= self._last + 1

@@ -1,4 +1,4 @@
-"""The contract of a sink: what is written arrives."""
+"""The contract of a sink: every event that is written arrives at its destination."""
 
 from __future__ import annotations
 
@@ -21,47 +21,52 @@ from .proving import Proving
 
 __all__ = ["SinkContract"]
 
+#: The event loops that a sink may run on.
 _LOOPS = ("asyncio", "trio")
+#: `ts` of the first event, in ns (2023-11-14 22:13:20 UTC).
 _START = 1_700_000_000_000_000_000
+#: Seconds until a sink that does not finish writing fails the test.
 _PATIENCE = 20.0
 
 
 def _events(count: int) -> list[Event]:
-    """Return events of several types, each unlike the others."""
-    place = ("contract", "BTC/USDT")
-    found: list[Event] = []
-    for at in range(count):
-        ts, price = _START + at * 1_000_001, Decimal(f"100.{at:04d}0")
-        one, half = Decimal(1), Decimal("0.50")
-        found += [
-            Trade(*place, ts, ts + 7, price, Decimal("0.00000001"), "buy", at),
-            Quote(*place, ts, ts + 7, price, one, price + 1, half, at),
-            Bar(*place, ts, ts + 7, "1m", price, price, price, price, one, price, half, half, 3),
+    """Return *count* trades, quotes and bars, then a gap and a status; no two are equal."""
+    source = ("contract", "BTC/USDT")
+    events: list[Event] = []
+    for index in range(count):
+        ts, price = _START + index * 1_000_001, Decimal(f"100.{index:04d}0")
+        unit, half = Decimal(1), Decimal("0.50")
+        events += [
+            Trade(*source, ts, ts + 7, price, Decimal("0.00000001"), "buy", index),
+            Quote(*source, ts, ts + 7, price, unit, price + 1, half, index),
+            Bar(*source, ts, ts + 7, "1m", price, price, price, price, unit, price, half, half, 3),
         ]
-    found.append(Gap(*place, _START, _START, _START, _START + 1, "disconnect", 3, "open", "trades"))
-    found.append(Status("contract", "", _START, _START, "notice", 'quotes " and , commas\n'))
-    return found
+    events.append(
+        Gap(*source, _START, _START, _START, _START + 1, "disconnect", 3, "open", "trades")
+    )
+    events.append(Status("contract", "", _START, _START, "notice", 'quotes " and , commas\n'))
+    return events
 
 
 class SinkContract(Proving):
-    """Everything that a sink promises. Inherit from it in a class whose name begins with ``Test``."""
+    """The guarantees of a sink. Inherit from it in a class whose name begins with ``Test``."""
 
     kind = "sink"
     guarantees = SINK
 
     sink: str  #: the name of its entry point
-    types: Sequence[str] = ()  #: those it takes, as in a stack; none: all
+    types: Sequence[str] = ()  #: the event types it is given, as in a stack; empty: all
 
     def settings(self, folder: Path) -> Mapping[str, Any]:
-        """Return its table, where it is to write below *folder*."""
+        """Return the settings of a sink that writes below *folder*."""
         raise NotImplementedError
 
     def written(self, folder: Path) -> Sequence[Event]:
-        """Return what was written, in order, after the sink was closed."""
+        """Return the events that the closed sink wrote below *folder*, in order."""
         raise NotImplementedError
 
     def failing(self, folder: Path) -> Mapping[str, Any] | None:
-        """Return a table with which nothing can be written; None where there is none."""
+        """Return settings with which every write fails; None where there are none."""
         return None
 
     def name(self) -> str:
@@ -69,74 +74,75 @@ class SinkContract(Proving):
         return self.sink
 
     def registry(self) -> Registry:
-        """Return the plugins among which the sink is found."""
+        """Return the registry that contains the sink."""
         return Registry()
 
     def test_everything_written_arrives_once_in_order(self) -> None:
-        """In batches of many sizes."""
+        """Events are written in batches of 1 to 500."""
         self.prove("once", "")
 
     def test_closing_writes_what_is_left(self) -> None:
-        """Also a single event, written a moment before."""
+        """A single event that is written just before closing arrives too."""
         self.prove("flushed", "")
 
     def test_a_write_that_fails_is_told(self) -> None:
-        """By an exception, from `write` or from `aclose`."""
+        """`write` or `aclose` raises."""
         self.prove("failure", "")
 
     def test_it_runs_on_each_event_loop_it_names(self) -> None:
-        """With the same result."""
+        """The result is the same on each loop."""
         self.prove("backends", "")
 
     def test_the_committed_level_is_the_one_that_is_proven(
         self, request: pytest.FixtureRequest
     ) -> None:
-        """What the package says of itself is what was just shown."""
+        """The conformance file of the package equals what was proven in this run."""
         self.level(request)
 
-    # ------------------------------------------------------------------------------- how each goes
+    # -------------------------------------------------------------------------------------- checks
 
-    def check(self, word: str, place: str) -> None:
-        """Prove one guarantee. Raises Broken or Lacking."""
-        getattr(self, f"_{word}")()
+    def check(self, guarantee: str, place: str) -> None:
+        """Check one guarantee. Raise ContractViolation or NotApplicable."""
+        getattr(self, f"_{guarantee}")()
 
-    def _made(self, table: Mapping[str, Any]) -> Sink:
+    def _compose(self, table: Mapping[str, Any]) -> Sink:
         spec = SinkSpec(self.sink, "contract-sink", tuple(self.types), table=dict(table))
         return compose_sink(Stack(sinks=(spec,)), registry=self.registry())
 
     def _loops(self) -> list[str]:
         with tempfile.TemporaryDirectory() as folder:
-            sink = self._made(self.settings(Path(folder)))
-            return [one for one in _LOOPS if one in sink.backends]
+            sink = self._compose(self.settings(Path(folder)))
+            return [backend for backend in _LOOPS if backend in sink.backends]
 
     def _arrives(self, events: Sequence[Event], sizes: Sequence[int], backend: str) -> None:
-        wanted = [event for event in events if not self.types or event.type in self.types]
+        """Write *events* in batches of *sizes*; raise ContractViolation if others are read back."""
+        expected = [event for event in events if not self.types or event.type in self.types]
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
 
             async def write() -> None:
                 with anyio.fail_after(_PATIENCE):
-                    sink, at, turn = self._made(self.settings(folder)), 0, 0
-                    while at < len(wanted):
-                        size = sizes[turn % len(sizes)]
-                        await sink.write(wanted[at : at + size])
-                        at, turn = at + size, turn + 1
+                    sink, start, count = self._compose(self.settings(folder)), 0, 0
+                    while start < len(expected):
+                        size = sizes[count % len(sizes)]
+                        await sink.write(expected[start : start + size])
+                        start, count = start + size, count + 1
                     await sink.aclose()
 
             anyio.run(write, backend=backend)
             got = list(self.written(folder))
-        if got != wanted:
+        if got != expected:
             at = next(
                 (
-                    at
-                    for at, pair in enumerate(zip(wanted, got, strict=False))
+                    index
+                    for index, pair in enumerate(zip(expected, got, strict=False))
                     if pair[0] != pair[1]
                 ),
-                min(len(wanted), len(got)),
+                min(len(expected), len(got)),
             )
             raise ContractViolation(
-                f"{len(wanted)} events were written and {len(got)} arrived, first at {at}:"
-                f" {wanted[at : at + 1]!r} became {got[at : at + 1]!r}"
+                f"{len(expected)} events were written and {len(got)} arrived. They differ from index {at} on:"
+                f" {expected[at : at + 1]!r} became {got[at : at + 1]!r}"
             )
 
     def _once(self) -> None:
@@ -153,7 +159,7 @@ class SinkContract(Proving):
                 raise NotApplicable("nothing that can be set makes it fail")
 
             async def write() -> None:
-                sink = self._made(table)
+                sink = self._compose(table)
                 await sink.write(_events(3))
                 await sink.aclose()
 
@@ -162,7 +168,8 @@ class SinkContract(Proving):
             except Exception:
                 return
         raise ContractViolation(
-            "writing cannot have worked, and neither `write` nor `aclose` raised."
+            "nothing can be written with the settings of `failing`, but neither `write` nor `aclose`"
+            " raised."
         )
 
     def _backends(self) -> None:

@@ -1,4 +1,4 @@
-"""The contract of a stage: streams of events that Hypothesis makes up, through it in many ways."""
+"""The contract of a stage: it processes generated streams of events (Hypothesis)."""
 
 from __future__ import annotations
 
@@ -26,30 +26,34 @@ from .streams import HOSTILE, START, SYMBOLS, VENUE, changed, spoiled, strange, 
 
 __all__ = ["StageContract"]
 
+#: Sizes of the batches whose output must equal that of a single batch.
 _SIZES = (1, 7, 64)
+#: Generated streams for each guarantee.
 _EXAMPLES = 25
+#: The most times that `tick` is called after one event; a stage may always be due again.
+_MAX_TICKS = 100
 _checked = hypothesis_settings(
     max_examples=_EXAMPLES,
     deadline=None,
     derandomize=True,
     database=None,
-    phases=[Phase.generate],  # a smaller example is not worth a minute
+    phases=[Phase.generate],  # shrinking an example takes up to a minute
     suppress_health_check=list(HealthCheck),
 )
 
 
 class StageContract(Proving):
-    """Everything that a stage promises.
+    """The guarantees of a stage.
 
-    Inherit from it in a class whose name begins with ``Test``. `feed_settings` is its table; its
-    output for a stream of events is looked at, never its inside.
+    Inherit from it in a class whose name begins with ``Test``. Only the output for a stream of
+    events is checked, never private state.
     """
 
     kind = "stage"
     guarantees = STAGE
 
     stage: str  #: the name of its entry point
-    settings: ClassVar[Mapping[str, Any]] = {}  #: its table in the stack
+    settings: ClassVar[Mapping[str, Any]] = {}  #: its settings in the stack
     channels: Sequence[str] = ("trades", "quotes", "book", "klines:1m", "ticker")
 
     def name(self) -> str:
@@ -57,51 +61,51 @@ class StageContract(Proving):
         return self.stage
 
     def registry(self) -> Registry:
-        """Return the plugins among which the stage is found."""
+        """Return the registry that contains the stage."""
         return Registry()
 
     def test_events_in_batches_of_any_size_give_the_same_output(self) -> None:
-        """One by one, 7, 64, all at once."""
+        """Batches of 1, 7 and 64 events, and a single batch."""
         self.prove("batches", "")
 
     def test_what_it_does_not_understand_is_passed_on_in_place(self) -> None:
-        """Statuses, rejects, tickers of an unknown symbol."""
+        """Statuses, rejects and tickers of an unknown symbol keep their place in the stream."""
         self.prove("passes", "")
 
     def test_its_input_is_not_changed(self) -> None:
-        """Neither the list nor an event in it; other consumers have the same."""
+        """Other consumers share the same events."""
         self.prove("unchanged", "")
 
     def test_nan_and_infinity_raise_nothing(self) -> None:
-        """In any number of any event."""
+        """Any number of any event may be NaN or infinite."""
         self.prove("hostile", "")
 
     def test_what_goes_in_comes_out_or_stands_in_a_reject(self) -> None:
-        """Nothing is lost in silence."""
+        """No event disappears without a Reject."""
         self.prove("accounted", "")
 
     def test_a_stage_that_acts_on_time_keeps_the_rules_of_one(self) -> None:
-        """`tick` leaves `due` later than now, or None."""
+        """After `tick(now)`, `due` is later than now, or None."""
         self.prove("timed", "")
 
     def test_the_same_events_give_the_same_output(self) -> None:
-        """Each time."""
+        """A second run gives equal events."""
         self.prove("deterministic", "")
 
     def test_the_committed_level_is_the_one_that_is_proven(
         self, request: pytest.FixtureRequest
     ) -> None:
-        """What the package says of itself is what was just shown."""
+        """The conformance file of the package equals what was proven in this run."""
         self.level(request)
 
-    # ------------------------------------------------------------------------------- how each goes
+    # -------------------------------------------------------------------------------------- checks
 
-    def check(self, word: str, place: str) -> None:
-        """Prove one guarantee. Raises Broken or Lacking."""
-        getattr(self, f"_{word}")()
+    def check(self, guarantee: str, place: str) -> None:
+        """Check one guarantee. Raise ContractViolation or NotApplicable."""
+        getattr(self, f"_{guarantee}")()
 
     def pipeline(self) -> tuple[ComposedFeed, VirtualClock]:
-        """Return the stage, new, as core composes it."""
+        """Return a feed with a new instance of the stage, as core composes it, and its clock."""
         registry, clock = self.registry(), VirtualClock(START)
         registry.register(NullVenue(), VENUE)
         feed = FeedSpec(VENUE, SYMBOLS, tuple(self.channels), stages=("contract-stage",))
@@ -112,7 +116,11 @@ class StageContract(Proving):
     def _output(
         self, events: Sequence[Event], size: int = 0, *, still: bool = False
     ) -> list[Event]:
-        """Return what comes out; between the batches time passes as they tell, or stands still."""
+        """Return the output for *events* in batches of *size* (0: a single batch).
+
+        Before each batch, a stage that is due at the `recv` of its first event is ticked; not if
+        *still*.
+        """
         pipeline, _ = self.pipeline()
         out: list[Event] = []
         for batch in cut(list(events), size):
@@ -124,7 +132,7 @@ class StageContract(Proving):
         @_checked
         @given(streams())
         def holds(events: list[Event]) -> None:
-            # What comes together is of one time, or the passing of time would make a difference.
+            # All events have the same time: otherwise a timed stage may depend on the batches.
             events = [changed(event, recv=START) for event in events]
             whole = self._output(events, still=True)
             for size in _SIZES:
@@ -150,14 +158,16 @@ class StageContract(Proving):
         def holds(events: list[Event], at: int) -> None:
             mixed = [*events[:at], *unknown, *events[at:]]
             out = self._output(mixed)
-            kept = [event for event in out if any(event is one for one in unknown)]
+            kept = [event for event in out if any(event is other for other in unknown)]
             if kept != unknown:
-                raise ContractViolation(f"of {unknown!r}, this was passed on: {kept!r}")
-            place = next(at for at, event in enumerate(out) if event is unknown[0])
-            follow = out[place : place + len(unknown)]
+                raise ContractViolation(
+                    f"the stage does not know {unknown!r} and must pass them on; passed on: {kept!r}"
+                )
+            start = next(index for index, event in enumerate(out) if event is unknown[0])
+            follow = out[start : start + len(unknown)]
             if [type(event) for event in follow] != [type(event) for event in unknown]:
                 raise ContractViolation(
-                    "events that stood together were parted: pass them on in place."
+                    "the stage moved unknown events apart: pass them on in their place."
                 )
 
         holds()
@@ -172,8 +182,8 @@ class StageContract(Proving):
             changed = [(old, new) for old, new in zip(before, events, strict=True) if old != new]
             if changed:
                 raise ContractViolation(
-                    f"the stage changed an event: {changed[0][0]!r} became {changed[0][1]!r}. Others"
-                    " have it too: make a new one with attrs.evolve."
+                    f"the stage changed an event: {changed[0][0]!r} became {changed[0][1]!r}. Other"
+                    " consumers share it: make a copy with attrs.evolve."
                 )
 
         holds()
@@ -206,14 +216,14 @@ class StageContract(Proving):
             for event in events:
                 if id(event) not in shown and not _like(event, out):
                     raise ContractViolation(
-                        f"this went in, and neither it nor a Reject of it came out: {event!r}"
+                        f"the output contains neither this event nor a Reject of it: {event!r}"
                     )
 
         holds()
 
     def _timed(self) -> None:
         pipeline, _ = self.pipeline()
-        timed = [one for one in pipeline.stages.values() if isinstance(one, TimedStage)]
+        timed = [stage for stage in pipeline.stages.values() if isinstance(stage, TimedStage)]
         if not timed:
             raise NotApplicable("it does not act on time")
 
@@ -224,32 +234,35 @@ class StageContract(Proving):
             stage: Any = next(iter(pipeline.stages.values()))
             for event in events:
                 stage([event])
-                for _ in range(100):
+                for _ in range(_MAX_TICKS):
                     due = stage.due
                     if due is None:
                         break
                     if type(due) is not int:
-                        raise ContractViolation(f"`due` should be ns or None, and is {due!r}")
+                        raise ContractViolation(
+                            f"`due` must be a time in ns (int) or None, and is {due!r}"
+                        )
                     stage.tick(due)
                     if stage.due is not None and stage.due <= due:
                         raise ContractViolation(
                             f"`tick({due})` left `due` at {stage.due}: it must be later, or None."
                         )
                 else:
-                    break  # it wants to be called for ever, which it may
+                    break  # a stage may always be due again
 
         holds()
 
 
 def _ticked(pipeline: ComposedFeed, now: int) -> list[Event]:
+    """Tick the stages that are due at *now* (ns); return their events."""
     due = pipeline.due
     return pipeline.tick(now) if due is not None and due <= now else []
 
 
 def _like(event: Event, out: Sequence[Event]) -> bool:
-    """Say whether something in *out* is *event*, repaired or closed over."""
+    """Return whether *out* has an event of the same type, symbol, time and channel."""
     key = (event.type, event.symbol, event.ts, event.channel)
-    return any((one.type, one.symbol, one.ts, one.channel) == key for one in out)
+    return any((other.type, other.symbol, other.ts, other.channel) == key for other in out)
 
 
 def _same(expected: Sequence[Event], got: Sequence[Event], how: str, events: Sequence[Any]) -> None:
@@ -260,6 +273,6 @@ def _same(expected: Sequence[Event], got: Sequence[Event], how: str, events: Seq
         min(len(expected), len(got)),
     )
     raise ContractViolation(
-        f"{how}, {len(events)} events give {len(got)} instead of {len(expected)}, first at {at}:"
+        f"{how}, {len(events)} events give {len(got)} instead of {len(expected)}. They differ from index {at} on:"
         f" {expected[at : at + 1]!r} became {got[at : at + 1]!r}"
     )

@@ -1,7 +1,7 @@
-"""A market in which one trade has happened in each symbol, and then nothing any more.
+"""A static market: a single trade per symbol, and no time passes.
 
-It is all that a venue's server side needs for a talk about subscriptions, so that the language of a
-venue is proven without a simulator.
+The server side of a venue answers subscriptions from it, so that messages and replies are checked
+without a running simulator.
 """
 
 from __future__ import annotations
@@ -19,17 +19,20 @@ from tapeloom_simulator.server_api import (
     VenueStream,
 )
 
-__all__ = ["EPOCH", "StillLine", "StillMarket", "StillPit"]
+__all__ = ["EPOCH", "StillInstrument", "StillLine", "StillMarket"]
 
-#: 2026-01-01 00:00 UTC.
+#: The time of the market and of the trade: 2026-01-01 00:00 UTC, in ns.
 EPOCH = 1_767_225_600_000_000_000
+#: Levels on each side of the book.
 _LEVELS = 50
+#: The price of the trade, in ticks.
 _MIDDLE = 100_000
+#: In ns.
 _MINUTE = 60_000_000_000
 
 
-class StillPit:
-    """Where one symbol was traded, once."""
+class StillInstrument:
+    """One symbol with a static book and a single trade."""
 
     def __init__(self, symbol: str) -> None:
         self.symbol = symbol
@@ -50,53 +53,53 @@ class StillPit:
         return BookSnapshot(self.last_update_id, self._bids[:depth], self._asks[:depth])
 
     def changes_since(self, since: int) -> tuple[dict[int, int], dict[int, int]]:
-        """Return the levels that changed: one of each side, for ever."""
+        """Return the changed levels: always the best level of each side."""
         return dict(self._bids[:1]), dict(self._asks[:1])
 
     def trades(self, first: int, limit: int) -> list[MarketTrade]:
-        """Return the one trade."""
+        """Return the single trade, where its id lies in the range."""
         return [self.last_trade] if self.last_trade and first <= 1 <= limit else []
 
     def aggregate_trades(self, first: int, limit: int) -> list[list[MarketTrade]]:
-        """Return the one trade, as an aggregate of one."""
-        return [some] if (some := self.trades(first, limit)) else []
+        """Return the single trade as an aggregate trade."""
+        return [trades] if (trades := self.trades(first, limit)) else []
 
     def first_trade_since(self, ts: int) -> MarketTrade | None:
-        """Return the one trade, where it is not before *ts*."""
+        """Return the single trade, unless it is before *ts* (ns)."""
         return self.last_trade if ts <= EPOCH else None
 
     def bar(self, interval: str, ts: int) -> MarketBar | None:
-        """Return the minute of the one trade."""
+        """Return the bar of the single trade, one minute long."""
         return self.last_24h(ts)
 
     def bars(self, interval: str, since: int, until: int, limit: int) -> list[MarketBar]:
-        """Return the minute of the one trade."""
+        """Return the bar of the single trade, one minute long."""
         return [self.last_24h(since)] if since <= EPOCH <= until and limit > 0 else []
 
     def last_24h(self, now: int) -> MarketBar:
-        """Return the one trade as a candle."""
+        """Return the bar of the single trade, one minute long."""
         price, value = _MIDDLE, _MIDDLE * 5
         until = EPOCH + _MINUTE
         return MarketBar(EPOCH, until, price, price, price, price, 5, value, 5, value, 1, 1, 1)
 
     def step(self, number: int) -> MarketStep:
-        """Return what a trade would do, if there were one more."""
+        """Return the market step of an additional trade; the state does not change."""
         ts = EPOCH + number * 1_000_000_000
-        fill = MarketTrade(number, _MIDDLE - number, 5 + number, number % 2 == 0, ts, number)
+        trade = MarketTrade(number, _MIDDLE - number, 5 + number, number % 2 == 0, ts, number)
         best = TopOfBook(_MIDDLE - 1 - number, 10 + number, *self._asks[0])
-        return MarketStep(self.symbol, ts, [fill], number, number, best)
+        return MarketStep(self.symbol, ts, [trade], number, number, best)
 
 
 class StillMarket:
-    """A market whose time stands still."""
+    """A market whose clock always shows EPOCH."""
 
     def __init__(self, symbols: Sequence[str]) -> None:
-        self.instruments = {symbol: StillPit(symbol) for symbol in symbols}
+        self.instruments = {symbol: StillInstrument(symbol) for symbol in symbols}
         self.now = self.venue_clock = self.epoch = EPOCH
 
 
 class StillLine:
-    """The venue's end of a connection that nothing travels on."""
+    """The venue's end of a connection without a network: records subscriptions and the close."""
 
     def __init__(self) -> None:
         self.counts_as_open = True
@@ -105,30 +108,34 @@ class StillLine:
 
     @property
     def subscriptions(self) -> Collection[VenueStream]:
-        """What the client has subscribed to."""
+        """The streams the client has subscribed to."""
         return [stream for stream, _, _ in self._streams.values()]
 
-    def says(self, number: int, pits: Mapping[str, StillPit]) -> Iterator[str]:
-        """Yield what is said on all streams at the *number*-th trade of every symbol."""
+    def encode_updates(
+        self, number: int, instruments: Mapping[str, StillInstrument]
+    ) -> Iterator[str]:
+        """Yield the messages of all streams after the *number*-th trade of every symbol."""
         for stream, before, after in self._streams.values():
-            for pit in pits.values() if stream.symbol == "" else [pits[stream.symbol]]:
-                step = stream.encode_step(pit.step(number)) if not stream.interval_ns else ()
+            for instrument in (
+                instruments.values() if stream.symbol == "" else [instruments[stream.symbol]]
+            ):
+                step = stream.encode_step(instrument.step(number)) if not stream.interval_ns else ()
                 tick = stream.encode_tick(EPOCH + number * _MINUTE) if stream.interval_ns else ()
                 yield from (before + text + after for text in (*step, *tick))
 
     def subscribe(self, stream: VenueStream, before: str = "", after: str = "") -> None:
-        """Take note of a stream."""
+        """Record a subscribed stream, with the text *before* and *after* each message."""
         if stream.name not in self._streams:
             stream.start()
         self._streams[stream.name] = stream, before, after
 
     def unsubscribe(self, stream: VenueStream) -> None:
-        """Take note that it is over."""
+        """Remove a stream."""
         self._streams.pop(stream.name, None)
 
     def close(self, code: int, reason: str = "") -> None:
-        """Take note of the end."""
+        """Record the close code and reason."""
         self.closed = code, reason
 
     def call_later(self, seconds: float, act: Callable[[], Sequence[str]]) -> None:
-        """Let it be: no time passes here."""
+        """Do nothing: no time passes."""

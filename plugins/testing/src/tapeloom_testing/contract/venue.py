@@ -1,4 +1,4 @@
-"""The contract of a venue: a class to inherit from, each of its tests a claim."""
+"""The contract of a venue: a class to inherit from, with a test for each guarantee."""
 
 from __future__ import annotations
 
@@ -23,17 +23,19 @@ from tapeloom_testing.recordings import captures as captures_folder
 from . import dialogue, endings, frames, history, keepalive_limits, naming, no_reply, truth
 from .composed import Subject
 from .declared import VENUE, Capture, ContractViolation, NotApplicable
-from .proving import Proving, remembered
+from .proving import Proving, cached_result
 from .recording import Plant, Run, record
 
 __all__ = ["VenueContract"]
 
-_MANY = 5_000  # recorded frames that are read in every way
+#: The most frames of a capture that are parsed in batches of all sizes; more take too long.
+_MANY = 5_000
+#: The event loops that a venue may run on.
 _LOOPS = ("asyncio", "trio")
 
 
 class VenueContract(Proving):
-    """Everything that a venue's plugin promises, market by market.
+    """The guarantees of a venue plugin, for each of its markets.
 
     Inherit from it in a class whose name begins with ``Test``, and declare what the venue has.
     """
@@ -43,19 +45,20 @@ class VenueContract(Proving):
 
     venue: str  #: the name of its entry point
     markets: Mapping[str, Sequence[str]]  #: market → symbols
-    channels: Mapping[str, Sequence[str]] | Sequence[str]  #: with parameters; by market, or for all
-    settings: ClassVar[Mapping[str, Any]] = {}  #: its table in the stack
-    simulator: str | None = None  #: the venue that is simulated, where it is another one
+    #: with parameters, such as "klines:1m"; per market, or the same for all
+    channels: Mapping[str, Sequence[str]] | Sequence[str]
+    settings: ClassVar[Mapping[str, Any]] = {}  #: its settings in the stack
+    simulator: str | None = None  #: the venue to simulate, if it has another name
     history: Mapping[str, Sequence[str]] | Sequence[str] = ()  #: listing, trades, bars, book
     unit: int = 1_000_000  #: ns in the unit of the times of trades
-    captures: ClassVar[Mapping[str, Capture]] = {}
-    secrets: ClassVar[Mapping[str, str]] = {}  #: setting → an obvious fake
+    captures: ClassVar[Mapping[str, Capture]] = {}  #: name of the recording → its description
+    secrets: ClassVar[Mapping[str, str]] = {}  #: name of a setting → a fake key
     unknown: Sequence[str] = ()  #: messages of kinds that the parser does not know
-    rate: float = 20.0  #: trades a second of market time
-    seconds: float = 130.0  #: of market time
-    speed: float = 200.0  #: market seconds in one of ours
-    settle: float = 65.0  #: market seconds to go on without trades
-    streams: int | None = None  #: what the simulator sees followed when all is subscribed
+    rate: float = 20.0  #: trades per second of market time
+    seconds: float = 130.0  #: market seconds with trades
+    speed: float = 200.0  #: market seconds per real second
+    settle: float = 65.0  #: market seconds without trades at the end of a run
+    streams: int | None = None  #: streams at the simulator once all is subscribed
 
     _runs: ClassVar[dict[Any, Any]] = {}
 
@@ -68,39 +71,39 @@ class VenueContract(Proving):
         return tuple(self.markets)
 
     def registry(self) -> Registry:
-        """Return the plugins among which the venue is found."""
+        """Return the registry that contains the venue."""
         return Registry()
 
     def simulators(self) -> Registry:
-        """Return the simulators among which the venue's server side is found."""
+        """Return the registry that contains the venue's server side."""
         return simulators()
 
     def table(self, market: str, simulation: Any) -> Mapping[str, Any]:
-        """Return the venue's table in a stack that is to use a simulation."""
+        """Return the venue's settings in a stack that connects to *simulation*."""
         return {**self.settings, **simulation.settings}
 
-    # -------------------------------------------------------------------------------- the battery
+    # ------------------------------------------------------------------------------------ the tests
 
     def test_symbols_are_spelled_there_and_back(self, place: str) -> None:
-        """Each has a name of its own, and nonsense has none."""
+        """Each symbol has its own name at the venue; invalid symbols are refused."""
         self.prove("symbols", place)
 
     def test_a_subscription_is_asked_for_once_and_its_acknowledgement_understood(
         self, place: str
     ) -> None:
-        """The venue's side agrees, sends what was asked for, and the codec reads it."""
+        """The server side acknowledges and streams every subscription; the codec decodes the replies."""
         self.prove("acknowledge", place)
 
     def test_a_refusal_is_understood_and_names_what_was_refused(self, place: str) -> None:
-        """A refusal without a name would leave the feed waiting."""
+        """Otherwise the feed would wait for an acknowledgement until the deadline."""
         self.prove("refuse", place)
 
     def test_a_message_without_an_answer_is_told_and_asked_again(self, place: str) -> None:
-        """A deaf venue is left."""
+        """The feed closes a connection without replies and subscribes again on a new one."""
         self.prove("silence", place)
 
     def test_what_is_dropped_is_sent_no_longer(self, place: str) -> None:
-        """And what is left still is."""
+        """The other subscriptions are still streamed."""
         self.prove("unsubscribe", place)
 
     def test_every_channel_gives_its_events_with_every_field_filled(self, place: str) -> None:
@@ -108,85 +111,85 @@ class VenueContract(Proving):
         self.prove("events", place)
 
     def test_frames_in_batches_of_any_size_give_the_same_events(self, place: str) -> None:
-        """One by one, 7, 64, all at once."""
+        """Batches of 1, 7 and 64 frames, and a single batch."""
         self.prove("batches", place)
 
     def test_garbage_between_good_frames_costs_none_and_is_accounted_for(self, place: str) -> None:
-        """Cut off, plain text, empty, wrong types, deep, no UTF-8."""
+        """Truncated, plain text, empty, wrong types, deeply nested, invalid UTF-8."""
         self.prove("poison", place)
 
     def test_unknown_kinds_and_symbols_are_counted_and_become_no_event(self, place: str) -> None:
-        """What nobody asked for leaves a trace."""
+        """A message without a subscription is counted."""
         self.prove("unknown", place)
 
     def test_numbers_are_kept_as_the_venue_wrote_them(self, place: str) -> None:
-        """Digit by digit."""
+        """No digit is added, removed or rounded."""
         self.prove("exact", place)
 
     def test_times_are_utc_in_ns_and_the_venues_own(self, place: str) -> None:
-        """Held against the market's time."""
+        """They are compared with the times of the simulated market."""
         self.prove("times", place)
 
     def test_the_side_is_the_takers(self, place: str) -> None:
-        """Or none, where the venue tells none."""
+        """It is empty if the venue does not send it."""
         self.prove("sides", place)
 
     def test_the_venues_limits_are_declared_and_kept(self, place: str) -> None:
-        """The simulator enforces them."""
+        """The simulator enforces the venue's limits."""
         self.prove("limits", place)
 
     def test_the_heartbeat_is_what_the_venue_expects(self, place: str) -> None:
-        """And its answer is understood."""
+        """Its reply is decoded as a Pong."""
         self.prove("heartbeat", place)
 
     def test_a_planned_end_is_understood_and_nothing_is_lost_over_it_in_silence(
         self, place: str
     ) -> None:
-        """The venue restarts in the middle of the market."""
+        """The venue restarts while trades happen."""
         self.prove("farewell", place)
 
     def test_snapshot_and_updates_give_the_venues_book(self, place: str) -> None:
-        """By the rule of its sequence."""
+        """Sequence numbers are checked for gaps."""
         self.prove("book", place)
 
     def test_rest_answers_what_it_is_said_to_answer(self, place: str) -> None:
-        """The list, trades, bars and books of the history."""
+        """The listing, trades, bars and books that `history` declares."""
         self.prove("history", place)
 
     def test_what_is_delivered_is_what_the_venue_sent_once_each_in_order(self, place: str) -> None:
-        """Channel by channel, against the truth."""
+        """Each channel is compared with what the simulator sent."""
         self.prove("truth", place)
 
     def test_it_runs_on_each_event_loop_it_names_and_is_refused_on_others(self, place: str) -> None:
-        """With the same result."""
+        """The result is the same on each loop."""
         self.prove("backends", place)
 
     def test_the_same_frames_give_the_same_events(self, place: str) -> None:
-        """Whenever they are read."""
+        """The events do not depend on when the frames are parsed."""
         self.prove("deterministic", place)
 
     def test_every_recorded_frame_is_understood(self, place: str) -> None:
-        """Real frames, recorded by others."""
+        """Captures are frames recorded from the real venue."""
         self.prove("captures", place)
 
     def test_keys_are_in_no_repr_event_or_log_line(self, place: str) -> None:
-        """Wherever they could leak."""
+        """The fake keys of `secrets` appear nowhere."""
         self.prove("secrets", place)
 
     def test_the_committed_level_is_the_one_that_is_proven(
         self, request: pytest.FixtureRequest
     ) -> None:
-        """What the package says of itself is what was just shown."""
+        """The conformance file of the package equals what was proven in this run."""
         self.level(request)
 
-    # ------------------------------------------------------------------------------- how each goes
+    # -------------------------------------------------------------------------------------- checks
 
-    def check(self, word: str, place: str) -> None:
-        """Prove one guarantee of one market. Raises Broken or Lacking."""
-        getattr(self, f"_{word}")(self.subject(place))
+    def check(self, guarantee: str, place: str) -> None:
+        """Check one guarantee of one market. Raise ContractViolation or NotApplicable."""
+        getattr(self, f"_{guarantee}")(self.subject(place))
 
     def subject(self, market: str) -> Subject:
-        """Return one market, as it is declared."""
+        """Return one market with the declarations of this class."""
         channels = self.channels[market] if isinstance(self.channels, Mapping) else self.channels
         symbols = tuple(self.markets[market])
         return Subject(
@@ -228,38 +231,44 @@ class VenueContract(Proving):
         )
 
     def _run(self, subject: Subject, backend: str = "") -> Run:
-        """Return the run of a market; it is recorded once."""
+        """Return the recorded run of a market on an event loop; each is recorded once."""
         backend = backend or self._loops(subject)[0]
 
-        def made() -> Run:
-            # The second event loop need not show all over again what closes after a minute.
+        def record_run() -> Run:
+            # Bars of a minute are checked on the first event loop, so the second run is shorter.
             short = {} if backend == self._loops(subject)[0] else {"seconds": self.seconds / 4}
             return anyio.run(record, subject, self._plant(subject, **short), backend=backend)
 
         key = type(self), subject.market, backend
-        return remembered(made, self._runs, key)  # type: ignore[no-any-return]
+        return cached_result(record_run, self._runs, key)  # type: ignore[no-any-return]
 
     def _loops(self, subject: Subject) -> list[str]:
         registry = subject.registry()
         plan = subject.plan()
-        shown = {one.name: one.backends for one in registry.describe() if one.name == self.venue}
-        allowed = set(shown.get(self.venue, _LOOPS))
+        plugins = [plugin for plugin in registry.describe() if plugin.name == self.venue]
+        backends = {plugin.name: plugin.backends for plugin in plugins}
+        allowed = set(backends.get(self.venue, _LOOPS))
         if plan.source is not None:
             allowed &= plan.source.backends
-        return [one for one in _LOOPS if one in allowed]
+        return [backend for backend in _LOOPS if backend in allowed]
 
     def _frames(self, subject: Subject) -> tuple[Any, list[bytes]]:
-        """Return what makes a parser for the frames of a run, and the frames."""
+        """Return a function that composes the feed of a run, and the frames of the run."""
         if subject.plan().codec is None:
             raise NotApplicable("it connects through a Source: core sees no frames")
         run = self._run(subject)
-        together = [frame for batch in run.frames for frame in batch]
-        if not together:
-            raise ContractViolation("no frame came.")
-        return (lambda: subject.plan(run.given)), together
+        received = [frame for batch in run.frames for frame in batch]
+        if not received:
+            raise ContractViolation("no frame was received in the run against the simulator.")
+        return (lambda: subject.plan(run.given)), received
 
-    def _claimed(self, word: str, subject: Subject) -> list[str]:
-        return [one for one in subject.channels if not self.reason(word, subject.market, one)]
+    def _claimed(self, guarantee: str, subject: Subject) -> list[str]:
+        """Return the channels for which the guarantee is claimed."""
+        return [
+            channel
+            for channel in subject.channels
+            if not self.reason(guarantee, subject.market, channel)
+        ]
 
     def _symbols(self, subject: Subject) -> None:
         naming.symbols(subject)
@@ -293,12 +302,12 @@ class VenueContract(Proving):
             truth.sides(run, subject.channels, told=False)
 
     def _sides(self, subject: Subject) -> None:
-        if not any(one.partition(":")[0] in ("trades", "agg_trades") for one in subject.channels):
+        if not _trade_channels(subject):
             raise NotApplicable("it has no channel of trades")
         truth.sides(self._run(subject), self._claimed("sides", subject), told=True)
 
     def _book(self, subject: Subject) -> None:
-        if not any(one.partition(":")[0] == "book" for one in subject.channels):
+        if not any(channel.partition(":")[0] == "book" for channel in subject.channels):
             raise NotApplicable("it has no channel of books")
         truth.books(self._run(subject), self._claimed("book", subject))
 
@@ -312,8 +321,8 @@ class VenueContract(Proving):
         frames.unknown(*self._frames(subject), self.unknown)
 
     def _exact(self, subject: Subject) -> None:
-        make, some = self._frames(subject)
-        frames.exact(make(), some)
+        make, received = self._frames(subject)
+        frames.exact(make(), received)
 
     def _deterministic(self, subject: Subject) -> None:
         frames.deterministic(*self._frames(subject))
@@ -326,30 +335,30 @@ class VenueContract(Proving):
     def _farewell(self, subject: Subject) -> None:
         if subject.plan().codec is not None:
             keepalive_limits.farewell(subject, self._side())
-        words = ("trades", "agg_trades")
-        told = [one for one in subject.channels if one.partition(":")[0] in words][:1]
-        if not told:
+        channels = _trade_channels(subject)
+        if not channels:
             raise NotApplicable("it has no channel of trades, by which a loss would show")
-        alone = evolve(subject, channels=tuple(told))
-        plant = endings.restarting(partial(self._plant, alone))
-        run = anyio.run(record, alone, plant, backend=self._loops(subject)[0])
+        trades_only = evolve(subject, channels=tuple(channels[:1]))
+        plant = endings.restarting(partial(self._plant, trades_only))
+        run = anyio.run(record, trades_only, plant, backend=self._loops(subject)[0])
         if not run.truth.connections:
             raise NotApplicable("it keeps no connection that could end")
         endings.survived(run, self.unit)
 
     def _history(self, subject: Subject) -> None:
-        kinds = self._past(subject.market)
+        kinds = self._history_kinds(subject.market)
         if not kinds:
             raise NotApplicable("it has no REST interface, or none that is used")
         history.answered(subject, kinds, self.unit, self._side())
 
-    def _past(self, market: str) -> list[str]:
-        some = self.history.get(market, ()) if isinstance(self.history, Mapping) else self.history
-        return list(some)
+    def _history_kinds(self, market: str) -> list[str]:
+        """Return the kinds of history that a market has over REST."""
+        kinds = self.history.get(market, ()) if isinstance(self.history, Mapping) else self.history
+        return list(kinds)
 
     def _backends(self, subject: Subject) -> None:
         loops = self._loops(subject)
-        missing = [one for one in _LOOPS if importlib.util.find_spec(one) is None]
+        missing = [backend for backend in _LOOPS if importlib.util.find_spec(backend) is None]
         if missing:
             raise NotApplicable(f"{missing[0]} is not installed", here=True)
         for backend in _LOOPS:
@@ -362,30 +371,42 @@ class VenueContract(Proving):
             truth.books(run, self._claimed("book", subject))
 
     def _captures(self, subject: Subject) -> None:
-        mine = {name: one for name, one in self.captures.items() if one.market == subject.market}
-        if not mine:
+        captures = {
+            name: capture
+            for name, capture in self.captures.items()
+            if capture.market == subject.market
+        }
+        if not captures:
             raise NotApplicable("nobody has recorded this market")
         folder = _folder_of_captures(type(self))
-        for name, one in mine.items():
-            known = evolve(subject, symbols=tuple(one.symbols), channels=tuple(one.channels))
-            known.settings = {**self.settings, **one.settings}
-            some = _recorded(folder, name)
-            frames.understood(known.plan(), some, one.garbage)
-            frames.batches(known.plan, some[:_MANY])
+        for name, capture in captures.items():
+            recorded = evolve(
+                subject, symbols=tuple(capture.symbols), channels=tuple(capture.channels)
+            )
+            recorded.settings = {**self.settings, **capture.settings}
+            payloads = _recorded(folder, name)
+            frames.understood(recorded.plan(), payloads, capture.garbage)
+            frames.batches(recorded.plan, payloads[:_MANY])
 
     def _secrets(self, subject: Subject) -> None:
         if not self.secrets:
             raise NotApplicable("it needs no key")
         endings.secretive(subject, self._run(subject))
 
-    def proof(self, place: str, words: list[str], without: dict[str, str]) -> Proof:
-        """Return the channels whose events are true, and all guarantees."""
+    def proof(self, place: str, guarantees: list[str], without: dict[str, str]) -> Proof:
+        """Return the conformance of one market, with the channels for which `truth` is claimed."""
         subject = self.subject(place)
-        claimed = self._claimed("truth", subject) if "truth" in words else subject.channels
-        return Proof(list(claimed), self._past(place), words, without)
+        claimed = self._claimed("truth", subject) if "truth" in guarantees else subject.channels
+        return Proof(list(claimed), self._history_kinds(place), guarantees, without)
+
+
+def _trade_channels(subject: Subject) -> list[str]:
+    kinds = ("trades", "agg_trades")
+    return [channel for channel in subject.channels if channel.partition(":")[0] in kinds]
 
 
 def _folder_of_captures(cls: type) -> Path:
+    """Return the folder of captures nearest above the file that defines *cls*."""
     for parent in Path(inspect.getfile(cls)).resolve().parents:
         if (folder := captures_folder(parent)) is not None:
             return folder
@@ -393,6 +414,7 @@ def _folder_of_captures(cls: type) -> Path:
 
 
 def _recorded(folder: Path, name: str) -> list[bytes]:
+    """Return the frames of a capture, which may be gzipped."""
     plain, packed = folder / f"{name}.ws.jsonl", folder / f"{name}.ws.jsonl.gz"
     if not plain.exists() and not packed.exists():
         raise NotApplicable(f"there is no recording {name!r} in the folder of captures", here=True)
