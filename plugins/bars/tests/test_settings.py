@@ -55,10 +55,10 @@ def test_intervals_are_spelled_in_their_largest_unit(written, name):
     [
         ({"every": ()}, "Give one or more"),
         ({"every": ("1m", "60s")}, "is given twice"),
-        ({"every": "1x"}, "no duration"),
+        ({"every": "1x"}, "not a duration"),
         ({"every": "0s"}, "not a valid bar length"),
         ({"every": "1500us"}, "whole milliseconds"),
-        ({"lateness": "soon"}, "no duration"),
+        ({"lateness": "soon"}, "not a duration"),
         ({"lateness": -1}, "Write 0 or more"),
         ({"keep": -1}, "Write 0 or more"),
         ({"fill_limit": 0}, "Write 1 or more"),

@@ -80,7 +80,7 @@ def test_symbols_have_the_names_of_the_venue(make, market, symbol, native) -> No
         ("spot", "BTC/USDT:USDT", 'Set market = "linear".'),
         ("linear", "BTC/USDT", 'Set market = "spot".'),
         ("linear", "BTC/USD:BTC", "Inverse contracts are not supported."),
-        ("spot", "BTC", "is no unified symbol"),
+        ("spot", "BTC", "is not a unified symbol"),
         ("linear", "BTC/USDT:USDT-251301", "has no valid month"),
     ],
 )

@@ -347,7 +347,7 @@ async def test_a_client_over_the_rate_limit_is_banned():
         budget, weight = sim.venue.request_cost(HttpRequest(method="GET", path="/v5/market/time"))
 
     assert (refused["status"], refused["retMsg"]) == (403, "access too frequent")
-    assert (budget.limit, budget.window_seconds, budget.ban, weight) == (600, 5.0, 600.0, 1)
+    assert (budget.limit, budget.window_seconds, budget.ban_seconds, weight) == (600, 5.0, 600.0, 1)
     assert budget.patience == 0
 
 

@@ -37,7 +37,7 @@ def test_the_defaults_equal_those_in_the_readme():
         ({"max_jump": "0%"}, "max_jump is a fraction above 0, such as '10%'"),
         ({"max_jump": "ten"}, "is not a fraction"),
         ({"confirmations": 0}, "confirmations is a number of events, 1 or more, and was 0"),
-        ({"confirm_after": "soon"}, "is no duration"),
+        ({"confirm_after": "soon"}, "is not a duration"),
         ({"off": ("jumps",)}, "off does not accept 'jumps'.*Did you mean 'jump'?"),
         ({"off": "jump"}, r"off is a list of names. Write \['jump'\]"),
         ({"types": ("trades",)}, "types does not accept 'trades'.*Did you mean 'trade'?"),
