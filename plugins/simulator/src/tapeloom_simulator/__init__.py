@@ -1,12 +1,12 @@
-"""Simulated venues for tapeloom: a seeded market, the venue's own wire, faults, and the truth.
+"""Simulated venues for tapeloom: a seeded market, the venue's protocol, faults and the ground truth.
 
     async with serve("binance", symbols=["BTC/USDT"], seed=7) as sim:
         print(sim.url, sim.settings)
 
-`market` and `pit` are what is traded; `server`, `connection` (`websocket`, `plain`) and `hub` bring it
-to the clients, `clockwork` at the right time; `faults` and `injector` spoil it; `truth` writes down what was so.
-The venue's language comes from the venue's package, through the hook `simulate` in `hooks`; what a
-server side is handed and hands back stands in `server_api`.
+`market` and `instrument` generate trades and book updates. `server`, `connection` (`websocket`, `tcp`)
+and `hub` send them to the clients, and `market_runner` paces them. `faults` and `injector` inject faults.
+`truth` records what really happened, and `ledger` compares it with what a stream delivered. The venue's
+package implements its protocol through the hook `simulate` in `hooks`; `server_api` is the interface.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    # This module is imported whenever the command line is; the server is not needed then.
+    # The command line always imports this module; importing the server on demand keeps it fast.
     for home, names in _HOMES.items():
         if name in names:
             import importlib

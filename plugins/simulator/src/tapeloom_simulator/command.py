@@ -1,4 +1,4 @@
-"""The verb ``simulate``."""
+"""The command ``simulate``."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ prints, and stop it with Ctrl-C. A file of faults has tables such as:
 
 
 def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Add the verb."""
+    """Add the command."""
     verb = verbs.add_parser(
         "simulate",
         help="run a venue of your own, on this machine",
@@ -86,7 +86,7 @@ def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run the verb; return the exit code."""
+    """Run the command; return the exit code."""
     import anyio
     from tapeloom.errors import TapeloomError
 
@@ -141,7 +141,7 @@ async def _run(args: argparse.Namespace) -> None:
 
 @contextmanager
 def _signals() -> Iterator[Callable[[], Awaitable[None]]]:
-    """Take signals from now on; give what waits for the first."""
+    """Catch SIGINT and SIGTERM; yield a function that waits for the first of them."""
     import signal
 
     import anyio
@@ -149,7 +149,7 @@ def _signals() -> Iterator[Callable[[], Awaitable[None]]]:
     try:
         signals = anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM)
         received = signals.__enter__()
-    except NotImplementedError:  # Windows: Ctrl-C comes as KeyboardInterrupt
+    except NotImplementedError:  # Windows: Ctrl-C raises KeyboardInterrupt
         yield anyio.sleep_forever
         return
 

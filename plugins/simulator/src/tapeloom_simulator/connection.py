@@ -1,6 +1,6 @@
-"""The server's end of one connection: what waits to be sent, what comes, and the rules.
+"""The server's end of one connection: its send buffer, its received messages and its limits.
 
-`websocket` and `plain` say how it travels.
+The modules `websocket` and `tcp` implement the two transports.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ if TYPE_CHECKING:
     from .server_api import VenueSession, VenueStream
     from .truth import ConnectionRecord, Truth
 
-__all__ = ["BROKEN", "GOODBYE", "Connection"]
+__all__ = ["BROKEN", "CLOSE_WAIT_SECONDS", "Connection"]
 
-_LINGER_NOT = struct.pack("ii", 1, 0)
-GOODBYE = 2.0  # seconds a client has to end a connection that we have ended
+_LINGER_RESET = struct.pack("ii", 1, 0)
+CLOSE_WAIT_SECONDS = 2.0  # how long a client may take to close a connection that we have closed
 BROKEN = (anyio.BrokenResourceError, anyio.ClosedResourceError, anyio.EndOfStream, OSError)
 
 
@@ -49,18 +49,18 @@ class Connection:
         enforce: bool,
     ) -> None:
         self.number, self.scale = number, scale
-        self.backlog = 0  #: bytes that wait to be taken by the network
+        self.backlog = 0  #: bytes queued and not yet sent
         self.stream, self._hub, self._injector, self._enforce = stream, hub, injector, enforce
         self._pending: list[bytes] = []
         self._wake = anyio.Event()
         self._streams: dict[VenueStream, None] = {}
         self._held: list[str] = []  # replies that wait for the first data frame
         self._timers: list[tuple[float, Callable[[], Sequence[str]]]] | None = []
-        self._closing: bytes | None = None  # what is said last
+        self._closing: bytes | None = None  # the last bytes to send
         self._how = ""
         self._scope = anyio.CancelScope()
-        self._since = self._heard = anyio.current_time()
-        self._counted: float | None = None  # until when, once it has ended
+        self._since = self._last_received = anyio.current_time()
+        self._counted_until: float | None = None  # until when it counts as open, once it has ended
         self._window: Window | None = None
 
     # ------------------------------------------------------------------------- for the venue's side
@@ -68,11 +68,11 @@ class Connection:
     @property
     def counts_as_open(self) -> bool:
         """Whether the venue counts this connection."""
-        return self._counted is None or anyio.current_time() < self._counted
+        return self._counted_until is None or anyio.current_time() < self._counted_until
 
     @property
     def subscriptions(self) -> Collection[VenueStream]:
-        """What the client has subscribed to, in order."""
+        """The streams that the client has subscribed to, in order."""
         return self._streams.keys()
 
     def subscribe(self, stream: VenueStream, before: str = "", after: str = "") -> None:
@@ -83,42 +83,42 @@ class Connection:
         self._hub.subscribe(stream, self, before, after)
 
     def unsubscribe(self, stream: VenueStream) -> None:
-        """Send it no longer."""
+        """Stop sending this stream to the client."""
         if stream in self._streams:
             del self._streams[stream]
             self._hub.unsubscribe(stream, self)
 
     def close(self, code: int, reason: str = "") -> None:
-        """Close the connection once all that waits has been sent."""
+        """Close the connection once all queued frames are sent."""
         if self._closing is None:
             self._how = self._how or f"{code} {reason}".strip()
-            self._closing = self._last_words(code, reason)
+            self._closing = self._closing_bytes(code, reason)
             self._wake.set()
 
     def call_later(self, seconds: float, act: Callable[[], Sequence[str]]) -> None:
-        """Call *act* after so many of the venue's seconds, and send what it returns."""
+        """Call *act* after *seconds* of the venue's time and send the texts it returns."""
         if self._timers is not None:
             self._timers.append((seconds, act))  # `run` starts them
-        elif self._counted is None:
-            self._tasks.start_soon(self._act_late, seconds / self.scale, act)
+        elif self._counted_until is None:
+            self._tasks.start_soon(self._call_after, seconds / self.scale, act)
 
-    async def _act_late(self, seconds: float, act: Callable[[], Sequence[str]]) -> None:
+    async def _call_after(self, seconds: float, act: Callable[[], Sequence[str]]) -> None:
         await anyio.sleep(seconds)
         if self._closing is None:
             self._reply(act())
 
-    # ------------------------------------------------------------------------- how it travels
+    # ------------------------------------------------------------------------- transport
 
-    def _last_words(self, code: int, reason: str) -> bytes:
-        """Return what ends the connection."""
+    def _closing_bytes(self, code: int, reason: str) -> bytes:
+        """Return the last bytes of the connection; empty if the transport has no close frame."""
         raise NotImplementedError
 
-    async def _part(self, words: bytes) -> None:
-        """Say the last words, and give the client time to end the connection too."""
+    async def _send_closing(self, closing: bytes) -> None:
+        """Send the last bytes, and give the client time to close the connection too."""
         raise NotImplementedError
 
     async def _read(self, first: bytes) -> None:
-        """Heed what comes until the client has gone. *first* has come already."""
+        """Process received bytes until the client disconnects; *first* was received already."""
         raise NotImplementedError
 
     # ---------------------------------------------------------------------------- for the simulator
@@ -139,13 +139,13 @@ class Connection:
             self._wake.set()
 
     def _reply(self, texts: Sequence[str]) -> None:
-        """Send what the venue answered, even where it has closed the connection with it."""
+        """Send the venue's replies, even if the venue has just closed the connection."""
         closing, self._closing = self._closing, None
         self.send_texts(texts)
         self._closing = closing
 
     def flush(self) -> None:
-        """Send what waits."""
+        """Send the queued frames."""
         if self._pending:
             self._wake.set()
 
@@ -155,16 +155,16 @@ class Connection:
         raw = self.stream.extra(SocketAttribute.raw_socket, None)
         if raw is not None:
             with contextlib.suppress(OSError):
-                raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_NOT)
+                raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_RESET)
         self._scope.cancel()
 
     def announce_shutdown(self) -> None:
-        """Say that the venue goes away, and go."""
+        """Send the venue's closing messages and close with code 1001."""
         self.send_texts(self.session.closing_messages())
         self.close(1001, "server shutdown")
 
     async def run(self, first: bytes, truth: Truth, opened: ConnectionRecord) -> None:
-        """Talk until one side ends it. *first* is what came along with the handshake."""
+        """Run until either side closes. *first* holds the bytes received with the handshake."""
         self.send_texts(self.session.opening_messages())
         try:
             with self._scope:
@@ -185,10 +185,10 @@ class Connection:
     def _end(self) -> None:
         for stream in list(self._streams):
             self.unsubscribe(stream)
-        self._counted = anyio.current_time()
+        self._counted_until = anyio.current_time()
         if self._injector is not None:
             self._injector.forget(self)
-            self._counted += self._injector.lingering_seconds(self.number) / self.scale
+            self._counted_until += self._injector.lingering_seconds(self.number) / self.scale
 
     async def _write(self) -> None:
         with contextlib.suppress(*BROKEN):
@@ -203,37 +203,37 @@ class Connection:
                 else:
                     self._wake = anyio.Event()
                     await self._wake.wait()
-            await self._part(self._closing)
+            await self._send_closing(self._closing)
         self._scope.cancel()
 
     def _allowed(self) -> bool:
-        """Count something that the client sent; False where that was too much."""
-        self._heard = now = anyio.current_time()
+        """Count a message of the client; return False if the connection is closed or closes now."""
+        self._last_received = now = anyio.current_time()
         rules = self.session.rules
-        strike = bool(self._injector and self._injector.fault_due("rate_limit_ws", self.number))
+        violated = bool(self._injector and self._injector.fault_due("rate_limit_ws", self.number))
         if rules.message_rate is not None and self._enforce:
             if self._window is None:
                 self._window = Window(rules.message_rate, self.scale)
-            strike = strike or not self._window.allow(now)
-        if strike:
+            violated = violated or not self._window.allow(now)
+        if violated:
             self.close(rules.violation_close_code, "Too many requests")
         return self._closing is None
 
-    def _answer(self, text: str) -> None:
+    def _process_text(self, text: str) -> None:
         injector = self._injector
         if injector is None:
             self._reply(self.session.receive(text))
-            self._too_many()
+            self._check_stream_limit()
             return
         if injector.fault_due("sub_error", self.number, text):
             self._reply(self.session.refuse(text))
             return
         replies = self.session.receive(text)
-        self._answer_spoiled(text, replies, injector)
-        self._too_many()
+        self._reply_with_faults(text, replies, injector)
+        self._check_stream_limit()
 
-    def _answer_spoiled(self, text: str, replies: Sequence[str], injector: Injector) -> None:
-        # Some venues are pinged with a message of their own, which has this word.
+    def _reply_with_faults(self, text: str, replies: Sequence[str], injector: Injector) -> None:
+        # Some venues use a ping message of their own; all of these contain "ping".
         if '"ping"' in text:
             if not injector.fault_due("ping_no_pong", self.number):
                 self._reply(replies)
@@ -249,17 +249,17 @@ class Connection:
             return
         self._reply(replies)
 
-    def _too_many(self) -> None:
-        most = self.session.rules.max_streams
-        if self._enforce and most is not None and len(self._streams) > most:
-            self.close(self.session.rules.violation_close_code, f"More than {most} streams")
+    def _check_stream_limit(self) -> None:
+        limit = self.session.rules.max_streams
+        if self._enforce and limit is not None and len(self._streams) > limit:
+            self.close(self.session.rules.violation_close_code, f"More than {limit} streams")
 
     def enforce_timeouts(self, now: float) -> float:
-        """Ping, and end what is over. Return when to look again."""
+        """Close the connection if it is too old or silent; return when to check again."""
         rules, scale = self.session.rules, self.scale
-        again = now + 1.0
+        check_at = now + 1.0
         if self._closing is not None:
-            return again
+            return check_at
         age, injected = (
             rules.max_age_seconds,
             self._injector.max_age_seconds(self.number) if self._injector else None,
@@ -271,10 +271,10 @@ class Connection:
                 if self._injector is not None and age == injected:
                     self._injector.fault_due("max_age", self.number)
                 self.close(1001, "too old")
-                return again
-            again = min(again, self._since + age / scale)
+                return check_at
+            check_at = min(check_at, self._since + age / scale)
         if rules.silence_timeout_seconds is not None:
-            if now >= self._heard + rules.silence_timeout_seconds / scale:
+            if now >= self._last_received + rules.silence_timeout_seconds / scale:
                 self.close(rules.violation_close_code, "silent")
-            again = min(again, self._heard + rules.silence_timeout_seconds / scale)
-        return again
+            check_at = min(check_at, self._last_received + rules.silence_timeout_seconds / scale)
+        return check_at

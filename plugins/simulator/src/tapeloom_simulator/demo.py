@@ -1,4 +1,4 @@
-"""The verb ``demo``: a simulated venue, and a stream of it, in one process."""
+"""The command ``demo``: run a simulated venue and stream from it in one process."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["add"]
 
 _STAGES = ("quality", "books", "bars")
-#: What is streamed: the first of these that the venue has.
+#: Channels to stream: the first of these tuples that the venue supports.
 _CHANNELS = (("trades", "quotes", "book"), ("trades", "quotes"), ("trades",))
 _EXAMPLE = """\
 example:
@@ -29,7 +29,7 @@ futures markets are streamed by the code that streams the real one.
 
 
 def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Add the verb."""
+    """Add the command."""
     verb = verbs.add_parser(
         "demo",
         help="watch simulated markets become checked events and bars",
@@ -51,7 +51,7 @@ def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run the verb; return the exit code."""
+    """Run the command; return the exit code."""
     from tapeloom.cli import drive, output
 
     venue, stages = _installed(args.venue)
@@ -59,9 +59,9 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _installed(venue: str) -> tuple[str, tuple[str, ...]]:
-    """Return a venue that can be simulated, and those of the demo's stages that are there.
+    """Return a venue that can be simulated, and the demo's stages that are installed.
 
-    Raises PluginNotFound where no installed venue can be simulated.
+    Raises PluginNotFound if no installed venue can be simulated.
     """
     from tapeloom.errors import PluginNotFound
     from tapeloom.harness import installed
@@ -88,25 +88,25 @@ async def _demo(
     from .registry import venue_server
     from .simulation import serve
 
-    # Which symbols a venue has, it says itself; a market must be there to ask it.
-    shown = venue_server(venue, SimulatedMarket(("BTC/USDT",))).markets
+    # Only the venue's server side knows the venue's symbols, and it needs some market to be made.
+    markets = venue_server(venue, SimulatedMarket(("BTC/USDT",))).markets
     simulation = serve(
         venue,
-        symbols=[symbol for some in shown.values() for symbol in some],
+        symbols=[symbol for market_symbols in markets.values() for symbol in market_symbols],
         seed=args.seed,
         rate=args.rate,
         keep=False,
         # Clients compare the venue's times with their own.
         epoch=time.time_ns(),
     )
-    async with simulation as sim, _opened(venue, sim, stages) as stream:
+    async with simulation as sim, _open_stream(venue, sim, stages) as stream:
         yield stream
 
 
-def _opened(venue: str, sim: Simulation, stages: tuple[str, ...]) -> Stream:
-    """Open the demo's stack with as many channels as the venue has of them.
+def _open_stream(venue: str, sim: Simulation, stages: tuple[str, ...]) -> Stream:
+    """Open the demo's stack with as many of _CHANNELS as the venue supports.
 
-    Raises ConfigError where it has none.
+    Raises ConfigError if it supports none.
     """
     import tapeloom
     from tapeloom.errors import ConfigError

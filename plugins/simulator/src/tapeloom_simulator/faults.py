@@ -1,4 +1,4 @@
-"""Faults, on purpose: what kinds there are, and how they are asked for."""
+"""The faults that can be injected: their kinds, their settings, and reading them from a file."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ COMMON = (
     "sub_error",
 )
 
-#: Which channels a fault is about, where it does not say so itself.
+#: The channels a fault applies to if its `channel` is not set.
 CHANNELS: dict[str, frozenset[str]] = {
     "drop_diff": frozenset({"book"}),
     "crossed_book": frozenset({"book", "quotes"}),
@@ -67,11 +67,12 @@ def _positive(_: object, attribute: attrs.Attribute[Any], value: float | None) -
 class Fault:
     """One fault to inject.
 
-    Each kind has its occasions: a data frame of a stream it is about, a message or a ping of a client,
-    a dial, a REST call. The first `after` of them pass, all before the market is `at` seconds old, and
-    all after it is `until` seconds old; of the rest every `every`-th one is spoiled, with probability `chance`, `count` times at most
-    (0: without end). `symbol`, `channel` and `connection` (1 is the first that was opened) narrow
-    it down. With `each`, every stream of every connection counts for itself.
+    Each kind has its occasions: a data frame of a stream it applies to, a message or a ping of a client,
+    a dial, a REST call. No fault happens at the first `after` occasions, before the market is `at`
+    seconds old, or after it is `until` seconds old. At every `every`-th of the other occasions it happens
+    with probability `chance`, `count` times at most (0: no limit). `symbol`, `channel` and `connection`
+    (1 is the first one opened) restrict it. With `each` (attribute `per_stream`), occasions are counted
+    separately for each stream of each connection.
 
     `kind` is one of `COMMON`, or one that only the simulated venue has.
     """
@@ -86,22 +87,26 @@ class Fault:
     symbol: str = ""
     channel: str = ""
     connection: int | None = None
-    each: bool = False
+    per_stream: bool = attrs.field(default=False, alias="each")
     how: str = ""  #: disconnect: "clean" or "abrupt"; silent_stall: "stream" or "all"
-    seconds: float | None = attrs.field(default=None, validator=_positive)  #: how long, or how old
+    seconds: float | None = attrs.field(default=None, validator=_positive)  #: a duration or an age
     value: int | None = None  #: ms of skew, updates of lag, frames held back, HTTP status, levels
 
     def __attrs_post_init__(self) -> None:
         allowed = {"disconnect": ("", "clean", "abrupt"), "silent_stall": ("", "stream", "all")}
         if self.how not in allowed.get(self.kind, ("",)):
-            words = " or ".join(repr(word) for word in allowed.get(self.kind, ("",)) if word)
-            raise ValueError(f"how of {self.kind} must be {words or 'left out'}, not {self.how!r}")
+            choices = " or ".join(
+                repr(choice) for choice in allowed.get(self.kind, ("",)) if choice
+            )
+            raise ValueError(
+                f"how of {self.kind} must be {choices or 'left out'}, not {self.how!r}"
+            )
 
 
 def check(faults: Sequence[Fault], own: Collection[str] = (), source: str = "faults") -> None:
-    """See that each fault is a common one, or one of the venue's *own*.
+    """Check that the kind of each fault is a common one or one of the venue's *own*.
 
-    Raises ConfigError with all that are not.
+    Raises ConfigError that lists all unknown kinds.
     """
     if mistakes := [
         Mistake(f"fault[{place}]", _unknown(fault.kind, own))
@@ -118,9 +123,9 @@ def _unknown(kind: str, own: Collection[str]) -> str:
 
 
 def load(path: Path, own: Collection[str] = ()) -> list[Fault]:
-    """Read faults from a TOML file of [[fault]] tables; *own* are those of the venue.
+    """Read faults from a TOML file of [[fault]] tables; *own* are the venue's own kinds.
 
-    Raises ConfigError, with all that is wrong with it, or OSError.
+    Raises ConfigError that lists all mistakes in the file, or OSError.
     """
     try:
         tables = tomllib.loads(path.read_text("utf-8"))
@@ -144,7 +149,7 @@ def load(path: Path, own: Collection[str] = ()) -> list[Fault]:
 
 
 def _fault(table: dict[str, Any], own: Collection[str]) -> Fault:
-    fields = attrs.fields_dict(Fault)
+    fields = [field.alias or field.name for field in attrs.fields(Fault)]
     for key in table:
         if key not in fields:
             raise ValueError(f"unknown key {key!r}.{nearest(key, fields)}")

@@ -1,6 +1,6 @@
-"""Who follows which stream; and the path from the market's steps to the connections' buffers.
+"""Route the market's steps through the subscribed streams to the connections' send buffers.
 
-A stream speaks once for all its followers: its text is encoded, framed and then shared as bytes.
+Each text is encoded and framed once, and the bytes are shared by all subscribers.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ __all__ = ["Hub"]
 
 
 class _Live:
-    """A stream that somebody follows."""
+    """A stream with at least one subscriber."""
 
     __slots__ = ("groups", "sent", "stream")
 
@@ -31,7 +31,7 @@ class _Live:
 
 
 class Hub:
-    """All streams that are followed. `frame` puts a text on the wire."""
+    """All subscribed streams. `frame` returns the wire bytes of a text."""
 
     def __init__(
         self, truth: Truth, injector: Injector | None, frame: Callable[[str], bytes]
@@ -41,9 +41,9 @@ class Hub:
         self._live: dict[VenueStream, _Live] = {}
         self._stepping: defaultdict[str, list[_Live]] = defaultdict(list)
         self._ticking: dict[int, list[_Live]] = {}
-        self.subscription_count = 0  #: how many there have been
+        self.subscription_count = 0  #: subscriptions made so far
 
-    # --------------------------------------------------------------------------- who follows what
+    # --------------------------------------------------------------------------- subscriptions
 
     def subscribe(self, stream: VenueStream, follower: Subscriber, before: str, after: str) -> None:
         """Send *stream* to *follower*, each text between *before* and *after*."""
@@ -51,7 +51,7 @@ class Hub:
         if live is None:
             live = self._live[stream] = _Live(stream)
             stream.start()
-            self._audience(live).append(live)
+            self._streams_like(live).append(live)
         if follower in live.sent:
             self._ungroup(live, follower)
         else:
@@ -62,17 +62,17 @@ class Hub:
         live.groups.setdefault((before, after), []).append(follower)
 
     def unsubscribe(self, stream: VenueStream, follower: Subscriber) -> None:
-        """Send *stream* to *follower* no longer."""
+        """Stop sending *stream* to *follower*."""
         live = self._live[stream]
         self._truth.record_unsubscribed(live.sent.pop(follower))
         self._ungroup(live, follower)
         if not live.groups:
             del self._live[stream]
-            self._audience(live).remove(live)
+            self._streams_like(live).remove(live)
             if stream.interval_ns and not self._ticking[stream.interval_ns]:
                 del self._ticking[stream.interval_ns]
 
-    def _audience(self, live: _Live) -> list[_Live]:
+    def _streams_like(self, live: _Live) -> list[_Live]:
         if live.stream.interval_ns:
             return self._ticking.setdefault(live.stream.interval_ns, [])
         return self._stepping[live.stream.symbol]
@@ -86,41 +86,41 @@ class Hub:
                     del live.groups[envelope]
                 return
 
-    # ------------------------------------------------------------------------- what they are sent
+    # ------------------------------------------------------------------------- publishing
 
     def publish_steps(self, steps: Iterable[MarketStep]) -> None:
-        """Say what happened."""
+        """Send the texts of each step to the subscribers of its symbol and of all symbols."""
         stepping = self._stepping
-        everyone = stepping.get("", ())
+        all_symbol_streams = stepping.get("", ())
         for step in steps:
             for live in stepping.get(step.symbol, ()):
                 texts = live.stream.encode_step(step)
                 if texts:
                     self._push(live, texts)
-            for live in everyone:
+            for live in all_symbol_streams:
                 texts = live.stream.encode_step(step)
                 if texts:
                     self._push(live, texts)
 
     def next_tick(self, now: int) -> int | None:
-        """Return when the next stream ticks after *now*."""
+        """Return when the next timed message is due after *now*; None without timed streams."""
         return min((now // every + 1) * every for every in self._ticking) if self._ticking else None
 
     def publish_tick(self, now: int) -> None:
-        """Let every stream speak whose time it is."""
+        """Send the timed messages that are due at *now*."""
         for live in list(self._due(now)):
             texts = live.stream.encode_tick(now)
             if texts:
                 self._push(live, texts)
 
     def _due(self, now: int) -> Iterator[_Live]:
-        for every, lives in self._ticking.items():
+        for every, streams in self._ticking.items():
             if now % every == 0:
-                yield from lives
+                yield from streams
 
     def _push(self, live: _Live, texts: Sequence[str]) -> None:
         if self._injector is not None:
-            self._push_spoiled(live, texts, self._injector)
+            self._push_with_faults(live, texts, self._injector)
             return
         frame = self.frame
         for (before, after), followers in live.groups.items():
@@ -135,20 +135,20 @@ class Hub:
             if sent.texts is not None:
                 sent.texts += texts
 
-    def _push_spoiled(self, live: _Live, texts: Sequence[str], injector: Injector) -> None:
-        """Like `_push`, with faults: each follower may be sent something else."""
+    def _push_with_faults(self, live: _Live, texts: Sequence[str], injector: Injector) -> None:
+        """Like `_push`, but apply faults, which may change the texts for each subscriber."""
         frame = self.frame
-        # A fault may close a connection, which then leaves its streams.
+        # A fault may close a connection, which removes it from these lists during the loop.
         groups = [(envelope, list(followers)) for envelope, followers in live.groups.items()]
         for (before, after), followers in groups:
             for follower in followers:
-                passed = [
+                sent_texts = [
                     out for text in texts for out in injector.corrupt(follower, live.stream, text)
                 ]
                 follower.queue(
-                    [frame(text if bare else before + text + after) for text, bare in passed]
+                    [frame(text if bare else before + text + after) for text, bare in sent_texts]
                 )
                 if sent := live.sent.get(follower):
-                    sent.count += len(passed)
+                    sent.count += len(sent_texts)
                     if sent.texts is not None:
-                        sent.texts += [text for text, _ in passed]
+                        sent.texts += [text for text, _ in sent_texts]

@@ -1,8 +1,8 @@
-"""A ledger: what a simulated venue sent, held against what came out of a stream.
+"""Compare the trades a simulated venue sent with the events a stream delivered.
 
-For every trade in the time that was streamed it has one entry: it was delivered live, it was fetched, a
-gap tells of it, a reject does, or the subscription was called silent or refused, and is so still. What
-has no entry is lost, what has two of the first came twice. Neither may be.
+Each trade of the streamed period must be accounted for exactly once: delivered live, backfilled, inside
+a reported gap, rejected, or sent while its subscription was stalled or refused to the end. A trade that
+is not accounted for is lost; a trade that is delivered twice is duplicated. Both are errors.
 """
 
 from __future__ import annotations
@@ -24,53 +24,52 @@ if TYPE_CHECKING:
 __all__ = ["Account", "Ledger", "count_reports", "impossible_quotes"]
 
 _SECOND = 1_000_000_000
-#: What a trade is known by: its price, its size, its time in the venue's unit.
+#: Identifies a trade: its price, its size and its time in the venue's unit of time.
 Key: TypeAlias = tuple[Any, Any, int]
 
 
 @define
 class Account:
-    """The entries of one symbol: how many trades were sent, and what became of each."""
+    """How many trades of one symbol were sent, and how each of them was accounted for."""
 
     symbol: str
     sent: int = 0
     live: int = 0
     backfilled: int = 0
-    in_gaps: int = 0  #: told of by a gap that was not filled
-    while_stalled: int = (
-        0  #: behind a word that the subscription is silent or refused; nothing came since
-    )
+    in_gaps: int = 0  #: inside a reported gap that was not filled
+    #: sent after the subscription was reported stalled or refused, with no live trade since
+    while_stalled: int = 0
     rejected: int = 0
-    lost: list[TrueTrade] = field(factory=list)  #: of which nothing tells
+    lost: list[TrueTrade] = field(factory=list)  #: neither delivered nor reported as missing
     duplicated: list[Event] = field(factory=list)
-    unknown: list[Event] = field(factory=list)  #: of which the venue knows nothing
-    out_of_order: list[Event] = field(factory=list)  #: live, and behind a later one
-    wrong_gaps: list[str] = field(factory=list)  #: gaps that say what is not so
+    unknown: list[Event] = field(factory=list)  #: delivered, but never sent by the venue
+    out_of_order: list[Event] = field(factory=list)  #: live, delivered after a later trade
+    wrong_gaps: list[str] = field(factory=list)  #: descriptions of gaps that contradict the truth
 
     @property
     def balanced(self) -> bool:
-        """Whether every trade has one entry, in order, and there is no entry without a trade."""
+        """Whether every trade is accounted for once and in order, and nothing else was delivered."""
         return not (
             self.lost or self.duplicated or self.unknown or self.out_of_order or self.wrong_gaps
         )
 
     def __str__(self) -> str:
         text = (
-            f"{self.symbol}: {self.sent} sent = {self.live} live + {self.backfilled} fetched"
-            f" + {self.in_gaps} in gaps + {self.while_stalled} in silence + {self.rejected} rejected"
+            f"{self.symbol}: {self.sent} sent = {self.live} live + {self.backfilled} backfilled"
+            f" + {self.in_gaps} in gaps + {self.while_stalled} while stalled + {self.rejected} rejected"
         )
-        for name in ("lost", "twice", "invented", "disordered", "wrong"):
-            if some := getattr(self, name):
-                text += f"; {len(some)} {name}, the first {some[0]}"
+        for name in ("lost", "duplicated", "unknown", "out_of_order", "wrong_gaps"):
+            if errors := getattr(self, name):
+                text += f"; {len(errors)} {name}, the first {errors[0]}"
         return text
 
 
 class Ledger:
-    """What came of one feed, by symbol.
+    """Collect the events of one feed and account for the venue's trades by symbol.
 
-    *channel* is that of the trades. *unit* is the ns of the venue's unit of time; *sides* is not
-    asked for here. *slack* is how far, in ns, a reject of a frame may lie from the trade that was in it,
-    and the word that a subscription is silent or refused, on our clock, from what it is about.
+    *channel* is the channel of the trades. *unit* is the venue's unit of time in ns. The sides of trades
+    are not compared. *slack* is in ns: how far a rejected frame may be from the trade it contained, and
+    how far a status "stalled" or "refused", timed on the local clock, from the trades it accounts for.
     """
 
     def __init__(
@@ -85,42 +84,53 @@ class Ledger:
         self.events: list[Event] = []
 
     def add(self, events: Iterable[Event]) -> None:
-        """Enter what came out, in order; only what the ledger asks for is kept."""
-        self.events += [one for one in events if type(one) in (Trade, Gap, Reject, Status)]
+        """Add delivered events in order; only trades, gaps, rejects and statuses are kept."""
+        self.events += [event for event in events if type(event) in (Trade, Gap, Reject, Status)]
 
     def accounts(self, symbols: Sequence[str], since: int, until: int) -> list[Account]:
-        """Close the books on the trades of the market's time *since* to before *until*, in ns."""
+        """Account for the trades from *since* (inclusive) to *until* (exclusive), in ns of market time."""
         return [self._account(symbol, since, until) for symbol in symbols]
 
-    # -------------------------------------------------------------------------------- the entries
+    # -------------------------------------------------------------------------------- accounting
 
     def _key(self, trade: Trade | TrueTrade) -> Key:
         return trade.price, trade.size, trade.ts // self._unit
 
     def _account(self, symbol: str, since: int, until: int) -> Account:
         account = Account(symbol)
-        everything = self._truth.trades(symbol)
-        real = [trade for trade in everything if since <= trade.ts < until]
-        account.sent = len(real)
-        mine = [one for one in self.events if one.symbol == symbol and one.channel == self._channel]
-        came = [one for one in mine if type(one) is Trade]
-        counts = self._entered(account, came, Counter(map(self._key, everything)), since, until)
-        self._in_order(account, came, everything)
-        gaps = self._gaps(account, mine, everything)
-        self._missing(account, real, counts, gaps)
+        all_trades = self._truth.trades(symbol)
+        true_trades = [trade for trade in all_trades if since <= trade.ts < until]
+        account.sent = len(true_trades)
+        channel_events = [
+            event
+            for event in self.events
+            if event.symbol == symbol and event.channel == self._channel
+        ]
+        delivered = [event for event in channel_events if type(event) is Trade]
+        counts = self._count_delivered(
+            account, delivered, Counter(map(self._key, all_trades)), since, until
+        )
+        self._find_out_of_order(account, delivered, all_trades)
+        gaps = self._unfilled_gaps(account, channel_events, all_trades)
+        self._account_for_missing(account, true_trades, counts, gaps)
         return account
 
-    def _entered(
-        self, account: Account, came: Sequence[Trade], real: Counter[Key], since: int, until: int
+    def _count_delivered(
+        self,
+        account: Account,
+        delivered: Sequence[Trade],
+        true_trades: Counter[Key],
+        since: int,
+        until: int,
     ) -> Counter[Key]:
-        """Enter what was delivered."""
+        """Count the delivered trades in *account*, and return how often each key was delivered."""
         counts: Counter[Key] = Counter()
-        for trade in came:
+        for trade in delivered:
             key = self._key(trade)
             counts[key] += 1
-            if not real[key]:
+            if not true_trades[key]:
                 account.unknown.append(trade)
-            elif counts[key] > real[key]:
+            elif counts[key] > true_trades[key]:
                 account.duplicated.append(trade)
             elif since <= trade.ts < until and trade.origin == "live":
                 account.live += 1
@@ -128,71 +138,80 @@ class Ledger:
                 account.backfilled += 1
         return counts
 
-    def _in_order(
-        self, account: Account, came: Sequence[Trade], everything: Sequence[TrueTrade]
+    def _find_out_of_order(
+        self, account: Account, delivered: Sequence[Trade], all_trades: Sequence[TrueTrade]
     ) -> None:
-        """Enter what came live behind a later one; nobody can order what one moment brought."""
+        """Record live trades delivered after a later one; trades of one timestamp have no order."""
         last = 0
-        for trade in came:
+        for trade in delivered:
             if trade.origin != "live":
                 continue
             if trade.ts // self._unit < last:
                 account.out_of_order.append(trade)
             last = max(last, trade.ts // self._unit)
 
-    def _gaps(
-        self, account: Account, mine: Sequence[Event], everything: Sequence[TrueTrade]
+    def _unfilled_gaps(
+        self, account: Account, channel_events: Sequence[Event], all_trades: Sequence[TrueTrade]
     ) -> list[Gap]:
-        """Return the gaps that stand in the end; enter those that say what is not so."""
+        """Return the gaps not filled at the end; record the gaps that contradict the truth."""
         last: dict[tuple[int, int, str], Gap] = {}
-        for gap in mine:
+        for gap in channel_events:
             if type(gap) is Gap:
                 last[gap.since, gap.until, gap.cause] = gap
         for gap in last.values():
-            within = sum(gap.since < trade.ts < gap.until for trade in everything)
-            if gap.missing is not None and gap.missing > within + 2:
-                account.wrong_gaps.append(f"{gap.missing} missing, where {within} were sold: {gap}")
+            trades_within = sum(gap.since < trade.ts < gap.until for trade in all_trades)
+            if gap.missing is not None and gap.missing > trades_within + 2:
+                account.wrong_gaps.append(
+                    f"{gap.missing} trades reported missing, but {trades_within} were made: {gap}"
+                )
             if gap.since > gap.until:
                 account.wrong_gaps.append(f"a gap that ends before it begins: {gap}")
         return [gap for gap in last.values() if gap.state != "filled"]
 
-    def _missing(
-        self, account: Account, real: Sequence[TrueTrade], counts: Counter[Key], gaps: Sequence[Gap]
+    def _account_for_missing(
+        self,
+        account: Account,
+        true_trades: Sequence[TrueTrade],
+        counts: Counter[Key],
+        gaps: Sequence[Gap],
     ) -> None:
-        """Find what tells of each trade that was not delivered."""
+        """Account for each trade that was not delivered, or record it as lost."""
         rejects = [
-            one for one in self.events if type(one) is Reject and one.symbol in ("", account.symbol)
+            event
+            for event in self.events
+            if type(event) is Reject and event.symbol in ("", account.symbol)
         ]
-        silent = self._silent_since(account.symbol)
-        left = counts.copy()
-        for trade in real:
+        stalled_since = self._stalled_since(account.symbol)
+        unmatched = counts.copy()
+        for trade in true_trades:
             key = self._key(trade)
-            if left[key]:
-                left[key] -= 1
+            if unmatched[key]:
+                unmatched[key] -= 1
             elif any(self._covers(gap, trade) for gap in gaps):
                 account.in_gaps += 1
-            elif any(self._tells(reject, trade) for reject in rejects):
+            elif any(self._reject_explains(reject, trade) for reject in rejects):
                 account.rejected += 1
-            elif silent is not None and trade.ts >= silent - self._slack:
+            elif stalled_since is not None and trade.ts >= stalled_since - self._slack:
                 account.while_stalled += 1
             else:
                 account.lost.append(trade)
 
-    def _silent_since(self, symbol: str) -> int | None:
-        """Return since when the trades are called silent or refused; None where some came live since."""
+    def _stalled_since(self, symbol: str) -> int | None:
+        """Return when the trades were reported stalled or refused; None if a live trade followed."""
         since: int | None = None
-        for one in self.events:
-            if one.symbol == symbol and one.channel == self._channel:
-                if type(one) is Status and one.state in ("stalled", "refused"):
-                    since = one.ts if since is None else since  # said again, it is no newer
-                elif type(one) is Trade and one.origin == "live":
+        for event in self.events:
+            if event.symbol == symbol and event.channel == self._channel:
+                if type(event) is Status and event.state in ("stalled", "refused"):
+                    # The first status counts; a repeated one changes nothing.
+                    since = event.ts if since is None else since
+                elif type(event) is Trade and event.origin == "live":
                     since = None
         return since
 
     def _covers(self, gap: Gap, trade: TrueTrade) -> bool:
         return gap.since - self._unit <= trade.ts <= gap.until + self._unit
 
-    def _tells(self, reject: Reject, trade: TrueTrade) -> bool:
+    def _reject_explains(self, reject: Reject, trade: TrueTrade) -> bool:
         event = reject.event
         if type(event) is Trade:
             return self._key(event) == self._key(trade)
@@ -200,27 +219,33 @@ class Ledger:
 
 
 def count_reports(events: Iterable[Event], counters: Counter[str] | None = None) -> Counter[str]:
-    """Return what was told in a stream, by name: gaps, rejects and states; and what was counted."""
-    told: Counter[str] = Counter()
+    """Return how often each gap cause, gap state, reject rule and status was reported.
+
+    Counters that are not 0 are added, except those of rejects.
+    """
+    counts: Counter[str] = Counter()
     for event in events:
         if type(event) is Gap:
-            told[f"gap {event.cause}"] += 1
-            told[f"verdict {event.state}"] += 1
+            counts[f"gap {event.cause}"] += 1
+            counts[f"verdict {event.state}"] += 1
         elif type(event) is Reject:
-            told[f"reject {event.rule}"] += 1
+            counts[f"reject {event.rule}"] += 1
         elif type(event) is Status:
-            told[f"status {event.state}"] += 1
+            counts[f"status {event.state}"] += 1
     for name, count in (counters or {}).items():
         if count and not name.startswith("reject."):
-            told[f"counter {name}"] += count
-    return told
+            counts[f"counter {name}"] += count
+    return counts
 
 
 def impossible_quotes(truth: Truth, symbol: str, quotes: Iterable[Quote]) -> list[Quote]:
-    """Return the quotes of *symbol* that show a best bid and ask that the market never had."""
-    real = {tuple(quoted[2:]) for quoted in truth.quotes(symbol)} | {truth.first_quote[symbol]}
+    """Return the quotes of *symbol* whose best bid and ask the market never had."""
+    true_quotes = {tuple(quoted[2:]) for quoted in truth.quotes(symbol)} | {
+        truth.first_quote[symbol]
+    }
     return [
-        one
-        for one in quotes
-        if one.symbol == symbol and (one.bid, one.bid_size, one.ask, one.ask_size) not in real
+        quote
+        for quote in quotes
+        if quote.symbol == symbol
+        and (quote.bid, quote.bid_size, quote.ask, quote.ask_size) not in true_quotes
     ]

@@ -1,4 +1,4 @@
-"""Limits as venues enforce them: so much in any window, so much weight a minute, then a ban."""
+"""The limits venues enforce: a sliding window, and REST budgets with a ban for repeated violations."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ __all__ = ["BudgetUsage", "Window"]
 
 
 class Window:
-    """At most `count` in any `seconds`."""
+    """A sliding-window rate limit: at most `count` in any `seconds`."""
 
     def __init__(self, rate: Rate, scale: float = 1.0) -> None:
         self._count, self._seconds = rate.count, rate.seconds / scale
         self._times: deque[float] = deque()
 
     def allow(self, now: float) -> bool:
-        """Count one more, and say whether that is within the limit."""
+        """Count one more and return whether it is within the limit."""
         times = self._times
         while times and times[0] <= now - self._seconds:
             times.popleft()
         times.append(now)
         if len(times) <= self._count:
             return True
-        times.popleft()  # a flood must not fill the memory
+        times.popleft()  # bounds the memory under a flood
         return False
 
     def wait_seconds(self, now: float) -> int:
@@ -50,7 +50,7 @@ class BudgetUsage:
     _banned: float = field(default=float("-inf"), init=False)
 
     def spend(self, weight: int, now: float) -> tuple[int, int]:
-        """Count a call. Return the HTTP status it earns (200, 429, 418) and the seconds to wait."""
+        """Count a call. Return its HTTP status (200, 429, 418) and the seconds to wait."""
         seconds = self.budget.window_seconds / self.scale
         if now < self._banned:
             return 418, int(self._banned - now) + 1

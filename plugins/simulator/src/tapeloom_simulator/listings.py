@@ -1,4 +1,4 @@
-"""What can be traded: prices, ticks and lots of well-known symbols, and sound ones for any other."""
+"""Prices, ticks and lots of well-known symbols, and plausible defaults for any other symbol."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ MAJORS = tuple(f"{base}/USDT" for base in _KNOWN) + tuple(f"{base}/USDT:USDT" fo
 class Listed:
     """One symbol of a simulated market. `start` and `stride` are in ticks, `unit` in lots.
 
-    Its levels stand `stride` ticks apart, and a usual order is some dozens of units.
+    Its price levels are `stride` ticks apart, and a typical order is some dozens of units.
     """
 
     symbol: str
@@ -50,7 +50,7 @@ def listed(
     tick: Decimal | None = None,
     lot: Decimal | None = None,
 ) -> Listed:
-    """Return how *symbol* is traded. What is not given is filled in, always in the same way.
+    """Return the listing of *symbol*. Missing values get defaults that are the same in every run.
 
     Raises SymbolError where *symbol* is no unified symbol, ValueError where a step is no power of ten.
     """

@@ -1,7 +1,7 @@
-"""The market: seeded, in a time of its own, and the only source of everything that is said of it.
+"""A seeded market with its own clock: the only source of all data that streams and REST return.
 
-The same seed and the same arguments give the same market to the last byte, however the time is
-cut: ``advance(a); advance(b)`` brings what ``advance(b)`` brings.
+The same seed and arguments give exactly the same market, however its time is divided into steps:
+``advance(a); advance(b)`` returns together what ``advance(b)`` returns.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ if TYPE_CHECKING:
 
 __all__ = ["EPOCH", "SimulatedMarket"]
 
-#: 2026-01-01 00:00 UTC, where markets begin unless told otherwise.
+#: 2026-01-01 00:00 UTC, the default start of a market.
 EPOCH = 1_767_225_600_000_000_000
-_FILLS_PER_ORDER = 2.0  # as it comes out on average; `rate` is in trades
+_FILLS_PER_ORDER = 2.0  # the measured mean, needed because `rate` is in trades
 # Waiting times between orders, exponential, in millionths of their mean.
 _WAITS = [round(-math.log((i + 0.5) / 1024) * 1_000_000) for i in range(1024)]
 
 
 class SimulatedMarket:
-    """One market of many symbols. `rate` is the mean number of trades a second, of all together.
+    """One market of many symbols. `rate` is the mean number of trades a second, of all symbols together.
 
-    With `trades`, it falls silent after that many; its time still goes on.
+    With `trades`, trading stops after that many, but time goes on.
     Earlier symbols trade more often than later ones.
     """
 
@@ -65,12 +65,12 @@ class SimulatedMarket:
 
     @property
     def venue_clock(self) -> int:
-        """What the venue's clock shows."""
+        """The time on the venue's clock, in ns."""
         return self.now + self.clock_skew_ns
 
     @property
     def next_order_at(self) -> int | None:
-        """When something will happen next; None where nothing will."""
+        """When the next order arrives; None if there is none."""
         return None if self.trades_left == 0 else self._next
 
     def _draw(self) -> None:
@@ -78,7 +78,7 @@ class SimulatedMarket:
         self._next += max(1, _WAITS[dice & 1023] * self._mean // 1_000_000)
 
     def advance(self, until: int, most: int = 1_000_000) -> list[MarketStep]:
-        """Let time go on to *until*, or over *most* orders, and return what happened, in order."""
+        """Advance to *until*, or by *most* orders, and return the steps in order."""
         steps: list[MarketStep] = []
         add, bits, chosen, waits, mean = steps.append, self._bits, self._chosen, _WAITS, self._mean
         at, dice, left = self._next, self._dice, self.trades_left
@@ -86,8 +86,8 @@ class SimulatedMarket:
             if len(steps) == most:
                 until = self.now = steps[-1].ts
                 break
-            pit = chosen[dice >> 10 & 1023]
-            step = pit.step(at, dice >> 20, 1_000_000 if left is None else left)
+            instrument = chosen[dice >> 10 & 1023]
+            step = instrument.step(at, dice >> 20, 1_000_000 if left is None else left)
             if left is not None:
                 left -= len(step.trades)
             add(step)
@@ -98,13 +98,13 @@ class SimulatedMarket:
         return steps
 
 
-def _shares(pits: list[Instrument]) -> list[Instrument]:
-    """Return a table of 1024 places in which the first pits stand more often than the last."""
-    weights = [1 / (2 + place) for place in range(len(pits))]
+def _shares(instruments: list[Instrument]) -> list[Instrument]:
+    """Return a table of 1024 entries in which the first instruments occur more often than the last."""
+    weights = [1 / (2 + place) for place in range(len(instruments))]
     total = sum(weights)
     table: list[Instrument] = []
     reached = 0.0
-    for pit, weight in zip(pits, weights, strict=True):
+    for instrument, weight in zip(instruments, weights, strict=True):
         reached += weight
-        table += [pit] * (max(len(table) + 1, round(1024 * reached / total)) - len(table))
+        table += [instrument] * (max(len(table) + 1, round(1024 * reached / total)) - len(table))
     return table[:1024]

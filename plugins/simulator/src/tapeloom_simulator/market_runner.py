@@ -1,4 +1,4 @@
-"""Moves the market's time along the wall's, and what happens to the clients."""
+"""Advance the market in step with the wall clock and send its events to the clients."""
 
 from __future__ import annotations
 
@@ -18,18 +18,20 @@ if TYPE_CHECKING:
 __all__ = ["MarketRunner"]
 
 _SECOND = 1_000_000_000
-_SLICE = 256  # orders between two looks at the clients
-_QUANTUM = 0.002  # seconds: what happens within is sent together
-_MAX_SLEEP_SECONDS = 0.02  # seconds to sleep at most: clients may come, and faults fall due
-_ROUND = 2 * _SECOND  # after the last trade, every stream ticks once more
-_HIGH_WATER = 1 << 20  # bytes a client may be behind where the market waits for it
+_SLICE = 256  # orders between two flushes of the connections
+_QUANTUM = 0.002  # seconds; events within are sent together
+_MAX_SLEEP_SECONDS = 0.02  # seconds to sleep at most: clients may connect and faults become due
+_ROUND = (
+    2 * _SECOND
+)  # ns; after the last trade time goes on to a multiple, so that timed streams send once more
+_HIGH_WATER = 1 << 20  # bytes a client may be behind before the market waits for it
 
 
 class MarketRunner:
-    """Runs the market at `speed` times the wall's pace; infinite: as fast as the clients take it.
+    """Runs the market at `speed` times real time; infinite: as fast as the clients can receive.
 
-    `slow` says what becomes of a client that is too far behind: "cut" or "wait". At infinite speed
-    the market always waits.
+    `slow` is how to treat a client that is too far behind: "cut" resets its connection, "wait" makes
+    the market wait for it. At infinite speed the market always waits.
     """
 
     def __init__(
@@ -50,74 +52,74 @@ class MarketRunner:
         self._wait = slow == "wait" or math.isinf(speed)
         self._backlog = backlog
         self.finished = anyio.Event()
-        self.halted = False  #: set it, and the market stands still
+        self.halted = False  #: set to True to stop the market
 
     async def run(self) -> None:
         """Run until halted; `finished` is set when the last trade of a limited market was sent."""
         market, speed = self._market, self._speed
         if math.isinf(speed):
-            while market.trades_left != 0 and self._runs():
-                await self._until(market.now + _SECOND)
+            while market.trades_left != 0 and self._is_running():
+                await self._advance(market.now + _SECOND)
                 await checkpoint()
             speed = 1.0
         origin, begin = anyio.current_time(), market.now
-        while self._runs():
+        while self._is_running():
             if market.trades_left == 0 and not self.finished.is_set():
-                await self._until((market.now // _ROUND + 1) * _ROUND)
-                await self._drained()
+                await self._advance((market.now // _ROUND + 1) * _ROUND)
+                await self._wait_until_sent()
                 self.finished.set()
                 origin, begin = anyio.current_time(), market.now
-            await anyio.sleep(self._pause(speed))
-            await self._until(begin + int((anyio.current_time() - origin) * speed * _SECOND))
+            await anyio.sleep(self._sleep_seconds(speed))
+            await self._advance(begin + int((anyio.current_time() - origin) * speed * _SECOND))
 
-    def _runs(self) -> bool:
+    def _is_running(self) -> bool:
         return not self.halted
 
-    def _pause(self, speed: float) -> float:
-        """Return how long nothing will happen, within reason."""
+    def _sleep_seconds(self, speed: float) -> float:
+        """Return the seconds until the next order or tick, between _QUANTUM and _MAX_SLEEP_SECONDS."""
         now = self._market.now
-        dues = [
+        due_times = [
             due for due in (self._market.next_order_at, self._hub.next_tick(now)) if due is not None
         ]
-        wait = (min(dues) - now) / _SECOND / speed if dues else _MAX_SLEEP_SECONDS
+        wait = (min(due_times) - now) / _SECOND / speed if due_times else _MAX_SLEEP_SECONDS
         return min(_MAX_SLEEP_SECONDS, max(_QUANTUM, wait))
 
-    async def _until(self, target: int) -> None:
-        """Let the market go on to *target*, and every stream tick on the way."""
+    async def _advance(self, target: int) -> None:
+        """Advance the market to *target* and publish every tick that is due on the way."""
         market, hub = self._market, self._hub
         if self._injector is not None:
             self._injector.inject_timed(self._server.connections)
-        while market.now < target and self._runs():
+        while market.now < target and self._is_running():
             tick = hub.next_tick(market.now)
-            goal = target if tick is None else min(tick, target)
+            next_stop = target if tick is None else min(tick, target)
             while True:
-                steps = market.advance(goal, _SLICE)
+                steps = market.advance(next_stop, _SLICE)
                 self._truth.record_steps(steps)
                 hub.publish_steps(steps)
                 if len(steps) < _SLICE or market.trades_left == 0:
                     break
                 await self._flush()
-                if not self._runs():
+                if not self._is_running():
                     return
-            if goal == tick and market.now >= goal:
-                hub.publish_tick(goal)
+            if next_stop == tick and market.now >= next_stop:
+                hub.publish_tick(next_stop)
             await self._flush()
 
     async def _flush(self) -> None:
-        """Let the connections send, and see to those that cannot keep up."""
+        """Flush the connections; wait for slow clients or reset their connections."""
         connections = self._server.connections
         for connection in connections:
             connection.flush()
         await checkpoint()
         if self._wait:
-            while any(one.backlog > _HIGH_WATER for one in connections):  # noqa: ASYNC110
+            while any(connection.backlog > _HIGH_WATER for connection in connections):  # noqa: ASYNC110
                 await anyio.sleep(0.0005)
             return
         for connection in list(connections):
             if connection.backlog > self._backlog:
                 connection.abort("slow")
 
-    async def _drained(self) -> None:
-        """Wait until the network has taken everything."""
-        while any(one.backlog for one in self._server.connections):  # noqa: ASYNC110
-            await anyio.sleep(0.001)  # bytes in the kernel's hands set no event
+    async def _wait_until_sent(self) -> None:
+        """Wait until all queued bytes are written to the sockets."""
+        while any(connection.backlog for connection in self._server.connections):  # noqa: ASYNC110
+            await anyio.sleep(0.001)  # no event reports that the bytes were written

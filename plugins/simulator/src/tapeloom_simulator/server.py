@@ -1,4 +1,4 @@
-"""HTTP/1.1 and WebSocket on one port, or messages over TCP: limits, and the venue's side asked."""
+"""Serve HTTP/1.1 and WebSocket on one port, or messages over TCP, and enforce the venue's limits."""
 
 from __future__ import annotations
 
@@ -41,12 +41,12 @@ _BODY = 1 << 20  # bytes of a request's body that are read
 class _QuietTLSListener(TLSListener):
     @staticmethod
     async def handle_handshake_error(exc: BaseException, stream: AnyByteStream) -> None:
-        """Drop a client that speaks no TLS, or does not trust us; it knows why."""
+        """Close a failed TLS handshake without logging: the client gets the error."""
         await anyio.aclose_forcefully(stream)
 
 
 class Server:
-    """A venue's servers, all on one port."""
+    """All endpoints of a simulated venue on one port."""
 
     def __init__(
         self,
@@ -59,18 +59,20 @@ class Server:
         enforce: bool,
     ) -> None:
         self.connections: list[Connection] = []
-        self.closed = False  #: no more connections are taken
+        self.closed = False  #: new connections are refused
         self._venue, self._hub, self._truth, self._injector = venue, hub, truth, injector
         self._scale, self._enforce = scale, enforce
-        self._opened = 0
+        self._connection_count = 0
         self._dials = Window(venue.dial_rate, scale) if venue.dial_rate else None
-        self._purses: dict[str, BudgetUsage] = {}
-        self._came = anyio.Event()  # a connection, whose rules have times of their own
+        self._budget_usage: dict[str, BudgetUsage] = {}
+        self._connection_added = (
+            anyio.Event()
+        )  # set for a new connection, whose timeouts must be scheduled
 
     async def listen(
         self, host: str, port: int, tls: ssl.SSLContext | None
     ) -> tuple[Listener[Any], int]:
-        """Take the port (0: any free one); return the listener and its port."""
+        """Bind the port (0: any free one); return the listener and its port."""
         tcp = await anyio.create_tcp_listener(local_host=host, local_port=port)
         port = tcp.extra(SocketAttribute.local_port)
         return (_QuietTLSListener(tcp, tls, standard_compatible=False) if tls else tcp), port
@@ -79,10 +81,10 @@ class Server:
         """Serve one TCP connection until it ends."""
         try:
             if isinstance(self._venue, Framing):
-                await self._converse(stream, self._venue)
+                await self._serve_tcp(stream, self._venue)
             else:
                 http = h11.Connection(h11.SERVER)
-                while await self._exchange(stream, http):
+                while await self._serve_request(stream, http):
                     http.start_next_cycle()
         except (*BROKEN, h11.ProtocolError):
             pass
@@ -90,7 +92,7 @@ class Server:
             with anyio.CancelScope(shield=True):
                 await anyio.aclose_forcefully(stream)
 
-    async def _exchange(self, stream: ByteStream, http: h11.Connection) -> bool:
+    async def _serve_request(self, stream: ByteStream, http: h11.Connection) -> bool:
         """Serve one request; return whether another may follow."""
         request = await _next(stream, http)
         if not isinstance(request, h11.Request):
@@ -109,12 +111,12 @@ class Server:
     # ----------------------------------------------------------------------------------------- REST
 
     def _rest(self, call: HttpRequest) -> HttpResponse:
-        answer = self._limited(call) or self._lagged(call)
+        answer = self._rate_limit(call) or self._respond(call)
         self._truth.rest_calls.append((call.path, answer.status))
         return answer
 
-    def _limited(self, call: HttpRequest) -> HttpResponse | None:
-        """Count what the call costs; return a refusal where that is too much."""
+    def _rate_limit(self, call: HttpRequest) -> HttpResponse | None:
+        """Charge the request to its budget; return the refusal if the budget is exceeded."""
         cost = self._venue.request_cost(call)
         budget = cost[0] if cost else None
         if self._injector and (
@@ -124,15 +126,15 @@ class Server:
             return self._venue.rate_limit_response(fault.value or 429, seconds, budget)
         if cost is None:
             return None
-        purse = self._purses.setdefault(cost[0].name, BudgetUsage(cost[0], self._scale))
-        status, seconds = purse.spend(cost[1], anyio.current_time())
+        usage = self._budget_usage.setdefault(cost[0].name, BudgetUsage(cost[0], self._scale))
+        status, seconds = usage.spend(cost[1], anyio.current_time())
         return (
             self._venue.rate_limit_response(status, seconds, budget)
             if status != 200 and self._enforce
             else None
         )
 
-    def _lagged(self, call: HttpRequest) -> HttpResponse:
+    def _respond(self, call: HttpRequest) -> HttpResponse:
         answer = self._venue.respond(call)
         if self._injector is not None:
             lag = self._injector.snapshot_lag(
@@ -141,22 +143,22 @@ class Server:
             answer = self._venue.respond(evolve(call, book_lag=lag)) if lag else answer
         cost = self._venue.request_cost(call)
         if cost and cost[0].header:
-            used = str(self._purses[cost[0].name].used)
+            used = str(self._budget_usage[cost[0].name].used)
             answer = evolve(answer, headers={**answer.headers, cost[0].header: used})
         return answer
 
     # --------------------------------------------------------------------------------- connections
 
-    def _barred(self, path: str) -> bool:
-        """Count a dial, and say whether that was too many."""
-        strike = bool(self._injector and self._injector.fault_due("dial_limit", detail=path))
-        late = self._dials is not None and not self._dials.allow(anyio.current_time())
-        return strike or (late and self._enforce)
+    def _is_dial_refused(self, path: str) -> bool:
+        """Count a dial and return whether it exceeds the limit."""
+        injected = bool(self._injector and self._injector.fault_due("dial_limit", detail=path))
+        over_limit = self._dials is not None and not self._dials.allow(anyio.current_time())
+        return injected or (over_limit and self._enforce)
 
-    async def _converse(self, stream: ByteStream, framing: Framing) -> None:
-        """Serve a client that speaks the venue's own messages."""
+    async def _serve_tcp(self, stream: ByteStream, framing: Framing) -> None:
+        """Serve a client that sends the venue's messages over plain TCP."""
         call = HttpRequest(method="", path="")
-        if self.closed or self._barred(call.path):
+        if self.closed or self._is_dial_refused(call.path):
             return
         connection = self._connection(TcpConnection, framing, stream)
         session = self._venue.open_connection(call, connection)
@@ -164,26 +166,26 @@ class Server:
             await self._serve(connection, session, call.path)
 
     def _connection(self, kind: Callable[..., Connection], *args: Any) -> Connection:
-        self._opened += 1
+        self._connection_count += 1
         *before, stream = args
         return kind(
-            *before, self._opened, stream, self._hub, self._injector, self._scale,
+            *before, self._connection_count, stream, self._hub, self._injector, self._scale,
             enforce=self._enforce,
         )  # fmt: skip
 
     async def _serve(
-        self, connection: Connection, session: VenueSession, path: str, hello: bytes = b"",
+        self, connection: Connection, session: VenueSession, path: str, handshake_response: bytes = b"",
         first: bytes = b"",
     ) -> None:  # fmt: skip
-        """Say *hello* and talk; *first* has come already."""
+        """Send *handshake_response* and run the connection; *first* holds bytes already received."""
         connection.session = session
         opened = self._truth.record_opened(connection.number, path)
-        # Before the client knows: it may be told to go as soon as it is here.
+        # Added before the client learns of it, since a fault may end it at once.
         self.connections.append(connection)
-        self._came.set()
+        self._connection_added.set()
         try:
-            if hello:
-                await connection.stream.send(hello)
+            if handshake_response:
+                await connection.stream.send(handshake_response)
             await connection.run(first, self._truth, opened)
         finally:
             self.connections.remove(connection)
@@ -194,7 +196,7 @@ class Server:
         if self.closed:
             await _reply(stream, http, HttpResponse("", 503))
             return False
-        if self._barred(call.path):
+        if self._is_dial_refused(call.path):
             wait = self._dials.wait_seconds(anyio.current_time()) if self._dials else 1
             await _reply(stream, http, self._venue.rate_limit_response(429, wait, None))
             return False
@@ -225,13 +227,18 @@ class Server:
                     connection.close(1000, "")
 
     async def enforce_timeouts(self) -> None:
-        """Keep the rules that are about time, for ever."""
+        """Enforce the pings, silence timeouts and maximum ages of all connections, for ever."""
         while True:
             now = anyio.current_time()
-            again = min([now + 1.0, *(one.enforce_timeouts(now) for one in list(self.connections))])
-            self._came = anyio.Event()
-            with anyio.move_on_after(max(0.002, again - anyio.current_time())):
-                await self._came.wait()
+            check_at = min(
+                [
+                    now + 1.0,
+                    *(connection.enforce_timeouts(now) for connection in list(self.connections)),
+                ]
+            )
+            self._connection_added = anyio.Event()
+            with anyio.move_on_after(max(0.002, check_at - anyio.current_time())):
+                await self._connection_added.wait()
 
 
 async def _next(stream: ByteStream, http: h11.Connection) -> object:

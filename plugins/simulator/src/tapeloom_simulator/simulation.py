@@ -1,4 +1,4 @@
-"""A simulated venue, in this very process.
+"""Run a simulated venue in this process.
 
 async with serve("binance", symbols=["BTC/USDT"], seed=7, rate=50) as sim:
     print(sim.url, sim.settings)
@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Simulation", "serve"]
 
-_PATIENCE = 5.0  # seconds that clients have to take what waits for them when the simulation stops
-_GOODBYES = 0.2  # and to say goodbye themselves; some do so only when their user closes
+_DRAIN_SECONDS = 5.0  # seconds to send queued frames when the simulation stops
+_CLIENT_CLOSE_SECONDS = 0.2  # seconds for clients to close; some close only when their user does
 
 
 def open_text(path: str | Path) -> IO[str]:
@@ -43,47 +43,47 @@ def open_text(path: str | Path) -> IO[str]:
 
 
 class Simulation:
-    """A venue that is being simulated.
+    """A running simulated venue.
 
-    `url` is where it listens, `settings` the venue's table in a stack that is to use it. `market`
-    is what is traded, `truth` what has happened, `venue` the venue's server side.
+    `url` is its address, `settings` the venue's table for a stack that connects to it, `market` the
+    simulated market, `truth` the ground truth, `venue` the venue's server side.
     """
 
     def __init__(
         self, url: str, market: SimulatedMarket, venue: VenueServer, truth: Truth, server: Server,
-        clockwork: MarketRunner,
+        runner: MarketRunner,
     ) -> None:  # fmt: skip
         self.url, self.market, self.truth, self.venue = url, market, truth, venue
         self.settings: dict[str, Any] = venue.settings(url)
-        self._server, self._clockwork = server, clockwork
+        self._server, self._runner = server, runner
         self._begin = anyio.Event()
 
     @property
     def connections(self) -> int:
-        """How many clients are connected, over WebSocket or by messages of the venue's own."""
+        """How many clients are connected, over WebSocket or plain TCP."""
         return len(self._server.connections)
 
     def begin(self) -> None:
-        """Let the market run."""
+        """Start the market."""
         self._begin.set()
 
     async def finished(self) -> None:
         """Wait until the last trade of a market with a limited number of trades was sent."""
-        await self._clockwork.finished.wait()
+        await self._runner.finished.wait()
 
     async def stop(self) -> None:
-        """Let the market stand still, send what waits, and say goodbye to every client.
+        """Stop the market, send queued frames and close every connection.
 
-        REST is still answered, so that a test can compare.
+        REST requests are still answered, so that a test can compare the final state.
         """
-        self._clockwork.halted = self._server.closed = True
+        self._runner.halted = self._server.closed = True
         connections = self._server.connections
         for connection in list(connections):
             connection.announce_shutdown()
-        with anyio.move_on_after(_PATIENCE):
-            while any(one.backlog for one in connections):  # noqa: ASYNC110
+        with anyio.move_on_after(_DRAIN_SECONDS):
+            while any(connection.backlog for connection in connections):  # noqa: ASYNC110
                 await anyio.sleep(0.002)
-        with anyio.move_on_after(_GOODBYES):
+        with anyio.move_on_after(_CLIENT_CLOSE_SECONDS):
             while connections:  # noqa: ASYNC110
                 await anyio.sleep(0.002)
 
@@ -111,56 +111,56 @@ async def serve(
     truth: str | Path | None = None,
     keep: bool = True,
 ) -> AsyncIterator[Simulation]:
-    """Simulate *venue* and listen until the block is left.
+    """Simulate *venue* and listen until the `async with` block ends.
 
-    *venue* is the name of a simulator, or a function that makes the server side itself.
+    *venue* is the name of a simulator, or a function that creates its server side.
 
     The market has *symbols*, makes *rate* trades a second of its own time, *trades* at most, and runs
-    *speed* times as fast as the wall's clock (`math.inf`: as fast as clients can take it). It begins
+    *speed* times as fast as the wall clock (`math.inf`: as fast as clients can receive). It begins
     at once, with the first subscription, after that number of subscriptions, or when `begin` is
-    called. A client that is more than *backlog* bytes behind is cut off, or waited for (*slow*).
+    called. A client that is more than *backlog* bytes behind is disconnected, or waited for (*slow*).
     *time_scale* divides the venue's own intervals: pings, ages, windows of its limits. *truth* names
-    a file for the ground truth; with `keep=False` nothing that happened is kept in memory.
+    a file for the ground truth; with `keep=False` no events are kept in memory.
 
     Raises PluginNotFound, PluginBroken, SymbolError, ConfigError (in the faults), OSError.
     """
     if not speed > 0 or not time_scale > 0 or math.isinf(time_scale):
         raise ValueError(f"speed and time_scale must be above 0, not {speed} and {time_scale}")
     market = SimulatedMarket(symbols, seed=seed, rate=rate, trades=trades, epoch=epoch, depth=depth)
-    side = venue_server(venue, market) if isinstance(venue, str) else venue(market)
-    own = faults_of(side)
+    venue_side = venue_server(venue, market) if isinstance(venue, str) else venue(market)
+    own = faults_of(venue_side)
     listed = load(Path(faults), own) if isinstance(faults, str | Path) else list(faults)
     check(listed, own)
     with ExitStack() as files:
         log = files.enter_context(open_text(truth)) if truth else None
         record = Truth(market, keep=keep, log=log)
-        injector = Injector(listed, market, side, record, seed) if listed else None
-        framing = side if isinstance(side, Framing) else None
+        injector = Injector(listed, market, venue_side, record, seed) if listed else None
+        framing = venue_side if isinstance(venue_side, Framing) else None
         hub = Hub(record, injector, framing.frame if framing else frame)
-        server = Server(side, hub, record, injector, scale=time_scale, enforce=limits)
+        server = Server(venue_side, hub, record, injector, scale=time_scale, enforce=limits)
         if injector is not None:
             injector.end_connection = server.end_connection
-        clockwork = MarketRunner(
+        runner = MarketRunner(
             market, hub, server, record, injector, speed=speed, slow=slow, backlog=backlog
         )
         listener, port = await server.listen(host, port, tls)
         scheme = "tcp" if framing else "http"
         url = f"{scheme}{'s' if tls else ''}://{f'[{host}]' if ':' in host else host}:{port}"
-        sim = Simulation(url, market, side, record, server, clockwork)
-        wanted = {"now": 0, "first_subscription": 1, "manual": math.inf}.get(str(start), start)
+        sim = Simulation(url, market, venue_side, record, server, runner)
+        start_at = {"now": 0, "first_subscription": 1, "manual": math.inf}.get(str(start), start)
 
         async def drive() -> None:
-            while hub.subscription_count < wanted and not sim._begin.is_set():  # type: ignore[operator]  # noqa: SLF001
+            while hub.subscription_count < start_at and not sim._begin.is_set():  # type: ignore[operator]  # noqa: SLF001
                 with anyio.move_on_after(0.005):
                     await sim._begin.wait()  # noqa: SLF001
-            await clockwork.run()
+            await runner.run()
 
         failure: Exception | None = None
         async with listener, anyio.create_task_group() as tasks:
             tasks.start_soon(listener.serve, server.handle)
             tasks.start_soon(server.enforce_timeouts)
             tasks.start_soon(drive)
-            # One failure in the block leaves as itself, not as a group.
+            # Raise an exception of the block as it is, not wrapped in an exception group.
             try:
                 yield sim
             except Exception as problem:

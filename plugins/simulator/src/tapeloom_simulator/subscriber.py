@@ -1,4 +1,4 @@
-"""A connection, as those see it who put frames into its buffer."""
+"""The interface of a connection that the hub and the injector use."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ class Subscriber(Protocol):
 
     @property
     def number(self) -> int:
-        """Which connection this is."""
+        """The number of the connection; 1 is the first one opened."""
         ...
 
     def queue(self, frames: Sequence[bytes]) -> None:
-        """Put frames into the buffer."""
+        """Append frames to the send buffer."""
         ...

@@ -1,4 +1,4 @@
-"""The server's end of one TCP connection that carries a venue's own messages and nothing else."""
+"""The server's end of one plain TCP connection that carries the venue's messages."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import anyio
 
-from .connection import GOODBYE, Connection
+from .connection import CLOSE_WAIT_SECONDS, Connection
 
 if TYPE_CHECKING:
     from .server_api import Framing
@@ -16,19 +16,19 @@ __all__ = ["TcpConnection"]
 
 
 class TcpConnection(Connection):
-    """One client over plain TCP. It is closed without a code, which only the truth keeps."""
+    """One client over plain TCP. No close code is sent; only the ground truth records it."""
 
     def __init__(self, framing: Framing, *args: Any, **more: Any) -> None:
         super().__init__(*args, **more)
         self._unframe = framing.new_unframer()
 
-    def _last_words(self, code: int, reason: str) -> bytes:
+    def _closing_bytes(self, code: int, reason: str) -> bytes:
         return b""
 
-    async def _part(self, words: bytes) -> None:
-        with contextlib.suppress(NotImplementedError):  # TLS has no half of an end
+    async def _send_closing(self, closing: bytes) -> None:
+        with contextlib.suppress(NotImplementedError):  # TLS cannot close one direction only
             await self.stream.send_eof()
-        await anyio.sleep(GOODBYE)
+        await anyio.sleep(CLOSE_WAIT_SECONDS)
 
     async def _read(self, first: bytes) -> None:
         block = first
@@ -40,5 +40,5 @@ class TcpConnection(Connection):
                 return
             for text in texts:
                 if self._allowed():
-                    self._answer(text)
+                    self._process_text(text)
             block = await self.stream.receive()

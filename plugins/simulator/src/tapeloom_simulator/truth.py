@@ -1,6 +1,6 @@
-"""The ground truth: what happened in the market, what was sent to whom, and what was done to it.
+"""The ground truth: the market's events, the messages sent on each connection, the injected faults.
 
-It is kept in memory, or written to a file, which `written` reads.
+It is kept in memory, or written to a file that `truth_file` reads.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ __all__ = ["ConnectionRecord", "InjectedFault", "SentStream", "TrueQuote", "True
 
 
 class TrueQuote(NamedTuple):
-    """A best bid and ask in units that people use. `sequence` is the id of the book's update."""
+    """A best bid and ask in decimal units. `sequence` is the id of the book update."""
 
     ts: int
     sequence: int
@@ -36,7 +36,7 @@ class TrueQuote(NamedTuple):
 
 
 class TrueTrade(NamedTuple):
-    """A trade in units that people use."""
+    """A trade in decimal units."""
 
     id: int
     price: Decimal
@@ -60,7 +60,7 @@ class InjectedFault:
 
 @define
 class ConnectionRecord:
-    """A connection that streams are sent on. `ended` says how it ended, and is empty while it is open."""
+    """A streaming connection. `ended` is how it ended, and empty while it is open."""
 
     connection: int
     path: str
@@ -71,10 +71,10 @@ class ConnectionRecord:
 
 @define
 class SentStream:
-    """One stream on one connection: from when to when, and how many texts it brought.
+    """One stream on one connection: its period and how many texts were sent.
 
-    `first` is the id of the first trade after the start, `last` that of the last before the end.
-    `texts` holds what was sent, without what the venue wraps around it, where that is recorded.
+    `first_id` is the id of the first trade after the start, `last_id` that of the last before the end.
+    `texts` are the texts sent, without the venue's envelope; None if they are not kept.
     """
 
     connection: int
@@ -90,7 +90,7 @@ class SentStream:
 
 
 class Truth:
-    """What really happened. Lists grow until the simulation ends; `keep=False` keeps no events."""
+    """Records what really happened. Lists grow until the simulation ends; `keep=False` keeps no events."""
 
     def __init__(
         self, market: SimulatedMarket, *, keep: bool = True, log: IO[str] | None = None
@@ -103,7 +103,9 @@ class Truth:
             symbol: [] for symbol in market.instruments
         }
         #: The best bid, its size, the best ask, its size, as the market began.
-        self.first_quote = {symbol: _best(pit) for symbol, pit in market.instruments.items()}
+        self.first_quote = {
+            symbol: _best(instrument) for symbol, instrument in market.instruments.items()
+        }
         self.trade_count = 0  #: trades made
         self.faults: list[InjectedFault] = []
         self.connections: list[ConnectionRecord] = []
@@ -113,31 +115,31 @@ class Truth:
     # ------------------------------------------------------------------------------------ writing
 
     def record_steps(self, steps: Iterable[MarketStep]) -> None:
-        """Write down what happened."""
-        fills, bests = self.market_trades, self.tops_of_book
+        """Record the steps of the market."""
+        trades, tops = self.market_trades, self.tops_of_book
         for step in steps:
             self.trade_count += len(step.trades)
             if self._keep:
-                fills[step.symbol] += step.trades
+                trades[step.symbol] += step.trades
                 if step.top_of_book is not None:
-                    bests[step.symbol].append((step.ts, step.last_id, step.top_of_book))
+                    tops[step.symbol].append((step.ts, step.last_id, step.top_of_book))
         if self._log is not None:
             self._log.writelines(map(self._lines, steps))
 
     def _lines(self, step: MarketStep) -> str:
-        pit = self._market.instruments[step.symbol]
+        instrument = self._market.instruments[step.symbol]
         rows: list[dict[str, Any]] = [
-            {"type": "trade", "symbol": step.symbol, "ts": fill.ts, "id": fill.id,
-             "price": str(fill.price * pit.tick), "size": str(fill.size * pit.lot),
-             "side": "buy" if fill.is_buy else "sell", "aggregate": fill.aggregate_id}
-            for fill in step.trades
+            {"type": "trade", "symbol": step.symbol, "ts": trade.ts, "id": trade.id,
+             "price": str(trade.price * instrument.tick), "size": str(trade.size * instrument.lot),
+             "side": "buy" if trade.is_buy else "sell", "aggregate": trade.aggregate_id}
+            for trade in step.trades
         ]  # fmt: skip
         if step.top_of_book is not None:
             bid, bid_size, ask, ask_size = step.top_of_book
             rows.append(
                 {"type": "quote", "symbol": step.symbol, "ts": step.ts, "sequence": step.last_id,
-                 "bid": str(bid * pit.tick), "bid_size": str(bid_size * pit.lot),
-                 "ask": str(ask * pit.tick), "ask_size": str(ask_size * pit.lot)}
+                 "bid": str(bid * instrument.tick), "bid_size": str(bid_size * instrument.lot),
+                 "ask": str(ask * instrument.tick), "ask_size": str(ask_size * instrument.lot)}
             )  # fmt: skip
         return "".join(json.dumps(row) + "\n" for row in rows)
 
@@ -146,26 +148,26 @@ class Truth:
             print(json.dumps({"type": kind} | item), file=self._log)
 
     def record_fault(self, injected: InjectedFault) -> None:
-        """Write down a fault."""
+        """Record an injected fault."""
         self.faults.append(injected)
         self._write("fault", asdict(injected))
 
     def record_opened(self, connection: int, path: str) -> ConnectionRecord:
-        """Write down that a connection was opened."""
+        """Record that a connection was opened."""
         opened = ConnectionRecord(connection, path, self._market.now)
         self.connections.append(opened)
         self._write("opened", {"connection": connection, "path": path, "ts": opened.ts})
         return opened
 
     def record_ended(self, opened: ConnectionRecord, how: str) -> None:
-        """Write down that a connection has ended."""
+        """Record that a connection has ended."""
         opened.until, opened.ended = self._market.now, how
         self._write("ended", {"connection": opened.connection, "how": how, "ts": opened.until})
 
     def record_subscribed(
         self, connection: int, stream: str, symbol: str, channel: str
     ) -> SentStream:
-        """Write down that a stream is followed from now on."""
+        """Record that a stream was subscribed on a connection."""
         texts: list[str] | None = [] if self._keep else None
         sent = SentStream(
             connection,
@@ -185,7 +187,7 @@ class Truth:
         return sent
 
     def record_unsubscribed(self, sent: SentStream) -> None:
-        """Write down that a stream is followed no longer."""
+        """Record that a stream was unsubscribed."""
         sent.until, sent.last_id = self._market.now, self._last(sent.symbol)
         self._write(
             "left",
@@ -194,11 +196,11 @@ class Truth:
         )  # fmt: skip
 
     def _last(self, symbol: str) -> int:
-        pit = self._market.instruments.get(symbol)
-        return pit.last_trade.id if pit and pit.last_trade else 0
+        instrument = self._market.instruments.get(symbol)
+        return instrument.last_trade.id if instrument and instrument.last_trade else 0
 
     def write_books(self) -> None:
-        """Write down the final books."""
+        """Write the final books to the file."""
         for symbol in self._market.instruments if self._log is not None else ():
             bids, asks = self.book(symbol)
             levels = {"bids": [[str(p), str(s)] for p, s in bids.items()],
@@ -209,8 +211,8 @@ class Truth:
 
     def trades(self, symbol: str) -> list[TrueTrade]:
         """Return every trade of *symbol*, in order."""
-        pit = self._market.instruments[symbol]
-        tick, lot = pit.tick, pit.lot
+        instrument = self._market.instruments[symbol]
+        tick, lot = instrument.tick, instrument.lot
         return [
             TrueTrade(
                 f.id,
@@ -225,8 +227,8 @@ class Truth:
 
     def quotes(self, symbol: str) -> list[TrueQuote]:
         """Return every best bid and ask of *symbol* after the first, in order."""
-        pit = self._market.instruments[symbol]
-        tick, lot = pit.tick, pit.lot
+        instrument = self._market.instruments[symbol]
+        tick, lot = instrument.tick, instrument.lot
         return [
             TrueQuote(ts, last, b.bid * tick, b.bid_size * lot, b.ask * tick, b.ask_size * lot)
             for ts, last, b in self.tops_of_book[symbol]
@@ -234,19 +236,19 @@ class Truth:
 
     def book(self, symbol: str) -> tuple[dict[Decimal, Decimal], dict[Decimal, Decimal]]:
         """Return the bids and asks as they are now, best first."""
-        pit = self._market.instruments[symbol]
-        ladder = pit.book_snapshot(1_000_000)
+        instrument = self._market.instruments[symbol]
+        snapshot = instrument.book_snapshot(1_000_000)
         return (
-            {price * pit.tick: size * pit.lot for price, size in ladder.bids},
-            {price * pit.tick: size * pit.lot for price, size in ladder.asks},
+            {price * instrument.tick: size * instrument.lot for price, size in snapshot.bids},
+            {price * instrument.tick: size * instrument.lot for price, size in snapshot.asks},
         )
 
     def closed_bars(self, symbol: str, interval: str) -> list[MarketBar]:
-        """Return the candles of *symbol* that have ended, in ticks and lots."""
+        """Return the bars of *symbol* that have ended, in ticks and lots."""
         now = self._market.now
         last = start_of(interval, now)
         found = self._market.instruments[symbol].bars(interval, self._market.epoch, last, 1_000_000)
-        return [candle for candle in found if end_of(interval, candle.start) <= now]
+        return [bar for bar in found if end_of(interval, bar.start) <= now]
 
     def fault_counts(self) -> dict[str, int]:
         """Return how often each kind of fault was injected."""
@@ -256,6 +258,11 @@ class Truth:
         return dict(counts)
 
 
-def _best(pit: Instrument) -> tuple[Decimal, Decimal, Decimal, Decimal]:
-    bid, bid_size, ask, ask_size = pit.top_of_book()
-    return bid * pit.tick, bid_size * pit.lot, ask * pit.tick, ask_size * pit.lot
+def _best(instrument: Instrument) -> tuple[Decimal, Decimal, Decimal, Decimal]:
+    bid, bid_size, ask, ask_size = instrument.top_of_book()
+    return (
+        bid * instrument.tick,
+        bid_size * instrument.lot,
+        ask * instrument.tick,
+        ask_size * instrument.lot,
+    )

@@ -1,4 +1,4 @@
-"""The ground truth, read back from the file that it was written to: for a run too long for memory."""
+"""Read the ground truth from a file, for runs too long to keep in memory."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ __all__ = ["TruthFile"]
 
 
 class TruthFile:
-    """What `serve(truth=path, keep=False)` wrote, as `Truth` would tell it.
+    """The ground truth that `serve(truth=path, keep=False)` wrote, with the query methods of `Truth`.
 
-    Nothing is kept of the quotes unless *quotes* says so: they are most of it. A line that was cut
-    short, because the one who wrote it was ended, is the last that is read.
+    Quotes are most of the file and are skipped unless *quotes* is true. Reading stops at a truncated
+    line, which an interrupted simulation leaves.
     """
 
     def __init__(self, path: str | Path, *, quotes: bool = False) -> None:
@@ -31,9 +31,9 @@ class TruthFile:
                     continue
                 if not line.endswith("\n"):
                     break
-                self._enter(json.loads(line))
+                self._add_row(json.loads(line))
 
-    def _enter(self, row: dict[str, Any]) -> None:
+    def _add_row(self, row: dict[str, Any]) -> None:
         match row.pop("type"):
             case "trade":
                 self._trades[row.pop("symbol")].append(
@@ -50,9 +50,9 @@ class TruthFile:
             case "followed":
                 self.sent.append(SentStream(since=row.pop("ts"), first_id=row.pop("first"), **row))
             case "left":
-                self._left(row)
+                self._end_stream(row)
 
-    def _left(self, row: dict[str, Any]) -> None:
+    def _end_stream(self, row: dict[str, Any]) -> None:
         for sent in reversed(self.sent):
             if (sent.connection, sent.stream) == (row["connection"], row["stream"]):
                 sent.until, sent.last_id, sent.count = row["ts"], row["last"], row["count"]
@@ -63,7 +63,7 @@ class TruthFile:
         return self._trades[symbol]
 
     def quotes(self, symbol: str) -> list[TrueQuote]:
-        """Return every best bid and ask of *symbol* after the first, in order, where they were read."""
+        """Return every best bid and ask of *symbol* after the first, in order, if they were read."""
         return self._quotes[symbol]
 
     def fault_counts(self) -> dict[str, int]:
