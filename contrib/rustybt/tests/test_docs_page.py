@@ -11,7 +11,7 @@ PARTS = [
     "Binance", "Bybit", "Hyperliquid", "CCXT", "Interactive Brokers", "Alpaca", "`connect`",
     "`OHLCVBar`", "`BarAggregator`", "several exchanges", "`StreamManager`", "backoff",
     "`validate_bar`", "Batches", "Queues", "symbols that are traded", "`HeartbeatMonitor`",
-    "SIGTERM", "pace", "connection refused", "too many open connections",
+    "SIGTERM", "rate limit of the venue", "connection refused", "too many open connections",
     "message rate exceeded", "disconnected unexpectedly", "debug mode", "trading engine", "REST",
 ]  # fmt: skip
 

@@ -74,7 +74,7 @@ def assert_true(receive, sim, symbols) -> None:
     To be called as soon as that is so: the market's time goes on, and with it bars end.
     """
     for symbol in symbols:
-        pit = sim.market.pits[symbol]
+        pit = sim.market.instruments[symbol]
         trades, truth = receive.of(Trade, symbol), sim.truth.trades(symbol)
         sides = [event.side for event in truth] if symbol in COINS else [None] * len(truth)
         assert [(event.ts, event.price, event.size, event.side) for event in trades] == [
@@ -82,7 +82,7 @@ def assert_true(receive, sim, symbols) -> None:
             for event, side in zip(truth, sides, strict=True)
         ]
         bars = receive.of(Bar, symbol, interval="1m")
-        candles = [event for event in sim.truth.candles(symbol, "1m") if event.trades]
+        candles = [event for event in sim.truth.closed_bars(symbol, "1m") if event.trades]
         assert [
             (event.ts, event.open, event.close, event.volume, event.trades) for event in bars
         ] == [
@@ -105,7 +105,7 @@ def whole(sim, symbols):
         return all(
             len(receive.of(Trade, symbol)) >= len(sim.truth.trades(symbol))
             and len(receive.of(Bar, symbol, interval="1m"))
-            >= sum(1 for event in sim.truth.candles(symbol, "1m") if event.trades)
+            >= sum(1 for event in sim.truth.closed_bars(symbol, "1m") if event.trades)
             for symbol in symbols
         )
 
@@ -179,7 +179,7 @@ async def test_polling_loses_nothing_over_empty_pages_token_loops_and_failures()
         await sim.finished()
         await got.until(whole(sim, STOCKS))
         # A slow machine polls less often while the market runs: the failures may come after it.
-        await got.until(lambda _: [status for _, status in sim.truth.calls].count(504) == 3)
+        await got.until(lambda _: [status for _, status in sim.truth.rest_calls].count(504) == 3)
         assert_true(got, sim, STOCKS)
 
     assert got.of(Status, state="token_loop")

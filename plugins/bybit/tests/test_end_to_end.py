@@ -129,7 +129,7 @@ async def test_a_book_with_a_gap_is_resynced(anyio_backend, resync, more) -> Non
 @once
 @pytest.mark.parametrize("kind", ["restart", "resnapshot"])
 async def test_a_new_snapshot_is_not_a_gap(anyio_backend, kind) -> None:
-    faults = [simulator.Fault(kind=kind, after=10, every=25, count=3, each=True)]
+    faults = [simulator.Fault(kind=kind, after=10, every=25, count=3, per_stream=True)]
     events, books, sim = await play("spot", SPOT[:1], ("trades", "quotes", *BOOKS), *faults)
 
     assert sim.truth.fault_counts()[kind] >= 6
@@ -143,7 +143,7 @@ async def test_a_new_snapshot_is_not_a_gap(anyio_backend, kind) -> None:
 
 @once
 async def test_a_huge_delta_is_not_a_gap(anyio_backend) -> None:
-    fault = simulator.Fault(kind="huge_batch", after=10, count=3, each=True)
+    fault = simulator.Fault(kind="huge_batch", after=10, count=3, per_stream=True)
     events, books, sim = await play("linear", LINEAR[:1], ("trades", *BOOKS), fault, trades=600)
     sizes = [len(e.raw_asks) for e in events if type(e) is Book and e.kind == "delta"]
 

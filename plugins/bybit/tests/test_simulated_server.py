@@ -348,7 +348,7 @@ async def test_a_client_over_the_rate_limit_is_banned():
 
     assert (refused["status"], refused["retMsg"]) == (403, "access too frequent")
     assert (budget.limit, budget.window_seconds, budget.ban_seconds, weight) == (600, 5.0, 600.0, 1)
-    assert budget.patience == 0
+    assert budget.tolerated_violations == 0
 
 
 async def test_a_temporary_limit_names_the_time_of_its_end():

@@ -120,9 +120,9 @@ def test_messages_are_read_from_any_split_of_the_bytes(side):
             texts += take(data[place : place + size])
         assert texts == ["v157..178", "71\x002\x007\0\0"]
     with pytest.raises(ValueError, match="must start with API"):
-        side.unframe()(b"GET / HTTP/1.1")
+        side.new_unframer()(b"GET / HTTP/1.1")
     with pytest.raises(ValueError, match="is too long"):
-        side.unframe()(b"API\0" + struct.pack(">I", 1 << 30))
+        side.new_unframer()(b"API\0" + struct.pack(">I", 1 << 30))
 
 
 def test_a_client_id_is_taken_while_its_connection_counts(side):
@@ -152,15 +152,15 @@ def test_ticks_are_in_whole_seconds(side):
     session, *_ = dial(side)
     assert ask(session, f"97|4|{CONTRACT}|AllLast|0|0|") == []
     assert ask(session, f"97|5|{CONTRACT}|BidAsk|0|0|") == []
-    trades, quotes = session.line.following
+    trades, quotes = session.line.subscriptions
     pit = trades.instrument
-    step = MarketStep("AAPL/USD", NOW + 5, pit.trades, 1, 1, pit.best())
+    step = MarketStep("AAPL/USD", NOW + 5, pit.all_trades, 1, 1, pit.top_of_book())
 
-    assert [message.replace("\0", "|") for message in trades.step(step)] == [
+    assert [message.replace("\0", "|") for message in trades.encode_step(step)] == [
         f"99|4|2|{NOW // NANO}|190.12|100|0|NASDAQ||",
         f"99|4|2|{NOW // NANO}|190.11|3|0|NASDAQ||",
     ]
-    assert [message.replace("\0", "|") for message in quotes.step(step)] == [
+    assert [message.replace("\0", "|") for message in quotes.encode_step(step)] == [
         f"99|5|3|{NOW // NANO}|190.11|190.13|300|200|0|"
     ]
     assert ask(session, "98|4|") == []
@@ -190,7 +190,7 @@ def test_depth_is_sent_in_full_and_then_row_by_row(side):
     session, *_ = dial(side)
     assert ask(session, f"10|5|6|{CONTRACT}|5|0||")[0].startswith("4|2|6|10092|")
     filled = ask(session, f"10|5|6|{CONTRACT}|2|1||")
-    (depth,) = session.line.following
+    (depth,) = session.line.subscriptions
     depth.instrument.rows = [(19012, 1), (19011, 300)], [(19013, 50)]
     step = MarketStep("AAPL/USD", NOW, [], 1, 3, None)
 
@@ -200,7 +200,7 @@ def test_depth_is_sent_in_full_and_then_row_by_row(side):
         "13|1|6|0|NASDAQ|0|0|190.13|200|1|",
         "13|1|6|1|NASDAQ|0|0|190.14|7|1|",
     ]
-    assert [message.replace("\0", "|") for message in depth.step(step)] == [
+    assert [message.replace("\0", "|") for message in depth.encode_step(step)] == [
         "13|1|6|1|NASDAQ|2|1|0.00|0|1|",
         "13|1|6|0|NASDAQ|0|1|190.12|1|1|",
         "13|1|6|1|NASDAQ|2|0|0.00|0|1|",
@@ -245,9 +245,9 @@ def test_invalid_requests_are_answered_with_an_error(side):
 def test_an_outage_stops_all_data_and_ends_with_or_without_the_subscriptions(side, fault):
     session, *_ = dial(side)
     ask(session, f"97|4|{CONTRACT}|Last|0|0|")
-    (stream,) = session.line.following
-    step = MarketStep("AAPL/USD", NOW, stream.instrument.trades, 1, 0, None)
-    assert stream.step(step)
+    (stream,) = session.line.subscriptions
+    step = MarketStep("AAPL/USD", NOW, stream.instrument.all_trades, 1, 0, None)
+    assert stream.encode_step(step)
     said = side.corrupt(fault, stream, "x")
 
     assert said[0].split("\0")[3] == ("2103" if fault == "ib_2103" else "1100")
@@ -266,8 +266,10 @@ def test_a_fault_of_one_stream_does_not_affect_the_others(side):
     session, *_ = dial(side)
     ask(session, f"97|4|{CONTRACT}|Last|0|0|")
     ask(session, f"10|5|6|{CONTRACT}|2|1||")
-    trades, depth = session.line.following
-    tick = trades.step(MarketStep("AAPL/USD", NOW, trades.instrument.trades[:1], 1, 0, None))[0]
+    trades, depth = session.line.subscriptions
+    tick = trades.encode_step(
+        MarketStep("AAPL/USD", NOW, trades.instrument.all_trades[:1], 1, 0, None)
+    )[0]
 
     reset = side.corrupt("ib_317", depth, "x")
     assert reset[0].startswith("4\x002\x006\x00317\0")

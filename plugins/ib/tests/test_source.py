@@ -154,7 +154,7 @@ async def test_a_restored_code_without_a_lost_code_is_a_gap_too(received):
         await seen.until(lambda received: len(received.of("trade")) > 100)
         (client,) = seen.sim.venue._gateway.clients
         client.disconnected = True  # the client is sent no code for it
-        client.line.later(5.0, lambda: client._restored(1102, "Connectivity restored."))
+        client.line.call_later(5.0, lambda: client._restored(1102, "Connectivity restored."))
         await seen.until(recovered)
         lost = missing(seen)
 

@@ -376,7 +376,7 @@ async def test_the_same_seed_injects_the_same_faults(simulate, dial):
 async def test_a_fault_is_narrowed_down_to_a_symbol_and_a_connection(simulate, dial):
     faults = [
         Fault(kind="dup_trade", symbol="ETH/USDT", after=4),
-        Fault(kind="plain_text_frame", connection=2, each=True),
+        Fault(kind="plain_text_frame", connection=2, per_stream=True),
     ]
     async with (
         simulate(faults=faults, trades=500, symbols=["BTC/USDT", "ETH/USDT"], start=4) as sim,

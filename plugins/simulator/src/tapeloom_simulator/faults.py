@@ -71,7 +71,7 @@ class Fault:
     a dial, a REST call. No fault happens at the first `after` occasions, before the market is `at`
     seconds old, or after it is `until` seconds old. At every `every`-th of the other occasions it happens
     with probability `chance`, `count` times at most (0: no limit). `symbol`, `channel` and `connection`
-    (1 is the first one opened) restrict it. With `each` (attribute `per_stream`), occasions are counted
+    (1 is the first one opened) restrict it. With `per_stream`, occasions are counted
     separately for each stream of each connection.
 
     `kind` is one of `COMMON`, or one that only the simulated venue has.
@@ -87,7 +87,7 @@ class Fault:
     symbol: str = ""
     channel: str = ""
     connection: int | None = None
-    per_stream: bool = attrs.field(default=False, alias="each")
+    per_stream: bool = False
     how: str = ""  #: disconnect: "clean" or "abrupt"; silent_stall: "stream" or "all"
     seconds: float | None = attrs.field(default=None, validator=_positive)  #: a duration or an age
     value: int | None = None  #: ms of skew, updates of lag, frames held back, HTTP status, levels
@@ -149,7 +149,7 @@ def load(path: Path, own: Collection[str] = ()) -> list[Fault]:
 
 
 def _fault(table: dict[str, Any], own: Collection[str]) -> Fault:
-    fields = [field.alias or field.name for field in attrs.fields(Fault)]
+    fields = [field.name for field in attrs.fields(Fault)]
     for key in table:
         if key not in fields:
             raise ValueError(f"unknown key {key!r}.{nearest(key, fields)}")
