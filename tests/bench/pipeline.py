@@ -13,11 +13,9 @@ from decimal import Decimal
 from pathlib import Path
 
 import msgspec
-from tapeloom import FeedSpec, QueueSpec, Registry, Stack
-from tapeloom._compose.composer import compose
-from tapeloom._compose.plan import FeedPlan
-from tapeloom._runtime.system_clock import SystemClock
+from tapeloom import FeedSpec, QueueSpec, Stack
 from tapeloom._stream.queues import Queue
+from tapeloom.harness import ComposedFeed, compose_feed
 from tapeloom.plugin import Frames
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -50,13 +48,13 @@ def floor(payloads: list[bytes]) -> float:
     return time.perf_counter() - began
 
 
-def plan(symbols: int, stages: tuple[str, ...]) -> FeedPlan:
+def plan(symbols: int, stages: tuple[str, ...]) -> ComposedFeed:
     """Return a composed feed."""
     feed = FeedSpec(
         "binance", tuple(frames.unified(symbols)), ("trades",), market="spot", stages=stages
     )
     stack = Stack(feeds=(feed,), stages={"bars": {"every": "1m"}})
-    return compose(stack, Registry(), SystemClock()).plans[0]
+    return compose_feed(stack, seed=None)
 
 
 def pipeline(
@@ -64,7 +62,7 @@ def pipeline(
 ) -> tuple[float, int]:
     """Return seconds for the whole pipeline, and how many events came out."""
     composed = plan(symbols, stages)
-    parse, run = composed.parse, composed.pipeline
+    parse, run = composed.parse, composed.process
     queue = Queue(QueueSpec(size=10_000_000))
     # Each batch is read when its last trade is made: time on the wire and here go at one pace.
     groups = [
