@@ -60,9 +60,10 @@ class FramesRead(NamedTuple):
 class ComposedFeed:
     """One feed as core composes it, without running it or opening connections.
 
-    `feed` is the argument that the hooks got. Its data comes from `endpoints` with `codec`, or from `source`;
-    `history` has its REST API; `dial` opens connections, as wrapped by plugins. `parse` is the venue's
-    parser; a frame at which it raises becomes a Reject.
+    `feed` is the `Feed` that the plugins' hooks were called with. The data comes from connections to
+    `endpoints`, whose messages `codec` encodes and decodes, or from `source`. `history` builds the REST
+    requests for past data and reads the answers. `dial` opens connections, as wrapped by plugins.
+    `parse` is the venue's parser; a frame at which it raises becomes a Reject.
     """
 
     def __init__(self, plan: FeedPlan) -> None:

@@ -35,16 +35,16 @@ class PicowsLink(picows.WSListener):
         self._feed = feed
         self._transport: picows.WSTransport | None = None
         self._messages: list[bytes] = []  # of the last read, not delivered yet
-        self._control_seen = False  # an empty batch is due for control frames
+        self._control_seen = False  # control frames came: an empty batch must report them
         self._expects_start = True  # open, and no fragmented message is unfinished
         self._fragments = bytearray()
         self._lost: ConnectionLost | None = None
         self._waiter: asyncio.Future[None] | None = None
         self._on_read: OnRead[list[bytes]] | None = None
         self._pending: Awaitable[None] | None = None  # returned by `_on_read`, not awaited yet
-        self._unread = False  # `_messages` wait for the reader: reading is paused
-        self._write_paused = False  # the send buffer is full: the peer does not read
-        self._read_paused = False
+        self._unread = False  # the reader has not finished the last read: a reason to pause
+        self._write_paused = False  # the send buffer is full: another reason to pause
+        self._read_paused = False  # the transport is paused now, for either reason
         self._writable = asyncio.Event()
         self._writable.set()
 

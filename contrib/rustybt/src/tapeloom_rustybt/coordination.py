@@ -33,19 +33,19 @@ class Adapter(Protocol):
     """The calls that the guide's programs make on an adapter."""
 
     async def connect(self) -> None:
-        """Open the connection."""
+        """Open the stream from the venue."""
         ...
 
     async def subscribe(self, symbols: list[str]) -> None:
-        """Subscribe to symbols."""
+        """Subscribe to symbols of the venue."""
         ...
 
     async def stream(self) -> Any:
-        """Return a queue of bars."""
+        """Return the queue of the adapter's bars, the same until `disconnect`."""
         ...
 
     async def disconnect(self) -> None:
-        """Close the connection."""
+        """Close the stream from the venue; its queue ends after the bars that were read."""
         ...
 
 

@@ -288,7 +288,7 @@ class _StackParser:
         return names
 
     def _check_unused(self, tables: Iterable[str], kind: str, remedy: str) -> None:
-        """Report tables that no feed names: each is misspelt, or left over."""
+        """Record a mistake for each table that no feed names: it is misspelt, or left over."""
         if any(
             mistake.place.startswith("feed") and not _FEED_DETAIL.match(mistake.place)
             for mistake in self._mistakes

@@ -366,6 +366,7 @@ class Connection:
         return [self._status("subscribed", f"{self._label}: {len(new)} subscriptions")]
 
     def _on_refusal(self, refusal: Refusal) -> list[Event]:
+        # `oldest_pending` marks a refusal without an id: it answers the oldest message, first the login.
         login = self._endpoint.login
         before_login = not self._logged_in.is_set()
         if (

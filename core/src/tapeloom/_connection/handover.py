@@ -25,9 +25,12 @@ class Handover:
         self._switched = False
 
     def record(self, events: Iterable[Event]) -> None:
-        """Record events that the old connection has delivered."""
+        """Record events that the old connection has delivered, to recognise their duplicates.
+
+        Events with a sequence id are recorded as the highest id per symbol and channel.
+        """
         for event in events:
-            if type(event) in OURS:
+            if type(event) in OURS:  # made by tapeloom, so no connection repeats it
                 continue
             sequence_id = _sequence_id(event)
             if sequence_id is None:

@@ -53,7 +53,7 @@ class Cadence:
 
     last_active: float
     waiting_since: float  #: start of the current timeout
-    complete_until: float  #: time of its last event, or of its acknowledgement
+    complete_until: float  #: time of its last event or acknowledgement; none is missing before
     timeout: float  #: seconds it may be silent
     checks: int = 0  #: number of checks that found new events
     mean_pause: float = 0.0
@@ -61,21 +61,24 @@ class Cadence:
     stalls: int = 0
 
     def record_active(self, now: float, step: float) -> None:
-        """Record that it had events since the last check, *step* seconds ago."""
+        """Record that the subscription had events since the last check, *step* seconds ago."""
         pause, self.stalls = now - self.last_active, 0
         self.last_active = self.waiting_since = self.complete_until = now
         self.checks += 1
         if self.checks == 1 or pause < 0:
-            return  # the time until the first event says nothing about the cadence
+            # The time until the first event says nothing about the cadence. After a lost connection,
+            # `last_active` is infinite, so the pause is negative and says nothing either.
+            return
         self.mean_pause += (pause - self.mean_pause) * max(1.0 / (self.checks - 1), _MIN_WEIGHT)
         self.longest_pause = max(pause, self.longest_pause * _DECAY)
         if self.checks > _MIN_PAUSES:
+            # Pauses are measured between checks, so the mean between events must be estimated.
             pause = _true_pause(self.mean_pause, step)
             longest = self.longest_pause
             self.timeout = max(_MIN_TIMEOUT, _TIMES_MEAN * pause, _TIMES_LONGEST * longest)
 
     def record_stall(self, subscription: Subscription, now: float) -> Stalled:
-        """Return that it has stalled, and start the next timeout."""
+        """Return that the subscription has stalled, and start its next timeout."""
         self.stalls += 1
         usual = self.mean_pause if self.checks > _MIN_PAUSES else None
         if self.stalls > 1 or usual is None:

@@ -104,7 +104,10 @@ class Subscriptions:
         return self._settle_reply(evolve(refusal, id=oldest.id) if oldest is not None else refusal)
 
     def _settle_reply(self, reply: Ack | Refusal) -> list[Subscription]:
-        """Settle the message that *reply* answers; return the subscriptions that it requested."""
+        """Settle the message that *reply* answers; return the subscriptions that the message requested.
+
+        A reply without a known id answers for the subscriptions that it names itself.
+        """
         pending = self._pending.pop(reply.id, None) if reply.id is not None else None
         if pending is not None:
             return [] if pending.unsubscribes else list(pending.message.subscriptions)

@@ -250,7 +250,8 @@ class Supervisor:
     def _on_events(self, connection: Connection, events: list[Event]) -> Awaitable[None]:
         """Insert gaps and emit the events of one read (hot path).
 
-        The work is done before it returns, except for what the returned awaitable waits for.
+        Returns `DONE` if the events are delivered. Otherwise the caller must await the result, which
+        delivers the rest when full queues have room, or when the handover's lock is free.
         """
         if self._handover is not None:
             return self._on_events_in_handover(self._handover, connection, events)

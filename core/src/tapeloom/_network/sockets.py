@@ -82,7 +82,10 @@ class PushStream(httpcore.AsyncNetworkStream):
         server_hostname: str | None = None,
         timeout: float | None = None,
     ) -> httpcore.AsyncNetworkStream:
-        """Return a TLS stream over this one; raises httpcore's ConnectError and ConnectTimeout."""
+        """Return a TLS stream over this one; close this one if the handshake fails.
+
+        Raises httpcore's ConnectError and ConnectTimeout.
+        """
         secure = _TlsStream(self, ssl_context, server_hostname)
         try:
             with anyio.fail_after(timeout):
@@ -207,6 +210,7 @@ class _TlsStream(PushStream):
             except ssl.SSLError as error:
                 raise httpcore.ReadError(str(error)) from error
             if self._outgoing.pending or self._incoming.eof:
+                # TLS has bytes to send, or the peer ended the stream, which ends `push_to` below.
                 return self._push_and_flush(plain, on_read)
             return on_read(plain) if plain else None
 
@@ -219,7 +223,7 @@ class _TlsStream(PushStream):
             pass
 
     async def _push_and_flush(self, plain: bytes, on_read: OnRead[bytes]) -> None:
-        """Push bytes, then send what TLS has to send; raise _CloseNotifyError at the end."""
+        """Call *on_read* with *plain*, send what TLS has to send; raise _CloseNotifyError at EOF."""
         if plain and (pending := on_read(plain)) is not None:
             await pending
         if self._outgoing.pending:

@@ -12,15 +12,18 @@ class FrameTap(Protocol):
     """Receives the raw data of one feed: the tape recorder and the flight recorder are taps."""
 
     def frames(self, connection: int, recv: int, payloads: Sequence[bytes], size: int) -> None:
-        """Process the frames of one read, *size* bytes in total; connections count from 1."""
+        """Record the frames of one read at *recv* (ns), *size* bytes in total.
+
+        *connection* is the number of the feed's connection: 1 is its first, 2 the next.
+        """
         ...
 
     def answer(self, recv: int, request: Request, body: bytes) -> None:
-        """Process the answer to a REST request."""
+        """Record the answer to a REST request."""
         ...
 
     def unreadable(self, recv: int, frame: bytes, error: str) -> None:
-        """Process a frame that could not be parsed, with the error; `frames` had it before."""
+        """Record that a frame, which `frames` got before, could not be parsed, and the error."""
         ...
 
     async def run(self) -> None:

@@ -61,10 +61,10 @@ class Recording:
 
 
 class Replay:
-    """Replays a tape as one feed.
+    """Replays the tape of one feed: parses its frames again and runs the stages.
 
-    *unreadable* is called with receive time, frame and error of each unreadable frame. *deliver* is
-    called with the events that the *stages* return.
+    *unreadable* is called with receive time, frame and error of each frame that *parse* or *codec* cannot
+    read. *deliver* is called with the events that the *stages* return.
     """
 
     def __init__(

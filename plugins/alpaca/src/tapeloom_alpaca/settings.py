@@ -84,7 +84,7 @@ class Settings:
 
     @property
     def trading_host(self) -> str:
-        """The URL of the host of the list of assets; empty if it is not known."""
+        """The URL of the host that lists the assets; empty for the sandbox, unless it is set."""
         default = (
             "" if self.sandbox else f"https://{'paper-' if self.paper else ''}api.alpaca.markets"
         )

@@ -51,7 +51,7 @@ def without_rounding(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs
 
 
 def is_earlier(ts: int, trade_id: int | str, other_ts: int, other_id: int | str) -> bool:
-    """Return whether a trade precedes another trade (`other_ts`, `other_id`) that arrived before it.
+    """Return whether a trade was made before another (`other_ts`, `other_id`) that arrived earlier.
 
     Trades are ordered by time, then by id if both ids are numbers, else by arrival.
     """

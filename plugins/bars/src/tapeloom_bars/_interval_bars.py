@@ -53,13 +53,14 @@ class IntervalBars:
         self.newest: BarAccumulator | None = None
         self._open_bars: dict[int, BarAccumulator] = {}
         self._closed_bars: dict[int, BarAccumulator] = {}
+        # ns for which a closed bar may be revised; the setting counts intervals.
         self._keep = settings.keep * interval.length if settings.revise else 0
         self._fill = settings.empty == "fill"
         self._fill_limit = settings.fill_limit
         self._filled_in_a_row = 0  # bars filled since the last bar with trades
         self._last_close: Decimal | None = None  # close price of the latest closed bar with trades
         self._last_close_start = 0  # start of that bar
-        self.closed_until = self.start(closed_until)
+        self.closed_until = self.start(closed_until)  # rounded down to the start of a bar
 
     def start(self, ts: int) -> int:
         """Return the start of the bar that contains *ts*."""

@@ -160,6 +160,7 @@ class SymbolBars:
         )
 
     def _reject_not_finite(self, trade: Trade) -> None:
+        """Keep a Reject of *trade* until `_with_rejects` returns it."""
         evidence = f"price {trade.price}, size {trade.size}: their product is not finite, so no bar contains this trade"
         self._rejects.append(self._reject(trade, "not_finite", evidence))
 
@@ -201,7 +202,12 @@ class SymbolBars:
         return []
 
     def _add_out_of_order(self, trade: Trade, added: TradeSum | None) -> list[Event]:
-        """Add a trade to bars of which at least one is closed or not the newest."""
+        """Add a trade to bars of which at least one is closed or not the newest.
+
+        *added* is the sum of this trade alone; None if its price times size is not finite: then its bars
+        become incomplete and `_with_rejects` returns its Reject. Returns the revised bars, and a Reject
+        if the trade came too late for a bar.
+        """
         if added is None:
             self._reject_not_finite(trade)
         revised: list[KeyedBar] = []
@@ -223,7 +229,7 @@ class SymbolBars:
                 revised.append(self._revise(interval_bars, accumulator, trade.recv))
             else:
                 accumulator.merge(added)
-        out: list[Event] = [keyed[3] for keyed in sorted(revised, key=_sort_key)]
+        out: list[Event] = [bar for _, _, _, bar in sorted(revised, key=_sort_key)]
         if closed_intervals and added is not None:
             evidence = f"the bar of {trade.ts} is closed: {', '.join(closed_intervals)}"
             out.append(self._reject(trade, "late_trade", evidence))

@@ -158,7 +158,11 @@ class DepthUpdate(Struct, gc=False, tag_field="e", tag="depthUpdate"):
 
 #: {"lastUpdateId":160,"bids":[["0.0024","10"]],"asks":[["0.0026","100"]]}
 class DepthSnapshot(Struct, gc=False):
-    """A partial book of spot, without symbol and time; or a book snapshot over REST."""
+    """A message of spot's partial depth stream, or a REST answer with a book of any market.
+
+    The stream sends neither symbol nor time; the symbol is known from the stream's name. Only REST
+    answers of futures have the time `T`.
+    """
 
     u: int = field(name="lastUpdateId")
     b: list[Level] = field(name="bids")

@@ -24,7 +24,8 @@ __all__ = ["MS", "SIDES", "Depth", "Level", "Parser"]
 
 T = TypeVar("T")
 Level: TypeAlias = tuple[str, str]
-#: Appends the events of a decoded push, which was read at a time, to a batch.
+#: Appends the events of a decoded push, read at a time in ns, to a batch. `Parser` returns the batch as
+#: a plain list if it got events other than trades.
 Builder: TypeAlias = Callable[[Any, int, TradeBatch], None]
 MS = 1_000_000  #: ns; the venue's times are in ms
 SIDES: dict[str, Side] = {"Buy": "buy", "Sell": "sell"}
@@ -176,6 +177,11 @@ def _quote_builder(route: Route) -> Builder:
 
 
 def _book_builder(route: Route) -> Builder:
+    """Return the builder of book events.
+
+    A delta gets a `first_id`, by which core finds jumps of the update id, unless the setting
+    `unchecked` names its depth: there a jump is no gap.
+    """
     venue, symbol, channel = route.feed.venue, route.symbol, route.channel
     depth = int(route.names.topic_prefix(channel).partition(".")[2])
     is_checked = depth not in route.names.settings.unchecked
@@ -186,8 +192,9 @@ def _book_builder(route: Route) -> Builder:
         is_snapshot = push.type == "snapshot" or book.u == 1
         first_id = book.u if is_checked and not is_snapshot else None
         kind: Literal["snapshot", "delta"] = "snapshot" if is_snapshot else "delta"
-        ids = first_id, book.u, None, depth, channel
-        batch.append(Book(venue, symbol, ts, recv, kind, book.b, book.a, *ids))
+        # The first, the last and the previous update id; the venue does not send the previous one.
+        remaining = first_id, book.u, None, depth, channel
+        batch.append(Book(venue, symbol, ts, recv, kind, book.b, book.a, *remaining))
 
     return build
 

@@ -55,13 +55,13 @@ class Topic:
         return KINDS[self.name]
 
     def watch(self, exchange: Any, params: Mapping[str, Any], limit: int | None) -> Awaitable[Any]:
-        """Return ccxt's call that waits for new data."""
+        """Call the ``watch`` method of ccxt; return its awaitable, which waits for new data."""
         keywords = {"limit": limit} if self.name == "book" and limit is not None else {}
         call = getattr(exchange, self.kind.watch)
         return call(*self._arguments(), **keywords, params=dict(params))  # type: ignore[no-any-return]
 
     def un_watch(self, exchange: Any, params: Mapping[str, Any]) -> Awaitable[Any]:
-        """Return ccxt's call that unsubscribes."""
+        """Call the ``un_watch`` method of ccxt; return its awaitable, which unsubscribes."""
         call = getattr(exchange, self.kind.un_watch)
         return call(*self._arguments(), params=dict(params))  # type: ignore[no-any-return]
 

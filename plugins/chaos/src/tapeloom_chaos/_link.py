@@ -125,7 +125,11 @@ class _Link:
             self._batch = []
 
     def _apply_faults(self, payload: bytes, age: float) -> bool:
-        """Add a message to the batch, with faults; return False if a fault ends the connection."""
+        """Add a message to the batch, with the faults that are due.
+
+        *age* is the time since the first read through chaos, in seconds. Returns False if a fault ends the
+        connection.
+        """
         copies = 1
         for schedule in self._schedules:
             if not schedule.is_due(age):

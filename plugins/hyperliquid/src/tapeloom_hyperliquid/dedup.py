@@ -88,7 +88,7 @@ class _SeenTrades:
 class TradeDedup:
     """Separates new trades from those that the venue repeats after each subscription.
 
-    *limit* is the least number of trades per coin that are remembered.
+    At least *limit* trades per coin are remembered.
     """
 
     def __init__(self, limit: int) -> None:

@@ -148,7 +148,10 @@ class Names:
         return "book:5" if fast else "book:20"
 
     def channel(self, kind: str, interval: str | None, fast: bool | None) -> str:
-        """Return the channel of a venue's subscription; empty if the feed does not have it."""
+        """Return tapeloom's name of a channel, given the fields of a subscription in the venue's form.
+
+        *kind* is the venue's `type`. Empty if the feed does not subscribe to that channel.
+        """
         name = _CHANNELS.get(kind, "")
         channel = self.book(fast) if name == "book" else f"{name}:{interval}" if interval else name
         return channel if channel in self.channels else ""

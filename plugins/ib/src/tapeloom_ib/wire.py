@@ -179,17 +179,18 @@ def _parse_trade(
 
 
 def _parse_bar(state: SubscriptionState, fields: list[str], recv: int) -> list[Event]:
-    """Parse a real-time bar, which is sent once, after its end.
+    """Parse a real-time bar, which is sent once, after its end. Its time is its start, in seconds.
 
     Sample: ``50||9000|1678323335|4028.75|4029.00|4028.25|4028.50|2|4026.75|1``.
     """
-    _, _, _, seconds, *numbers, count = fields
+    _, _, _, start_seconds, *numbers, count = fields
     opened, high, low, close, volume, average = map(_number, numbers)
     if volume < 0:  # bars of quotes have no volume
         volume = average = _ZERO
+    # The volume of buyers is not known (twice None); the bar is closed, complete and revision 0.
     return [
         Bar(
-            state.venue, state.symbol, int(seconds) * SECOND, recv, "5s", opened, high, low, close,
+            state.venue, state.symbol, int(start_seconds) * SECOND, recv, "5s", opened, high, low, close,
             volume, volume * average, None, None, max(0, int(count)), True, True, 0,
             state.channel, "live",
         )

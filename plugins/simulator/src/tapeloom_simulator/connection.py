@@ -76,7 +76,7 @@ class Connection:
         return self._streams.keys()
 
     def subscribe(self, stream: VenueStream, before: str = "", after: str = "") -> None:
-        """Send the client this stream from now on, each text between *before* and *after*."""
+        """Send the client this stream from now on, each message as *before* + message + *after*."""
         if self._injector is not None and stream not in self._streams:
             self._injector.misroute(self, stream)
         self._streams[stream] = None

@@ -46,7 +46,7 @@ class Hub:
     # --------------------------------------------------------------------------- subscriptions
 
     def subscribe(self, stream: VenueStream, follower: Subscriber, before: str, after: str) -> None:
-        """Send *stream* to *follower*, each text between *before* and *after*."""
+        """Send *stream* to *follower* from now on, each message as *before* + message + *after*."""
         live = self._live.get(stream)
         if live is None:
             live = self._live[stream] = _Live(stream)

@@ -281,7 +281,7 @@ class Instrument:
         return result
 
     def first_trade_since(self, ts: int) -> MarketTrade | None:
-        """Return the first remembered trade at or after *ts*."""
+        """Return the first remembered trade at or after *ts*, in ns; None if there is none."""
         index = bisect_left(self._trades, ts, key=lambda trade: trade.ts)
         return self._trades[index] if index < len(self._trades) else None
 

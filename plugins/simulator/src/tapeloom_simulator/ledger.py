@@ -84,7 +84,7 @@ class Ledger:
         self.events: list[Event] = []
 
     def add(self, events: Iterable[Event]) -> None:
-        """Add delivered events in order; only trades, gaps, rejects and statuses are kept."""
+        """Add delivered events in order; only events of type Trade, Gap, Reject and Status are kept."""
         self.events += [event for event in events if type(event) in (Trade, Gap, Reject, Status)]
 
     def accounts(self, symbols: Sequence[str], since: int, until: int) -> list[Account]:

@@ -177,7 +177,7 @@ class SimulatedInstrument(Protocol):
         ...
 
     def first_trade_since(self, ts: int) -> MarketTrade | None:
-        """Return the first remembered trade at or after *ts*."""
+        """Return the first remembered trade at or after *ts*, in ns; None if there is none."""
         ...
 
     def bar(self, interval: str, ts: int) -> MarketBar | None:

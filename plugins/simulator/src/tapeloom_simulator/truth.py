@@ -226,7 +226,10 @@ class Truth:
         ]
 
     def quotes(self, symbol: str) -> list[TrueQuote]:
-        """Return every best bid and ask of *symbol* after the first, in order."""
+        """Return every change of the best bid and ask of *symbol*, in order.
+
+        The quote at the start of the market is not among them: it is in `first_quote`.
+        """
         instrument = self._market.instruments[symbol]
         tick, lot = instrument.tick, instrument.lot
         return [

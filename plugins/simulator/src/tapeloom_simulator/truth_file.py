@@ -63,7 +63,11 @@ class TruthFile:
         return self._trades[symbol]
 
     def quotes(self, symbol: str) -> list[TrueQuote]:
-        """Return every best bid and ask of *symbol* after the first, in order, if they were read."""
+        """Return every change of the best bid and ask of *symbol*, in order.
+
+        The quote at the start of the market is not among them, because it is no change. Empty unless
+        the file was opened with ``quotes=True``.
+        """
         return self._quotes[symbol]
 
     def fault_counts(self) -> dict[str, int]:

@@ -16,7 +16,7 @@ __all__ = ["WebSocketConnection"]
 
 
 class WebSocketConnection(Connection):
-    """One client over WebSocket, with pings and close codes."""
+    """The server's end of one client's WebSocket; it handles pings, pongs and close codes."""
 
     def __init__(self, *args: Any, **more: Any) -> None:
         super().__init__(*args, **more)

@@ -38,7 +38,7 @@ class WireEnd:
     async def receive(self) -> list[bytes]:
         """Return the frames of the next read; called by the client.
 
-        Raises ConnectionLost once the connection is closed.
+        Raises ConnectionLost once the connection is closed and all frames are read.
         """
         while not self._incoming:
             if self._lost is not None:

@@ -160,7 +160,7 @@ class Rest:
     def _rows(
         self, kind: str, writers: Iterable[SymbolWriter], since: int, until: int, call: HttpRequest
     ) -> Iterator[Row]:
-        """Yield the rows of each symbol in turn, oldest first."""
+        """Yield the rows symbol by symbol, those of one symbol oldest first."""
         interval = _interval(call.query.get("timeframe", "1Min"))
         for writer in sorted(writers, key=lambda writer: writer.native):
             if kind == "trades":

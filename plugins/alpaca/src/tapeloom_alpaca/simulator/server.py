@@ -64,7 +64,7 @@ _MESSAGES = {
 
 
 def error(code: int) -> list[str]:
-    """Return the error message of a stream."""
+    """Return the WebSocket message with which a stream reports an error code."""
     return [f'[{{"T":"error","code":{code},"msg":"{_MESSAGES[code]}"}}]']
 
 

@@ -243,7 +243,7 @@ class _ClientSession:
         self._names: dict[str, VenueStream | None] = {}
 
     def opening_messages(self) -> Sequence[str]:
-        """Subscribe to the streams in the URL. Nothing is sent."""
+        """Subscribe to the streams in the URL; return no message, as the venue sends none."""
         for name in self._initial_names:
             self._subscribe(name)
         return ()
@@ -300,7 +300,8 @@ class _ClientSession:
         return (json.dumps({"result": result, "id": request_id}, separators=(",", ":")),)
 
     def _error(self, code: int, text: str, request_id: int | str | None) -> Sequence[str]:
-        # The spot documentation has the flat form; the official connector also knows a nested one.
+        # Spot uses the flat form of its documentation. Futures use the nested form, which the official
+        # connector also knows.
         body = {"code": code, "msg": text}
         reply = (
             ({**body, "id": request_id} if request_id is not None else body)

@@ -48,7 +48,11 @@ _PARTIAL_DEPTHS = ("5", "10", "20")  #: levels of partial books
 
 
 class _SymbolStream:
-    """A stream of one symbol. Subclasses send either on each step or on each tick."""
+    """A stream of one symbol.
+
+    Subclasses send either on each step, which is one change of the market (`encode_step`), or on each tick
+    of a timer, every `interval_ns` (`encode_tick`).
+    """
 
     interval_ns = 0
 
@@ -120,6 +124,7 @@ class _BookTickers(_SymbolStream):
         if best is None:
             return ()
         fmt = self._fmt
+        # Prices and sizes are whole numbers of ticks and lots; these mappings hold their decimal texts.
         price, size = fmt.price, fmt.size
         tail = (
             f'"b":"{price[best.bid]}","B":"{size[best.bid_size]}",'
@@ -128,6 +133,7 @@ class _BookTickers(_SymbolStream):
         if fmt.is_spot:
             return (f'{{"u":{step.last_id},"s":"{fmt.native}",{tail}}}',)
         ts, event = step.ts // self._unit_ns, self._venue_time(step.ts)
+        # `futures_type` is a whole JSON member, like "st":1.
         return (
             f'{{"e":"bookTicker","u":{step.last_id},"E":{event},"T":{ts},"s":"{fmt.native}","ps":"{fmt.pair}",{tail},{fmt.futures_type}}}',
         )

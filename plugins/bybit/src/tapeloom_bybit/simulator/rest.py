@@ -200,6 +200,7 @@ class Rest:
 
 
 def _symbol_info(fmt: SymbolFormat) -> dict[str, Any]:
+    # Formats turn a number of ticks or lots into decimal text, so 1 gives the tick or lot itself.
     parts, tick, lot = fmt.instrument.parsed_symbol, fmt.price[1], fmt.size[1]
     common = {"symbol": fmt.native, "status": "Trading", "baseCoin": parts.base,
               "quoteCoin": parts.quote, "symbolType": ""}  # fmt: skip

@@ -117,7 +117,11 @@ class BybitServer:
     def rate_limit_response(
         self, status: int, retry_after: int, budget: RestBudget | None
     ) -> HttpResponse:
-        """Return the answer that refuses a call: 429 for a short time, 403 for a banned IP address."""
+        """Return the refusal of a REST call or of a dial.
+
+        A REST call over *budget* gets 429, with the time at which the budget is renewed. A banned IP
+        address gets 403, and so does a dial over the limit, for which *budget* is None.
+        """
         now = self.market.venue_clock // 1_000_000
         if status != 429 or budget is None:
             return refusal(403, "access too frequent", now, 403)

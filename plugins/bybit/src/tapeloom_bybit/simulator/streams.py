@@ -175,7 +175,7 @@ class BookTopic(SnapshotTopic):
         return (self.write("delta", bids, asks),)
 
     def snapshot(self) -> Sequence[str]:
-        """Return the push of the whole book."""
+        """Return a message with the whole book."""
         return (self.write("snapshot", self._bids.items(), self._asks.items()),)
 
     def write(
@@ -261,7 +261,7 @@ class _TickerTopic(SnapshotTopic):
         super().__init__(name, fmt, channel, (50 if fmt.is_spot else 100) * _MS)
 
     def start(self) -> None:
-        """Start with the present figures."""
+        """Start with the current values of all fields."""
         self._last_fields = self.fmt.ticker_fields() or {}
         self.last_tick, self._last_update = self.fmt.market.now, self._instrument.last_update_id
 
@@ -279,7 +279,7 @@ class _TickerTopic(SnapshotTopic):
         return (self._write("delta", {"symbol": fields["symbol"]} | changed),)
 
     def snapshot(self) -> Sequence[str]:
-        """Return the push of all figures; empty before the first trade."""
+        """Return a ticker message with all fields; empty before the first trade."""
         return (self._write("snapshot", self._last_fields),) if self._last_fields else ()
 
     def _write(self, type: str, fields: Mapping[str, str]) -> str:

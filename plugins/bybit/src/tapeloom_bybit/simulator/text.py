@@ -41,14 +41,14 @@ def _listed_name(parts: Symbol) -> str:
 
 
 class DecimalTexts(dict[int, str]):
-    """Caches the decimal text of integer multiples of *step*."""
+    """Maps a number of steps (ticks, lots or tick times lot) to its decimal text; caches the texts."""
 
     def __init__(self, step: Decimal) -> None:
         super().__init__()
         self._step = step
 
     def write(self, number: int) -> str:
-        """Return the text without caching it."""
+        """Return the text of *number* steps without caching it."""
         return format(number * self._step, "f")
 
     def __missing__(self, number: int) -> str:

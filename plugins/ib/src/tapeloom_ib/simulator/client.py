@@ -290,13 +290,10 @@ class Client:
     # ------------------------------------------------------------------------------------- history
 
     def _past_ticks(self, fields: list[str]) -> list[str]:
-        request = fields[1]
+        """Answer reqHistoricalTicks with trades; fields 2 to 13 are the contract."""
+        request, start, limit = fields[1], fields[15], fields[17]
         instrument, problem = self._instrument(request, fields[2:14])
-        return (
-            problem
-            if instrument is None
-            else ticks(request, instrument, fields[15], int(fields[17]))
-        )
+        return problem if instrument is None else ticks(request, instrument, start, int(limit))
 
     def _past_bars(self, fields: list[str]) -> list[str]:
         request = fields[1]

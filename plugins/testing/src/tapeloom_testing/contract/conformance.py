@@ -13,7 +13,7 @@ __all__ = ["table", "write"]
 
 
 def write(conformance: Conformance, path: Path) -> None:
-    """Write a conformance as JSON to *path*."""
+    """Write what was proven of one plugin, its conformance, as JSON to *path*."""
     text = json.dumps(asdict(conformance), indent=1, sort_keys=True, ensure_ascii=False)
     path.write_text(text + "\n", encoding="utf-8")
 

@@ -41,9 +41,10 @@ _LOGIN = 1
 
 
 class Dialogue:
-    """One connection of the client to the venue's server side.
+    """One connection of the client to the simulated venue, without a network.
 
-    Raise ContractViolation if the server side refuses the handshake or the login.
+    The venue's side is the `VenueServer` of its simulator plugin. The constructor opens the session and
+    logs in; it raises ContractViolation if the server refuses either.
     """
 
     def __init__(
@@ -117,11 +118,12 @@ def connections(plan: ComposedFeed) -> list[tuple[Endpoint, list[Subscription]]]
 
 
 def asked(plan: ComposedFeed, wanted: Sequence[Subscription]) -> list[Message]:
-    """Return the messages that subscribe to *wanted*.
+    """Return the messages with which the codec subscribes to *wanted*.
 
     Raise ContractViolation unless each subscription belongs to a single message and ids are unique.
     """
     assert plan.codec is not None
+    # The second argument is `first_id`, the first free id: core gives the login the id before it.
     messages = plan.codec.encode_subscribe(wanted, _LOGIN + 1)
     encoded = [subscription for message in messages for subscription in message.subscriptions]
     if sorted(map(str, encoded)) != sorted(map(str, wanted)):

@@ -38,11 +38,11 @@ class Proving:
     _outcomes: ClassVar[dict[tuple[type, str, str], Exception | None]] = {}
 
     def name(self) -> str:
-        """Return the name of the plugin."""
+        """Return the name of the tapeloom plugin that the contract checks."""
         raise NotImplementedError
 
     def places(self) -> Sequence[str]:
-        """Return the markets that are checked separately; a single empty name where there are none."""
+        """Return the names of the markets to check one by one; one empty name if there are no markets."""
         return ("",)
 
     def check(self, guarantee: str, place: str) -> None:
@@ -67,7 +67,11 @@ class Proving:
         return next((self.without[key] for key in keys if self.without.get(key)), "")
 
     def outcome(self, guarantee: str, place: str) -> Exception | None:
-        """Return the cached outcome of one check: None where the guarantee holds, or the exception."""
+        """Return the exception that a guarantee's check raised for one market; None if it passed.
+
+        *place* is one of `places()`, that is a market. The check runs at the first call only; later
+        calls return the same outcome.
+        """
         key = (type(self), guarantee, place)
         if key not in self._outcomes:
             self._outcomes[key] = self._run_check(guarantee, place)

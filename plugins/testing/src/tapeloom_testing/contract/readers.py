@@ -68,7 +68,7 @@ class Reader:
             ) from None
 
     async def count(self, number: int) -> None:
-        """Read until *number* messages have arrived."""
+        """Read until *number* messages have arrived on this link in total."""
         await self.until(lambda: len(self.messages) >= number)
 
     async def end(self) -> ConnectionLost:

@@ -117,11 +117,14 @@ class Line:
 
 
 class _Snapshots:
-    """A stage that requests a snapshot when a book starts with a delta, also after a gap."""
+    """A stage that requests the current book over REST when a book starts with a delta.
+
+    A delta alone is no book. A book starts again after a gap.
+    """
 
     def __init__(self, feed: Feed) -> None:
         self._feed = feed
-        self._known: set[tuple[str, str]] = set()
+        self._known: set[tuple[str, str]] = set()  # symbol and channel of books that have started
 
     def __call__(self, events: list[Event]) -> list[Event]:
         for event in events:

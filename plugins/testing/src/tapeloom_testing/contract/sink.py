@@ -70,7 +70,7 @@ class SinkContract(Proving):
         return None
 
     def name(self) -> str:
-        """Return the name of the plugin."""
+        """Return the name of the tapeloom plugin that provides the sink."""
         return self.sink
 
     def registry(self) -> Registry:

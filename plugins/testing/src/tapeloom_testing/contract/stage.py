@@ -28,6 +28,8 @@ __all__ = ["StageContract"]
 
 #: Sizes of the batches whose output must equal that of a single batch.
 _SIZES = (1, 7, 64)
+#: Events per batch where the size of the batches does not matter.
+_BATCH_SIZE = 7
 #: Generated streams for each guarantee.
 _EXAMPLES = 25
 #: The most times that `tick` is called after one event; a stage may always be due again.
@@ -57,7 +59,7 @@ class StageContract(Proving):
     channels: Sequence[str] = ("trades", "quotes", "book", "klines:1m", "ticker")
 
     def name(self) -> str:
-        """Return the name of the plugin."""
+        """Return the name of the tapeloom plugin that provides the stage."""
         return self.stage
 
     def registry(self) -> Registry:
@@ -146,7 +148,8 @@ class StageContract(Proving):
         @_checked
         @given(streams())
         def holds(events: list[Event]) -> None:
-            _same(self._output(events, 7), self._output(events, 7), "a second time", events)
+            first, second = (self._output(events, _BATCH_SIZE) for _ in range(2))
+            _same(first, second, "a second time", events)
 
         holds()
 
@@ -197,7 +200,7 @@ class StageContract(Proving):
                 for at, event in enumerate(events)
             ]
             try:
-                self._output(hostile, 7)
+                self._output(hostile, _BATCH_SIZE)
             except Exception as error:
                 bad = next((event for event in hostile if str(value) in repr(event)), None)
                 raise ContractViolation(
@@ -210,11 +213,13 @@ class StageContract(Proving):
         @_checked
         @given(streams())
         def holds(events: list[Event]) -> None:
-            out = self._output(events, 7)
-            shown = {id(event) for event in out}
-            shown |= {id(event.event) for event in out if type(event) is Reject}
+            """Raise ContractViolation unless each event, its Reject or a changed copy comes out."""
+            out = self._output(events, _BATCH_SIZE)
+            accounted = {id(event) for event in out}
+            accounted |= {id(event.event) for event in out if type(event) is Reject}
             for event in events:
-                if id(event) not in shown and not _like(event, out):
+                # A changed copy has the same type, symbol, time and channel.
+                if id(event) not in accounted and not _like(event, out):
                     raise ContractViolation(
                         f"the output contains neither this event nor a Reject of it: {event!r}"
                     )

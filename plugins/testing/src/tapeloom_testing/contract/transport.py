@@ -88,7 +88,7 @@ class TransportContract(Proving):
     transport: str  #: the name of its entry point
 
     def name(self) -> str:
-        """Return the name of the plugin."""
+        """Return the name of the tapeloom plugin that provides the transport."""
         return self.transport
 
     def registry(self) -> Registry:
@@ -409,20 +409,22 @@ class TransportContract(Proving):
             )
 
     async def _cancelled(self) -> None:
-        go = [anyio.Event()]
+        # Lets the venue send. `_read` runs both functions twice, so each run leaves a new event.
+        may_send = [anyio.Event()]
 
         async def script(client: FakeClient) -> None:
-            await go[0].wait()
+            await may_send[0].wait()
             await client.send("x")
             await _close_frame(client)
 
         async def inspect(reader: Reader, link: Link) -> None:
+            # Cancel three reads that wait for data; the message sent afterwards must still arrive.
             for _ in range(3):
                 with anyio.move_on_after(0.01):
                     await reader.end()
-            go[0].set()
+            may_send[0].set()
             await reader.count(1)
-            go[0] = anyio.Event()
+            may_send[0] = anyio.Event()
 
         await self._read(script, inspect)
         ended = anyio.Event()

@@ -63,11 +63,11 @@ class VenueContract(Proving):
     _runs: ClassVar[dict[Any, Any]] = {}
 
     def name(self) -> str:
-        """Return the name of the plugin."""
+        """Return the name of the tapeloom plugin that provides the venue."""
         return self.venue
 
     def places(self) -> Sequence[str]:
-        """Return the markets."""
+        """Return the names of the venue's markets, like spot: the keys of `markets`."""
         return tuple(self.markets)
 
     def registry(self) -> Registry:
@@ -231,7 +231,11 @@ class VenueContract(Proving):
         )
 
     def _run(self, subject: Subject, backend: str = "") -> Run:
-        """Return the recorded run of a market on an event loop; each is recorded once."""
+        """Return the recorded run against the simulated venue in one market.
+
+        *backend* is the event loop, asyncio or trio; empty: the first that the venue supports. The run
+        is recorded at the first call for a market and an event loop.
+        """
         backend = backend or self._loops(subject)[0]
 
         def record_run() -> Run:
