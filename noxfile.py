@@ -45,7 +45,7 @@ EXTRAS = {"simulator": ["tls"], "testing": ["stages"]}
 CROSSING = [
     Path("contrib/rustybt/tests"),
     Path("plugins/bybit/tests/test_captures.py"),
-    Path("plugins/bybit/tests/test_stream.py"),
+    Path("plugins/bybit/tests/test_end_to_end.py"),
     Path("plugins/ccxt/tests/test_simulators.py"),
     Path("plugins/simulator/tests/test_command.py"),
 ]
@@ -73,6 +73,8 @@ def install(
 def check(session: nox.Session, *paths: Path, marks: str = "", options: list[str]) -> None:
     """Run the tests that an expression of marks selects, in parallel; options are pytest's."""
     selection = ["-m", marks] if marks else []
+    if missing := [str(path) for path in paths if not path.exists()]:
+        session.error(f"no such tests: {', '.join(missing)}")
     parallel = ["--numprocesses", "auto", "--maxprocesses", "4", "--dist", "worksteal"]
     # If bytecode is not written, every child process of a test compiles all that it imports.
     session.env["PYTHONDONTWRITEBYTECODE"] = ""

@@ -58,7 +58,12 @@ async def test_two_trades_change_places(simulate, dial):
 
 async def test_a_diff_is_lost_and_the_ids_show_it(simulate, dial):
     client, truth = await told(
-        simulate, dial, Fault(kind="drop_diff", after=2), channels=("book", "trades"), rate=200.0
+        simulate,
+        dial,
+        Fault(kind="drop_diff", after=2),
+        channels=("book", "trades"),
+        rate=200.0,
+        start=2,  # else a busy machine trades before the second subscription
     )
     diffs = client.of("book")
     holes = [
