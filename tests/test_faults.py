@@ -424,5 +424,5 @@ def test_the_ledger_finds_what_is_lost_repeated_invented_or_out_of_order() -> No
     assert account([*came[:8], refused]).balanced
     assert account([*came[:8], refused, came[20]]).lost
     assert account([*came[:4], evolve(gap, missing=9), *came[7:]]).wrong_gaps
-    filled = [*came[:4], gap, *came[7:], evolve(gap, verdict="filled", missing=0)]
+    filled = [*came[:4], gap, *came[7:], evolve(gap, state="filled", missing=0)]
     assert [one.id for one in account(filled).lost] == [5, 6, 7]

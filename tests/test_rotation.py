@@ -109,7 +109,7 @@ async def test_a_day_in_which_the_venue_ends_every_connection_each_hour_is_fetch
     assert days.injected["max_age"] == 23
     assert len(days.states("reconnecting")) == 23
     assert days.sum("live") + days.sum("backfilled") == days.sum("sent")
-    assert {gap.verdict for gap in days.gaps()} <= {"open", "filled"}
+    assert {gap.state for gap in days.gaps()} <= {"open", "filled"}
 
 
 async def test_a_day_at_a_venue_that_takes_one_connection_is_told_and_fetched() -> None:
@@ -149,5 +149,5 @@ async def test_a_day_and_a_restart_of_a_gateway_lose_nothing_in_silence() -> Non
     assert days.sum("live") + days.sum("in_gaps") == days.sum("sent")
     # Four holes a symbol, each of seconds: the rest is there.
     assert days.sum("in_gaps") < 60
-    assert [gap.verdict for gap in days.gaps()] == ["unrecoverable"] * 8
+    assert [gap.state for gap in days.gaps()] == ["unrecoverable"] * 8
     assert days.states("replaced") == []

@@ -93,7 +93,7 @@ class SinkContract(Proving):
         """The result is the same on each loop."""
         self.prove("backends", "")
 
-    def test_the_committed_level_is_the_one_that_is_proven(
+    def test_the_committed_conformance_equals_the_results(
         self, request: pytest.FixtureRequest
     ) -> None:
         """The conformance file of the package equals what was proven in this run."""

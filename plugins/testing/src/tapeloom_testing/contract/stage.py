@@ -94,7 +94,7 @@ class StageContract(Proving):
         """A second run gives equal events."""
         self.prove("deterministic", "")
 
-    def test_the_committed_level_is_the_one_that_is_proven(
+    def test_the_committed_conformance_equals_the_results(
         self, request: pytest.FixtureRequest
     ) -> None:
         """The conformance file of the package equals what was proven in this run."""

@@ -108,7 +108,7 @@ class TransportContract(Proving):
         """Test one guarantee."""
         self.prove(guarantee, "")
 
-    def test_the_committed_level_is_the_one_that_is_proven(
+    def test_the_committed_conformance_equals_the_results(
         self, request: pytest.FixtureRequest
     ) -> None:
         """Compare the package's committed conformance level with the proven one."""

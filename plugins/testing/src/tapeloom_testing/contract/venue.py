@@ -84,29 +84,29 @@ class VenueContract(Proving):
 
     # ------------------------------------------------------------------------------------ the tests
 
-    def test_symbols_are_spelled_there_and_back(self, place: str) -> None:
+    def test_symbols_convert_to_native_names_and_back(self, place: str) -> None:
         """Each symbol has its own name at the venue; invalid symbols are refused."""
         self.prove("symbols", place)
 
-    def test_a_subscription_is_asked_for_once_and_its_acknowledgement_understood(
+    def test_a_subscription_is_requested_once_and_its_acknowledgement_decoded(
         self, place: str
     ) -> None:
         """The server side acknowledges and streams every subscription; the codec decodes the replies."""
         self.prove("acknowledge", place)
 
-    def test_a_refusal_is_understood_and_names_what_was_refused(self, place: str) -> None:
+    def test_a_refusal_is_decoded_with_its_subscriptions(self, place: str) -> None:
         """Otherwise the feed would wait for an acknowledgement until the deadline."""
         self.prove("refuse", place)
 
-    def test_a_message_without_an_answer_is_told_and_asked_again(self, place: str) -> None:
+    def test_an_unanswered_message_is_reported_and_sent_again(self, place: str) -> None:
         """The feed closes a connection without replies and subscribes again on a new one."""
         self.prove("silence", place)
 
-    def test_what_is_dropped_is_sent_no_longer(self, place: str) -> None:
+    def test_dropped_subscriptions_are_not_sent_any_more(self, place: str) -> None:
         """The other subscriptions are still streamed."""
         self.prove("unsubscribe", place)
 
-    def test_every_channel_gives_its_events_with_every_field_filled(self, place: str) -> None:
+    def test_every_channel_yields_its_events_with_all_common_fields(self, place: str) -> None:
         """Type, venue, symbol, channel, recv, ts."""
         self.prove("events", place)
 
@@ -114,15 +114,17 @@ class VenueContract(Proving):
         """Batches of 1, 7 and 64 frames, and a single batch."""
         self.prove("batches", place)
 
-    def test_garbage_between_good_frames_costs_none_and_is_accounted_for(self, place: str) -> None:
+    def test_malformed_frames_are_reported_and_do_not_affect_valid_ones(self, place: str) -> None:
         """Truncated, plain text, empty, wrong types, deeply nested, invalid UTF-8."""
         self.prove("poison", place)
 
-    def test_unknown_kinds_and_symbols_are_counted_and_become_no_event(self, place: str) -> None:
+    def test_unknown_message_types_and_symbols_are_counted_and_yield_no_event(
+        self, place: str
+    ) -> None:
         """A message without a subscription is counted."""
         self.prove("unknown", place)
 
-    def test_numbers_are_kept_as_the_venue_wrote_them(self, place: str) -> None:
+    def test_numbers_keep_the_digits_the_venue_sent(self, place: str) -> None:
         """No digit is added, removed or rounded."""
         self.prove("exact", place)
 
@@ -134,7 +136,7 @@ class VenueContract(Proving):
         """It is empty if the venue does not send it."""
         self.prove("sides", place)
 
-    def test_the_venues_limits_are_declared_and_kept(self, place: str) -> None:
+    def test_the_venues_rate_limits_are_declared_and_obeyed(self, place: str) -> None:
         """The simulator enforces the venue's limits."""
         self.prove("limits", place)
 
@@ -142,7 +144,7 @@ class VenueContract(Proving):
         """Its reply is decoded as a Pong."""
         self.prove("heartbeat", place)
 
-    def test_a_planned_end_is_understood_and_nothing_is_lost_over_it_in_silence(
+    def test_a_planned_disconnect_is_decoded_and_no_trade_is_lost_without_a_gap(
         self, place: str
     ) -> None:
         """The venue restarts while trades happen."""
@@ -152,15 +154,15 @@ class VenueContract(Proving):
         """Sequence numbers are checked for gaps."""
         self.prove("book", place)
 
-    def test_rest_answers_what_it_is_said_to_answer(self, place: str) -> None:
+    def test_rest_returns_every_declared_kind_of_history(self, place: str) -> None:
         """The listing, trades, bars and books that `history` declares."""
         self.prove("history", place)
 
-    def test_what_is_delivered_is_what_the_venue_sent_once_each_in_order(self, place: str) -> None:
+    def test_every_sent_event_is_delivered_once_in_order(self, place: str) -> None:
         """Each channel is compared with what the simulator sent."""
         self.prove("truth", place)
 
-    def test_it_runs_on_each_event_loop_it_names_and_is_refused_on_others(self, place: str) -> None:
+    def test_it_runs_on_declared_event_loops_and_is_refused_on_others(self, place: str) -> None:
         """The result is the same on each loop."""
         self.prove("backends", place)
 
@@ -168,7 +170,7 @@ class VenueContract(Proving):
         """The events do not depend on when the frames are parsed."""
         self.prove("deterministic", place)
 
-    def test_every_recorded_frame_is_understood(self, place: str) -> None:
+    def test_every_recorded_frame_is_decoded(self, place: str) -> None:
         """Captures are frames recorded from the real venue."""
         self.prove("captures", place)
 
@@ -176,7 +178,7 @@ class VenueContract(Proving):
         """The fake keys of `secrets` appear nowhere."""
         self.prove("secrets", place)
 
-    def test_the_committed_level_is_the_one_that_is_proven(
+    def test_the_committed_conformance_equals_the_results(
         self, request: pytest.FixtureRequest
     ) -> None:
         """The conformance file of the package equals what was proven in this run."""
