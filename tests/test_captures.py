@@ -225,9 +225,9 @@ async def test_books_agree_with_the_exchanges_own_best_bid_and_ask(
                 and event.sequence is not None
             ):
                 own[event.sequence] = (event.bid, event.bid_size, event.ask, event.ask_size)
-            elif type(event) is Book and event.kind == "snapshot" and event.last is not None:
+            elif type(event) is Book and event.kind == "snapshot" and event.last_id is not None:
                 # What waited for it is applied in one go, and told of once, at the end.
-                own[event.last] = (*event.bids[0], *event.asks[0])
+                own[event.last_id] = (*event.bids[0], *event.asks[0])
     book = kept.books[symbol, "book"]
     top = [book.top(5)[0], book.top(5)[1]]
     compared, matched = compare(applied_ids(recordings, name, native, expected), quotes, own)
