@@ -105,8 +105,8 @@ async def heard(place: VenueCase) -> Listener:
         stack = Stack(feeds=place.stack.feeds, venues={place.venue: table})
         listener = Listener()
         async with tapeloom.open(stack, clock=LoopClock(EPOCH), seed=1) as stream:
-            for plan in stream.plans:
-                plan.taps.append(listener)
+            for runner in stream._feeds.values():
+                runner.intake.taps.append(listener)
             with anyio.move_on_after(75):
                 async for _ in stream:
                     pass
