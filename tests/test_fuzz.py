@@ -26,7 +26,8 @@ from attrs import define, field, frozen
 from tapeloom import Event, FeedSpec, Registry, Reject, Stack
 from tapeloom._compose.composer import compose
 from tapeloom._compose.plan import FeedPlan
-from tapeloom._connection.frame_intake import guarded
+from tapeloom._connection.frame_intake import FrameIntake
+from tapeloom._stream.pipeline import Pipeline
 from tapeloom._tape.reader import RecordedFrame, Tape
 from tapeloom.plugin import Frames, Request
 from tapeloom_simulator import EPOCH
@@ -167,18 +168,20 @@ class Runner:
         self.clock = VirtualClock(EPOCH + 3_600_000_000_000)
         self.plan: FeedPlan = compose(place.stack, Registry(), self.clock, 1).plans[0]
         self.plan.queries.listen(lambda want: None)
+        self.pipeline = Pipeline(self.plan.feed, self.plan.steps)
+        self.parse = FrameIntake(self.plan).parse
 
     def on_control(self, frame: bytes) -> list[Event]:
         """What a connection does with a frame that is no market data."""
         assert self.plan.codec is not None
-        if self.plan.codec.accept(frame) is not None:
+        if self.plan.codec.decode_reply(frame) is not None:
             return []
         return [Reject(self.plan.feed.venue, "", 0, 0, "unreadable_frame", "")]
 
     def feed(self, frames: Sequence[bytes]) -> list[Event]:
         self.clock.advance(0.01)
-        events = self.plan.parse(Frames(frames, self.clock.time_ns(), self.on_control))
-        return self.plan.pipeline(events)
+        events = self.parse(Frames(frames, self.clock.time_ns(), self.on_control))
+        return self.pipeline(events)
 
 
 def mixed(
@@ -273,7 +276,7 @@ def test_a_broken_answer_is_read_or_raises_what_it_may(place: VenueCase) -> None
     outcomes: Counter[str] = Counter()
     for body in islice(mutants([body for _, body in answers], chance), 4000):
         request, _ = chance.choice(answers)
-        for read in (partial(history.answer, request, recv=EPOCH), history.instruments):
+        for read in (partial(history.read_answer, request, recv=EPOCH), history.instruments):
             try:
                 found = read(body=body)
             except ValueError:
@@ -281,7 +284,7 @@ def test_a_broken_answer_is_read_or_raises_what_it_may(place: VenueCase) -> None
             else:
                 outcomes["read"] += 1
                 if read is not history.instruments:
-                    rules = {getattr(one, "rule", "") for one in runner.plan.pipeline(found)}
+                    rules = {getattr(one, "rule", "") for one in runner.pipeline(found)}
                     assert rules.isdisjoint(ESCAPED)
 
     assert outcomes["refused"] > 1000
@@ -296,7 +299,8 @@ def test_a_fault_of_ours_would_be_seen() -> None:
     def broken(frames: Frames) -> list[Event]:
         raise KeyError("an adapter's mistake")
 
-    runner.plan.parse = guarded(broken, place.venue, runner.plan.bad)
+    runner.plan.parse = broken
+    runner.parse = FrameIntake(runner.plan).parse
     rules = {event.rule for event in runner.feed(frames[:5]) if type(event) is Reject}
 
     assert rules == {"parser_error"}
