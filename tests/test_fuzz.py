@@ -276,14 +276,14 @@ def test_a_broken_answer_is_read_or_raises_what_it_may(place: VenueCase) -> None
     outcomes: Counter[str] = Counter()
     for body in islice(mutants([body for _, body in answers], chance), 4000):
         request, _ = chance.choice(answers)
-        for read in (partial(history.read_answer, request, recv=EPOCH), history.instruments):
+        for read in (partial(history.read_answer, request, recv=EPOCH), history.read_listing):
             try:
                 found = read(body=body)
             except ValueError:
                 outcomes["refused"] += 1
             else:
                 outcomes["read"] += 1
-                if read is not history.instruments:
+                if read is not history.read_listing:
                     rules = {getattr(one, "rule", "") for one in runner.pipeline(found)}
                     assert rules.isdisjoint(ESCAPED)
 
