@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 
 import pytest
 from attrs import asdict
+from tapeloom import Registry
 from tapeloom.harness import Conformance, Proof, conformance_file, installed, read_conformance
 
 from .conformance import write
@@ -38,8 +39,16 @@ class Proving:
     _outcomes: ClassVar[dict[tuple[type, str, str], Exception | None]] = {}
 
     def name(self) -> str:
-        """Return the name of the tapeloom plugin that the contract checks."""
-        raise NotImplementedError
+        """Return the name of the tapeloom plugin that the contract checks.
+
+        It stands in the attribute that is named like the kind: `venue`, `stage`, `sink`, `transport`.
+        """
+        name: str = getattr(self, self.kind)
+        return name
+
+    def registry(self) -> Registry:
+        """Return the registry that contains the plugin."""
+        return Registry()
 
     def places(self) -> Sequence[str]:
         """Return the names of the markets to check one by one; one empty name if there are no markets."""
@@ -47,7 +56,7 @@ class Proving:
 
     def check(self, guarantee: str, place: str) -> None:
         """Check one guarantee. Raise ContractViolation or NotApplicable."""
-        raise NotImplementedError
+        getattr(self, f"_{guarantee}")()
 
     def proof(self, place: str, guarantees: list[str], without: dict[str, str]) -> Proof:
         """Return the conformance of one market."""

@@ -11,7 +11,7 @@ from typing import Any
 
 import anyio
 import pytest
-from tapeloom import Registry, Stack
+from tapeloom import Stack
 from tapeloom.events import Bar, Event, Gap, Quote, Status, Trade
 from tapeloom.harness import SinkSpec, compose_sink
 from tapeloom.plugin import Sink
@@ -69,14 +69,6 @@ class SinkContract(Proving):
         """Return settings with which every write fails; None where there are none."""
         return None
 
-    def name(self) -> str:
-        """Return the name of the tapeloom plugin that provides the sink."""
-        return self.sink
-
-    def registry(self) -> Registry:
-        """Return the registry that contains the sink."""
-        return Registry()
-
     def test_everything_written_arrives_once_in_order(self) -> None:
         """Events are written in batches of 1 to 500."""
         self.prove("once", "")
@@ -100,10 +92,6 @@ class SinkContract(Proving):
         self.level(request)
 
     # -------------------------------------------------------------------------------------- checks
-
-    def check(self, guarantee: str, place: str) -> None:
-        """Check one guarantee. Raise ContractViolation or NotApplicable."""
-        getattr(self, f"_{guarantee}")()
 
     def _compose(self, table: Mapping[str, Any]) -> Sink:
         spec = SinkSpec(self.sink, "contract-sink", tuple(self.types), table=dict(table))

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
-from tapeloom import FeedSpec, Registry, Stack, StageSpec
+from tapeloom import FeedSpec, Stack, StageSpec
 from tapeloom.events import Event, Reject
 from tapeloom.harness import ComposedFeed, compose_feed
 from tapeloom.plugin import TimedStage
@@ -58,14 +58,6 @@ class StageContract(Proving):
     settings: ClassVar[Mapping[str, Any]] = {}  #: its settings in the stack
     channels: Sequence[str] = ("trades", "quotes", "book", "klines:1m", "ticker")
 
-    def name(self) -> str:
-        """Return the name of the tapeloom plugin that provides the stage."""
-        return self.stage
-
-    def registry(self) -> Registry:
-        """Return the registry that contains the stage."""
-        return Registry()
-
     def test_events_in_batches_of_any_size_give_the_same_output(self) -> None:
         """Batches of 1, 7 and 64 events, and a single batch."""
         self.prove("batches", "")
@@ -101,10 +93,6 @@ class StageContract(Proving):
         self.level(request)
 
     # -------------------------------------------------------------------------------------- checks
-
-    def check(self, guarantee: str, place: str) -> None:
-        """Check one guarantee. Raise ContractViolation or NotApplicable."""
-        getattr(self, f"_{guarantee}")()
 
     def pipeline(self) -> tuple[ComposedFeed, VirtualClock]:
         """Return a feed with a new instance of the stage, as core composes it, and its clock."""

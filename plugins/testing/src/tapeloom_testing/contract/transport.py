@@ -17,7 +17,7 @@ from typing import Any
 import anyio
 import pytest
 import tapeloom
-from tapeloom import FeedSpec, Registry, Stack
+from tapeloom import FeedSpec, Stack
 from tapeloom.errors import (
     BackendUnsupported,
     ConnectionFailed,
@@ -86,14 +86,6 @@ class TransportContract(Proving):
     guarantees = TRANSPORT
 
     transport: str  #: the name of its entry point
-
-    def name(self) -> str:
-        """Return the name of the tapeloom plugin that provides the transport."""
-        return self.transport
-
-    def registry(self) -> Registry:
-        """Return the registry that holds the transport plugin."""
-        return Registry()
 
     @asynccontextmanager
     async def dialling(self, network: Network) -> AsyncIterator[Dial]:

@@ -62,17 +62,9 @@ class VenueContract(Proving):
 
     _runs: ClassVar[dict[Any, Any]] = {}
 
-    def name(self) -> str:
-        """Return the name of the tapeloom plugin that provides the venue."""
-        return self.venue
-
     def places(self) -> Sequence[str]:
         """Return the names of the venue's markets, like spot: the keys of `markets`."""
         return tuple(self.markets)
-
-    def registry(self) -> Registry:
-        """Return the registry that contains the venue."""
-        return Registry()
 
     def simulators(self) -> Registry:
         """Return the registry that contains the venue's server side."""
