@@ -192,6 +192,18 @@ def test_the_options_of_the_command_itself_are_documented() -> None:
     assert {option for option in options if f"`{option}`" not in page} == {"-h"}
 
 
+@pytest.mark.parametrize("page", [*PAGES, *READMES], ids=lambda page: str(page.relative_to(ROOT)))
+def test_an_option_named_beside_a_verb_in_a_sentence_exists(page: Path) -> None:
+    unknown = [
+        f"{verb} {option}"
+        for verb, rest in re.findall(r"`tapeloom (\w+)([^`\n]*)`", prose(page))
+        for option in re.findall(r"--[\w-]+", rest)
+        if verb not in VERBS or option not in VERBS[verb]._option_string_actions
+    ]
+
+    assert unknown == []
+
+
 #: Where the fields of each class of the stack stand; the keys that are no keys of a file.
 KEYS: list[tuple[type[Any], str, set[str]]] = [
     (Stack, "The top of the file", {"source", "places"}),
