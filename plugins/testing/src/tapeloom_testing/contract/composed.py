@@ -1,4 +1,4 @@
-"""A venue's client side, composed as core composes it, and frames read as core reads them."""
+"""Composes one market of a venue and parses its frames as core does, without running a feed."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Reader", "Subject", "cut"]
 
-#: Names of environment variables in which the fakes of a contract stand.
+#: Name of the environment variable that holds the fake value of a secret setting.
 _VARIABLE = "TAPELOOM_CONTRACT_{}"
 
 
@@ -42,14 +42,14 @@ class Subject:
     simulators: Callable[[], Registry] = simulators
 
     def table(self, given: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        """Return the venue's table: what is declared or *given*, and where its keys stand."""
+        """Return the venue's table: *given*, or the declared settings if None; secrets refer to variables."""
         table = {**(self.settings if given is None else given)}
         for name in self.secrets:
             table[name] = {"env": _VARIABLE.format(name.upper())}
         return table
 
     def environment(self) -> Any:
-        """Return a context in which the keys are in the environment."""
+        """Return a context manager that sets the environment variables of the fake secrets."""
         fakes = {_VARIABLE.format(name.upper()): fake for name, fake in self.secrets.items()}
         return mock.patch.dict(os.environ, fakes)
 
@@ -95,25 +95,28 @@ class Subject:
 
 
 class Reader:
-    """Reads frames as a session does, without a connection."""
+    """Parses frames as a connection does, and collects the replies; nothing is dialled."""
 
     def __init__(self, plan: ComposedFeed) -> None:
         self.plan = plan
         self.replies: list[Reply] = []
 
     def read(self, payloads: Iterable[bytes], recv: int = 1) -> list[Event]:
-        """Return the events of one batch; what was said besides is in `replies`."""
+        """Return the events of one batch; replies are appended to `replies`.
+
+        Raises ContractViolation if a frame is no market data and there is no codec to decode it.
+        """
         events, replies = self.plan.read(payloads, recv)
         unread = [event for event in events if getattr(event, "rule", "") == "unreadable_frame"]
         if unread and self.plan.codec is None:
             raise ContractViolation(
-                f"a frame was set aside and there is no `subscribe`: {unread[0]!r}"
+                f"a frame is no market data, and no hook `subscribe` returns a codec: {unread[0]!r}"
             )
         self.replies += replies
         return events
 
 
 def cut(items: Sequence[Any], size: int) -> list[Sequence[Any]]:
-    """Cut *items* into pieces of *size*; 0: one piece."""
+    """Return *items* in pieces of *size*, in order; a single piece if *size* is 0."""
     size = size or max(len(items), 1)
     return [items[start : start + size] for start in range(0, len(items), size)]

@@ -13,6 +13,7 @@ from tapeloom.harness import ComposedFeed
 
 from .composed import Reader, cut
 from .declared import ContractViolation
+from .proving import first_difference
 
 __all__ = ["batches", "deterministic", "exact", "poison", "understood", "unknown"]
 
@@ -50,14 +51,7 @@ def batches(make: MakePlan, frames: Sequence[bytes]) -> None:
 def _same(expected: Sequence[Event], got: Sequence[Event], description: str) -> None:
     if list(expected) == list(got):
         return
-    index = next(
-        (
-            index
-            for index, pair in enumerate(zip(expected, got, strict=False))
-            if pair[0] != pair[1]
-        ),
-        min(len(expected), len(got)),
-    )
+    index = first_difference(expected, got)
     raise ContractViolation(
         f"{description}, the frames give {len(got)} events instead of {len(expected)}. They differ from index {index}"
         f" on: {expected[index : index + 1]!r} became {got[index : index + 1]!r}. A parser may depend on the frames"

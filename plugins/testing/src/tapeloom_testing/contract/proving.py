@@ -18,7 +18,7 @@ from tapeloom.harness import Conformance, Proof, conformance_file, installed, re
 from .conformance import write
 from .declared import ContractViolation, NotApplicable
 
-__all__ = ["Proving", "cached_result"]
+__all__ = ["Proving", "cached_result", "first_difference"]
 
 #: The pytest option that writes the conformance file instead of comparing with it.
 _WRITE_OPTION = "--write-contract"
@@ -217,3 +217,12 @@ def cached_result(make: Callable[[], Any], store: dict[Any, Any], key: Any) -> A
     if isinstance(store[key], Exception):
         raise store[key]
     return store[key]
+
+
+def first_difference(expected: Sequence[Any], got: Sequence[Any]) -> int:
+    """Return the first index at which two lists differ; the shorter length if one begins the other."""
+    pairs = zip(expected, got, strict=False)
+    return next(
+        (index for index, (wanted, found) in enumerate(pairs) if wanted != found),
+        min(len(expected), len(got)),
+    )

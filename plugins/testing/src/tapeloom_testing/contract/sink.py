@@ -17,7 +17,7 @@ from tapeloom.harness import SinkSpec, compose_sink
 from tapeloom.plugin import Sink
 
 from .declared import SINK, ContractViolation, NotApplicable
-from .proving import Proving
+from .proving import Proving, first_difference
 
 __all__ = ["SinkContract"]
 
@@ -120,14 +120,7 @@ class SinkContract(Proving):
             anyio.run(write, backend=backend)
             got = list(self.written(folder))
         if got != expected:
-            at = next(
-                (
-                    index
-                    for index, pair in enumerate(zip(expected, got, strict=False))
-                    if pair[0] != pair[1]
-                ),
-                min(len(expected), len(got)),
-            )
+            at = first_difference(expected, got)
             raise ContractViolation(
                 f"{len(expected)} events were written and {len(got)} arrived. They differ from index {at} on:"
                 f" {expected[at : at + 1]!r} became {got[at : at + 1]!r}"

@@ -21,7 +21,7 @@ from tapeloom_testing.clock import VirtualClock
 from .composed import cut
 from .declared import STAGE, ContractViolation, NotApplicable
 from .null_venue import NullVenue
-from .proving import Proving
+from .proving import Proving, first_difference
 from .streams import HOSTILE, START, SYMBOLS, VENUE, changed, spoiled, strange, streams
 
 __all__ = ["StageContract"]
@@ -261,10 +261,7 @@ def _like(event: Event, out: Sequence[Event]) -> bool:
 def _same(expected: Sequence[Event], got: Sequence[Event], how: str, events: Sequence[Any]) -> None:
     if list(expected) == list(got):
         return
-    at = next(
-        (at for at, pair in enumerate(zip(expected, got, strict=False)) if pair[0] != pair[1]),
-        min(len(expected), len(got)),
-    )
+    at = first_difference(expected, got)
     raise ContractViolation(
         f"{how}, {len(events)} events give {len(got)} instead of {len(expected)}. They differ from index {at} on:"
         f" {expected[at : at + 1]!r} became {got[at : at + 1]!r}"

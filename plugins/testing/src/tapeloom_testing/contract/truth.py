@@ -15,6 +15,7 @@ from tapeloom.plugin import channel_parts
 from tapeloom.units import duration_ns
 
 from .declared import ContractViolation
+from .proving import first_difference
 from .recording import Run
 from .reference_book import Rebuilt
 
@@ -234,10 +235,7 @@ def _check_trades(run: Run, symbol: str, channel: str, events: Sequence[Any], un
 
 def _difference(expected: Sequence[Any], got: Sequence[Any]) -> str:
     """Describe the first difference of two lists."""
-    at = next(
-        (at for at, pair in enumerate(zip(expected, got, strict=False)) if pair[0] != pair[1]),
-        min(len(expected), len(got)),
-    )
+    at = first_difference(expected, got)
     return (
         f"the market has {len(expected)}, delivered were {len(got)}. At index {at} expected"
         f" {[*map(str, expected[at])] if at < len(expected) else 'the end'}, got"
