@@ -52,19 +52,19 @@ def cryptofeed(loop: str, *options: str) -> Contestant:
 
 FLOOR = Contestant("picows + msgspec decode", "floor")
 RECEIVERS = (
-    Contestant("tapeloom's session, asyncio", "receive"),
-    Contestant("tapeloom's session, uvloop", "receive", ("--loop", "uvloop")),
-    Contestant("tapeloom's session, trio", "receive", ("--loop", "trio")),
-    Contestant("httpx-ws as it comes", "receive", ("--session", "stock"), count=30_000),
+    Contestant("tapeloom's link, asyncio", "receive"),
+    Contestant("tapeloom's link, uvloop", "receive", ("--loop", "uvloop")),
+    Contestant("tapeloom's link, trio", "receive", ("--loop", "trio")),
+    Contestant("httpx-ws unchanged", "receive", ("--session", "stock"), count=30_000),
     Contestant("picows", "floor", ("--decode", "no")),
 )
 STREAMS = (
     ours("asyncio"),
     ours("uvloop", "--loop", "uvloop"),
     ours("trio", "--loop", "trio"),
-    ours("asyncio, calm gc", "--gc", "50000"),
+    ours("asyncio, gc at 50,000", "--gc", "50000"),
     ours("picows", "--transport", "picows"),
-    ours("picows, calm gc", "--transport", "picows", "--gc", "50000"),
+    ours("picows, gc at 50,000", "--transport", "picows", "--gc", "50000"),
     ours("a plain call per trade", "--way", "plain"),
     ours("an async call per trade", "--way", "callback"),
     cryptofeed("asyncio"),
@@ -101,11 +101,11 @@ def grown(most: int, what: str) -> tuple[Contestant, ...]:
 
 TABLES = {
     "receive": Table(
-        "Receiving alone, ws", RECEIVERS, "httpx-ws as it comes",
+        "Receiving alone, ws", RECEIVERS, "httpx-ws unchanged",
         unit="frames a second; more is better",
     ),
     "receive_tls": Table(
-        "Receiving alone, wss", RECEIVERS, "httpx-ws as it comes", tls=True,
+        "Receiving alone, wss", RECEIVERS, "httpx-ws unchanged", tls=True,
         unit="frames a second; more is better",
     ),
     "plain": Table(

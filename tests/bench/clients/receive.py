@@ -1,4 +1,4 @@
-"""Frames received, and nothing done with them: our transport, httpx-ws as it comes, picows."""
+"""Frames received, and nothing done with them: our transport, httpx-ws unchanged, picows."""
 
 from __future__ import annotations
 

@@ -17,25 +17,28 @@ __all__ = [
 
 
 class BinanceWebSocketAdapter(WebSocketAdapter):
-    """Binance: spot, or with ``market="usdm"`` its futures."""
+    """The adapter for Binance: the spot market; with ``market="usdm"``, USD-M futures."""
 
     venue = Venue(plugin="binance", market="spot")
 
 
 class BybitWebSocketAdapter(WebSocketAdapter):
-    """Bybit: linear perpetuals, or ``market="spot"``."""
+    """The adapter for Bybit: linear perpetuals; with ``market="spot"``, the spot market."""
 
     venue = Venue(plugin="bybit", market="linear")
 
 
 class HyperliquidWebSocketAdapter(WebSocketAdapter):
-    """Hyperliquid: perpetuals, or ``market="spot"``; ``BTC-PERP`` is ``BTC/USDC:USDC``."""
+    """The adapter for Hyperliquid: perpetuals; with ``market="spot"``, the spot market.
+
+    The symbol ``BTC-PERP`` is translated to ``BTC/USDC:USDC``.
+    """
 
     venue = Venue(plugin="hyperliquid", market="perp", stablecoin="USDC")
 
 
 class AlpacaBrokerAdapter(WebSocketAdapter):
-    """Alpaca: stocks, polled over REST as in the guide, or streamed with ``mode="stream"``.
+    """The adapter for Alpaca: stocks, polled over REST; with ``mode="stream"``, streamed.
 
     With *testnet*, the keys are those of a paper account.
     """

@@ -323,7 +323,7 @@ class Supervisor:
         return [connection for connection in connections if connection is not None]
 
     async def add(self, subscriptions: Sequence[Subscription]) -> None:
-        """Subscribe to more: now, or, while there is no connection, with the next one."""
+        """Add subscriptions and subscribe to them; without a connection, once there is one."""
         known = set(self.wanted)
         new = [added for added in dict.fromkeys(subscriptions) if added not in known]
         self.wanted += new
@@ -331,7 +331,7 @@ class Supervisor:
             await connection.add(new)
 
     async def drop(self, subscriptions: Sequence[Subscription]) -> None:
-        """Unsubscribe, and remove the subscriptions."""
+        """Remove subscriptions, and unsubscribe from them if there is a connection."""
         dropped = set(subscriptions) & set(self.wanted)
         ordered = [subscription for subscription in subscriptions if subscription in dropped]
         self.wanted[:] = [wanted for wanted in self.wanted if wanted not in dropped]

@@ -189,7 +189,10 @@ def _tls(args: argparse.Namespace, files: ExitStack) -> ssl.SSLContext | None:
 
 
 def _certificate(folder: Path, host: str) -> Path:
-    """Make a self-signed certificate and its key, both in one file."""
+    """Write a self-signed certificate for *host* and its private key to one file; return its path.
+
+    Raises ValueError if the package cryptography is not installed.
+    """
     try:
         from .certificate import make
     except ImportError as problem:

@@ -70,7 +70,7 @@ class Run:
     sent: list[str] = Factory(list)
     lines: list[Line] = Factory(list)
     events: list[Event] = Factory(list)
-    calm: int = 0  #: number of events delivered before the simulation was stopped
+    count_before_stop: int = 0  #: number of events delivered before the simulation was stopped
     ready: bool = False
     logs: list[Any] = Factory(list)
     error: Exception | None = None
@@ -297,7 +297,7 @@ def _first_connection_ended(run: Run) -> bool:
 async def _stop_simulation(run: Run, sim: Any) -> None:
     """Stop the simulation and wait until the feed has read all that was sent."""
     lines = list(run.lines)
-    run.calm = len(run.events)
+    run.count_before_stop = len(run.events)
     await sim.stop()
     with anyio.move_on_after(2):
         for line in lines:

@@ -87,9 +87,9 @@ def _problems(run: Run) -> list[Event]:
         for at, event in enumerate(run.events)
         if type(event) is Reject
         # The simulation stops before the feed does, which causes a last disconnect: no problem.
-        or (type(event) is Gap and (at < run.calm or event.cause != "disconnect"))
+        or (type(event) is Gap and (at < run.count_before_stop or event.cause != "disconnect"))
         or (type(event) is Status and event.state in bad)
-        or (type(event) is Status and event.state == "reconnecting" and at < run.calm)
+        or (type(event) is Status and event.state == "reconnecting" and at < run.count_before_stop)
     ]
 
 
