@@ -36,7 +36,7 @@ from tapeloom_testing.virtual import virtual_backend
 
 from .declared import TRANSPORT, ContractViolation, NotApplicable
 from .null_venue import NullVenue
-from .proving import Proving
+from .proving import Proving, first_difference
 from .readers import PATIENCE, Reader, framed, tunnel
 
 __all__ = ["TransportContract"]
@@ -103,7 +103,7 @@ class TransportContract(Proving):
     def test_the_committed_conformance_equals_the_results(
         self, request: pytest.FixtureRequest
     ) -> None:
-        """Compare the package's committed conformance level with the proven one."""
+        """The conformance file of the package equals what was proven in this run."""
         self.level(request)
 
     # ------------------------------------------------------------------------------ the guarantees
@@ -226,7 +226,6 @@ class TransportContract(Proving):
                     f"{violation}: expected the close code {code}, got {lost.code}: {lost}"
                 )
 
-        closes.clear()
         await self._read(script, inspect)
         if not closes or any(getattr(close, "code", None) != code for close in closes):
             raise ContractViolation(
@@ -561,8 +560,7 @@ def _check_messages(texts: Sequence[str], reader: Reader) -> None:
     """Raise ContractViolation if the messages read are not *texts*."""
     got = [message.decode() for message in reader.messages]
     if got != list(texts):
-        pairs = enumerate(zip(texts, got, strict=False))
-        at = next((index for index, pair in pairs if pair[0] != pair[1]), 0)
+        at = first_difference(texts, got)
         raise ContractViolation(
             f"{len(texts)} messages were sent and {len(got)} read; first difference at index {at}:"
             f" expected {texts[at : at + 1]!r:.80}, got {got[at : at + 1]!r:.80}"
