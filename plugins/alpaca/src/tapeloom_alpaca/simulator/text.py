@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from attrs import frozen
 from tapeloom.events import utc
+from tapeloom_simulator.texts import CachedTexts
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -25,8 +26,6 @@ __all__ = ["DecimalTexts", "SymbolWriter", "format_time"]
 _CRYPTO_ID_OFFSET = 8_160_000_000_000_000_000
 #: Codes of the exchanges that trade stocks.
 _EXCHANGES = "VQDK"
-#: Number of texts that a cache of numbers or times may hold, to bound its memory.
-_MAX_NUMBERS, _MAX_SECONDS = 20_000, 4096
 #: The coins that the venue trades.
 _COINS = frozenset(
     [
@@ -61,7 +60,7 @@ _COINS = frozenset(
 )
 
 
-class DecimalTexts(dict[int, str]):
+class DecimalTexts(CachedTexts):
     """A cache of multiples of a step as JSON numbers without trailing zeros."""
 
     def __init__(self, step: Decimal) -> None:
@@ -72,26 +71,20 @@ class DecimalTexts(dict[int, str]):
         """Return the text of *number* steps without caching it."""
         return decimal_text(number * self._step)
 
-    def __missing__(self, number: int) -> str:
-        if len(self) > _MAX_NUMBERS:
-            self.clear()
-        text = self[number] = self.write(number)
-        return text
-
 
 def decimal_text(value: Decimal) -> str:
     """Return a number without trailing zeros."""
     return format(value.normalize(), "f") if value else "0"
 
 
-class _SecondTexts(dict[int, str]):
+class _SecondTexts(CachedTexts):
     """A cache of times in whole seconds as text."""
 
-    def __missing__(self, second: int) -> str:
-        if len(self) > _MAX_SECONDS:
-            self.clear()
-        text = self[second] = f"{utc(second * 1_000_000_000):%Y-%m-%dT%H:%M:%S}"
-        return text
+    max_texts = 4096
+
+    def write(self, number: int) -> str:
+        """Return the text of a time in seconds since 1970 without caching it."""
+        return f"{utc(number * 1_000_000_000):%Y-%m-%dT%H:%M:%S}"
 
 
 _seconds = _SecondTexts()

@@ -6,6 +6,7 @@ from decimal import Decimal
 from typing import TYPE_CHECKING
 
 from attrs import frozen
+from tapeloom_simulator.texts import CachedTexts
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -15,10 +16,9 @@ if TYPE_CHECKING:
 __all__ = ["DecimalTexts", "SymbolFormat", "price_change", "top_of_book"]
 
 _SPOT_DECIMALS = 8  #: the spot market writes every number with eight decimals
-_MAX_CACHED_TEXTS = 20_000  #: bounds the memory of one cache
 
 
-class DecimalTexts(dict[int, str]):
+class DecimalTexts(CachedTexts):
     """Caches the decimal text of integer multiples of *step*, with at least *decimals* decimals."""
 
     def __init__(self, step: Decimal, decimals: int = 0) -> None:
@@ -39,12 +39,6 @@ class DecimalTexts(dict[int, str]):
         whole, part = divmod(number * self._factor, self._unit)
         decimals = f"{part:0{self.decimals}d}" if self.decimals else ""
         return f"{whole}.{decimals}{self._padding}"
-
-    def __missing__(self, number: int) -> str:
-        if len(self) > _MAX_CACHED_TEXTS:
-            self.clear()
-        text = self[number] = self.write(number)
-        return text
 
 
 @frozen(eq=False)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from attrs import frozen
 from tapeloom.errors import SymbolError
+from tapeloom_simulator.texts import CachedTexts
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
 __all__ = ["DecimalTexts", "SymbolFormat"]
 
 _MS = 1_000_000  #: ns
-_MAX_CACHED_TEXTS = 20_000  #: bounds the memory of one cache
 _MONTHS = ("JAN", "FEB", "MAR", "APR", "MAY", "JUN", "JUL", "AUG", "SEP", "OCT", "NOV", "DEC")
 
 
@@ -40,7 +40,7 @@ def _listed_name(parts: Symbol) -> str:
     return f"{coins}-{ticker_fields}{_MONTHS[int(month) - 1]}{year}"
 
 
-class DecimalTexts(dict[int, str]):
+class DecimalTexts(CachedTexts):
     """Maps a number of steps (ticks, lots or tick times lot) to its decimal text; caches the texts."""
 
     def __init__(self, step: Decimal) -> None:
@@ -50,12 +50,6 @@ class DecimalTexts(dict[int, str]):
     def write(self, number: int) -> str:
         """Return the text of *number* steps without caching it."""
         return format(number * self._step, "f")
-
-    def __missing__(self, number: int) -> str:
-        if len(self) > _MAX_CACHED_TEXTS:
-            self.clear()
-        text = self[number] = self.write(number)
-        return text
 
 
 @frozen(eq=False)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from attrs import frozen
 from tapeloom.units import duration_ns
+from tapeloom_simulator.texts import CachedTexts
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -56,11 +57,9 @@ REPLAYED_TRADES = 30
 _ID_MASK = (1 << 50) - 1
 #: Odd factor that turns growing numbers into distinct ids of 50 bits that do not grow.
 _ID_FACTOR = 0x2545F4914F6CD
-#: Number of texts that a cache may hold, to bound its memory.
-_MAX_TEXTS = 20_000
 
 
-class DecimalTexts(dict[int, str]):
+class DecimalTexts(CachedTexts):
     """A cache of multiples of a step as decimal text with at least one decimal."""
 
     def __init__(self, step: Decimal) -> None:
@@ -71,12 +70,6 @@ class DecimalTexts(dict[int, str]):
         """Return the text of *number* steps without caching it."""
         text = format(number * self._step, "f")
         return text if "." in text else f"{text}.0"
-
-    def __missing__(self, number: int) -> str:
-        if len(self) > _MAX_TEXTS:
-            self.clear()
-        text = self[number] = self.write(number)
-        return text
 
 
 @frozen(eq=False)
