@@ -26,9 +26,7 @@ from attrs import define, field, frozen
 from tapeloom import Event, FeedSpec, Registry, Reject, Stack
 from tapeloom._compose.composer import compose
 from tapeloom._compose.plan import FeedPlan
-from tapeloom._connection.frame_intake import FrameIntake
-from tapeloom._stream.pipeline import Pipeline
-from tapeloom._tape.reader import RecordedFrame, Tape
+from tapeloom.harness import ComposedFeed, RecordedFrame, Tape
 from tapeloom.plugin import Frames, Request
 from tapeloom_simulator import EPOCH
 from tapeloom_testing import LoopClock, VirtualClock, captures, virtual_backend
@@ -168,20 +166,11 @@ class Runner:
         self.clock = VirtualClock(EPOCH + 3_600_000_000_000)
         self.plan: FeedPlan = compose(place.stack, Registry(), self.clock, 1).plans[0]
         self.plan.queries.listen(lambda want: None)
-        self.pipeline = Pipeline(self.plan.feed, self.plan.steps)
-        self.parse = FrameIntake(self.plan).parse
-
-    def on_control(self, frame: bytes) -> list[Event]:
-        """What a connection does with a frame that is no market data."""
-        assert self.plan.codec is not None
-        if self.plan.codec.decode_reply(frame) is not None:
-            return []
-        return [Reject(self.plan.feed.venue, "", 0, 0, "unreadable_frame", "")]
+        self.composed = ComposedFeed(self.plan)
 
     def feed(self, frames: Sequence[bytes]) -> list[Event]:
         self.clock.advance(0.01)
-        events = self.parse(Frames(frames, self.clock.time_ns(), self.on_control))
-        return self.pipeline(events)
+        return self.composed.process(self.composed.read(frames, self.clock.time_ns()).events)
 
 
 def mixed(
@@ -228,7 +217,7 @@ def facts(events: Sequence[Event]) -> list[Any]:
     """What events say, but for when we received them."""
     return [
         (event.type, event.ts * (event.ts != event.recv), event.channel, getattr(event, "id", None),
-         getattr(event, "price", None), getattr(event, "bid", None), getattr(event, "last", None))
+         getattr(event, "price", None), getattr(event, "bid", None), getattr(event, "last_id", None))
         for event in events
         if event.type != "book" or event.origin != "built_from_book"  # type: ignore[attr-defined]
     ]  # fmt: skip
@@ -283,8 +272,8 @@ def test_a_broken_answer_is_read_or_raises_what_it_may(place: VenueCase) -> None
                 outcomes["refused"] += 1
             else:
                 outcomes["read"] += 1
-                if read is not history.read_listing:
-                    rules = {getattr(one, "rule", "") for one in runner.pipeline(found)}
+                if read != history.read_listing:
+                    rules = {getattr(one, "rule", "") for one in runner.composed.process(found)}
                     assert rules.isdisjoint(ESCAPED)
 
     assert outcomes["refused"] > 1000
@@ -300,7 +289,7 @@ def test_a_fault_of_ours_would_be_seen() -> None:
         raise KeyError("an adapter's mistake")
 
     runner.plan.parse = broken
-    runner.parse = FrameIntake(runner.plan).parse
+    runner.composed = ComposedFeed(runner.plan)
     rules = {event.rule for event in runner.feed(frames[:5]) if type(event) is Reject}
 
     assert rules == {"parser_error"}
