@@ -194,9 +194,12 @@ async def test_an_invalid_book_is_not_emitted_and_requested_again(received):
 
 
 @pytest.mark.parametrize("kind", ["malformed_json", "missing_fields"])
-async def test_an_unreadable_row_makes_the_book_be_requested_again(received, kind):
-    faults = [Fault(kind=kind, channel="book", after=50)]
-    async with received(channels=("book:5",), trades=2000, faults=faults) as seen:
+@pytest.mark.parametrize(
+    ("after", "speed"), [(50, 20.0), (25, 2000.0)], ids=["alone", "rows after it"]
+)
+async def test_an_unreadable_row_makes_the_book_be_requested_again(received, kind, after, speed):
+    faults = [Fault(kind=kind, channel="book", after=after)]
+    async with received(channels=("book:5",), trades=2000, faults=faults, speed=speed) as seen:
         await seen.finish()
         bids, asks = seen.sim.truth.book("AAPL/USD")
         last = seen.of("book")[-1]

@@ -139,12 +139,6 @@ class Session:
         state = None
         if fields and fields[0] in PARSERS and len(fields) > PARSERS[fields[0]][0]:
             state = self.subscriptions.by_request.get(fields[PARSERS[fields[0]][0]])
-        if fields and fields[0] in DEPTH_MESSAGES:
-            # An operation on a book is lost. If its subscription is unknown, every book may be wrong.
-            for book in self.subscriptions.active.values() if state is None else [state]:
-                if book.rows is not None:
-                    book.bad_reads = _MAX_BAD_READS
-                    self._changed_books[book] = None
         symbol, channel = (state.symbol, state.channel) if state else ("", "")
         self._events.append(
             Reject(
@@ -158,11 +152,16 @@ class Session:
                 channel,
             )
         )
+        if fields and fields[0] in DEPTH_MESSAGES:
+            # An operation on a book is lost. If its subscription is unknown, every book may be wrong.
+            for book in self.subscriptions.active.values() if state is None else [state]:
+                if book.rows is not None:
+                    self._rebuild(book, "a row of the book could not be read")
 
     def _end_read(self) -> None:
         """Enqueue the events of one read of the socket."""
         self._last_read_at = self._clock.monotonic()
-        for state in self._changed_books:
+        for state in [*self._changed_books]:
             self._emit_book(state)
         self._changed_books.clear()
         self._recv = 0
@@ -173,19 +172,20 @@ class Session:
     def _emit_book(self, state: SubscriptionState) -> None:
         """Emit a book whose rows have changed; if it is not valid, wait for the next read."""
         is_valid = state.rows is not None and state.rows.is_valid
-        if is_valid and state.bad_reads < _MAX_BAD_READS:
+        if is_valid:
             state.bad_reads = 0
             self._emit_for(state, [state.book(self._now())])
             return
         state.bad_reads += 1
         if state.bad_reads >= _MAX_BAD_READS:
-            state.bad_reads = 0
-            self._emit(
-                state.status(
-                    "stale", "the rows of the book are out of order or crossed", self._now()
-                )
-            )
-            self.subscriptions.restart(state, "sequence")
+            self._rebuild(state, "the rows of the book are out of order or crossed")
+
+    def _rebuild(self, state: SubscriptionState, reason: str) -> None:
+        """Report a book as stale and request it anew; rows of the old request are not applied."""
+        state.bad_reads = 0
+        self._changed_books.pop(state, None)
+        self._emit(state.status("stale", reason, self._now()))
+        self.subscriptions.restart(state, "sequence")
 
     def _emit(self, event: Event) -> None:
         """Emit one event: within a read, with its batch; else as a batch of its own."""
