@@ -40,7 +40,7 @@ BASE = [PACKAGES[name] for name in ("core", "simulator", "testing")]
 #: The packages besides core without which a package cannot be imported.
 REQUIRED = {"testing": ["simulator"]}
 #: The extras without which some modules of a package cannot be imported.
-EXTRAS = {"simulator": ["tls"], "testing": ["stages"]}
+EXTRAS = {"simulator": ["tls"], "testing": ["samples", "stages"]}
 #: Tests of single packages that are skipped where no other package is installed.
 CROSSING = [
     Path("contrib/rustybt/tests"),

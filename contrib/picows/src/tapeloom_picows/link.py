@@ -172,7 +172,7 @@ class PicowsLink(picows.WSListener):
         return messages
 
     def _update_reading(self) -> None:
-        """Pause or resume reading, as the flags say."""
+        """Pause reading while a batch is unread or the send buffer is full; otherwise resume it."""
         assert self._transport is not None
         tcp = self._transport.underlying_transport
         pause = self._unread or self._write_paused

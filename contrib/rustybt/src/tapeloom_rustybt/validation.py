@@ -53,5 +53,8 @@ def _validator() -> BarValidator:
 
 
 def validate_bar(bar: OHLCVBar) -> bool:
-    """Return whether *bar* is valid, by a `BarValidator` that the whole process shares."""
+    """Return whether *bar* is valid, by a `BarValidator` that the whole process shares.
+
+    The validator remembers the last bar of each symbol, so the result depends on earlier calls.
+    """
     return _validator()(bar)

@@ -17,19 +17,19 @@ __all__ = [
 
 
 class BinanceWebSocketAdapter(WebSocketAdapter):
-    """The adapter for Binance: the spot market; with ``market="usdm"``, USD-M futures."""
+    """Streams Binance's spot market, or its USD-M futures if ``market="usdm"``."""
 
     venue = Venue(plugin="binance", market="spot")
 
 
 class BybitWebSocketAdapter(WebSocketAdapter):
-    """The adapter for Bybit: linear perpetuals; with ``market="spot"``, the spot market."""
+    """Streams Bybit's linear perpetuals, or its spot market if ``market="spot"``."""
 
     venue = Venue(plugin="bybit", market="linear")
 
 
 class HyperliquidWebSocketAdapter(WebSocketAdapter):
-    """The adapter for Hyperliquid: perpetuals; with ``market="spot"``, the spot market.
+    """Streams Hyperliquid's perpetuals, or its spot market if ``market="spot"``.
 
     The symbol ``BTC-PERP`` is translated to ``BTC/USDC:USDC``.
     """

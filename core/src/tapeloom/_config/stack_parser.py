@@ -141,7 +141,10 @@ class _StackParser:
         self._mistakes: list[Mistake] = []
 
     def draft(self, source: str, places: Places) -> Draft:
-        """Return the draft: all valid parts, and the mistakes in the others."""
+        """Return the parts of the stack that are valid, and the mistakes found in the others.
+
+        *source* names the stack in messages; *places* finds the line of each mistake.
+        """
         self._check_top_keys()
         feeds = [self._feed(index, table) for index, table in self._table_array("feed")]
         if not self._tables.get("feed"):

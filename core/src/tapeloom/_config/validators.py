@@ -198,10 +198,11 @@ def proxy(value: str | Secret | None) -> str | None:
 def with_names(specs: Iterable[N], kind: str, names: Callable[[N], list[str]]) -> tuple[N, ...]:
     """Return *specs*, each with a unique name; those without a name receive one.
 
-    A spec without a name receives the first of its *names* that is free, or else the first of them
-    with a number. Adding a spec at the end therefore never renames another.
+    A spec without a name receives the first of its *names* that no other spec has, or else its first
+    name with a number, such as "binance-2". Adding an unnamed spec at the end never renames another.
 
-    Raises ConfigError if two specs were given the same name. *kind* is their table in the stack.
+    Raises ConfigError if two specs were given the same name. *kind* is the name of their table in the
+    stack, such as "feed", for the message.
     """
     specs = tuple(specs)
     given = [spec.name for spec in specs]

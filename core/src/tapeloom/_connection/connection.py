@@ -213,9 +213,10 @@ class Connection:
                 await self._clock.sleep(delay)  # frames that arrive meanwhile form one batch
 
     def _on_read(self, payloads: list[bytes]) -> Awaitable[None] | None:
-        """Parse and deliver the frames of one read, in batches of limited size (hot path).
+        """Parse and deliver the frames of one read (hot path).
 
-        Returns an awaitable to await before the next read, None if there is none.
+        A large read is parsed in parts, by the awaitable that is returned. It must be awaited before
+        the next read; None: nothing is left to do.
         """
         self.last_byte = self._clock.monotonic()
         if not payloads:

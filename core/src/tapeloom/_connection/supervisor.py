@@ -323,7 +323,7 @@ class Supervisor:
         return [connection for connection in connections if connection is not None]
 
     async def add(self, subscriptions: Sequence[Subscription]) -> None:
-        """Add subscriptions and subscribe to them; without a connection, once there is one."""
+        """Add subscriptions: subscribe to them now if connected, else when the next connection opens."""
         known = set(self.wanted)
         new = [added for added in dict.fromkeys(subscriptions) if added not in known]
         self.wanted += new

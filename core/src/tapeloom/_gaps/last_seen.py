@@ -149,7 +149,7 @@ class LastSeen:
         return watch
 
     def trade_ids(self, subscription: Subscription, since: int) -> set[int | str]:
-        """Return the ids kept of the trades of *subscription* with a `ts` of at least *since*."""
+        """Return the ids of the kept trades of *subscription* whose `ts` is *since* or later."""
         self._process_pending()
         key = subscription.symbol, subscription.channel
         return {

@@ -52,7 +52,7 @@ class TapeClock:
 
 @frozen
 class Recording:
-    """The tape that a stream replays, and how."""
+    """The tape that a stream replays, and the batch size and speed of the replay."""
 
     tape: Tape
     batch: int  #: maximum number of frames that the stages process at once; it changes no event

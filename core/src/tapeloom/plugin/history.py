@@ -80,6 +80,6 @@ class History(Protocol):
     def refusal_reason(self, status: int, body: bytes) -> str | RequestRefused:
         """Return the venue's reason for an HTTP status other than 200; empty if it gave none.
 
-        A `RequestRefused` also says whether and when to try again.
+        Return (do not raise) a `RequestRefused` to say also whether and when to try again.
         """
         ...

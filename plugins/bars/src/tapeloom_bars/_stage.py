@@ -75,7 +75,11 @@ class Bars:
     def _add_up(
         self, trades: Iterator[tuple[Trade, int]], validated: bool
     ) -> tuple[Trade, int] | None:
-        """Add trades in order to the running sums; return the first trade that is not in order."""
+        """Add trades to the running sums until one needs more than that.
+
+        It is out of order, ends a bar, is the first of its subscription, or is not a finite number.
+        Returns that trade and its subscription id; None if all were added.
+        """
         clock, by_subscription_id = self._clock, self._by_subscription_id
         minus_infinity, infinity = _MINUS_INFINITY, _INFINITY
         max_ts = None
@@ -167,7 +171,10 @@ class Bars:
 
     @property
     def due(self) -> int | None:
-        """Time on the clock of `recv`, in ns, at which the next bar closes (its end plus the lateness)."""
+        """Time on the clock of `recv`, in ns, at which the next bar closes: its end plus the lateness.
+
+        None if no bar is waiting.
+        """
         symbol_bars = self._clock.next_due()
         return None if symbol_bars is None else symbol_bars.wake_ts - self._clock.estimated_offset
 

@@ -140,7 +140,7 @@ class SymbolBars:
         return self._with_rejects([]), keyed_bars
 
     def flush(self, recv: int) -> tuple[list[Event], list[KeyedBar]]:
-        """Return pending rejects, and the bars that are still forming."""
+        """Return pending rejects, and the bars that are still forming, not closed, received at *recv*."""
         self.merge_running()
         self._update_deadlines()
         bars = [

@@ -71,7 +71,7 @@ class Ladder:
         # key, at the end of the list, where most changes occur and inserting is cheapest.
         self._sign = "" if side == "bids" else "-"
         self._top_levels = max(top_levels, 32)
-        #: These three are read by other modules of this package, and written only here.
+        #: `sizes`, `texts` and `keys` are read by other modules of this package, but changed only here.
         self.sizes: dict[str, str] = {}  # price text → size text
         self.texts: dict[Any, str] = {}  # key → price text
         self.keys: list[Any] = []  # sorted keys >= `_lowest_sorted`

@@ -179,8 +179,8 @@ def _quote_builder(route: Route) -> Builder:
 def _book_builder(route: Route) -> Builder:
     """Return the builder of book events.
 
-    A delta gets a `first_id`, by which core finds jumps of the update id, unless the setting
-    `unchecked` names its depth: there a jump is no gap.
+    A delta gets a `first_id`, by which skipped update ids are found. Depths that the setting
+    `unchecked` names get none, because skipped ids are normal there.
     """
     venue, symbol, channel = route.feed.venue, route.symbol, route.channel
     depth = int(route.names.topic_prefix(channel).partition(".")[2])
@@ -279,7 +279,9 @@ class Parser:
         return batch if len(batch.subscription_ids) == len(batch) else list(batch)
 
     def _route_by_topic(self, frame: bytes) -> tuple[Callable[[bytes], Any], Builder] | None:
-        """Return the route of a frame with an unknown prefix; make it if the topic is new.
+        """Return the route of a frame whose first bytes are those of no route, by its topic.
+
+        Makes the route if the topic is new.
 
         Returns None, and counts, if the topic was not requested. Raises ValueError if the frame is no
         market data.

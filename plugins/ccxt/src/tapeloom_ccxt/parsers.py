@@ -97,7 +97,11 @@ def _ts(data: Mapping[str, Any], recv: int) -> int:
 
 
 class TradeParser(_Parser):
-    """Parses trades without duplicates. Trades without an id are all taken as new."""
+    """Parses trades without duplicates. Trades without an id are all taken as new.
+
+    If *numbered*, ids that are decimal numbers become integers. The ids of past trades are held in
+    two sets: when the newer one is full, it replaces the older one.
+    """
 
     def __init__(self, feed: Feed, symbol: str, channel: str, numbered: bool) -> None:
         super().__init__(feed, symbol, channel)

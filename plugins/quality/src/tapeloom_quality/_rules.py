@@ -74,8 +74,8 @@ class Rules:
         self.max_ahead = settings.max_ahead if "ahead" in self.enabled else None
         self.max_backwards = settings.max_backwards if "backwards" in self.enabled else None
         self.context = Context(prec=60, traps=[])
-        # Two prices within this fraction of a third are within `max_jump` of each other: for a band
-        # of b, the larger is at most (1 + b) / (1 - b) times the smaller, and m / (m + 3) keeps that
+        # If two prices are within this fraction of one reference price, they are within `max_jump` of
+        # each other: for a fraction of b, the larger is at most (1 + b) / (1 - b) times the smaller, and m / (m + 3) keeps that
         # below 1 + m with room for rounding.
         max_jump = settings.max_jump
         self.max_jump_text = f"{self.context.multiply(max_jump, 100).normalize(self.context):f} %"

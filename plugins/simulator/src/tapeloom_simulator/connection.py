@@ -164,7 +164,7 @@ class Connection:
         self.close(1001, "server shutdown")
 
     async def run(self, first: bytes, truth: Truth, opened: ConnectionRecord) -> None:
-        """Run until either side closes. *first* holds the bytes received with the handshake."""
+        """Run until either side closes. *first* holds bytes that were read together with the handshake."""
         self.send_texts(self.session.opening_messages())
         try:
             with self._scope:
@@ -207,7 +207,10 @@ class Connection:
         self._scope.cancel()
 
     def _allowed(self) -> bool:
-        """Count a message of the client; return False if the connection is closed or closes now."""
+        """Count a message of the client, and close the connection if they are too many.
+
+        Returns whether it is still open.
+        """
         self._last_received = now = anyio.current_time()
         rules = self.session.rules
         violated = bool(self._injector and self._injector.fault_due("rate_limit_ws", self.number))

@@ -221,7 +221,7 @@ class Ledger:
 def count_reports(events: Iterable[Event], counters: Counter[str] | None = None) -> Counter[str]:
     """Return how often each gap cause, gap state, reject rule and status was reported.
 
-    Counters that are not 0 are added, except those of rejects.
+    *counters* that are not 0 are included as "counter <name>", except those of rejects.
     """
     counts: Counter[str] = Counter()
     for event in events:

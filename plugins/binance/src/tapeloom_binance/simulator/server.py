@@ -254,7 +254,7 @@ class _ClientSession:
         return (f'{{"stream":"!serverShutdown","data":{text}}}' if self._combined else text,)
 
     def refuse(self, text: str) -> Sequence[str]:
-        """Return the refusal of a request."""
+        """Return the reply that refuses the client's message *text*."""
         message = _json(text)
         return self._error(2, "Invalid request: request refused", _request_id(message))
 

@@ -192,7 +192,7 @@ class _ClientSession:
         return ()
 
     def refuse(self, text: str) -> Sequence[str]:
-        """Return the refusal of a request."""
+        """Return the reply that refuses the client's message *text*."""
         return self._reply(_json(text) or {}, "error:request refused")
 
     def receive(self, text: str) -> Sequence[str]:

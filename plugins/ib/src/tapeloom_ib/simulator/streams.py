@@ -75,7 +75,7 @@ class ClientStream:
         """Start the stream, which has no state of its own."""
 
     def first(self) -> list[str]:
-        """Return the messages that the client is sent at once."""
+        """Return the messages that the client is sent as soon as it subscribes."""
         return []
 
     def encode_step(self, step: MarketStep) -> Sequence[str]:
@@ -154,7 +154,7 @@ class Level1Stream(ClientStream):
         self._bid, self._ask = ("66", "67") if kind in ("3", "4") else ("1", "2")
 
     def first(self) -> list[str]:
-        """Return the messages that the client is sent at once."""
+        """Return the messages that the client is sent as soon as it subscribes."""
         notice = "Requested market data is not subscribed. Displaying delayed market data."
         late = [error(self.request, 10167, notice)] if self._bid == "66" else []
         return [*late, message(58, 1, self.request, self.kind)]
@@ -243,7 +243,7 @@ class DepthStream(ClientStream):
         self._rows: dict[int, list[tuple[int, int]]] = {0: [], 1: []}
 
     def first(self) -> list[str]:
-        """Return the messages that the client is sent at once."""
+        """Return the messages that the client is sent as soon as it subscribes."""
         self._rows = {0: [], 1: []}
         return self._changes()
 

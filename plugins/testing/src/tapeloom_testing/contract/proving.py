@@ -78,7 +78,7 @@ class Proving:
     def outcome(self, guarantee: str, place: str) -> Exception | None:
         """Return the exception that a guarantee's check raised for one market; None if it passed.
 
-        *place* is one of `places()`, that is a market. The check runs at the first call only; later
+        *place* is a market, one of `places()`. The check runs at the first call only; later
         calls return the same outcome.
         """
         key = (type(self), guarantee, place)

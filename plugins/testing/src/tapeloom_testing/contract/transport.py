@@ -470,7 +470,11 @@ class TransportContract(Proving):
         self, to: str | Endpoint, kind: type[FeedError], retryable: bool | None, part: str,
         network: Network | None = None,
     ) -> FeedError:  # fmt: skip
-        """Return the error of a failing dial; raise ContractViolation if another one is expected."""
+        """Dial *to*, which is to fail, and return the error.
+
+        Raises ContractViolation if the dial succeeds, or if the error is not of this *kind*, has
+        another `retryable` (None: either will do) or does not contain *part* in its text.
+        """
         endpoint = Endpoint(url=to) if isinstance(to, str) else to
         try:
             with anyio.fail_after(PATIENCE):
