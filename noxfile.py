@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from itertools import takewhile
 from pathlib import Path
@@ -75,7 +76,8 @@ def check(session: nox.Session, *paths: Path, marks: str = "", options: list[str
     selection = ["-m", marks] if marks else []
     if missing := [str(path) for path in paths if not path.exists()]:
         session.error(f"no such tests: {', '.join(missing)}")
-    parallel = ["--numprocesses", "auto", "--maxprocesses", "4", "--dist", "worksteal"]
+    workers = min((os.cpu_count() or 1) + 1, 4)  # one more than cores: many tests wait for a socket
+    parallel = ["--numprocesses", str(workers), "--dist", "worksteal"]
     # If bytecode is not written, every child process of a test compiles all that it imports.
     session.env["PYTHONDONTWRITEBYTECODE"] = ""
     session.run("pytest", *map(str, dict.fromkeys(paths)), *selection, *parallel, *options)
@@ -149,7 +151,7 @@ def passes(session: nox.Session, name: str, options: list[str]) -> bool:
     try:
         install(session, [*required, path], *extras, "--python", python)
         session.run(python, "-I", "tests/import_package.py", module, external=True)
-        install(session, [*BASE, path], "--group", "tests")
+        install(session, [*BASE, path], *extras, "--group", "tests")
         check(session, path / "tests", options=options)
     except CommandFailed:
         return False
