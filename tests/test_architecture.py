@@ -19,8 +19,8 @@ LEVELS = (
     {"errors", "units", "events"},
     {"symbols"},
     {"plugin"},
-    {"hooks", "_config", "_runtime"},
-    {"_compose", "_network", "_gaps", "_tape"},
+    {"hooks", "_config", "_runtime", "_gaps"},
+    {"_compose", "_network", "_tape"},
     {"_history", "_connection"},
     {"_stream"},
     {"__init__", "harness"},
@@ -30,7 +30,8 @@ LEVELS = (
 LEVEL = {entry: number for number, level in enumerate(LEVELS) for entry in level}
 PUBLIC = {"tapeloom"} | {f"tapeloom.{entry}" for entry in LEVEL if not entry.startswith("_")}
 #: How many entries core's folder may have, how many modules a folder in it, and how much code.
-MOST_ENTRIES, MOST_MODULES, MOST_CODE_LINES = 20, 12, 8_400
+#: 8,400 code lines held the stream; the rest is the gap tracker and bounds against hostile input.
+MOST_ENTRIES, MOST_MODULES, MOST_CODE_LINES = 20, 12, 9_300
 
 
 def package_of(module: str) -> str:

@@ -13,8 +13,8 @@ import tapeloom
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tapeloom import Bar, Event, FeedSpec, Gap, Registry, Stack, Status, Trade
-from tapeloom._gaps.gap_fill import GapFill
-from tapeloom.plugin import Endpoint, HistoryQuery, Request
+from tapeloom._gaps.gap_fill import GapFill, NoProgress, TrackedGap
+from tapeloom.plugin import Endpoint, HistoryQuery, Request, Subscription
 from tapeloom_testing import FakeVenue, FakeWire, WireEnd
 
 ONE = Decimal(1)
@@ -26,9 +26,24 @@ def trade(number: int, ts: int, *, named: str = "id") -> Trade:
     return Trade("acme", "BTC/USD", ts, ts, Decimal(number), ONE, "buy", name)
 
 
-def gap_between(before: Trade, after: Trade) -> Gap:
-    return Gap("acme", "BTC/USD", after.ts, after.ts, before.ts, after.ts, "disconnect",
-               channel="trades")  # fmt: skip
+def gap_between(before: Trade, after: Trade) -> TrackedGap:
+    gap = Gap("acme", "BTC/USD", after.ts, after.ts, before.ts, after.ts, "disconnect", None, "open",
+              "trades", before.id or None, after.id or None)  # fmt: skip
+    return TrackedGap(gap, before.ts, before.id if isinstance(before.id, int) else None)
+
+
+def filling(*gaps: TrackedGap, known: Sequence[int | str] = ()) -> GapFill:
+    """Return a GapFill to which *gaps* were added, with *known* ids around them."""
+    fill = GapFill(Subscription("BTC/USD", "trades"))
+    for gap in gaps:
+        fill.add(gap, known)
+    return fill
+
+
+def parts(events: Sequence[Event]) -> tuple[list[Trade], list[Gap]]:
+    """Return the trades and the gaps of what a fill returned."""
+    trades = [event for event in events if isinstance(event, Trade)]
+    return trades, [event for event in events if isinstance(event, Gap)]
 
 
 def answer(order: str, query: HistoryQuery, trades: Sequence[Trade], size: int) -> list[Event]:
@@ -59,15 +74,15 @@ def test_delivered_and_fetched_trades_are_all_trades_once_each(data: st.DataObje
     # A page by time must hold more than one moment's trades, or no next page gets past them.
     size += max(sum(t.ts == u.ts for t in trades) for u in trades) if order == "time" else 0
     delivered = trades[: first + 1] + trades[next_:]
-    fill = GapFill(gap_between(trades[first], trades[next_]), trades[first], trades[next_],
-                lambda: {t.id for t in delivered})  # fmt: skip
+    gap = gap_between(trades[first], trades[next_])
+    fill = filling(gap, known=[t.id for t in delivered if isinstance(t.id, str)])
     fetched: list[Event] = []
     while (query := fill.next_query()) is not None:
         request = Request(url="", paged=order != "newest")
-        fetched += fill.process(answer(order, query, trades, size), request)
+        fetched += fill.process(answer(order, query, trades, size), request, 7)
     got = [int(event.price) for event in fetched if isinstance(event, Trade)]
     missed = [*range(first + 2, next_ + 1)]
-    report = fill.report(7)
+    (report,) = parts(fetched)[1]
 
     assert len(set(got)) == len(got)
     assert set(got) <= set(missed)
@@ -83,33 +98,78 @@ def test_the_newest_trades_fill_a_gap_only_if_they_reach_back_to_a_known_one() -
     trades = [trade(n, n, named="name") for n in range(1, 21)]
     states = []
     for size in (3, 9, 10, 11):
-        fill = GapFill(
-            gap_between(trades[9], trades[18]), trades[9], trades[18], lambda: {trades[19].id}
-        )
-        got = []
+        fill = filling(gap_between(trades[9], trades[18]), known=[trades[9].id, trades[19].id])
+        fetched: list[Event] = []
         while fill.next_query() is not None:
-            got += fill.process(trades[::-1][:size], Request(url=""))
-        states.append((fill.report(0).state, len(got)))
+            fetched += fill.process(trades[::-1][:size], Request(url=""), 0)
+        got, (report,) = parts(fetched)
+        states.append((report.state, len(got)))
 
     assert states == [("partial", 1), ("partial", 7), ("partial", 8), ("filled", 8)]
 
 
 def test_numeric_ids_count_what_is_missing_before_and_after_a_fill() -> None:
     trades = [trade(n, n) for n in range(1, 21)]
-    fill = GapFill(gap_between(trades[4], trades[14]), trades[4], trades[14])
-    before = fill.missing
-    fill.process(trades[5:9], Request(url="", paged=True))
-    fill.process([], Request(url="", paged=True))
-    report = fill.report(0)
+    gap = gap_between(trades[4], trades[14])
+    fill = filling(gap)
+    before = gap.missing
+    for rows in (trades[5:9], []):
+        fill.next_query()
+        fetched = fill.process(rows, Request(url="", paged=True), 0)
+    (report,) = parts(fetched)[1]
 
     assert before == 9
     assert (report.state, report.missing) == ("partial", 5)
 
 
+def test_one_page_fills_every_gap_in_its_range() -> None:
+    trades = [trade(n, n) for n in range(1, 101)]
+    gaps = [gap_between(trades[n], trades[n + 2]) for n in range(0, 90, 5)]
+    fill = filling(*gaps)
+    query = fill.next_query()
+    assert query is not None
+    fetched = fill.process(answer("number", query, trades, 50), Request(url="", paged=True), 0)
+    got, reports = parts(fetched)
+
+    assert [int(t.price) for t in got] == [n + 2 for n in range(0, 50, 5)]
+    assert [report.state for report in reports] == ["filled"] * 10
+    assert [gap.gap.after_id for gap in fill.waiting] == [n + 1 for n in range(50, 90, 5)]
+
+
+def test_a_late_trade_completes_its_gap_and_is_not_fetched_again() -> None:
+    trades = [trade(n, n) for n in range(1, 11)]
+    fill = filling(gap_between(trades[4], trades[7]))
+    first, second = fill.live(trades[6]), fill.live(trades[5])
+
+    assert first == [trades[6]]
+    assert parts(second)[0] == [trades[5]]
+    assert [(gap.state, gap.missing) for gap in parts(second)[1]] == [("filled", 0)]
+    assert fill.next_query() is None
+
+
+def test_a_page_that_ends_where_it_began_is_the_adapters_defect() -> None:
+    trades = [trade(n, n, named="name") for n in range(1, 11)]
+    fill = filling(gap_between(trades[4], trades[7]))
+    fill.next_query()
+
+    with pytest.raises(NoProgress, match=r"Request\.page_end must lie after the query's `since`"):
+        fill.process([], Request(url="/trades", paged=True, page_end=trades[4].ts), 0)
+
+
+def test_the_oldest_of_too_many_gaps_is_given_up() -> None:
+    trades = [trade(n, n) for n in range(1, 2101)]
+    fill = filling(*(gap_between(trades[n], trades[n + 2]) for n in range(0, 2000, 2)))
+    (given_up,) = fill.add(gap_between(trades[2000], trades[2002]))
+
+    assert isinstance(given_up, Gap)
+    assert (given_up.after_id, given_up.state) == (1, "unrecoverable")
+
+
 def test_trades_without_ids_are_used_only_from_inside_the_gap() -> None:
     trades = [trade(n, n // 2, named="none") for n in range(1, 21)]
-    fill = GapFill(gap_between(trades[5], trades[15]), trades[5], trades[15])
-    got = fill.process(trades, Request(url="", paged=True))
+    fill = filling(gap_between(trades[5], trades[15]))
+    fill.next_query()
+    got, _ = parts(fill.process(trades, Request(url="", paged=True), 0))
 
     assert {event.ts for event in got} == {4, 5, 6, 7}
 
@@ -119,16 +179,18 @@ def test_bars_are_fetched_from_the_last_closed_one_to_the_live_one() -> None:
         place = "acme", "BTC/USD", n * 60, 0, "1m"
         return Bar(*place, *[ONE] * 8, 1, closed, channel="klines:1m")
 
-    gap = Gap("acme", "BTC/USD", 9 * 60, 0, 4 * 60, 9 * 60, "disconnect", channel="klines:1m")
-    fill = GapFill(gap, bar(4), bar(8, closed=False))
+    gap = Gap("acme", "BTC/USD", 8 * 60, 0, 4 * 60, 8 * 60, "disconnect", channel="klines:1m")
+    fill = GapFill(Subscription("BTC/USD", "klines:1m"))
+    fill.add(TrackedGap(gap, gap.since), [4 * 60])
     query = fill.next_query()
-    got = fill.process([*map(bar, range(3, 9)), bar(9, closed=False)], Request(url="", paged=True))
-    fill.process([], Request(url="", paged=True))
+    rows = [*map(bar, range(3, 9)), bar(9, closed=False)]
+    fetched = fill.process(rows, Request(url="", paged=True), 0)
 
     assert query is not None
     assert (query.kind, query.interval) == ("bars", "1m")
-    assert [event.ts // 60 for event in got] == [5, 6, 7]
-    assert fill.report(0).state == "filled"
+    assert [event.ts // 60 for event in fetched if isinstance(event, Bar)] == [5, 6, 7]
+    assert isinstance(fetched[-1], Gap)
+    assert fetched[-1].state == "filled"
 
 
 # -------------------------------------------------------------------------------- in a stream

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from decimal import Decimal
 from typing import Any
@@ -39,20 +40,24 @@ class Rig:
     """A GapTracker with two live subscriptions, called as a supervisor calls it."""
 
     def __init__(self) -> None:
-        self.last_seen = LastSeen()
-        self.gaps = GapTracker("acme", self.last_seen)
+        self.counters: Counter[str] = Counter()
+        self.gaps = GapTracker("acme", VirtualClock(), self.counters)
         self.gaps.live |= {TRADES, QUOTES}
 
+    def cut(self, at: float, **options: Any) -> None:
+        self.gaps.connection_lost([TRADES, QUOTES], round(at * SECOND), **options)
+
     def read(self, *events: Event) -> list[Gap]:
-        reported = self.gaps.insert_gaps(events) if self.gaps.open_gaps else events
-        self.last_seen.add(list(events))
-        return [event for event in reported if isinstance(event, Gap)]
+        batch = list(events)
+        processed = self.gaps.process(batch)
+        self.gaps.last_seen.add(batch)
+        return [event for event in processed if isinstance(event, Gap)]
 
 
 def test_a_gap_of_trades_is_on_the_clock_of_the_trades_channel() -> None:
     rig = Rig()
     rig.read(trade(10), quote(15, seen=10.2))  # the clock of the quotes is five seconds ahead
-    rig.gaps.open_all(11 * SECOND)
+    rig.cut(11)
     (gap,) = rig.read(trade(20))
 
     assert (gap.since, gap.until) == (10 * SECOND, 20 * SECOND)
@@ -63,7 +68,7 @@ def test_a_gap_of_trades_begins_with_the_last_trade_of_the_symbol() -> None:
     rig.read(trade(10))
     other = evolve(trade(15), symbol="ETH/USD")
     rig.read(other)
-    rig.gaps.open_all(16 * SECOND)
+    rig.cut(16)
     (gap,) = rig.read(trade(20))
 
     assert gap.since == 10 * SECOND
@@ -75,8 +80,8 @@ def test_the_offset_of_a_clock_that_was_set_back_is_learnt_after_a_while() -> No
         rig.read(trade(at + 5, seen=at))  # ahead of ours
     for at in range(10, 200):
         rig.read(trade(at - 0.1, seen=at))
-    rig.gaps.open_stalled(TRADES, 200 * SECOND, 0.0)
-    (gap,) = rig.read(trade(220))
+    rig.gaps.stalled(QUOTES, 200 * SECOND, 0.0)
+    (gap,) = rig.read(quote(220, seen=220))
 
     assert gap.since == round(199.9 * SECOND)
 
@@ -84,34 +89,120 @@ def test_the_offset_of_a_clock_that_was_set_back_is_learnt_after_a_while() -> No
 def test_a_gap_begins_where_the_subscription_stopped_before_the_disconnect() -> None:
     rig = Rig()
     rig.read(trade(10))
-    rig.gaps.open_all(30 * SECOND, maybe_stalled={TRADES: 9 * SECOND})
+    rig.cut(30, maybe_stalled={TRADES: 9 * SECOND})
     (gap,) = rig.read(trade(40))
 
     assert gap.since == round(8.9 * SECOND)
 
 
-@pytest.mark.parametrize(("first", "last", "begins"), [(7, 12, "since"), ("a", "b", "until")])
-def test_a_gap_counted_by_ids_begins_with_the_last_trade(
-    first: int | str, last: int | str, begins: str
+@pytest.mark.parametrize(("first", "last"), [(7, 12), ("a", "b")])
+def test_a_gap_reported_before_an_event_came_is_reported_again_with_the_event(
+    first: int | str, last: int | str
 ) -> None:
     rig = Rig()
     rig.read(trade(10, first))
-    rig.gaps.open_all(11 * SECOND)
+    rig.cut(11)
     rig.gaps.confirmed([TRADES], 21 * SECOND, 21.0)  # acknowledged, but no event
     (unended,) = rig.gaps.overdue(30.0)
-    rig.gaps.open_all(31 * SECOND)
+    rig.cut(31)
     (gap,) = rig.read(trade(40, last))
 
+    assert isinstance(unended, Gap)
     assert (unended.since, unended.until) == (10 * SECOND, round(20.9 * SECOND))
-    assert gap.since == getattr(unended, begins)
+    assert (gap.since, gap.until) == (10 * SECOND, 40 * SECOND)
+    assert (gap.after_id, gap.before_id) == (first, last)
+    assert rig.counters["gaps"] == 1
+
+
+def test_a_symbol_that_stays_mute_after_a_reconnect_has_one_gap() -> None:
+    rig = Rig()
+    rig.read(trade(10, 1))
+    rig.cut(11)
+    rig.gaps.confirmed([TRADES], 20 * SECOND, 20.0)
+    told = rig.gaps.overdue(30.0)
+    rig.gaps.stalled(TRADES, 60 * SECOND, 50.0)
+    rig.gaps.confirmed([TRADES], 61 * SECOND, 61.0)
+    told += rig.gaps.overdue(70.0)
+    told += rig.read(trade(80, 9))
+
+    assert {(gap.since, gap.after_id, gap.cause) for gap in told if isinstance(gap, Gap)} == {
+        (10 * SECOND, 1, "disconnect")
+    }
+    assert [gap.until // SECOND for gap in told if isinstance(gap, Gap)] == [19, 60, 80]
+
+
+def test_a_loss_that_was_reported_is_not_reported_again_by_a_stage() -> None:
+    rig = Rig()
+    rig.read(trade(10, 1))
+    rig.cut(11)
+    (gap,) = rig.read(trade(20, 5))
+    again = rig.gaps.open(
+        "BTC/USD", "trades", since=10 * SECOND, until=20 * SECOND, recv=1, after_id=1, before_id=5
+    )
+    (more,) = rig.gaps.open(
+        "BTC/USD", "trades", since=20 * SECOND, until=21 * SECOND, recv=1, after_id=5, before_id=8
+    )
+
+    assert gap.missing == 3
+    assert again == []
+    assert isinstance(more, Gap)
+    assert (more.after_id, more.before_id, more.missing) == (5, 8, 2)
+
+
+def test_of_a_loss_only_the_ids_that_no_gap_holds_are_reported() -> None:
+    rig = Rig()
+    rig.read(trade(10, 10))
+    rig.cut(11)
+    rig.read(trade(20, 15))
+    reports = rig.gaps.open(
+        "BTC/USD", "trades", since=9 * SECOND, until=21 * SECOND, recv=1, after_id=8, before_id=18
+    )
+
+    assert [(r.after_id, r.before_id, r.missing) for r in reports if isinstance(r, Gap)] == [
+        (8, 11, 2),
+        (14, 18, 2),  # 15 is there
+    ]
+
+
+def test_trades_that_follow_in_the_same_batch_are_not_missing() -> None:
+    rig = Rig()
+    rig.read(trade(10, 1))
+    rig.read(trade(12, 3), trade(11, 2))
+    place = {"since": 10 * SECOND, "until": 12 * SECOND, "recv": 1}
+
+    assert rig.gaps.open("BTC/USD", "trades", **place, after_id=1, before_id=3) == []
+
+
+def test_an_event_from_before_the_gap_does_not_end_it() -> None:
+    rig = Rig()
+    rig.read(trade(10, 5))
+    rig.cut(11)
+    repeated = rig.read(trade(10, 5))
+    (gap,) = rig.read(trade(20, 9))
+
+    assert repeated == []
+    assert (gap.after_id, gap.before_id, gap.missing) == (5, 9, 3)
+
+
+def test_of_trades_with_one_time_the_last_is_the_one_with_the_highest_id() -> None:
+    """The older one comes in a large batch of its own kind, the newer one beside other events."""
+    rig = Rig()
+    rig.read(trade(10, 1))
+    batch = TradeBatch([trade(11, n) for n in range(2, 12)], [0] * 10)
+    rig.gaps.last_seen.add(batch)
+    rig.read(trade(11, 13), trade(11, 12))
+    rig.cut(12)
+    (gap,) = rig.read(trade(20, 15))
+
+    assert (gap.after_id, gap.missing) == (13, 1)
 
 
 def test_a_stall_discards_the_acknowledgement_before_it() -> None:
     rig = Rig()
     rig.read(trade(10))
-    rig.gaps.open_all(11 * SECOND)
+    rig.cut(11)
     rig.gaps.confirmed([TRADES], 20 * SECOND, 20.0)
-    rig.gaps.open_stalled(TRADES, 21 * SECOND, 0.0)
+    rig.gaps.stalled(TRADES, 21 * SECOND, 0.0)
 
     assert rig.gaps.overdue(40.0) == []
     (gap,) = rig.read(trade(50))
@@ -127,27 +218,12 @@ def test_a_dropped_subscription_is_removed_from_the_last_seen_events() -> None:
     assert last_seen.last_event(TRADES) is None
 
 
-def test_numeric_trade_ids_are_kept_only_while_they_are_watched() -> None:
-    last_seen = LastSeen()
-    last_seen.add([trade(1, 5)])
-    assert last_seen.trade_ids(TRADES, 0) == set()  # the last id is enough
-
-    watch = last_seen.watch_trade_ids(TRADES, 2 * SECOND)
-    last_seen.add([trade(2, 6), trade(1.5, 5)])
-    last_seen.add(TradeBatch([trade(n, n + 4) for n in range(3, 20)], [0] * 17))
-    assert watch() == set(range(6, 24))
-
-    del watch
-    last_seen.add([trade(30, 34)])
-    assert 34 not in last_seen.trade_ids(TRADES, 0)
-
-
-def test_text_trade_ids_are_kept_before_they_are_watched() -> None:
+def test_text_trade_ids_are_kept() -> None:
     last_seen = LastSeen()
     last_seen.add([trade(1, "a"), trade(2, "b")])
     last_seen.add(TradeBatch([trade(3, f"c{n}") for n in range(2000)], [0] * 2000))
+    known = last_seen.trade_ids()[TRADES]
 
-    known = last_seen.watch_trade_ids(TRADES, 2 * SECOND)()
     assert 1000 < len(known) <= 1024  # the latest
     assert "c1999" in known
 

@@ -276,15 +276,17 @@ async def test_a_gap_of_a_symbol_dropped_meanwhile_is_not_reported_as_filled(
     spec = FeedSpec("acme", ["BTC/USD"], ["trades"])
     async with history_client(registry, b"[]", spec=spec) as rig:
         rig.plan.history.past_trades = True  # type: ignore[union-attr]
-        gap = Gap("acme", "BTC/USD", 9, 9, 1, 9, "disconnect", channel="trades")
-        rig.client.on_gap(gap, None, None, tuple)
+        (told,) = rig.plan.gaps.open(
+            "BTC/USD", "trades", since=1, until=9, recv=9, cause="disconnect"
+        )
         if dropped:  # it has no native name any more, so every answer is empty
             rig.plan.feed.symbols.clear()
         await rig.until(1)
     (last,) = rig.got
 
+    assert isinstance(told, Gap)
     assert isinstance(last, Gap)
-    assert last.state == ("unrecoverable" if dropped else "filled")
+    assert (told.state, last.state) == ("open", "unrecoverable" if dropped else "filled")
 
 
 async def test_an_unlisted_symbol_is_an_error_that_names_the_nearest(registry: Registry) -> None:

@@ -37,7 +37,7 @@ class Detector(StallDetector):
         self.add = self.last_seen.add
 
     def check_at(self, now: float) -> list[Stalled]:
-        return self.check(self.last_seen.pop_active(), now)
+        return self.check(self.last_seen.pop_active([*self._cadences]), now)
 
 
 def seconds_until_stalled(detector: Detector, start: int, seconds: int) -> int | None:

@@ -22,6 +22,7 @@ from tapeloom._connection.frame_intake import FrameIntake
 from tapeloom._connection.supervisor import Supervisor
 from tapeloom._runtime.backoff import Backoff
 from tapeloom._runtime.rate_limits import RateLimits
+from tapeloom._stream.feed_monitor import FeedMonitor
 from tapeloom.errors import (
     ConfigError,
     ConnectionFailed,
@@ -168,9 +169,17 @@ async def running(
         except FeedError as error:
             rig.error = error
 
+    async def monitor() -> None:
+        feed_monitor = FeedMonitor(plan)
+        while True:
+            await clock.sleep(1.0)
+            if events := feed_monitor.check():
+                await emit(events)
+
     with anyio.fail_after(10):
         async with clock.running(), anyio.create_task_group() as tasks:
             tasks.start_soon(run)
+            tasks.start_soon(monitor)
             yield rig
             tasks.cancel_scope.cancel()
 
@@ -669,10 +678,11 @@ async def test_since_and_until_are_on_the_clock_of_the_venue(registry: Registry,
     gaps = rig.of(Gap)
     connected = [event.ts for event in rig.of(Status) if event.state == "connected"][1]
 
-    assert [gap.symbol for gap in gaps] == ["BTC/USD", "ETH/USD"]
-    for gap in gaps:
-        assert gap.since == sent[0]
-        assert gap.until == gap.ts == connected + skew
+    # The trade that comes later shows by its id what was lost: its gap is reported again.
+    assert [gap.symbol for gap in gaps] == ["BTC/USD", "ETH/USD", "BTC/USD"]
+    assert [gap.since for gap in gaps] == [sent[0]] * 3
+    assert [gap.until for gap in gaps] == [connected + skew] * 2 + [connected + skew + 10 * SECOND]
+    assert [(gap.after_id, gap.before_id) for gap in gaps] == [(2, None), (None, None), (2, 9)]
 
 
 async def test_a_gap_ends_no_earlier_than_it_begins(registry: Registry) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -16,6 +17,7 @@ from attrs import define, field
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tapeloom import Book, Event, FeedSpec, Registry, Reject, Stack, Status, Trade, encode
+from tapeloom._gaps.gap_tracker import GapTracker
 from tapeloom._stream.pipeline import Pipeline
 from tapeloom._tape.reader import CorruptLine, RecordedAnswer, RecordedFrame, Tape
 from tapeloom._tape.replay import Recording, Replay, TapeClock
@@ -535,7 +537,8 @@ async def test_a_stage_with_on_error_end_ends_the_replay(
 async def test_replay_speed_is_kept_on_the_wall_clock(tmp_path: Path, registry: Registry) -> None:
     wall = VirtualClock()
     path = write(tmp_path, "".join(line(n, frame(n)) for n in (10, 11, 12, 20)))
-    plan = compose_feed(SPEC, registry=registry, clock=TapeClock())
+    clock = TapeClock()
+    plan = compose_feed(SPEC, registry=registry, clock=clock)
     delivered: list[tuple[float, Any]] = []
 
     async def deliver(events: list[Event]) -> None:
@@ -546,7 +549,7 @@ async def test_replay_speed_is_kept_on_the_wall_clock(tmp_path: Path, registry: 
     recording = Recording(Tape(path), 256, 2.0, wall)
     replay = Replay(
         recording, plan.feed, plan.parse, lambda *_: None, Pipeline(plan.feed, ()), deliver,
-        codec=plan.codec, history=plan.history,
+        codec=plan.codec, history=plan.history, gaps=GapTracker("acme", clock, Counter()),
     )  # fmt: skip
     async with wall.running():
         await replay.run()

@@ -81,7 +81,8 @@ def test_a_gap_is_reported_before_the_delta_after_it(bench, delta, snapshot):
     out = rig.send(delta(8, 9, recv=5))
 
     assert [Gap, Status, Book] == [type(event) for event in out]
-    assert Gap("acme", "A/B", 9000, 5, 3000, 9000, "sequence", 4, channel="book") == out[0]
+    lost = 9000, 5, 3000, 9000, "sequence", 4, "unrecoverable", "book", 3, 8
+    assert Gap("acme", "A/B", *lost) == out[0]
     assert out[1].state == "stale"
     assert rig.wants == [BOOK_WANTED]
     assert rig.book().best_bid is None

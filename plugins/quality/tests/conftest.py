@@ -74,7 +74,7 @@ def counters():
 def quality(counters):
     """Builds the stage the way core does, through the hook."""
 
-    def build(want=lambda _: None, **settings):
+    def build(**settings):
         feed = Feed(
             "f",
             "v",
@@ -82,7 +82,6 @@ def quality(counters):
             clock=Clock(),
             random=random.Random(0),
             counters=counters,
-            query_history=want,
         )
         return tapeloom_quality._validate(feed)
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from tapeloom.events import Bar, Book, Quote, Trade
+from tapeloom.plugin import UnfilledGaps
 from tapeloom_quality import Settings
 from tapeloom_quality._stage import quality
 
@@ -65,7 +66,7 @@ def test_every_event_of_a_real_capture_passes_and_no_gap_is_seen(name):
     events = [binance(recv, frame) for recv, frame in frames(name)]
     counters = Counter()
 
-    out = quality(Settings(), counters)(events)
+    out = quality(Settings(), counters, UnfilledGaps("v"))(events)
 
     assert {type(event) for event in out} >= {Trade, Quote, Book}
     assert out is events
@@ -81,7 +82,7 @@ def test_real_snapshots_pass(name):
     if not events:
         pytest.skip(f"no snapshots of {name} in {CAPTURES}: set TAPELOOM_CAPTURES")
 
-    assert quality(Settings(), Counter())(events) is events
+    assert quality(Settings(), Counter(), UnfilledGaps("v"))(events) is events
 
 
 def test_trades_with_text_ids_pass():
@@ -93,7 +94,7 @@ def test_trades_with_text_ids_pass():
     ]  # fmt: skip
 
     assert trades
-    assert quality(Settings(), Counter())(trades) is trades
+    assert quality(Settings(), Counter(), UnfilledGaps("v"))(trades) is trades
 
 
 def test_quotes_that_are_sent_again_unchanged_pass():
@@ -109,4 +110,4 @@ def test_quotes_that_are_sent_again_unchanged_pass():
             quotes.append(Quote("v", "BTC/USDT", ts, ts, *numbers, d["u"]))
 
     assert quotes
-    assert quality(Settings(), Counter())(quotes) is quotes
+    assert quality(Settings(), Counter(), UnfilledGaps("v"))(quotes) is quotes

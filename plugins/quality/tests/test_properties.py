@@ -7,7 +7,7 @@ from fractions import Fraction
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tapeloom.events import Gap, Reject, Trade
-from tapeloom.plugin import TradeBatch
+from tapeloom.plugin import TradeBatch, UnfilledGaps
 from tapeloom_quality import Settings
 from tapeloom_quality._stage import quality
 
@@ -123,7 +123,7 @@ def words(events):
 
 def stage():
     counters = Counter()
-    return quality(Settings(), counters), counters
+    return quality(Settings(), counters, UnfilledGaps("v")), counters
 
 
 @settings(max_examples=400, deadline=None)
@@ -140,7 +140,8 @@ def test_the_stage_agrees_with_a_naive_implementation(rows):
     assert {name: number for name, number in counters.items() if "reject" in name} == {
         f"reject.{rule}": rejected.count(rule) for rule in set(rejected)
     }
-    assert counters["gaps"] == sum(type(event) is Gap for event in out)
+    missing = sum(event.missing for event in out if type(event) is Gap)
+    assert counters["missing"] == missing
 
 
 @settings(max_examples=150, deadline=None)

@@ -98,9 +98,9 @@ def test_a_gap_in_the_ids_is_reported_before_the_trade_after_it(quality, make, c
     assert rules(out) == ["trade", "gap", "trade"]
     assert gap == Gap(
         "v", "BTC/USDT", after.ts, after.recv, out[0].ts, after.ts,
-        "sequence", 4, "open", "trades",
+        "sequence", 4, "unrecoverable", "trades", 10, 15,
     )  # fmt: skip
-    assert counters == {"gaps": 1, "missing": 4}
+    assert counters == {"missing": 4}
 
 
 def test_a_late_trade_with_a_missing_id_passes_once(quality, make):
@@ -144,58 +144,21 @@ def test_a_gap_before_a_trade_rejected_upstream_is_reported(quality, make):
     assert out[1].missing == 3
 
 
-def disconnect(since, until, channel="trades", symbol="BTC/USDT", cause="disconnect"):
-    return Gap("v", symbol, until, until, since, until, cause, None, "open", channel)
-
-
-@pytest.mark.parametrize("cause", ["disconnect", "sequence"])
-def test_a_gap_already_reported_is_not_reported_again(quality, make, counters, cause):
-    stage = quality()
-    one, two = make.trade(1, at=0), make.trade(9, at=50)
-    batch = [one, disconnect(one.ts, two.ts, cause=cause), two, make.trade(10, at=60)]
-
-    assert stage(batch) is batch
-    assert counters == {"missing": 7}
-    assert rules(stage([make.trade(12, at=70)])) == ["gap", "trade"]
-
-
-def test_a_reported_gap_without_missing_ids_does_not_hide_the_next_one(quality, make):
+def test_each_gap_in_the_ids_is_reported_whatever_gaps_came_before(quality, make):
     one, two = make.trade(1, at=0), make.trade(2, at=50)
+    ended = Gap("v", "BTC/USDT", two.ts, 0, one.ts, two.ts, "disconnect", 0, "filled", "trades")
 
-    out = quality()([one, disconnect(one.ts, two.ts), two, make.trade(4, at=60)])
+    out = quality()([one, ended, two, ended, make.trade(4, at=60), make.trade(8, at=70)])
 
-    assert rules(out) == ["trade", "gap", "trade", "gap", "trade"]
+    assert rules(out) == ["trade", "gap", "trade", "gap", "gap", "trade", "gap", "trade"]
 
 
-def test_a_trade_missing_in_a_reported_gap_is_late_when_it_arrives(quality, make):
+def test_a_missing_trade_is_late_when_it_arrives(quality, make):
     one, two = make.trade(1, at=0), make.trade(5, at=5000)
 
-    out = quality()(
-        [one, disconnect(one.ts, two.ts), two, make.trade(3, at=10), make.trade(3, at=10)]
-    )
+    out = quality()([one, two, make.trade(3, at=10), make.trade(3, at=10)])
 
     assert rules(out) == ["trade", "gap", "trade", "trade", "duplicate"]
-
-
-def test_a_gap_of_another_channel_symbol_or_time_hides_no_gap(quality, make):
-    one, two = make.trade(1, at=1000), make.trade(5, at=2000)
-    gaps = [
-        disconnect(one.ts, two.ts, channel="book"),
-        disconnect(one.ts, two.ts, symbol="ETH/USDT"),
-        disconnect(one.ts - 10, one.ts - 5),  # a verdict on an old gap
-    ]
-
-    out = quality()([one, *gaps, two])
-
-    assert rules(out) == ["trade", "gap", "gap", "gap", "gap", "trade"]
-
-
-@pytest.mark.parametrize(("symbol", "channel"), [("", ""), ("BTC/USDT", ""), ("", "trades")])
-def test_a_gap_without_symbol_or_channel_concerns_all(quality, make, symbol, channel):
-    one, two = make.trade(1, at=0), make.trade(5, at=50)
-    batch = [one, disconnect(one.ts, two.ts, channel, symbol), two]
-
-    assert quality()(batch) is batch
 
 
 @pytest.mark.parametrize("origin", ["backfill", "history"])
@@ -356,7 +319,7 @@ def test_two_stages_share_nothing(quality, make):
 
 def test_the_output_of_one_stage_passes_another(quality, make):
     first = quality()(
-        [make.trade(n, p) for n, p in ((1, "1"), (2, "0"), (3, "2"), (9, "1"), (9, "1"))]
+        [make.trade(n, p) for n, p in ((1, "1"), (2, "0"), (3, "2"), (4, "1"), (4, "1"))]
     )
 
     assert quality()(first) is first
@@ -378,15 +341,3 @@ def test_a_hostile_decimal_context_changes_nothing(quality, make):
 
     assert rules(out) == ["trade", "trade", "jump"]
     assert isinstance(out[0].price, Decimal)
-
-
-def test_a_gap_in_the_ids_is_queried_and_a_reported_one_is_not(quality, make):
-    asked = []
-    stage = quality(want=asked.append)
-    out = stage([make.trade(id=1, at=1), make.trade(id=5, at=2), make.trade(id=6, at=3)])
-    (gap,) = [event for event in out if type(event) is Gap]
-    stage([Gap("v", "BTC/USDT", 2**62, 0, 0, 2**62, "disconnect", channel="trades")])
-    stage([make.trade(id=9, at=4)])
-
-    assert [(one.kind, one.after_id, one.before_id) for one in asked] == [("trades", 1, 5)]
-    assert (asked[0].since, asked[0].until) == (gap.since, gap.until)

@@ -16,6 +16,7 @@ from typing import Any
 from attrs import evolve
 
 from tapeloom._config import FeedSpec, SinkSpec, Stack, StageSpec, structure
+from tapeloom._gaps.gap_tracker import GapTracker
 from tapeloom.errors import ConfigError, Mistake, PluginBroken, PluginError, SymbolError
 from tapeloom.events import Event
 from tapeloom.plugin import Clock, Codec, Dial, Endpoint, Feed, Frames, Sink, Source
@@ -88,7 +89,8 @@ class _Composer:
         loaded = [self._load(name) for name in dict.fromkeys(names)]
         if not all(loaded):
             return None
-        queries = HistoryQueue()
+        counters: Counter[str] = Counter()
+        queries, gaps = HistoryQueue(), GapTracker(spec.venue, self._clock, counters)
         feed = Feed(
             spec.name,
             spec.venue,
@@ -99,12 +101,14 @@ class _Composer:
             clock=self._clock,
             random=random.Random(self._seed),
             network=self._stack.network,
+            counters=counters,
             query_history=queries,
+            gaps=gaps,
         )
         # Every plugin of the feed may wrap the hooks of the others.
         call_hook = partial(self._registry.call, wrappers=tuple(dict.fromkeys(names)))
         try:
-            return self._plan(call_hook, feed, spec, queries, stages, names)
+            return self._plan(call_hook, feed, spec, queries, gaps, stages, names)
         except PluginError as error:
             self._broken[error.plugin] = error
         except ConfigError as error:
@@ -144,6 +148,7 @@ class _Composer:
         feed: Feed,
         spec: FeedSpec,
         queries: HistoryQueue,
+        gaps: GapTracker,
         stages: list[StageSpec],
         names: Sequence[str],
     ) -> FeedPlan | None:
@@ -162,6 +167,7 @@ class _Composer:
             spec,
             feed,
             queries,
+            gaps,
             call_hook(spec.venue, "parse", feed=feed) or _no_frames,
             tuple(steps),
             history=call_hook(spec.venue, "history", feed=feed),

@@ -8,6 +8,7 @@ from contextlib import AbstractAsyncContextManager
 from attrs import Factory, define, frozen
 
 from tapeloom._config import FeedSpec, SinkSpec
+from tapeloom._gaps.gap_tracker import GapTracker
 from tapeloom.errors import ConfigError, Mistake
 from tapeloom.hooks import hookimpl
 from tapeloom.plugin import (
@@ -89,6 +90,7 @@ class FeedPlan:
     spec: FeedSpec
     feed: Feed
     queries: HistoryQueue
+    gaps: GapTracker
     parse: Parse
     steps: tuple[StageStep, ...]
     endpoints: tuple[Endpoint, ...] = ()

@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from tapeloom._gaps.gap_tracker import GapTracker, OnGap
-from tapeloom._gaps.last_seen import LastSeen
 from tapeloom._runtime.backoff import Backoff
 from tapeloom.errors import FeedError, RetriesExhausted, Throttled
 from tapeloom.events import OURS, Event, Status
@@ -24,16 +22,13 @@ log = structlog.get_logger()
 class SourceSupervisor:
     """Keeps a `Source` running, as a `Supervisor` keeps an endpoint connected."""
 
-    def __init__(
-        self, plan: FeedPlan, emit: Callable[[list[Event]], Awaitable[None]], on_gap: OnGap
-    ) -> None:
+    def __init__(self, plan: FeedPlan, emit: Callable[[list[Event]], Awaitable[None]]) -> None:
         self._plan = plan
         self._feed = plan.feed
         self._clock = plan.feed.clock
         self._emit = emit
         self._backoff = Backoff(plan.feed.random, max_attempts=plan.spec.max_attempts)
-        self._last_seen = LastSeen()
-        self._gaps = GapTracker(plan.feed.venue, self._last_seen, on_gap, separate=True)
+        self._gaps = plan.gaps
         self._active: set[tuple[str, str]] = set()
         self._last_recv = 0
 
@@ -55,17 +50,14 @@ class SourceSupervisor:
                 if isinstance(error, Throttled):
                     pause = error.retry_after_seconds or 0.0
             if not source.resumes:
-                self._gaps.open_all(self._last_recv or self._clock.time_ns())
+                lost = self._last_recv or self._clock.time_ns()
+                self._gaps.connection_lost([*self._gaps.live], lost, separate=True)
             self._backoff.record_lifetime(self._clock.monotonic() - started)
             pause = max(pause, self._backoff.next())
             if self._backoff.exhausted:
                 attempts = self._backoff.attempt
                 raise RetriesExhausted(self._feed.name, attempts, str(failure)) from failure
             await self._pause(str(failure), pause)
-
-    def close_gaps(self) -> list[Event]:
-        """Return a Gap for each gap that is open as the feed ends."""
-        return self._gaps.close_all(self._clock.time_ns())
 
     async def _pause(self, reason: str, seconds: float) -> None:
         feed, now = self._feed, self._clock.time_ns()
@@ -85,7 +77,9 @@ class SourceSupervisor:
             return
         self._last_recv = events[-1].recv
         self._mark_live(events)
-        await self._emit(self._gaps.process(events, self._feed.counters))
+        processed = self._gaps.process(events)
+        self._gaps.last_seen.add(events)
+        await self._emit(processed)
 
     def _mark_live(self, events: list[Event]) -> None:
         """Mark subscriptions live at their first event: a source sends no acknowledgements."""
@@ -104,4 +98,3 @@ class SourceSupervisor:
         self._active -= dropped
         subscriptions = [Subscription(*key) for key in dropped]
         self._gaps.forget(subscriptions)
-        self._last_seen.forget(subscriptions)

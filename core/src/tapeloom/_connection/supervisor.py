@@ -8,13 +8,11 @@ from typing import TYPE_CHECKING
 import anyio
 import structlog
 
-from tapeloom._gaps.gap_tracker import OnGap
 from tapeloom._runtime.backoff import Backoff
 from tapeloom.errors import ConnectionFailed, ConnectionLost, FeedError, RetriesExhausted, Throttled
 from tapeloom.events import Event, Status
 from tapeloom.plugin import Endpoint, Subscription
 
-from .clock_monitor import ClockAlert
 from .connection import PLANNED, Connection, Supervision
 from .frame_intake import FrameIntake
 from .handover import Handover
@@ -56,7 +54,6 @@ class Supervisor:
         rate_limits: RateLimits,
         *,
         label: str = "",
-        on_gap: OnGap | None = None,
     ) -> None:
         self.endpoint = endpoint
         self._plan = plan
@@ -72,8 +69,8 @@ class Supervisor:
         self._rate_limits = rate_limits
         self._dial_limit = rate_limits.limit(host, "dial", endpoint.dial_rate)
         self._backoff = Backoff(plan.feed.random, max_attempts=plan.spec.max_attempts)
-        self._monitor = SubscriptionMonitor(plan.feed, on_gap)
-        self._add_seen, self._open_gaps = self._monitor.last_seen.add, self._monitor.gaps.open_gaps
+        self._monitor = SubscriptionMonitor(plan.gaps, plan.feed.clock)
+        self._add_seen, self._watched = plan.gaps.last_seen.add, plan.gaps.watched
         self._resubscribed: dict[Subscription, float] = {}  # when each was last, in seconds
         self._current: Connection | None = None
         self._successor: Connection | None = None
@@ -195,7 +192,9 @@ class Supervisor:
 
     def _connection_lost(self, connection: Connection, but: Collection[Subscription] = ()) -> None:
         """Open gaps for what *connection* carried, *but* for some subscriptions."""
-        self._monitor.connection_lost(connection.last_recv, connection.last_byte, but)
+        lost = [subscription for subscription in self.wanted if subscription not in but]
+        times = connection.last_recv, connection.last_byte
+        self._monitor.connection_lost(lost, *times, replaced=bool(but))
 
     # ------------------------------------------------------------------------------------ handover
 
@@ -255,7 +254,7 @@ class Supervisor:
         """
         if self._handover is not None:
             return self._on_events_in_handover(self._handover, connection, events)
-        if self._open_gaps or connection.subscriptions.has_pending:
+        if self._watched or connection.subscriptions.has_pending:
             return self._process(events, connection.subscriptions)
         self._add_seen(events)
         return self._emit(events)
@@ -276,27 +275,15 @@ class Supervisor:
     async def report(self, state: str, detail: str, symbol: str = "", channel: str = "") -> None:
         """Emit a Status."""
         now = self._clock.time_ns()
-        await self._emit_task([Status(self._feed.venue, symbol, now, now, state, detail, channel)])
-
-    async def _emit_task(self, events: list[Event]) -> None:
-        await self._emit(events)
-
-    def close_gaps(self) -> list[Event]:
-        """Return a Gap for each gap that is open as the feed ends."""
-        return self._monitor.gaps.close_all(self._clock.time_ns())
+        await self._emit([Status(self._feed.venue, symbol, now, now, state, detail, channel)])
 
     # ------------------------------------------------------------------------------- subscriptions
 
     def _check(self, connection: Connection) -> None:
         """Resubscribe to stalled subscriptions; end a connection where that does not help."""
-        self._monitor.check_own_clock()
         if connection is not self._current or self._successor is not None or self._tasks is None:
             return
-        result = self._monitor.check()
-        if result.gaps:
-            self._tasks.start_soon(self._emit_task, result.gaps)
-        if result.clock_alerts:
-            self._tasks.start_soon(self._report_clock_alerts, result.clock_alerts)
+        result = self._monitor.check(self.wanted)
         if result.end_reason:
             connection.end(result.end_reason)
         elif result.stalled:
@@ -308,11 +295,6 @@ class Supervisor:
             log.warning("subscription_stalled", feed=self._feed.name, reason=detail)
             await self.report("stalled", detail, subscription.symbol, subscription.channel)
         await self.resubscribe([stall.subscription for stall in stalled])
-
-    async def _report_clock_alerts(self, alerts: Sequence[ClockAlert]) -> None:
-        for alert in alerts:
-            log.warning("venue_clock", feed=self._feed.name, state=alert.state, reason=alert.detail)
-            await self.report(alert.state, alert.detail, alert.symbol, alert.channel)
 
     def event_rate(self, subscription: Subscription) -> float:
         """Return the events per second of *subscription*, 0.0 if unknown."""

@@ -1,23 +1,36 @@
-"""Fills one gap: selects the missed events from the venue's history and derives the gap's state.
+"""Fills the reported gaps of one subscription from the venue's history.
 
-It does no I/O. `next_query` returns what to request next, `process` selects from an answer what was
-missed, `report` returns the Gap with its current state.
+It does no I/O. `next_query` returns what to request next, for as many gaps as one answer can fill;
+`process` selects from the answer what was missed; `live` recognises what the stream brings late.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
-from typing import Literal, Self, TypeAlias
+from bisect import bisect_left, bisect_right
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
+from typing import Literal, TypeAlias
 
-from attrs import evolve
+from attrs import Factory, define, evolve
 
 from tapeloom.events import Bar, Event, Gap, GapState, Trade
-from tapeloom.plugin import HistoryQuery, Request, channel_parts
+from tapeloom.plugin import HistoryQuery, Request, Subscription, channel_parts
 
 Kind: TypeAlias = Literal["trades", "bars"]
 _KINDS: dict[str, Kind] = {"trades": "trades", "agg_trades": "trades", "klines": "bars"}
 #: Maximum number of answers requested for one gap.
 _MAX_PAGES = 100
+#: Gaps of one subscription that wait for an answer. If there are more, the oldest is given up.
+_MAX_WAITING = 1000
+#: Ids of delivered events that are remembered around the gaps of one subscription.
+_MAX_KNOWN = 100_000
+#: Gaps with a final state of which late events are still recognised.
+_MAX_PAST = 64
+
+
+class NoProgress(ValueError):
+    """An adapter's request leads to the same page again."""
 
 
 def fill_kind(channel: str) -> Kind | None:
@@ -25,131 +38,311 @@ def fill_kind(channel: str) -> Kind | None:
     return _KINDS.get(channel_parts(channel)[0])
 
 
-class GapFill:
-    """One gap while it is being filled.
+@define(eq=False)
+class TrackedGap:
+    """A reported gap, and what was found of it since."""
 
-    *before* and *after* are the last event before the gap and the first one after it; *known*
-    returns the ids of the trades received on both sides of it.
-    """
-
-    def __init__(
-        self,
-        gap: Gap,
-        before: Event | None = None,
-        after: Event | None = None,
-        known: Callable[[], Collection[int | str]] = tuple,
-    ) -> None:
-        self.gap = gap
-        self.done = False
-        self._kind = fill_kind(gap.channel) or "trades"
-        self._interval = channel_parts(gap.channel)[1] if self._kind == "bars" else ""
-        self._since = before.ts if before is not None else gap.since
-        # An unclosed bar is fetched again; what the live stream delivers is not fetched.
-        self._from = before.ts + 1 if isinstance(before, Bar) and before.closed else self._since
-        self._until = after.ts if isinstance(after, Bar) else gap.until
-        self._known = known
-        self._seen: set[int | str | None] = set()
-        self._pages = 0
-        self._filled = 0
-        self._reached_start = False  # the answers reach back to a known trade, or to the start
-        self._reached_end = False
-        ids = [event.id if isinstance(event, Trade) else None for event in (before, after)]
-        self.set_ids(*ids)
-
-    def set_ids(self, after_id: int | str | None, before_id: int | str | None) -> Self:
-        """Set the ids of the last trade before the gap and of the first trade after it."""
-        self._after_id = after_id
-        self._before_id = before_id
-        self._page_after_id = after_id if isinstance(after_id, int) else None
-        self._seen |= {after_id, before_id}
-        return self
-
-    @property
-    def has_numeric_ids(self) -> bool:
-        """Whether the ids on both sides are numbers, so that they count what is missing."""
-        return isinstance(self._after_id, int) and isinstance(self._before_id, int)
+    gap: Gap  #: as it was reported last
+    #: The next answer is requested from this time in ns and, where ids are numbers, after this id.
+    position: int
+    position_id: int | None = None
+    pages: int = 0  #: number of answers requested for it
+    #: The ids of its events that were delivered since; of bars the times, of trades without id a number.
+    found: set[int | str | tuple[str, int]] = Factory(set)
 
     @property
     def missing(self) -> int | None:
-        """Number of events still missing; None where it is unknown."""
-        if isinstance(self._after_id, int) and isinstance(self._before_id, int):
-            return max(self._before_id - self._after_id - 1 - self._filled, 0)
-        return 0 if self._reached_start and self._reached_end else None
+        """Number of events still missing by the ids on both sides; None if they do not count."""
+        before_id, after_id = self.gap.before_id, self.gap.after_id
+        if type(after_id) is int and type(before_id) is int:
+            return max(before_id - after_id - 1 - len(self.found), 0)
+        return None
+
+    def _missing_between(self) -> int:
+        """Return the number of ids missing between those found; 0 where ids are not numbers."""
+        ids = [event_id for event_id in self.found if type(event_id) is int]
+        if type(self.gap.after_id) is not int or not ids:
+            return 0
+        return max(ids) - self.gap.after_id - len(ids)
+
+    def holds(self, event_id: int | str, ts: int) -> bool:
+        """Return whether an event with this id and time lies in the gap."""
+        gap = self.gap
+        if type(event_id) is int and type(gap.after_id) is int:
+            if event_id <= gap.after_id:
+                return False
+            if type(gap.before_id) is int:
+                return event_id < gap.before_id
+        if event_id == "":  # at the edges it cannot be distinguished from a delivered trade
+            return gap.since < ts < gap.until
+        return gap.since <= ts <= gap.until and event_id != gap.before_id
+
+    def report(self, recv: int, *, complete: bool) -> Gap:
+        """Return the Gap with its final state; *complete*: answers covered it from end to end."""
+        missing = self.missing
+        if missing is None and complete:
+            missing = self._missing_between()
+        final: GapState = "filled"
+        if missing != 0:
+            final = "partial" if self.found else "unrecoverable"
+        gap = self.gap
+        self.gap = Gap(
+            gap.venue, gap.symbol, gap.ts, recv, gap.since, gap.until, gap.cause, missing, final,
+            gap.channel, gap.after_id, gap.before_id,
+        )  # fmt: skip
+        return self.gap
+
+
+class GapFill:
+    """The reported gaps of one subscription."""
+
+    def __init__(self, subscription: Subscription) -> None:
+        self.subscription = subscription
+        self.queued = False  #: set and read by the queue of requests
+        self.waiting: deque[TrackedGap] = deque()  #: not filled yet, oldest first
+        self.past: deque[TrackedGap] = deque(maxlen=_MAX_PAST)  #: with a final state, oldest first
+        self._kind = fill_kind(subscription.channel) or "trades"
+        self._interval = channel_parts(subscription.channel)[1] if self._kind == "bars" else ""
+        self._asked: Sequence[TrackedGap] = ()  # those that the last query was for
+        self._asked_until = 0
+        # Text ids, and times of bars, that the stream has delivered and that answers have brought.
+        self._known: set[int | str] = set()
+        self._brought: set[int | str] = set()
+
+    def __iter__(self) -> Iterator[TrackedGap]:
+        """Iterate over all gaps, the newest first."""
+        return chain(reversed(self.waiting), reversed(self.past))
+
+    @property
+    def end_id(self) -> float:
+        """The id of the first trade after all gaps; infinite if that of one is not known."""
+        waiting = _end_id(self.waiting[-1]) if self.waiting else 0
+        return max(waiting, _end_id(self.past[-1])) if self.past else waiting
+
+    def add(self, tracked: TrackedGap, known: Iterable[int | str] = ()) -> list[Event]:
+        """Let a new gap wait to be filled; *known* are the ids around it that were delivered.
+
+        Returns the final Gap of the oldest one if too many wait.
+        """
+        self._known.update(known)
+        self.waiting.append(tracked)
+        if len(self.waiting) <= _MAX_WAITING:
+            return []
+        return [self.close(self.waiting[0], tracked.gap.recv)]
+
+    def add_again(self, tracked: TrackedGap) -> None:
+        """Let a gap that has grown wait to be filled, if it does not wait already."""
+        if tracked not in self.waiting:
+            self.past.remove(tracked)
+            tracked.pages = 0
+            self.waiting.append(tracked)
+
+    def close(self, tracked: TrackedGap, recv: int, *, complete: bool = False) -> Gap:
+        """Return a gap's final report; it waits no longer."""
+        if tracked in self.waiting:
+            self.waiting.remove(tracked)
+            self.past.append(tracked)
+        return tracked.report(recv, complete=complete)
+
+    def is_over(self, ts: int) -> bool:
+        """Return whether no gap waits, and all ended before *ts*, so that no new one overlaps them."""
+        return not self.waiting and all(tracked.gap.until < ts for tracked in self.past)
+
+    def close_all(self, recv: int) -> list[Event]:
+        """Return the final report of each gap that still waits."""
+        return [self.close(tracked, recv) for tracked in [*self.waiting]]
+
+    def give_up(self, recv: int) -> list[Event]:
+        """Return the final reports of the gaps that the last query was for: there is no answer."""
+        asked = [tracked for tracked in self._asked if tracked in self.waiting]
+        return [self.close(tracked, recv) for tracked in asked]
+
+    # ------------------------------------------------------------------------------------- requests
 
     def next_query(self) -> HistoryQuery | None:
-        """Return the next query to the venue's history; None where no more can be fetched."""
-        if self.done or self._pages >= _MAX_PAGES or self.missing == 0:
+        """Return the query for what waits; None if nothing does."""
+        self._asked = tuple(self.waiting)
+        if not self._asked:
             return None
-        gap, after_id = self.gap, self._page_after_id
+        query = self.query(self._asked)
+        self._asked_until = query.until or 0
+        return query
+
+    def query(self, gaps: Sequence[TrackedGap]) -> HistoryQuery:
+        """Return the query for *gaps*, the oldest first."""
+        first, (symbol, channel) = gaps[0], self.subscription
+        until = max(tracked.gap.until for tracked in gaps)
         return HistoryQuery(
-            self._kind, gap.symbol, gap.channel, self._interval, self._since, gap.until, after_id
+            self._kind, symbol, channel, self._interval, first.position, until, first.position_id
         )
 
-    def process(self, events: Iterable[Event], request: Request) -> list[Event]:
-        """Return the missed events of an answer, in order, with the origin "backfill"."""
-        self._pages += 1
-        missed = self._bars(events) if self._kind == "bars" else self._trades(events)
-        self._filled += len(missed)
-        if request.paged:
-            self._reached_start = True
-        if not missed and request.paged and request.page_end is not None:
-            self._since = request.page_end  # this part of the gap is empty: go on with the next
-            return missed
-        if not missed or not (request.paged or self.has_numeric_ids):
-            self.done = True
-            self._reached_end = True
-            return missed
-        last = missed[-1]
-        self._since = last.ts
-        if isinstance(last, Trade) and isinstance(last.id, int) and self._page_after_id is not None:
-            self._page_after_id = last.id
+    def process(self, events: Iterable[Event], request: Request, recv: int) -> list[Event]:
+        """Return what an answer fills: missed events with the origin "backfill", and final Gaps.
+
+        Raises NoProgress if *request* announces a page that ends where it began.
+        """
+        asked = [tracked for tracked in self._asked if tracked in self.waiting]
+        if not asked:
+            return []
+        if request.page_end is not None and request.page_end <= asked[0].position:
+            raise NoProgress(
+                f"the page of {request.url} ends at {request.page_end} ns, where it begins;"
+                " the adapter's Request.page_end must lie after the query's `since`"
+            )
+        answer = _Answer(events, self._kind, request.paged)
+        out: list[Event] = []
+        progress = answer.advances(asked[0]) or request.page_end is not None
+        numbered = asked[0].position_id is not None
+        exhausted = not progress or not (request.paged or numbered)
+        asked[0].pages += 1
+        for tracked in asked:
+            out += self._missed(tracked, answer)
+            has_grown = tracked.gap.until > self._asked_until  # since the answer was requested
+            if tracked.missing == 0 or answer.covers(tracked) or (exhausted and not has_grown):
+                complete = request.paged or answer.reaches_start(tracked)
+                out.append(self.close(tracked, recv, complete=complete))
+            elif tracked.pages >= _MAX_PAGES:
+                out.append(self.close(tracked, recv))
+            else:
+                answer.advance(tracked, request.page_end)
+        return out
+
+    def _missed(self, tracked: TrackedGap, answer: _Answer) -> list[Event]:
+        """Return the events of an answer that lie in a gap and were not delivered, in order."""
+        missed: list[Event] = []
+        for event_id, event in answer.within(tracked):
+            if event_id == "":
+                tracked.found.add(("", len(tracked.found)))
+            elif event_id in tracked.found or event_id in self._known or event_id in self._brought:
+                continue
+            else:
+                tracked.found.add(event_id)
+                if type(event) is Bar or type(event_id) is str:
+                    self._brought.add(event_id)  # another gap may begin at the same time
+            missed.append(evolve(event, origin="backfill", channel=tracked.gap.channel))
         return missed
 
-    def _trades(self, events: Iterable[Event]) -> list[Event]:
-        missed: list[Event] = []
-        gap = self.gap
-        self._seen.update(self._known())
+    # --------------------------------------------------------------------------------- live events
+
+    def has_brought(self, event: Event) -> bool:
+        """Return whether an answer has brought this live event already."""
+        if type(event) is not Trade:
+            return False
+        if type(event.id) is str:
+            return event.id in self._brought
+        tracked = self._gap_with(event)
+        return tracked is not None and event.id in tracked.found
+
+    def live(self, event: Event) -> list[Event]:
+        """Return what to deliver for a live *event*: it, and the final Gap if it completes one."""
+        if type(event) is Trade and type(event.id) is int:
+            tracked = self._gap_with(event)
+            if tracked is not None:
+                tracked.found.add(event.id)
+                if tracked.missing == 0 and tracked.gap.state != "filled":
+                    return [event, self.close(tracked, event.recv)]
+        else:
+            self.record(event)
+        return [event]
+
+    def record(self, event: Event) -> None:
+        """Record a live event without a numeric id, so that an answer does not bring it again."""
+        if not self.waiting or event.ts > self.waiting[-1].gap.until:
+            return
+        if len(self._known) + len(self._brought) > _MAX_KNOWN:
+            self._known.clear()
+            self._brought.clear()
+        if type(event) is Trade and type(event.id) is str:
+            self._known.add(event.id)
+        elif type(event) is Bar and event.closed:
+            self._known.add(event.ts)
+
+    def _gap_with(self, trade: Trade) -> TrackedGap | None:
+        """Return the gap in which a trade with a numeric id lies, None if it lies in none."""
+        if type(trade.id) is int and trade.id >= self.end_id:
+            return None
+        for tracked in self:
+            if tracked.holds(trade.id, trade.ts):
+                return tracked
+        return None
+
+
+def _end_id(tracked: TrackedGap) -> float:
+    """Return the id of the first event after a gap; without one, no id is after it."""
+    before_id = tracked.gap.before_id
+    return before_id if type(before_id) is int else float("inf")
+
+
+#: The id of a trade, or the time of a bar, and the event.
+_Row: TypeAlias = "tuple[int | str, Trade | Bar]"
+
+
+class _Answer:
+    """The events of one answer, in order, searched by id where ids are numbers, else by time."""
+
+    def __init__(self, events: Iterable[Event], kind: Kind, paged: bool) -> None:
+        rows: list[_Row] = []
         for event in events:
-            if not isinstance(event, Trade):
-                continue
-            if event.id != "" and event.id in self._seen:
-                self._reached_start = self._reached_start or event.id == self._after_id
-                continue
-            if self._is_inside(event):
-                self._seen.add(event.id)
-                missed.append(evolve(event, origin="backfill", channel=gap.channel))
-        # A venue may return the newest first. Numeric ids give the order of trades with one time.
-        return sorted(
-            missed, key=lambda e: (e.ts, e.id if type(e) is Trade and self.has_numeric_ids else 0)
+            if kind == "trades" and type(event) is Trade:
+                rows.append((event.id, event))
+            elif kind == "bars" and type(event) is Bar and event.closed:
+                rows.append((event.ts, event))
+        self._is_numbered = kind == "trades" and all(type(row[0]) is int for row in rows)
+        if rows and rows[0][1].ts > rows[-1][1].ts:
+            rows.reverse()  # the newest came first
+        rows.sort(key=lambda row: row[1].ts)
+        self._rows = rows
+        self._is_bars = kind == "bars"
+        self._ids = {row[0] for row in rows}
+        if self._is_numbered:
+            rows.sort(key=lambda row: row[0])
+            self._keys = [row[0] for row in rows]
+        else:
+            self._keys = [row[1].ts for row in rows]
+        self._last_ts = max((row[1].ts for row in rows), default=0)
+        #: The highest id where ids are numbers.
+        self._last_id = max((row[0] for row in rows if type(row[0]) is int), default=0)
+
+    def within(self, tracked: TrackedGap) -> list[_Row]:
+        """Return the events in a gap, each with its id."""
+        gap, rows = tracked.gap, self._rows
+        if self._is_bars:
+            first, last = bisect_left(self._keys, gap.since), bisect_left(self._keys, gap.until)
+            return rows[first:last]
+        if self._is_numbered and type(gap.after_id) is int:
+            first = bisect_right(self._keys, gap.after_id)
+            rows = rows[first:]
+            if type(gap.before_id) is int:
+                return rows[: bisect_left(self._keys, gap.before_id) - first]
+        elif not self._is_numbered:
+            first, last = bisect_left(self._keys, gap.since), bisect_right(self._keys, gap.until)
+            rows = rows[first:last]
+        return [row for row in rows if tracked.holds(row[0], row[1].ts)]
+
+    def covers(self, tracked: TrackedGap) -> bool:
+        """Return whether the answer reaches past the end of a gap."""
+        before_id = tracked.gap.before_id
+        if self._is_numbered and type(before_id) is int:
+            return self._last_id >= before_id - 1
+        if self._is_bars:
+            return self._last_ts >= tracked.gap.until
+        return self._last_ts > tracked.gap.until or (
+            before_id is not None and before_id in self._ids
         )
 
-    def _is_inside(self, trade: Trade) -> bool:
-        if isinstance(trade.id, int):
-            if isinstance(self._after_id, int) and trade.id <= self._after_id:
-                return False
-            if isinstance(self._before_id, int) and trade.id >= self._before_id:
-                return False
-            if self.has_numeric_ids:
-                return True
-        if trade.id == "":  # at the edges it cannot be distinguished from a delivered trade
-            return self._from < trade.ts < self.gap.until
-        return self._from <= trade.ts <= self.gap.until
+    def reaches_start(self, tracked: TrackedGap) -> bool:
+        """Return whether the answer reaches back to the last event before a gap."""
+        first_ts = self._rows[0][1].ts if self._rows else tracked.gap.since
+        return first_ts < tracked.gap.since or tracked.gap.after_id in self._ids
 
-    def _bars(self, events: Iterable[Event]) -> list[Event]:
-        return [
-            evolve(event, origin="backfill", channel=self.gap.channel)
-            for event in events
-            if isinstance(event, Bar)
-            and event.closed
-            and self._from <= event.ts < self._until
-            and event.ts not in self._seen
-            and not self._seen.add(event.ts)  # type: ignore[func-returns-value]
-        ]
+    def advances(self, tracked: TrackedGap) -> bool:
+        """Return whether the answer reaches beyond where the gap's last one ended."""
+        if tracked.position_id is not None and self._is_numbered:
+            return self._last_id > tracked.position_id
+        return self._last_ts > tracked.position
 
-    def report(self, recv: int) -> Gap:
-        """Return the Gap with its current state and number of missing events."""
-        missing = self.missing
-        state: GapState = (
-            "filled" if missing == 0 else "partial" if self._filled else "unrecoverable"
-        )
-        return evolve(self.gap, recv=recv, missing=missing, state=state)
+    def advance(self, tracked: TrackedGap, page_end: int | None) -> None:
+        """Move the position from which the next answer is requested to the end of this one."""
+        tracked.position = max(tracked.position, self._last_ts, page_end or 0)
+        if tracked.position_id is not None:
+            tracked.position_id = max(tracked.position_id, self._last_id)

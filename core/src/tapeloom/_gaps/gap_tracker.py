@@ -1,61 +1,200 @@
-"""Open gaps of each subscription: when they begin, when they end, and when a `Gap` is reported."""
+"""Makes the gaps of one feed: when they begin, when they end, and when a `Gap` is reported.
+
+Each loss is reported once. A gap has one identity, its subscription, `since` and `after_id`, under which
+it may be reported again: when it has ended, when more was lost before anything came, when it is filled.
+"""
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from types import MappingProxyType
-from typing import TypeAlias
 
-from attrs import evolve
+from attrs import Factory, define, evolve
 
-from tapeloom.events import OURS, Event, Gap, GapCause
-from tapeloom.plugin import Subscription
+from tapeloom.events import OURS, Bar, Event, Gap, GapCause
+from tapeloom.plugin import Clock, HistoryQuery, Request, Subscription
 
+from .gap_fill import GapFill, TrackedGap, fill_kind
 from .last_seen import LastSeen
 
 #: Seconds after the venue's acknowledgement in which the first event is awaited: its time and id
 #: describe the gap more precisely than the time of the acknowledgement.
 _FIRST_EVENT_SECONDS = 5.0
+#: Seconds for which late events of a gap are recognised after it was last reported.
+_LATE_SECONDS = 60.0
 _NONE: Mapping[Subscription, int] = MappingProxyType({})
 
 
-#: Returns the ids of the trades received around a gap.
-KnownIds: TypeAlias = Callable[[], Collection[int | str]]
-#: Called with a gap that ends, the last event before it, the first event after it, and the ids of
-#: the trades around it; returns the Gap to report.
-OnGap: TypeAlias = Callable[[Gap, Event | None, Event | None, KnownIds], Gap]
+@define(eq=False)
+class OpenGap:
+    """A gap without a known end: nothing of its subscription has come since it opened."""
+
+    since: int  #: in ns on the venue's clock
+    cause: GapCause
+    last: Event | None  #: the last trade or bar before it
+    known: Collection[int | str]  #: ids around its begin that were delivered
+    #: When the venue acknowledged the subscription again: in ns on its clock, in ns on ours, and in
+    #: monotonic seconds. None while it has not.
+    confirmed: tuple[int, int, float] | None = None
+    reported: TrackedGap | None = None  #: set once it was reported
 
 
-def _no_fill(gap: Gap, before: Event | None, after: Event | None, known: KnownIds) -> Gap:
-    return evolve(gap, state="unrecoverable")
+@define(eq=False)
+class _Watched:
+    """A subscription with gaps: one without an end, and those that have been reported."""
+
+    fill: GapFill
+    open: OpenGap | None = None
+    reported_at: float = 0.0  #: when a gap was last reported, in monotonic seconds
+    #: Whether the venue can answer a query for a gap, by whether it has the id before it as a number.
+    can_fill: dict[bool, bool] = Factory(dict)
 
 
 class GapTracker:
-    """Tracks open gaps per subscription of one supervisor.
+    """Tracks the gaps of all subscriptions of a feed.
 
-    A gap opens when the connection is lost or a subscription stalls. It is reported once: before
-    the first event of its subscription, or, if none arrives, a few seconds after the venue has
-    acknowledged the subscription again. *last_seen* holds what was received before. With
-    *separate*, the subscriptions do not share a connection: an event of one of them does not
-    show that the others were complete until then.
+    `request` returns the REST request for a query, None if the venue cannot answer it; `enqueue` is
+    called with a `GapFill` that has something to request.
     """
 
-    def __init__(
-        self, venue: str, last_seen: LastSeen, on_gap: OnGap = _no_fill, *, separate: bool = False
-    ) -> None:
-        self.live: set[Subscription] = set()
-        #: Per subscription with an open gap: its start in ns on the venue's clock, and its cause.
-        self.open_gaps: dict[Subscription, tuple[int, GapCause]] = {}
-        # Gaps that were reported before any event came after them: (since, until).
-        self._reported: dict[Subscription, tuple[int, int]] = {}
+    def __init__(self, venue: str, clock: Clock, counters: Counter[str]) -> None:
+        self.live: set[Subscription] = set()  #: those that have begun and not ended
+        #: Subscriptions with gaps; while there are none, batches need not be processed.
+        self.watched: dict[tuple[str, str], _Watched] = {}
+        self.request: Callable[[HistoryQuery], Request | None] = lambda query: None
+        self.enqueue: Callable[[GapFill], None] = lambda fill: None
         self._venue = venue
-        self._separate = separate
-        self._last_seen = last_seen
-        self._on_gap = on_gap
-        # Subscriptions with an open gap that the venue has acknowledged again: when, in ns on the
-        # venue's clock, in ns on ours, and in monotonic seconds.
-        self._confirmed: dict[Subscription, tuple[int, int, float]] = {}
+        self.last_seen = LastSeen()
+        self._clock = clock
+        self._counters = counters
+
+    # ------------------------------------------------------------------------------- where gaps begin
+
+    def connection_lost(
+        self,
+        subscriptions: Iterable[Subscription],
+        recv: int,
+        maybe_stalled: Mapping[Subscription, int] = _NONE,
+        *,
+        separate: bool = False,
+    ) -> None:
+        """Open a gap for each of these that is live: their connection was lost.
+
+        *recv* is the time of the last read. The gap of a *maybe_stalled* one begins no later than
+        the time given for it. Both are ns on our clock. With *separate*, the subscriptions do not
+        share a connection: an event of one of them does not show that the others were complete.
+        """
+        last_events, trade_ids = self.last_seen.last_events(), self.last_seen.trade_ids()
+        offset = self.last_seen.clock_offset
+        for subscription in [
+            subscription for subscription in subscriptions if subscription in self.live
+        ]:
+            last = last_events.get(subscription)
+            if last is not None:
+                since = last.ts
+            elif separate:
+                since = recv + offset.offset(subscription.channel)
+            else:
+                since = self._complete_until(subscription, recv)
+            if subscription in maybe_stalled:
+                stalled_at = maybe_stalled[subscription] + offset.offset(subscription.channel)
+                since = min(since, stalled_at)
+            self._begin(subscription, since, "disconnect", last, trade_ids)
+
+    def _complete_until(self, subscription: Subscription, recv: int) -> int:
+        """Return until when a subscription without a last event is complete, on the venue's clock."""
+        offset, channel = self.last_seen.clock_offset, subscription.channel
+        return offset.last_ts(channel) or offset.latest_ts or recv + offset.offset(channel)
+
+    def stalled(self, subscription: Subscription, now: int, silent_seconds: float) -> None:
+        """Open a gap for a subscription that has stalled on a live connection.
+
+        It is resubscribed: an earlier acknowledgement no longer counts.
+        """
+        # If our clock was set a moment ago, the venue's last event is closer to the venue's time.
+        clock_offset, channel = self.last_seen.clock_offset, subscription.channel
+        venue_now = now + clock_offset.offset(channel)
+        if not clock_offset.has_offset:
+            venue_now = clock_offset.last_ts(channel) or now
+        last = self.last_seen.last_events().get(subscription)
+        since = venue_now - round(silent_seconds * 1_000_000_000) if last is None else last.ts
+        self._begin(subscription, since, "stall", last, self.last_seen.trade_ids())
+
+    def _begin(
+        self,
+        subscription: Subscription,
+        since: int,
+        cause: GapCause,
+        last: Event | None,
+        trade_ids: Mapping[tuple[str, str], set[str]],
+    ) -> None:
+        """Open a gap. If one is open, it goes on: nothing has come since it opened."""
+        watched = self._watch(subscription)
+        if watched.open is not None:
+            watched.open.confirmed = None
+            return
+        known: Collection[int | str] = trade_ids.get(subscription, ())
+        if type(last) is Bar and last.closed:
+            known = {last.ts}
+        watched.open = OpenGap(since, cause, last, known)
+
+    def _watch(self, subscription: Subscription) -> _Watched:
+        watched = self.watched.get(subscription)
+        if watched is None:
+            watched = self.watched[subscription] = _Watched(GapFill(subscription))
+        return watched
+
+    # --------------------------------------------------------------------------- what a stage finds
+
+    def open(
+        self,
+        symbol: str,
+        channel: str,
+        *,
+        since: int,
+        until: int,
+        recv: int,
+        cause: GapCause = "sequence",
+        after_id: int | str | None = None,
+        before_id: int | str | None = None,
+        missing: int | None = None,
+    ) -> list[Event]:
+        """Return the gaps to report for a loss that a stage or source has found, and fill them.
+
+        Empty if it was reported already. Where the ids on both sides are numbers, only the missing
+        ids that no gap holds yet are reported, and those that follow in the same batch, out of
+        order, are not missing.
+        """
+        subscription = Subscription(symbol, channel)
+        watched = self._watch(subscription)
+        parts: Sequence[tuple[int | str | None, int | str | None]]
+        if type(after_id) is int and type(before_id) is int:
+            parts = _not_held(watched.fill, after_id, before_id)
+        else:
+            gaps = [tracked.gap for tracked in watched.fill]
+            if any(gap.since <= since and until <= gap.until for gap in gaps):
+                return []
+            parts = [(after_id, before_id)]
+        out: list[Event] = []
+        for low, high in parts:
+            found: set[int | str | tuple[str, int]] = set()
+            if type(low) is int and type(high) is int:
+                ids = self.last_seen.ids_in_last_batch(subscription)
+                found.update(ids[bisect_right(ids, low) : bisect_left(ids, high)])
+                missing = high - low - 1 - len(found)
+                if not missing:
+                    continue
+            gap = Gap(
+                self._venue, symbol, until, recv, since, until, cause, missing, "open", channel,
+                low, high,
+            )  # fmt: skip
+            position_id = low if type(low) is int else None
+            out += self._report(watched, TrackedGap(gap, since, position_id, 0, found))
+        return out
+
+    # -------------------------------------------------------------------------------- where they end
 
     def mark_live(
         self,
@@ -69,146 +208,214 @@ class GapTracker:
             active = {Subscription(event.symbol, event.channel) for event in batch}
             self.live.update((not_live & active).intersection(wanted))
 
-    def open_all(
-        self,
-        recv: int,
-        but: Collection[Subscription] = (),
-        maybe_stalled: Mapping[Subscription, int] = _NONE,
-    ) -> None:
-        """Open a gap for each live subscription *but* some, because the connection was lost.
-
-        *recv* is the time of the last read. The gap of a *maybe_stalled* one begins no later than
-        the time given for it. Both are ns on our clock.
-        """
-        clock_offset = self._last_seen.clock_offset
-        for subscription in self.live:
-            self._confirmed.pop(subscription, None)  # lost again before its gap was reported
-        trades = self._last_seen.last_trades()
-        for subscription in self.live.difference(but):
-            last = trades.get((subscription.symbol, subscription.channel))
-            # It may have stalled after its last trade, before the connection was lost.
-            since = self._complete_until(subscription, recv)
-            if last is not None:
-                since = max(last.ts, self._reported.get(subscription, (0, 0))[1])
-            if subscription in maybe_stalled:
-                offset = clock_offset.offset(subscription.channel)
-                since = min(since, maybe_stalled[subscription] + offset)
-            self.open_gaps.setdefault(subscription, (since, "disconnect"))
-
-    def _complete_until(self, subscription: Subscription, recv: int) -> int:
-        """Return until when it is complete, on the venue's clock; *recv* is the last read."""
-        last = self._last_seen.last_event(subscription) if self._separate else None
-        if last is not None:
-            return last.ts
-        offset, channel = self._last_seen.clock_offset, subscription.channel
-        return offset.last_ts(channel) or offset.latest_ts or recv + offset.offset(channel)
-
-    def open_stalled(self, subscription: Subscription, now: int, silent_seconds: float) -> None:
-        """Open a gap for a subscription that has stalled on a live connection.
-
-        It is resubscribed: an earlier acknowledgement no longer counts.
-        """
-        self._confirmed.pop(subscription, None)
-        # If our clock was set a moment ago, the venue's last event is closer to the venue's time.
-        clock_offset, channel = self._last_seen.clock_offset, subscription.channel
-        venue_now = now + clock_offset.offset(channel)
-        if not clock_offset.has_offset:
-            venue_now = clock_offset.last_ts(channel) or now
-        since = venue_now - round(silent_seconds * 1_000_000_000)
-        self.open_gaps.setdefault(subscription, (since, "stall"))
-
     def confirmed(self, subscriptions: Iterable[Subscription], recv: int, at: float) -> None:
-        """End the gaps of these subscriptions: the venue replied at *recv* in ns, *at* in seconds.
+        """Let the gaps of these subscriptions end: the venue replied at *recv* in ns, *at* in seconds.
 
         Such a gap is reported with the first event, or by `overdue`.
         """
-        clock_offset = self._last_seen.clock_offset
         for subscription in subscriptions:
-            if subscription in self.open_gaps:
-                until = recv + clock_offset.offset(subscription.channel)
-                self._confirmed.setdefault(subscription, (until, recv, at))
+            watched = self.watched.get(subscription)
+            gap = watched.open if watched is not None else None
+            if gap is not None and gap.confirmed is None:
+                until = recv + self.last_seen.clock_offset.offset(subscription.channel)
+                gap.confirmed = until, recv, at
 
-    def forget(self, subscriptions: Collection[Subscription]) -> None:
-        """Remove subscriptions that are no longer wanted, without reporting their gaps."""
-        for subscription in subscriptions:
-            self.live.discard(subscription)
-            self.open_gaps.pop(subscription, None)
-            self._confirmed.pop(subscription, None)
-            self._reported.pop(subscription, None)
+    def process(self, batch: list[Event]) -> list[Event]:
+        """Return *batch* with the gaps that it ends or fills, and without what was delivered already.
 
-    def process(self, batch: list[Event], counters: Counter[str]) -> list[Event]:
-        """Return *batch* with the gaps that it ends, count them, and add it to the last seen."""
-        events = batch
-        if self.open_gaps:
-            before = len(self.open_gaps)
-            events = self.insert_gaps(batch)
-            counters["gaps"] += before - len(self.open_gaps)
-        self._last_seen.add(batch)
-        return events
-
-    def insert_gaps(self, events: Sequence[Event]) -> list[Event]:
-        """Return *events* with a Gap before the first event after each open gap.
-
-        To be called before the events are added to the last seen ones.
+        To be called before the batch is added to the last seen events.
         """
-        out: list[Event] = []
-        for event in events:
-            subscription = Subscription(event.symbol, event.channel)
-            if subscription in self.open_gaps and type(event) not in OURS:
-                out.append(self._report(subscription, event.ts, event.recv, event))
-            out.append(event)
-        return out
+        if not self.watched:
+            return batch
+        out: list[Event] | None = None
+        for index, event in enumerate(batch):
+            watched = self.watched.get((event.symbol, event.channel))
+            delivered = [event]
+            if watched is not None and type(event) not in OURS:
+                delivered = self._deliver(watched, event)
+            if out is None and len(delivered) != 1:
+                out = batch[:index]
+            if out is not None:
+                out += delivered
+        return batch if out is None else out
+
+    def _deliver(self, watched: _Watched, event: Event) -> list[Event]:
+        """Return what to deliver for an event of a subscription with gaps."""
+        fill = watched.fill
+        if fill.has_brought(event):
+            self._counters["repeated_trades"] += 1
+            return []
+        if watched.open is not None and _is_newer(event, watched.open):
+            ended = self._end(watched, watched.open, event)
+            fill.record(event)
+            return [*ended, event]
+        return fill.live(event)
+
+    def _end(self, watched: _Watched, gap: OpenGap, event: Event) -> list[Event]:
+        """Return the reports of a gap that *event* ends."""
+        watched.open = None
+        tracked, before_id = gap.reported, _event_id(event)
+        if tracked is None:
+            return self._report_open(watched, gap, event.ts, event.recv, before_id)
+        tracked.gap = evolve(tracked.gap, before_id=before_id)
+        is_settled = tracked.missing == 0 and tracked.gap.state == "filled"
+        if is_settled or (tracked.missing is None and event.ts <= tracked.gap.until):
+            return []
+        # The time of the acknowledgement on the venue's clock was an estimate.
+        until = max(tracked.gap.until, event.ts)
+        return self._report_again(watched, tracked, until, event.recv)
 
     def overdue(self, now: float) -> list[Event]:
         """Return a Gap for each subscription acknowledged a while ago without an event since.
 
-        *now* is in monotonic seconds.
+        *now* is in monotonic seconds. Subscriptions without a recent gap are no longer watched.
         """
         gaps: list[Event] = []
-        last = self._last_seen.last_recv
-        for subscription, (until, recv, at) in list(self._confirmed.items()):
-            if subscription in self.open_gaps and now - at > _FIRST_EVENT_SECONDS:
-                gaps.append(self._report(subscription, until, max(recv, last)))
+        last = self.last_seen.last_recv
+        for key, watched in list(self.watched.items()):
+            gap = watched.open
+            if gap is not None and gap.confirmed is not None:
+                until, recv, at = gap.confirmed
+                if now - at > _FIRST_EVENT_SECONDS:
+                    gaps += self._report_open(watched, gap, until, max(recv, last), None)
+            elif gap is None and now - watched.reported_at > _LATE_SECONDS:
+                event = self.last_seen.last_event(key)
+                can_fill = fill_kind(key[1]) is not None
+                if not can_fill or (event is not None and watched.fill.is_over(event.ts)):
+                    del self.watched[key]
         return gaps
 
     def close_all(self, now: int) -> list[Event]:
-        """Return a Gap for each open gap at the end of the feed, *now* in ns on our clock."""
+        """Return the final report of each gap at the end of the feed, *now* in ns on our clock."""
         gaps: list[Event] = []
-        clock_offset = self._last_seen.clock_offset
-        for subscription in list(self.open_gaps):
-            until = now + clock_offset.offset(subscription.channel)
-            gaps.append(evolve(self._close(subscription, until, now), state="unrecoverable"))
+        clock_offset = self.last_seen.clock_offset
+        for watched in self.watched.values():
+            gap, fill = watched.open, watched.fill
+            watched.open = None
+            if gap is not None:
+                until = now + clock_offset.offset(fill.subscription.channel)
+                if gap.confirmed is not None:
+                    until = gap.confirmed[0]  # nothing was lost after it
+                reports = self._report_open(watched, gap, until, now, None)
+                gaps += [report for report in reports if report.state != "open"]  # type: ignore[union-attr]
+            gaps += watched.fill.close_all(now)
         return gaps
 
+    def forget(self, subscriptions: Collection[Subscription]) -> None:
+        """Remove subscriptions that are no longer wanted, without reporting their gaps."""
+        self.last_seen.forget(subscriptions)
+        for subscription in subscriptions:
+            self.live.discard(subscription)
+            self.watched.pop(subscription, None)
+
+    def fills(self) -> list[GapFill]:
+        """Return the subscriptions with gaps that wait to be filled."""
+        return [watched.fill for watched in self.watched.values() if watched.fill.waiting]
+
+    # -------------------------------------------------------------------------------------- reports
+
+    def _report_open(
+        self, watched: _Watched, gap: OpenGap, until: int, recv: int, before_id: int | str | None
+    ) -> list[Event]:
+        """Report a gap that was open until *until*; without *before_id* it may grow further."""
+        subscription, until = watched.fill.subscription, max(gap.since, until)
+        if gap.reported is not None:
+            if until <= gap.reported.gap.until:
+                return []
+            return self._report_again(watched, gap.reported, until, recv)
+        self.last_seen.clock_offset.mark_complete(subscription.channel, until)
+        after_id, (symbol, channel) = _event_id(gap.last), subscription
+        gap.reported = TrackedGap(
+            Gap(
+                self._venue, symbol, until, recv, gap.since, until, gap.cause, None, "open", channel,
+                after_id, before_id,
+            ),
+            gap.since,
+            after_id if type(after_id) is int else None,
+        )  # fmt: skip
+        return self._report(watched, gap.reported, gap.known)
+
     def _report(
-        self, subscription: Subscription, until: int, recv: int, after: Event | None = None
-    ) -> Gap:
-        """Close a gap and return what `on_gap` makes of it; *after* is the event that ends it."""
-        before = self._last_seen.last_event(subscription)
-        since, cause = self.open_gaps[subscription]
-        reported = self._reported.pop(subscription, (since, 0))
-        if after is None:
-            self._reported[subscription] = (min(since, reported[0]), max(since, until))
-        elif _has_numeric_ids(before, after):
-            # The ids count what is missing since the last event, so the gap that was reported
-            # without an event after it is included.
-            self.open_gaps[subscription] = (min(since, reported[0]), cause)
-        gap = self._close(subscription, until, recv)
-        start = before.ts if before is not None else gap.since
-        known_ids = self._last_seen.watch_trade_ids(subscription, start)
-        return self._on_gap(gap, before, after, known_ids)
+        self, watched: _Watched, tracked: TrackedGap, known: Collection[int | str] = ()
+    ) -> list[Event]:
+        """Return the Gap to emit for a new gap, and let it be filled if the venue can answer."""
+        fill = watched.fill
+        watched.reported_at = self._clock.monotonic()
+        self._counters["gaps"] += 1
+        if tracked.missing == 0:
+            fill.past.append(tracked)
+            return [tracked.report(tracked.gap.recv, complete=False)]
+        if tracked.gap.missing is None and tracked.missing is not None:
+            tracked.gap = evolve(tracked.gap, missing=tracked.missing)
+        if not self._can_fill(watched, tracked):
+            tracked.gap = evolve(tracked.gap, state="unrecoverable")
+            fill.past.append(tracked)
+            return [tracked.gap]
+        given_up = fill.add(tracked, known)
+        self._enqueue(fill)
+        return [*given_up, tracked.gap]
 
-    def _close(self, subscription: Subscription, until: int, recv: int) -> Gap:
-        """Close a gap at *until*; return it before it is known whether it can be filled."""
-        since, cause = self.open_gaps.pop(subscription)
-        self._confirmed.pop(subscription, None)
-        channel, until = subscription.channel, max(since, until)
-        self._last_seen.clock_offset.mark_complete(channel, until)
-        return Gap(
-            self._venue, subscription.symbol, until, recv, since, until, cause, channel=channel
-        )
+    def _report_again(
+        self, watched: _Watched, tracked: TrackedGap, until: int, recv: int
+    ) -> list[Event]:
+        """Return the Gap to emit for one that was reported and has grown, or has ended, since."""
+        watched.reported_at = self._clock.monotonic()
+        tracked.gap = evolve(tracked.gap, ts=until, until=until, recv=recv, missing=tracked.missing)
+        if tracked.missing == 0:
+            return [watched.fill.close(tracked, recv)]
+        can_fill = self._can_fill(watched, tracked)
+        tracked.gap = evolve(tracked.gap, state="open" if can_fill else "unrecoverable")
+        if can_fill:
+            watched.fill.add_again(tracked)
+            self._enqueue(watched.fill)
+        return [tracked.gap]
+
+    def _enqueue(self, fill: GapFill) -> None:
+        if not fill.queued:
+            fill.queued = True
+            self.enqueue(fill)
+
+    def _can_fill(self, watched: _Watched, tracked: TrackedGap) -> bool:
+        """Return whether the venue can answer a query for a gap; asked once per kind of query."""
+        is_numbered = tracked.position_id is not None
+        if is_numbered not in watched.can_fill:
+            fill = watched.fill
+            can_fill = fill_kind(fill.subscription.channel) is not None
+            query = fill.query([tracked])
+            watched.can_fill[is_numbered] = can_fill and self.request(query) is not None
+        return watched.can_fill[is_numbered]
 
 
-def _has_numeric_ids(before: Event | None, after: Event) -> bool:
-    """Return whether the ids of both events are numbers, so that they count what is between."""
-    return all(isinstance(getattr(event, "id", None), int) for event in (before, after))
+def _event_id(event: Event | None) -> int | str | None:
+    """Return the id of a trade; None if there is no event, or it has no id."""
+    event_id = getattr(event, "id", "")
+    return None if event_id == "" else event_id
+
+
+def _is_newer(event: Event, gap: OpenGap) -> bool:
+    """Return whether *event* lies after an open gap: a venue may repeat what it sent before it."""
+    last_id, event_id = _event_id(gap.last), _event_id(event)
+    if type(last_id) is int and type(event_id) is int and gap.last is not None:
+        return event_id > last_id or event.ts > gap.last.ts
+    return True
+
+
+def _not_held(fill: GapFill, after_id: int, before_id: int) -> list[tuple[int, int]]:
+    """Return the parts of the ids between *after_id* and *before_id* that no gap holds.
+
+    Each part is given by the ids on both sides of it.
+    """
+    parts = [(after_id, before_id)]
+    if fill.end_id <= after_id:
+        return parts
+    for tracked in fill:
+        low, high = tracked.gap.after_id, tracked.gap.before_id
+        if type(low) is not int or type(high) is not int:
+            continue
+        parts = [
+            part
+            for a, b in parts
+            for part in ((a, min(b, low + 1)), (max(a, high - 1), b))
+            if part[1] - part[0] > 1
+        ]
+    return parts

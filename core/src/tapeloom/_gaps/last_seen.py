@@ -8,25 +8,26 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Collection
-from weakref import WeakSet
 
 from tapeloom.events import OURS, Bar, Event, Trade
 from tapeloom.plugin import ClockOffset, Subscription, TradeBatch
 
 #: Origins of past events. A venue sends them after each subscribe, so they do not show activity.
 _PAST_ORIGINS = frozenset({"history", "backfill"})
-#: Number of trades whose ids are kept where they may be needed.
+#: Number of trades whose ids are kept where ids are texts.
 _RECENT_TRADES = 1024
 #: Number of events that are collected before they are processed together.
 _MAX_PENDING = 32
 #: Number of trades in a batch from which on it is faster to enter them by subscription id.
 _LARGE_BATCH = 8
+#: Number of large batches that are kept to find the highest id in: trades may come out of order.
+_RECENT_BATCHES = 2
 #: Number of events in a sample, and how many of those processed together go into it.
 _SAMPLE, _SAMPLE_SHARE = 64, 4
 
 
 class LastSeen:
-    """The last trade and bar of each subscription, the venue's clock offset, and recent activity.
+    """The last trade or bar of each subscription of a feed, the venue's clock offset, and activity.
 
     A batch is only stored when it is added. It is processed when a method needs it, or together
     with other small batches: for a batch of one event the processing would cost several times what
@@ -39,16 +40,19 @@ class LastSeen:
         self._last_recv = 0
         self._pending: list[list[Event]] = []  # batches that have not been processed
         self._room = _MAX_PENDING
-        self._by_subscription_id: dict[int, Event] = {}
+        self._by_subscription_id: dict[int, Event] = {}  # newer than those in `_last`
         self._last: dict[tuple[str, str], Event] = {}
         self._active: set[tuple[str, str]] = set()
         self._sample: deque[Event] = deque(maxlen=_SAMPLE)
+        self._recent_batches: deque[list[Event]] = deque(maxlen=_RECENT_BATCHES)
         self._recent: deque[Trade] = deque(maxlen=_RECENT_TRADES)
-        self._watches: WeakSet[TradeIdWatch] = WeakSet()
+        self._newest: list[Event] = []  # the last batch
+        self._newest_ids: dict[tuple[str, str], list[int]] | None = None  # of its trades, sorted
 
     def add(self, events: list[Event]) -> None:
         """Store a batch as the parser returned it. Called for every batch (hot path)."""
         self._pending.append(events)
+        self._newest, self._newest_ids = events, None
         self._room -= len(events)
         if self._room < 0:
             self._process_pending()
@@ -59,38 +63,60 @@ class LastSeen:
         pending, self._pending, self._room = self._pending, [], _MAX_PENDING
         mixed: list[Event] = []
         for events in pending:
-            if len(events) >= _LARGE_BATCH and type(events) is TradeBatch:
-                self._by_subscription_id.update(zip(events.subscription_ids, events, strict=False))
-                self._clock_offset.update(events[-1:])
-                self._sample.append(events[-1])
-                self._keep(events)
-            else:
+            if len(events) < _LARGE_BATCH or type(events) is not TradeBatch:
                 mixed += events
+                continue
+            if mixed:
+                self._process(mixed)
+                mixed = []
+            self._by_subscription_id.update(zip(events.subscription_ids, events, strict=False))
+            self._clock_offset.update(events[-1:])
+            self._sample.append(events[-1])
+            self._recent_batches.append(events)
+            if type(events[-1].id) is str:
+                self._recent.extend(events)
         if mixed:
             self._process(mixed)
         self._last_recv = pending[-1][-1].recv
 
     def _process(self, events: list[Event]) -> None:
         """Process events of all types."""
-        latest = {
-            (event.symbol, event.channel): event for event in events if type(event) not in OURS
-        }
+        if self._by_subscription_id:
+            self._enter_by_id()  # they came before
+        latest: dict[tuple[str, str], Event] = {}
+        last = self._last
+        for event in events:
+            if type(event) in OURS:
+                continue
+            key = event.symbol, event.channel
+            latest[key] = event
+            if type(event) is Trade:
+                before = last.get(key)
+                if before is None or _is_newer(event, before):
+                    last[key] = event
+                if type(event.id) is str:
+                    self._recent.append(event)
+            elif type(event) is Bar and (key not in last or event.ts >= last[key].ts):
+                last[key] = event
         self._clock_offset.update(latest.values())
         for key, event in latest.items():
-            if type(event) is Trade or type(event) is Bar:
-                self._last[key] = event
             if getattr(event, "origin", "live") not in _PAST_ORIGINS:
                 self._active.add(key)
         self._sample.extend(events[-_SAMPLE_SHARE:])
-        self._keep([event for event in events if type(event) is Trade])
 
-    def _keep(self, trades: list[Trade]) -> None:
-        """Keep trades whose ids may be needed to remove duplicates from a backfill.
+    def _enter_by_id(self) -> None:
+        """Enter the trades that are stored by subscription id by symbol and channel."""
+        for event in self._by_subscription_id.values():
+            key = event.symbol, event.channel
+            self._active.add(key)
+            before = self._last.get(key)
+            if before is None or _is_newer(event, before):
+                self._last[key] = event
+        self._by_subscription_id.clear()
 
-        Where ids are numbers, the last one suffices, except while a gap is being filled.
-        """
-        if trades and (type(trades[-1].id) is str or self._watches):
-            self._recent.extend(trades)
+    def _update(self) -> None:
+        self._process_pending()
+        self._enter_by_id()
 
     @property
     def last_recv(self) -> int:
@@ -104,10 +130,11 @@ class LastSeen:
         self._process_pending()
         return self._clock_offset
 
-    def pop_active(self) -> set[tuple[str, str]]:
-        """Return each (symbol, channel) with a live event since the last call."""
-        self._merge_by_id()
-        active, self._active = self._active, set()
+    def pop_active(self, subscriptions: Collection[Subscription]) -> set[tuple[str, str]]:
+        """Return those of *subscriptions* with a live event since the last call for them."""
+        self._update()
+        active = self._active.intersection(subscriptions)
+        self._active -= active
         return active
 
     def pop_sample(self) -> list[Event]:
@@ -117,62 +144,62 @@ class LastSeen:
         self._sample.clear()
         return sample
 
-    def last_event(self, subscription: Subscription) -> Event | None:
-        """Return the last trade or bar of *subscription*, None if there was none."""
-        self._merge_by_id()
-        return self._last.get((subscription.symbol, subscription.channel))
+    def last_event(self, key: tuple[str, str]) -> Event | None:
+        """Return the last trade or bar of a (symbol, channel), by arrival; None if there is none."""
+        self._update()
+        return self._last.get(key)
 
-    def last_trades(self) -> dict[tuple[str, str], Trade]:
-        """Return the last trade of each (symbol, channel)."""
-        self._merge_by_id()
-        return {key: event for key, event in self._last.items() if type(event) is Trade}
+    def last_events(self) -> dict[tuple[str, str], Event]:
+        """Return the last trade or bar of each (symbol, channel).
 
-    def _merge_by_id(self) -> None:
-        """Enter the trades that are stored by subscription id by symbol and channel."""
-        self._process_pending()
-        last = self._last
-        for event in self._by_subscription_id.values():
-            key = event.symbol, event.channel
-            self._active.add(key)
-            # Compared by the venue's clock: ours may have been set between the two events.
-            if key not in last or event.ts >= last[key].ts:
-                last[key] = event
-        self._by_subscription_id.clear()
-
-    def watch_trade_ids(self, subscription: Subscription, since: int) -> TradeIdWatch:
-        """Keep the ids of the trades of *subscription* while the returned object is referenced.
-
-        It returns the ids of trades with a `ts` of at least *since* in ns, later arrivals included.
+        Of trades that came out of order shortly before, it is the one with the highest id.
         """
-        watch = TradeIdWatch(self, subscription, since)
-        self._watches.add(watch)
-        return watch
+        self._update()
+        newest = dict(self._last)
+        for event in (event for batch in self._recent_batches for event in batch):
+            if type(event) is Trade and type(event.id) is int:
+                last = newest.get((event.symbol, event.channel))
+                if type(last) is not Trade or type(last.id) is not int:
+                    continue
+                if last.id < event.id and last.ts <= event.ts:
+                    newest[event.symbol, event.channel] = event
+        return newest
 
-    def trade_ids(self, subscription: Subscription, since: int) -> set[int | str]:
-        """Return the ids of the kept trades of *subscription* whose `ts` is *since* or later."""
+    def ids_in_last_batch(self, subscription: Subscription) -> list[int]:
+        """Return the numeric ids of the trades of *subscription* in the last batch, sorted."""
+        if self._newest_ids is None:
+            self._newest_ids = {}
+            for event in self._newest:
+                if type(event) is Trade and type(event.id) is int:
+                    key = event.symbol, event.channel
+                    self._newest_ids.setdefault(key, []).append(event.id)
+            for ids in self._newest_ids.values():
+                ids.sort()
+        return self._newest_ids.get(subscription, [])
+
+    def trade_ids(self) -> dict[tuple[str, str], set[str]]:
+        """Return the text ids of the last trades by (symbol, channel)."""
         self._process_pending()
-        key = subscription.symbol, subscription.channel
-        return {
-            trade.id
-            for trade in self._recent
-            if trade.ts >= since and (trade.symbol, trade.channel) == key
-        }
+        found: dict[tuple[str, str], set[str]] = {}
+        for trade in self._recent:
+            found.setdefault((trade.symbol, trade.channel), set()).add(str(trade.id))
+        return found
 
     def forget(self, subscriptions: Collection[Subscription]) -> None:
         """Remove the last event of these subscriptions."""
-        self._merge_by_id()
+        self._update()
+        self._recent_batches.clear()
         for subscription in subscriptions:
             self._last.pop((subscription.symbol, subscription.channel), None)
 
 
-class TradeIdWatch:
-    """Returns the trade ids received around a gap; they are kept while it is referenced."""
+def _is_newer(event: Event, last: Event) -> bool:
+    """Return whether a trade lies after the last one: by its id where ids are numbers, else by arrival.
 
-    def __init__(self, last_seen: LastSeen, subscription: Subscription, since: int) -> None:
-        self._last_seen = last_seen
-        self._subscription = subscription
-        self._since = since
-
-    def __call__(self) -> set[int | str]:
-        """Return the ids received so far."""
-        return self._last_seen.trade_ids(self._subscription, self._since)
+    A lower id with a later time is newer: the venue has begun to number anew.
+    """
+    if type(event) is not Trade or type(last) is not Trade:
+        return True
+    if type(event.id) is not int or type(last.id) is not int:
+        return True
+    return event.id > last.id or event.ts > last.ts

@@ -12,11 +12,9 @@ from itertools import count
 
 import anyio
 import structlog
-from attrs import evolve
 
 from tapeloom._compose.plan import FeedPlan
-from tapeloom._gaps.gap_fill import GapFill, fill_kind
-from tapeloom._gaps.gap_tracker import KnownIds
+from tapeloom._gaps.gap_fill import GapFill, NoProgress
 from tapeloom.errors import FeedError, SymbolError
 from tapeloom.events import Event, Gap, Status
 from tapeloom.plugin import HistoryQuery, Request, Subscription
@@ -54,38 +52,17 @@ class HistoryClient:
         self._count = count()
         self._not_empty = anyio.Event()
         plan.queries.listen(self._enqueue)
+        plan.gaps.request, plan.gaps.enqueue = self._request, self._enqueue_fill
         plan.feed.fetch = rest.fetch
 
     def _enqueue(self, query: HistoryQuery) -> None:
-        if query.before_id is not None:
-            self.fill(self._gap_fill(query))
-        elif query not in self._queued:
+        if query not in self._queued:
             self._queued.add(query)
             self._push(query, Subscription(query.symbol, query.channel), first=query.kind == "book")
 
-    def fill(self, fill: GapFill) -> None:
-        """Queue a gap: fetch its missed events as far as possible, then emit its final state."""
-        self._push(fill, Subscription(fill.gap.symbol, fill.gap.channel))
-
-    def on_gap(self, gap: Gap, before: Event | None, after: Event | None, known: KnownIds) -> Gap:
-        """Return the Gap to report for a gap that ends, and queue it if it can be filled."""
-        fill = GapFill(gap, before, after, known) if fill_kind(gap.channel) else None
-        if fill is not None and fill.has_numeric_ids and fill.missing == 0:
-            return fill.report(gap.recv)  # the ids show that nothing was missed
-        if fill is None or self._request(fill.next_query()) is None:
-            return evolve(gap, missing=fill.missing if fill else None, state="unrecoverable")
-        self.fill(fill)
-        return evolve(gap, missing=fill.missing)
-
-    def _gap_fill(self, query: HistoryQuery) -> GapFill:
-        """Return the gap that a stage has found in the ids and has reported already."""
-        feed = self._plan.feed
-        now = feed.clock.time_ns()
-        since, until = query.since or 0, query.until or now
-        gap = Gap(
-            feed.venue, query.symbol, until, now, since, until, "sequence", channel=query.channel
-        )
-        return GapFill(gap).set_ids(query.after_id, query.before_id)
+    def _enqueue_fill(self, fill: GapFill) -> None:
+        """Queue a subscription with gaps: fetch what is missing as far as possible."""
+        self._push(fill, fill.subscription)
 
     def _push(
         self, item: HistoryQuery | GapFill, subscription: Subscription, *, first: bool = False
@@ -119,23 +96,31 @@ class HistoryClient:
         return [self._failed(query, reason)]
 
     async def _fill_page(self, fill: GapFill) -> list[Event]:
-        """Request one page for a gap; return its missed events, or, at the end, the final Gap."""
-        query = fill.next_query()
+        """Request one page for the gaps of a subscription; return what it fills, with final Gaps."""
+        clock, query = self._plan.feed.clock, fill.next_query()
         request = self._request(query)
-        if query is not None and request is not None and self._is_subscribed(fill):
-            events = await self._events(query, request)
-            if not self._is_subscribed(fill):
-                events = []  # its symbol has no native name any more, so the answer was not parsed
-            elif not any(isinstance(event, Status) for event in events):
-                missed = fill.process(events, request)
-                self._plan.feed.counters["backfilled"] += len(missed)
-                self.fill(fill)
-                return missed
-            return [*events, fill.report(self._plan.feed.clock.time_ns())]
-        return [fill.report(self._plan.feed.clock.time_ns())]
+        if query is None or request is None or not self._is_subscribed(fill):
+            fill.queued = False
+            return fill.give_up(clock.time_ns())
+        events = await self._events(query, request)
+        if any(isinstance(event, Status) for event in events) or not self._is_subscribed(fill):
+            # Without a native name, the answer about a symbol that was removed cannot be parsed.
+            failed = [event for event in events if isinstance(event, Status)]
+            filled = [*failed, *fill.give_up(clock.time_ns())]
+        else:
+            try:
+                filled = fill.process(events, request, clock.time_ns())
+            except NoProgress as defect:
+                filled = [self._failed(query, str(defect)), *fill.give_up(clock.time_ns())]
+            found = sum(type(event) is not Gap for event in filled)
+            self._plan.feed.counters["backfilled"] += found
+        fill.queued = bool(fill.waiting)
+        if fill.queued:
+            self._enqueue_fill(fill)
+        return filled
 
     def _is_subscribed(self, fill: GapFill) -> bool:
-        return fill.gap.symbol in self._plan.feed.symbols
+        return fill.subscription.symbol in self._plan.feed.symbols
 
     def _request(self, query: HistoryQuery | None) -> Request | None:
         """Return the REST request for *query*; None if the venue cannot answer it."""

@@ -32,6 +32,7 @@ from tapeloom.events import Event, Status
 from tapeloom.plugin import Endpoint, Subscription, WallDeadline
 from tapeloom.symbols import resolve
 
+from .feed_monitor import FeedMonitor
 from .pipeline import Pipeline
 
 if TYPE_CHECKING:
@@ -134,6 +135,7 @@ class FeedRunner:
             self._deliver,
             codec=plan.codec,
             history=plan.history,
+            gaps=plan.gaps,
         )
 
     def stop(self) -> None:
@@ -142,8 +144,7 @@ class FeedRunner:
 
     async def _flush(self) -> None:
         """Deliver the gaps that remain open, and the events that the stages still hold."""
-        supervisors = [*self.supervisors, *([self._source] if self._source is not None else ())]
-        gaps = [gap for supervisor in supervisors for gap in supervisor.close_gaps()]
+        gaps = self.plan.gaps.close_all(self.plan.feed.clock.time_ns())
         try:
             events = self.pipeline(gaps) if gaps else []
             events += self.pipeline.flush()
@@ -162,8 +163,8 @@ class FeedRunner:
     async def _run_source(self) -> None:
         await check_symbols(self._rest, self.plan)
         history = self._history_client
-        self._source = SourceSupervisor(self.plan, self.emit, history.on_gap)
-        await self._until_stopped(self._source.run, self._timer, history.run)
+        self._source = SourceSupervisor(self.plan, self.emit)
+        await self._until_stopped(self._source.run, self._timer, self._watch, history.run)
 
     async def _until_stopped(
         self, run: Callable[[], Awaitable[None]], *others: Callable[[], Coroutine[Any, Any, None]]
@@ -183,6 +184,7 @@ class FeedRunner:
             self._tasks = tasks
             tasks.start_soon(self._history_client.run)
             tasks.start_soon(self._timer)
+            tasks.start_soon(self._watch)
             for endpoint, subscriptions in self.plan.connections(self.plan.feed.symbols):
                 self._connect(endpoint, subscriptions)
 
@@ -197,7 +199,6 @@ class FeedRunner:
             self.emit,
             self._rate_limits,
             label=label,
-            on_gap=self._history_client.on_gap,
         )
         self.supervisors.append(supervisor)
         self._tasks.start_soon(self._supervise, supervisor)
@@ -269,6 +270,14 @@ class FeedRunner:
             now = deadline.reached(pipeline.due)
             if now is not None and (events := pipeline.tick(now)):
                 await self._deliver(events)
+
+    async def _watch(self) -> None:
+        """Check the gaps and the clocks once a second, and emit what is to be reported."""
+        monitor = FeedMonitor(self.plan)
+        while True:
+            await self.plan.feed.clock.sleep(1.0)
+            if events := monitor.check():
+                await self.emit(events)
 
     # ----------------------------------------------------------------------------- while it runs
 

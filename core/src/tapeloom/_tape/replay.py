@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 import anyio.lowlevel
 from attrs import define, frozen
 
+from tapeloom._gaps.gap_tracker import GapTracker
 from tapeloom.events import Event, Reject
 from tapeloom.plugin import (
     Ack,
@@ -78,6 +79,7 @@ class Replay:
         *,
         codec: Codec | None,
         history: History | None,
+        gaps: GapTracker,
     ) -> None:
         self._recording = recording
         self._feed = feed
@@ -87,6 +89,9 @@ class Replay:
         self._deliver = deliver
         self._codec = codec
         self._history = history
+        self._gaps = gaps
+        if history is not None:
+            gaps.request = history.request
         self._events: list[Event] = []
         self._frame_count = 0
         self._next_tick: int | None = None
@@ -133,12 +138,16 @@ class Replay:
             if urlsplit(record.url).path == self._listing_path:
                 self._feed.listing.update(history.read_listing(record.body))
                 return []
-            answer = history.read_answer(
-                Request(url=record.url, body=record.request), record.body, record.recv
-            )
+            request = Request(url=record.url, body=record.request)
+            answer = history.read_answer(request, record.body, record.recv)
         except Exception as error:  # the adapter may raise anything for an unexpected shape
             evidence = f"{record.url}: {type(error).__name__}: {error}"
             return [self._reject(record.recv, "unreadable_answer", evidence)]
+        for fill in self._gaps.fills():
+            query = fill.next_query()
+            wanted = history.request(query) if query is not None else None
+            if wanted is not None and (wanted.url, wanted.body) == (record.url, record.request):
+                return fill.process(answer, wanted, record.recv)
         symbols = set(self._feed.symbols)
         return [event for event in answer if event.symbol in symbols]
 

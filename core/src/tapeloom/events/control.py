@@ -29,6 +29,10 @@ class Gap(Timed):
     missing: int | None = None  #: How many events or book updates are missing; None if not known.
     state: GapState = "open"  #: How much of the gap has been filled.
     channel: str = ""  #: The channel; empty means all channels of the feed.
+    after_id: int | str | None = None  #: The id of the last event before the gap; None without ids.
+    before_id: int | str | None = (
+        None  #: The id of the first event after the gap; None if not known.
+    )
 
 
 @frozen

@@ -13,7 +13,19 @@ counters and log events. `tapeloom.plugin.transports` has what plugins need that
 from __future__ import annotations
 
 from .channels import Subscription, channel_parts
-from .feeds import Feed, Frames, Listing, Network, Parse, Sink, Stage, TimedStage, TradeBatch
+from .feeds import (
+    Feed,
+    Frames,
+    Gaps,
+    Listing,
+    Network,
+    Parse,
+    Sink,
+    Stage,
+    TimedStage,
+    TradeBatch,
+    UnfilledGaps,
+)
 from .history import History, HistoryQuery, Request
 from .protocol import (
     Ack,
@@ -35,7 +47,8 @@ from .timing import Clock, ClockOffset, ClockStepDetector, WallDeadline
 
 __all__ = [
     "Ack", "Clock", "ClockOffset", "ClockStepDetector", "Codec", "Dial", "Endpoint", "Feed", "Frames",
-    "Heartbeat", "History", "HistoryQuery", "Link", "Listing", "Message", "Network", "Notice", "OnRead",
-    "Parse", "Pong", "PushLink", "Refusal", "Reply", "Request", "Sink", "Source", "Stage",
-    "Subscription", "TimedStage", "TradeBatch", "WallDeadline", "channel_parts",
+    "Gaps", "Heartbeat", "History", "HistoryQuery", "Link", "Listing", "Message", "Network", "Notice",
+    "OnRead", "Parse", "Pong", "PushLink", "Refusal", "Reply", "Request", "Sink", "Source", "Stage",
+    "Subscription", "TimedStage", "TradeBatch", "UnfilledGaps",
+    "WallDeadline", "channel_parts",
 ]  # fmt: skip

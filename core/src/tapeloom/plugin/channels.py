@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from attrs import frozen
+from typing import NamedTuple
 
 
 def channel_parts(channel: str) -> tuple[str, str]:
@@ -11,8 +11,7 @@ def channel_parts(channel: str) -> tuple[str, str]:
     return name, parameter
 
 
-@frozen
-class Subscription:
+class Subscription(NamedTuple):
     """One channel of one symbol."""
 
     symbol: str  #: The unified symbol.

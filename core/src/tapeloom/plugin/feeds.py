@@ -12,7 +12,7 @@ from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 from attrs import Factory, define, field, frozen
 
-from tapeloom.events import Event, Reject
+from tapeloom.events import Event, Gap, GapCause, Reject
 from tapeloom.symbols import Instrument
 
 from .history import HistoryQuery, Request
@@ -124,6 +124,60 @@ class Network:
     ca: str | None = None  #: A PEM file with trusted root certificates; None: the default ones.
 
 
+class Gaps(Protocol):
+    """Makes the gaps of a feed. Core has one for each feed; it reports each loss once."""
+
+    def open(
+        self,
+        symbol: str,
+        channel: str,
+        *,
+        since: int,
+        until: int,
+        recv: int,
+        cause: GapCause = "sequence",
+        after_id: int | str | None = None,
+        before_id: int | str | None = None,
+        missing: int | None = None,
+    ) -> list[Event]:
+        """Return the gaps to emit for a loss, before the event that shows it; none if it is known.
+
+        The arguments are those of `Gap`. Where the venue can answer, the gap is filled: the missing
+        events arrive with the origin "backfill", and then the Gap again with its final state.
+        """
+        ...
+
+
+class UnfilledGaps:
+    """Gaps of a feed that does not run: each is new and cannot be filled."""
+
+    def __init__(self, venue: str) -> None:
+        self._venue = venue
+
+    def open(
+        self,
+        symbol: str,
+        channel: str,
+        *,
+        since: int,
+        until: int,
+        recv: int,
+        cause: GapCause = "sequence",
+        after_id: int | str | None = None,
+        before_id: int | str | None = None,
+        missing: int | None = None,
+    ) -> list[Event]:
+        """Return one Gap with the state "unrecoverable"."""
+        if missing is None and isinstance(after_id, int) and isinstance(before_id, int):
+            missing = before_id - after_id - 1
+        return [
+            Gap(
+                self._venue, symbol, until, recv, since, until, cause, missing, "unrecoverable",
+                channel, after_id, before_id,
+            )
+        ]  # fmt: skip
+
+
 def _no_history(query: HistoryQuery) -> None:
     pass
 
@@ -156,6 +210,10 @@ class Feed:
     counters: Counter[str] = field(kw_only=True, factory=Counter)  #: Counters: see `telemetry`.
     #: Requests history; returns at once, and the answer arrives as events through the stages.
     query_history: Callable[[HistoryQuery], None] = field(kw_only=True, default=_no_history)
+    #: Makes the gaps: a stage or source that finds a loss emits what `gaps.open` returns.
+    gaps: Gaps = field(
+        kw_only=True, default=Factory(lambda self: UnfilledGaps(self.venue), takes_self=True)
+    )
     #: Sends a REST request for a `Source` that polls: within the rate limit, with retries, through the
     #: stack's proxy. Raises FeedError.
     fetch: Fetch = field(kw_only=True, default=_not_running)

@@ -20,8 +20,8 @@ from tapeloom.units import Rate
 class HistoryQuery:
     """A query for the past of one symbol: its book, trades or bars.
 
-    The answer arrives as events and passes the stages like live data. With `before_id` the query is for
-    a gap: the events have the origin "backfill", and a Gap with the final state follows them.
+    The answer arrives as events and passes the stages like live data. Gaps are not filled by queries
+    but by `Feed.gaps`.
     """
 
     kind: Literal["book", "trades", "bars"]  #: What is queried.
@@ -30,9 +30,7 @@ class HistoryQuery:
     interval: str = ""  #: The length of bars, such as "1m".
     since: int | None = None  #: The earliest time, in ns; None for no limit.
     until: int | None = None  #: The latest time, in ns; None for no limit.
-    after_id: int | str | None = None  #: The id of the last trade before the gap.
-    #: The id of the first trade after the gap; for bars, the time in ns of the first bar after it.
-    before_id: int | str | None = None
+    after_id: int | None = None  #: The id after which trades are wanted, where ids are numbers.
 
 
 @frozen(kw_only=True)

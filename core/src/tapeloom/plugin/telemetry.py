@@ -17,14 +17,14 @@ from typing import Literal
 #: reconnects: Connections and sources that ended or failed and were tried again.
 #: replacements: Connections replaced before they ended, without a gap.
 #: resubscriptions: Subscriptions that were ended and started again on an open connection.
-#: gaps: Gaps reported.
+#: gaps: Gaps found.
 #: missing: Trades missing in gaps of the venue's ids (quality).
 #: backfilled: Events delivered to fill gaps.
 #: requests: REST requests sent.
 #: unrequested: Frames or items about symbols or channels that the feed has not requested.
 #: unsupported: Items of a kind that the plugin does not support (alpaca).
 #: repeats: Messages that repeated an unchanged quote (bybit).
-#: repeated_trades: Trades that the venue sent again after they had been delivered (hyperliquid).
+#: repeated_trades: Trades that came again after they had been delivered.
 #: quiet_notices: Messages of the gateway that carry no information (ib).
 #: token_loops: Pages with a page token that had been sent before (alpaca).
 #: stale_books: Order books that lost updates and had to be loaded again (books).

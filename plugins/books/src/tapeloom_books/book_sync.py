@@ -6,7 +6,7 @@ whatever the state of the book), and whether the deltas follow the snapshot.
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import deque
 from typing import TYPE_CHECKING
 
 from tapeloom.events import Book, Event, Gap, Status
@@ -16,7 +16,9 @@ from .rules import has_sequence_ids, missing_count, position_after_delta, positi
 from .top_of_book import TopOfBookEmitter
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
+
+    from tapeloom.plugin import Feed
 
     from .local import LocalBook, State
     from .settings import Settings
@@ -38,18 +40,14 @@ class BookSync:
     """
 
     def __init__(
-        self,
-        book: LocalBook,
-        settings: Settings,
-        query_history: Callable[[HistoryQuery], None],
-        retry_at: dict[tuple[str, str], int],
-        counters: Counter[str],
+        self, book: LocalBook, settings: Settings, feed: Feed, retry_at: dict[tuple[str, str], int]
     ) -> None:
         self.book = book
         self._key = book.symbol, book.channel
-        self._query_history = query_history
+        self._query_history = feed.query_history
+        self._gaps = feed.gaps
         self._retry_at = retry_at
-        self._counters = counters
+        self._counters = feed.counters
         self._emit_top_of_book = TopOfBookEmitter(book, settings)
         self._retry = settings.retry
         self._buffered: deque[Book] = deque(maxlen=settings.buffer)
@@ -153,12 +151,10 @@ class BookSync:
     def _report_gap(self, event: Book, out: list[Event]) -> None:
         book, last_id = self.book, self._last_id
         missing_ids = missing_count(event, last_id)
-        self._counters["gaps"] += 1
-        out.append(
-            Gap(
-                book.venue, book.symbol, event.ts, event.recv, self._last_ts, event.ts,
-                "sequence", missing_ids, channel=book.channel,
-            )
+        out += self._gaps.open(
+            book.symbol, book.channel, since=self._last_ts, until=event.ts, recv=event.recv,
+            after_id=last_id, before_id=None if missing_ids is None else event.first_id,
+            missing=missing_ids,
         )  # fmt: skip
         if book.state == "synced":
             received = (

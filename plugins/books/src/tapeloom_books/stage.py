@@ -76,9 +76,7 @@ class Books:
         key = event.symbol, event.channel
         book = LocalBook(event.venue, *key, top_levels=self.settings.depth)
         self.books[key] = book
-        self._book_syncs[key] = BookSync(
-            book, self.settings, self.feed.query_history, self._retry_at, self.feed.counters
-        )
+        self._book_syncs[key] = BookSync(book, self.settings, self.feed, self._retry_at)
         return self._book_syncs[key]
 
     def _matching(self, event: Gap | Status) -> list[BookSync]:

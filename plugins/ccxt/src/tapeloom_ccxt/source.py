@@ -224,7 +224,7 @@ class CcxtSource:
             numbered=settings.numbered_trades,
             snapshot_every=settings.snapshot_every,
         )
-        topic = Topic(self._feed.venue, symbol, channel, parse)
+        topic = Topic(self._feed.gaps, symbol, channel, parse)
         self._topics[symbol, channel] = topic
         if topic.name == "book":
             detail = (
@@ -245,9 +245,7 @@ class CcxtSource:
                 while True:
                     try:
                         data = await topic.watch(exchange, self._params(topic), limit)
-                        had_gap = bool(topic.gap_cause)
                         self._outbox.push(topic.process(exchange, data, *self._times()))
-                        self._feed.counters["gaps"] += had_gap and not topic.gap_cause
                     except asyncio.CancelledError:
                         if _is_cancelled():
                             raise

@@ -8,8 +8,8 @@ from typing import Any, Literal
 
 import anyio
 from attrs import define, field
-from tapeloom.events import Event, Gap, GapCause, Reject
-from tapeloom.plugin import channel_parts
+from tapeloom.events import Event, GapCause, Reject
+from tapeloom.plugin import Gaps, channel_parts
 
 from .exchange import KINDS, Kind
 from .parsers import ChannelParser
@@ -24,7 +24,7 @@ MAX_FAILURES = 3
 class Topic:
     """One symbol and channel. `native` is ccxt's name of the symbol."""
 
-    venue: str
+    gaps: Gaps
     symbol: str
     channel: str
     parse: ChannelParser
@@ -83,7 +83,8 @@ class Topic:
         # Without a valid event, it is a repetition: ccxt may return known data any number of times.
         if valid:
             if self.gap_cause:
-                events.insert(events.index(valid[0]), self._gap(valid[0], recv))
+                place = events.index(valid[0])
+                events[place:place] = self._open_gap(valid[0], recv)
             self.last_ts = max(self.last_ts, valid[-1].ts)
             self.last_data_at, self.live, self.restarted = now, True, False
         return events
@@ -105,11 +106,11 @@ class Topic:
         if self.live:
             self.gap_cause = self.gap_cause or cause
 
-    def _gap(self, event: Event, recv: int) -> Gap:
+    def _open_gap(self, event: Event, recv: int) -> list[Event]:
         cause, self.gap_cause = self.gap_cause, ""
         assert cause
         until = max(event.ts, self.last_ts)
-        return Gap(
-            self.venue, self.symbol, until, recv, self.last_ts or until, until, cause,
-            None, "unrecoverable", self.channel,
+        return self.gaps.open(
+            self.symbol, self.channel, since=self.last_ts or until, until=until, recv=recv,
+            cause=cause,
         )  # fmt: skip

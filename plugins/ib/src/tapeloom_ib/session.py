@@ -8,7 +8,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from tapeloom.errors import ConnectionLost, FeedError
-from tapeloom.events import Event, Gap, Reject, Status
+from tapeloom.events import Event, Reject, Status
 
 from . import codes
 from .dial import client, dial, failure, leave
@@ -124,11 +124,9 @@ class Session:
     def _emit_gap(self, state: SubscriptionState, until: int, recv: int) -> None:
         until, cause, state.gap_cause = max(state.last_ts, until), state.gap_cause, ""
         assert cause
-        self._feed.counters["gaps"] += 1
-        self._events.append(
-            Gap(state.venue, state.symbol, until, recv, state.last_ts, until, cause, None, "unrecoverable",
-                state.channel)
-        )  # fmt: skip
+        self._events += self._feed.gaps.open(
+            state.symbol, state.channel, since=state.last_ts, until=until, recv=recv, cause=cause
+        )
 
     def _process_unreadable(self, fields: list[str]) -> None:
         """Emit a Reject for a message that cannot be parsed."""

@@ -22,4 +22,4 @@ def _settings() -> type[Settings]:
 
 @hookimpl(specname="validate")
 def _validate(feed: Feed) -> Stage:
-    return quality(feed.settings or Settings(), feed.counters, feed.query_history)
+    return quality(feed.settings or Settings(), feed.counters, feed.gaps)

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tapeloom.events import Gap
-from tapeloom.plugin import HistoryQuery
 from tapeloom.units import duration_ns
 
 from ._reference import Reference
 from ._rules import REPLAYED_ORIGINS, ZERO, Rules, is_non_negative
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Iterable
     from decimal import Decimal
 
     from tapeloom.events import Bar, Event, Ticker
+    from tapeloom.plugin import Gaps
 
 __all__ = ["BarChecks", "TickerChecks"]
 
@@ -97,9 +96,9 @@ class BarReference(Reference):
 class BarChecks:
     """Check bars. Every interval has a reference of its own."""
 
-    def __init__(self, rules: Rules, query_history: Callable[[HistoryQuery], None]) -> None:
+    def __init__(self, rules: Rules, gaps: Gaps) -> None:
         self._rules = rules
-        self._query_history = query_history
+        self._gaps = gaps
         self._references: dict[tuple[str, str, str], BarReference] = {}
         self._interval_ns: dict[str, int] = {}
 
@@ -115,23 +114,15 @@ class BarChecks:
         ):
             return rejected
         unclosed = reference.track_close(bar)
-        return None if unclosed is None else [self._report_unclosed(unclosed, bar), bar]
+        return None if unclosed is None else [*self._report_unclosed(unclosed, bar), bar]
 
-    def _report_unclosed(self, unclosed: Bar, bar: Bar) -> Gap:
-        """Return a Gap for a bar that the venue never closed, and query the history for it."""
-        self._rules.count("gaps")
+    def _report_unclosed(self, unclosed: Bar, bar: Bar) -> list[Event]:
+        """Return the Gap of a bar that the venue never closed, unless it is known; it is fetched."""
         length = _interval_ns(unclosed.interval)
         until = unclosed.ts + length if length != _UNLIMITED else bar.ts
-        self._query_history(
-            HistoryQuery(
-                "bars", unclosed.symbol, unclosed.channel, unclosed.interval,
-                since=unclosed.ts, until=until, before_id=until,
-            )
-        )  # fmt: skip
-        return Gap(
-            unclosed.venue, unclosed.symbol, until, bar.recv, unclosed.ts, until,
-            "sequence", None, "open", unclosed.channel,
-        )  # fmt: skip
+        return self._gaps.open(
+            unclosed.symbol, unclosed.channel, since=unclosed.ts, until=until, recv=bar.recv
+        )
 
     def _check(self, bar: Bar) -> list[Event] | None:
         rule, evidence = self._check_values(bar)

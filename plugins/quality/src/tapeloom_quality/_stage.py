@@ -11,7 +11,7 @@ from decimal import InvalidOperation
 from operator import length_hint
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from tapeloom.events import Bar, Book, Event, Gap, Quote, Reject, Ticker, Trade
+from tapeloom.events import Bar, Book, Event, Quote, Reject, Ticker, Trade
 from tapeloom.plugin import TradeBatch
 
 from ._bars import BarChecks, TickerChecks
@@ -24,7 +24,7 @@ from ._trades import TradeChecks
 if TYPE_CHECKING:
     from collections import Counter
 
-    from tapeloom.plugin import HistoryQuery, Stage
+    from tapeloom.plugin import Gaps, Stage
 
     from ._settings import Settings
 
@@ -37,37 +37,30 @@ _Check: TypeAlias = Callable[[Any], list[Event] | None]
 
 
 def _checks(
-    rules: Rules,
-    trades: TradeChecks,
-    types: tuple[str, ...],
-    query_history: Callable[[HistoryQuery], None],
+    rules: Rules, trades: TradeChecks, types: tuple[str, ...], gaps: Gaps
 ) -> dict[type[Event], _Check]:
     """Return the check for each type of event except trades, which the stage checks itself."""
     all_checks: dict[type[Event], _Check] = {
         Quote: QuoteChecks(rules).check,
         Book: BookChecks(rules).check,
-        Bar: BarChecks(rules, query_history).check,
+        Bar: BarChecks(rules, gaps).check,
         Ticker: TickerChecks(rules).check,
     }
     checks = {cls: check for cls, check in all_checks.items() if cls.type in types}
     if Trade.type in types:
-        checks |= {Gap: trades.record_gap, Reject: trades.record_reject}
+        checks[Reject] = trades.record_reject
     return checks
 
 
 def _accept(_: object) -> None:
-    """Do nothing: accept any event, ignore any query."""
+    """Accept any event."""
 
 
-def quality(
-    settings: Settings,
-    counters: Counter[str],
-    query_history: Callable[[HistoryQuery], None] = _accept,
-) -> Stage:
+def quality(settings: Settings, counters: Counter[str], gaps: Gaps) -> Stage:
     """Return the quality stage for *settings*."""
     rules = Rules(settings, counters)
-    trades = TradeChecks(rules, query_history)
-    check_of = _checks(rules, trades, settings.types, query_history).get
+    trades = TradeChecks(rules, gaps)
+    check_of = _checks(rules, trades, settings.types, gaps).get
     check_trade: _Check = trades.check if Trade.type in settings.types else _accept
     references_of, max_ahead = trades.references, rules.max_ahead
 

@@ -35,7 +35,6 @@ class TradeReference(Reference):
         "_restart_confirmations",
         "_restart_id",
         "first_id",
-        "gap_reported",
         "next_id",
     )
 
@@ -43,7 +42,6 @@ class TradeReference(Reference):
         super().__init__(rules)
         self.first_id = 0
         self.next_id: int | None = None  #: the id that follows without a gap
-        self.gap_reported = False  #: the next gap in the ids was already reported
         self._missing_ranges: list[tuple[int, int]] = []  # ascending, both ends inclusive
         self._history_range: tuple[int, int] | None = None  # replayed ids before the first live one
         self._restart_confirmations = 0  # ids in a row that indicate a restart
@@ -54,7 +52,7 @@ class TradeReference(Reference):
     @property
     def needs_full_check(self) -> bool:
         """Whether the next trade needs the full check even if its id follows."""
-        return self.gap_reported or self._restart_confirmations > 0
+        return self._restart_confirmations > 0
 
     def record_text_id(self, text_id: int | str) -> bool:
         """Record a text id; return whether it is new. An empty id always counts as new."""

@@ -6,14 +6,13 @@ from collections import defaultdict
 from decimal import InvalidOperation
 from typing import TYPE_CHECKING
 
-from tapeloom.events import Event, Gap, Reject, Trade
-from tapeloom.plugin import HistoryQuery
+from tapeloom.events import Event, Reject, Trade
 
 from ._rules import INFINITY, REPLAYED_ORIGINS, ZERO, Rules, is_positive
 from ._trade_reference import IdState, TradeReference
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from tapeloom.plugin import Gaps
 
 __all__ = ["TradeChecks"]
 
@@ -25,9 +24,9 @@ class TradeChecks:
     the events that replace it.
     """
 
-    def __init__(self, rules: Rules, query_history: Callable[[HistoryQuery], None]) -> None:
+    def __init__(self, rules: Rules, gaps: Gaps) -> None:
         self._rules = rules
-        self._query_history = query_history
+        self._gaps = gaps
         self._checks_ids = (
             "duplicate" in rules.enabled or "order" in rules.enabled or "sequence" in rules.enabled
         )
@@ -83,35 +82,22 @@ class TradeChecks:
     def _record_id(
         self, reference: TradeReference, trade: Trade, *, is_live: bool, is_newest: bool
     ) -> tuple[IdState, list[Event]]:
-        """Record the id; return its state, and the Gap to emit before the trade."""
+        """Record the id; return its state, and the gaps to emit before the trade."""
         if not self._checks_ids:
             return "fresh", []
         id_state, missing = reference.record_id(trade.id, is_live=is_live, is_newest=is_newest)
-        gap_reported = reference.gap_reported
-        if is_live and id_state == "fresh":
-            reference.gap_reported = False
         if reference.needs_full_check:
             reference.force_full_check()
         if not missing:
             return id_state, []
         self._rules.count("missing", missing)
-        if gap_reported or "sequence" not in self._rules.enabled:
+        if "sequence" not in self._rules.enabled or not isinstance(trade.id, int):
             return id_state, []
-        self._rules.count("gaps")
         since = reference.newest_ts if reference.has_event else trade.ts
-        until = max(since, trade.ts)
-        gap = Gap(
-            trade.venue, trade.symbol, until, trade.recv, since, until,
-            "sequence", missing, "open", trade.channel,
+        return id_state, self._gaps.open(
+            trade.symbol, trade.channel, since=since, until=max(since, trade.ts), recv=trade.recv,
+            after_id=trade.id - missing - 1, before_id=trade.id,
         )  # fmt: skip
-        last = trade.id - missing - 1 if isinstance(trade.id, int) else None
-        self._query_history(
-            HistoryQuery(
-                "trades", trade.symbol, trade.channel,
-                since=since, until=until, after_id=last, before_id=trade.id,
-            )
-        )  # fmt: skip
-        return id_state, [gap]
 
     def _check_values(
         self, reference: TradeReference, trade: Trade, id_state: IdState
@@ -145,20 +131,6 @@ class TradeChecks:
         if evidence := reference.check_jump(trade.price, trade.ts):
             return "jump", evidence
         return "", ""
-
-    def record_gap(self, gap: Gap) -> None:
-        """Record a reported gap, so that the gap in the ids is not reported a second time.
-
-        A Gap that ends before the newest trade only updates the state of a past gap and is ignored.
-        """
-        channels = [gap.channel] if gap.channel else list(self.references)
-        for channel in channels:
-            references = self.references.get(channel, {})
-            found = [references.get(gap.symbol)] if gap.symbol else list(references.values())
-            for reference in found:
-                if reference is not None and gap.until >= reference.newest_ts:
-                    reference.gap_reported = True
-                    reference.force_full_check()
 
     def record_reject(self, reject: Reject) -> list[Event] | None:
         """Record the id of a trade that an earlier stage rejected: it is not missing."""
