@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tapeloom import FeedSpec, Gap, Registry, Status, Trade
 from tapeloom._connection.handover import Handover
-from tapeloom.events import Book, Event, Quote
+from tapeloom.events import Book, Event, Quote, Ticker
 from tapeloom.plugin import Endpoint
 from tapeloom.units import Rate
 from tapeloom_testing import FakeWire, VirtualClock, WireEnd
@@ -242,3 +242,15 @@ def test_quotes_without_sequence_are_compared_by_price_and_size() -> None:
     handover.buffer([quote, other])
 
     assert handover.switch() == [other]
+
+
+def test_a_buffered_state_older_than_what_was_delivered_is_dropped() -> None:
+    handover = Handover()
+    ticker = Ticker("acme", "BTC/USD", 5, 5, ONE, ONE, ONE, ONE, ONE, ONE)
+    quote = Quote("acme", "BTC/USD", 5, 5, ONE, ONE, Decimal(2), ONE)
+    older = [attrs.evolve(event, ts=3) for event in (ticker, quote, book(None, "snapshot", 5))]
+    newer = [attrs.evolve(event, ts=8) for event in older]
+    handover.buffer([*older, *newer])
+    handover.accept([ticker, quote, book(None, "snapshot", 5)])
+
+    assert handover.switch() == newer

@@ -15,12 +15,16 @@ class Handover:
     Before the switch, the old connection's events are recorded and delivered, and the new one's are
     buffered. At the switch, the buffered events that were not recorded are released. After it, the
     new connection's events are deduplicated as well, because it may lag behind the old one.
+
+    Quotes, tickers and snapshots of books are states: one that is older than what was delivered is
+    not delivered any more, however long it was buffered.
     """
 
     def __init__(self) -> None:
         self.lock = anyio.Lock()  #: held while delivering: only one connection delivers at a time
         self._recorded: set[Hashable] = set()
         self._last_ids: dict[tuple[str, str], int] = {}  # of books and quotes with sequence ids
+        self._last_times: dict[tuple[str, str, type], int] = {}  # of states, in ns
         self._buffered: list[Event] = []
         self._switched = False
 
@@ -35,6 +39,9 @@ class Handover:
             sequence_id = _sequence_id(event)
             if sequence_id is None:
                 self._recorded.add(_identity(event))
+                if _is_state(event):
+                    place = event.symbol, event.channel, type(event)
+                    self._last_times[place] = max(event.ts, self._last_times.get(place, 0))
             else:
                 key = event.symbol, event.channel
                 self._last_ids[key] = max(sequence_id, self._last_ids.get(key, sequence_id))
@@ -67,8 +74,17 @@ class Handover:
     def _is_recorded(self, event: Event) -> bool:
         sequence_id = _sequence_id(event)
         if sequence_id is None:
-            return _identity(event) in self._recorded
+            place = event.symbol, event.channel, type(event)
+            is_old = _is_state(event) and event.ts < self._last_times.get(place, 0)
+            return is_old or _identity(event) in self._recorded
         return sequence_id <= self._last_ids.get((event.symbol, event.channel), sequence_id - 1)
+
+
+def _is_state(event: Event) -> bool:
+    """Return whether an event tells a state that the next one replaces."""
+    if isinstance(event, Book):
+        return event.kind == "snapshot"
+    return isinstance(event, Quote | Ticker)
 
 
 def _sequence_id(event: Event) -> int | None:
