@@ -24,7 +24,8 @@ from .sockets import SocketBackend
 #: The largest body of an answer, in bytes, before and after decompression. The lists of instruments
 #: of large venues have some 15 MB.
 MAX_BODY_BYTES = 32 * 1024 * 1024
-_GZIP = frozenset({"gzip", "x-gzip"})
+#: Names of compressions in the header `content-encoding`. We ask for gzip.
+_COMPRESSIONS = frozenset({"gzip", "x-gzip", "deflate", "br", "zstd", "compress"})
 
 
 def http_client(network: Network, source: str) -> httpx.AsyncClient:
@@ -74,11 +75,12 @@ class _Transport(httpx.AsyncBaseTransport):
         with _httpx_errors(request):
             response = await pool.handle_async_request(core_request)
         headers = httpx.Headers(response.headers)
-        encoding = headers.pop("content-encoding", "identity").strip().lower()
+        encodings = headers.pop("content-encoding", "").lower().split(",")
+        compressions = [name.strip() for name in encodings if name.strip() in _COMPRESSIONS]
         return httpx.Response(
             response.status,
             headers=headers,
-            stream=_Body(response, request, encoding),
+            stream=_Body(response, request, compressions),
             extensions=response.extensions,
         )
 
@@ -117,16 +119,19 @@ class _Body(httpx.AsyncByteStream):
     Raises httpx.DecodingError for a body that is too large or cannot be decompressed.
     """
 
-    def __init__(self, response: httpcore.Response, request: httpx.Request, encoding: str) -> None:
+    def __init__(
+        self, response: httpcore.Response, request: httpx.Request, compressions: list[str]
+    ) -> None:
         self._response = response
         self._request = request
-        self._encoding = encoding
+        self._compressions = compressions
         self._room = self._compressed_room = MAX_BODY_BYTES
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        stream = zlib.decompressobj(zlib.MAX_WBITS | 16) if self._encoding in _GZIP else None
-        if stream is None and self._encoding != "identity":
-            raise self._error(f"has the content-encoding {self._encoding!r}; expected gzip or none")
+        stream = zlib.decompressobj(zlib.MAX_WBITS | 16) if self._compressions else None
+        if self._compressions not in ([], ["gzip"], ["x-gzip"]):
+            names = ", ".join(self._compressions)
+            raise self._error(f"has the content-encoding {names!r}; expected gzip or none")
         parts = self._response.aiter_stream()
         try:
             with _httpx_errors(self._request):
@@ -137,7 +142,8 @@ class _Body(httpx.AsyncByteStream):
                     yield part if stream is None else self._inflate(stream, part)
         except httpx.DecodingError:
             await self.aclose()
-            with suppress(httpcore.NetworkError):  # read on: httpcore ends its generators only so
+            # Read on until that fails: only so do httpcore's generators end in order.
+            with suppress(httpcore.NetworkError, httpcore.ProtocolError):
                 async for _ in parts:
                     pass
             raise
