@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 from contextlib import suppress
 from typing import Any
@@ -152,8 +151,8 @@ async def test_unsubscribing_keeps_the_rate_limit_and_stops_at_the_deadline(
     all_times = [sent_at for _, sent_at in times]
     unsubscribe_times = [sent_at for op, sent_at in times if op == "unsub"]
 
-    assert all(later - earlier >= 0.5 for earlier, later in itertools.pairwise(all_times))
-    assert 4 <= len(unsubscribe_times) <= 5
+    assert all(third - first > 1.0 for first, third in zip(all_times, all_times[2:], strict=False))
+    assert 2 <= len(unsubscribe_times) <= 4
     assert unsubscribe_times[-1] - stopped <= 2.0
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import anyio
+import anyio.abc
 import httpx
 import pytest
 import tapeloom
@@ -23,7 +25,7 @@ from tapeloom._stream.pipeline import Pipeline
 from tapeloom.errors import ConnectionFailed, RequestRefused, SymbolError
 from tapeloom.hooks import hookimpl
 from tapeloom.plugin import HistoryQuery, Request, Subscription
-from tapeloom_testing import FakeVenue, FakeWire, VirtualClock, WireEnd
+from tapeloom_testing import FakeVenue, FakeWire, LoopClock, VirtualClock, WireEnd, virtual_backend
 
 BOOK = b'{"b": [["1.5", "2"]], "a": [["1.6", "3"]], "u": 7}'
 LISTED = b'["BTC/USD", "ETH/USD"]'
@@ -42,6 +44,8 @@ class Answers(dict[str, Any]):
     def get(self, path: str, default: Any = None) -> Any:
         self.asked.append((self.clock.monotonic(), path))
         answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+        if isinstance(answer, dict):
+            answer = answer[path.partition("?")[0]]
         if answer is CUT:
             raise anyio.EndOfStream
         return answer if isinstance(answer, tuple) else (200, {}, answer)
@@ -336,6 +340,200 @@ async def test_an_invalid_url_is_a_permanent_connection_error(registry: Registry
     assert not caught.value.retryable
 
 
+# ------------------------------------------------------- answers that are too large or too slow
+
+
+class Trickling:
+    """A venue that sends one byte of each answer to *slow* paths, and the rest never."""
+
+    def __init__(self, slow: str, answers: dict[str, bytes]) -> None:
+        self.slow, self.answers = slow, answers
+        self.asked: list[str] = []
+
+    async def serve(self, stream: anyio.abc.SocketStream) -> None:
+        gone = anyio.BrokenResourceError, anyio.EndOfStream
+        async with stream:
+            with suppress(*gone):
+                while True:
+                    path = (await stream.receive()).split()[1].decode()
+                    self.asked.append(path)
+                    body = next(body for part, body in self.answers.items() if part in path)
+                    await stream.send(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % len(body))
+                    if self.slow in path:
+                        for byte in body:
+                            await stream.send(bytes([byte]))
+                            await anyio.sleep(5)  # of virtual time
+                    else:
+                        await stream.send(body)
+
+
+@asynccontextmanager
+async def trickling(
+    registry: Registry, slow: str, *symbols: str, stages: tuple[str, ...] = ()
+) -> AsyncIterator[tuple[Trickling, tapeloom.Stream]]:
+    listed = json.dumps(symbols).encode()
+    venue = Trickling(slow, {"/symbols": listed, "/book": BOOK})
+    listener = await anyio.create_tcp_listener(local_host="127.0.0.1")
+    port = listener.extra(anyio.abc.SocketAttribute.local_port)
+    stack = Stack(
+        feeds=(FeedSpec("acme", symbols, ("trades",), stages=stages),),
+        venues={"acme": {"rest": f"http://127.0.0.1:{port}", "silence": 1e9}},
+    )
+    wire = FakeWire(lambda end, endpoint: acking(end, TRADE))
+    async with listener, anyio.create_task_group() as tasks:
+        tasks.start_soon(listener.serve, venue.serve)
+        async with tapeloom.open(
+            stack, registry=registry, dial=wire.dial, clock=LoopClock(), seed=1
+        ) as stream:
+            yield venue, stream
+        tasks.cancel_scope.cancel()
+
+
+class TestSlowAnswers:
+    """In virtual time: the event loop's own, so that sockets and deadlines share it."""
+
+    @pytest.fixture(params=["asyncio", "trio"])
+    def anyio_backend(self, request: pytest.FixtureRequest) -> Any:
+        return virtual_backend(request.param)
+
+    async def test_an_answer_that_trickles_is_told_and_delays_no_other(
+        self, registry: Registry
+    ) -> None:
+        symbols = ["BTC/USD", *(f"S{n}/USD" for n in range(6))]
+        books: dict[str, float] = {}
+        failed: list[tuple[str, str, float]] = []
+        async with trickling(registry, "BTC", *symbols) as (venue, stream):
+            began = anyio.current_time()
+            with anyio.fail_after(100):
+                async for event in stream:
+                    if isinstance(event, Trade):
+                        for symbol in symbols:
+                            query = HistoryQuery("book", symbol)
+                            stream.plans[0].feed.query_history(query)
+                    elif isinstance(event, Book):
+                        books[event.symbol] = anyio.current_time() - began
+                    elif isinstance(event, Status) and event.state == "request_failed":
+                        at = anyio.current_time() - began
+                        failed.append((event.symbol, event.detail, at))
+                        break
+
+        assert sorted(books) == symbols[1:]
+        assert max(books.values()) < 2
+        ((symbol, detail, at),) = failed
+        assert symbol == "BTC/USD"
+        assert "did not complete its answer to /book within 15 s" in detail
+        assert 30 <= at < 40
+        assert sum("BTC" in path for path in venue.asked) == 2
+
+    async def test_a_listing_that_trickles_does_not_keep_the_stream_from_starting(
+        self, registry: Registry
+    ) -> None:
+        async with trickling(registry, "/symbols", "BTC/USD") as (_, stream):
+            with anyio.fail_after(11):
+                trade = await anext(stream.of(Trade))
+
+        assert trade.symbol == "BTC/USD"
+
+
+async def test_an_answer_that_is_too_large_is_told_once_and_the_next_is_read(
+    registry: Registry,
+) -> None:
+    bomb = (200, {"content-encoding": "gzip"}, gzip.compress(b"[" + b" " * 40_000_000, 9))
+    async with streaming(registry, LISTED, bomb, BOOK) as (stream, _, want):
+        got: list[Event] = []
+        with anyio.fail_after(20):
+            async for event in stream:
+                got.append(event)
+                if isinstance(event, Trade) or len(got) == 4:
+                    want()
+                if isinstance(event, Book):
+                    break
+
+    failed = [event for event in got if isinstance(event, Status) and "failed" in event.state]
+    assert [event.state for event in failed] == ["request_failed"]
+    assert "/book: the answer has more than 32 MiB" in failed[0].detail
+
+
+# ---------------------------------------------------------------------------------- long pauses
+
+
+@pytest.mark.parametrize(
+    ("answer", "told"),
+    [
+        ((429, {"retry-after": "3153600000"}, b"slower"), "more than 7 days"),
+        ((429, {"retry-after": "Tue, 14 Nov 2123 22:13:51 GMT"}, b"slower"), "more than 7 days"),
+        ((418, {"retry-after": "86400"}, b"banned"), "86400 s"),
+    ],
+)
+async def test_a_request_does_not_wait_for_a_pause_of_days_but_says_so(
+    registry: Registry, answer: Any, told: str
+) -> None:
+    async with history_client(registry, answer, BOOK) as rig:
+        rig.ask()
+        await rig.until(1)
+        rig.ask("ETH/USD")
+        await rig.until(2)
+        soon = rig.clock.monotonic()
+        await rig.clock.sleep(7 * 86_400)
+        rig.ask()
+        await rig.until(3)
+    first, second, last = rig.got
+
+    assert isinstance(first, Status)
+    assert first.state == "request_failed"
+    assert told in first.detail
+    assert isinstance(second, Status)
+    assert "127.0.0.1 has asked for a pause, of which" in second.detail
+    assert soon < 10
+    assert isinstance(last, Book)
+    assert len(rig.http.asked) == 2
+
+
+async def test_a_refusal_with_a_pause_of_years_is_told_and_bounded(registry: Registry) -> None:
+    async with history_client(registry, b"busy", BOOK) as rig:
+        history: Any = rig.plan.history
+
+        class Refusing(type(history)):  # type: ignore[misc]
+            def read_answer(self, request: Request, body: bytes, recv: int) -> list[Event]:
+                if body == b"busy":
+                    raise RequestRefused("too many visits", 1e12)
+                return list(super().read_answer(request, body, recv))
+
+        rig.plan.history = Refusing(history.rest)
+        rig.ask()
+        await rig.until(1)
+        await rig.clock.sleep(7 * 86_400)
+        rig.ask()
+        await rig.until(2)
+    first, last = rig.got
+
+    assert isinstance(first, Status)
+    assert "too many visits" in first.detail
+    assert "more than 7 days" in first.detail
+    assert isinstance(last, Book)
+
+
+# ------------------------------------------------------------------------------- the rate limit
+
+
+async def test_a_book_gets_its_snapshot_at_once_while_gaps_are_filled(registry: Registry) -> None:
+    """Backfill that would use the rate limit for minutes leaves a fifth of it to snapshots."""
+    answers = {"/trades": b"[]", "/book": BOOK}
+    async with history_client(registry, answers, past_trades=True) as rig:
+        for n in range(200):
+            rig.ask(f"S{n}/USD", "trades", after_id=1)
+        await rig.clock.sleep(5.05)
+        asked_at = rig.clock.monotonic()
+        rig.ask()
+        await rig.until(1)
+        took = rig.clock.monotonic() - asked_at
+    times = rig.http.times
+
+    assert isinstance(rig.got[0], Book)
+    assert took < 0.3
+    assert all(sum(start <= t < start + 0.9 for t in times) <= 10 for start in times)
+
+
 # ------------------------------------------------------------------------------------- in a stream
 
 
@@ -466,7 +664,7 @@ async def _nowhere(events: list[Event]) -> None:
     raise AssertionError(events)
 
 
-async def test_books_come_first_and_then_the_symbols_with_the_highest_event_rate(
+async def test_the_symbols_with_the_highest_event_rate_come_first_in_each_queue(
     registry: Registry,
 ) -> None:
     """After a lost connection all symbols query at once; they share the venue's rate limit."""
@@ -490,7 +688,6 @@ async def test_books_come_first_and_then_the_symbols_with_the_highest_event_rate
                 await rig.clock.sleep(0.05)
 
     asked = [path.partition("&")[0] for _, path in rig.http.asked]
-    assert asked == [
-        *(f"/book?s={symbol}" for symbol in ("B/USD", "C/USD", "A/USD")),
-        *(f"/trades?s={symbol}" for symbol in ("B/USD", "C/USD", "A/USD")),
-    ]
+    for kind in ("book", "trades"):
+        by_rate = [f"/{kind}?s={symbol}" for symbol in ("B/USD", "C/USD", "A/USD")]
+        assert [path for path in asked if path.startswith(f"/{kind}")] == by_rate

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gzip
+import resource
 import socket
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import anyio
@@ -115,6 +117,97 @@ async def test_a_missing_response_is_a_read_timeout_of_httpx() -> None:
         async with http_client(Network(), "stack") as web:
             with pytest.raises(httpx.ReadTimeout):
                 await web.get(f"http://127.0.0.1:{silent.getsockname()[1]}/", timeout=0.05)
+
+
+# --------------------------------------------------------------------------- the size of a body
+
+MIB = 1024 * 1024
+
+
+@asynccontextmanager
+async def sending(*parts: bytes) -> AsyncIterator[str]:
+    """Answer every request with these bytes, and close; yield the address."""
+
+    async def serve(stream: anyio.abc.SocketStream) -> None:
+        async with stream:
+            await stream.receive()
+            with suppress(anyio.BrokenResourceError):  # the client has had enough
+                for part in parts:
+                    await stream.send(part)
+
+    listener = await anyio.create_tcp_listener(local_host="127.0.0.1")
+    port = listener.extra(anyio.abc.SocketAttribute.local_port)
+    async with listener, anyio.create_task_group() as tasks:
+        tasks.start_soon(listener.serve, serve)
+        yield f"http://127.0.0.1:{port}/depth"
+        tasks.cancel_scope.cancel()
+
+
+def head(**headers: str) -> bytes:
+    lines = [f"{name.replace('_', '-')}: {value}\r\n" for name, value in headers.items()]
+    return b"HTTP/1.1 200 OK\r\n" + "".join(lines).encode() + b"\r\n"
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "GZip", "x-gzip", "identity", "utf-8", ""])
+async def test_a_body_is_read_plain_and_compressed(encoding: str) -> None:
+    body = b'{"bids": []}' * 100_000
+    sent = gzip.compress(body) if "gzip" in encoding.lower() else body
+    headers = {"content_encoding": encoding} if encoding else {}
+    async with sending(head(**headers), sent) as url, http_client(Network(), "stack") as web:
+        answer = await web.get(url)
+
+    assert answer.content == body
+
+
+async def test_a_body_that_inflates_to_gigabytes_is_refused_in_little_memory() -> None:
+    bomb = gzip.compress(b" " * (300 * MIB), 9)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    async with (
+        sending(head(content_encoding="gzip"), bomb) as url,
+        http_client(Network(), "stack") as web,
+    ):
+        with pytest.raises(httpx.DecodingError, match="more than 32 MiB"):
+            await web.get(url)
+
+    assert len(bomb) < MIB
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 120 * 1024  # in KiB
+
+
+@pytest.mark.parametrize("encoding", ["gzip, gzip", "br", "gzip, deflate"])
+async def test_a_body_that_is_compressed_twice_or_otherwise_is_refused_unread(
+    encoding: str,
+) -> None:
+    bomb = gzip.compress(gzip.compress(b" " * (64 * MIB), 9), 9)
+    async with (
+        sending(head(content_encoding=encoding), bomb) as url,
+        http_client(Network(), "stack") as web,
+    ):
+        with pytest.raises(httpx.DecodingError, match=f"'{encoding}'; expected gzip or none"):
+            await web.get(url)
+
+
+@pytest.mark.parametrize("headers", [{}, {"content_encoding": "gzip"}])
+async def test_a_body_without_end_is_refused_at_the_limit(headers: dict[str, str]) -> None:
+    after_the_end = gzip.compress(b"{}")  # what follows it is no data, but it is read
+    async with (
+        sending(head(**headers), after_the_end, *[bytes(MIB)] * 100) as url,
+        http_client(Network(), "stack") as web,
+    ):
+        with pytest.raises(httpx.DecodingError, match="more than 32 MiB"):
+            await web.get(url)
+
+
+@pytest.mark.parametrize(
+    ("sent", "problem"),
+    [(b"{}", "not valid gzip"), (gzip.compress(b"{}", mtime=0)[:-9], "ends in the middle")],
+)
+async def test_a_body_that_cannot_be_decompressed_is_refused(sent: bytes, problem: str) -> None:
+    async with (
+        sending(head(content_encoding="gzip"), sent) as url,
+        http_client(Network(), "stack") as web,
+    ):
+        with pytest.raises(httpx.DecodingError, match=problem):
+            await web.get(url)
 
 
 def test_an_unreadable_certificate_file_is_a_config_error(tmp_path: Path) -> None:

@@ -36,8 +36,8 @@ class Detector(StallDetector):
         self.last_seen = LastSeen()
         self.add = self.last_seen.add
 
-    def check_at(self, now: float) -> list[Stalled]:
-        return self.check(self.last_seen.pop_active([*self._cadences]), now)
+    def check_at(self, now: float, reads: int = 0) -> list[Stalled]:
+        return self.check(self.last_seen.pop_active([*self._cadences]), now, reads)
 
 
 def seconds_until_stalled(detector: Detector, start: int, seconds: int) -> int | None:
@@ -197,7 +197,98 @@ def test_in_a_busy_feed_a_single_event_counts_as_activity() -> None:
     }
 
 
+@pytest.mark.parametrize(("busy", "found"), [(1, 21), (2, 11), (3, 7), (4, 6), (10, 6), (30, 6)])
+def test_a_busy_feed_is_found_silent_the_sooner_the_longer_it_was_seen(
+    busy: int, found: int
+) -> None:
+    detector = Detector()
+    detector.start([BTC, ETH], 0)
+    for now in range(1, busy + 2):  # what the first check finds does not count
+        detector.add([trade(BTC), trade(ETH)])
+        detector.check_at(now, reads=50)
+        assert not detector.all_silent_for(now)
+    silent_since = busy + 1
+    silences = []
+    for now in range(silent_since + 1, silent_since + 30):
+        detector.check(set(), now)
+        silences.append(detector.all_silent_for(now))
+
+    assert next(n for n, seconds in enumerate(silences, 1) if seconds) == found
+
+
+@pytest.mark.parametrize(
+    "reads",
+    [
+        [400],  # snapshots, right after subscribing
+        [2] * 19,  # few
+        [9, 2, 1, 9, 1, 2],  # slower than busy
+        [9, 0, 0, 9, 0, 0, 9, 0, 0],  # with pauses
+    ],
+)
+def test_a_feed_that_is_not_busy_in_its_first_seconds_is_not_found_silent(reads: list[int]) -> None:
+    detector = Detector()
+    detector.start([BTC], 0)
+    for now, count in enumerate([*reads, *[0] * 59], 1):
+        active = {(BTC.symbol, BTC.channel)} if count else set()
+        detector.check(active, now, count)
+        assert not detector.all_silent_for(now)
+
+
 # --------------------------------------------------------------------------------- in a stream
+
+
+@pytest.mark.parametrize("symbols", [["BTC/USD"], ["BTC/USD", "ETH/USD", "SOL/USD"]])
+@pytest.mark.parametrize("with_pongs", [False, True])
+@pytest.mark.parametrize(("at", "within"), [(2.6, 11.5), (6.0, 6.5), (15.0, 6.5)])
+async def test_a_connection_that_falls_silent_in_its_first_seconds_is_replaced_and_its_gap_told(
+    registry: Registry, symbols: list[str], with_pongs: bool, at: float, within: float
+) -> None:
+    """It stays open; with pongs, bytes go on arriving too."""
+    clock = VirtualClock(0)
+    connections = 0
+
+    async def serve(end: WireEnd, endpoint: Endpoint) -> None:
+        nonlocal connections
+        connections += 1
+        connection = connections
+        message = json.loads(await end.take())
+        end.push(json.dumps({"ok": message["id"]}))
+        number = 0
+        while True:
+            await clock.sleep(0.05)
+            now = clock.monotonic()
+            if connection > 1 or now < at:
+                number += 1
+                for symbol in symbols:
+                    name, ts = symbol.replace("/", ""), round(now * 1e9)
+                    body = {"s": name, "t": ts, "p": "1", "q": "1", "i": 1000 * connection + number}
+                    end.push(json.dumps(body))
+            elif with_pongs:
+                end.push('{"pong": 1}')
+
+    events: list[Event] = []
+    with anyio.fail_after(30):
+        async with (
+            clock.running(),
+            tapeloom.open(
+                FeedSpec("acme", symbols, ["trades"]),
+                registry=registry, clock=clock, dial=FakeWire(serve).dial, seed=1,
+            ) as stream,
+        ):  # fmt: skip
+            async for event in stream:
+                events.append(event)
+                if clock.monotonic() > at + within + 2:
+                    stream.stop()
+    lost = [
+        event for event in events if isinstance(event, Status) and event.state == "reconnecting"
+    ]
+    gaps = {event.symbol: event for event in events if isinstance(event, Gap)}
+
+    assert len(lost) == 1
+    assert "no subscription had an event for" in lost[0].detail
+    assert 5.0 <= lost[0].recv / 1e9 - at <= within
+    assert set(gaps) == set(symbols)
+    assert all(at - 2.0 <= gap.since / 1e9 <= at for gap in gaps.values())
 
 
 class Exchange:

@@ -278,7 +278,38 @@ async def test_the_heartbeat_is_sent_in_time_even_while_subscribing(
         await rig.clock.sleep(51.5)
 
     assert len(beats) == 10
-    assert all(abs(beat - 5 * (n + 1)) <= 1.0 for n, beat in enumerate(beats))
+    assert all(0 <= beat - 5 * (n + 1) <= 1.1 for n, beat in enumerate(beats))
+
+
+async def test_all_messages_of_a_window_are_sent_at_once_but_those_left_for_heartbeats(
+    registry: Registry, acme: Any
+) -> None:
+    """48 messages in six minutes are 48 at once, not one every 7.5 s."""
+    acme.endpoint = {
+        "message_rate": Rate(48, 360.0),
+        "heartbeat": Heartbeat(60.0, "beat"),
+        "max_subscriptions": 10_000,
+        "ack_timeout_seconds": 1e6,
+        "silence_timeout_seconds": 1e6,
+    }
+    times: list[float] = []
+    beats: list[float] = []
+
+    async def answer(end: WireEnd, endpoint: Endpoint, number: int, clock: VirtualClock) -> None:
+        while True:
+            text = await end.take()
+            (beats if text == "beat" else times).append(rig.clock.monotonic())
+            if text != "beat":
+                end.push(ok(text))
+
+    async with running(registry, answer, symbols=[f"S{n}/USD" for n in range(500)]) as rig:
+        await rig.clock.sleep(365)
+
+    assert times[:41] == [0.0] * 41
+    assert times[41] > 360
+    assert len(times) == 50
+    assert windows([*times, *beats], 360.0) <= 48
+    assert beats == [60.0 * (n + 1) for n in range(6)]
 
 
 # --------------------------------------------------------------------------------- reconnecting

@@ -322,6 +322,18 @@ async def test_retry_after_is_read_as_seconds_or_as_a_date(
     assert caught.value.retry_after_seconds == seconds
 
 
+@pytest.mark.parametrize("after", ["3153600000", "9" * 400, "Tue, 14 Nov 2123 22:13:20 GMT"])
+async def test_a_pause_of_years_is_kept_for_days_and_told(after: str) -> None:
+    venue = FakeVenue(never, upgrade=(429, {"retry-after": after}, b""))
+    clock = VirtualClock()
+    async with venue.serve(), httpx.AsyncClient(trust_env=False) as client:
+        with pytest.raises(Throttled, match="asks for a pause of more than 7 days") as caught:
+            async with dialer(client, "test", clock)(Endpoint(url=venue.url())):
+                pass
+
+    assert caught.value.retry_after_seconds == 7 * 86_400.0
+
+
 EXPIRED = datetime(2020, 1, 1, tzinfo=UTC)
 
 

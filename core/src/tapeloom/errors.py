@@ -190,12 +190,25 @@ class RequestFailed(FeedError):
         self.retryable = status == 0 or status >= 500
 
 
+#: The longest pause that is kept, in seconds. Venues ban for days at most; more is a mistake.
+MAX_PAUSE_SECONDS = 7 * 86_400.0
+
+
 class Throttled(RequestFailed):
-    """A rate limit was exceeded. `retry_after_seconds` is the pause the venue requires, or None."""
+    """A rate limit was exceeded. `retry_after_seconds` is the pause the venue requires, or None.
+
+    It is at most 7 days; the message says so if the venue requires more.
+    """
 
     def __init__(
         self, feed: str, message: str, status: int = 429, retry_after_seconds: float | None = None
     ) -> None:
+        if retry_after_seconds is not None and retry_after_seconds > MAX_PAUSE_SECONDS:
+            retry_after_seconds = MAX_PAUSE_SECONDS
+            message += (
+                " The venue asks for a pause of more than 7 days, which is most likely a mistake:"
+                " it is tried again after 7 days. Restart the feed to try sooner."
+            )
         super().__init__(feed, message, status)
         self.retryable = True
         self.retry_after_seconds = retry_after_seconds

@@ -12,8 +12,6 @@ import attrs
 
 __all__ = ["Rate", "duration_ns", "fraction", "retry_after"]
 
-#: The longest pause that is accepted, in seconds. Venues ban for days at most; more is a server's mistake.
-_MAX_PAUSE_SECONDS = 7 * 86_400.0
 #: The length of each unit of a duration, in ns.
 _UNITS = {
     "ns": 1,
@@ -75,12 +73,12 @@ def retry_after(headers: Mapping[str, str], now: int) -> float | None:
     lower = {str(name).lower(): str(text).strip() for name, text in headers.items()}
     value = lower.get("retry-after", "")
     if value.isascii() and value.isdecimal():
-        return min(float(value), _MAX_PAUSE_SECONDS)
+        return float(value)
     until = _date(value)
     if until is None:
         return None
     since = _date(lower.get("date", "")) or datetime.fromtimestamp(now / 1e9, UTC)
-    return min(max((until - since).total_seconds(), 0.0), _MAX_PAUSE_SECONDS)
+    return max((until - since).total_seconds(), 0.0)
 
 
 def _date(text: str) -> datetime | None:

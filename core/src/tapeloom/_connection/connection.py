@@ -93,7 +93,6 @@ class Connection:
         self.ended = False
         self.last_recv = 0
         self._label = label
-        self._host_limit = host_limit
         self._supervision = supervision
         self._endpoint = endpoint
         self._feed = plan.feed
@@ -108,13 +107,13 @@ class Connection:
         self._counters = plan.feed.counters
         self._link: Link | None = None
         rate = endpoint.message_rate
-        self._send_interval = rate.seconds / rate.count if rate else 0.0
+        self._send_limit = RateLimit(rate, self._clock, host_limit) if rate else host_limit
         self._send_lock = anyio.Lock()
-        self._next_send = 0.0  # when the next message may be sent, in monotonic seconds
         self._next_id = 1
         self._delay = plan.spec.max_batch_delay
         self._pings = endpoint.heartbeat is not None and endpoint.heartbeat.message is None
         self.last_byte = 0.0  #: when the last byte arrived, in monotonic seconds
+        self.reads = 0  #: number of reads, or parts of large reads, that had events
         self._heartbeat_due: float | None = None  # when the reply to a heartbeat is due
         self._blocked = False  # waiting for a consumer: the venue is not silent, we do not read
         self._tasks: anyio.abc.TaskGroup | None = None
@@ -257,6 +256,7 @@ class Connection:
         events = self._parse(frames)
         if not events:
             return None
+        self.reads += 1
         waiting = self._on_events(self, events)
         return None if waiting is DONE else self._wait_for_consumer(waiting)
 
@@ -304,8 +304,9 @@ class Connection:
         """Send messages within the venue's rate limits."""
         self._next_id += len(messages)
         for message in messages:
-            async with self._send_lock:  # per message, so that a heartbeat may be sent in between
-                await self._reserve_send()
+            if self._send_limit is not None:
+                await self._send_limit.acquire(reserve=self._heartbeat_reserve)
+            async with self._send_lock:
                 if link is not self._link:
                     return
                 due = self._clock.monotonic() + self._endpoint.ack_timeout_seconds
@@ -314,19 +315,14 @@ class Connection:
                     wanted = self.subscriptions.still_wanted(message.subscriptions)
                     self._supervision.on_live(wanted, None)
                 await link.send(message.text)
-                if not self._leaving:
-                    await self._wait_until_next_send()
 
-    async def _reserve_send(self) -> None:
-        """Wait until a message may be sent, and count it as sent."""
-        await self._wait_until_next_send()  # a task before us may have been cancelled while waiting
-        if self._host_limit is not None:
-            await self._host_limit.acquire()
-        self._next_send = self._clock.monotonic() + self._send_interval
-
-    async def _wait_until_next_send(self) -> None:
-        while (seconds := self._next_send - self._clock.monotonic()) > 0:
-            await self._clock.sleep(seconds)
+    @property
+    def _heartbeat_reserve(self) -> int:
+        """The part of the message limit to leave for heartbeats, where its window lasts long."""
+        rate, heartbeat = self._endpoint.message_rate, self._endpoint.heartbeat
+        if rate is None or heartbeat is None or rate.seconds < 2 * heartbeat.interval_seconds:
+            return 0
+        return min(int(rate.seconds / heartbeat.interval_seconds) + 1, rate.count - 1)
 
     def _update_ready(self) -> None:
         if self._all_sent and not self.subscriptions.has_pending:
@@ -424,15 +420,15 @@ class Connection:
         while True:
             due += heartbeat.interval_seconds
             await self._clock.sleep(max(0.0, due - self._clock.monotonic()))
+            if self._send_limit is not None:
+                await self._send_limit.acquire(urgent=True)
             async with self._send_lock:
-                await self._reserve_send()
                 if heartbeat.message is None:
                     await link.ping()
                 else:
                     await link.send(heartbeat.message)
                 if heartbeat.reply_timeout_seconds is not None and self._heartbeat_due is None:
                     self._heartbeat_due = self._clock.monotonic() + heartbeat.reply_timeout_seconds
-                await self._wait_until_next_send()
 
     async def _watchdog(self, link: Link) -> None:
         """End a connection that is silent or has an overdue reply; replace one that is too old."""

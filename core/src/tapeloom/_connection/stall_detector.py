@@ -23,6 +23,9 @@ _TIMES_MEAN, _TIMES_LONGEST = 20.0, 3.0
 _CHECK_SECONDS = 1.0
 #: Shortest timeout in seconds.
 _MIN_TIMEOUT = 5.0
+#: Until the cadence is known, a feed is busy if this many reads with events came in each check, and
+#: its silence is judged by so many of them; fewer make the timeout longer.
+_BUSY_READS, _BUSY_CHECKS = 3, 4
 #: Timeout in seconds of a subscription without events so far, and the longest it doubles to.
 _FIRST_TIMEOUT, _MAX_TIMEOUT = 60.0, 3600.0
 
@@ -96,12 +99,49 @@ def _true_pause(observed: float, step: float) -> float:
     return -step / math.log1p(-step / observed) if observed > step else 0.0
 
 
+@define
+class _FirstReads:
+    """The reads with events since the subscriptions were acknowledged; shows soon if a feed is busy.
+
+    Reads count, not events: one large trade is a hundred events. All times are monotonic seconds.
+    """
+
+    last_read: float = math.inf
+    busy_checks: int = 0  #: checks in a row that found many reads
+    is_slower: bool = False  #: the last check found some reads, but fewer than a busy feed has
+
+    def restart(self, now: float) -> None:
+        """Begin again: the next check sees only a part of its second, or snapshots."""
+        self.last_read, self.busy_checks, self.is_slower = now, -1, False
+
+    def record(self, reads: int, now: float) -> None:
+        """Record what a check found."""
+        if not reads:
+            return
+        paused = now - self.last_read > 1.5 * _CHECK_SECONDS
+        is_slower = reads < _BUSY_READS and self.busy_checks >= 0
+        if paused or (is_slower and self.is_slower):
+            self.busy_checks = 0  # it has pauses
+        elif not is_slower:
+            self.busy_checks += 1
+        self.last_read, self.is_slower = now, is_slower
+
+    def silent_for(self, now: float) -> float:
+        """Return for how many seconds a busy feed has been silent, 0.0 within the timeout."""
+        if self.busy_checks < 1:
+            return 0.0
+        silent = now - self.last_read
+        timeout = _MIN_TIMEOUT * max(_BUSY_CHECKS / self.busy_checks, 1.0)
+        return silent if silent > timeout else 0.0
+
+
 class StallDetector:
     """Detects stalled subscriptions of one supervisor; `check` is called once a second."""
 
     def __init__(self) -> None:
         self._cadences: dict[Subscription, Cadence] = {}
         self._overall = Cadence(math.inf, math.inf, 0.0, math.inf)  # of all subscriptions together
+        self._first_reads = _FirstReads()
         self._last_check: float | None = None
 
     def start(self, subscriptions: Iterable[Subscription], now: float) -> None:
@@ -112,11 +152,13 @@ class StallDetector:
             cadence.last_active = cadence.waiting_since = cadence.complete_until = now
         if self._overall.waiting_since > now:
             self._overall.last_active = self._overall.waiting_since = now
+        self._first_reads.restart(now)
 
     def pause(self) -> None:
         """Stop all timeouts until an acknowledgement or an event: the connection was lost."""
         for cadence in (self._overall, *self._cadences.values()):
             cadence.last_active = cadence.waiting_since = math.inf
+        self._first_reads.restart(math.inf)
 
     def forget(self, subscriptions: Iterable[Subscription]) -> None:
         """Remove subscriptions that have ended."""
@@ -128,17 +170,23 @@ class StallDetector:
         for cadence in (self._overall, *self._cadences.values()):
             if cadence.waiting_since < now:
                 cadence.last_active = cadence.waiting_since = now
+        if self._first_reads.last_read < now:
+            self._first_reads.restart(now)
 
-    def check(self, active: Collection[tuple[str, str]], now: float) -> list[Stalled]:
+    def check(
+        self, active: Collection[tuple[str, str]], now: float, reads: int = 0
+    ) -> list[Stalled]:
         """Return the subscriptions that were silent for longer than their timeout.
 
-        *active* holds each (symbol, channel) with events since the last check.
+        *active* holds each (symbol, channel) with events since the last check, *reads* is the number
+        of reads that had events.
 
         A subscription without any event so far may be quiet: it is returned once, and only while
         others are active. Books, quotes and tickers begin with a snapshot, and missed trades
         can be fetched: such subscriptions are returned again, with growing timeouts.
         """
         self._record_active(active, now)
+        self._first_reads.record(reads, now)
         if not any(cadence.checks for cadence in self._cadences.values()):
             return []  # no subscription has had an event yet
         overdue = [
@@ -161,6 +209,8 @@ class StallDetector:
         so all of them have a shorter timeout than each of them.
         """
         overall, several = self._overall, len(self._cadences) > 1
+        if overall.checks <= _MIN_PAUSES:
+            return self._first_reads.silent_for(now)
         silent = now - overall.waiting_since
         return silent if several and silent > overall.timeout else 0.0
 
@@ -173,9 +223,19 @@ class StallDetector:
         """Return the subscriptions silent for longer than ever before, and since when, in seconds.
 
         That is too short to call them stalled. But if the connection is lost *now*, they may have
-        stalled before that, so their gap begins earlier.
+        stalled before that, so their gap begins earlier. If all together are silent for longer than
+        ever before, each of them may have stalled.
         """
-        return {
+        overall, since = self._overall, dict[Subscription, float]()
+        if (
+            overall.checks > 1
+            and now - overall.last_active > _CHECK_SECONDS + overall.longest_pause
+        ):
+            since = {
+                subscription: max(cadence.complete_until, overall.last_active)
+                for subscription, cadence in self._cadences.items()
+            }
+        return since | {
             subscription: cadence.complete_until
             for subscription, cadence in self._cadences.items()
             if now - cadence.complete_until

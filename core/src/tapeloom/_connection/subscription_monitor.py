@@ -96,10 +96,14 @@ class SubscriptionMonitor:
 
     # --------------------------------------------------------------------------- once a second
 
-    def check(self, subscriptions: Collection[Subscription]) -> CheckResult:
-        """Return what to resubscribe or end. To be called once a second with all subscriptions."""
+    def check(self, subscriptions: Collection[Subscription], reads: int) -> CheckResult:
+        """Return what to resubscribe or end. To be called once a second with all subscriptions.
+
+        *reads* is the number of reads with events since the last call.
+        """
         now = self._clock.monotonic()
-        stalled = self._stalls.check(self._gaps.last_seen.pop_active(subscriptions), now)
+        active = self._gaps.last_seen.pop_active(subscriptions)
+        stalled = self._stalls.check(active, now, reads)
         if silent_seconds := self._stalls.all_silent_for(now):
             reason = f"no subscription had an event for {silent_seconds:.0f} s"
             return CheckResult((), reason)

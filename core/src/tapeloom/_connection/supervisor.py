@@ -283,7 +283,8 @@ class Supervisor:
         """Resubscribe to stalled subscriptions; end a connection where that does not help."""
         if connection is not self._current or self._successor is not None or self._tasks is None:
             return
-        result = self._monitor.check(self.wanted)
+        reads, connection.reads = connection.reads, 0
+        result = self._monitor.check(self.wanted, reads)
         if result.end_reason:
             connection.end(result.end_reason)
         elif result.stalled:

@@ -1,4 +1,4 @@
-"""Queue of REST queries of one feed: snapshots, trades and bars, sent one after another.
+"""Queues of REST queries of one feed: snapshots of books, and all others.
 
 A stage that queries does not wait. The answer is emitted as events and goes through the stages of
 the same stream. If there is none, a `Status` with the state "request_failed" is emitted instead.
@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable
 from itertools import count
 
 import anyio
+import anyio.abc
 import structlog
 
 from tapeloom._compose.plan import FeedPlan
@@ -19,18 +20,44 @@ from tapeloom.errors import FeedError, SymbolError
 from tapeloom.events import Event, Gap, Status
 from tapeloom.plugin import HistoryQuery, Request, Subscription
 
+from .paging import paging_defect
 from .rest_client import RestClient
 
 log = structlog.get_logger()
 
+#: The next request is sent once an answer takes this many seconds, while no more requests than these
+#: wait for an answer: one that trickles must not delay the others.
+_PATIENCE_SECONDS, _MAX_OPEN = 1.0, 4
+
+
+class _Queue:
+    """Queries and gaps, the symbols with the highest event rate first."""
+
+    def __init__(self) -> None:
+        self._items: list[tuple[float, int, HistoryQuery | GapFill]] = []
+        self._count = count()
+        self._not_empty = anyio.Event()
+
+    def push(self, item: HistoryQuery | GapFill, event_rate: float) -> None:
+        """Add an item."""
+        heapq.heappush(self._items, (-event_rate, next(self._count), item))
+        self._not_empty.set()
+
+    async def pop(self) -> HistoryQuery | GapFill:
+        """Wait for an item, remove and return it."""
+        while not self._items:
+            self._not_empty = anyio.Event()
+            await self._not_empty.wait()
+        return heapq.heappop(self._items)[-1]
+
 
 class HistoryClient:
-    """Answers the history queries and fills the gaps of one feed, one request after another.
+    """Answers the history queries and fills the gaps of one feed.
 
-    Book snapshots come first, then the symbols with the highest event rate: after a lost connection
-    all symbols query at once, and they share the venue's rate limit. *resubscribe* subscribes again
-    and returns whether a connection carries the subscription; *event_rate* returns its events per
-    second.
+    Book snapshots have a queue of their own and go first in the rate limit. In each queue the symbols
+    with the highest event rate come first: after a lost connection all symbols query at once, and
+    they share the venue's rate limit. *resubscribe* subscribes again and returns whether a connection
+    carries the subscription; *event_rate* returns its events per second.
     """
 
     def __init__(
@@ -48,9 +75,9 @@ class HistoryClient:
         self._resubscribe = resubscribe
         self._event_rate = event_rate
         self._queued: set[HistoryQuery] = set()
-        self._queue: list[tuple[int, float, int, HistoryQuery | GapFill]] = []
-        self._count = count()
-        self._not_empty = anyio.Event()
+        self._snapshots, self._others = _Queue(), _Queue()
+        self._emitting = anyio.Lock()
+        self._last_pages: dict[tuple[str, str], tuple[HistoryQuery, Request]] = {}
         plan.queries.listen(self._enqueue)
         plan.gaps.request, plan.gaps.enqueue = self._request, self._enqueue_fill
         plan.feed.fetch = rest.fetch
@@ -67,23 +94,37 @@ class HistoryClient:
     def _push(
         self, item: HistoryQuery | GapFill, subscription: Subscription, *, first: bool = False
     ) -> None:
-        entry = (not first, -self._event_rate(subscription), next(self._count), item)
-        heapq.heappush(self._queue, entry)
-        self._not_empty.set()
+        queue = self._snapshots if first else self._others
+        queue.push(item, self._event_rate(subscription))
 
     async def run(self) -> None:
         """Answer queries and fill gaps until cancelled."""
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(self._serve, self._snapshots, tasks)
+            await self._serve(self._others, tasks)
+
+    async def _serve(self, queue: _Queue, tasks: anyio.abc.TaskGroup) -> None:
+        """Process the items of a queue one after another, beside those that take long."""
+        free = anyio.Semaphore(_MAX_OPEN)
         while True:
-            while self._queue:
-                *_, item = heapq.heappop(self._queue)
-                if isinstance(item, HistoryQuery):
-                    events = await self._answer(item)
-                    self._queued.discard(item)
-                else:
-                    events = await self._fill_page(item)
-                await self._emit(events)
-            self._not_empty = anyio.Event()
-            await self._not_empty.wait()
+            await free.acquire()
+            processed = anyio.Event()
+            tasks.start_soon(self._process, await queue.pop(), free, processed)
+            with anyio.move_on_after(_PATIENCE_SECONDS):
+                await processed.wait()
+
+    async def _process(
+        self, item: HistoryQuery | GapFill, free: anyio.Semaphore, processed: anyio.Event
+    ) -> None:
+        if isinstance(item, HistoryQuery):
+            events = await self._answer(item)
+            self._queued.discard(item)
+        else:
+            events = await self._fill_page(item)
+        async with self._emitting:  # in the order of the answers, also if a consumer is slow
+            await self._emit(events)
+        free.release()
+        processed.set()
 
     async def _answer(self, query: HistoryQuery) -> list[Event]:
         request = self._request(query)
@@ -102,7 +143,7 @@ class HistoryClient:
         if query is None or request is None or not self._is_subscribed(fill):
             fill.queued = False
             return fill.give_up(clock.time_ns())
-        events = await self._events(query, request)
+        events = await self._page(query, request)
         if any(isinstance(event, Status) for event in events) or not self._is_subscribed(fill):
             # Without a native name, the answer about a symbol that was removed cannot be parsed.
             failed = [event for event in events if isinstance(event, Status)]
@@ -118,6 +159,15 @@ class HistoryClient:
         if fill.queued:
             self._enqueue_fill(fill)
         return filled
+
+    async def _page(self, query: HistoryQuery, request: Request) -> list[Event]:
+        """Return the events of one page, or a Status with the failure or the adapter's defect."""
+        key = query.symbol, query.channel
+        previous, self._last_pages[key] = self._last_pages.get(key), (query, request)
+        defect = paging_defect(query, request, previous)
+        if defect is not None:
+            return [self._failed(query, defect)]
+        return await self._events(query, request)
 
     def _is_subscribed(self, fill: GapFill) -> bool:
         return fill.subscription.symbol in self._plan.feed.symbols
@@ -139,7 +189,9 @@ class HistoryClient:
         assert history is not None
         try:
             return await self._rest.read(
-                request, lambda body: history.read_answer(request, body, clock.time_ns())
+                request,
+                lambda body: history.read_answer(request, body, clock.time_ns()),
+                urgent=query.kind == "book",
             )
         except (FeedError, ValueError) as error:
             return [self._failed(query, str(error))]

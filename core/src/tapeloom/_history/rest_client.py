@@ -6,12 +6,13 @@ import math
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
+import anyio
 import httpx
 import structlog
 
 from tapeloom._compose.plan import FeedPlan
 from tapeloom._runtime.backoff import Backoff
-from tapeloom._runtime.rate_limits import RateLimit, RateLimits
+from tapeloom._runtime.rate_limits import LimitPaused, RateLimit, RateLimits
 from tapeloom._runtime.taps import FrameTap
 from tapeloom.errors import ConnectionFailed, FeedError, RequestFailed, RequestRefused, Throttled
 from tapeloom.plugin import Request
@@ -24,6 +25,16 @@ T = TypeVar("T")
 
 #: Maximum number of attempts for one request.
 _ATTEMPTS = 5
+#: Seconds in which an answer has to be complete: a megabyte over a slow line.
+_ANSWER_SECONDS = 15.0
+#: After so many seconds of waiting for its answers a request is not repeated.
+_MAX_ANSWERS_SECONDS = 20.0
+#: The longest pause, in seconds, that a request waits for; with a longer one it fails at once.
+_MAX_WAIT_SECONDS = 600.0
+#: Maximum length of the venue's own reason in an error.
+_MAX_REASON = 500
+#: The part of a rate limit that only urgent requests may use: one in so many.
+_RESERVE = 5
 
 
 class RestClient:
@@ -42,27 +53,38 @@ class RestClient:
         self._taps = taps
 
     async def read(
-        self, request: Request, parse: Callable[[bytes], list[T]], timeout_seconds: float = math.inf
+        self,
+        request: Request,
+        parse: Callable[[bytes], list[T]],
+        timeout_seconds: float = math.inf,
+        *,
+        urgent: bool = True,
     ) -> list[T]:
         """Return the answer to *request* as *parse* returns it.
 
         The request is repeated where *parse* raises a RequestRefused that names a pause. Raises
         RequestRefused, another ValueError, or what `fetch` raises.
         """
-        clock, limit = self._plan.feed.clock, self._limit(request)
+        name, clock, limit = self._plan.feed.name, self._plan.feed.clock, self._limit(request)
         deadline = clock.monotonic() + timeout_seconds
         for attempt in range(1, _ATTEMPTS + 1):
-            body = await self.fetch(request, retry_seconds=deadline - clock.monotonic())
+            seconds = deadline - clock.monotonic()
+            body = await self.fetch(request, timeout_seconds=seconds, urgent=urgent)
             try:
                 return parse(body)
             except RequestRefused as refused:
-                pause = refused.retry_after_seconds
-                if attempt == _ATTEMPTS or pause is None or clock.monotonic() + pause > deadline:
+                if refused.retry_after_seconds is None:
                     raise
-                log.warning("request_failed", feed=self._plan.feed.name, reason=refused.reason)
+                throttled = Throttled(name, refused.reason, 200, refused.retry_after_seconds)
+                pause = throttled.retry_after_seconds or 0.0
                 if limit is not None:
                     limit.pause(pause)
-                else:
+                if attempt == _ATTEMPTS or pause > min(
+                    _MAX_WAIT_SECONDS, deadline - clock.monotonic()
+                ):
+                    raise throttled from refused
+                log.warning("request_failed", feed=name, reason=refused.reason)
+                if limit is None:
                     await clock.sleep(pause)
         raise AssertionError("unreachable")
 
@@ -80,29 +102,36 @@ class RestClient:
     def _limit(self, request: Request) -> RateLimit | None:
         return self._rate_limits.limit(request.url, "rest", request.rate)
 
-    async def fetch(self, request: Request, *, retry_seconds: float = math.inf) -> bytes:
+    async def fetch(
+        self, request: Request, *, timeout_seconds: float = math.inf, urgent: bool = True
+    ) -> bytes:
         """Return the body of the answer to *request*, with retries.
 
-        No retry begins later than *retry_seconds* from now.
+        No attempt begins later than *timeout_seconds* from now, and no answer is awaited longer. A
+        request that is not *urgent* leaves a part of the rate limit to those that are.
 
         Raises RequestFailed, Throttled or ConnectionFailed.
         """
         clock = self._plan.feed.clock
-        deadline = clock.monotonic() + retry_seconds
+        deadline = clock.monotonic() + timeout_seconds
         backoff = Backoff(self._plan.feed.random)
         limit = self._limit(request)
+        waited = 0.0  # for answers, in seconds
         for attempt in range(1, _ATTEMPTS + 1):
             if limit is not None:
-                await limit.acquire(request.weight)
+                await self._acquire(limit, request, deadline - clock.monotonic(), urgent=urgent)
+            sent_at = anyio.current_time()
             try:
-                body = await self._send(request)
+                body = await self._send(request, deadline - clock.monotonic())
             except FeedError as error:
+                waited += anyio.current_time() - sent_at
                 pause = backoff.next()
                 if isinstance(error, Throttled):
                     pause = max(pause, error.retry_after_seconds or 1.0)
                     if limit is not None:
                         limit.pause(pause)
-                late = clock.monotonic() + pause > deadline
+                late = pause > min(_MAX_WAIT_SECONDS, deadline - clock.monotonic())
+                late = late or waited > _MAX_ANSWERS_SECONDS
                 if attempt == _ATTEMPTS or late or not error.retryable:
                     raise
                 log.warning("request_failed", feed=self._plan.feed.name, reason=str(error))
@@ -113,17 +142,39 @@ class RestClient:
             return body
         raise AssertionError("unreachable")
 
-    async def _send(self, request: Request) -> bytes:
-        name = self._plan.feed.name
+    async def _acquire(
+        self, limit: RateLimit, request: Request, seconds: float, *, urgent: bool
+    ) -> None:
+        """Wait for the rate limit; raise Throttled where the venue demands too long a pause."""
+        reserve = 0 if urgent or request.rate is None else request.rate.count // _RESERVE
+        longest = min(_MAX_WAIT_SECONDS, seconds)
+        try:
+            await limit.acquire(
+                request.weight, urgent=urgent, reserve=reserve, longest_pause=longest
+            )
+        except LimitPaused as paused:
+            text = (
+                f"{httpx.URL(request.url).host} has asked for a pause, of which {paused.seconds:.0f} s"
+                " are left; no request is sent before. To avoid it, make fewer requests from this"
+                " address."
+            )
+            raise Throttled(self._plan.feed.name, text, 429, paused.seconds) from None
+
+    async def _send(self, request: Request, timeout_seconds: float) -> bytes:
+        name, response = self._plan.feed.name, None
+        timeout_seconds = max(min(timeout_seconds, _ANSWER_SECONDS), 0.0)
         check_headers(name, request.url, request.headers)
         try:
-            response = await self._client.request(
-                "POST" if request.body else "GET",
-                request.url,
-                headers=({"content-type": "application/json"} if request.body else {})
-                | dict(request.headers),
-                content=request.body or None,
-            )
+            with anyio.move_on_after(timeout_seconds):
+                response = await self._client.request(
+                    "POST" if request.body else "GET",
+                    request.url,
+                    headers=({"content-type": "application/json"} if request.body else {})
+                    | dict(request.headers),
+                    content=request.body or None,
+                )
+        except httpx.DecodingError as error:
+            raise RequestFailed(name, f"{httpx.URL(request.url).path}: {error}", 200) from error
         except (httpx.HTTPError, OSError) as error:
             raise dial_error(name, request.url, error) from error
         except httpx.InvalidURL as error:
@@ -131,6 +182,13 @@ class RestClient:
             failed.retryable = False
             raise failed from error
         self._plan.feed.counters["requests"] += 1
+        if response is None:
+            url = httpx.URL(request.url)
+            raise RequestFailed(
+                name,
+                f"{url.host} did not complete its answer to {url.path} within {timeout_seconds:g} s."
+                " Check the network, the proxy and the venue's status.",
+            )
         if response.status_code != 200:
             raise self._error(request.url, response)
         return response.content
@@ -142,7 +200,8 @@ class RestClient:
         if isinstance(reason, RequestRefused):
             seconds, reason = reason.retry_after_seconds, reason.reason
             if seconds is not None:
-                return Throttled(name, f"{url}: {reason}", status, seconds)
+                return Throttled(name, f"{url}: {reason[:_MAX_REASON]}", status, seconds)
+        reason = reason[:_MAX_REASON]
         if is_rate_limited(status, response.headers):
             now = self._plan.feed.clock.time_ns()
             return throttled(name, url, status, response.headers, now, reason)

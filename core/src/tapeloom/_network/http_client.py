@@ -1,14 +1,16 @@
-"""The HTTP client of a stream: its certificates, proxy and timeouts.
+"""The HTTP client of a stream: its certificates, proxy, timeouts and the limit of what it reads.
 
 httpx does HTTP. Its transport is a public parameter; `_Transport` differs from httpx's own in that its
-connections use the streams of `sockets`.
+connections use the streams of `sockets`, and in that it decompresses, within a limit. httpx inflates
+each part of a body whole, and a body that is compressed twice a million times.
 """
 
 from __future__ import annotations
 
 import ssl
+import zlib
 from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack, contextmanager
+from contextlib import AsyncExitStack, contextmanager, suppress
 
 import httpcore
 import httpx
@@ -19,6 +21,12 @@ from tapeloom.plugin.transports import CONNECT_TIMEOUT_SECONDS, USER_AGENT, prox
 
 from .sockets import SocketBackend
 
+#: The largest body of an answer, in bytes, before and after decompression. The lists of instruments
+#: of large venues have some 15 MB.
+MAX_BODY_BYTES = 32 * 1024 * 1024
+#: Names of compressions in the header `content-encoding`. We ask for gzip.
+_COMPRESSIONS = frozenset({"gzip", "x-gzip", "deflate", "br", "zstd", "compress"})
+
 
 def http_client(network: Network, source: str) -> httpx.AsyncClient:
     """Return an HTTP client with the network settings of a stack; *source* names the stack.
@@ -28,7 +36,7 @@ def http_client(network: Network, source: str) -> httpx.AsyncClient:
     return httpx.AsyncClient(
         transport=_Transport(_ssl_context(network, source), network),
         timeout=httpx.Timeout(CONNECT_TIMEOUT_SECONDS),
-        headers={"user-agent": USER_AGENT},
+        headers={"user-agent": USER_AGENT, "accept-encoding": "gzip"},
     )
 
 
@@ -66,10 +74,13 @@ class _Transport(httpx.AsyncBaseTransport):
         pool = await self._pool(url)
         with _httpx_errors(request):
             response = await pool.handle_async_request(core_request)
+        headers = httpx.Headers(response.headers)
+        encodings = headers.pop("content-encoding", "").lower().split(",")
+        compressions = [name.strip() for name in encodings if name.strip() in _COMPRESSIONS]
         return httpx.Response(
             response.status,
-            headers=response.headers,
-            stream=_Body(response, request),
+            headers=headers,
+            stream=_Body(response, request, compressions),
             extensions=response.extensions,
         )
 
@@ -103,16 +114,59 @@ def _proxy(address: str) -> httpcore.Proxy:
 
 
 class _Body(httpx.AsyncByteStream):
-    """The body of a response, which raises the errors of httpx."""
+    """The decompressed body of a response, which raises the errors of httpx.
 
-    def __init__(self, response: httpcore.Response, request: httpx.Request) -> None:
+    Raises httpx.DecodingError for a body that is too large or cannot be decompressed.
+    """
+
+    def __init__(
+        self, response: httpcore.Response, request: httpx.Request, compressions: list[str]
+    ) -> None:
         self._response = response
         self._request = request
+        self._compressions = compressions
+        self._room = self._compressed_room = MAX_BODY_BYTES
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        with _httpx_errors(self._request):
-            async for part in self._response.aiter_stream():
-                yield part
+        stream = zlib.decompressobj(zlib.MAX_WBITS | 16) if self._compressions else None
+        if self._compressions not in ([], ["gzip"], ["x-gzip"]):
+            names = ", ".join(self._compressions)
+            raise self._error(f"has the content-encoding {names!r}; expected gzip or none")
+        parts = self._response.aiter_stream()
+        try:
+            with _httpx_errors(self._request):
+                async for part in parts:
+                    self._compressed_room -= len(part)
+                    if self._compressed_room < 0:
+                        raise self._too_large()
+                    yield part if stream is None else self._inflate(stream, part)
+        except httpx.DecodingError:
+            await self.aclose()
+            # Read on until that fails: only so do httpcore's generators end in order.
+            with suppress(httpcore.NetworkError, httpcore.ProtocolError):
+                async for _ in parts:
+                    pass
+            raise
+        if stream is not None and not stream.eof and self._compressed_room < MAX_BODY_BYTES:
+            raise self._error("ends in the middle of its compressed data")
+
+    def _inflate(self, stream: zlib._Decompress, part: bytes) -> bytes:
+        if stream.eof:
+            return b""  # what follows the compressed data belongs to nothing
+        try:
+            inflated = stream.decompress(part, self._room + 1)
+        except zlib.error as error:
+            raise self._error(f"is not valid gzip: {error}") from error
+        self._room -= len(inflated)
+        if self._room < 0:
+            raise self._too_large()
+        return inflated
+
+    def _too_large(self) -> httpx.DecodingError:
+        return self._error(f"has more than {MAX_BODY_BYTES // 1024**2} MiB, the most that is read")
+
+    def _error(self, problem: str) -> httpx.DecodingError:
+        return httpx.DecodingError(f"the answer {problem}", request=self._request)
 
     async def aclose(self) -> None:
         """Return the connection to its pool."""

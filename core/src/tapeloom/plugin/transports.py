@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from tapeloom.errors import ConnectionFailed, FeedError, Throttled
+from tapeloom.errors import MAX_PAUSE_SECONDS, ConnectionFailed, FeedError, Throttled
 from tapeloom.units import retry_after
 
 from .feeds import Network
@@ -151,7 +151,8 @@ def throttled(
 ) -> Throttled:
     """Return the error for an answer that reports an exceeded rate limit; *reason* is the venue's text."""
     seconds = retry_after(headers, now)
-    pause = f" for {seconds:g} s" if seconds is not None else ""
+    told = seconds is not None and seconds <= MAX_PAUSE_SECONDS
+    pause = f" for {seconds:g} s" if told else ""
     return Throttled(
         feed,
         f"{urlsplit(url).netloc} asks for a pause{pause}: HTTP {status}"
