@@ -21,6 +21,7 @@ import pytest
 import structlog
 from anyio.from_thread import start_blocking_portal
 from tapeloom import Trade, decode
+from tapeloom._tape.compression import open_tape
 from tapeloom.cli._main import main
 from tapeloom_testing import FakeClient, FakeVenue
 
@@ -342,6 +343,44 @@ def test_a_symbol_that_the_venue_does_not_list_is_exit_code_2(
 
     assert code == 2
     assert "Did you mean 'BTC/USDC'?" in summary(err)["errors"][0]
+
+
+PASSWORDS = ["hunter2", "hun@ter2", "h/unter2"]
+
+
+@pytest.mark.parametrize("password", PASSWORDS)
+@pytest.mark.parametrize("answer", ["refused", "404", "429", "502", "works"])
+def test_a_password_in_an_address_is_shown_nowhere(
+    stack: Stacked, serving: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    password: str, answer: str,
+) -> None:  # fmt: skip
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        host = f"127.0.0.1:{unused.getsockname()[1]}"
+        if answer != "refused":
+            http = {"/symbols": (200, {}, b'["BTC/USD"]')} if answer == "works" else {}
+            upgrade = None if answer == "works" else (int(answer), {}, b"")
+            host = serving(FakeVenue(busy, upgrade=upgrade, http=http)).url().removeprefix("ws://")
+        address = f"me:{password}@{host}"
+        path = stack(f"ws://{address}", more=f'rest = "http://{address}"\n[flight]\nfolder = "f"')
+        main(["check", path, "--resolved"])
+        main(["--debug", "record", path, "--to", "tapes", "--out", "jsonl", "--for", "0.5"])
+        main(
+            [
+                "replay",
+                "tapes/acme.jsonl.zst",
+                "--out",
+                "jsonl",
+                "--set",
+                f"acme.url=ftp://{address}",
+            ]
+        )
+    out, err = capsys.readouterr()
+    with open_tape(tmp_path / "tapes/acme.jsonl.zst") as tape:
+        shown = out + err + tape.read().decode()
+
+    assert host in out
+    assert not [part for part in (password, "unter2", "ter2") if part in shown]
 
 
 # ------------------------------------------------------------------------------------------- replay

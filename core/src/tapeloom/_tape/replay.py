@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 import anyio.lowlevel
 from attrs import define, frozen
 
+from tapeloom.errors import masked
 from tapeloom.events import Event, Reject
 from tapeloom.plugin import (
     Ack,
@@ -137,7 +138,7 @@ class Replay:
                 Request(url=record.url, body=record.request), record.body, record.recv
             )
         except Exception as error:  # the adapter may raise anything for an unexpected shape
-            evidence = f"{record.url}: {type(error).__name__}: {error}"
+            evidence = f"{masked(record.url)}: {type(error).__name__}: {error}"
             return [self._reject(record.recv, "unreadable_answer", evidence)]
         symbols = set(self._feed.symbols)
         return [event for event in answer if event.symbol in symbols]

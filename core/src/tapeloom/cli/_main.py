@@ -16,7 +16,14 @@ import structlog
 
 from tapeloom._compose.discovery import installed
 from tapeloom._compose.registry import Registry
-from tapeloom.errors import ConfigError, PluginError, SymbolError, TapeloomError, unwrap_single
+from tapeloom.errors import (
+    ConfigError,
+    PluginError,
+    SymbolError,
+    TapeloomError,
+    masked,
+    unwrap_single,
+)
 
 from . import _check as check
 from . import _plugins as plugins
@@ -93,6 +100,7 @@ def _configure_logging(*, debug: bool) -> None:
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="%H:%M:%S", utc=True),
             structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty()),
+            lambda _logger, _name, line: masked(str(line)),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(
             logging.DEBUG if debug else logging.WARNING
