@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -21,7 +22,7 @@ import pytest
 import structlog
 from anyio.from_thread import start_blocking_portal
 from tapeloom import Trade, decode
-from tapeloom._tape.compression import open_tape
+from tapeloom._tape.compression import read_whole
 from tapeloom.cli._main import main
 from tapeloom_testing import FakeClient, FakeVenue
 
@@ -376,8 +377,7 @@ def test_a_password_in_an_address_is_shown_nowhere(
             ]
         )
     out, err = capsys.readouterr()
-    with open_tape(tmp_path / "tapes/acme.jsonl.zst") as tape:
-        shown = out + err + tape.read().decode()
+    shown = out + err + read_whole(tmp_path / "tapes/acme.jsonl.zst", 1 << 20).decode()
 
     assert host in out
     assert not [part for part in (password, "unter2", "ter2") if part in shown]
@@ -411,6 +411,24 @@ def test_a_corrupt_line_of_a_recording_is_a_reject_and_exit_code_1(
     assert code == 1
     assert totals["rejects"] == {"corrupt_record": 1}
     assert totals["events"]["trade"] == 39
+
+
+def test_saved_messages_are_replayed_after_the_conversion_that_the_error_names(
+    site: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "raw.jsonl").write_text("".join(f"{trade(n)}\n" for n in range(5)))
+    code = main(["replay", "raw.jsonl", *REPLAY, "--out", "none"])
+    (error,) = summary(capsys.readouterr().err)["errors"]
+    _, found, command = error.partition("convert the file: ")
+
+    assert (code, bool(found)) == (1, True)
+    if shutil.which("jq") is None:
+        pytest.skip("jq is not installed")
+    subprocess.run(command.replace("FILE", "raw.jsonl"), shell=True, check=True)
+    code = main(["replay", "day.jsonl", *REPLAY, "--out", "none"])
+    totals = summary(capsys.readouterr().err)
+
+    assert (code, totals["events"]["trade"], totals["rejects"]) == (0, 5, {})
 
 
 def test_replay_gives_the_same_lines_every_time(
