@@ -7,6 +7,7 @@ error messages with either.
 from __future__ import annotations
 
 import http
+import os
 import re
 import socket
 import ssl
@@ -53,6 +54,8 @@ _VALUE = re.compile(r"(?![ \t])[\t\x20-\x7e\x80-\xff]*(?<![ \t])")
 def ssl_context(network: Network) -> ssl.SSLContext:
     """Return the TLS context with the trusted certificates. Raises OSError if the file `ca` cannot be read."""
     if network.ca:
+        if os.path.exists(network.ca) and not os.path.isfile(network.ca):  # noqa: PTH110, PTH113
+            raise OSError("it is not a regular file")
         return ssl.create_default_context(cafile=network.ca)
     return httpx.create_ssl_context()
 
