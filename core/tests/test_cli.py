@@ -87,6 +87,25 @@ class Sink:
 def sink(settings):
     return Sink()
 """
+SILENT = """\
+import anyio
+from tapeloom.hooks import hookimpl
+
+class Source:
+    backends = frozenset({"asyncio", "trio"})
+    channels = frozenset({"trades"})
+    resumes = False
+
+    async def run(self, deliver):
+        await anyio.sleep_forever()
+
+    def symbols_changed(self):
+        pass
+
+@hookimpl
+def connect(feed):
+    return Source()
+"""
 STUCK = """\
 import anyio
 from tapeloom.hooks import hookimpl
@@ -116,7 +135,7 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setenv("PYTHONWARNINGS", "error")
     monkeypatch.delenv("TERM", raising=False)
     install(folder, "acme", ACME, {"acme": "acme", "marker": "marker"})
-    monkeypatch.setenv("TAPELOOM_PLUGINS", "acme,marker,hello,broken,stuck,frozen,chatty")
+    monkeypatch.setenv("TAPELOOM_PLUGINS", "acme,marker,hello,broken,stuck,frozen,chatty,silent")
     monkeypatch.chdir(tmp_path)
     yield folder
     for name in [name for name in sys.modules if name.startswith("made_")]:
@@ -317,6 +336,18 @@ def test_a_failed_feed_is_exit_code_1_with_the_reason(
     assert code == 1
     assert "HTTP 404" in summary(err)["errors"][0]
     assert "Traceback" not in err
+
+
+def test_a_source_that_does_not_report_connections_may_be_silent(
+    site: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    install(site, "silent", SILENT)
+    feed = '[[feed]]\nvenue = "silent"\nsymbols = ["BTC/USD"]\nchannels = ["trades"]\n'
+    (tmp_path / "stack.toml").write_text(feed)
+    code = main(["run", "stack.toml", "--for", "0.3", "--out", "none"])
+
+    assert summary(capsys.readouterr().err)["errors"] == []
+    assert code == 0
 
 
 @pytest.mark.parametrize("out", ["jsonl", "none"])
@@ -721,9 +752,10 @@ def blocked(*arguments: str, **options: Any) -> tuple[subprocess.Popen[bytes], i
         [sys.executable, "-m", "tapeloom", *arguments], stdout=writer, **options
     )
     os.close(writer)
-    waiting, deadline = 0, time.monotonic() + 60
-    while waiting < size / 2 and time.monotonic() < deadline:
-        time.sleep(0.1)
+    waiting, before, deadline = 0, -1, time.monotonic() + 60
+    while (waiting < size / 2 or waiting != before) and time.monotonic() < deadline:
+        time.sleep(0.5)
+        before = waiting
         waiting = int.from_bytes(fcntl.ioctl(reader, termios.FIONREAD, bytes(4)), sys.byteorder)
     return process, reader
 
@@ -739,7 +771,6 @@ def test_one_signal_ends_a_command_with_a_blocked_output_within_5_seconds(
         error = subprocess.STDOUT if stderr == "the same pipe" else file
         process, reader = blocked("run", running, "--out", out, stderr=error)
     try:
-        time.sleep(0.5)  # until the event loop waits for the pipe
         began = time.monotonic()
         process.terminate()
         code = process.wait(timeout=15)
@@ -755,11 +786,14 @@ def test_one_signal_ends_a_command_with_a_blocked_output_within_5_seconds(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    ("number", "backend"), [(signal.SIGTERM, "asyncio"), (signal.SIGINT, "trio")]
+)
 def test_the_second_signal_ends_a_command_with_a_blocked_output_at_once(
-    running: str, number: signal.Signals
+    stack: Stacked, serving: Any, number: signal.Signals, backend: str
 ) -> None:
-    process, reader = blocked("run", running, "--out", "jsonl", stderr=subprocess.DEVNULL)
+    path = stack(serving(FakeVenue(busy)).url(), top=f'backend = "{backend}"')
+    process, reader = blocked("run", path, "--out", "jsonl", stderr=subprocess.DEVNULL)
     try:
         process.send_signal(number)
         time.sleep(0.5)

@@ -89,7 +89,8 @@ async def _drive(
                 errors += [str(failed)] if code else []
             finally:
                 out.close()
-                if not code and live and not summary.connected:
+                reported = all(plan.source is None for plan in stream.plans)
+                if not code and live and summary.never_connected(reported=reported):
                     errors.append(f"no connection was established. {summary.last_failure}".rstrip())
                     code = 1
                 for error in errors:

@@ -87,7 +87,7 @@ class Summary:
     def __init__(self) -> None:
         self.events: Counter[str] = Counter()
         self.rejects: Counter[str] = Counter()
-        self.connected = False  #: whether a venue was ever reached
+        self._connected = False  # whether a Status said so
         self.last_failure = ""  #: why the last attempt to connect failed
         self._began = time.monotonic()
 
@@ -98,9 +98,17 @@ class Summary:
             if type(event) is Reject:
                 self.rejects[event.rule] += 1
             elif type(event) is Status:
-                self.connected = self.connected or event.state in _CONNECTED
+                self._connected = self._connected or event.state in _CONNECTED
                 if event.state == "reconnecting":
                     self.last_failure = event.detail
+
+    def never_connected(self, *, reported: bool) -> bool:
+        """Return whether no venue was reached; *reported* says whether a Status reports connections.
+
+        Where none does, as of some sources, only a failed attempt shows it.
+        """
+        reached = self._connected or any(name != "status" for name in self.events)
+        return not reached and (reported or bool(self.last_failure))
 
     def print(self, counters: Mapping[str, int], errors: list[str]) -> None:
         """Print the summary line."""

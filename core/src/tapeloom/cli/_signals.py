@@ -46,12 +46,13 @@ class StopSignals:
         return self
 
     def __exit__(self, *exc: object) -> None:
-        if not self._stopping:  # else the thread stays, and ends a process that does not end itself
-            self._closed = True
-            signal.pthread_kill(self._thread.ident or 0, signal.SIGTERM)
-            self._thread.join()
-            self._receiver.close()
-            self._sender.close()
+        if self._stopping:
+            return  # the thread stays, and ends a process that does not end itself
+        self._closed = True
+        signal.pthread_kill(self._thread.ident or 0, signal.SIGTERM)
+        self._thread.join()
+        self._receiver.close()
+        self._sender.close()
         signal.pthread_sigmask(signal.SIG_SETMASK, self._mask)
 
     async def received(self) -> None:
@@ -69,7 +70,8 @@ class StopSignals:
         deadline.daemon = True
         deadline.start()
         signal.sigwait(_SIGNALS)
-        self._end()
+        if not self._closed:
+            self._end()
 
     def _end(self) -> None:
         self._sender.send(b"2")
