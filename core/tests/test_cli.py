@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
+import shutil
 import signal
+import socket
 import subprocess
 import sys
+import termios
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,6 +22,7 @@ import pytest
 import structlog
 from anyio.from_thread import start_blocking_portal
 from tapeloom import Trade, decode
+from tapeloom._tape.compression import read_whole
 from tapeloom.cli._main import main
 from tapeloom_testing import FakeClient, FakeVenue
 
@@ -37,6 +42,69 @@ def commands(verbs):
     parser = verbs.add_parser("hello")
     parser.add_argument("--code", type=int, default=0)
     parser.set_defaults(run=lambda args: print("hello") or args.code)
+"""
+FROZEN = """\
+import ctypes
+from tapeloom.hooks import hookimpl
+
+class Sink:
+    backends = frozenset({"asyncio", "trio"})
+
+    async def write(self, events):
+        ctypes.CDLL(None).sleep(60)  # it neither runs signal handlers nor lets the event loop go on
+
+    async def aclose(self):
+        pass
+
+@hookimpl
+def sink(settings):
+    return Sink()
+"""
+CHATTY = """\
+import logging, os, sys, warnings
+from tapeloom.hooks import hookimpl
+
+warnings.simplefilter("default")
+logger = logging.getLogger("chatty")
+logger.addHandler(logging.StreamHandler(sys.stdout))
+logger.addHandler(logging.StreamHandler(sys.__stdout__))
+kept = sys.__stdout__
+
+class Sink:
+    backends = frozenset({"asyncio", "trio"})
+
+    async def write(self, events):
+        print("printed")
+        kept.write("written")
+        logger.warning("logged")
+        warnings.warn("warned")
+        os.write(1, b"from C")
+
+    async def aclose(self):
+        pass
+
+@hookimpl
+def sink(settings):
+    return Sink()
+"""
+SILENT = """\
+import anyio
+from tapeloom.hooks import hookimpl
+
+class Source:
+    backends = frozenset({"asyncio", "trio"})
+    channels = frozenset({"trades"})
+    resumes = False
+
+    async def run(self, deliver):
+        await anyio.sleep_forever()
+
+    def symbols_changed(self):
+        pass
+
+@hookimpl
+def connect(feed):
+    return Source()
 """
 STUCK = """\
 import anyio
@@ -67,7 +135,7 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setenv("PYTHONWARNINGS", "error")
     monkeypatch.delenv("TERM", raising=False)
     install(folder, "acme", ACME, {"acme": "acme", "marker": "marker"})
-    monkeypatch.setenv("TAPELOOM_PLUGINS", "acme,marker,hello,broken,stuck")
+    monkeypatch.setenv("TAPELOOM_PLUGINS", "acme,marker,hello,broken,stuck,frozen,chatty,silent")
     monkeypatch.chdir(tmp_path)
     yield folder
     for name in [name for name in sys.modules if name.startswith("made_")]:
@@ -148,7 +216,7 @@ def running(stack: Stacked, serving: Any) -> str:
 @pytest.fixture
 def tape(tmp_path: Path, site: Path) -> str:
     lines = [json.dumps({"ts": n / 10, "frame": trade(n)}) for n in range(1, 41)]
-    (tmp_path / "day.ws.jsonl").write_text("\n".join([*lines, "corrupt", ""]))
+    (tmp_path / "day.ws.jsonl").write_text("\n".join([*lines, ""]))
     return "day.ws.jsonl"
 
 
@@ -270,6 +338,33 @@ def test_a_failed_feed_is_exit_code_1_with_the_reason(
     assert "Traceback" not in err
 
 
+def test_a_source_that_does_not_report_connections_may_be_silent(
+    site: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    install(site, "silent", SILENT)
+    feed = '[[feed]]\nvenue = "silent"\nsymbols = ["BTC/USD"]\nchannels = ["trades"]\n'
+    (tmp_path / "stack.toml").write_text(feed)
+    code = main(["run", "stack.toml", "--for", "0.3", "--out", "none"])
+
+    assert summary(capsys.readouterr().err)["errors"] == []
+    assert code == 0
+
+
+@pytest.mark.parametrize("out", ["jsonl", "none"])
+def test_a_run_that_never_connected_is_exit_code_1_with_the_reason(
+    stack: Stacked, capsys: pytest.CaptureFixture[str], out: str
+) -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))  # it does not listen: connections are refused
+        path = stack(f"ws://127.0.0.1:{unused.getsockname()[1]}")
+        code = main(["run", path, "--out", out, "--for", "0.5"])
+    (error,) = summary(capsys.readouterr().err)["errors"]
+
+    assert code == 1
+    assert error.startswith("no connection was established.")
+    assert "refused the connection" in error
+
+
 def test_a_symbol_that_the_venue_does_not_list_is_exit_code_2(
     stack: Stacked, serving: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -280,6 +375,43 @@ def test_a_symbol_that_the_venue_does_not_list_is_exit_code_2(
 
     assert code == 2
     assert "Did you mean 'BTC/USDC'?" in summary(err)["errors"][0]
+
+
+PASSWORDS = ["hunter2", "hun@ter2", "h/unter2"]
+
+
+@pytest.mark.parametrize("password", PASSWORDS)
+@pytest.mark.parametrize("answer", ["refused", "404", "429", "502", "works"])
+def test_a_password_in_an_address_is_shown_nowhere(
+    stack: Stacked, serving: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    password: str, answer: str,
+) -> None:  # fmt: skip
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        host = f"127.0.0.1:{unused.getsockname()[1]}"
+        if answer != "refused":
+            http = {"/symbols": (200, {}, b'["BTC/USD"]')} if answer == "works" else {}
+            upgrade = None if answer == "works" else (int(answer), {}, b"")
+            host = serving(FakeVenue(busy, upgrade=upgrade, http=http)).url().removeprefix("ws://")
+        address = f"me:{password}@{host}"
+        path = stack(f"ws://{address}", more=f'rest = "http://{address}"\n[flight]\nfolder = "f"')
+        main(["check", path, "--resolved"])
+        main(["--debug", "record", path, "--to", "tapes", "--out", "jsonl", "--for", "0.5"])
+        main(
+            [
+                "replay",
+                "tapes/acme.jsonl.zst",
+                "--out",
+                "jsonl",
+                "--set",
+                f"acme.url=ftp://{address}",
+            ]
+        )
+    out, err = capsys.readouterr()
+    shown = out + err + read_whole(tmp_path / "tapes/acme.jsonl.zst", 1 << 20).decode()
+
+    assert host in out
+    assert not [part for part in (password, "unter2", "ter2") if part in shown]
 
 
 # ------------------------------------------------------------------------------------------- replay
@@ -295,8 +427,39 @@ def test_replay_runs_the_pipeline_over_a_recording(
 
     assert code == 0
     assert types.count("trade") == 40
-    assert totals["rejects"] == {"corrupt_record": 1}
+    assert totals["rejects"] == {}
     assert (totals["frames"], totals["errors"]) == (40, [])
+
+
+def test_a_corrupt_line_of_a_recording_is_a_reject_and_exit_code_1(
+    tape: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / tape
+    path.write_bytes(path.read_bytes().replace(b'{"ts": 2.0', b'\x7b"ts\xa2: 2.0'))
+    code = main(["replay", tape, *REPLAY, "--out", "none"])
+    totals = summary(capsys.readouterr().err)
+
+    assert code == 1
+    assert totals["rejects"] == {"corrupt_record": 1}
+    assert totals["events"]["trade"] == 39
+
+
+def test_saved_messages_are_replayed_after_the_conversion_that_the_error_names(
+    site: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "raw.jsonl").write_text("".join(f"{trade(n)}\n" for n in range(5)))
+    code = main(["replay", "raw.jsonl", *REPLAY, "--out", "none"])
+    (error,) = summary(capsys.readouterr().err)["errors"]
+    _, found, command = error.partition("convert the file: ")
+
+    assert (code, bool(found)) == (1, True)
+    if shutil.which("jq") is None:
+        pytest.skip("jq is not installed")
+    subprocess.run(command.replace("FILE", "raw.jsonl"), shell=True, check=True)
+    code = main(["replay", "day.jsonl", *REPLAY, "--out", "none"])
+    totals = summary(capsys.readouterr().err)
+
+    assert (code, totals["events"]["trade"], totals["rejects"]) == (0, 5, {})
 
 
 def test_replay_gives_the_same_lines_every_time(
@@ -578,6 +741,156 @@ def test_ctrl_c_twice_exits_without_waiting_for_sinks(
 
     assert process.returncode == 130
     assert time.monotonic() - began < 3
+    assert "Traceback" not in err
+
+
+def blocked(*arguments: str, **options: Any) -> tuple[subprocess.Popen[bytes], int]:
+    """Start a command whose output is a pipe that nobody reads; return it when the pipe is full."""
+    reader, writer = os.pipe()
+    size = fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 4096)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tapeloom", *arguments], stdout=writer, **options
+    )
+    os.close(writer)
+    waiting, before, deadline = 0, -1, time.monotonic() + 60
+    while (waiting < size / 2 or waiting != before) and time.monotonic() < deadline:
+        time.sleep(0.5)
+        before = waiting
+        waiting = int.from_bytes(fcntl.ioctl(reader, termios.FIONREAD, bytes(4)), sys.byteorder)
+    return process, reader
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("out", ["jsonl", "table"])
+@pytest.mark.parametrize("stderr", ["file", "the same pipe"])
+def test_one_signal_ends_a_command_with_a_blocked_output_within_5_seconds(
+    running: str, tmp_path: Path, out: str, stderr: str
+) -> None:
+    told = tmp_path / "err"
+    with told.open("wb") as file:
+        error = subprocess.STDOUT if stderr == "the same pipe" else file
+        process, reader = blocked("run", running, "--out", out, stderr=error)
+    try:
+        began = time.monotonic()
+        process.terminate()
+        code = process.wait(timeout=15)
+    finally:
+        process.kill()
+        os.close(reader)
+
+    assert time.monotonic() - began < 5.5
+    assert code == 130
+    assert b"Traceback" not in told.read_bytes()
+    if stderr == "file":
+        assert b"ended before all events were delivered" in told.read_bytes()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("number", "backend"), [(signal.SIGTERM, "asyncio"), (signal.SIGINT, "trio")]
+)
+def test_the_second_signal_ends_a_command_with_a_blocked_output_at_once(
+    stack: Stacked, serving: Any, number: signal.Signals, backend: str
+) -> None:
+    path = stack(serving(FakeVenue(busy)).url(), top=f'backend = "{backend}"')
+    process, reader = blocked("run", path, "--out", "jsonl", stderr=subprocess.DEVNULL)
+    try:
+        process.send_signal(number)
+        time.sleep(0.5)
+        began = time.monotonic()
+        process.send_signal(number)
+        code = process.wait(timeout=15)
+    finally:
+        process.kill()
+        os.close(reader)
+
+    assert time.monotonic() - began < 3
+    assert code == 130
+
+
+@pytest.mark.slow
+def test_a_signal_ends_a_command_in_which_a_plugin_waits_in_a_library_written_in_c(
+    site: Path, stack: Stacked, serving: Any
+) -> None:
+    install(site, "frozen", FROZEN)
+    path = stack(serving(FakeVenue(busy)).url(), more='[[sink]]\nuse = "frozen"\n')
+    process = child("run", path, "--out", "jsonl")
+    assert process.stdout is not None
+    process.stdout.readline()
+    time.sleep(1)
+    began = time.monotonic()
+    process.terminate()
+    _, err = process.communicate(timeout=15)
+
+    assert time.monotonic() - began < 5.5
+    assert process.returncode == 130
+    assert "ended before all events were delivered" in err
+
+
+@pytest.mark.slow
+def test_standard_output_has_only_events_whatever_libraries_print(
+    site: Path, stack: Stacked, serving: Any
+) -> None:
+    install(site, "chatty", CHATTY)
+    path = stack(serving(FakeVenue(busy)).url(), more='[[sink]]\nuse = "chatty"\n')
+    process = child("run", path, "--out", "jsonl", "--for", "1")
+    out, err = process.communicate(timeout=30)
+
+    assert process.returncode == 0
+    assert {json.loads(line)["type"] for line in out.splitlines()} == {"status", "trade"}
+    for text in ("printed", "written", "logged", "warned", "from C"):
+        assert text in err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "arguments", [["run", "stack.toml", "--for", "20"], ["check", "stack.toml"], ["plugins"]]
+)
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_full_disk_for_the_output_is_exit_code_1_and_a_sentence(
+    running: str, arguments: list[str]
+) -> None:
+    with open("/dev/full", "wb") as full:  # noqa: PTH123
+        done = subprocess.run(
+            [sys.executable, "-m", "tapeloom", *arguments],
+            stdout=full, stderr=subprocess.PIPE, text=True, timeout=30, check=False,
+        )  # fmt: skip
+
+    assert done.returncode == 1
+    assert "standard output cannot be written: No space left on device." in done.stderr
+    assert "Traceback" not in done.stderr
+    assert "Exception" not in done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_log_lines_that_cannot_be_written_do_not_end_the_run(
+    stack: Stacked, serving: Any, tmp_path: Path
+) -> None:
+    async def dropping(client: FakeClient) -> None:
+        await client.send(json.dumps({"ok": json.loads(await client.receive_text())["id"]}))
+        await client.send(trade(1))
+
+    path = stack(serving(FakeVenue(dropping)).url())
+    with open("/dev/full", "wb") as full:  # noqa: PTH123
+        done = subprocess.run(
+            [sys.executable, "-m", "tapeloom", "run", path, "--for", "2", "--out", "jsonl"],
+            stdout=subprocess.PIPE, stderr=full, text=True, timeout=30, check=False,
+        )  # fmt: skip
+
+    states = [json.loads(line).get("state") for line in done.stdout.splitlines()]
+    assert done.returncode == 0
+    assert "reconnecting" in states
+    assert states[-1] == "ended"
+
+
+@pytest.mark.slow
+def test_a_closed_standard_output_is_exit_code_1_and_a_sentence(running: str) -> None:
+    process = child("run", running, "--out", "jsonl", "--for", "20", preexec_fn=lambda: os.close(1))
+    _, err = process.communicate(timeout=30)
+
+    assert process.returncode == 1
+    assert err.startswith("tapeloom: standard output cannot be written: it is closed.")
     assert "Traceback" not in err
 
 

@@ -254,3 +254,32 @@ async def test_a_blocking_consumer_does_not_delay_unsubscribing(registry: Regist
     assert [op for op, _ in sent_operations(wire.ends[0])] == ["sub", "unsub"]
     assert taken == list(range(len(taken)))  # what was read before is still delivered, in order
     assert len(taken) >= 2
+
+
+async def test_a_stream_can_be_cancelled_while_it_waits_for_a_sink(registry: Registry) -> None:
+    class Stuck:
+        backends = frozenset({"asyncio", "trio"})
+
+        async def write(self, events: Any) -> None:
+            await anyio.sleep_forever()
+
+        async def aclose(self) -> None:
+            closed.append(True)
+
+    class Plugin:
+        @tapeloom.hooks.hookimpl
+        def sink(self, settings: Any) -> Stuck:
+            return Stuck()
+
+    closed: list[bool] = []
+    registry.register(Plugin(), "stuck")
+    feed = FeedSpec("acme", ["BTC/USD"], ["trades"])
+    stack = Stack(feeds=(feed,), sinks=(tapeloom.SinkSpec("stuck"),))
+    with anyio.move_on_after(1) as scope:
+        async with tapeloom.open(
+            stack, registry=registry, dial=FakeWire(acknowledge).dial, seed=1
+        ) as stream:
+            await states_until(stream, "subscribed")
+
+    assert scope.cancelled_caught
+    assert closed == [True]

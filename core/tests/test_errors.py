@@ -18,6 +18,7 @@ from tapeloom.errors import (
     TapeError,
     TapeloomError,
     Throttled,
+    masked,
     nearest,
 )
 
@@ -113,3 +114,31 @@ def test_mistake_survives_pickling() -> None:
     mistake = Mistake("feed[0]", "x")
 
     assert pickle.loads(pickle.dumps(mistake)) == mistake
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("wss://me:hunter2@h.io/ws", "wss://***@h.io/ws"),
+        ("wss://hunter2@h.io", "wss://***@h.io"),
+        ("wss://me:hun@ter2@h.io:1/x refused", "wss://***@h.io:1/x refused"),
+        ("'wss://me:h/unter2@h.io' is odd", "'wss://***@h.io' is odd"),
+        ("http://[::1]:80/a?b=c@d", "http://[::1]:80/a?b=c@d"),
+        ("see ws://h:9443/stream?streams=btcusdt@trade now", None),
+        ("ws://h:80: expected me@h.io", None),
+        ("https://h.io/x?symbol=A&api_key=hunter2&limit=5", "https://h.io/x?symbol=A&api_key=***&limit=5"),
+        ("ws://h.io/?token=hunter2", "ws://h.io/?token=***"),
+        ("https://h.io/x?page_token=abc&signature=hunter2", "https://h.io/x?page_token=abc&signature=***"),
+        ("me@h.io wrote: keys = 5", None),
+    ],
+)  # fmt: skip
+def test_secrets_of_urls_in_a_text_are_masked(text: str, shown: str | None) -> None:
+    assert masked(text) == (text if shown is None else shown)
+
+
+def test_no_error_shows_the_password_of_a_url() -> None:
+    url = "wss://me:hunter2@h.io"
+    mistake = Mistake("venue.x.base_url", f"got {url}")
+    errors = [FeedError("f", f"{url} failed"), PluginError("p", url), ConfigError([mistake])]
+
+    assert "hunter2" not in f"{errors} {mistake} {[str(error) for error in errors]}"

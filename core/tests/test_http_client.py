@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import os
 import resource
 import socket
 from collections.abc import AsyncIterator
@@ -76,6 +77,13 @@ async def test_no_proxy_hosts_are_reached_directly(monkeypatch: pytest.MonkeyPat
 
     assert answer.status_code == 204
     assert lines == ["GET /depth HTTP/1.1"]
+
+
+def test_a_pipe_in_place_of_certificates_is_a_mistake(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "ca.pem")
+
+    with pytest.raises(ConfigError, match=r"network\.ca: .*it is not a regular file"):
+        http_client(Network(ca=str(tmp_path / "ca.pem")), "stack")
 
 
 async def test_the_password_of_a_proxy_is_sent_only_to_the_proxy() -> None:

@@ -20,7 +20,7 @@ import tapeloom
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tapeloom import Event, FeedSpec, Registry, Stack, Trade
-from tapeloom._tape.compression import compressor, open_tape
+from tapeloom._tape.compression import compressor
 from tapeloom._tape.reader import RecordedAnswer, RecordedFrame, Tape, TapeHead
 from tapeloom._tape.recorder import Recorder, frame_line
 from tapeloom.errors import ConfigError, TapeError
@@ -300,12 +300,10 @@ def test_a_tape_that_ends_within_a_block_yields_the_records_before_it(
     path.write_bytes(first + second[:-700])
     records = []
     with pytest.raises(TapeError, match="ends in the middle"):
-        records.extend(Tape(path))
         for record in Tape(path):
             records.append(record)  # noqa: PERF402
 
-    with open_tape(path) as lines:
-        assert lines.readline()
+    assert records == [RecordedFrame(1, b"{}")] * 100
 
 
 def test_invalid_compressed_data_raises_tape_error(tmp_path: Path) -> None:

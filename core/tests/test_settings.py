@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from pathlib import Path
@@ -386,15 +387,18 @@ def test_unavailable_secret_is_reported_without_its_text(
 def test_unreadable_secret_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "empty").write_text(" \n")
     (tmp_path / "binary").write_bytes(b"\xff")
+    os.mkfifo(tmp_path / "pipe")
     found = [
         str(structure(Keyed, {"api_key": {"file": name}}, "v", folder=tmp_path)[1][0])
-        for name in ("missing", "empty", "binary")
+        for name in ("missing", "empty", "binary", "pipe", "/dev/zero")
     ]
 
     assert found == [
         f"v.api_key: the file '{tmp_path}/missing' cannot be read: No such file or directory",
         f"v.api_key: the file '{tmp_path}/empty' is empty",
         f"v.api_key: the file '{tmp_path}/binary' is not UTF-8 text",
+        f"v.api_key: the file '{tmp_path}/pipe' cannot be read: it is not a regular file",
+        "v.api_key: the file '/dev/zero' cannot be read: it is not a regular file",
     ]
 
 

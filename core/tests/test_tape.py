@@ -160,7 +160,7 @@ def test_a_file_that_is_not_a_recording_raises_tape_error(
 def test_a_missing_file_raises_tape_error(tmp_path: Path) -> None:
     with pytest.raises(TapeError, match=r"nothing\.ws\.jsonl: there is no such file"):
         Tape(tmp_path / "nothing.ws.jsonl")
-    with pytest.raises(TapeError, match="there is no such file"):
+    with pytest.raises(TapeError, match="it is not a regular file, but a folder"):
         Tape(tmp_path)
 
 

@@ -27,6 +27,7 @@ Each message says what was expected, what was received, and what to do next.
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -36,8 +37,26 @@ __all__ = [
     "BackendUnsupported", "ConfigError", "ConnectionFailed", "ConnectionLost", "FeedError",
     "LoginRefused", "Mistake", "PluginBroken", "PluginError", "PluginNotFound", "QueueOverflow",
     "RequestFailed", "RequestRefused", "RetriesExhausted", "StageFailed", "SubscriptionRefused",
-    "SymbolError", "TapeError", "TapeloomError", "Throttled", "nearest", "unwrap_single",
+    "SymbolError", "TapeError", "TapeloomError", "Throttled", "masked", "nearest", "unwrap_single",
 ]  # fmt: skip
+
+#: Replaces every masked text.
+MASK = "***"
+#: What is secret in a URL: user and password, also with characters in it that should be percent-encoded,
+#: and parameters of the query that are secret by their names.
+_URL_SECRETS = re.compile(
+    r"(?P<user>://)(?:[^\s/?#:@\[]*:(?!\d*(?:[/?#\s]|$))\S*|[^\s/?#]*)@"
+    r"|(?P<key>[?&](?:key|token|auth|sig|[\w-]*(?:secret|passw|signature|credential|api[_-]?key"
+    r"|access[_-]?token|listen[_-]?key)[\w-]*)=)[^\s&#'\"]+",
+    re.IGNORECASE,
+)
+
+
+def masked(text: str) -> str:
+    """Return *text* with ``***`` for the user, the password and the secret parameters of URLs in it."""
+    return _URL_SECRETS.sub(
+        lambda match: f"://{MASK}@" if match["user"] else f"{match['key']}{MASK}", text
+    )
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
@@ -54,7 +73,10 @@ def unwrap_single(error: BaseException) -> BaseException:
 
 
 class TapeloomError(Exception):
-    """The base class of all exceptions that tapeloom raises."""
+    """The base class of all exceptions that tapeloom raises. The secrets of URLs are `masked`."""
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(masked(message))
 
 
 @attrs.frozen
@@ -62,7 +84,8 @@ class Mistake:
     """One mistake in a stack: its place, and what to do about it."""
 
     place: str  #: The key, as in ``feed[0].symbols[1]``.
-    problem: str  #: What was expected, what was found, and what to write.
+    #: What was expected, what was found, and what to write.
+    problem: str = attrs.field(converter=masked)
     line: int = 0  #: The line in the file, from 1; 0 if not known.
     column: int = 0  #: The column in the line, from 1; 0 if not known.
 

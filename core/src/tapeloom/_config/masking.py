@@ -5,17 +5,17 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
 
-#: Replaces every masked text.
-MASK = "***"
+from tapeloom import errors
+from tapeloom.errors import MASK
+
 #: Keys whose plain-text values are masked.
 _SECRET_KEY = re.compile(r"key|secret|token|passw|passphrase|credential", re.IGNORECASE)
 
 
 def masked_url(url: str | None) -> str:
     """Return the repr of *url* with its user and password masked."""
-    return repr(None if url is None else without_user(url))
+    return repr(None if url is None else errors.masked(url))
 
 
 def masked_table(table: object) -> str:
@@ -27,18 +27,15 @@ def masked(value: Any) -> Any:
     """Return *value* with plain strings under secret-looking keys masked, in nested tables too.
 
     Such keys should hold a `Secret`, which masks itself; this covers secrets that a user wrote into
-    the stack file as plain text.
+    the stack file as plain text. The secrets of URLs are masked under any key.
     """
+    if isinstance(value, str):
+        return errors.masked(value)
+    if isinstance(value, list | tuple):
+        return [masked(item) for item in value]
     if not isinstance(value, Mapping):
         return value
     return {
         key: MASK if isinstance(item, str) and _SECRET_KEY.search(str(key)) else masked(item)
         for key, item in value.items()
     }
-
-
-def without_user(url: str) -> str:
-    """Return *url* with its user and password masked."""
-    parts = urlsplit(url)
-    _, user, host = parts.netloc.rpartition("@")
-    return urlunsplit(parts._replace(netloc=f"{MASK}@{host}")) if user else url

@@ -10,7 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from .masking import MASK, masked, without_user
+from tapeloom import errors
+from tapeloom.errors import MASK
+
+from .masking import masked
 from .places import child
 from .secret import Secret
 
@@ -39,10 +42,7 @@ def to_toml(stack: Stack, settings: Mapping[str, object] | None = None) -> str:
         table = _fields(sink)
         table |= _table(settings.get(child("sink", index)), table.pop("table"))
         blocks.append(_block("[[sink]]", table))
-    network = _fields(stack.network)
-    if stack.network.proxy:
-        network["proxy"] = without_user(stack.network.proxy)
-    blocks += [_block("[queue]", _fields(stack.queue)), _block("[network]", network)]
+    blocks += [_block("[queue]", _fields(stack.queue)), _block("[network]", _fields(stack.network))]
     blocks.append(_block("[flight]", _fields(stack.flight)))
     blocks.append(_block("[process]", _fields(stack.process)))
     return "\n".join(blocks)
@@ -93,4 +93,4 @@ def _items(values: Any) -> Iterator[str]:
 
 
 def _string(text: str) -> str:
-    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
+    return json.dumps(errors.masked(text), ensure_ascii=False).replace("\x7f", "\\u007f")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hmac
 import os
 import re
@@ -91,6 +92,8 @@ def _from_environment(name: str) -> str:
 
 def _from_file(path: Path) -> str:
     try:
+        if path.exists() and not path.is_file():  # reading a pipe or device may never end
+            raise OSError(errno.EINVAL, "it is not a regular file")
         text = path.read_text(encoding="utf-8").strip()
     except UnicodeDecodeError:
         raise ValueError(f"the file {str(path)!r} is not UTF-8 text") from None

@@ -21,10 +21,9 @@ from cattrs.errors import (
     StructureHandlerNotFoundError,
 )
 
-from tapeloom.errors import Mistake, nearest
+from tapeloom.errors import MASK, Mistake, nearest
 
 from .descriptions import describe, describe_type, has_secret, is_union, item_type, sequence_class
-from .masking import MASK
 from .secret import Secret
 
 #: A cattrs structure hook: reads a value as a type.

@@ -14,9 +14,15 @@ from tapeloom._compose.plan import FeedPlan
 from tapeloom._runtime.backoff import Backoff
 from tapeloom._runtime.rate_limits import LimitPaused, RateLimit, RateLimits
 from tapeloom._runtime.taps import FrameTap
-from tapeloom.errors import ConnectionFailed, FeedError, RequestFailed, RequestRefused, Throttled
+from tapeloom.errors import FeedError, RequestFailed, RequestRefused, Throttled
 from tapeloom.plugin import Request
-from tapeloom.plugin.transports import check_headers, dial_error, is_rate_limited, throttled
+from tapeloom.plugin.transports import (
+    check_headers,
+    dial_error,
+    invalid_address,
+    is_rate_limited,
+    throttled,
+)
 from tapeloom.symbols import Instrument
 
 log = structlog.get_logger()
@@ -178,9 +184,7 @@ class RestClient:
         except (httpx.HTTPError, OSError) as error:
             raise dial_error(name, request.url, error) from error
         except httpx.InvalidURL as error:
-            failed = ConnectionFailed(name, f"{request.url!r} is not a valid URL: {error}")
-            failed.retryable = False
-            raise failed from error
+            raise invalid_address(name, request.url, error, "http") from error
         self._plan.feed.counters["requests"] += 1
         if response is None:
             url = httpx.URL(request.url)

@@ -118,14 +118,16 @@ class Stream:
         for queue in self._queues:
             if not queue.has_task or error is not None:
                 queue.close()
-        if error is None and self._started:
-            await self._drain()
-        self._tasks.cancel_scope.cancel()
         try:
-            # Without the body's exception, which Python raises itself, not wrapped in our group.
-            await self._exit_stack.__aexit__(None, None, None)
-        except BaseExceptionGroup as group:
-            raise unwrap_single(group) from None
+            if error is None and self._started:
+                await self._drain()
+        finally:  # also if the caller is cancelled meanwhile
+            self._tasks.cancel_scope.cancel()
+            try:
+                # Without the body's exception, which Python raises itself, not wrapped in our group.
+                await self._exit_stack.__aexit__(None, None, None)
+            except BaseExceptionGroup as group:
+                raise unwrap_single(group) from None
 
     def _taps(self, plan: FeedPlan) -> list[FrameTap]:
         """Return the taps on the raw frames of a feed: flight recorder and, if asked for, recorder."""

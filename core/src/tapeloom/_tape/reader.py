@@ -10,10 +10,9 @@ its position (``"after 7 ws frames"``); they are yielded there.
 from __future__ import annotations
 
 import base64
-import gzip
 import json
+import os
 import re
-import zlib
 from collections.abc import Iterator, Mapping
 from decimal import Decimal
 from pathlib import Path
@@ -23,10 +22,12 @@ from attrs import frozen
 
 from tapeloom.errors import TapeError
 
-from .compression import open_tape, zstd_error
+from .compression import Damage, content, open_regular, read_whole
 
 #: Largest time in seconds since 1970 whose nanoseconds fit into 64 bits.
 _MAX_SECONDS = 9_223_372_036
+#: Largest line, and largest file beside a tape, in bytes: a frame of 16 MiB with many escapes.
+_MAX_BYTES = 64 << 20
 #: The exceptions that JSON of an unexpected shape causes.
 _MALFORMED = (ValueError, KeyError, TypeError, AttributeError, ArithmeticError, RecursionError)
 #: The position of a REST response in an index.
@@ -61,7 +62,7 @@ class TapeHead:
 
 @frozen
 class CorruptLine:
-    """A line that is not a valid record."""
+    """A line that is not a valid record, or a stretch of damaged data after that line."""
 
     recv: int
     line: int
@@ -79,10 +80,13 @@ class Tape:
 
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
-        if not self.path.is_file():
-            raise TapeError(
-                self.path, 0, "there is no such file. Give the path of a .ws.jsonl file."
+        if not os.path.isfile(self.path):  # noqa: PTH113 - no error for a name that is too long
+            problem = (
+                "it is not a regular file, but a folder, a pipe or a device."
+                if os.path.exists(self.path)  # noqa: PTH110
+                else "there is no such file."
             )
+            raise TapeError(self.path, 0, f"{problem} Give the path of a .ws.jsonl file.")
         self._answers = self._read_index()
 
     def __iter__(self) -> Iterator[Record]:
@@ -93,13 +97,18 @@ class Tape:
         answers = list(self._answers)
         recv = 0
         for count, (number, line) in enumerate(self._lines()):
-            record = _parse_line(line, number, recv)
-            if isinstance(record, CorruptLine) and count == 0:
+            record = (
+                CorruptLine(recv, number, str(line))
+                if isinstance(line, Damage)
+                else _parse_line(line, number, recv)
+            )
+            if isinstance(record, CorruptLine) and count == 0 and not isinstance(line, Damage):
                 raise TapeError(
                     self.path,
                     number,
                     'expected a line like {"ts": 1.5, "frame": "…"}, found'
-                    f" {record.text[:80]!r}. Is this a recording?",
+                    f" {record.text[:80]!r}. Is this a recording? If each line is a message as the"
+                    " venue sent it, convert the file: jq -Rc '{ts: null, frame: .}' FILE > day.jsonl",
                 )
             while answers and _is_due(answers[0], count, record.recv):
                 yield self._answer(answers.pop(0), record.recv)
@@ -115,25 +124,38 @@ class Tape:
         Raises TapeError if the tape cannot be read.
         """
         first = next(self._lines(), None)
-        record = _parse_line(first[1], 1, 0) if first is not None else None
+        if first is None or isinstance(first[1], Damage):
+            return None
+        record = _parse_line(first[1], 1, 0)
         return record.feed if isinstance(record, TapeHead) else None
 
-    def _lines(self) -> Iterator[tuple[int, bytes]]:
-        number = 0
+    def _lines(self) -> Iterator[tuple[int, bytes | Damage]]:
+        """Yield the lines that are not empty with their numbers, and Damage with the number before it."""
+        number, rest = 0, b""
         try:
-            with open_tape(self.path) as lines:
-                for number, line in enumerate(lines, 1):
-                    if line.strip():
-                        yield number, line
+            with open_regular(self.path) as file:
+                for piece in content(file, self.path.suffix):
+                    if isinstance(piece, Damage):
+                        rest = b""
+                        yield number, piece
+                        continue
+                    *lines, rest = (rest + piece).split(b"\n")
+                    for number, line in enumerate(lines, number + 1):  # noqa: B020
+                        if line.strip():
+                            yield number, line
+                    if len(rest) > _MAX_BYTES:
+                        problem = (
+                            f"expected a line of at most {_MAX_BYTES} bytes, found a longer one."
+                        )
+                        raise TapeError(self.path, number + 1, f"{problem} Is this a recording?")
         except EOFError as error:
             raise TapeError(
-                self.path,
-                number,
-                "the file ends in the middle of its compressed data."
-                " Everything before was replayed.",
+                self.path, number, f"{error}. Everything before was replayed."
             ) from error
-        except (OSError, zlib.error, zstd_error()) as error:
-            raise TapeError(self.path, number, f"cannot be read: {error}.") from error
+        except (OSError, ValueError) as error:
+            raise TapeError(self.path, number, f"cannot be read any further: {error}.") from error
+        if rest.strip():
+            yield number + 1, rest
 
     def _read_index(self) -> list[_IndexEntry]:
         """Return the entries of the index beside the tape, in order; [] without an index.
@@ -142,12 +164,12 @@ class Tape:
         """
         stem = self.path.name.removesuffix(".gz").removesuffix(".jsonl").removesuffix(".ws")
         index = self.path.with_name(f"{stem}.rest.index.json")
-        if not index.is_file():
+        if not os.path.exists(index):  # noqa: PTH110 - no error for a name that is too long
             return []
         try:
-            entries = json.loads(index.read_bytes(), parse_float=Decimal)
+            entries = json.loads(read_whole(index, _MAX_BYTES), parse_float=Decimal)
             found: list[_IndexEntry] = [
-                (_offset(entry), _ns(entry["ts"]), str(entry["url"]), index.parent / entry["file"])
+                (_offset(entry), _ns(entry["ts"]), str(entry["url"]), _beside(index, entry["file"]))
                 for entry in entries
             ]
         except (*_MALFORMED, OSError) as error:
@@ -160,9 +182,8 @@ class Tape:
     def _answer(entry: _IndexEntry, recv: int) -> RecordedAnswer:
         _, ts, url, path = entry
         try:
-            body = path.read_bytes()
-            body = gzip.decompress(body) if path.suffix == ".gz" else body
-        except (OSError, EOFError, ValueError, zlib.error) as error:
+            body = read_whole(path, _MAX_BYTES)
+        except (OSError, EOFError, ValueError) as error:
             raise TapeError(
                 path, 0, f"the recorded response of {url} cannot be read: {error}."
             ) from error
@@ -172,6 +193,14 @@ class Tape:
 def _is_due(answer: _IndexEntry, frames: int, recv: int) -> bool:
     position, ts, _, _ = answer
     return (ts or 0) <= recv if position is None else position <= frames
+
+
+def _beside(index: Path, name: str) -> Path:
+    """Return the path of the file *name* in the folder of *index*; raise ValueError if it is elsewhere."""
+    path = index.parent / name
+    if not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(index.parent)):
+        raise ValueError(f"the file {name!r} is not in the folder of the index")
+    return path
 
 
 def _in_order(answers: list[_IndexEntry]) -> list[_IndexEntry]:

@@ -19,7 +19,7 @@ import anyio
 import anyio.to_thread
 import structlog
 
-from tapeloom.errors import TapeError
+from tapeloom.errors import TapeError, masked
 from tapeloom.plugin import Clock, Feed, Request
 
 from .compression import compressor
@@ -140,7 +140,7 @@ def frame_line(ts: int, frame: bytes, **fields: Any) -> bytes:
 
 def answer_line(recv: int, request: Request, body: bytes) -> bytes:
     """Return the tape line of the response to *request*, received at *recv* in ns."""
-    line = {"url": request.url, **_text("request", request.body), **_text("answer", body)}
+    line = {"url": masked(request.url), **_text("request", request.body), **_text("answer", body)}
     return _line(recv, line)
 
 

@@ -9,6 +9,7 @@ import anyio.lowlevel
 from attrs import define, frozen
 
 from tapeloom._gaps.gap_tracker import GapTracker
+from tapeloom.errors import masked
 from tapeloom.events import Event, Reject
 from tapeloom.plugin import (
     Ack,
@@ -140,14 +141,14 @@ class Replay:
                 return []
             request = Request(url=record.url, body=record.request)
             answer = history.read_answer(request, record.body, record.recv)
+            for fill in self._gaps.fills():
+                query = fill.next_query()
+                wanted = history.request(query) if query is not None else None
+                if wanted is not None and (wanted.url, wanted.body) == (record.url, record.request):
+                    return fill.process(answer, wanted, record.recv)
         except Exception as error:  # the adapter may raise anything for an unexpected shape
-            evidence = f"{record.url}: {type(error).__name__}: {error}"
+            evidence = f"{masked(record.url)}: {type(error).__name__}: {error}"
             return [self._reject(record.recv, "unreadable_answer", evidence)]
-        for fill in self._gaps.fills():
-            query = fill.next_query()
-            wanted = history.request(query) if query is not None else None
-            if wanted is not None and (wanted.url, wanted.body) == (record.url, record.request):
-                return fill.process(answer, wanted, record.recv)
         symbols = set(self._feed.symbols)
         return [event for event in answer if event.symbol in symbols]
 

@@ -12,6 +12,7 @@ from tapeloom._compose.registry import Registry
 from tapeloom._config import to_toml
 from tapeloom._runtime.system_clock import SystemClock
 from tapeloom._stream.opening import load
+from tapeloom.errors import masked
 from tapeloom.plugin import HistoryQuery
 
 
@@ -77,7 +78,7 @@ def describe(plan: FeedPlan) -> Iterator[str]:
     for number, (endpoint, subscriptions) in enumerate(connections, 1):
         messages = plan.codec.encode_subscribe(subscriptions, 1) if plan.codec else []
         yield (
-            f"    {number}. {endpoint.url}: {len(subscriptions)} subscriptions in"
+            f"    {number}. {masked(endpoint.url)}: {len(subscriptions)} subscriptions in"
             f" {len(messages)} message(s), limit {endpoint.max_subscriptions}"
         )
     yield from _requests(plan)

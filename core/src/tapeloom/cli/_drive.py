@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import signal
 import sys
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
@@ -23,6 +22,8 @@ from tapeloom.errors import (
 from tapeloom.events import Event
 
 from ._output import Output, Summary
+from ._signals import INTERRUPTED, StopSignals
+from ._stdout import OutputFailed, events_only
 
 #: Seconds between two refreshes of the output.
 _REFRESH_SECONDS = 0.25
@@ -34,11 +35,13 @@ def drive(
     *,
     seconds: float | None = None,
     backend: str = "asyncio",
+    live: bool = True,
 ) -> int:
     """Run a stream, write its events to *out* and return the exit code.
 
     *make* opens the stream; it is called inside the event loop of *backend*. The stream is stopped after
-    *seconds*, if given. The summary is the last line on standard error.
+    *seconds*, if given. A *live* stream that never connected is an error. Meanwhile, what libraries print
+    goes to standard error. The summary is the last line there.
 
     Raises TapeloomError if the stream cannot be opened.
     """
@@ -49,33 +52,53 @@ def drive(
         # uvloop is used whenever it is installed, as by tapeloom[fast].
         has_uvloop = backend == "asyncio" and importlib.util.find_spec("uvloop") is not None
         options = {"use_uvloop": True} if has_uvloop else {}
-        return anyio.run(_drive, make, out, seconds, backend=backend, backend_options=options)
+        with events_only(), StopSignals() as signals:
+            return anyio.run(
+                _drive, make, out, seconds, signals, live, backend=backend, backend_options=options
+            )
     except BaseExceptionGroup as group:
         raise unwrap_single(group) from None
 
 
 async def _drive(
-    make: Callable[[], AbstractAsyncContextManager[Stream]], out: Output, seconds: float | None
+    make: Callable[[], AbstractAsyncContextManager[Stream]],
+    out: Output,
+    seconds: float | None,
+    signals: StopSignals,
+    live: bool,
 ) -> int:
     summary = Summary()
     errors: list[str] = []
-    code = 0
-    async with make() as stream:
-        try:
-            async with anyio.create_task_group() as tasks:
-                tasks.start_soon(_watch_signals, stream)
-                tasks.start_soon(_refresh, stream, out)
-                if seconds is not None:
-                    tasks.start_soon(_stop_after, stream, seconds)
-                code = await _consume(stream, out, summary, errors)
-                out.refresh(stream.counters)
-                tasks.cancel_scope.cancel()
-        finally:
-            out.close()
-            for error in errors:
-                print(f"tapeloom: {error}", file=sys.stderr)
-            summary.print(stream.counters, errors)
-    return code
+    result = INTERRUPTED  # unless the stream ends without being cancelled
+    async with anyio.create_task_group() as watch:
+        async with make() as stream:
+            watch.start_soon(_watch_signals, signals, stream, watch.cancel_scope)
+            code = 0
+            try:
+                async with anyio.create_task_group() as tasks:
+                    tasks.start_soon(_refresh, stream, out)
+                    if seconds is not None:
+                        tasks.start_soon(_stop_after, stream, seconds)
+                    code = await _consume(stream, out, summary, errors)
+                    out.refresh(stream.counters)
+                    tasks.cancel_scope.cancel()
+            except* OutputFailed as group:
+                failed = group.exceptions[0]
+                assert isinstance(failed, OutputFailed)
+                code = failed.code
+                errors += [str(failed)] if code else []
+            finally:
+                out.close()
+                reported = all(plan.source is None for plan in stream.plans)
+                if not code and live and summary.never_connected(reported=reported):
+                    errors.append(f"no connection was established. {summary.last_failure}".rstrip())
+                    code = 1
+                for error in errors:
+                    print(f"tapeloom: {error}", file=sys.stderr)
+                summary.print(stream.counters, errors)
+        result = code or (1 if summary.rejects["corrupt_record"] else 0)
+        watch.cancel_scope.cancel()
+    return result
 
 
 async def _consume(stream: Stream, out: Output, summary: Summary, errors: list[str]) -> int:
@@ -90,14 +113,12 @@ async def _consume(stream: Stream, out: Output, summary: Summary, errors: list[s
     return 0
 
 
-async def _watch_signals(stream: Stream) -> None:
-    """On the first signal stop reading and deliver what is queued; on the second stop at once."""
-    with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-        async for _ in signals:
-            stream.stop()
-            break
-        async for _ in signals:
-            raise KeyboardInterrupt
+async def _watch_signals(signals: StopSignals, stream: Stream, scope: anyio.CancelScope) -> None:
+    """On the first signal stop reading and deliver what is queued; then cancel, when it is time."""
+    await signals.received()
+    stream.stop()
+    await signals.received()
+    scope.cancel()
 
 
 async def _stop_after(stream: Stream, seconds: float) -> None:

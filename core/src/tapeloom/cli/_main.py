@@ -1,15 +1,14 @@
 """Entry point of the command line: the commands of core and those that plugins add.
 
-Exit codes: 0 success · 1 a feed failed, or a recording could not be read to its end · 2 the command or
-the stack is wrong · 130 interrupted twice.
+Exit codes: 0 success · 1 a feed failed, nothing was connected, a part of a recording could not be read, or
+the output could not be written · 2 the command or the stack is wrong · 130 ended before all events were
+delivered.
 """
 
 from __future__ import annotations
 
 import argparse
-import io
 import logging
-import os
 import sys
 from collections.abc import Sequence
 
@@ -17,13 +16,22 @@ import structlog
 
 from tapeloom._compose.discovery import installed
 from tapeloom._compose.registry import Registry
-from tapeloom.errors import ConfigError, PluginError, SymbolError, TapeloomError
+from tapeloom.errors import (
+    ConfigError,
+    PluginError,
+    SymbolError,
+    TapeloomError,
+    masked,
+    unwrap_single,
+)
 
 from . import _check as check
 from . import _plugins as plugins
 from . import _record as record
 from . import _replay as replay
 from . import _run as run
+from ._signals import INTERRUPTED
+from ._stdout import OutputFailed, standard_streams
 
 #: The commands of core, in the order of the help text.
 _COMMANDS = (run, record, replay, check, plugins)
@@ -31,26 +39,31 @@ _COMMANDS = (run, record, replay, check, plugins)
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; return the exit code."""
-    _escape_unencodable()
-    arguments = list(sys.argv[1:] if argv is None else argv)
-    parser = _parser(arguments)
-    args = parser.parse_args(arguments)
+    try:
+        with standard_streams():
+            return _run(list(sys.argv[1:] if argv is None else argv))
+    except (OutputFailed, BaseExceptionGroup) as error:
+        failed = unwrap_single(error)
+        if not isinstance(failed, OutputFailed):
+            raise
+        if failed.code:
+            print(f"tapeloom: {failed}", file=sys.stderr)
+        return failed.code
+    except KeyboardInterrupt:
+        return INTERRUPTED
+
+
+def _run(arguments: Sequence[str]) -> int:
+    args = _parser(arguments).parse_args(arguments)
     _configure_logging(debug=args.debug)
     try:
         code: int = args.run(args)
-        sys.stdout.flush()
     except (ConfigError, PluginError, SymbolError) as error:
         print(f"tapeloom: {error}", file=sys.stderr)
         return 2
     except TapeloomError as error:
         print(f"tapeloom: {error}", file=sys.stderr)
         return 1
-    except BrokenPipeError:  # the reader of our output has closed the pipe
-        # Discard the output that is still buffered, or Python prints another error at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except KeyboardInterrupt:
-        return 130
     return code
 
 
@@ -80,13 +93,6 @@ def _add_plugin_commands(verbs: argparse._SubParsersAction[argparse.ArgumentPars
             print(f"tapeloom: {error}", file=sys.stderr)
 
 
-def _escape_unencodable() -> None:
-    """Print characters that the terminal cannot encode as escapes, instead of raising."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
-
-
 def _configure_logging(*, debug: bool) -> None:
     """Configure structlog. Only the command line does so; the library leaves it to the application."""
     structlog.configure(
@@ -94,6 +100,7 @@ def _configure_logging(*, debug: bool) -> None:
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="%H:%M:%S", utc=True),
             structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty()),
+            lambda _logger, _name, line: masked(str(line)),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(
             logging.DEBUG if debug else logging.WARNING

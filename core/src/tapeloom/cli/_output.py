@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import logging
@@ -13,12 +14,15 @@ from typing import IO, Any, Protocol
 
 import structlog
 
-from tapeloom.events import Event, Reject, encode
+from tapeloom.events import Event, Reject, Status, encode
 
+from ._stdout import OutputFailed
 from ._table import Table
 
 #: The names of the outputs.
 FORMATS = ("table", "jsonl", "none")
+#: The states of a `Status` that show that a venue was reached.
+_CONNECTED = frozenset({"connected", "logged_in", "subscribed", "live"})
 
 
 class Output(Protocol):
@@ -61,13 +65,15 @@ class Discard:
 
 
 def output(format: str) -> Output:
-    """Return the output named *format*, one of `FORMATS`."""
+    """Return the output named *format*, one of `FORMATS`. Raises OutputFailed if stdout is closed."""
+    if format == "none":
+        return Discard()
+    if sys.stdout is None:
+        raise OutputFailed(OSError(errno.EBADF, "it is closed"))
     if format == "jsonl":
         if isinstance(sys.stdout, io.TextIOWrapper):
             sys.stdout.reconfigure(encoding="utf-8")  # JSON is UTF-8, whatever the terminal uses
         return JsonLines(sys.stdout)
-    if format == "none":
-        return Discard()
     table = Table(sys.stdout)
     if table.live and sys.stderr.isatty():
         # Log lines would break the table, which shows the same changes of state itself.
@@ -81,14 +87,28 @@ class Summary:
     def __init__(self) -> None:
         self.events: Counter[str] = Counter()
         self.rejects: Counter[str] = Counter()
+        self._connected = False  # whether a Status said so
+        self.last_failure = ""  #: why the last attempt to connect failed
         self._began = time.monotonic()
 
     def add(self, events: list[Event]) -> None:
-        """Count a batch."""
+        """Count a batch, and note whether a venue was reached."""
         self.events.update(event.type for event in events)
         for event in events:
             if type(event) is Reject:
                 self.rejects[event.rule] += 1
+            elif type(event) is Status:
+                self._connected = self._connected or event.state in _CONNECTED
+                if event.state == "reconnecting":
+                    self.last_failure = event.detail
+
+    def never_connected(self, *, reported: bool) -> bool:
+        """Return whether no venue was reached; *reported* says whether a Status reports connections.
+
+        Where none does, as of some sources, only a failed attempt shows it.
+        """
+        reached = self._connected or any(name != "status" for name in self.events)
+        return not reached and (reported or bool(self.last_failure))
 
     def print(self, counters: Mapping[str, int], errors: list[str]) -> None:
         """Print the summary line."""

@@ -61,7 +61,9 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError([Mistake("--batch", f"expected at least 1, got {args.batch}")], "replay")
     speed = _speed(args.speed)
     return drive(
-        lambda: open_replay(args.capture, draft, batch=args.batch, speed=speed), output(args.out)
+        lambda: open_replay(args.capture, draft, batch=args.batch, speed=speed),
+        output(args.out),
+        live=False,
     )
 
 

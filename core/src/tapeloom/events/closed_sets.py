@@ -88,7 +88,7 @@ StatusState = Literal[
 #: The rule that a rejected frame or event broke.
 #: unreadable_frame: The frame is neither market data nor a reply that the adapter knows.
 #: parser_error: The venue's parser raised at this frame.
-#: corrupt_record: A line of a recording cannot be read.
+#: corrupt_record: A line, or a damaged stretch, of a recording cannot be read.
 #: unreadable_answer: An answer over REST cannot be read.
 #: stage_failed: A stage raised at this event, and raised again after it was created anew.
 #: price: A price is not a finite number above 0.

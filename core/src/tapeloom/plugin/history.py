@@ -10,7 +10,7 @@ from typing import Literal, Protocol
 
 from attrs import field, frozen
 
-from tapeloom.errors import RequestRefused
+from tapeloom.errors import RequestRefused, masked
 from tapeloom.events import Event
 from tapeloom.symbols import Instrument
 from tapeloom.units import Rate
@@ -37,7 +37,8 @@ class HistoryQuery:
 class Request:
     """A REST request: a GET, or a POST if it has a `body`."""
 
-    url: str  #: The whole address, with the query string.
+    #: The whole address, with the query string.
+    url: str = field(repr=lambda url: repr(masked(url)))
     body: bytes = b""  #: The JSON body; empty makes it a GET.
     weight: int = 1  #: How much of the rate limit `rate` the request uses.
     rate: Rate | None = None  #: The rate limit, shared by all feeds on the host; None for none.

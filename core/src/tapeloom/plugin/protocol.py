@@ -8,6 +8,7 @@ from typing import NoReturn, Protocol, TypeAlias, TypeVar, runtime_checkable
 
 from attrs import field, frozen
 
+from tapeloom.errors import masked
 from tapeloom.events import Event
 from tapeloom.units import Rate
 
@@ -35,7 +36,9 @@ class Endpoint:
     If a venue has several endpoints, each channel uses the first one that serves it.
     """
 
-    url: str  #: The address, with ``ws://`` or ``wss://``.
+    url: str = field(
+        repr=lambda url: repr(masked(url))
+    )  #: The address, with ``ws://`` or ``wss://``.
     name: str = ""  #: The name in logs and in the details of statuses.
     channels: frozenset[str] = frozenset()  #: Served channels without parameter; empty means all.
     headers: Mapping[str, str] = field(factory=dict, repr=False)  #: Additional handshake headers.

@@ -7,6 +7,7 @@ error messages with either.
 from __future__ import annotations
 
 import http
+import os
 import re
 import socket
 import ssl
@@ -16,7 +17,7 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from tapeloom.errors import MAX_PAUSE_SECONDS, ConnectionFailed, FeedError, Throttled
+from tapeloom.errors import MAX_PAUSE_SECONDS, ConnectionFailed, FeedError, Throttled, masked
 from tapeloom.units import retry_after
 
 from .feeds import Network
@@ -53,6 +54,8 @@ _VALUE = re.compile(r"(?![ \t])[\t\x20-\x7e\x80-\xff]*(?<![ \t])")
 def ssl_context(network: Network) -> ssl.SSLContext:
     """Return the TLS context with the trusted certificates. Raises OSError if the file `ca` cannot be read."""
     if network.ca:
+        if os.path.exists(network.ca) and not os.path.isfile(network.ca):  # noqa: PTH110, PTH113
+            raise OSError("it is not a regular file")
         return ssl.create_default_context(cafile=network.ca)
     return httpx.create_ssl_context()
 
@@ -75,16 +78,19 @@ def check_headers(feed: str, url: str, headers: Mapping[str, str]) -> None:
         if not _NAME.fullmatch(name) or not _VALUE.fullmatch(value):
             raise _permanent(
                 feed,
-                f"the header {name!r} for {urlsplit(url).netloc} cannot be sent: its name or value has"
+                f"the header {name!r} for {_host(url)} cannot be sent: its name or value has"
                 " characters that are not allowed in a header. Check for a line break at the end of a key.",
             )
 
 
-def invalid_address(feed: str, url: str, error: Exception) -> ConnectionFailed:
-    """Return the error for an address that is not a WebSocket address."""
+def invalid_address(feed: str, url: str, error: Exception, scheme: str = "ws") -> ConnectionFailed:
+    """Return the error for an address that cannot be dialled with *scheme*, ws or http."""
+    # The error may quote a part of the password, if that was taken for the port.
+    reason = error if masked(url) == url else "characters of a password must be percent-encoded"
     return _permanent(
         feed,
-        f"expected an address that begins with ws:// or wss://, got {url!r}: {error}. Correct it.",
+        f"expected an address that begins with {scheme}:// or {scheme}s://, got {url!r}: {reason}."
+        " Correct it.",
     )
 
 
@@ -121,7 +127,7 @@ def handshake_refused(
 
 def proxy_refused(feed: str, url: str, reply: str) -> ConnectionFailed:
     """Return the error for a proxy that answered instead of *url*; *reply* is its status and reason."""
-    host = urlsplit(url).netloc
+    host = _host(url)
     status = int(match[0]) if (match := re.match(r"\d{3}\b", reply)) else 0
     if status == _PROXY_LOGIN:
         text = (
@@ -155,7 +161,7 @@ def throttled(
     pause = f" for {seconds:g} s" if told else ""
     return Throttled(
         feed,
-        f"{urlsplit(url).netloc} asks for a pause{pause}: HTTP {status}"
+        f"{_host(url)} asks for a pause{pause}: HTTP {status}"
         f"{', ' + reason if reason else ''}."
         " To avoid it, make fewer connections and requests from this address.",
         status,
@@ -165,7 +171,7 @@ def throttled(
 
 def dial_error(feed: str, url: str, error: Exception) -> ConnectionFailed:
     """Return the error for an *error* while dialling *url*, with what it means and what to do about it."""
-    host = urlsplit(url).netloc
+    host = _host(url)
     cause: BaseException | None = error
     while cause is not None and not isinstance(cause, ssl.SSLError | OSError):
         cause = cause.__cause__ or cause.__context__
@@ -202,6 +208,11 @@ def dial_error(feed: str, url: str, error: Exception) -> ConnectionFailed:
     if permanent:
         return _permanent(feed, text)
     return ConnectionFailed(feed, text)
+
+
+def _host(url: str) -> str:
+    """Return host and port of *url*."""
+    return urlsplit(masked(url)).netloc.rpartition("@")[2]
 
 
 def _permanent(feed: str, text: str) -> ConnectionFailed:
