@@ -27,6 +27,7 @@ from tapeloom.plugin import (
     Reply,
     Request,
     Subscription,
+    Unrequested,
 )
 from tapeloom.symbols import Instrument
 from tapeloom.units import Rate
@@ -112,6 +113,8 @@ class AcmeCodec:
                 return Refusal(reason, oldest_pending=True)
             case {"error": reason, "id": id}:
                 return Refusal(reason, id, permanent=not reply.get("busy"))
+            case {"kind": kind}:
+                return Unrequested(kind)
             case {"notice": kind, **rest}:
                 return Notice(kind, closes_connection=bool(rest.get("ends")))
         return None

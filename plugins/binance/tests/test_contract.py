@@ -16,6 +16,11 @@ class TestBinance(VenueContract):
         "coinm": ("trades", "quotes", "book", "book:5", "klines:1m", "ticker"),
     }
     history = ("listing", "trades", "bars", "book")
+    unknown = (
+        '{"stream":"!contractInfo","data":{"e":"contractInfo","E":1669647330375,"s":"APTUSD_PERP"}}',
+        '{"stream":"tradingSession","data":{"e":"EquityUpdate","E":1791285203779,"S":"PRE_MARKET"}}',
+        '{"stream":"!ticker@arr","data":[{"e":"24hrTicker","s":"BNBBTC"}]}',
+    )
     captures = {
         "binance_spot/btcusdt_20240808": Capture(
             market="spot", symbols=("BTC/USDT",), channels=("trades", "book", "quotes")

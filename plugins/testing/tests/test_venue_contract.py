@@ -32,6 +32,7 @@ from tapeloom.plugin import (
     Reply,
     Request,
     Subscription,
+    Unrequested,
 )
 from tapeloom.symbols import Instrument
 from tapeloom.units import Rate
@@ -147,6 +148,8 @@ class Toy:
             return Refusal(said["error"], None if vague else said["id"])
         if said == {"pong": 1}:
             return None if self.defect == "does not know the pong" else Pong()
+        if "news" in said:
+            return None if self.defect == "rejects what nobody asked for" else Unrequested("news")
         if said == {"bye": 1}:
             return Notice("bye", closes_connection=self.defect != "does not know the farewell")
         return None
@@ -459,6 +462,7 @@ class Contract(VenueContract):
     channels = CHANNELS
     history = ("listing", "trades", "bars")
     secrets = {"key": KEY}
+    unknown = ('{"news":"hello"}',)
     captures = {"toy/day": Capture(market="spot", symbols=("BTC/USDT",), channels=("trades",))}
     rate, seconds, speed, settle = 12.0, 70.0, 400.0, 55.0
     defect = ""
@@ -490,6 +494,7 @@ DEFECTS = {
     "garbage is gone": "poison",
     "swallows the unknown": "unknown",
     "counts nothing": "unknown",
+    "rejects what nobody asked for": "unknown",
     "goes through float": "exact",
     "takes ms for us": "times",
     "turns sides round": "sides",

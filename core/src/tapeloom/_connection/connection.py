@@ -32,6 +32,7 @@ from tapeloom.plugin import (
     PushLink,
     Refusal,
     Subscription,
+    Unrequested,
 )
 
 from .frame_intake import FrameIntake
@@ -348,6 +349,9 @@ class Connection:
             return [self._status("notice", f"{reply.kind} {reply.detail}".rstrip())]
         if isinstance(reply, Pong):
             self._heartbeat_due = None
+            return []
+        if isinstance(reply, Unrequested):
+            self._counters["unrequested"] += 1
             return []
         recv, text = self.last_recv, frame[:500].decode(errors="replace")
         self._intake.unreadable(recv, frame, "unreadable_frame")

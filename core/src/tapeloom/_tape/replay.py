@@ -10,18 +10,15 @@ from attrs import define, frozen
 
 from tapeloom.events import Event, Reject
 from tapeloom.plugin import (
-    Ack,
     Clock,
     Codec,
     Feed,
     Frames,
     History,
-    Notice,
     Parse,
-    Pong,
-    Refusal,
     Request,
     TimedStage,
+    Unrequested,
 )
 
 from .reader import CorruptLine, Record, RecordedAnswer, RecordedFrame, Tape
@@ -146,7 +143,9 @@ class Replay:
         """Process a frame that is not market data. Replies to the recorded session are ignored."""
         self._feed.counters["control_frames"] += 1
         reply = self._codec.decode_reply(frame) if self._codec is not None else None
-        if isinstance(reply, Ack | Refusal | Notice | Pong):
+        if isinstance(reply, Unrequested):
+            self._feed.counters["unrequested"] += 1
+        if reply is not None:
             return []
         text = frame[:500].decode(errors="replace")
         self._unreadable(self._clock.now, frame, "unreadable_frame")

@@ -30,6 +30,7 @@ from .protocol import (
     Refusal,
     Reply,
     Source,
+    Unrequested,
 )
 from .timing import Clock, ClockOffset, ClockStepDetector, WallDeadline
 
@@ -37,5 +38,5 @@ __all__ = [
     "Ack", "Clock", "ClockOffset", "ClockStepDetector", "Codec", "Dial", "Endpoint", "Feed", "Frames",
     "Heartbeat", "History", "HistoryQuery", "Link", "Listing", "Message", "Network", "Notice", "OnRead",
     "Parse", "Pong", "PushLink", "Refusal", "Reply", "Request", "Sink", "Source", "Stage",
-    "Subscription", "TimedStage", "TradeBatch", "WallDeadline", "channel_parts",
+    "Subscription", "TimedStage", "TradeBatch", "Unrequested", "WallDeadline", "channel_parts",
 ]  # fmt: skip

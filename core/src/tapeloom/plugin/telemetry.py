@@ -21,7 +21,7 @@ from typing import Literal
 #: missing: Trades missing in gaps of the venue's ids (quality).
 #: backfilled: Events delivered to fill gaps.
 #: requests: REST requests sent.
-#: unrequested: Frames or items about symbols or channels that the feed has not requested.
+#: unrequested: Frames or items of symbols, channels or kinds that the feed has not requested.
 #: unsupported: Items of a kind that the plugin does not support (alpaca).
 #: repeats: Messages that repeated an unchanged quote (bybit).
 #: repeated_trades: Trades that the venue sent again after they had been delivered (hyperliquid).
