@@ -137,7 +137,13 @@ class AcmeHistory:
         return Request(url=f"{self.rest}/book?s={query.symbol}", rate=Rate(10, 1.0))
 
     def read_listing(self, body: bytes) -> list[Instrument]:
-        return [Instrument(s, s.replace("/", ""), "spot", *s.split("/")) for s in json.loads(body)]
+        listed = []
+        for row in json.loads(body):  # a symbol; or symbol, the venue's name, whether it is active
+            symbol, native, active = (row, "", True) if isinstance(row, str) else row
+            native = native or symbol.replace("/", "")
+            parts = symbol.split("/")
+            listed.append(Instrument(symbol, native, "spot", *parts, active=active))
+        return listed
 
     def read_answer(self, request: Request, body: bytes, recv: int) -> list[Event]:
         symbol = request.url.partition("?s=")[2].partition("&")[0]

@@ -66,6 +66,22 @@ async def test_a_host_that_cannot_be_resolved_is_dialled_until_it_can(
     assert states[3].state == "connected"
 
 
+async def test_a_delisted_symbol_is_reported_at_the_start_and_the_others_are_streamed(
+    registry: Registry,
+) -> None:
+    feed = FeedSpec("acme", ["OLD/USD", "BTC/USD", "NONE/USD"], ["trades"])
+    states: list[Status] = []
+    listed = b'["BTC/USD", ["OLD/USD", "", false]]'
+    async with FakeVenue(send_a_trade, http={"/symbols": (200, {}, listed)}).serve() as venue:
+        settings = {"url": venue.url(), "rest": venue.url("http")}
+        await until_a_trade(registry, Stack(feeds=(feed,), venues={"acme": settings}), states)
+
+    refused = {status.symbol: status.detail for status in states if status.state == "refused"}
+    assert refused.keys() == {"OLD/USD", "NONE/USD"}
+    assert "delisted" in refused["OLD/USD"]
+    assert "does not list" in refused["NONE/USD"]
+
+
 async def test_an_unknown_host_ends_the_feed_after_max_attempts(registry: Registry) -> None:
     feed = FeedSpec("acme", ["BTC/USD"], ["trades"], max_attempts=1)
     stack = Stack(feeds=(feed,), venues={"acme": {"url": "ws://nowhere.invalid/ws"}})

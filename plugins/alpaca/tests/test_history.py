@@ -118,7 +118,7 @@ def test_assets_are_instruments(make) -> None:
     body = (
         b'[{"id":"1","class":"us_equity","exchange":"NASDAQ","symbol":"AAPL","status":"active",'
         b'"tradable":true},{"class":"us_equity","symbol":"A B","status":"active"},'
-        b'{"class":"crypto","symbol":"BTC/USD","status":"active","tradable":false,'
+        b'{"class":"crypto","symbol":"BTC/USD","status":"inactive","tradable":false,'
         b'"price_increment":"0.01","min_trade_increment":"0.000000001"}]'
     )
     stock, coin = tapeloom_alpaca.history(make()).read_listing(body)

@@ -235,7 +235,7 @@ def test_listed_symbols_have_unified_names_and_steps(make) -> None:
     dollar = LINEAR | {"symbol": "BTCPERP", "quoteCoin": "USDC", "settleCoin": "USDC"}
     leaving = LINEAR | {"symbol": "OLDUSDT", "baseCoin": "OLD", "deliveryTime": "1702592000000"}
     dated = dollar | {
-        "symbol": "BTC-26DEC25", "contractType": "LinearFutures", "status": "PreLaunch",
+        "symbol": "BTC-26DEC25", "contractType": "LinearFutures", "status": "Closed",
         "deliveryTime": "1766736000000",
     }  # fmt: skip
     (spot,) = history(make).read_listing(body({"list": [coin]}))

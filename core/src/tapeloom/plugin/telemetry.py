@@ -53,7 +53,7 @@ CounterName = Literal[
 #: feed_failed: A feed ended with an error.
 #: connection_abandoned: A connection failed for good or too often; other connections of the feed go on.
 #: successor_failed: A second connection, opened to replace an old one, ended; another one is tried.
-#: subscription_refused: The venue refused a subscription.
+#: subscription_refused: The venue refused a subscription, or has no data of a symbol.
 #: subscription_stalled: No event arrived for a subscription for much longer than usual.
 #: venue_clock: The venue's timestamps stopped, advance again, or moved against ours.
 #: symbols_unchecked: The venue's list of instruments could not be requested; names formed by rule are used.

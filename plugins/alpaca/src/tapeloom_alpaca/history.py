@@ -159,7 +159,6 @@ class _AssetMessage(Struct, rename={"kind": "class"}):
     symbol: str
     kind: str = ""
     status: str = "active"
-    tradable: bool = True
     price_increment: Decimal | None = None
     min_trade_increment: Decimal | None = None
 
@@ -317,7 +316,7 @@ def _instrument(asset: _AssetMessage) -> Instrument | None:
         symbol = Symbol.parse(text)
     except SymbolError:  # the name has a character that unified symbols do not allow
         return None
-    active = asset.status == "active" and asset.tradable
+    active = asset.status == "active"
     return Instrument(
         str(symbol), asset.symbol, "spot", symbol.base, symbol.quote,
         tick=asset.price_increment, lot=asset.min_trade_increment, active=active,

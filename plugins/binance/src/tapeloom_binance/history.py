@@ -32,6 +32,11 @@ _MAX_ROWS = 1000
 _HOUR = 3_600_000_000_000  #: ns; the longest time span of one request for aggregate trades
 #: Delivery dates (ms) after this mark a perpetual: the venue writes a day in the year 2100.
 _NEVER_DELIVERED = 4_000_000_000_000
+#: Statuses of symbols that send no more data. Spot lists a delisted symbol as BREAK for years.
+_ENDED = frozenset(
+    ("BREAK", "CLOSE", "DELISTING", "DELIVERED", "DELIVERING", "END_OF_DAY", "POST_TRADING",
+     "SETTLING")
+)  # fmt: skip
 #: What the user can do about a refusal, by error code or HTTP status. Core retries by itself where
 #: that helps.
 _REMEDIES = {
@@ -265,5 +270,5 @@ def _instrument(listed: _ListedSymbol) -> Instrument:
     # A step of zero means that the venue does not restrict the value.
     tick, lot = steps.get("PRICE_FILTER") or None, steps.get("LOT_SIZE") or None
     symbol = str(Symbol(base, quote, settle, expiry))
-    active = "TRADING" in (listed.status, listed.contract_status)
+    active = _ENDED.isdisjoint((listed.status, listed.contract_status))
     return Instrument(symbol, listed.symbol, kind, base, quote, settle, tick, lot, active)

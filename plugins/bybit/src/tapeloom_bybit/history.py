@@ -326,5 +326,5 @@ def _instrument(row: _ListedSymbol) -> Instrument:
     lot = row.lot_size_filter.lot or row.lot_size_filter.base
     steps: tuple[Any, Any] = row.price_filter.tick or None, lot or None
     return Instrument(
-        symbol, row.symbol, kind, base, quote, settle, *steps, row.status == "Trading"
+        symbol, row.symbol, kind, base, quote, settle, *steps, row.status != "Closed"
     )  # fmt: skip

@@ -258,26 +258,28 @@ def keep_reading(exchange: Any, on_error: Callable[[Any, Exception], None]) -> N
 # ------------------------------------------------------------------------------------------ listing
 
 
-def instruments(exchange: Any) -> dict[str, Instrument]:
-    """Return the instruments of the exchange by their unified symbols, without options."""
+def instruments(exchange: Any) -> list[Instrument]:
+    """Return the instruments of the exchange, without options."""
     # In other modes, the precision is a number of digits.
     in_steps = exchange.precisionMode == ccxt.TICK_SIZE
-    listed: dict[str, Instrument] = {}
+    listed: list[Instrument] = []
     for market in exchange.markets.values():
         kind = market.get("type")
         if kind not in {"spot", "swap", "future"}:
             continue
         steps = market.get("precision") or {} if in_steps else {}
         symbol = market["symbol"].upper()
-        listed[symbol] = Instrument(
-            symbol,
-            str(market["id"]),
-            kind,
-            market["base"].upper(),
-            market["quote"].upper(),
-            (market.get("settle") or "").upper(),
-            steps.get("price"),
-            steps.get("amount"),
-            market.get("active") is not False,
+        listed.append(
+            Instrument(
+                symbol,
+                str(market["id"]),
+                kind,
+                market["base"].upper(),
+                market["quote"].upper(),
+                (market.get("settle") or "").upper(),
+                steps.get("price"),
+                steps.get("amount"),
+                market.get("active") is not False,
+            )
         )
     return listed

@@ -123,9 +123,9 @@ def _listing(archive: Archive, subject: Subject) -> None:
         listed_parts = (instrument.kind, instrument.base, instrument.quote)
         if listed_parts != (parts.kind, parts.base, parts.quote):
             raise ContractViolation(f"{symbol!r} is listed as {instrument!r}")
-    natives = [instrument.native for instrument in listed.values()]
+    natives = [listed[symbol].native for symbol in subject.symbols]
     if len(natives) != len(set(natives)):
-        raise ContractViolation("two symbols of the listing have the same native name.")
+        raise ContractViolation(f"two of {subject.symbols} have the same native name.")
 
 
 def _trades(archive: Archive, unit: int) -> None:
