@@ -11,6 +11,7 @@ from typing import Any
 import attrs
 import pytest
 from tapeloom import Registry, Trade
+from tapeloom.errors import RequestRefused
 from tapeloom.events import Book, Event, Status
 from tapeloom.hooks import hookimpl
 from tapeloom.plugin import (
@@ -168,8 +169,14 @@ class AcmeHistory:
             )
         ]
 
-    def refusal_reason(self, status: int, body: bytes) -> str:
-        return body.decode(errors="replace")
+    def refusal_reason(self, status: int, body: bytes) -> str | RequestRefused:
+        text = body.decode(errors="replace")
+        match text.split():
+            case ["wait", seconds]:
+                return RequestRefused("wait a while", float(seconds))
+            case ["never", *_]:
+                return RequestRefused("never come back")
+        return "" if "<" in text else text
 
 
 class Acme:

@@ -287,7 +287,8 @@ def test_the_error_for_an_undecodable_body_has_its_path_and_beginning(make, body
         (400, b'{"code":-1100,"msg":"Illegal."}', "Illegal. (code -1100)"),
         (418, b"", ""),
         (451, b"<html>", "The venue does not serve the region"),
-        (500, b"oops", ""),
+        (451, b"<b>Blocked</b>", "Blocked The venue does not serve the region"),
+        (500, b"oops", "oops"),
     ],
 )
 def test_a_refusal_reason_has_the_venues_message_and_a_remedy(make, status, body, expected) -> None:

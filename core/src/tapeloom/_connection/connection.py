@@ -34,6 +34,7 @@ from tapeloom.plugin import (
     Subscription,
     Unrequested,
 )
+from tapeloom.plugin.transports import handshake_refused
 
 from .frame_intake import FrameIntake
 from .subscriptions import Subscriptions
@@ -104,6 +105,7 @@ class Connection:
         self._taps = intake.taps
         self._number = 0
         self._codec = plan.codec
+        self._history = plan.history
         self._dial = plan.dial
         self._clock = plan.feed.clock
         self._counters = plan.feed.counters
@@ -149,12 +151,23 @@ class Connection:
                         await anyio.sleep_forever()  # the supervisor cancels it after `leave`
                 finally:
                     self._link = self._tasks = None
+        except FeedError as error:
+            raise self._by_the_venues_rule(error) from error.__cause__
         finally:
             self.ended = True
             self.ready.set()
         if self._failure is not None:
             raise self._failure
         return self._end_reason or "the connection ended"
+
+    def _by_the_venues_rule(self, error: FeedError) -> FeedError:
+        """Return *error*; for a refused handshake, the one that the venue's answer stands for."""
+        if error.http_answer is None or self._history is None:
+            return error
+        rule = self._history.refusal_reason(error.http_answer[0], error.http_answer[2])
+        status, headers, body = error.http_answer
+        now, url = self._clock.time_ns(), self._endpoint.url
+        return handshake_refused(self._feed.name, url, status, headers, now, body, rule)
 
     async def leave(self) -> None:
         """Stop reading, and unsubscribe if the connection is open; the supervisor then closes."""

@@ -17,6 +17,7 @@ from msgspec import Struct
 from tapeloom.errors import RequestRefused, SymbolError
 from tapeloom.events import Event
 from tapeloom.plugin import Feed, HistoryQuery, Request, channel_parts
+from tapeloom.plugin.transports import plain_text
 from tapeloom.symbols import Instrument, Symbol
 from tapeloom.units import duration_ns
 
@@ -256,14 +257,16 @@ class AlpacaHistory:
             for message in messages
         ]
 
-    def refusal_reason(self, status: int, body: bytes) -> str:
+    def refusal_reason(self, status: int, body: bytes) -> str | RequestRefused:
         """Return the message of an error answer, and what a user can do about it."""
         remedy = _REMEDIES.get(status, "")
         try:
             message = _decode_error(body).message
         except (ValueError, RecursionError):
-            return remedy
-        return f"{message.rstrip('.')}. {remedy}".strip(". ") + "." if message else remedy
+            message = plain_text(body)
+        text = f"{message.rstrip('.')}. {remedy}".strip(". ") + "." if message else remedy
+        # A 403 is about keys and plans here, not about a rate limit.
+        return RequestRefused(text) if status == 403 else text
 
 
 def _build_bar(

@@ -13,6 +13,7 @@ from msgspec import Struct
 from msgspec.json import Decoder
 from tapeloom.events import Event
 from tapeloom.plugin import Feed, HistoryQuery, Request, channel_parts
+from tapeloom.plugin.transports import plain_text
 from tapeloom.symbols import Instrument, Kind, Symbol
 from tapeloom.units import duration_ns
 
@@ -226,7 +227,7 @@ class BinanceHistory:
         try:
             error = _decode_error(body)
         except (ValueError, RecursionError):
-            return _REMEDIES.get(status, "")
+            return f"{plain_text(body)} {_REMEDIES.get(status, '')}".strip()
         remedy = _REMEDIES.get(error.code, _REMEDIES.get(status, ""))
         return f"{error.msg} (code {error.code}) {remedy}".strip()
 

@@ -13,6 +13,7 @@ from msgspec import Meta, Struct
 from tapeloom.errors import SymbolError
 from tapeloom.events import Book, Event
 from tapeloom.plugin import Feed, HistoryQuery, Request, channel_parts
+from tapeloom.plugin.transports import plain_text
 from tapeloom.symbols import Instrument, Symbol
 from tapeloom.units import duration_ns
 
@@ -243,7 +244,7 @@ class HyperliquidHistory:
 
     def refusal_reason(self, status: int, body: bytes) -> str:
         """Return the text of an error answer, and what a user can do about it."""
-        text = body[:200].decode(errors="replace").strip().strip('"')
+        text = plain_text(body).strip('"')
         parts = "" if text == "null" else text, _REMEDIES.get(status, "")
         return " ".join(part for part in parts if part)
 
