@@ -271,6 +271,8 @@ class Connection:
         events = self._parse(frames)
         if not events:
             return None
+        if self.subscriptions.has_pending:
+            self.subscriptions.process(events)
         waiting = self._on_events(self, events)
         return None if waiting is DONE else self._wait_for_consumer(waiting)
 
@@ -383,6 +385,13 @@ class Connection:
             return []
         return [self._status("subscribed", f"{self._label}: {len(new)} subscriptions")]
 
+    async def _accepted_by_events(self, accepted: list[Subscription]) -> None:
+        """Report subscriptions that have no reply, but of which events show that they are accepted."""
+        self._update_ready()
+        self._supervision.on_live(accepted, self._clock.time_ns())
+        text = f"{len(accepted)} subscriptions, shown by their events; no known reply came"
+        await self._supervision.report("subscribed", f"{self._label}: {text}")
+
     def _on_refusal(self, refusal: Refusal) -> list[Event]:
         # `oldest_pending` marks a refusal without an id: it answers the oldest message, first the login.
         login = self._endpoint.login
@@ -478,6 +487,8 @@ class Connection:
                 self.end(f"no byte was received for {now - self.last_byte:.0f} s")
             if self._heartbeat_due is not None and now > self._heartbeat_due:
                 self.end("the venue does not answer heartbeats")
+            if accepted := self.subscriptions.accept_by_events(now):
+                await self._accepted_by_events(accepted)
             overdue = self.subscriptions.overdue(now)
             if overdue is not None:
                 # The text of a login holds a secret.
