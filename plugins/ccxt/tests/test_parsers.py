@@ -192,7 +192,7 @@ def test_a_closed_bar_that_changes_is_a_revision():
     bars([row(0, 2), row(60, 3)], 9)
 
     assert summaries(bars([row(0, 7)], 9)) == [(0, 7, True, 1)]
-    assert summaries(bars([row(0, 8), row(60, 3)], 9)) == [(0, 8, True, 2)]
+    assert summaries(bars([row(0, 8), row(60, 3)], 9)) == [(0, 8, True, 1)]
 
 
 def test_a_bar_interrupted_by_a_reset_is_not_closed():

@@ -123,7 +123,7 @@ class Bar(Timed):
     closed: bool = True  #: False for a bar that is still forming.
     #: False if trades are known to be missing: a gap, or a late or early end.
     complete: bool = True
-    revision: int = 0  #: How often the bar was sent again after it had closed.
+    revision: int = 0  #: How often the bar was sent again with other values after it had closed.
     channel: str = "bars"  #: The channel: `bars` if built from trades, `klines:1m` from the venue.
     #: Where the event comes from: "live" if the venue built it.
     origin: Origin = "built_from_trades"

@@ -23,7 +23,7 @@ from typing import Literal
 #: requests: REST requests sent.
 #: unrequested: Frames or items of symbols, channels or kinds that the feed has not requested.
 #: unsupported: Items of a kind that the plugin does not support (alpaca).
-#: repeats: Messages that repeated an unchanged quote (bybit).
+#: repeats: Closed bars, and quotes (bybit), that the venue sent again unchanged.
 #: repeated_trades: Trades that the venue sent again after they had been delivered (hyperliquid).
 #: quiet_notices: Messages of the gateway that carry no information (ib).
 #: token_loops: Pages with a page token that had been sent before (alpaca).

@@ -230,7 +230,7 @@ class BarParser(_Parser):
         super().__init__(feed, symbol, channel)
         self._interval = interval
         self._open: tuple[Any, ...] | None = None  # the row of the open bar
-        self._closed: dict[int, tuple[tuple[Any, ...], int]] = {}  # row and revision, by start
+        self._closed: dict[int, tuple[Any, ...]] = {}  # rows by start
         self._last_closed = -1  # start of the last closed bar, in ms
         self._first_call = True
 
@@ -256,16 +256,16 @@ class BarParser(_Parser):
 
     def _close(self, row: tuple[Any, ...], recv: int, out: list[Event], *, past: bool) -> None:
         self._last_closed = row[0]
-        self._closed[row[0]] = row, 0
+        self._closed[row[0]] = row
         if len(self._closed) > _MAX_CLOSED_BARS:
             del self._closed[next(iter(self._closed))]
         self._emit(row, recv, out, past=past)
 
     def _revise(self, row: tuple[Any, ...], recv: int, out: list[Event]) -> None:
         known = self._closed.get(row[0])
-        if known is not None and known[0] != row:
-            self._closed[row[0]] = row, known[1] + 1
-            self._emit(row, recv, out, revision=known[1] + 1)
+        if known is not None and known != row:
+            self._closed[row[0]] = row
+            self._emit(row, recv, out, revision=1)  # core numbers further ones
 
     def _emit(
         self,
