@@ -172,9 +172,13 @@ def to_decimal(value: Any) -> Decimal:
 
 
 def decimal_text(number: Any) -> str:
-    """Return a price or size as text with all its digits and without an exponent."""
+    """Return a price or size as text with all its digits and without an exponent.
+
+    Raises ValueError if it is not a finite number.
+    """
     written = str(number)
-    return format(to_decimal(written), "f") if "e" in written or "E" in written else written
+    is_plain = type(number) is Decimal and number.is_finite() and "E" not in written
+    return written if is_plain else format(to_decimal(written), "f")
 
 
 def keep_digits(exchange: Any) -> None:
