@@ -149,7 +149,7 @@ class Ticker(Timed):
     symbol: str  #: The unified symbol.
     ts: int  #: The venue's time of the statistics, in ns.
     recv: int  #: Our time of the read, in ns.
-    last: Decimal  #: The last price.
+    last: Decimal | None  #: The price of the last trade; None if the venue does not send it.
     open: Decimal | None  #: The price 24 hours ago; None if the venue does not send it.
     high: Decimal | None  #: The highest price; None if the venue does not send it.
     low: Decimal | None  #: The lowest price; None if the venue does not send it.
