@@ -130,18 +130,17 @@ class Listing:
 
         Empty if nothing is wrong with it, or if the venue's list is not known.
         """
-        found = self.instruments.get(symbol)
-        if symbol in self.ambiguous:
-            natives, known = self.ambiguous[symbol], self.instruments.values()
+        found, known = self.instruments.get(symbol), self.instruments.values()
+        if natives := self.ambiguous.get(symbol):
             other = [
                 f"{item.symbol!r} for {item.native}" for item in known if item.native in natives
             ]
             names = " or ".join(other) or "another symbol"
             return f"has several instruments {symbol!r}: {', '.join(natives)}. Write {names}."
+        active = [item.symbol for item in known if item.active]
         if found is None:
-            unlisted = f"does not list {symbol!r}.{nearest(symbol, self.instruments)}"
-            return unlisted if self.instruments else ""
-        if not found.active and any(item.active for item in self.instruments.values()):
+            return f"does not list {symbol!r}.{nearest(symbol, active)}" if known else ""
+        if not found.active and active:
             return f"lists {symbol!r} as delisted or expired. Remove it from the feed's symbols."
         twin = self.instruments.get(self.unified.get(found.native, symbol), found)
         if twin.symbol != symbol and (twin.native, twin.kind) == (found.native, found.kind):
