@@ -11,6 +11,7 @@ from typing import Any
 import attrs
 import pytest
 from tapeloom import Registry, Trade
+from tapeloom.errors import RequestRefused
 from tapeloom.events import Book, Event, Status
 from tapeloom.hooks import hookimpl
 from tapeloom.plugin import (
@@ -27,6 +28,7 @@ from tapeloom.plugin import (
     Reply,
     Request,
     Subscription,
+    Unrequested,
 )
 from tapeloom.symbols import Instrument
 from tapeloom.units import Rate
@@ -112,6 +114,8 @@ class AcmeCodec:
                 return Refusal(reason, oldest_pending=True)
             case {"error": reason, "id": id}:
                 return Refusal(reason, id, permanent=not reply.get("busy"))
+            case {"kind": kind}:
+                return Unrequested(kind)
             case {"notice": kind, **rest}:
                 return Notice(kind, closes_connection=bool(rest.get("ends")))
         return None
@@ -134,7 +138,13 @@ class AcmeHistory:
         return Request(url=f"{self.rest}/book?s={query.symbol}", rate=Rate(10, 1.0))
 
     def read_listing(self, body: bytes) -> list[Instrument]:
-        return [Instrument(s, s.replace("/", ""), "spot", *s.split("/")) for s in json.loads(body)]
+        listed = []
+        for row in json.loads(body):  # a symbol; or symbol, the venue's name, whether it is active
+            symbol, native, active = (row, "", True) if isinstance(row, str) else row
+            native = native or symbol.replace("/", "")
+            parts = symbol.split("/")
+            listed.append(Instrument(symbol, native, "spot", *parts, active=active))
+        return listed
 
     def read_answer(self, request: Request, body: bytes, recv: int) -> list[Event]:
         symbol = request.url.partition("?s=")[2].partition("&")[0]
@@ -159,8 +169,14 @@ class AcmeHistory:
             )
         ]
 
-    def refusal_reason(self, status: int, body: bytes) -> str:
-        return body.decode(errors="replace")
+    def refusal_reason(self, status: int, body: bytes) -> str | RequestRefused:
+        text = body.decode(errors="replace")
+        match text.split():
+            case ["wait", seconds]:
+                return RequestRefused("wait a while", float(seconds))
+            case ["never", *_]:
+                return RequestRefused("never come back")
+        return "" if "<" in text else text
 
 
 class Acme:

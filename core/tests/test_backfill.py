@@ -13,7 +13,7 @@ import tapeloom
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tapeloom import Bar, Event, FeedSpec, Gap, Registry, Stack, Status, Trade
-from tapeloom._gaps.gap_fill import GapFill, NoProgress, TrackedGap
+from tapeloom._gaps.gap_fill import GapFill, TrackedGap
 from tapeloom.plugin import Endpoint, HistoryQuery, Request, Subscription
 from tapeloom_testing import FakeVenue, FakeWire, WireEnd
 
@@ -145,15 +145,6 @@ def test_a_late_trade_completes_its_gap_and_is_not_fetched_again() -> None:
     assert parts(second)[0] == [trades[5]]
     assert [(gap.state, gap.missing) for gap in parts(second)[1]] == [("filled", 0)]
     assert fill.next_query() is None
-
-
-def test_a_page_that_ends_where_it_began_is_the_adapters_defect() -> None:
-    trades = [trade(n, n, named="name") for n in range(1, 11)]
-    fill = filling(gap_between(trades[4], trades[7]))
-    fill.next_query()
-
-    with pytest.raises(NoProgress, match=r"Request\.page_end must lie after the query's `since`"):
-        fill.process([], Request(url="/trades", paged=True, page_end=trades[4].ts), 0)
 
 
 def test_the_oldest_of_too_many_gaps_is_given_up() -> None:

@@ -66,6 +66,54 @@ async def test_a_host_that_cannot_be_resolved_is_dialled_until_it_can(
     assert states[3].state == "connected"
 
 
+async def test_a_delisted_symbol_is_reported_at_the_start_and_the_others_are_streamed(
+    registry: Registry,
+) -> None:
+    feed = FeedSpec("acme", ["OLD/USD", "BTC/USD", "NONE/USD"], ["trades"])
+    states: list[Status] = []
+    listed = b'["BTC/USD", ["OLD/USD", "", false]]'
+    async with FakeVenue(send_a_trade, http={"/symbols": (200, {}, listed)}).serve() as venue:
+        settings = {"url": venue.url(), "rest": venue.url("http")}
+        await until_a_trade(registry, Stack(feeds=(feed,), venues={"acme": settings}), states)
+
+    refused = {status.symbol: status.detail for status in states if status.state == "refused"}
+    assert refused.keys() == {"OLD/USD", "NONE/USD"}
+    assert "delisted" in refused["OLD/USD"]
+    assert "does not list" in refused["NONE/USD"]
+
+
+async def test_a_handshake_refused_for_good_by_the_venues_rule_ends_the_feed_with_its_words(
+    registry: Registry,
+) -> None:
+    async with FakeVenue(
+        send_a_trade, upgrade=(403, {}, b"never in this country")
+    ).serve() as venue:
+        settings = {"url": venue.url(), "rest": venue.url("http")}
+        stack = Stack(feeds=(FEED,), venues={"acme": settings})
+        with pytest.raises(ConnectionFailed, match="HTTP 403: never come back") as caught:
+            await until_a_trade(registry, stack, [])
+
+    assert "fewer connections" not in str(caught.value)
+
+
+async def test_the_pause_after_a_refused_handshake_is_the_one_of_the_venues_rule(
+    registry: Registry,
+) -> None:
+    states: list[Status] = []
+    async with FakeVenue(send_a_trade, upgrade=(403, {}, b"wait 600")).serve() as venue:
+        settings = {"url": venue.url(), "rest": venue.url("http")}
+        stack = Stack(feeds=(FEED,), venues={"acme": settings})
+        async with tapeloom.open(stack, registry=registry, seed=4) as stream:
+            with anyio.fail_after(10):
+                async for status in stream.of(Status):
+                    states.append(status)
+                    if status.state == "reconnecting":
+                        break
+
+    assert "asks for a pause for 600 s: HTTP 403, wait a while" in states[-1].detail
+    assert states[-1].detail.endswith("next try in 600.0 s")
+
+
 async def test_an_unknown_host_ends_the_feed_after_max_attempts(registry: Registry) -> None:
     feed = FeedSpec("acme", ["BTC/USD"], ["trades"], max_attempts=1)
     stack = Stack(feeds=(feed,), venues={"acme": {"url": "ws://nowhere.invalid/ws"}})

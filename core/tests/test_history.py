@@ -293,14 +293,73 @@ async def test_a_gap_of_a_symbol_dropped_meanwhile_is_not_reported_as_filled(
     assert (told.state, last.state) == ("open", "unrecoverable" if dropped else "filled")
 
 
-async def test_an_unlisted_symbol_is_an_error_that_names_the_nearest(registry: Registry) -> None:
+async def test_an_unlisted_symbol_is_refused_by_name_and_the_others_stay(
+    registry: Registry,
+) -> None:
     spec = FeedSpec("acme", ["BTC/USDT", "ETH/USD"], ["trades"])
     async with history_client(registry, LISTED, spec=spec, run=False) as rig:
-        with pytest.raises(SymbolError, match=r"'BTC/USDT'.*Did you mean 'BTC/USD'") as caught:
+        (refused,) = await check_symbols(rig.rest, rig.plan)
+
+    assert (refused.state, refused.symbol, refused.channel) == ("refused", "BTC/USDT", "")
+    assert refused.detail == "acme does not list 'BTC/USDT'. Did you mean 'BTC/USD'?"
+    assert rig.plan.feed.symbols == ["ETH/USD"]
+    assert rig.plan.feed.listing.native == {"ETH/USD": "ETHUSD"}
+
+
+async def test_it_is_an_error_if_no_listed_symbol_is_left(registry: Registry) -> None:
+    spec = FeedSpec("acme", ["BTC/USDT", "OLD/USD"], ["trades"])
+    listed = b'["BTC/USD", ["OLD/USD", "", false]]'
+    async with history_client(registry, listed, spec=spec, run=False) as rig:
+        with pytest.raises(SymbolError, match=r"'BTC/USDT'.*Did you mean 'BTC/USD'.*'OLD/USD'"):
             await check_symbols(rig.rest, rig.plan)
 
-    assert "ETH/USD" not in str(caught.value)
-    assert "acme does not list" in str(caught.value)
+
+@pytest.mark.parametrize(
+    ("listed", "symbols", "left", "details"),
+    [
+        (
+            b'["BTC/USD", ["OLD/USD", "", false]]',
+            ["OLD/USD", "BTC/USD"],
+            ["BTC/USD"],
+            ["acme lists 'OLD/USD' as delisted or expired. Remove it from the feed's symbols."],
+        ),
+        # The venue as a whole is halted: that passes.
+        (b'[["OLD/USD", "", false]]', ["OLD/USD"], ["OLD/USD"], []),
+        # An old instrument with the name of a new one.
+        (b'[["BTC/USD", "B1", false], ["BTC/USD", "B2", true]]', ["BTC/USD"], ["BTC/USD"], []),
+        (
+            b'[["X/USD", "X1", true], ["X/USD", "X2", true], ["UX/USD", "X2", true], "BTC/USD"]',
+            ["X/USD", "UX/USD"],
+            ["UX/USD"],
+            ["acme has several instruments 'X/USD': X1, X2. Write 'UX/USD' for X2."],
+        ),
+        (
+            b'[["X/USD", "X2", true], ["UX/USD", "X2", true]]',
+            ["X/USD", "UX/USD"],
+            ["UX/USD"],
+            ["acme has one instrument for 'X/USD' and 'UX/USD'. Write one of them."],
+        ),
+    ],
+)
+async def test_symbols_that_the_listing_speaks_against_are_refused_with_a_remedy(
+    registry: Registry, listed: bytes, symbols: list[str], left: list[str], details: list[str]
+) -> None:
+    spec = FeedSpec("acme", symbols, ["trades"])
+    async with history_client(registry, listed, spec=spec, run=False) as rig:
+        refused = await check_symbols(rig.rest, rig.plan)
+
+    assert [status.detail for status in refused] == details
+    assert rig.plan.feed.symbols == left
+    assert [*rig.plan.feed.listing.native] == left
+    assert {rig.plan.feed.listing.unified[name] for name in rig.plan.feed.listing.native.values()}
+
+
+async def test_a_symbol_added_later_has_the_name_that_the_venue_lists(registry: Registry) -> None:
+    async with history_client(registry, b'["BTC/USD", ["X/USD", "@20", true]]', run=False) as rig:
+        await check_symbols(rig.rest, rig.plan)
+        rig.plan.add_symbols(["X/USD"])
+
+    assert rig.plan.feed.listing.native["X/USD"] == "@20"
 
 
 async def test_listed_instruments_are_entered_in_the_feed(registry: Registry) -> None:

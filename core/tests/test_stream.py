@@ -303,6 +303,16 @@ async def test_an_unreadable_frame_becomes_a_reject_in_its_place(registry: Regis
     ]
 
 
+async def test_a_message_that_nobody_asked_for_is_counted_and_no_reject(registry: Registry) -> None:
+    wire = FakeWire(acknowledge(frame(1), '{"kind": "news", "text": "hello"}', frame(2)))
+    async with opened(registry, wire) as stream:
+        events = await read_events(stream.of(Trade, Reject), 2, Event)  # type: ignore[arg-type]
+        counters = stream.counters
+
+    assert [event.type for event in events] == ["trade", "trade"]
+    assert (counters["unrequested"], counters["unreadable_frames"]) == (1, 0)
+
+
 async def test_a_parser_error_loses_only_its_frame(registry: Registry) -> None:
     async def answer(end: WireEnd, endpoint: Endpoint) -> None:
         await end.take()

@@ -1129,6 +1129,51 @@ async def test_a_partly_answered_message_counts_as_unanswered(
     assert len(rig.dials) == 2
 
 
+@pytest.mark.parametrize("silent", [False, True])
+async def test_events_count_as_the_acknowledgement_if_the_reply_is_not_understood(
+    registry: Registry, silent: bool
+) -> None:
+    """Acme subscribes ten symbols a message; with *silent*, the second message has no event."""
+    symbols = [f"C{n}/USD" for n in range(11)]
+
+    async def answer(end: WireEnd, endpoint: Endpoint, number: int, clock: VirtualClock) -> None:
+        for _ in range(2):
+            await end.take()
+            end.push('{"kind": "yes, in another form"}')
+        n = 0
+        while True:
+            await clock.sleep(1)
+            n += 1
+            end.push(frame(n, "C3USD"), *([] if silent else [frame(n, "C10USD")]))
+
+    async with running(registry, answer, symbols=symbols) as rig:
+        await rig.clock.sleep(45)
+
+    assert len(rig.dials) == 1
+    live = [s.detail for s in rig.of(Status) if s.state == "subscribed"]
+    assert live == ["main: 11 subscriptions, shown by their events; no known reply came"]
+
+
+async def test_events_of_before_an_unsubscribe_do_not_acknowledge_a_new_subscription(
+    registry: Registry,
+) -> None:
+    async def answer(end: WireEnd, endpoint: Endpoint, number: int, clock: VirtualClock) -> None:
+        end.push(ok(await end.take()))
+        await end.take()
+        await end.take()
+        for n in range(100):  # the unsubscribe is not obeyed and not answered
+            end.push(frame(n + 1))
+            await clock.sleep(1)
+
+    async with running(registry, answer) as rig:
+        await rig.clock.sleep(2)
+        await rig.supervisor.resubscribe([Subscription("BTC/USD", "trades")])
+        await rig.clock.sleep(20)
+
+    assert len(rig.dials) == 2
+    assert any("no answer within 10 s" in s.detail for s in rig.of(Status))
+
+
 async def test_a_refusal_by_subscription_removes_only_that_subscription(registry: Registry) -> None:
     async def answer(end: WireEnd, endpoint: Endpoint, number: int, clock: VirtualClock) -> None:
         await end.take()

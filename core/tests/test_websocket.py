@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import socket
 import ssl
 from collections.abc import AsyncIterator
@@ -15,7 +16,8 @@ import pytest
 import trustme
 from tapeloom._network.http_client import http_client
 from tapeloom._network.websocket import dialer
-from tapeloom.errors import ConnectionFailed, ConnectionLost, Throttled
+from tapeloom.errors import ConnectionFailed, ConnectionLost, FeedError, Throttled
+from tapeloom.harness import websocket_dial
 from tapeloom.plugin import Dial, Endpoint, Link, Network, PushLink
 from tapeloom_testing import FakeClient, FakeVenue, VirtualClock
 from tapeloom_testing.contract import TransportContract
@@ -292,6 +294,47 @@ async def test_a_rejected_handshake_raises_the_error_for_its_status(
     assert caught.value.retryable is retryable  # type: ignore[attr-defined]
     if isinstance(caught.value, Throttled):
         assert caught.value.retry_after_seconds is None
+
+
+PAGE = b"""<!DOCTYPE HTML><HTML><HEAD><TITLE>ERROR</TITLE><style>a {b: c}</style></HEAD><BODY>
+<H1>403 ERROR</H1>\x1b[31mNot for your country &amp; you.\r\n%s</BODY></HTML>"""
+
+
+@pytest.mark.parametrize("status", [403, 429, 451, 500])
+@pytest.mark.parametrize("encoding", ["", "gzip"])
+async def test_the_words_of_a_refused_handshake_are_shown_cleaned_and_bounded(
+    status: int, encoding: str
+) -> None:
+    body, headers = PAGE % (b"x" * 100_000), dict[str, str]()
+    if encoding:
+        body, headers = gzip.compress(body), {"content-encoding": encoding}
+    venue = FakeVenue(never, upgrade=(status, headers, body))
+    async with venue.serve(), websocket_dial() as dial:
+        with pytest.raises(FeedError, match=r"403 ERROR \[31mNot for your country & you") as caught:
+            async with dial(Endpoint(url=venue.url())):
+                pass
+
+    message = str(caught.value)
+    assert f"HTTP {status}" in message
+    assert message.isprintable()
+    assert len(message) < 600
+
+
+async def test_a_body_that_never_ends_does_not_delay_the_error() -> None:
+    async def drip(stream: anyio.abc.ByteStream) -> None:
+        async with stream:
+            await stream.receive()
+            await stream.send(b"HTTP/1.1 403 No\r\ncontent-length: 999999\r\n\r\ngo away ")
+            await anyio.sleep_forever()
+
+    listener = await anyio.create_tcp_listener(local_host="127.0.0.1")
+    port = listener.extra(anyio.abc.SocketAttribute.local_port)
+    async with listener, anyio.create_task_group() as tasks, websocket_dial() as dial:
+        tasks.start_soon(listener.serve, drip)
+        with anyio.fail_after(8), pytest.raises(Throttled, match="HTTP 403, go away"):
+            async with dial(Endpoint(url=f"ws://127.0.0.1:{port}")):
+                pass
+        tasks.cancel_scope.cancel()
 
 
 @pytest.mark.parametrize("status", [403, 418, 429, 500, 503])

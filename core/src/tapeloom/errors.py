@@ -28,7 +28,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import attrs
@@ -155,6 +155,8 @@ class FeedError(TapeloomError):
     """The feed named `feed` failed. `retryable` says whether trying again may help."""
 
     retryable = False
+    #: Status, headers and the start of the body of the answer that refused a WebSocket handshake.
+    http_answer: tuple[int, Mapping[str, str], bytes] | None = None
 
     def __init__(self, feed: str, message: str) -> None:
         self.feed = feed

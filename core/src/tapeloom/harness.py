@@ -40,6 +40,7 @@ from .plugin import (
     Reply,
     Sink,
     Subscription,
+    Unrequested,
 )
 
 __all__ = [
@@ -93,6 +94,8 @@ class ComposedFeed:
 
         def on_control(frame: bytes) -> Sequence[Event]:
             reply = self.codec.decode_reply(frame) if self.codec is not None else None
+            if isinstance(reply, Unrequested):
+                self.feed.counters["unrequested"] += 1
             if reply is not None:
                 replies.append(reply)
                 return []

@@ -77,7 +77,8 @@ class Instrument:
     settle: str = ""  #: The currency of settlement; empty for spot.
     tick: Decimal | None = None  #: The smallest step of the price; None if not known.
     lot: Decimal | None = None  #: The smallest step of the size; None if not known.
-    active: bool = True  #: Whether it can be traded now.
+    #: False once it is delisted or expired, so that no more data comes; a halt does not count.
+    active: bool = True
     contract_size: Decimal | None = None  #: The worth of one contract, if sizes count contracts.
 
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tapeloom import Secret
 from tapeloom.errors import ConfigError, SymbolError
-from tapeloom.plugin import Ack, Notice, Refusal, Subscription
+from tapeloom.plugin import Ack, Notice, Refusal, Subscription, Unrequested
 
 
 def asked(codec, *subscriptions: tuple[str, str]) -> dict[str, object]:
@@ -234,3 +234,16 @@ def test_no_repr_shows_a_key(make) -> None:
 
     assert "PKNOTAKEY" not in shown
     assert "not-a-secret-either" not in shown
+
+
+NEWS = {
+    "T": "n", "id": 24843171, "headline": "Apple Leader in Phone Sales in China",
+    "created_at": "2022-01-05T22:00:37Z", "symbols": ["AAPL"], "trades": 5,
+}  # fmt: skip
+
+
+def test_an_item_of_a_type_that_nobody_asked_for_is_unrequested(make) -> None:
+    codec = tapeloom_alpaca.subscribe(make())
+
+    assert codec.decode_reply(json.dumps([NEWS]).encode()) == Unrequested("n")
+    assert codec.decode_reply(b'[{"T":"t","S":"AAPL"}]') is None

@@ -16,6 +16,7 @@ class TestAlpaca(VenueContract):
     }
     history = {"stocks": ("listing", "trades", "bars"), "crypto": ("listing", "trades", "bars")}
     unit = 1
+    unknown = ('[{"T":"n","id":24843171,"headline":"Apple Leader","symbols":["AAPL"]}]',)
     without = LESS
     secrets = {"key_id": "PKNOTAKEY", "secret_key": "not-a-secret-either"}
     captures = {

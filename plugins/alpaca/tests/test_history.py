@@ -118,7 +118,7 @@ def test_assets_are_instruments(make) -> None:
     body = (
         b'[{"id":"1","class":"us_equity","exchange":"NASDAQ","symbol":"AAPL","status":"active",'
         b'"tradable":true},{"class":"us_equity","symbol":"A B","status":"active"},'
-        b'{"class":"crypto","symbol":"BTC/USD","status":"active","tradable":false,'
+        b'{"class":"crypto","symbol":"BTC/USD","status":"inactive","tradable":false,'
         b'"price_increment":"0.01","min_trade_increment":"0.000000001"}]'
     )
     stock, coin = tapeloom_alpaca.history(make()).read_listing(body)
@@ -210,7 +210,10 @@ def test_answers_of_other_addresses_give_no_events(make) -> None:
     ],
 )
 def test_a_refusal_has_the_venues_text_and_a_remedy(make, status, body, words) -> None:
-    assert tapeloom_alpaca.history(make()).refusal_reason(status, body) == words
+    reason = tapeloom_alpaca.history(make()).refusal_reason(status, body)
+
+    assert str(reason) == words
+    assert isinstance(reason, RequestRefused) == (status == 403)  # that is about keys and plans
 
 
 def test_an_empty_page_with_a_next_token_is_an_error(make) -> None:

@@ -8,7 +8,7 @@ import pytest
 import tapeloom_binance
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tapeloom.plugin import Ack, Notice, Refusal, Subscription
+from tapeloom.plugin import Ack, Notice, Refusal, Subscription, Unrequested
 
 PERP = "BTC/USDT:USDT"
 
@@ -145,3 +145,27 @@ def test_garbage_is_not_a_reply(make, frame) -> None:
 
 def test_deeply_nested_json_is_not_a_reply(make) -> None:
     assert tapeloom_binance.subscribe(make()).decode_reply(b'{"result":' + b"[" * 100_000) is None
+
+
+CONTRACT_INFO = {
+    "e": "contractInfo", "E": 1669647330375, "s": "APTUSD_PERP", "ps": "APTUSD",
+    "ct": "PERPETUAL", "dt": 4133404800000, "ot": 1666594800000, "cs": "TRADING", "st": 2,
+}  # fmt: skip
+EQUITY_UPDATE = {"e": "EquityUpdate", "E": 1791285203779, "S": "PRE_MARKET", "id": {"a": 1}}
+
+
+@pytest.mark.parametrize(
+    ("stream", "data"),
+    [("!contractInfo", CONTRACT_INFO), ("tradingSession", EQUITY_UPDATE), ("!bracket", [])],
+)
+def test_a_stream_of_no_symbol_is_unrequested(make, stream, data) -> None:
+    frame = json.dumps({"stream": stream, "data": data}).encode()
+
+    assert tapeloom_binance.subscribe(make()).decode_reply(frame) == Unrequested(stream)
+
+
+@pytest.mark.parametrize(
+    "text", ['{"stream":"btcusdt@trade","data":{}}', '{"stream":"!contractInfo"}', "{}", "[]"]
+)
+def test_broken_market_data_is_not_unrequested(make, text) -> None:
+    assert tapeloom_binance.subscribe(make()).decode_reply(text.encode()) is None

@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-from tapeloom_testing.contract import Capture, VenueContract
+from types import ModuleType
+
+import tapeloom_binance
+from attrs import evolve
+from tapeloom import Registry
+from tapeloom.events import Book, Event
+from tapeloom.hooks import hookimpl
+from tapeloom.plugin import Feed, Frames, Parse
+from tapeloom_testing.contract import Capture, ContractViolation, VenueContract
 
 SWAPS = ("BTC/USDT:USDT", "ETH/USDT:USDT")
 
@@ -16,6 +24,11 @@ class TestBinance(VenueContract):
         "coinm": ("trades", "quotes", "book", "book:5", "klines:1m", "ticker"),
     }
     history = ("listing", "trades", "bars", "book")
+    unknown = (
+        '{"stream":"!contractInfo","data":{"e":"contractInfo","E":1669647330375,"s":"APTUSD_PERP"}}',
+        '{"stream":"tradingSession","data":{"e":"EquityUpdate","E":1791285203779,"S":"PRE_MARKET"}}',
+        '{"stream":"!ticker@arr","data":[{"e":"24hrTicker","s":"BNBBTC"}]}',
+    )
     captures = {
         "binance_spot/btcusdt_20240808": Capture(
             market="spot", symbols=("BTC/USDT",), channels=("trades", "book", "quotes")
@@ -39,3 +52,36 @@ class TestBinanceRaw(VenueContract):
     settings = {"futures_trades": "raw"}
     secrets = {"api_key": "FAKE-KEY-OF-THE-CONTRACT"}
     history = ("trades",)
+
+
+@hookimpl
+def parse(feed: Feed) -> Parse:
+    """A parser with a defect: it drops the field `pu` of the books of futures."""
+    parse_all = tapeloom_binance.parse(feed)
+
+    def dropping(frames: Frames) -> list[Event]:
+        return [
+            evolve(event, previous_id=None) if type(event) is Book else event
+            for event in parse_all(frames)
+        ]
+
+    return dropping
+
+
+class Dropping(VenueContract):
+    venue = "binance"
+    markets = {"usdm": SWAPS[:1]}
+    channels = ("book",)
+    seconds = 20.0
+
+    def registry(self) -> Registry:
+        registry, hooks = Registry({}), vars(tapeloom_binance)
+        names = ("settings", "connect", "subscribe", "history")
+        plugin = ModuleType("dropping")
+        vars(plugin).update(parse=parse, **{name: hooks[name] for name in names})
+        registry.register(plugin, "binance")
+        return registry
+
+
+def test_a_parser_that_drops_the_previous_id_breaks_the_contract() -> None:
+    assert isinstance(Dropping().outcome("book", "usdm"), ContractViolation)

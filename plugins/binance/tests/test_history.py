@@ -287,7 +287,8 @@ def test_the_error_for_an_undecodable_body_has_its_path_and_beginning(make, body
         (400, b'{"code":-1100,"msg":"Illegal."}', "Illegal. (code -1100)"),
         (418, b"", ""),
         (451, b"<html>", "The venue does not serve the region"),
-        (500, b"oops", ""),
+        (451, b"<b>Blocked</b>", "Blocked The venue does not serve the region"),
+        (500, b"oops", "oops"),
     ],
 )
 def test_a_refusal_reason_has_the_venues_message_and_a_remedy(make, status, body, expected) -> None:
@@ -343,6 +344,21 @@ def test_the_recorded_futures_listing_is_read(make, captures) -> None:
     assert {s: i.native for s, i in listed.items()} == names
 
 
+@pytest.mark.parametrize(
+    ("status", "active"),
+    [("TRADING", True), ("HALT", True), ("PRE_TRADING", True), ("BREAK", False), ("CLOSE", False)],
+)
+def test_a_halt_leaves_a_symbol_active_and_a_delisting_does_not(make, status, active) -> None:
+    row = {
+        "symbol": "BTCUSDT", "status": status, "baseAsset": "BTC", "quoteAsset": "USDT",
+        "filters": [],
+    }  # fmt: skip
+    history = tapeloom_binance.history(make())
+    (listed,) = history.read_listing(json.dumps({"symbols": [row]}).encode())
+
+    assert listed.active is active
+
+
 def test_a_listing_of_coin_margined_futures_is_read(make) -> None:
     def row(symbol: str, kind: str, delivery: int, status: str) -> dict[str, object]:
         return {
@@ -356,7 +372,7 @@ def test_a_listing_of_coin_margined_futures_is_read(make) -> None:
 
     rows = [
         row("BTCUSD_PERP", "PERPETUAL", 4_133_404_800_000, "TRADING"),
-        row("BTCUSD_260327", "CURRENT_QUARTER", 1_774_598_400_000, "PENDING_TRADING"),
+        row("BTCUSD_260327", "CURRENT_QUARTER", 1_774_598_400_000, "SETTLING"),
     ]
     perp, dated = coinm(make).read_listing(json.dumps({"symbols": rows}).encode())
     feed = make("coinm", (perp.symbol, dated.symbol), ("trades",))

@@ -10,7 +10,9 @@ import pytest
 import tapeloom_binance
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tapeloom import FeedSpec, Stack
 from tapeloom.events import Bar, Book, Quote, Reject, Ticker, Trade
+from tapeloom.harness import compose_feed
 from tapeloom.plugin import Frames, TradeBatch
 
 PERP, INVERSE = "BTC/USDT:USDT", "BTC/USD:BTC"
@@ -408,3 +410,24 @@ def test_no_frame_format_and_no_garbage_loses_a_trade_or_changes_a_number(make, 
     assert [(t.price.as_tuple(), t.size.as_tuple(), t.id, t.ts) for t in trades] == wanted
     assert len(together) == len(frames)
     assert pieces == together
+
+
+def test_a_bar_confirmed_twice_with_other_values_is_a_revision() -> None:
+    spec = FeedSpec("binance", ["BTC/USDT"], ["klines:1m"], market="spot")
+    feed = compose_feed(Stack(feeds=(spec,)))
+
+    def closed(volume: str) -> bytes:
+        bar = {
+            "t": 1633998480000, "T": 1633998539999, "s": "BTCUSDT", "i": "1m", "o": "1", "c": "2",
+            "h": "2", "l": "1", "v": volume, "n": 3, "x": True, "q": "9", "V": "1", "Q": "2",
+        }  # fmt: skip
+        data = {"e": "kline", "E": 1633998540001, "s": "BTCUSDT", "k": bar}
+        return json.dumps({"stream": "btcusdt@kline_1m", "data": data}).encode()
+
+    bars = [
+        bar
+        for volume in ("4", "4", "5", "6")
+        for bar in feed.process(feed.read([closed(volume)]).events)
+    ]
+
+    assert [(str(bar.volume), bar.revision) for bar in bars] == [("4", 0), ("5", 1), ("6", 2)]

@@ -9,7 +9,7 @@ import pytest
 import tapeloom_bybit
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tapeloom.plugin import Ack, Notice, Pong, Refusal, Subscription
+from tapeloom.plugin import Ack, Notice, Pong, Refusal, Subscription, Unrequested
 
 PERP = "BTC/USDT:USDT"
 
@@ -183,3 +183,10 @@ def test_an_already_subscribed_topic_is_acknowledged(make) -> None:
 @given(frame=st.binary(max_size=80))
 def test_garbage_is_not_a_reply(make, frame) -> None:
     assert tapeloom_bybit.subscribe(make()).decode_reply(frame) is None
+
+
+def test_an_operation_that_is_no_reply_is_unrequested(make) -> None:
+    codec = tapeloom_bybit.subscribe(make())
+
+    assert codec.decode_reply(b'{"op":"system.notice","data":[]}') == Unrequested("system.notice")
+    assert codec.decode_reply(b'{"topic":"publicTrade.BTCUSDT","data":5}') is None

@@ -19,6 +19,10 @@ class TestBybit(VenueContract):
     markets = MARKETS
     channels = ("trades", "quotes", "book", "book:50", "book:200", "klines:1m", "ticker")
     history = ("listing", "trades", "bars")
+    unknown = (
+        '{"topic":"insurance.USDT","type":"delta","ts":1747722930000,"data":[{"coin":"USDT"}]}',
+        '{"topic":"allLiquidation.ROSEUSDT","type":"snapshot","ts":1739502303204,"data":[]}',
+    )
     captures = CAPTURES
 
 

@@ -178,6 +178,13 @@ def test_error_codes_and_garbage_raise_an_error_with_the_reason(make, answer, ex
         bybit_history.read_listing(answer)
 
 
+BLOCKED = (
+    b"<HTML><HEAD><TITLE>ERROR: The request could not be satisfied</TITLE></HEAD><BODY>\n<H1>403"
+    b" ERROR</H1>\nThe Amazon CloudFront distribution is configured to block access from your"
+    b" country.\n</BODY></HTML>"
+)
+
+
 @pytest.mark.parametrize(
     ("status", "answer", "expected", "retry_after"),
     [
@@ -186,6 +193,7 @@ def test_error_codes_and_garbage_raise_an_error_with_the_reason(make, answer, ex
         (429, b"[", "send requests less often", 5),
         (500, b"", "", 1),
         (404, body({}, 10024, "no"), "does not serve the region", None),
+        (403, BLOCKED, "block access from your country. The venue does not serve", None),
     ],
 )
 def test_a_refusal_has_a_reason_and_the_seconds_until_a_retry(
@@ -235,7 +243,7 @@ def test_listed_symbols_have_unified_names_and_steps(make) -> None:
     dollar = LINEAR | {"symbol": "BTCPERP", "quoteCoin": "USDC", "settleCoin": "USDC"}
     leaving = LINEAR | {"symbol": "OLDUSDT", "baseCoin": "OLD", "deliveryTime": "1702592000000"}
     dated = dollar | {
-        "symbol": "BTC-26DEC25", "contractType": "LinearFutures", "status": "PreLaunch",
+        "symbol": "BTC-26DEC25", "contractType": "LinearFutures", "status": "Closed",
         "deliveryTime": "1766736000000",
     }  # fmt: skip
     (spot,) = history(make).read_listing(body({"list": [coin]}))

@@ -10,7 +10,9 @@ import pytest
 import tapeloom_bybit
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tapeloom import FeedSpec, Stack
 from tapeloom.events import Bar, Quote, Reject, Ticker, Trade
+from tapeloom.harness import compose_feed
 from tapeloom.plugin import Frames, TradeBatch
 
 PERP = "BTC/USDT:USDT"
@@ -343,3 +345,24 @@ def test_no_frame_format_no_split_and_no_garbage_loses_a_trade_or_changes_a_numb
         (format(t.price, "f"), format(t.size, "f"), t.id, t.ts, t.side) for t in trades
     ] == wanted
     assert pieces == together
+
+
+def test_a_bar_confirmed_twice_with_other_values_is_a_revision() -> None:
+    spec = FeedSpec("bybit", ["BTC/USDT"], ["klines:5m"])
+    feed = compose_feed(Stack(feeds=(spec,)))
+
+    def confirmed(volume: str) -> bytes:
+        row = {
+            "start": 1672324800000, "end": 1672325099999, "interval": "5", "open": "1", "high": "2",
+            "low": "1", "close": "2", "volume": volume, "turnover": "3", "confirm": True,
+        }  # fmt: skip
+        frame = {"topic": "kline.5.BTCUSDT", "type": "snapshot", "ts": 1672325100001, "data": [row]}
+        return json.dumps(frame).encode()
+
+    bars = [
+        bar
+        for volume in ("1", "1", "2", "3")
+        for bar in feed.process(feed.read([confirmed(volume)]).events)
+    ]
+
+    assert [(str(bar.volume), bar.revision) for bar in bars] == [("1", 0), ("2", 1), ("3", 2)]

@@ -192,7 +192,7 @@ def test_a_closed_bar_that_changes_is_a_revision():
     bars([row(0, 2), row(60, 3)], 9)
 
     assert summaries(bars([row(0, 7)], 9)) == [(0, 7, True, 1)]
-    assert summaries(bars([row(0, 8), row(60, 3)], 9)) == [(0, 8, True, 2)]
+    assert summaries(bars([row(0, 8), row(60, 3)], 9)) == [(0, 8, True, 1)]
 
 
 def test_a_bar_interrupted_by_a_reset_is_not_closed():
@@ -261,3 +261,53 @@ def test_a_ticker_without_a_last_price_is_rejected():
 
     assert isinstance(event, Reject)
     assert event.rule == "incomplete"
+
+
+# ---------------------------------------------------------------------------------- unreadable data
+
+GOOD = {
+    "trades": [trade("b")],
+    "book": book({"9": "1"}, {"10": "2"}),
+    "book:1": book({"9": "1"}, {"10": "2"}),
+    "klines:1m": [row(0, 2), row(60, 3)],
+    "ticker": {"timestamp": 7, "last": Decimal(1)},
+    "quotes": {"BTC/USDT": {"bid": Decimal(1), "ask": Decimal(2)}},
+}
+
+
+@pytest.mark.parametrize(
+    ("channel", "data"),
+    [
+        *(
+            (channel, {"timestamp": 7, "bids": [level], "asks": [[Decimal(10), Decimal(2)]]})
+            for channel in ("book", "book:1")
+            for level in (None, [], [Decimal(9)], [None, Decimal(1)], [Decimal(9), None], ["x", 1])
+        ),
+        ("book", {"timestamp": 7, "bids": None, "asks": []}),
+        ("book", None),
+        ("trades", [None]),
+        ("klines:1m", [None]),
+        ("klines:1m", [[None, 1, 2, 3, 4, 5]]),
+        ("ticker", None),
+        ("ticker", {"timestamp": "soon", "last": 1}),
+        ("quotes", {"BTC/USDT": None}),
+    ],
+)
+def test_data_that_cannot_be_read_is_a_reject_and_the_next_is_delivered(channel, data):
+    parse, fresh = read(channel), read(channel)
+    rejects = parse(data, 9)
+
+    assert [(type(event), event.rule, event.channel) for event in rejects] == [
+        (Reject, "incomplete", channel)
+    ]
+    assert parse(GOOD[channel], 9) == fresh(GOOD[channel], 9) != []
+
+
+def test_a_rejected_book_is_made_up_by_the_next_delta():
+    books = read("book")
+    books(book({"9": "1"}, {"10": "1"}), 9)
+    books({"timestamp": 7, "bids": [[Decimal(8), None]], "asks": []}, 9)
+    [delta] = books(book({"9": "2"}, {"11": "1"}), 9)
+
+    assert (delta.kind, delta.raw_bids) == ("delta", [("9", "2")])
+    assert delta.raw_asks == [("11", "1"), ("10", "0")]

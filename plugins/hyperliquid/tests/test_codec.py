@@ -8,7 +8,7 @@ import pytest
 import tapeloom_hyperliquid
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tapeloom.plugin import Ack, Notice, Pong, Refusal, Subscription
+from tapeloom.plugin import Ack, Notice, Pong, Refusal, Subscription, Unrequested
 
 PERP = "BTC/USDC:USDC"
 ALL = ("trades", "quotes", "book:20", "book:5", "klines:1M", "ticker")
@@ -178,3 +178,23 @@ def test_an_error_with_any_text_is_a_refusal_or_an_ack(make, text) -> None:
     frame = json.dumps({"channel": "error", "data": text}).encode()
 
     assert isinstance(tapeloom_hyperliquid.subscribe(make()).decode_reply(frame), Refusal | Ack)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"channel":"allMids","data":{"mids":{"BTC":"84143.5","@107":"92.945"}}}',
+        '{"channel":"userFills","data":{"isSnapshot":true,"user":"0x1","fills":[]}}',
+        '{"channel":"notification","data":{"notification":"hello"}}',
+        '{"channel":"fastAssetCtxs"}',
+    ],
+)
+def test_a_channel_that_nobody_asked_for_is_unrequested(make, text) -> None:
+    reply = tapeloom_hyperliquid.subscribe(make()).decode_reply(text.encode())
+
+    assert reply == Unrequested(json.loads(text)["channel"])
+
+
+@pytest.mark.parametrize("text", ['{"channel":"trades","data":5}', '{"channel":{"a":1}}', "{}"])
+def test_broken_market_data_is_not_unrequested(make, text) -> None:
+    assert tapeloom_hyperliquid.subscribe(make()).decode_reply(text.encode()) is None

@@ -16,6 +16,10 @@ class TestHyperliquid(VenueContract):
     }
     channels = ("trades", "quotes", "book:20", "book:5", "klines:1m", "ticker")
     history = ("listing", "trades", "bars", "book")
+    unknown = (
+        '{"channel":"allMids","data":{"mids":{"BTC":"84143.5"}}}',
+        '{"channel":"userFills","data":{"isSnapshot":true,"user":"0x1","fills":[]}}',
+    )
     captures: ClassVar[Mapping[str, Capture]] = {
         "hyperliquid/btc_20250126_a": Capture(
             market="perp", symbols=("BTC/USDC:USDC",), channels=("trades", "book:20")

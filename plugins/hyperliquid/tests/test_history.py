@@ -120,8 +120,36 @@ def test_pairs_are_named_by_their_tokens(make) -> None:
         "PURR/USDC": "PURR/USDC",
         "HYPE/USDC": "@107",
         "BTC/USDC": "@142",
+        "UBTC/USDC": "@142",
+        "@9/USDC": "@9",
     }
     assert (found["HYPE/USDC"].lot, found["HYPE/USDC"].kind) == (Decimal("0.01"), "spot")
+
+
+def test_a_name_of_two_tokens_is_refused_with_the_venues_own_names_of_both(make) -> None:
+    tokens = [("USDC", 0), ("PUMP", 26), ("UPUMP", 299), ("feUSD", 5), ("FEUSD", 6)]
+    body = {
+        "tokens": [{"name": name, "szDecimals": 0, "index": index} for name, index in tokens],
+        "universe": [
+            {"name": "@20", "tokens": [26, 0], "index": 20},
+            {"name": "@188", "tokens": [299, 0], "index": 188},
+            {"name": "@5", "tokens": [5, 0], "index": 5},
+            {"name": "@6", "tokens": [6, 0], "index": 6},
+        ],
+    }
+    symbols = ("PUMP/USDC", "UPUMP/USDC", "@20/USDC", "FEUSD/USDC", "@6/USDC")
+    feed = make("spot", symbols)
+    feed.listing.update(tapeloom_hyperliquid.history(feed).read_listing(json.dumps(body).encode()))
+    refused = {status.symbol: status.detail for status in feed.refuse_symbols("hyperliquid spot")}
+
+    assert refused == {
+        "PUMP/USDC": "hyperliquid spot has several instruments 'PUMP/USDC': @20, @188."
+        " Write '@20/USDC' for @20 or 'UPUMP/USDC' for @188.",
+        "FEUSD/USDC": "hyperliquid spot has several instruments 'FEUSD/USDC': @5, @6."
+        " Write '@5/USDC' for @5 or '@6/USDC' for @6.",
+    }
+    assert feed.listing.native == {"UPUMP/USDC": "@188", "@20/USDC": "@20", "@6/USDC": "@6"}
+    assert "mean" not in feed.listing.problem("UPUMP/USDC")
 
 
 def request(body: dict[str, Any], url: str = "http://elsewhere/info") -> Request:

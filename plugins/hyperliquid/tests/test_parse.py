@@ -157,7 +157,7 @@ SPOT_CONTEXT = {
 }  # fmt: skip
 
 
-def test_a_ticker_has_the_figures_of_the_venue(make) -> None:
+def test_a_tickers_last_is_not_the_mark_price_and_it_has_the_figures_of_the_venue(make) -> None:
     feed = make(channels=("ticker",))
     spot = make("spot", ("PURR/USDC",), ("ticker",))
     (perp,) = parsed(feed, frame("activeAssetCtx", {"coin": "BTC", "ctx": CONTEXT}))
@@ -166,9 +166,9 @@ def test_a_ticker_has_the_figures_of_the_venue(make) -> None:
     def figures(*texts: str | None) -> list[Decimal | None]:
         return [None if text is None else Decimal(text) for text in texts]
 
-    expected = figures("4.919", "4.8744", None, None, "79000.1", "387891.57")
+    expected = figures(None, "4.8744", None, None, "79000.1", "387891.57")
     assert perp == Ticker("hyperliquid", PERP, 7, 7, *expected, None, "ticker")
-    expected = figures("0.14", "0.20", None, None, None, "8906.0")
+    expected = figures(None, "0.20", None, None, None, "8906.0")
     assert pair == Ticker("hyperliquid", "PURR/USDC", 7, 7, *expected, None, "ticker")
 
 

@@ -119,3 +119,15 @@ def test_the_range_rule_can_be_off(quality, make):
     batch = [make.bar("100 90 110 100"), make.ticker("111")]
 
     assert quality(off=("range",))(batch) is batch
+
+
+def test_a_ticker_without_a_last_price_is_checked_by_its_other_figures(quality, make):
+    check = quality()
+    good, bad, late = (make.ticker(at=at) for at in (3_600_000, 3_600_001, 1))
+    for ticker in (good, bad, late):
+        ticker.last = ticker.high = ticker.low = None
+    bad.volume = -bad.volume
+    passed, *rejects = check([good, bad, late])
+
+    assert passed is good
+    assert rules(rejects) == ["size", "backwards"]

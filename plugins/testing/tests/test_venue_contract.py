@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+import time
 from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal
 from pathlib import Path
-from types import MappingProxyType
+from types import MappingProxyType, SimpleNamespace
 from typing import Any
 from urllib.parse import parse_qs, urlencode, urlsplit
 
@@ -32,6 +33,7 @@ from tapeloom.plugin import (
     Reply,
     Request,
     Subscription,
+    Unrequested,
 )
 from tapeloom.symbols import Instrument
 from tapeloom.units import Rate
@@ -54,7 +56,15 @@ MS = 1_000_000
 KEY = "FAKE-KEY-OF-TOY"
 pytestmark = pytest.mark.slow  # it is about our own battery, whatever the Python
 
-CHANNELS = ("trades", "quotes", "book", "klines:1m", "ticker")
+CHANNELS = ("trades", "quotes", "book", "klines:1m", "klines:5m", "ticker")
+BARS = {"klines:1m": 60_000 * MS, "klines:5m": 300_000 * MS}
+#: Trades in one answer.
+PAGE = 150
+#: The heartbeats of defects.
+HEARTBEATS: dict[str, Heartbeat | None] = {
+    "no heartbeat": None,
+    "pings with the wrong kind": Heartbeat(10.0),
+}
 
 
 # -------------------------------------------------------------------------------- the client's side
@@ -90,7 +100,7 @@ class Toy:
                 url=feed.settings.url.replace("http", "ws", 1) + "/ws",
                 message_rate=None if bad == "no limit declared" else Rate(20, 1.0),
                 dial_rate=Rate(10, 1.0),
-                heartbeat=None if bad == "no heartbeat" else Heartbeat(10.0, '{"op":"ping"}'),
+                heartbeat=HEARTBEATS.get(bad, Heartbeat(10.0, '{"op":"ping"}')),
                 ack_timeout_seconds=1e9 if bad == "waits for ever" else 10.0,
                 max_age_seconds=3600.0,
                 silence_timeout_seconds=1e8 if bad == "waits for ever" else 60.0,
@@ -147,6 +157,8 @@ class Toy:
             return Refusal(said["error"], None if vague else said["id"])
         if said == {"pong": 1}:
             return None if self.defect == "does not know the pong" else Pong()
+        if "news" in said:
+            return None if self.defect == "rejects what nobody asked for" else Unrequested("news")
         if said == {"bye": 1}:
             return Notice("bye", closes_connection=self.defect != "does not know the farewell")
         return None
@@ -210,6 +222,7 @@ class Toy:
                 side = {"buy": "sell", "sell": "buy"}[side] if bad == "turns sides round" else side
                 name = "x-trades" if bad == "another channel" else channel
                 values = number(price), number(size)
+                number_ = number_ * 2 if bad == "numbers with holes" else number_
                 trades.append(Trade(venue, symbol, ms * scale, recv, *values, side, number_, name))
                 if bad == "says a trade twice" and number_ == 40:
                     trades.append(trades[-1])
@@ -227,13 +240,17 @@ class Toy:
                 high, low = low, high
             return [Ticker(*place, last, open_, high, low, volume, value)]
         if channel == "book":
-            kind, first, last, bids, asks = texts
+            kind, first, last, previous, bids, asks = texts
             if bad == "keeps what is gone":
                 bids = [level for level in bids if number(level[1])]
                 asks = [level for level in asks if number(level[1])]
             if bad == "forgets the sequence" and kind == "delta":
-                first += 1
-            return [Book(*place, kind, bids, asks, first, last)]
+                previous += 1
+            if bad == "drops the previous id":
+                previous = None
+            if bad == "drops the ids of losses":
+                first = previous = None
+            return [Book(*place, kind, bids, asks, first, last, previous)]
         *prices, volume, value, trades_, closed = texts
         numbers = [*map(number, prices)]
         if bad == "closes with the open":
@@ -242,7 +259,7 @@ class Toy:
             closed = False
         return [
             Bar(
-                *place, "1m", *numbers, number(volume), number(value), Decimal(0), Decimal(0),
+                *place, channel[7:], *numbers, number(volume), number(value), Decimal(0), Decimal(0),
                 trades_, closed, channel=channel, origin="live",
             )
         ]  # fmt: skip
@@ -256,14 +273,19 @@ class History:
         return Request(url=f"{self.feed.settings.url}/list")
 
     def request(self, want: HistoryQuery) -> Request | None:
-        if want.kind == "book":
+        if want.kind == "book" or want.channel == "agg_trades":
             return None
+        late = self.defect == "begins a page one late"
+        after = want.after_id
+        if after is not None and self.defect == "begins after the id one late":
+            after += 1  # type: ignore[operator]
         query = {
             "s": want.symbol,
-            "since": (want.since or 0) // MS,
-            "until": (want.until or 0) // MS,
+            "since": (want.since or 0) // MS + late,
+            "until": (want.until or 10**19) // MS,
+            "after": after or 0,
         }
-        return Request(url=f"{self.feed.settings.url}/{want.kind}?{urlencode(query)}")
+        return Request(url=f"{self.feed.settings.url}/{want.kind}?{urlencode(query)}", paged=True)
 
     def read_listing(self, body: bytes) -> list[Instrument]:
         parsed = [Symbol.parse(symbol) for symbol in json.loads(body)]
@@ -275,9 +297,15 @@ class History:
         address = urlsplit(request.url)
         symbol = parse_qs(address.query)["s"][0]
         rows, venue = json.loads(body), self.feed.venue
+        if self.defect == f"sends the newest of {address.path} first":
+            rows.reverse()
+        if self.defect == f"drops the last row of a page of {address.path}":
+            rows = rows[:-1]
         if address.path == "/trades":
             if self.defect == "loses a past trade":
-                del rows[3]
+                del rows[3:4]
+            if self.defect == "numbers past trades with holes":
+                rows = [[row[0] * 3, *row[1:]] for row in rows]
             origin: Any = "live" if self.defect == "calls the past live" else "history"
             return [
                 Trade(
@@ -308,7 +336,7 @@ class Told:
         self.symbol = pit.symbol
         self.native = f"{pit.parsed_symbol.base}-{pit.parsed_symbol.quote}"
         self.name = f"{channel}|{self.native}"
-        self.interval_ns = 1_000 * MS if channel in ("klines:1m", "ticker") else 0
+        self.interval_ns = 1_000 * MS if channel in (*BARS, "ticker") else 0
 
     def start(self) -> None:
         self.known = 0
@@ -355,7 +383,9 @@ class Told:
             if step.last_id < first:
                 return ()
         sides = [[[self._price(p), self._size(s)] for p, s in side] for side in (bids, asks)]
-        return self._say([step.ts // MS, kind, first, self.known, *sides])
+        # Ids have holes, so that only the previous one connects two messages.
+        ids = first and 3 * first, 3 * self.known, first and 3 * (first - 1)
+        return self._say([step.ts // MS, kind, *ids, *sides])
 
     def encode_tick(self, now: int) -> Sequence[str]:
         if self.channel == "ticker":
@@ -364,15 +394,16 @@ class Told:
                 return ()
             prices = [self._price(p) for p in (day.close, day.open, day.high, day.low)]
             return self._say([now // MS, *prices, self._size(day.volume), "0"])
-        ended = now % 60_000_000_000 == 0
-        candle = self.pit.bar("1m", now - (1 if ended else 0))
+        ended = now % BARS[self.channel] == 0
+        candle = self.pit.bar(self.channel[7:], now - (1 if ended else 0))
         return self._say([*self.bar(candle), ended]) if candle else ()
 
 
 class Talk:
     rules = ConnectionRules(
-        silence_timeout_seconds=30.0, max_age_seconds=86_400.0, message_rate=Rate(50, 1.0)
-    )
+        silence_timeout_seconds=30.0, ping_frames_count=False, max_age_seconds=86_400.0,
+        message_rate=Rate(50, 1.0),
+    )  # fmt: skip
 
     def __init__(self, side: Side, line: ClientConnection) -> None:
         self.side, self.line = side, line
@@ -423,7 +454,8 @@ class Side:
         told = Told(pit, self.market, "")
         since, until = int(call.query["since"]) * MS, int(call.query["until"]) * MS
         if call.path == "/trades":
-            some = [fill for fill in pit.trades(1, 100_000) if since <= fill.ts <= until]
+            fills = pit.trades(int(call.query["after"]) + 1, 100_000)
+            some = [fill for fill in fills if since <= fill.ts <= until][:PAGE]
             return HttpResponse(json.dumps([told.trade(fill) for fill in some]))
         candles = pit.bars("1m", since, until, 100)
         rows = []
@@ -459,6 +491,7 @@ class Contract(VenueContract):
     channels = CHANNELS
     history = ("listing", "trades", "bars")
     secrets = {"key": KEY}
+    unknown = ('{"news":"hello"}',)
     captures = {"toy/day": Capture(market="spot", symbols=("BTC/USDT",), channels=("trades",))}
     rate, seconds, speed, settle = 12.0, 70.0, 400.0, 55.0
     defect = ""
@@ -490,11 +523,22 @@ DEFECTS = {
     "garbage is gone": "poison",
     "swallows the unknown": "unknown",
     "counts nothing": "unknown",
+    "rejects what nobody asked for": "unknown",
     "goes through float": "exact",
     "takes ms for us": "times",
     "turns sides round": "sides",
     "no limit declared": "limits",
     "no heartbeat": "heartbeat",
+    "pings with the wrong kind": "heartbeat",
+    "numbers with holes": "truth",
+    "numbers past trades with holes": "history",
+    "drops the previous id": "book",
+    "drops the ids of losses": "book",
+    "begins a page one late": "history",
+    "begins after the id one late": "history",
+    "sends the newest of /trades first": "history",
+    "sends the newest of /bars first": "history",
+    "drops the last row of a page of /trades": "history",
     "does not know the pong": "heartbeat",
     "does not know the farewell": "farewell",
     "keeps what is gone": "book",
@@ -555,6 +599,19 @@ def test_a_recorded_frame_that_is_not_understood_breaks_the_contract(
     cls = type("Recorded", (Contract,), {})
 
     assert isinstance(cls().outcome("captures", "spot"), ContractViolation)
+
+
+@pytest.mark.parametrize("seconds", [30, 200, 290])
+def test_bars_of_five_minutes_are_proven_at_any_time_of_day(
+    seconds: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    five, now = 300_000 * MS, time.time_ns()
+    shift = seconds * 1_000 * MS - now % five
+    shifted = SimpleNamespace(time_ns=lambda: time.time_ns() + shift)
+    monkeypatch.setattr("tapeloom_testing.contract.recording.time", shifted)
+    cls = type("AtThatTime", (Contract,), {"channels": ("trades", "klines:5m")})
+
+    assert cls().outcome("truth", "spot") is None
 
 
 def test_every_guarantee_has_a_defect_that_breaks_it() -> None:

@@ -20,6 +20,7 @@ from tapeloom.plugin import Clock, Endpoint, Link, Network
 from tapeloom.plugin.transports import (
     CONNECT_TIMEOUT_SECONDS,
     MAX_MESSAGE_BYTES,
+    MAX_REFUSAL_BYTES,
     USER_AGENT,
     check_headers,
     dial_error,
@@ -115,7 +116,8 @@ class PicowsDial:
             name.decode("ascii", "replace"): value.strip().decode("ascii", "replace")
             for name, value in _HEADER.findall(head)
         }
-        return handshake_refused(self._feed, url, int(status[1]), headers, self._clock.time_ns())
+        now, body = self._clock.time_ns(), (error.raw_body or b"")[:MAX_REFUSAL_BYTES]
+        return handshake_refused(self._feed, url, int(status[1]), headers, now, body)
 
 
 def _headers(endpoint: Endpoint) -> dict[str, str]:

@@ -140,9 +140,11 @@ class FeedPlan:
         """
         if self.native is None:
             return
+        listing = self.feed.listing
         for symbol in symbols:
-            if symbol not in self.feed.listing.native:
-                self.feed.listing.add(symbol, self.native(symbol))
+            if symbol not in listing.native:
+                listed = listing.instruments.get(symbol)
+                listing.add(symbol, listed.native if listed else self.native(symbol))
 
 
 @define

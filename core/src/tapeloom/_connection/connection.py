@@ -32,7 +32,9 @@ from tapeloom.plugin import (
     PushLink,
     Refusal,
     Subscription,
+    Unrequested,
 )
+from tapeloom.plugin.transports import handshake_refused
 
 from .frame_intake import FrameIntake
 from .subscriptions import Subscriptions
@@ -102,6 +104,7 @@ class Connection:
         self._taps = intake.taps
         self._number = 0
         self._codec = plan.codec
+        self._history = plan.history
         self._dial = plan.dial
         self._clock = plan.feed.clock
         self._counters = plan.feed.counters
@@ -147,12 +150,23 @@ class Connection:
                         await anyio.sleep_forever()  # the supervisor cancels it after `leave`
                 finally:
                     self._link = self._tasks = None
+        except FeedError as error:
+            raise self._by_the_venues_rule(error) from error.__cause__
         finally:
             self.ended = True
             self.ready.set()
         if self._failure is not None:
             raise self._failure
         return self._end_reason or "the connection ended"
+
+    def _by_the_venues_rule(self, error: FeedError) -> FeedError:
+        """Return *error*; for a refused handshake, the one that the venue's answer stands for."""
+        if error.http_answer is None or self._history is None:
+            return error
+        rule = self._history.refusal_reason(error.http_answer[0], error.http_answer[2])
+        status, headers, body = error.http_answer
+        now, url = self._clock.time_ns(), self._endpoint.url
+        return handshake_refused(self._feed.name, url, status, headers, now, body, rule)
 
     async def leave(self) -> None:
         """Stop reading, and unsubscribe if the connection is open; the supervisor then closes."""
@@ -257,6 +271,8 @@ class Connection:
         if not events:
             return None
         self.reads += 1
+        if self.subscriptions.has_pending:
+            self.subscriptions.process(events)
         waiting = self._on_events(self, events)
         return None if waiting is DONE else self._wait_for_consumer(waiting)
 
@@ -345,6 +361,9 @@ class Connection:
         if isinstance(reply, Pong):
             self._heartbeat_due = None
             return []
+        if isinstance(reply, Unrequested):
+            self._counters["unrequested"] += 1
+            return []
         recv, text = self.last_recv, frame[:500].decode(errors="replace")
         self._intake.unreadable(recv, frame, "unreadable_frame")
         return [Reject(self._feed.venue, "", recv, recv, "unreadable_frame", text)]
@@ -361,6 +380,13 @@ class Connection:
         if not new:
             return []
         return [self._status("subscribed", f"{self._label}: {len(new)} subscriptions")]
+
+    async def _accepted_by_events(self, accepted: list[Subscription]) -> None:
+        """Report subscriptions that have no reply, but of which events show that they are accepted."""
+        self._update_ready()
+        self._supervision.on_live(accepted, self._clock.time_ns())
+        text = f"{len(accepted)} subscriptions, shown by their events; no known reply came"
+        await self._supervision.report("subscribed", f"{self._label}: {text}")
 
     def _on_refusal(self, refusal: Refusal) -> list[Event]:
         # `oldest_pending` marks a refusal without an id: it answers the oldest message, first the login.
@@ -457,6 +483,8 @@ class Connection:
                 self.end(f"no byte was received for {now - self.last_byte:.0f} s")
             if self._heartbeat_due is not None and now > self._heartbeat_due:
                 self.end("the venue does not answer heartbeats")
+            if accepted := self.subscriptions.accept_by_events(now):
+                await self._accepted_by_events(accepted)
             overdue = self.subscriptions.overdue(now)
             if overdue is not None:
                 # The text of a login holds a secret.

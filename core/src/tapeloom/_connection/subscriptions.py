@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from attrs import define, evolve
+from attrs import Factory, define, evolve
 
+from tapeloom.events import Event, Status
 from tapeloom.plugin import Ack, Message, Refusal, Subscription
 
 
@@ -17,12 +18,15 @@ class _Pending:
     due: float  #: when the answer is due, in monotonic seconds
     unanswered: set[Subscription]  #: those of its subscriptions that no reply has named yet
     unsubscribes: bool
+    with_events: set[Subscription] = Factory(set)  #: those of `unanswered` that have had an event
 
 
 class Subscriptions:
     """Matches the messages sent on one connection with the venue's replies.
 
-    *wanted* is the supervisor's own list, shared by its connections.
+    Events of a subscription count as its acknowledgement when the reply is due: the venue may have
+    replied in a form that the codec does not know. *wanted* is the supervisor's own list, shared by
+    its connections.
     """
 
     def __init__(self, wanted: list[Subscription]) -> None:
@@ -31,6 +35,7 @@ class Subscriptions:
         #: Subscriptions requested and not ended, in the order of the requests.
         self.requested: dict[Subscription, None] = {}
         self._pending: dict[int | str, _Pending] = {}
+        self._replies_missing = False  # events came where a reply was due
 
     # -------------------------------------------------------------------------------------- wanted
 
@@ -75,8 +80,37 @@ class Subscriptions:
         for pending in self._pending.values():
             pending.due += seconds
 
+    def process(self, events: Iterable[Event]) -> None:
+        """Record which of the pending subscriptions have events."""
+        active = {Subscription(e.symbol, e.channel) for e in events if type(e) is not Status}
+        for pending in self._pending.values():
+            if pending.unsubscribes:
+                active -= pending.unanswered  # they may still be events of the old subscription
+            else:
+                pending.with_events |= pending.unanswered & active
+
+    def accept_by_events(self, now: float) -> list[Subscription]:
+        """Settle what is overdue if events show that the venue's replies are not understood.
+
+        Return the subscriptions that are acknowledged by that. Those without events are among them:
+        the stall detector requests them again.
+        """
+        overdue = {key: pending for key, pending in self._pending.items() if now > pending.due}
+        self._replies_missing |= any(pending.with_events for pending in overdue.values())
+        new: list[Subscription] = []
+        for key, pending in overdue.items() if self._replies_missing else ():
+            del self._pending[key]
+            new += [] if pending.unsubscribes else self.still_wanted(pending.unanswered)
+        self.acknowledged.update(new)
+        return new
+
     def overdue(self, now: float) -> Message | None:
-        """Return the oldest message whose answer is overdue, None where there is none."""
+        """Return the oldest message whose answer is overdue, None where there is none.
+
+        While another message has events and no reply, its own deadline decides: see `accept_by_events`.
+        """
+        if any(pending.with_events for pending in self._pending.values()):
+            return None
         overdue = (pending.message for pending in self._pending.values() if now > pending.due)
         return next(overdue, None)
 

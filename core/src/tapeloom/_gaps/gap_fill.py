@@ -29,10 +29,6 @@ _MAX_KNOWN = 100_000
 _MAX_PAST = 64
 
 
-class NoProgress(ValueError):
-    """An adapter's request leads to the same page again."""
-
-
 def fill_kind(channel: str) -> Kind | None:
     """Return the kind of history that fills gaps of *channel*, None if they cannot be filled."""
     return _KINDS.get(channel_parts(channel)[0])
@@ -177,18 +173,10 @@ class GapFill:
         )
 
     def process(self, events: Iterable[Event], request: Request, recv: int) -> list[Event]:
-        """Return what an answer fills: missed events with the origin "backfill", and final Gaps.
-
-        Raises NoProgress if *request* announces a page that ends where it began.
-        """
+        """Return what an answer fills: missed events with the origin "backfill", and final Gaps."""
         asked = [tracked for tracked in self._asked if tracked in self.waiting]
         if not asked:
             return []
-        if request.page_end is not None and request.page_end <= asked[0].position:
-            raise NoProgress(
-                f"the page of {request.url} ends at {request.page_end} ns, where it begins;"
-                " the adapter's Request.page_end must lie after the query's `since`"
-            )
         answer = _Answer(events, self._kind, request.paged)
         out: list[Event] = []
         progress = answer.advances(asked[0]) or request.page_end is not None

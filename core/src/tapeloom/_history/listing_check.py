@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import structlog
 
 from tapeloom._compose.plan import FeedPlan
-from tapeloom.errors import ConnectionFailed, SymbolError, nearest
+from tapeloom.errors import ConnectionFailed
+from tapeloom.events import Status
 
 from .rest_client import RestClient
 
@@ -15,12 +18,13 @@ log = structlog.get_logger()
 _TIMEOUT_SECONDS = 10.0
 
 
-async def check_symbols(rest: RestClient, plan: FeedPlan) -> None:
-    """Update the feed's listing, and check the feed's symbols against it.
+async def check_symbols(rest: RestClient, plan: FeedPlan) -> Sequence[Status]:
+    """Update the feed's listing, and remove the feed's symbols that the venue has no data of.
 
-    If the venue does not answer, the feed starts all the same, with native names formed by rule.
+    Return a Status for each of them. If the venue does not answer, the feed starts all the same, with
+    native names formed by rule.
 
-    Raises SymbolError for a symbol that the venue does not list, with the nearest one it lists.
+    Raises SymbolError if no symbol is left.
     """
     try:
         listed = await rest.listing(_TIMEOUT_SECONDS)
@@ -28,17 +32,9 @@ async def check_symbols(rest: RestClient, plan: FeedPlan) -> None:
         if isinstance(error, ConnectionFailed) and not error.retryable:
             raise
         log.warning("symbols_unchecked", feed=plan.feed.name, reason=str(error))
-        return
-    if not listed:
-        return
+        return []
     plan.feed.listing.update(listed)
-    known = plan.feed.listing.instruments
-    venue = f"{plan.feed.venue} {plan.feed.market}".rstrip()
-    unknown = [symbol for symbol in plan.feed.symbols if symbol not in known]
-    if unknown:
-        raise SymbolError(
-            f"feed {plan.feed.name!r}: "
-            + " ".join(
-                f"{venue} does not list {symbol!r}.{nearest(symbol, known)}" for symbol in unknown
-            )
-        )
+    refused = plan.feed.refuse_symbols(f"{plan.feed.venue} {plan.feed.market}".rstrip())
+    for status in refused:
+        log.warning("subscription_refused", feed=plan.feed.name, reason=status.detail)
+    return refused

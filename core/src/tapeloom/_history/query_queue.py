@@ -15,7 +15,7 @@ import anyio.abc
 import structlog
 
 from tapeloom._compose.plan import FeedPlan
-from tapeloom._gaps.gap_fill import GapFill, NoProgress
+from tapeloom._gaps.gap_fill import GapFill
 from tapeloom.errors import FeedError, SymbolError
 from tapeloom.events import Event, Gap, Status
 from tapeloom.plugin import HistoryQuery, Request, Subscription
@@ -149,10 +149,7 @@ class HistoryClient:
             failed = [event for event in events if isinstance(event, Status)]
             filled = [*failed, *fill.give_up(clock.time_ns())]
         else:
-            try:
-                filled = fill.process(events, request, clock.time_ns())
-            except NoProgress as defect:
-                filled = [self._failed(query, str(defect)), *fill.give_up(clock.time_ns())]
+            filled = fill.process(events, request, clock.time_ns())
             found = sum(type(event) is not Gap for event in filled)
             self._plan.feed.counters["backfilled"] += found
         fill.queued = bool(fill.waiting)

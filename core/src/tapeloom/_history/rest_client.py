@@ -21,6 +21,7 @@ from tapeloom.plugin.transports import (
     dial_error,
     invalid_address,
     is_rate_limited,
+    plain_text,
     throttled,
 )
 from tapeloom.symbols import Instrument
@@ -200,16 +201,17 @@ class RestClient:
     def _error(self, url: str, response: httpx.Response) -> RequestFailed:
         """Return the error for an HTTP status that is not 200, with the venue's own reason."""
         name, status, history = self._plan.feed.name, response.status_code, self._plan.history
-        reason = history.refusal_reason(status, response.content) if history is not None else ""
-        if isinstance(reason, RequestRefused):
-            seconds, reason = reason.retry_after_seconds, reason.reason
-            if seconds is not None:
-                return Throttled(name, f"{url}: {reason[:_MAX_REASON]}", status, seconds)
-        reason = reason[:_MAX_REASON]
-        if is_rate_limited(status, response.headers):
+        rule = history.refusal_reason(status, response.content) if history is not None else ""
+        by_venue = rule if isinstance(rule, RequestRefused) else RequestRefused(rule)
+        reason = by_venue.reason[:_MAX_REASON] or plain_text(response.content)
+        pause = by_venue.retry_after_seconds
+        limited = by_venue is not rule and is_rate_limited(status, response.headers)
+        if pause is not None or limited:
             now = self._plan.feed.clock.time_ns()
-            return throttled(name, url, status, response.headers, now, reason)
+            return throttled(name, url, status, response.headers, now, reason, pause)
         path = httpx.URL(url).path
-        return RequestFailed(
+        failed = RequestFailed(
             name, f"{path} answered HTTP {status}{': ' + reason if reason else ''}", status
         )
+        failed.retryable = failed.retryable and by_venue is not rule
+        return failed

@@ -12,12 +12,20 @@ import zlib
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, contextmanager, suppress
 
+import anyio
 import httpcore
 import httpx
 
 from tapeloom.errors import ConfigError, Mistake
 from tapeloom.plugin import Network
-from tapeloom.plugin.transports import CONNECT_TIMEOUT_SECONDS, USER_AGENT, proxy_for, ssl_context
+from tapeloom.plugin.transports import (
+    CLOSE_TIMEOUT_SECONDS,
+    CONNECT_TIMEOUT_SECONDS,
+    MAX_REFUSAL_BYTES,
+    USER_AGENT,
+    proxy_for,
+    ssl_context,
+)
 
 from .sockets import SocketBackend
 
@@ -37,7 +45,27 @@ def http_client(network: Network, source: str) -> httpx.AsyncClient:
         transport=_Transport(_ssl_context(network, source), network),
         timeout=httpx.Timeout(CONNECT_TIMEOUT_SECONDS),
         headers={"user-agent": USER_AGENT, "accept-encoding": "gzip"},
+        event_hooks={"response": [_read_refusal]},
     )
+
+
+async def _read_refusal(response: httpx.Response) -> None:
+    """Store how the body of an answer that refuses a WebSocket handshake begins.
+
+    httpx-ws closes such an answer without reading it. It is in the extension "refusal".
+    """
+    if response.status_code == 101 or "sec-websocket-key" not in response.request.headers:
+        return
+    body = b""
+    with anyio.move_on_after(CLOSE_TIMEOUT_SECONDS) as reading, suppress(httpx.HTTPError):
+        async for part in response.aiter_raw():
+            body += part
+            if len(body) >= MAX_REFUSAL_BYTES:
+                reading.cancel()  # unlike `break`, it ends the generators that this one reads from
+    if response.headers.get("content-encoding", "") in ("gzip", "deflate"):
+        with suppress(zlib.error):
+            body = zlib.decompressobj(wbits=47).decompress(body, MAX_REFUSAL_BYTES)
+    response.extensions["refusal"] = body[:MAX_REFUSAL_BYTES]
 
 
 def _ssl_context(network: Network, source: str) -> ssl.SSLContext:

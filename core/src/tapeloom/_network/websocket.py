@@ -225,7 +225,8 @@ def dialer(
                 )
             except httpx_ws.WebSocketUpgradeError as error:
                 status, headers = error.response.status_code, error.response.headers
-                raise handshake_refused(feed, endpoint.url, status, headers, now()) from error
+                body = error.response.extensions.get("refusal", b"")
+                raise handshake_refused(feed, endpoint.url, status, headers, now(), body) from error
             except HandshakeError as error:
                 raise bad_handshake(feed, endpoint.url, error, compressed=compressed) from error
             except (httpx.InvalidURL, httpx.UnsupportedProtocol) as error:

@@ -25,7 +25,6 @@ from tapeloom.errors import (
     StageFailed,
     SymbolError,
     TapeloomError,
-    nearest,
     unwrap_single,
 )
 from tapeloom.events import Event, Status
@@ -161,10 +160,15 @@ class FeedRunner:
             raise BackendUnsupported(self.plan.feed.venue, running, source.backends)
 
     async def _run_source(self) -> None:
-        await check_symbols(self._rest, self.plan)
+        await self._check_symbols()
         history = self._history_client
         self._source = SourceSupervisor(self.plan, self.emit)
         await self._until_stopped(self._source.run, self._timer, self._watch, history.run)
+
+    async def _check_symbols(self) -> None:
+        """Remove the symbols that the venue has no data of, and report them."""
+        if refused := await check_symbols(self._rest, self.plan):
+            await self.emit([*refused])
 
     async def _until_stopped(
         self, run: Callable[[], Awaitable[None]], *others: Callable[[], Coroutine[Any, Any, None]]
@@ -180,7 +184,7 @@ class FeedRunner:
     async def _run_connections(self) -> None:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self._cancel_when_stopped, tasks.cancel_scope)
-            await check_symbols(self._rest, self.plan)
+            await self._check_symbols()
             self._tasks = tasks
             tasks.start_soon(self._history_client.run)
             tasks.start_soon(self._timer)
@@ -289,10 +293,9 @@ class FeedRunner:
         """
         plan, feed = self.plan, self.plan.feed
         new = [name for name in dict.fromkeys(map(resolve, symbols)) if name not in feed.symbols]
-        known = feed.listing.instruments
         for symbol in new:
-            if known and symbol not in known:
-                raise SymbolError(f"{feed.venue} does not list {symbol!r}.{nearest(symbol, known)}")
+            if problem := feed.listing.problem(symbol):
+                raise SymbolError(f"{feed.venue} {problem}")
         plan.subscriptions(new)  # raises before anything has changed
         self._check_room(new)
         plan.add_symbols(new)

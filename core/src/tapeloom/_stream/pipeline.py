@@ -11,7 +11,9 @@ import structlog
 from tapeloom._compose.plan import StageStep
 from tapeloom.errors import StageFailed
 from tapeloom.events import Event, Reject, Status
-from tapeloom.plugin import Feed, Stage, TimedStage
+from tapeloom.plugin import Feed, Stage, TimedStage, channel_parts
+
+from .bar_revisions import BarRevisions
 
 log = structlog.get_logger()
 
@@ -22,6 +24,8 @@ _MAX_RESTARTS, _WINDOW_SECONDS = 5, 60.0
 class Pipeline:
     """The stages of one feed, in the order of the stack, as one function over batches.
 
+    In a feed with bars of the venue, `BarRevisions` comes before the stages.
+
     A stage that raises is restarted: built again, and given the batch once more, event by event. An
     event for which it raises again becomes a Reject. With `on_error = "disable"`, or after too many
     restarts, the stage is disabled: events bypass it. With "end", the feed ends.
@@ -30,6 +34,8 @@ class Pipeline:
     def __init__(self, feed: Feed, steps: Sequence[StageStep]) -> None:
         self._feed = feed
         self._steps = tuple(steps)
+        has_bars = any(channel_parts(channel)[0] == "klines" for channel in feed.channels)
+        self._revisions = BarRevisions(feed.counters) if has_bars else None
         self._restarts = [deque[float](maxlen=_MAX_RESTARTS) for _ in steps]  # seconds
         self._set_stages([step.stage for step in steps])
 
@@ -46,6 +52,8 @@ class Pipeline:
         Raises StageFailed if a stage with `on_error = "end"` raises.
         """
         index = first
+        if not first and self._revisions is not None:
+            events = self._revisions(events)
         try:
             for stage in self._run[first:] if first else self._run:
                 events = stage(events)

@@ -12,18 +12,15 @@ from tapeloom._gaps.gap_tracker import GapTracker
 from tapeloom.errors import masked
 from tapeloom.events import Event, Reject
 from tapeloom.plugin import (
-    Ack,
     Clock,
     Codec,
     Feed,
     Frames,
     History,
-    Notice,
     Parse,
-    Pong,
-    Refusal,
     Request,
     TimedStage,
+    Unrequested,
 )
 
 from .reader import CorruptLine, Record, RecordedAnswer, RecordedFrame, Tape
@@ -144,7 +141,7 @@ class Replay:
             for fill in self._gaps.fills():
                 query = fill.next_query()
                 wanted = history.request(query) if query is not None else None
-                if wanted is not None and (wanted.url, wanted.body) == (record.url, record.request):
+                if wanted is not None and _is_same(wanted, record):
                     return fill.process(answer, wanted, record.recv)
         except Exception as error:  # the adapter may raise anything for an unexpected shape
             evidence = f"{masked(record.url)}: {type(error).__name__}: {error}"
@@ -156,7 +153,9 @@ class Replay:
         """Process a frame that is not market data. Replies to the recorded session are ignored."""
         self._feed.counters["control_frames"] += 1
         reply = self._codec.decode_reply(frame) if self._codec is not None else None
-        if isinstance(reply, Ack | Refusal | Notice | Pong):
+        if isinstance(reply, Unrequested):
+            self._feed.counters["unrequested"] += 1
+        if reply is not None:
             return []
         text = frame[:500].decode(errors="replace")
         self._unreadable(self._clock.now, frame, "unreadable_frame")
@@ -203,3 +202,8 @@ class Replay:
         if ahead > 0:
             await self._deliver_events()
             await wall.sleep(ahead)
+
+
+def _is_same(request: Request, record: RecordedAnswer) -> bool:
+    """Return whether *record* is the answer to *request*; tapes hold no secrets of addresses."""
+    return (masked(request.url), request.body) == (masked(record.url), record.request)

@@ -50,7 +50,7 @@ GapCause = Literal[
 #: login_refused: The venue refused the login; the detail has its reason.
 #: subscribed: The venue acknowledged subscriptions, or polling them has begun.
 #: live: The venue sends data for this subscription (ib).
-#: refused: The venue refused a subscription; the detail has its reason.
+#: refused: The venue refused a subscription, or has no data of the symbol; the detail has the reason.
 #: stalled: No event arrived for a subscription for much longer than usual; it is subscribed again.
 #: venue_clock_stopped: Events arrive, but the venue's timestamps have stopped advancing.
 #: venue_clock_running: The venue's timestamps advance again.

@@ -123,7 +123,7 @@ class Bar(Timed):
     closed: bool = True  #: False for a bar that is still forming.
     #: False if trades are known to be missing: a gap, or a late or early end.
     complete: bool = True
-    revision: int = 0  #: How often the bar was sent again after it had closed.
+    revision: int = 0  #: How often the bar was sent again with other values after it had closed.
     channel: str = "bars"  #: The channel: `bars` if built from trades, `klines:1m` from the venue.
     #: Where the event comes from: "live" if the venue built it.
     origin: Origin = "built_from_trades"
@@ -149,7 +149,7 @@ class Ticker(Timed):
     symbol: str  #: The unified symbol.
     ts: int  #: The venue's time of the statistics, in ns.
     recv: int  #: Our time of the read, in ns.
-    last: Decimal  #: The last price.
+    last: Decimal | None  #: The price of the last trade; None if the venue does not send it.
     open: Decimal | None  #: The price 24 hours ago; None if the venue does not send it.
     high: Decimal | None  #: The highest price; None if the venue does not send it.
     low: Decimal | None  #: The lowest price; None if the venue does not send it.

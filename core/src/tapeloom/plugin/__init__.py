@@ -42,6 +42,7 @@ from .protocol import (
     Refusal,
     Reply,
     Source,
+    Unrequested,
 )
 from .timing import Clock, ClockOffset, ClockStepDetector, WallDeadline
 
@@ -49,6 +50,6 @@ __all__ = [
     "Ack", "Clock", "ClockOffset", "ClockStepDetector", "Codec", "Dial", "Endpoint", "Feed", "Frames",
     "Gaps", "Heartbeat", "History", "HistoryQuery", "Link", "Listing", "Message", "Network", "Notice",
     "OnRead", "Parse", "Pong", "PushLink", "Refusal", "Reply", "Request", "Sink", "Source", "Stage",
-    "Subscription", "TimedStage", "TradeBatch", "UnfilledGaps",
-    "WallDeadline", "channel_parts",
+    "Subscription", "TimedStage", "TradeBatch", "UnfilledGaps", "Unrequested", "WallDeadline",
+    "channel_parts",
 ]  # fmt: skip

@@ -12,7 +12,8 @@ from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 from attrs import Factory, define, field, frozen
 
-from tapeloom.events import Event, Gap, GapCause, Reject
+from tapeloom.errors import SymbolError, nearest
+from tapeloom.events import Event, Gap, GapCause, Reject, Status
 from tapeloom.symbols import Instrument
 
 from .history import HistoryQuery, Request
@@ -95,6 +96,8 @@ class Listing:
     unified: dict[str, str] = Factory(dict)  #: The unified symbol by the venue's name.
     #: What the venue lists, by unified symbol; empty until core has requested it.
     instruments: dict[str, Instrument] = Factory(dict)
+    #: The unified symbols that name several instruments of the venue, with the venue's names of these.
+    ambiguous: dict[str, list[str]] = Factory(dict)
 
     def add(self, symbol: str, native: str) -> None:
         """Add a unified symbol with the venue's name."""
@@ -102,17 +105,53 @@ class Listing:
         self.unified[native] = symbol
 
     def update(self, instruments: Iterable[Instrument]) -> None:
-        """Store what the venue lists; its own names replace those formed by rule."""
-        for instrument in instruments:
-            self.instruments[instrument.symbol] = instrument
-            if instrument.symbol in self.native:
-                self.add(instrument.symbol, instrument.native)
+        """Store what the venue lists; its own names replace those formed by rule.
+
+        If several active instruments have one symbol, it is ambiguous, and none of them is stored.
+        """
+        listed: dict[str, dict[str, Instrument]] = {}
+        for instrument in sorted(instruments, key=lambda instrument: instrument.active):
+            same = listed.setdefault(instrument.symbol, {})
+            if instrument.active and not all(other.active for other in same.values()):
+                same.clear()
+            same[instrument.native] = instrument
+        for symbol, (instrument, *others) in (
+            (name, same.values()) for name, same in listed.items()
+        ):
+            if others:
+                self.ambiguous[symbol] = list(listed[symbol])
+                continue
+            self.instruments[symbol] = instrument
+            if symbol in self.native:
+                self.add(symbol, instrument.native)
+
+    def problem(self, symbol: str) -> str:
+        """Return why *symbol* is not subscribed to, as a sentence to follow the venue's name.
+
+        Empty if nothing is wrong with it, or if the venue's list is not known.
+        """
+        found, known = self.instruments.get(symbol), self.instruments.values()
+        if natives := self.ambiguous.get(symbol):
+            other = [
+                f"{item.symbol!r} for {item.native}" for item in known if item.native in natives
+            ]
+            names = " or ".join(other) or "another symbol"
+            return f"has several instruments {symbol!r}: {', '.join(natives)}. Write {names}."
+        active = [item.symbol for item in known if item.active]
+        if found is None:
+            return f"does not list {symbol!r}.{nearest(symbol, active)}" if known else ""
+        if not found.active and active:
+            return f"lists {symbol!r} as delisted or expired. Remove it from the feed's symbols."
+        twin = self.instruments.get(self.unified.get(found.native, symbol), found)
+        if twin.symbol != symbol and (twin.native, twin.kind) == (found.native, found.kind):
+            return f"has one instrument for {symbol!r} and {twin.symbol!r}. Write one of them."
+        return ""
 
     def remove(self, symbol: str) -> None:
         """Remove a symbol: frames about it that still arrive count as not requested."""
         native = self.native.pop(symbol, None)
-        if native is not None:
-            self.unified.pop(native, None)
+        if native is not None and self.unified[native] == symbol:
+            del self.unified[native]
 
 
 @frozen
@@ -217,6 +256,22 @@ class Feed:
     #: Sends a REST request for a `Source` that polls: within the rate limit, with retries, through the
     #: stack's proxy. Raises FeedError.
     fetch: Fetch = field(kw_only=True, default=_not_running)
+
+    def refuse_symbols(self, venue: str) -> list[Status]:
+        """Remove the symbols that the listing speaks against; return a Status for each of them.
+
+        Core calls it where the venue has a listing request. *venue* names the venue in the details. Raises
+        SymbolError if no symbol is left.
+        """
+        problems = {symbol: self.listing.problem(symbol) for symbol in self.symbols}
+        refused = {name: f"{venue} {problem}" for name, problem in problems.items() if problem}
+        if refused and len(refused) == len(problems):
+            raise SymbolError(f"feed {self.name!r}: {' '.join(refused.values())}")
+        for symbol in refused:
+            self.symbols.remove(symbol)
+            self.listing.remove(symbol)
+        now = self.clock.time_ns()
+        return [Status(self.venue, name, now, now, "refused", why) for name, why in refused.items()]
 
 
 class Sink(Protocol):

@@ -79,6 +79,7 @@ class History(Protocol):
     def refusal_reason(self, status: int, body: bytes) -> str | RequestRefused:
         """Return the venue's reason for an HTTP status other than 200; empty if it gave none.
 
-        Return (do not raise) a `RequestRefused` to say also whether and when to try again.
+        Core calls it for REST requests and for refused WebSocket handshakes; without a reason it shows the
+        text of the body. Return (do not raise) a `RequestRefused` to say also whether and when to try again.
         """
         ...

@@ -173,8 +173,18 @@ class Pong:
     """The reply to a heartbeat."""
 
 
+@frozen
+class Unrequested:
+    """A readable message of a kind that the feed has not requested: counted, and no event.
+
+    Every venue sends kinds of messages that its adapter does not support; they are no errors.
+    """
+
+    kind: str  #: The venue's name for this kind of message.
+
+
 #: What a venue replies to a message, or sends besides data.
-Reply: TypeAlias = Ack | Refusal | Notice | Pong
+Reply: TypeAlias = Ack | Refusal | Notice | Pong | Unrequested
 
 
 class Codec(Protocol):
@@ -200,5 +210,8 @@ class Codec(Protocol):
         ...
 
     def decode_reply(self, frame: bytes) -> Reply | None:
-        """Decode a frame that the parser passed to `Frames.on_control`; None if it is unknown."""
+        """Decode a frame that the parser passed to `Frames.on_control`; None if it is unreadable.
+
+        A readable message of a kind that the adapter does not support is `Unrequested`.
+        """
         ...

@@ -21,9 +21,9 @@ from typing import Literal
 #: missing: Trades missing in gaps of the venue's ids (quality).
 #: backfilled: Events delivered to fill gaps.
 #: requests: REST requests sent.
-#: unrequested: Frames or items about symbols or channels that the feed has not requested.
+#: unrequested: Frames or items of symbols, channels or kinds that the feed has not requested.
 #: unsupported: Items of a kind that the plugin does not support (alpaca).
-#: repeats: Messages that repeated an unchanged quote (bybit).
+#: repeats: Closed bars, and quotes (bybit), that the venue sent again unchanged.
 #: repeated_trades: Trades that came again after they had been delivered.
 #: quiet_notices: Messages of the gateway that carry no information (ib).
 #: token_loops: Pages with a page token that had been sent before (alpaca).
@@ -53,7 +53,7 @@ CounterName = Literal[
 #: feed_failed: A feed ended with an error.
 #: connection_abandoned: A connection failed for good or too often; other connections of the feed go on.
 #: successor_failed: A second connection, opened to replace an old one, ended; another one is tried.
-#: subscription_refused: The venue refused a subscription.
+#: subscription_refused: The venue refused a subscription, or has no data of a symbol.
 #: subscription_stalled: No event arrived for a subscription for much longer than usual.
 #: venue_clock: The venue's timestamps stopped, advance again, or moved against ours.
 #: symbols_unchecked: The venue's list of instruments could not be requested; names formed by rule are used.

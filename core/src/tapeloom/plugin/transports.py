@@ -6,6 +6,7 @@ error messages with either.
 
 from __future__ import annotations
 
+import html
 import http
 import os
 import re
@@ -17,25 +18,38 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from tapeloom.errors import MAX_PAUSE_SECONDS, ConnectionFailed, FeedError, Throttled, masked
+from tapeloom.errors import (
+    MAX_PAUSE_SECONDS,
+    ConnectionFailed,
+    FeedError,
+    RequestRefused,
+    Throttled,
+    masked,
+)
 from tapeloom.units import retry_after
 
 from .feeds import Network
 
 __all__ = [
-    "CLOSE_TIMEOUT_SECONDS", "CONNECT_TIMEOUT_SECONDS", "MAX_MESSAGE_BYTES", "USER_AGENT",
-    "bad_handshake", "check_headers", "dial_error", "handshake_refused", "invalid_address",
-    "is_rate_limited", "proxy_for", "proxy_refused", "ssl_context", "throttled",
+    "CLOSE_TIMEOUT_SECONDS", "CONNECT_TIMEOUT_SECONDS", "MAX_MESSAGE_BYTES",
+    "MAX_REFUSAL_BYTES", "USER_AGENT", "bad_handshake", "check_headers", "dial_error", "handshake_refused", "invalid_address",
+    "is_rate_limited", "plain_text", "proxy_for", "proxy_refused", "ssl_context", "throttled",
 ]  # fmt: skip
 
 #: The largest message that is accepted, in bytes; a larger one ends the connection. Venues send less than 1 MB.
 MAX_MESSAGE_BYTES = 16 * 1024 * 1024
+#: How much of the body of an answer that refuses a handshake is read, in bytes.
+MAX_REFUSAL_BYTES = 4096
+#: The most characters of a body that a message shows.
+_SHOWN_CHARACTERS = 300
 #: Seconds to open a connection, and again for the answer to its handshake: enough for slow TLS and proxies.
 CONNECT_TIMEOUT_SECONDS = 10.0
 #: Seconds that closing a connection may take, so that a peer that does not read cannot block us.
 CLOSE_TIMEOUT_SECONDS = 2.0
 #: HTTP statuses with which venues report that a rate limit is exceeded.
 _RATE_LIMITED = frozenset({403, 418, 429})
+#: HTTP statuses that a wrong address or key causes.
+_MISTAKES = frozenset({400, 401, 404})
 #: The HTTP status with which a proxy requires a login.
 _PROXY_LOGIN = 407
 #: What to do about an untrusted certificate, by OpenSSL's verify code: 9 and 10 are its dates, 62 and 64 its host.
@@ -47,6 +61,10 @@ _REMEDIES = {9: _RENEW, 10: _RENEW} | dict.fromkeys(
 USER_AGENT = "tapeloom"
 #: The text of a refused connection; an event loop that tried several addresses has a text of its own.
 _REFUSED = re.compile(r"refused|attempts .*failed", re.IGNORECASE)
+#: What of an HTML page is not its text. A part that was cut off reaches to the end.
+_MARKUP = re.compile(
+    r"<(head|script|style)\b.*?(</\1>|\Z)|<!--.*?(-->|\Z)|<[^<>]*>", re.IGNORECASE | re.DOTALL
+)
 _NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _VALUE = re.compile(r"(?![ \t])[\t\x20-\x7e\x80-\xff]*(?<![ \t])")
 
@@ -106,23 +124,43 @@ def bad_handshake(
 
 
 def handshake_refused(
-    feed: str, url: str, status: int, headers: Mapping[str, str], now: int
+    feed: str,
+    url: str,
+    status: int,
+    headers: Mapping[str, str],
+    now: int,
+    body: bytes = b"",
+    rule: str | RequestRefused = "",
 ) -> FeedError:
     """Return the error for a WebSocket handshake that was answered with the HTTP *status*.
 
-    *now* is our time, in ns; it is compared with a `Retry-After` that is a date.
+    *now* is our time, in ns; it is compared with a `Retry-After` that is a date. *rule* is what
+    `History.refusal_reason` returns for the answer; core sets it.
     """
-    if is_rate_limited(status, headers):
-        return throttled(feed, url, status, headers, now)
     if status == _PROXY_LOGIN:
         return proxy_refused(feed, url, f"{status} {http.HTTPStatus(status).phrase}")
-    failed = ConnectionFailed(
-        feed,
-        f"{url} answered the WebSocket handshake with HTTP {status}."
-        + (" Check the address and, if there is one, the key." if status < 500 else ""),
-    )
-    failed.retryable = status >= 500
-    return failed
+    by_venue = rule if isinstance(rule, RequestRefused) else RequestRefused(rule)
+    reason, pause = by_venue.reason or plain_text(body), by_venue.retry_after_seconds
+    error: FeedError
+    if pause is not None or (by_venue is not rule and is_rate_limited(status, headers)):
+        error = throttled(feed, url, status, headers, now, reason, pause)
+    else:
+        error = ConnectionFailed(
+            feed,
+            f"{url} answered the WebSocket handshake with HTTP {status}"
+            f"{': ' + reason.rstrip('.') if reason else ''}."
+            + (" Check the address and, if there is one, the key." if status in _MISTAKES else ""),
+        )
+        error.retryable = status >= 500 and by_venue is not rule
+    error.http_answer = status, headers, body
+    return error
+
+
+def plain_text(body: bytes) -> str:
+    """Return the text of an HTTP body for a message: one short line without markup."""
+    text = html.unescape(_MARKUP.sub(" ", body[:MAX_REFUSAL_BYTES].decode(errors="replace")))
+    line = " ".join("".join(char if char.isprintable() else " " for char in text).split())
+    return line if len(line) <= _SHOWN_CHARACTERS else f"{line[: _SHOWN_CHARACTERS - 1]}…"
 
 
 def proxy_refused(feed: str, url: str, reply: str) -> ConnectionFailed:
@@ -153,17 +191,29 @@ def is_rate_limited(status: int, headers: Mapping[str, str]) -> bool:
 
 
 def throttled(
-    feed: str, url: str, status: int, headers: Mapping[str, str], now: int, reason: str = ""
+    feed: str,
+    url: str,
+    status: int,
+    headers: Mapping[str, str],
+    now: int,
+    reason: str = "",
+    pause: float | None = None,
 ) -> Throttled:
-    """Return the error for an answer that reports an exceeded rate limit; *reason* is the venue's text."""
-    seconds = retry_after(headers, now)
+    """Return the error for an answer that reports an exceeded rate limit.
+
+    *reason* is the venue's text, *pause* the least pause in seconds by the venue's rule.
+    """
+    asked = retry_after(headers, now)
+    seconds = max((time for time in (asked, pause) if time is not None), default=None)
     told = seconds is not None and seconds <= MAX_PAUSE_SECONDS
-    pause = f" for {seconds:g} s" if told else ""
+    length = f" for {seconds:g} s" if told else ""
+    # A 403 may have another reason than a rate limit; the venue's text has it.
+    remedy = " To avoid it, make fewer connections and requests from this address."
     return Throttled(
         feed,
-        f"{_host(url)} asks for a pause{pause}: HTTP {status}"
-        f"{', ' + reason if reason else ''}."
-        " To avoid it, make fewer connections and requests from this address.",
+        f"{_host(url)} asks for a pause{length}: HTTP {status}"
+        f"{', ' + reason.rstrip('.') if reason else ''}."
+        + (remedy if status != 403 or not reason else ""),
         status,
         seconds,
     )

@@ -10,7 +10,7 @@ from collections import defaultdict
 from typing import TYPE_CHECKING
 
 import msgspec
-from tapeloom.plugin import Ack, Feed, Message, Notice, Refusal, Reply, Subscription
+from tapeloom.plugin import Ack, Feed, Message, Notice, Refusal, Reply, Subscription, Unrequested
 
 from .names import LOGIN
 
@@ -40,6 +40,8 @@ _CLOSING = {407: "slow_client", 500: "internal_error"}
 _ALREADY_AUTHENTICATED = 403
 #: Code of "connection limit exceeded": another session has the account's only connection.
 _CONNECTION_LIMIT = 406
+#: The types of the items that the parser reads. It passes one on if it cannot be decoded.
+_PARSED = frozenset("tqbudocxsli")
 
 
 #: {"T":"subscription","trades":["AAPL"],"quotes":["AMD","CLDR"],"bars":["*"],"updatedBars":[],
@@ -59,7 +61,16 @@ class _ReplyMessage(msgspec.Struct):
     lulds: list[str] | None = None
 
 
+#: {"T":"n","id":24843171,"headline":"Apple Leader in Phone Sales in China",
+#: "symbols":["AAPL"],"created_at":"2022-01-05T22:00:37Z"}
+class _AnyMessage(msgspec.Struct):
+    """A message of any type, such as "n" for news."""
+
+    T: str
+
+
 _decode = msgspec.json.Decoder(list[_ReplyMessage]).decode
+_decode_any = msgspec.json.Decoder(list[_AnyMessage]).decode
 
 
 class AlpacaCodec:
@@ -111,16 +122,19 @@ class AlpacaCodec:
         return msgspec.json.encode({"action": action, **lists}).decode()
 
     def decode_reply(self, frame: bytes) -> Reply | None:
-        """Decode an array of one control message; None for any other frame."""
+        """Decode an array of one control message; None for a frame that cannot be decoded.
+
+        An item of a type that the parser does not read is `Unrequested`.
+        """
         try:
             (message,) = _decode(frame)
         except (ValueError, RecursionError):
-            return None
+            return _unrequested(frame)
         if message.T == "success":
             return Ack(LOGIN) if message.msg == "authenticated" else Notice(message.msg)
         if message.T == "subscription":
             return Ack(subscriptions=self._subscriptions(message))
-        return self._error(message) if message.T == "error" else None
+        return self._error(message) if message.T == "error" else _unrequested(frame)
 
     def _subscriptions(self, message: _ReplyMessage) -> tuple[Subscription, ...]:
         return tuple(
@@ -142,6 +156,16 @@ class AlpacaCodec:
         return Refusal(
             reason, oldest_pending=True, permanent=False, retry_after_seconds=pause_seconds
         )
+
+
+def _unrequested(frame: bytes) -> Reply | None:
+    """Return `Unrequested` for one item of a type that the parser does not read, else None."""
+    try:
+        (message,) = _decode_any(frame)
+    except (ValueError, RecursionError):
+        return None
+    replies = ("success", "error", "subscription")
+    return None if message.T in _PARSED or message.T in replies else Unrequested(message.T)
 
 
 def _batches(subscriptions: Sequence[Subscription]) -> list[Sequence[Subscription]]:

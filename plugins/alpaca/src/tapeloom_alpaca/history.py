@@ -17,6 +17,7 @@ from msgspec import Struct
 from tapeloom.errors import RequestRefused, SymbolError
 from tapeloom.events import Event
 from tapeloom.plugin import Feed, HistoryQuery, Request, channel_parts
+from tapeloom.plugin.transports import plain_text
 from tapeloom.symbols import Instrument, Symbol
 from tapeloom.units import duration_ns
 
@@ -159,7 +160,6 @@ class _AssetMessage(Struct, rename={"kind": "class"}):
     symbol: str
     kind: str = ""
     status: str = "active"
-    tradable: bool = True
     price_increment: Decimal | None = None
     min_trade_increment: Decimal | None = None
 
@@ -257,14 +257,16 @@ class AlpacaHistory:
             for message in messages
         ]
 
-    def refusal_reason(self, status: int, body: bytes) -> str:
+    def refusal_reason(self, status: int, body: bytes) -> str | RequestRefused:
         """Return the message of an error answer, and what a user can do about it."""
         remedy = _REMEDIES.get(status, "")
         try:
             message = _decode_error(body).message
         except (ValueError, RecursionError):
-            return remedy
-        return f"{message.rstrip('.')}. {remedy}".strip(". ") + "." if message else remedy
+            message = plain_text(body)
+        text = f"{message.rstrip('.')}. {remedy}".strip(". ") + "." if message else remedy
+        # A 403 is about keys and plans here, not about a rate limit.
+        return RequestRefused(text) if status == 403 else text
 
 
 def _build_bar(
@@ -317,7 +319,7 @@ def _instrument(asset: _AssetMessage) -> Instrument | None:
         symbol = Symbol.parse(text)
     except SymbolError:  # the name has a character that unified symbols do not allow
         return None
-    active = asset.status == "active" and asset.tradable
+    active = asset.status == "active"
     return Instrument(
         str(symbol), asset.symbol, "spot", symbol.base, symbol.quote,
         tick=asset.price_increment, lot=asset.min_trade_increment, active=active,

@@ -7,7 +7,6 @@ their text. REST sends the same items without `T` and `S`; `history` and `poll` 
 from __future__ import annotations
 
 import re
-from collections import defaultdict
 from collections.abc import Callable
 from datetime import datetime
 from decimal import Decimal
@@ -36,8 +35,6 @@ __all__ = [
 _SIDES: dict[str, Side] = {"B": "buy", "S": "sell"}
 #: What REST sends in `u` for a trade that was withdrawn. A corrected trade is sent once more.
 _VOID = frozenset({"canceled", "cancelled", "incorrect"})
-#: Number of bars per symbol whose revisions are counted; the venue revises within a minute.
-_MAX_REVISED_BARS = 64
 #: Number of times that are cached, to bound the memory.
 _MAX_CACHED_TIMES = 4096
 #: Nanoseconds in a unit of the last digit, by the number of digits of a fraction of a second.
@@ -313,13 +310,11 @@ _split_items = msgspec.json.Decoder(list[msgspec.Raw]).decode
 class Parser:
     """Parses frames into events.
 
-    Its state is the number of revisions of recent bars, and the time of the last book snapshot.
+    Its state is the time of the last book snapshot.
     """
 
     def __init__(self, feed: Feed, names: Names) -> None:
         self._feed, self._build = feed, EventBuilder(feed, names)
-        #: Number of revisions by symbol and time of the bar.
-        self._revisions: defaultdict[str, dict[str, int]] = defaultdict(dict)
         self._resync = names.settings.book_resync
         #: Time of the last snapshot by symbol, in ns.
         self._snapshots: dict[str, int] = {}
@@ -384,13 +379,7 @@ class Parser:
             events.extend(self(Frames([text], frames.recv, frames.on_control)))
 
     def _updated_bar(self, message: UpdatedBarMessage, symbol: str, recv: int) -> Event:
-        revisions = self._revisions[symbol]
-        revision = revisions.get(message.t, 0) + 1
-        bar = self._build.bar(message, symbol, recv, revision=revision)
-        revisions[message.t] = revision
-        if len(revisions) > _MAX_REVISED_BARS:
-            del revisions[min(revisions)]
-        return bar
+        return self._build.bar(message, symbol, recv, revision=1)  # core numbers further ones
 
     def _daily_bar(self, message: DailyBarMessage, symbol: str, recv: int) -> Event:
         return self._build.bar(message, symbol, recv, "1d", closed=False)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-from tapeloom.plugin import Ack, Feed, Message, Notice, Refusal, Reply, Subscription
+from tapeloom.plugin import Ack, Feed, Message, Notice, Refusal, Reply, Subscription, Unrequested
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -36,7 +36,17 @@ class _ControlMessage(msgspec.Struct):
     data: _ControlMessage | None = None
 
 
+#: {"stream":"tradingSession","data":{"e":"EquityUpdate","E":1791285203779,"t":1791273600000,
+#: "T":1791293400000,"S":"PRE_MARKET"}}
+class _StreamMessage(msgspec.Struct):
+    """A message of a combined stream. The streams of a symbol have an ``@`` in their name."""
+
+    stream: str
+    data: dict[str, Any] | list[Any]
+
+
 _decode = msgspec.json.Decoder(_ControlMessage).decode
+_decode_stream = msgspec.json.Decoder(_StreamMessage).decode
 
 
 class BinanceCodec:
@@ -81,11 +91,14 @@ class BinanceCodec:
         return self._names.stream_name(native, subscription.channel)
 
     def decode_reply(self, frame: bytes) -> Reply | None:
-        """Return the reply or notice in *frame*; None if it is neither."""
+        """Return the reply or notice in *frame*; None if it cannot be decoded or is market data.
+
+        A message of a stream of no symbol, such as ``!contractInfo``, is `Unrequested`.
+        """
         try:
             message = _decode(frame)
         except (ValueError, RecursionError):
-            return None
+            return _unrequested(frame)
         error = message.error or message
         if error.code is not None:
             reason = f"{error.msg or 'refused'} (code {error.code})"
@@ -95,4 +108,15 @@ class BinanceCodec:
         if message.result is not msgspec.UNSET:
             return Notice("answer", f"{message.result} to message {message.id}")
         event = (message.data or message).e
-        return Notice(event, closes_connection=True) if event == "serverShutdown" else None
+        if event == "serverShutdown":
+            return Notice(event, closes_connection=True)
+        return _unrequested(frame)
+
+
+def _unrequested(frame: bytes) -> Reply | None:
+    """Return `Unrequested` for a message of a stream of no symbol; None for any other frame."""
+    try:
+        stream = _decode_stream(frame).stream
+    except (ValueError, RecursionError):
+        return None
+    return None if "@" in stream else Unrequested(stream)

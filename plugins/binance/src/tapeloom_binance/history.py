@@ -13,6 +13,7 @@ from msgspec import Struct
 from msgspec.json import Decoder
 from tapeloom.events import Event
 from tapeloom.plugin import Feed, HistoryQuery, Request, channel_parts
+from tapeloom.plugin.transports import plain_text
 from tapeloom.symbols import Instrument, Kind, Symbol
 from tapeloom.units import duration_ns
 
@@ -32,6 +33,11 @@ _MAX_ROWS = 1000
 _HOUR = 3_600_000_000_000  #: ns; the longest time span of one request for aggregate trades
 #: Delivery dates (ms) after this mark a perpetual: the venue writes a day in the year 2100.
 _NEVER_DELIVERED = 4_000_000_000_000
+#: Statuses of symbols that send no more data. Spot lists a delisted symbol as BREAK for years.
+_ENDED = frozenset(
+    ("BREAK", "CLOSE", "DELISTING", "DELIVERED", "DELIVERING", "END_OF_DAY", "POST_TRADING",
+     "SETTLING")
+)  # fmt: skip
 #: What the user can do about a refusal, by error code or HTTP status. Core retries by itself where
 #: that helps.
 _REMEDIES = {
@@ -221,7 +227,7 @@ class BinanceHistory:
         try:
             error = _decode_error(body)
         except (ValueError, RecursionError):
-            return _REMEDIES.get(status, "")
+            return f"{plain_text(body)} {_REMEDIES.get(status, '')}".strip()
         remedy = _REMEDIES.get(error.code, _REMEDIES.get(status, ""))
         return f"{error.msg} (code {error.code}) {remedy}".strip()
 
@@ -265,5 +271,5 @@ def _instrument(listed: _ListedSymbol) -> Instrument:
     # A step of zero means that the venue does not restrict the value.
     tick, lot = steps.get("PRICE_FILTER") or None, steps.get("LOT_SIZE") or None
     symbol = str(Symbol(base, quote, settle, expiry))
-    active = "TRADING" in (listed.status, listed.contract_status)
+    active = _ENDED.isdisjoint((listed.status, listed.contract_status))
     return Instrument(symbol, listed.symbol, kind, base, quote, settle, tick, lot, active)

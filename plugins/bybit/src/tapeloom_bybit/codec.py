@@ -6,7 +6,17 @@ import re
 from typing import TYPE_CHECKING
 
 import msgspec
-from tapeloom.plugin import Ack, Feed, Message, Notice, Pong, Refusal, Reply, Subscription
+from tapeloom.plugin import (
+    Ack,
+    Feed,
+    Message,
+    Notice,
+    Pong,
+    Refusal,
+    Reply,
+    Subscription,
+    Unrequested,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -103,7 +113,10 @@ class BybitCodec:
         return f"{self._names.topic_prefix(subscription.channel)}.{native}"
 
     def decode_reply(self, frame: bytes) -> Reply | None:
-        """Return the reply in *frame*; None if it is no reply."""
+        """Return the reply in *frame*; None if it cannot be decoded or is market data.
+
+        A message with an `op` that is no reply to a request is `Unrequested`.
+        """
         try:
             message = _decode(frame)
         except (ValueError, RecursionError):
@@ -111,7 +124,7 @@ class BybitCodec:
         if message.ret_msg == "pong" or message.op == "pong":
             return Pong()
         if message.success is None and not message.code:
-            return None
+            return Unrequested(message.op) if message.op else None
         number, _, topic_count = str(message.req_id).partition("-")
         request_id = int(number) if number.isdecimal() else None
         if not message.success:

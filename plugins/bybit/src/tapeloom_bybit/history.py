@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
@@ -13,6 +14,7 @@ from msgspec import Struct
 from tapeloom.errors import RequestRefused
 from tapeloom.events import Bar, Book, Event, Trade
 from tapeloom.plugin import Feed, HistoryQuery, Request, channel_parts
+from tapeloom.plugin.transports import plain_text
 from tapeloom.symbols import Instrument, Kind, Symbol
 from tapeloom.units import Rate, duration_ns
 
@@ -37,12 +39,13 @@ _MAX_TRADES = {"spot": 60, "linear": 1000}
 _RATE = Rate(600, 5.0)
 #: Our names of the intervals of klines, by the venue's.
 _OUR_INTERVALS = {native: interval for interval, native in INTERVALS.items()}
+_REGION = "The venue does not serve the region of your IP address."
 #: What the user can do about a refusal, by error code or HTTP status.
 _REMEDIES = {
     10001: "Check the symbols and the market of the feed.",
     10006: "Too many requests: send requests less often.",
-    10009: "The venue does not serve the region of your IP address.",
-    10024: "The venue does not serve the region of your IP address.",
+    10009: _REGION,
+    10024: _REGION,
     403: "Either your IP address sent too many requests, and the venue accepts it again after 10"
     " minutes; or the venue does not serve its region.",
     429: "The venue is overloaded: send requests less often.",
@@ -52,6 +55,8 @@ _REMEDIES = {
 _RETRY_AFTER_SECONDS = {403: 600.0, 429: 5.0, 500: 1.0, 502: 1.0, 503: 1.0, 504: 1.0}
 #: Seconds to wait before a retry after a temporary error code; not documented.
 _TEMPORARY_RETRY_SECONDS = 5.0
+#: What a 403 says to an address in a region that the venue does not serve.
+_REGION_TEXT = re.compile(r"\b(your|restricted) (country|region|location)", re.IGNORECASE)
 
 
 #: {"execId":"2100000000007764263","symbol":"BTCUSDT","price":"16618.49","size":"0.00012",
@@ -273,16 +278,21 @@ class BybitHistory:
             events.append(Bar(*common, *sums, closed, True, 0, channel, "backfill"))
         return events
 
-    def refusal_reason(self, status: int, body: bytes) -> RequestRefused:
+    def refusal_reason(self, status: int, body: bytes) -> str | RequestRefused:
         """Return the venue's error message and code, a remedy, and the seconds until a retry."""
-        remedy, retry_after = _REMEDIES.get(status, ""), _RETRY_AFTER_SECONDS.get(status)
         try:
             error = _decode_envelope(body)
+            reason, remedy = (
+                f"{error.ret_msg} (code {error.ret_code})",
+                _REMEDIES.get(error.ret_code),
+            )
         except (ValueError, RecursionError):
-            return RequestRefused(remedy, retry_after)
-        remedy = _REMEDIES.get(error.ret_code, remedy)
-        reason = f"{error.ret_msg} (code {error.ret_code}) {remedy}".strip()
-        return RequestRefused(reason, retry_after)
+            reason, remedy = plain_text(body), None
+        if remedy == _REGION or (status == 403 and _REGION_TEXT.search(reason)):
+            return RequestRefused(f"{reason} {_REGION}")  # trying again is pointless
+        text = f"{reason} {remedy or _REMEDIES.get(status, '')}".strip()
+        retry_after = _RETRY_AFTER_SECONDS.get(status)
+        return text if retry_after is None else RequestRefused(text, retry_after)
 
 
 def _open_envelope(body: bytes) -> _AnswerEnvelope:
@@ -326,5 +336,5 @@ def _instrument(row: _ListedSymbol) -> Instrument:
     lot = row.lot_size_filter.lot or row.lot_size_filter.base
     steps: tuple[Any, Any] = row.price_filter.tick or None, lot or None
     return Instrument(
-        symbol, row.symbol, kind, base, quote, settle, *steps, row.status == "Trading"
+        symbol, row.symbol, kind, base, quote, settle, *steps, row.status != "Closed"
     )  # fmt: skip

@@ -172,9 +172,13 @@ def to_decimal(value: Any) -> Decimal:
 
 
 def decimal_text(number: Any) -> str:
-    """Return a price or size as text with all its digits and without an exponent."""
+    """Return a price or size as text with all its digits and without an exponent.
+
+    Raises ValueError if it is not a finite number.
+    """
     written = str(number)
-    return format(to_decimal(written), "f") if "e" in written or "E" in written else written
+    is_plain = type(number) is Decimal and number.is_finite() and "E" not in written
+    return written if is_plain else format(to_decimal(written), "f")
 
 
 def keep_digits(exchange: Any) -> None:
@@ -258,26 +262,28 @@ def keep_reading(exchange: Any, on_error: Callable[[Any, Exception], None]) -> N
 # ------------------------------------------------------------------------------------------ listing
 
 
-def instruments(exchange: Any) -> dict[str, Instrument]:
-    """Return the instruments of the exchange by their unified symbols, without options."""
+def instruments(exchange: Any) -> list[Instrument]:
+    """Return the instruments of the exchange, without options."""
     # In other modes, the precision is a number of digits.
     in_steps = exchange.precisionMode == ccxt.TICK_SIZE
-    listed: dict[str, Instrument] = {}
+    listed: list[Instrument] = []
     for market in exchange.markets.values():
         kind = market.get("type")
         if kind not in {"spot", "swap", "future"}:
             continue
         steps = market.get("precision") or {} if in_steps else {}
         symbol = market["symbol"].upper()
-        listed[symbol] = Instrument(
-            symbol,
-            str(market["id"]),
-            kind,
-            market["base"].upper(),
-            market["quote"].upper(),
-            (market.get("settle") or "").upper(),
-            steps.get("price"),
-            steps.get("amount"),
-            market.get("active") is not False,
+        listed.append(
+            Instrument(
+                symbol,
+                str(market["id"]),
+                kind,
+                market["base"].upper(),
+                market["quote"].upper(),
+                (market.get("settle") or "").upper(),
+                steps.get("price"),
+                steps.get("amount"),
+                market.get("active") is not False,
+            )
         )
     return listed

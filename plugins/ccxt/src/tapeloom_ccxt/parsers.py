@@ -27,6 +27,8 @@ _MAX_CLOSED_BARS = 10
 #: The fields of a ticker that make it a new one.
 _STATISTICS = ("timestamp", "last", "open", "high", "low", "baseVolume", "quoteVolume")
 _SIDES: dict[Any, Side] = {"buy": "buy", "sell": "sell"}
+#: What parsing raises for a structure that lacks a value, or has one of another type.
+_UNREADABLE = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
 
 
 class CrossedError(Exception):
@@ -80,6 +82,17 @@ class _Parser:
     def __init__(self, feed: Feed, symbol: str, channel: str) -> None:
         self._feed, self._symbol, self._channel = feed, symbol, channel
 
+    def __call__(self, data: Any, recv: int) -> list[Event]:
+        """Return the new events in *data*; a Reject for data that cannot be read."""
+        try:
+            return self._parse(data, recv)
+        except _UNREADABLE:
+            return [self._reject("incomplete", data, recv)]
+
+    def _parse(self, data: Any, recv: int) -> list[Event]:
+        """Return the new events in *data*; raises one of `_UNREADABLE`, and then changes no state."""
+        raise NotImplementedError
+
     def reset(self) -> None:
         """Forget the last events, because data may have been missed."""
 
@@ -109,13 +122,13 @@ class TradeParser(_Parser):
         self._recent: set[str] = set()
         self._older: set[str] = set()
 
-    def __call__(self, data: Sequence[Mapping[str, Any]], recv: int) -> list[Event]:
+    def _parse(self, data: Sequence[Mapping[str, Any]], recv: int) -> list[Event]:
         """Return the trades, with a Reject in place of each duplicate."""
         return [self._event(trade, recv) for trade in data]
 
     def _event(self, data: Mapping[str, Any], recv: int) -> Event:
-        trade_id = str(data["id"]) if data.get("id") is not None else ""
         try:
+            trade_id = str(data["id"]) if data.get("id") is not None else ""
             trade = Trade(
                 self._feed.venue,
                 self._symbol,
@@ -127,7 +140,7 @@ class TradeParser(_Parser):
                 int(trade_id) if self._numbered and trade_id.isdecimal() else trade_id,
                 self._channel,
             )
-        except (KeyError, TypeError, ValueError):
+        except _UNREADABLE:
             return self._reject("incomplete", data, recv)
         if trade_id:
             if trade_id in self._recent or trade_id in self._older:
@@ -190,20 +203,23 @@ class FullBookParser(_BookParser):
         #: Interval and time of the last snapshot, in ns.
         self._interval, self._snapshot_at = snapshot_interval, 0
 
-    def __call__(self, data: Mapping[str, Any], recv: int) -> list[Event]:
+    def _parse(self, data: Mapping[str, Any], recv: int) -> list[Event]:
         """Return a snapshot, or the changes if there are any."""
         sides, last = self._sides(data), self._last
-        self._last = sides
+        books: list[Event] = []
         if last is None or recv - self._snapshot_at >= self._interval:
+            books = [self._book("snapshot", data, recv, [side.items() for side in sides], 0)]
             self._snapshot_at = recv
-            return [self._book("snapshot", data, recv, [side.items() for side in sides], 0)]
-        changes = [_changes(*pair) for pair in zip(last, sides, strict=True)]
-        return [self._book("delta", data, recv, changes, 0)] if any(changes) else []
+        else:
+            changes = [_changes(*pair) for pair in zip(last, sides, strict=True)]
+            books = [self._book("delta", data, recv, changes, 0)] if any(changes) else []
+        self._last = sides
+        return books
 
 
 def _changes(before: Levels, now: Levels) -> list[tuple[Any, Any]]:
     """Return the levels that have changed; size 0 for those that were removed."""
-    changed = [level for level in now.items() if before.get(level[0]) != level[1]]
+    changed = [level for level in now.items() if before.get(level[0], "") != level[1]]
     return changed + [(price, "0") for price in before if price not in now]
 
 
@@ -214,13 +230,14 @@ class TopLevelsParser(_BookParser):
         super().__init__(feed, symbol, channel)
         self._depth = depth
 
-    def __call__(self, data: Mapping[str, Any], recv: int) -> list[Event]:
+    def _parse(self, data: Mapping[str, Any], recv: int) -> list[Event]:
         """Return the best levels if they have changed."""
         sides = self._sides(data, self._depth)
         if sides == self._last:
             return []
+        book = self._book("snapshot", data, recv, [side.items() for side in sides], self._depth)
         self._last = sides
-        return [self._book("snapshot", data, recv, [side.items() for side in sides], self._depth)]
+        return [book]
 
 
 class BarParser(_Parser):
@@ -230,7 +247,7 @@ class BarParser(_Parser):
         super().__init__(feed, symbol, channel)
         self._interval = interval
         self._open: tuple[Any, ...] | None = None  # the row of the open bar
-        self._closed: dict[int, tuple[tuple[Any, ...], int]] = {}  # row and revision, by start
+        self._closed: dict[int, tuple[Any, ...]] = {}  # rows by start
         self._last_closed = -1  # start of the last closed bar, in ms
         self._first_call = True
 
@@ -238,12 +255,13 @@ class BarParser(_Parser):
         """Forget the open bar, because data may have been missed; it is never closed."""
         self._open, self._first_call = None, True
 
-    def __call__(self, data: Sequence[Sequence[Any]], recv: int) -> list[Event]:
+    def _parse(self, data: Sequence[Sequence[Any]], recv: int) -> list[Event]:
         """Return the bars that have closed, the revised closed bars, and the open one if it changed."""
         out: list[Event] = []
+        rows = sorted(data, key=lambda row: int(row[0]))
         first_call, self._first_call = self._first_call, False
         before = self._open
-        for row in map(tuple, sorted(data, key=lambda row: row[0])):
+        for row in map(tuple, rows):
             if row[0] <= self._last_closed:
                 self._revise(row, recv, out)
                 continue
@@ -256,16 +274,16 @@ class BarParser(_Parser):
 
     def _close(self, row: tuple[Any, ...], recv: int, out: list[Event], *, past: bool) -> None:
         self._last_closed = row[0]
-        self._closed[row[0]] = row, 0
+        self._closed[row[0]] = row
         if len(self._closed) > _MAX_CLOSED_BARS:
             del self._closed[next(iter(self._closed))]
         self._emit(row, recv, out, past=past)
 
     def _revise(self, row: tuple[Any, ...], recv: int, out: list[Event]) -> None:
         known = self._closed.get(row[0])
-        if known is not None and known[0] != row:
-            self._closed[row[0]] = row, known[1] + 1
-            self._emit(row, recv, out, revision=known[1] + 1)
+        if known is not None and known != row:
+            self._closed[row[0]] = row
+            self._emit(row, recv, out, revision=1)  # core numbers further ones
 
     def _emit(
         self,
@@ -296,7 +314,7 @@ class TickerParser(_Parser):
 
     _last: tuple[Any, ...] = ()
 
-    def __call__(self, data: Mapping[str, Any], recv: int) -> list[Event]:
+    def _parse(self, data: Mapping[str, Any], recv: int) -> list[Event]:
         """Return the ticker if it has changed."""
         values = tuple(map(data.get, _STATISTICS))
         if values == self._last:
@@ -322,7 +340,7 @@ class QuoteParser(_Parser):
 
     _last: tuple[Any, ...] = ()
 
-    def __call__(self, data: Mapping[str, Mapping[str, Any]], recv: int) -> list[Event]:
+    def _parse(self, data: Mapping[str, Mapping[str, Any]], recv: int) -> list[Event]:
         """Return the quote of this symbol if it is in *data* and has changed."""
         out: list[Event] = []
         for symbol, quote in data.items():

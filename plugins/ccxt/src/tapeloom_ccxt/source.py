@@ -15,14 +15,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import anyio
-from tapeloom.errors import (
-    ConnectionLost,
-    FeedError,
-    SubscriptionRefused,
-    SymbolError,
-    nearest,
-    unwrap_single,
-)
+from tapeloom.errors import ConnectionLost, FeedError, SubscriptionRefused, unwrap_single
 from tapeloom.events import Event, GapCause, Reject, Status
 from tapeloom.plugin import Feed, channel_parts
 
@@ -124,7 +117,8 @@ class CcxtSource:
     async def _load_markets(self, exchange: Any) -> None:
         """Load the markets of the exchange, once in the life of the feed.
 
-        Raises SymbolError for symbols that are not listed, and the error of a failed request.
+        Symbols that are not listed, or that are delisted, are removed from the feed with a Status.
+        Raises SymbolError if no symbol is left, and the error of a failed request.
         """
         if self._markets is not None:
             exchange.set_markets(*self._markets)
@@ -140,15 +134,8 @@ class CcxtSource:
                 self._feed.name, error, reason, headers, self._feed.clock.time_ns()
             ) from error
         self._markets = exchange.markets, exchange.currencies
-        self._feed.listing.instruments.update(instruments(exchange))
-        known = self._feed.listing.instruments
-        unknown = [symbol for symbol in self._feed.symbols if symbol not in known]
-        if unknown:
-            problems = (
-                f"{self._factory.name} does not list {symbol!r}.{nearest(symbol, known)}"
-                for symbol in unknown
-            )
-            raise SymbolError(f"feed {self._feed.name!r}: {' '.join(problems)}")
+        self._feed.listing.update(instruments(exchange))
+        self._outbox.push([*self._feed.refuse_symbols(self._factory.name)])
 
     def _error_text(self, error: BaseException) -> str:
         text = self._factory.hide(str(error))

@@ -59,7 +59,7 @@ def bar_event(
 class _BarState:
     """The last bar of one coin and interval."""
 
-    __slots__ = ("closed", "interrupted", "last", "revision", "symbol")
+    __slots__ = ("closed", "interrupted", "last", "symbol")
 
     def __init__(self, last: BarMessage, symbol: str) -> None:
         self.symbol = symbol
@@ -69,14 +69,13 @@ class _BarState:
         self.last = message
         #: `interrupted`: subscribed anew since the last message, so trades may be missing.
         self.closed = self.interrupted = False
-        self.revision = 0
 
 
 class BarCloser:
     """Closes bars: when the next bar comes, or when the venue's time has passed their end.
 
     The venue's time is the newest time in any of its messages; the local clock is not used. A bar
-    that changes after it was closed is sent again with `revision` increased. A bar that may lack
+    that changes after it was closed is sent again as a revision, which core numbers. A bar that may lack
     trades, because its subscription was renewed, is closed with `complete` False.
     """
 
@@ -134,8 +133,7 @@ class BarCloser:
             self._emit(symbol, message, recv, out, closed=False)
         elif message != state.last:
             state.last = message
-            state.revision += 1
-            self._emit(symbol, message, recv, out, closed=True, revision=state.revision)
+            self._emit(symbol, message, recv, out, closed=True, revision=1)
 
     def _opened(self, state: _BarState, recv: int, out: list[Event]) -> None:
         """Emit the first message of a bar."""

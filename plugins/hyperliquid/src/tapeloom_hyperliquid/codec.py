@@ -9,7 +9,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import msgspec
-from tapeloom.plugin import Ack, Feed, Message, Notice, Pong, Refusal, Reply, Subscription
+from tapeloom.plugin import (
+    Ack,
+    Feed,
+    Message,
+    Notice,
+    Pong,
+    Refusal,
+    Reply,
+    Subscription,
+    Unrequested,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,6 +30,8 @@ __all__ = ["AckMessage", "HyperliquidCodec", "SubscriptionMessage"]
 
 #: Start of the text that the venue sends when a connection opens. It is not JSON.
 _GREETING = b"Websocket connection established"
+#: The channels that the parser reads. It passes a frame of one of them on if it cannot be decoded.
+_PARSED = frozenset(("trades", "l2Book", "bbo", "candle", "activeAssetCtx", "activeSpotAssetCtx"))
 
 
 #: {"type":"l2Book","coin":"BTC","nSigFigs":null,"mantissa":null,"fast":true}
@@ -92,7 +104,11 @@ class HyperliquidCodec:
         return messages
 
     def decode_reply(self, frame: bytes) -> Reply | None:
-        """Decode an acknowledgement, an error, a pong or the greeting; None for any other frame."""
+        """Decode an acknowledgement, an error, a pong or the greeting.
+
+        A message of another channel than those that the parser reads is `Unrequested`. None for a
+        frame that cannot be decoded.
+        """
         if frame.startswith(_GREETING):
             return Notice("greeting", frame[:100].decode(errors="replace"))
         try:
@@ -105,6 +121,8 @@ class HyperliquidCodec:
                     return Ack(subscriptions=self._subscriptions(ack.subscription))
                 case "error":
                     return self._error(_decode_text(reply.data))
+                case channel if channel not in _PARSED:
+                    return Unrequested(channel)
         except _DecodeErrors:
             pass
         return None

@@ -13,6 +13,7 @@ from msgspec import Meta, Struct
 from tapeloom.errors import SymbolError
 from tapeloom.events import Book, Event
 from tapeloom.plugin import Feed, HistoryQuery, Request, channel_parts
+from tapeloom.plugin.transports import plain_text
 from tapeloom.symbols import Instrument, Symbol
 from tapeloom.units import duration_ns
 
@@ -243,7 +244,7 @@ class HyperliquidHistory:
 
     def refusal_reason(self, status: int, body: bytes) -> str:
         """Return the text of an error answer, and what a user can do about it."""
-        text = body[:200].decode(errors="replace").strip().strip('"')
+        text = plain_text(body).strip('"')
         parts = "" if text == "null" else text, _REMEDIES.get(status, "")
         return " ".join(part for part in parts if part)
 
@@ -263,18 +264,48 @@ def _decode_answer(kind: str, body: bytes) -> Any:
 
 
 def _spot_instruments(listing: _SpotListing) -> list[Instrument]:
-    """Return the spot pairs with unified token names; of two with one name, the canonical one."""
+    """Return the spot pairs, each by its unified name and by the venue's spelling of its tokens.
+
+    A name that several pairs have is that of the canonical one. If none is canonical, all of them are
+    returned with it, and core refuses the name. A pair whose names are all shared also has its number
+    as a name, as in ``@20/USDC``.
+    """
     tokens = {token.index: token for token in listing.tokens}
-    instruments: dict[str, Instrument] = {}
-    for pair in sorted(listing.universe, key=lambda pair: not pair.is_canonical):
-        pair_tokens = [tokens[index] for index in pair.tokens if index in tokens]
-        if len(pair_tokens) != 2:
-            continue
-        base, quote = (WRAPPED.get(token.name, token.name).upper() for token in pair_tokens)
-        symbol, lot = f"{base}/{quote}", Decimal(1).scaleb(-pair_tokens[0].sz_decimals)
-        if symbol not in instruments and _is_symbol(symbol):
-            instruments[symbol] = Instrument(symbol, pair.name, "spot", base, quote, "", None, lot)
-    return list(instruments.values())
+    pairs = [
+        (pair, [tokens[index] for index in pair.tokens])
+        for pair in listing.universe
+        if len(pair.tokens) == 2 and tokens.keys() >= set(pair.tokens)
+    ]
+    owners: dict[str, dict[str, _PairMessage]] = {}  # by symbol, by the venue's name of the pair
+    for pair, pair_tokens in pairs:
+        for symbol in _pair_symbols(pair_tokens):
+            owners.setdefault(symbol, {})[pair.name] = pair
+    instruments = []
+    for pair, pair_tokens in pairs:
+        symbols = _pair_symbols(pair_tokens)
+        rivals = [[*owners[symbol].values()] for symbol in symbols]
+        names = [
+            symbol
+            for symbol, same in zip(symbols, rivals, strict=True)
+            if pair.is_canonical or not any(other.is_canonical for other in same)
+        ]
+        shared = not pair.is_canonical and all(len(same) > 1 for same in rivals)
+        if shared and pair.name.startswith("@"):
+            names.append(f"{pair.name}/{symbols[0].partition('/')[2]}")
+        lot = Decimal(1).scaleb(-pair_tokens[0].sz_decimals)
+        for symbol in filter(_is_symbol, names):
+            parts = Symbol.parse(symbol)
+            steps = "", None, lot
+            instruments.append(
+                Instrument(symbol, pair.name, "spot", parts.base, parts.quote, *steps)
+            )
+    return instruments
+
+
+def _pair_symbols(pair: list[_TokenMessage]) -> list[str]:
+    """Return the unified name of a pair, and the venue's spelling if it is another one."""
+    unified = "/".join(WRAPPED.get(token.name, token.name).upper() for token in pair)
+    return list(dict.fromkeys((unified, "/".join(token.name.upper() for token in pair))))
 
 
 def _is_symbol(text: str) -> bool:

@@ -122,6 +122,8 @@ class Names:
         if self.market == "spot":
             if parts.kind != "spot":
                 raise SymbolError(f'{symbol!r} is no spot pair: set market = "perp" for this feed')
+            if parts.base.startswith("@"):
+                return parts.base  # the venue's own name: see `history`
             pair = str(parts)
             return pair if self.settings.testnet else PAIRS.get(pair, pair)
         if parts.kind != "swap" or parts.settle != parts.quote:

@@ -77,9 +77,11 @@ class QuoteMessage(Struct, gc=False):
 #: "markPx":"84148.0","midPx":"84143.5","impactPxs":["84143.0","84144.0"],
 #: "dayBaseVlm":"49116.08533"}
 class AssetContext(Struct, gc=False):
-    """The statistics of 24 hours. Spot does not have `dayBaseVlm` everywhere."""
+    """The statistics of 24 hours. Spot does not have `dayBaseVlm` everywhere.
 
-    markPx: Decimal  # noqa: N815
+    No price here is that of the last trade: `markPx` is for margins, `midPx` is of the book.
+    """
+
     prevDayPx: Decimal  # noqa: N815
     dayNtlVlm: Decimal  # noqa: N815
     dayBaseVlm: Decimal | None = None  # noqa: N815
@@ -300,6 +302,6 @@ class Parser:
         symbol = self._symbol(message.coin, "ticker")
         if symbol:
             ctx = message.ctx
-            prices = ctx.markPx, ctx.prevDayPx, None, None  # the venue sends neither high nor low
+            prices = None, ctx.prevDayPx, None, None  # the venue sends neither last, high nor low
             sums = ctx.dayBaseVlm, ctx.dayNtlVlm
             out.append(Ticker(self._venue, symbol, recv, recv, *prices, *sums, None, "ticker"))

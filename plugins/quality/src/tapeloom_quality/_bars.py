@@ -37,15 +37,18 @@ def _check_range(low: Decimal, high: Decimal, named: Iterable[tuple[str, Decimal
 
 
 def _check_stream(
-    rules: Rules, reference: Reference, event: Bar | Ticker, price: Decimal, slack: int = 0
+    rules: Rules, reference: Reference, event: Bar | Ticker, price: Decimal | None, slack: int = 0
 ) -> tuple[str, str]:
-    """Return the rule on time or jumps that an event breaks, and the evidence; empty texts if none."""
+    """Return the rule on time or jumps that an event breaks, and the evidence; empty texts if none.
+
+    Without a *price*, only its time is checked.
+    """
     if evidence := rules.check_ahead(event.ts, event.recv):
         return "ahead", evidence
     if evidence := reference.check_time(event.ts, slack):
         return "backwards", evidence
     if event.ts >= reference.newest_ts:
-        if evidence := reference.check_jump(price, event.ts):
+        if price is not None and (evidence := reference.check_jump(price, event.ts)):
             return "jump", evidence
         reference.accept(event.ts, price)
     return "", ""
@@ -158,7 +161,7 @@ class BarChecks:
 
 
 class TickerChecks:
-    """Check tickers: `last` must be a price; if the volume is 0, the other prices may be zero."""
+    """Check tickers: `last`, if there is one, must be a price; if the volume is 0, the other prices may be zero."""
 
     def __init__(self, rules: Rules) -> None:
         self._rules = rules

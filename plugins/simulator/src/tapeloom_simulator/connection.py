@@ -206,13 +206,14 @@ class Connection:
             await self._send_closing(self._closing)
         self._scope.cancel()
 
-    def _allowed(self) -> bool:
+    def _allowed(self, *, is_text: bool = True) -> bool:
         """Count a message of the client, and close the connection if they are too many.
 
         Returns whether it is still open.
         """
-        self._last_received = now = anyio.current_time()
-        rules = self.session.rules
+        now, rules = anyio.current_time(), self.session.rules
+        if is_text or rules.ping_frames_count:
+            self._last_received = now
         violated = bool(self._injector and self._injector.fault_due("rate_limit_ws", self.number))
         if rules.message_rate is not None and self._enforce:
             if self._window is None:

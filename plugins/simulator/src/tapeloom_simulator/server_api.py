@@ -227,6 +227,9 @@ class ConnectionRules:
     ping_interval_seconds: float | None = None  #: between the server's pings; None: it sends none
     pong_timeout_seconds: float = 60.0  #: how long a ping may stay unanswered
     silence_timeout_seconds: float | None = None  #: how long a client may send nothing at all
+    ping_frames_count: bool = (
+        True  #: whether pings and pongs of WebSocket end a silence, as texts do
+    )
     max_age_seconds: float | None = None  #: how long a connection may stay open; None: for ever
     message_rate: Rate | None = None  #: what a client may send: texts, pings and pongs
     max_streams: int | None = None  #: subscriptions of one connection; None: no limit

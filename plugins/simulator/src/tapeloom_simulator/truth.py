@@ -250,7 +250,8 @@ class Truth:
         """Return the bars of *symbol* that have ended, in ticks and lots."""
         now = self._market.now
         last = start_of(interval, now)
-        found = self._market.instruments[symbol].bars(interval, self._market.epoch, last, 1_000_000)
+        first = start_of(interval, self._market.epoch)  # it may have begun before the first trade
+        found = self._market.instruments[symbol].bars(interval, first, last, 1_000_000)
         return [bar for bar in found if end_of(interval, bar.start) <= now]
 
     def fault_counts(self) -> dict[str, int]:

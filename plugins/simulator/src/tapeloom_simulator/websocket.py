@@ -67,13 +67,13 @@ class WebSocketConnection(Connection):
                 )  # the writer sends the close frame and cancels this
             return True
         if isinstance(event, Ping):
-            if self._allowed() and not (
+            if self._allowed(is_text=False) and not (
                 self._injector and self._injector.fault_due("ping_no_pong", self.number)
             ):
                 self.queue([self._wire.send(event.response())])
                 self._wake.set()
         elif isinstance(event, Pong):
-            if self._allowed():
+            if self._allowed(is_text=False):
                 self._unanswered.pop(bytes(event.payload), None)
         elif isinstance(event, TextMessage):
             self._text.append(event.data)

@@ -162,8 +162,11 @@ class _DepthUpdates(_SymbolStream):
             return (
                 f'{{"e":"depthUpdate","E":{event},"s":"{fmt.native}","U":{last_sent_id + 1},"u":{last},"b":[{b}],"a":[{a}]}}',
             )
+        first = min(
+            last_sent_id + 2, last
+        )  # on futures, ids have holes: only `pu` connects two messages
         text = (
-            f'{{"e":"depthUpdate","E":{event},"T":{now // self._unit_ns},"s":"{fmt.native}","U":{last_sent_id + 1},"u":{last},'
+            f'{{"e":"depthUpdate","E":{event},"T":{now // self._unit_ns},"s":"{fmt.native}","U":{first},"u":{last},'
             f'"pu":{last_sent_id},"b":[{b}],"a":[{a}],"ps":"{fmt.pair}",{fmt.futures_type}}}'
         )
         return (text,)

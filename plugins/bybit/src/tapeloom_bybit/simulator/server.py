@@ -31,7 +31,9 @@ __all__ = ["BybitServer"]
 #: The path prefixes of WebSocket connections and of REST calls.
 _STREAMS, _REST = "/v5/public/", "/v5/market/"
 #: The venue closes a connection that sends nothing for ten minutes.
-_RULES = ConnectionRules(silence_timeout_seconds=600.0, violation_close_code=1000)
+_RULES = ConnectionRules(
+    silence_timeout_seconds=600.0, ping_frames_count=False, violation_close_code=1000
+)
 #: 600 calls in 5 seconds; beyond them, every call is refused for ten minutes.
 _BUDGET = RestBudget(
     name="bybit", limit=600, window_seconds=5.0, tolerated_violations=0, ban_seconds=600.0

@@ -133,8 +133,10 @@ def poison(make: MakePlan, frames: Sequence[bytes]) -> None:
 
 def unknown(make: MakePlan, frames: Sequence[bytes], more: Sequence[str]) -> None:
     """Check that messages of an unknown kind or symbol are counted and give no event."""
-    for text in ('{"contract":"unknown"}', '[{"contract":"unknown"}]', *more):
+    for text in ('{"contract":"unknown"}', '[{"contract":"unknown"}]'):
         _check_accounted(make(), text.encode(), "a message of an unknown kind")
+    for text in more:
+        _check_unrequested(make(), text.encode())
     plan = make()
     natives = [native.encode() for native in plan.feed.listing.unified]
     reader = Reader(make())
@@ -145,6 +147,20 @@ def unknown(make: MakePlan, frames: Sequence[bytes], more: Sequence[str]) -> Non
     foreign = [frame for frame in data if b"zzq9x" in frame.lower()]
     for frame in foreign[:: max(1, len(foreign) // 20)]:
         _check_accounted(make(), frame, "a message of a symbol without a subscription")
+
+
+def _check_unrequested(plan: ComposedFeed, frame: bytes) -> None:
+    """Check that a message that the venue sends and nobody asked for is only counted."""
+    if events := Reader(plan).read([frame]):
+        raise ContractViolation(
+            f"a message of `unknown` must give no event, but gave {events[0]!r}. Return Unrequested"
+            " from `decode_reply`: such a message is no error."
+        )
+    if not plan.feed.counters["unrequested"]:
+        raise ContractViolation(
+            f"a message of `unknown` is not counted as unrequested: {frame[:120]!r}. Return"
+            ' Unrequested from `decode_reply`, or count it in feed.counters["unrequested"].'
+        )
 
 
 def _check_accounted(plan: ComposedFeed, frame: bytes, description: str) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
+from attrs import evolve
 from tapeloom.events import Bar, Book, Event, Trade
 from tapeloom.plugin import HistoryQuery, Request, channel_parts
 from tapeloom.symbols import Symbol
@@ -14,6 +15,8 @@ from tapeloom_simulator.server_api import HttpRequest
 
 from .declared import ContractViolation, NotApplicable
 from .dialogue import NOWHERE
+from .recording import bar_length
+from .truth import numbered
 
 if TYPE_CHECKING:
     from tapeloom.harness import ComposedFeed
@@ -73,20 +76,53 @@ class Archive:
             )
         return answer.body.encode()
 
-    def query(self, query: HistoryQuery) -> list[Any]:
-        """Request *query* and return the events read from the response."""
+    def read(self, query: HistoryQuery) -> tuple[Request, list[Any]]:
+        """Request *query*; return the request and the events read from the response."""
         request = self.history.request(query)
         body = self.get(request, f"history {query.kind!r}")
         assert request is not None
         events: list[Event] = self.history.read_answer(request, body, 7)
-        if not events:
-            raise ContractViolation(
-                f"`read_answer` found no event in the response to {request.url}: {body[:200]!r}"
-            )
         for event in events:
             if event.symbol != query.symbol or event.venue != self.plan.feed.venue:
                 raise ContractViolation(f"expected events of {query!r}, got {event!r}")
-        return events
+        return request, events
+
+    def query(self, query: HistoryQuery) -> list[Any]:
+        """Request *query* and return the events; pages one after another, as core requests them."""
+        found: dict[Any, Any] = {}
+        while True:
+            request, events = self.read(query)
+            ordered = [_order(event) for event in events]
+            if request.paged and ordered != sorted(ordered):
+                raise ContractViolation(
+                    f"a page must have the oldest event first: {events[:2]!r} in the answer to"
+                    f" {request.url}. Sort it in `read_answer`, or do not set `Request.paged`."
+                )
+            new = {_key(event): event for event in events if _key(event) not in found}
+            found |= new
+            if request.paged and not new and request.page_end is not None:
+                query = evolve(query, since=request.page_end)
+            elif not request.paged or not new:
+                break
+            else:
+                last = events[-1]
+                more = {"after_id": last.id} if query.after_id is not None else {}
+                query = evolve(query, since=last.ts, **more)
+        if not found:
+            raise ContractViolation(f"`read_answer` found no event in the response to {query!r}.")
+        return list(found.values())
+
+
+def _key(event: Any) -> Any:
+    """Return what identifies an event of one answer."""
+    if type(event) is Trade:
+        return event.id if event.id != "" else (event.ts, event.price, event.size, event.side)
+    return type(event), event.ts
+
+
+def _order(event: Any) -> tuple[int, int]:
+    number = getattr(event, "id", 0)
+    return event.ts, number if type(number) is int else 0
 
 
 def answered(subject: Subject, kinds: Sequence[str], unit: int, simulated: str = "") -> None:
@@ -123,24 +159,26 @@ def _listing(archive: Archive, subject: Subject) -> None:
         listed_parts = (instrument.kind, instrument.base, instrument.quote)
         if listed_parts != (parts.kind, parts.base, parts.quote):
             raise ContractViolation(f"{symbol!r} is listed as {instrument!r}")
-    natives = [instrument.native for instrument in listed.values()]
+    natives = [listed[symbol].native for symbol in subject.symbols]
     if len(natives) != len(set(natives)):
-        raise ContractViolation("two symbols of the listing have the same native name.")
+        raise ContractViolation(f"two of {subject.symbols} have the same native name.")
 
 
 def _trades(archive: Archive, unit: int) -> None:
-    instrument, epoch = archive.instrument, archive.market.epoch
-    since, until = epoch + 20 * _SECOND, epoch + 100 * _SECOND
+    """Check the trades of every way to query them that the venue supports."""
+    instrument = archive.instrument
+    trades = instrument.trades(1, 1_000_000)
+    # From the time of a trade on: a query that leaves its start out loses that trade.
+    since, until = trades[len(trades) // 8].ts // unit * unit, trades[len(trades) // 2].ts
     queries = [
         HistoryQuery("trades", archive.symbol, channel, "", *span)
         for channel in ("trades", "agg_trades")
         for span in ((since, until, None), (None, None, 20), (None, None, None))
     ]
     supported = [query for query in queries if archive.history.request(query) is not None]
-    events = archive.query(supported[0] if supported else queries[0])
-    real = [
+    singles = [
         (trade.price * instrument.tick, trade.size * instrument.lot, trade.ts // unit)
-        for trade in instrument.trades(1, 1_000_000)
+        for trade in trades
     ]
     aggregates = [
         (
@@ -150,14 +188,49 @@ def _trades(archive: Archive, unit: int) -> None:
         )
         for group in instrument.aggregate_trades(1, 1_000_000)
     ]
-    got = [(event.price, event.size, event.ts // unit) for event in events if type(event) is Trade]
-    if not any(_within(got, facts) for facts in (real, aggregates)):
+    for query in supported or queries[:1]:
+        request = archive.history.request(query)
+        events = archive.query(query)
+        wrong = [event for event in events if type(event) is not Trade or event.origin == "live"]
+        if wrong:
+            raise ContractViolation(
+                f"expected trades with an origin other than 'live', got {wrong[0]!r}. Set `origin`."
+            )
+        numbered(events)
+        got = [(event.price, event.size, event.ts // unit) for event in events]
+        whole = next((facts for facts in (singles, aggregates) if _within(got, facts)), None)
+        if whole is None:
+            raise ContractViolation(
+                f"the trades are not a complete, ordered part of the market's: {events[:2]!r}"
+            )
+        if request is not None and request.paged:
+            _whole_span(query, events, whole, unit)
+
+
+def _whole_span(
+    query: HistoryQuery, events: Sequence[Any], whole: Sequence[Any], unit: int
+) -> None:
+    """Check that pages have every trade of the span that *query* names, from the first to the last."""
+    first, last = events[0], events[-1]
+    if isinstance(query.after_id, int) and first.id != query.after_id + 1:
         raise ContractViolation(
-            f"the trades are not a complete, ordered part of the market's: {events[:2]!r}"
+            f"after the id {query.after_id} the first trade must have the next one, got {first!r}."
         )
-    if wrong := [event for event in events if type(event) is not Trade or event.origin == "live"]:
+    inside = [
+        ts
+        for _, _, ts in whole
+        if (query.since is None or ts >= query.since // unit)
+        and (query.until is None or ts < query.until // unit)
+    ]
+    if query.since is not None and first.ts // unit != inside[0]:
         raise ContractViolation(
-            f"expected trades with an origin other than 'live', got {wrong[0]!r}. Set `origin`."
+            f"the first trade since {query.since} is at {inside[0] * unit}, but the first page begins"
+            f" with {first!r}. `since` is included, and a page begins there."
+        )
+    if last.ts // unit < inside[-1]:
+        raise ContractViolation(
+            f"the last trade of {query!r} is at {inside[-1] * unit}, but the last page ends with"
+            f" {last!r}. A page after another one begins where that ended."
         )
 
 
@@ -168,13 +241,29 @@ def _within(part: Sequence[Any], whole: Sequence[Any]) -> bool:
 
 
 def _bars(archive: Archive, interval: str) -> None:
+    market, until = archive.market, archive.market.epoch + _SPAN
+    length = bar_length(f"klines:{interval}")
+    _bars_since(archive, interval, market.epoch, until)
+    if length and market.epoch + length < until:
+        # From the start of a bar on: a query that leaves its start out loses that bar.
+        _bars_since(archive, interval, market.epoch + length, until)
+
+
+def _bars_since(archive: Archive, interval: str, since: int, until: int) -> None:
     instrument, market = archive.instrument, archive.market
-    events = archive.query(
-        HistoryQuery(
-            "bars", archive.symbol, f"klines:{interval}", interval,
-            since=market.epoch, until=market.epoch + _SPAN,
+    query = HistoryQuery(
+        "bars", archive.symbol, f"klines:{interval}", interval, since=since, until=until
+    )
+    request, events = archive.history.request(query), archive.query(query)
+    starts = [bar.ts for bar in events]
+    due = [bar.start for bar in instrument.bars(interval, since, until, 1_000) if bar.end <= until]
+    if request is not None and request.paged and starts[: len(due)] != due:
+        raise ContractViolation(
+            f"expected the bars that start at {due} for {query!r}, got those at {starts}. `since` is"
+            " included, and the oldest bar comes first."
         )
-    )  # fmt: skip
+    if starts != sorted(starts):
+        raise ContractViolation(f"expected the oldest bar first, got those at {starts}.")
     for bar in events:
         if type(bar) is not Bar or bar.interval != interval:
             raise ContractViolation(f"expected bars of {interval}, got {bar!r}")

@@ -34,6 +34,11 @@ def heartbeat(subject: Subject, simulated: str = "") -> None:
                 f"a heartbeat every {beat.interval_seconds} s is too slow: the venue closes the connection"
                 f" after {rules.silence_timeout_seconds} s."
             )
+        if beat.message is None and not rules.ping_frames_count:
+            raise ContractViolation(
+                f"the heartbeat of {endpoint.url} is a WebSocket ping, which the venue does not count:"
+                " set `Heartbeat.message` to the venue's own message."
+            )
         if beat.message is None:
             continue
         replies = dialogue.send(beat.message)

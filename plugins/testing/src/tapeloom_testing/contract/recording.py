@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +19,8 @@ from tapeloom.errors import ConnectionLost
 from tapeloom.events import Book, Event, Gap, Status, Trade
 from tapeloom.harness import websocket_dial
 from tapeloom.hooks import hookimpl
-from tapeloom.plugin import Dial, Endpoint, Feed, HistoryQuery, Link
+from tapeloom.plugin import Dial, Endpoint, Feed, HistoryQuery, Link, channel_parts
+from tapeloom.units import duration_ns
 
 from .declared import ContractViolation
 
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
     from .composed import Subject
 
-__all__ = ["Plant", "Run", "record"]
+__all__ = ["Plant", "Run", "bar_length", "record"]
 
 #: Name of the plugin and stage that requests book snapshots.
 _SNAPSHOTS = "contract-snapshots"
@@ -149,7 +150,7 @@ async def record(subject: Subject, plant: Plant) -> Run:
     options: dict[str, Any] = {
         "symbols": subject.symbols, "seed": 3, "rate": plant.rate, "speed": plant.speed,
         "start": "manual", "slow": "wait", "faults": plant.faults(tapeloom_simulator),
-        "epoch": (time.time_ns() // _MINUTE + 1) * _MINUTE,
+        "epoch": _epoch(subject.channels),
     }  # fmt: skip
     if not plant.after:
         options["trades"] = max(1, round(plant.rate * plant.seconds))
@@ -168,6 +169,24 @@ async def record(subject: Subject, plant: Plant) -> Run:
             f" {len(run.events)} events, {len(run.frames)} frames; {run.error or 'no error'}"
         )
     return run
+
+
+def _epoch(channels: Sequence[str]) -> int:
+    """Return when the market begins: soon, and a minute before the longest bar ends.
+
+    So bars of every length up to an hour close in each run, whatever the time of day.
+    """
+    lengths = [bar_length(channel) for channel in channels]
+    length = max([_MINUTE, *(length for length in lengths if length <= 60 * _MINUTE)])
+    return (time.time_ns() + _MINUTE) // length * length + length - _MINUTE
+
+
+def bar_length(channel: str) -> int:
+    """Return the length of a channel's bars in ns; 0 if it has none, or if it is not fixed."""
+    try:
+        return duration_ns(channel_parts(channel)[1])
+    except ValueError:  # no bars, or bars of a month
+        return 0
 
 
 @asynccontextmanager

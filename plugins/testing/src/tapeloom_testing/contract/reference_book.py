@@ -69,10 +69,12 @@ class Rebuilt:
     def _joins(self, event: Book) -> bool:
         """Return whether a delta follows the last applied id without a gap."""
         assert self._last is not None
+        if event.previous_id == self._last:
+            return True
         if self._fresh:
             return event.first_id is None or event.first_id <= self._last + 1
         if event.previous_id is not None:
-            return event.previous_id == self._last
+            return False
         return event.first_id is None or event.first_id == self._last + 1
 
     def top(self, depth: int) -> tuple[list[tuple[Decimal, Decimal]], ...]:

@@ -7,19 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from decimal import Decimal
-from itertools import groupby
+from itertools import groupby, pairwise
 from typing import Any, TypeAlias
 
 from tapeloom.events import Bar, Book, Event, Gap, Quote, Reject, Status, Ticker, Trade
 from tapeloom.plugin import channel_parts
-from tapeloom.units import duration_ns
 
 from .declared import ContractViolation
 from .proving import first_difference
-from .recording import Run
+from .recording import Run, bar_length
 from .reference_book import Rebuilt
 
-__all__ = ["TYPES", "books", "clean", "delivered", "filled", "kept", "sides", "times"]
+__all__ = ["TYPES", "books", "clean", "delivered", "filled", "kept", "numbered", "sides", "times"]
 
 #: The event type of each channel name.
 TYPES: dict[str, type[Event]] = {
@@ -32,6 +31,8 @@ TYPES: dict[str, type[Event]] = {
 }
 #: One day in ns.
 _DAY = 86_400_000_000_000
+#: The least number of deltas of a book of which one is left out, to see whether the ids show it.
+_LOSSES = 9
 #: Book levels per side that are compared at most; a venue may send fewer.
 _LEVELS = 20
 #: Prefixes of the simulator's end reasons that are no penalty: the client closed, or the server stopped.
@@ -129,7 +130,7 @@ def times(run: Run, channels: Iterable[str]) -> None:
     """Check that `ts` is in the market's time and `recv` in local time, both in ns."""
     first, last = run.market.epoch - _DAY, run.market.now + 1_000_000_000
     for _, channel, kind, events in _channel_events(run, channels):
-        length = _length(channel) if kind == "klines" else 0
+        length = bar_length(channel) if kind == "klines" else 0
         for event in events:
             on_market = first <= event.ts <= last
             # Where a venue sends no time, `ts` is the time of receipt.
@@ -225,12 +226,25 @@ def _check_trades(run: Run, symbol: str, channel: str, events: Sequence[Any], un
     ids = [trade.id for trade in live if trade.id != ""]
     if len(ids) != len(set(ids)):
         raise ContractViolation(f"{symbol} {channel}: two trades have the same id.")
+    numbered(live)
     if got == aggregates or (got == single and channel == "trades"):
         return
     expected = aggregates if channel != "trades" else single
     raise ContractViolation(
         f"{symbol} {channel}: {_difference(expected, got)} (price, size, ts / {unit} ns)"
     )
+
+
+def numbered(trades: Sequence[Any]) -> None:
+    """Check that ids that are `int` have no holes in complete *trades*."""
+    for before, trade in pairwise(trades):
+        ids = before.id, trade.id
+        if type(ids[0]) is int and type(ids[1]) is int and ids[1] != ids[0] + 1:
+            raise ContractViolation(
+                f"no trade is missing between the ids {ids[0]} and {ids[1]} of {trade.symbol}"
+                f" {trade.channel}, but an id that is an `int` says so. Make ids of the type `str`"
+                " where the venue does not number the trades of a symbol without holes."
+            )
 
 
 def _difference(expected: Sequence[Any], got: Sequence[Any]) -> str:
@@ -261,14 +275,6 @@ def _check_quotes(run: Run, symbol: str, channel: str, events: Sequence[Any], un
         )
 
 
-def _length(channel: str) -> int:
-    """Return the length of a channel's bars in ns; 0 if it is not fixed."""
-    try:
-        return duration_ns(channel_parts(channel)[1])
-    except ValueError:  # a month has no fixed length
-        return 0
-
-
 def _check_bars(run: Run, symbol: str, channel: str, events: Sequence[Any], unit: int) -> None:
     instrument = run.market.instruments[symbol]
     interval = channel_parts(channel)[1]
@@ -297,8 +303,8 @@ def _check_bars(run: Run, symbol: str, channel: str, events: Sequence[Any], unit
             )
     # The bar of the last trade may stay open: some venues close a bar at the next bar's first trade.
     last = (
-        instrument.last_trade.ts - instrument.last_trade.ts % _length(channel)
-        if _length(channel) and instrument.last_trade
+        instrument.last_trade.ts - instrument.last_trade.ts % bar_length(channel)
+        if bar_length(channel) and instrument.last_trade
         else 0
     )
     due = [start for start, candle in real.items() if candle.trades and start < last]
@@ -351,10 +357,7 @@ def books(run: Run, channels: Iterable[str]) -> None:
     for symbol, channel, kind, events in _channel_events(run, channels):
         if kind != "book":
             continue
-        rebuilt = Rebuilt()
-        for event in events:
-            if type(event) is Book:
-                rebuilt.take(event)
+        rebuilt = _rebuilt(events)
         if not rebuilt.whole:
             raise ContractViolation(
                 f"{symbol} {channel}: no snapshot was delivered, from REST or from the stream."
@@ -365,3 +368,33 @@ def books(run: Run, channels: Iterable[str]) -> None:
         for name, got, expected in zip(("bids", "asks"), rebuilt.top(depth), real, strict=True):
             if got != expected:
                 raise ContractViolation(f"{symbol} {channel}, {name}: {_difference(expected, got)}")
+        if run.lines:  # a Source has no messages of the venue that could be lost before it
+            _notices_losses(symbol, channel, events)
+
+
+def _rebuilt(events: Iterable[Any]) -> Rebuilt:
+    rebuilt = Rebuilt()
+    for event in events:
+        if type(event) is Book:
+            rebuilt.take(event)
+    return rebuilt
+
+
+def _notices_losses(symbol: str, channel: str, events: Sequence[Any]) -> None:
+    """Check that a lost delta shows in the ids of the next one, if deltas have ids."""
+    deltas = [
+        at
+        for at, event in enumerate(events)
+        if type(event) is Book and event.kind == "delta" and event.last_id is not None
+    ]
+    if len(deltas) < _LOSSES:
+        return
+    lost = deltas[len(deltas) // 2]
+    try:
+        _rebuilt([*events[:lost], *events[lost + 1 :]])
+    except ContractViolation:
+        return
+    raise ContractViolation(
+        f"{symbol} {channel}: if {events[lost]!r} were lost, no id would show it. Set `previous_id` to"
+        " the venue's own, or `first_id` if the ids of its updates are consecutive."
+    )

@@ -53,7 +53,8 @@ class VenueContract(Proving):
     unit: int = 1_000_000  #: ns in the unit of the times of trades
     captures: ClassVar[Mapping[str, Capture]] = {}  #: name of the recording → its description
     secrets: ClassVar[Mapping[str, str]] = {}  #: name of a setting → a fake key
-    unknown: Sequence[str] = ()  #: messages of kinds that the parser does not know
+    #: real messages of kinds that the plugin does not support: each is counted as unrequested
+    unknown: Sequence[str] = ()
     rate: float = 20.0  #: trades per second of market time
     seconds: float = 130.0  #: market seconds with trades
     speed: float = 200.0  #: market seconds per real second
@@ -113,7 +114,7 @@ class VenueContract(Proving):
     def test_unknown_message_types_and_symbols_are_counted_and_yield_no_event(
         self, place: str
     ) -> None:
-        """A message without a subscription is counted."""
+        """Those that nobody asked for are counted as unrequested; they are no rejects."""
         self.prove("unknown", place)
 
     def test_numbers_keep_the_digits_the_venue_sent(self, place: str) -> None:
