@@ -20,6 +20,7 @@ from tapeloom._gaps.gap_tracker import KnownIds
 from tapeloom.errors import FeedError, SymbolError
 from tapeloom.events import Event, Gap, Status
 from tapeloom.plugin import HistoryQuery, Request, Subscription
+from tapeloom.plugin.bounds import reject_out_of_bounds
 
 from .rest_client import RestClient
 
@@ -154,7 +155,10 @@ class HistoryClient:
         assert history is not None
         try:
             return await self._rest.read(
-                request, lambda body: history.read_answer(request, body, clock.time_ns())
+                request,
+                lambda body: reject_out_of_bounds(
+                    history.read_answer(request, body, clock.time_ns())
+                ),
             )
         except (FeedError, ValueError) as error:
             return [self._failed(query, str(error))]
