@@ -27,7 +27,8 @@ __all__ = ["AggregateTrade", "DepthSnapshot", "HistoricalTrade", "KlineRow", "Pa
 T = TypeVar("T")
 Level: TypeAlias = tuple[str, str]
 Decode: TypeAlias = Callable[[bytes], Any]
-Int64: TypeAlias = Annotated[int, Meta(ge=0, lt=INT_LIMIT)]
+#: A time or an id. msgspec accepts longer integers where there is no limit.
+Int64: TypeAlias = Annotated[int, Meta(ge=0, le=INT_LIMIT - 1)]
 
 #: The price of a route before its first trade.
 _ZERO = Decimal(0)
