@@ -31,11 +31,11 @@ from .protocol import (
     Reply,
     Source,
 )
-from .timing import Clock, ClockOffset, ClockStepDetector, WallDeadline
+from .timing import NO_CLOCK, Clock, ClockOffset, ClockStepDetector, TimeLimit, WallDeadline
 
 __all__ = [
-    "Ack", "Clock", "ClockOffset", "ClockStepDetector", "Codec", "Dial", "Endpoint", "Feed", "Frames",
+    "NO_CLOCK", "Ack", "Clock", "ClockOffset", "ClockStepDetector", "Codec", "Dial", "Endpoint", "Feed", "Frames",
     "Heartbeat", "History", "HistoryQuery", "Link", "Listing", "Message", "Network", "Notice", "OnRead",
     "Parse", "Pong", "PushLink", "Refusal", "Reply", "Request", "Sink", "Source", "Stage",
-    "Subscription", "TimedStage", "TradeBatch", "WallDeadline", "channel_parts",
+    "Subscription", "TimeLimit", "TimedStage", "TradeBatch", "WallDeadline", "channel_parts",
 ]  # fmt: skip

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tapeloom.events import Gap
+from tapeloom.events import Bar, Gap
 from tapeloom.plugin import HistoryQuery
 from tapeloom.units import duration_ns
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from decimal import Decimal
 
-    from tapeloom.events import Bar, Event, Ticker
+    from tapeloom.events import Event, Ticker
 
 __all__ = ["BarChecks", "TickerChecks"]
 
@@ -41,7 +41,8 @@ def _check_stream(
     rules: Rules, reference: Reference, event: Bar | Ticker, price: Decimal, slack: int = 0
 ) -> tuple[str, str]:
     """Return the rule on time or jumps that an event breaks, and the evidence; empty texts if none."""
-    if evidence := rules.check_ahead(event.ts, event.recv):
+    is_bar = isinstance(event, Bar)
+    if evidence := rules.check_ahead(event.ts, event.recv, is_bar=is_bar):
         return "ahead", evidence
     if evidence := reference.check_time(event.ts, slack):
         return "backwards", evidence
