@@ -28,7 +28,7 @@ from tapeloom import (
     encode,
 )
 from tapeloom.hooks import hookimpl
-from tapeloom.plugin import Endpoint, TradeBatch
+from tapeloom.plugin import BoundedEvents, Endpoint, TradeBatch
 from tapeloom.plugin.bounds import number, reject_out_of_bounds
 from tapeloom_testing import FakeVenue, FakeWire, WireEnd
 
@@ -274,6 +274,7 @@ def test_a_batch_that_its_parser_has_checked_is_not_checked_again() -> None:
 
     assert isinstance(checked[0], Reject)
     assert reject_out_of_bounds(batch) is batch
+    assert isinstance(reject_out_of_bounds(BoundedEvents(batch))[0], Trade)
 
 
 @pytest.mark.parametrize("text", ["0", "1.50", "-2", "1E-40", "0.000", "9" * 40, "1E+40"])

@@ -13,7 +13,18 @@ counters and log events. `tapeloom.plugin.transports` has what plugins need that
 from __future__ import annotations
 
 from .channels import Subscription, channel_parts
-from .feeds import Feed, Frames, Listing, Network, Parse, Sink, Stage, TimedStage, TradeBatch
+from .feeds import (
+    BoundedEvents,
+    Feed,
+    Frames,
+    Listing,
+    Network,
+    Parse,
+    Sink,
+    Stage,
+    TimedStage,
+    TradeBatch,
+)
 from .history import History, HistoryQuery, Request
 from .protocol import (
     Ack,
@@ -34,7 +45,7 @@ from .protocol import (
 from .timing import NO_CLOCK, Clock, ClockOffset, ClockStepDetector, TimeLimit, WallDeadline
 
 __all__ = [
-    "NO_CLOCK", "Ack", "Clock", "ClockOffset", "ClockStepDetector", "Codec", "Dial", "Endpoint", "Feed", "Frames",
+    "NO_CLOCK", "Ack", "BoundedEvents", "Clock", "ClockOffset", "ClockStepDetector", "Codec", "Dial", "Endpoint", "Feed", "Frames",
     "Heartbeat", "History", "HistoryQuery", "Link", "Listing", "Message", "Network", "Notice", "OnRead",
     "Parse", "Pong", "PushLink", "Refusal", "Reply", "Request", "Sink", "Source", "Stage",
     "Subscription", "TimeLimit", "TimedStage", "TradeBatch", "WallDeadline", "channel_parts",

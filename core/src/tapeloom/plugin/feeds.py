@@ -60,6 +60,12 @@ class TradeBatch(list[Any]):
         self.within_bounds = False
 
 
+class BoundedEvents(list[Any]):
+    """A batch of which the parser has made sure that all values are within the bounds of `bounds`."""
+
+    __slots__ = ()
+
+
 #: A function that turns the frames of one read into events.
 Parse: TypeAlias = Callable[[Frames], list[Event]]
 #: A function that sends a REST request and returns the body of the answer.

@@ -16,7 +16,7 @@ from attrs import define
 from msgspec import Meta, Raw, Struct, field
 from msgspec.json import Decoder, encode
 from tapeloom.events import Bar, Book, Event, Origin, Quote, Reject, Side, Ticker, Trade
-from tapeloom.plugin import Feed, Frames, TradeBatch, channel_parts
+from tapeloom.plugin import BoundedEvents, Feed, Frames, TradeBatch, channel_parts
 from tapeloom.plugin.bounds import INT_LIMIT, number
 
 if TYPE_CHECKING:
@@ -38,8 +38,6 @@ _BATCH_MIN_FRAMES = 4
 _PARSE_ERRORS = (KeyError, ValueError, ArithmeticError, RecursionError)
 #: Creates a trade without calling `Trade.__init__`: see `Parser._parse_batch`.
 _new_trade: Callable[[type[Trade]], Any] = Trade.__new__
-#: Creates a batch without calling `TradeBatch.__init__`, which costs as much as parsing half a trade.
-_new_batch: Callable[[type[TradeBatch]], TradeBatch] = TradeBatch.__new__
 
 
 def positive_number(text: str) -> Decimal:
@@ -399,20 +397,20 @@ class Parser:
     def _parse_singly(self, frames: Frames) -> list[Event]:
         """Return the events of *frames*, decoding each by itself."""
         by_prefix, recv = self._by_prefix, frames.recv
-        events: TradeBatch = _new_batch(TradeBatch)
-        events.subscription_ids = subscription_ids = []
-        events.validated, events.within_bounds = False, True
+        events: list[Event] = []
+        within_bounds = True  # so are plain trades
         for frame in frames:
             try:
                 decode, route = by_prefix[frame.partition(b",")[0]]
                 event = decode(frame).data.to_event(route, recv)
             except _PARSE_ERRORS:
                 events += self._parse_unusual(frame, frames)
+                within_bounds = False
                 continue
             events.append(event)
-            if route.subscription_id is not None:
-                subscription_ids.append(route.subscription_id)
-        return events if len(subscription_ids) == len(events) else list(events)
+            if route.subscription_id is None:
+                within_bounds = False
+        return BoundedEvents(events) if within_bounds else events
 
     def _parse_unusual(self, frame: bytes, frames: Frames) -> Sequence[Event]:
         """Return the events of a frame whose prefix is unknown or whose message does not decode.
