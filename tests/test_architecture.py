@@ -30,7 +30,7 @@ LEVELS = (
 LEVEL = {entry: number for number, level in enumerate(LEVELS) for entry in level}
 PUBLIC = {"tapeloom"} | {f"tapeloom.{entry}" for entry in LEVEL if not entry.startswith("_")}
 #: How many entries core's folder may have, how many modules a folder in it, and how much code.
-MOST_ENTRIES, MOST_MODULES, MOST_CODE_LINES = 20, 12, 8_400
+MOST_ENTRIES, MOST_MODULES, MOST_CODE_LINES = 20, 12, 8_650
 
 
 def package_of(module: str) -> str:

@@ -54,8 +54,8 @@ def guarded(parse: Parse, venue: str, unreadable: Callable[[int, bytes, str], No
             events: list[Event] = []
             for frame in frames:
                 try:
-                    one = Frames((frame,), frames.recv, frames.on_control)
-                    events += reject_out_of_bounds(parse(one))
+                    single = Frames((frame,), frames.recv, frames.on_control)
+                    events += reject_out_of_bounds(parse(single))
                 except Exception as error:
                     cause = f"{type(error).__name__}: {error}"
                     unreadable(frames.recv, frame, cause)

@@ -87,9 +87,9 @@ class TimeLimit:
     """Decides which times of a venue are believed: those not too far ahead of our clock.
 
     A venue sends what has happened, so its times are ahead only by the offset between the two clocks. A
-    single time of the future must not move the time of a whole feed. `allowed` is the largest
-    ``ts - recv`` that is believed, in ns: *max_ahead* until enough events in a row agree on a larger
-    offset of the venue's clock; then *max_ahead* above that offset. *max_ahead* None: any time.
+    single time of the future must not move the time of a whole feed. A time is believed up to *max_ahead*
+    in ns ahead of ours; once 20 events in a row agree that the venue's clock is further ahead, or 3 over a
+    minute, up to *max_ahead* above that offset. *max_ahead* None: any time.
     """
 
     __slots__ = (
@@ -98,6 +98,7 @@ class TimeLimit:
 
     def __init__(self, max_ahead: int | None) -> None:
         self._max_ahead = max_ahead
+        #: The largest ``ts - recv`` that is believed, in ns.
         self.allowed = (1 << 63) if max_ahead is None else max_ahead
         #: Whether no event was ahead lately. If not, `exceeds` must be called for every event.
         self.is_usual = True
