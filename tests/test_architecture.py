@@ -16,8 +16,8 @@ CONTRIB = sorted(path.parent for path in ROOT.glob("contrib/*/pyproject.toml"))
 
 #: The levels of core: a module imports only from levels before its own. `__main__` runs the last.
 LEVELS = (
-    {"errors", "units", "events"},
-    {"symbols"},
+    {"errors", "units"},
+    {"symbols", "events"},
     {"plugin"},
     {"hooks", "_config", "_runtime", "_gaps"},
     {"_compose", "_network", "_tape"},

@@ -23,11 +23,12 @@ import structlog
 import tapeloom
 import tapeloom_simulator as simulator
 from attrs import define, field, frozen
-from tapeloom import Event, FeedSpec, Registry, Reject, Stack
+from tapeloom import Event, FeedSpec, Registry, Reject, Stack, encode
 from tapeloom._compose.composer import compose
 from tapeloom._compose.plan import FeedPlan
 from tapeloom.harness import ComposedFeed, RecordedFrame, Tape
 from tapeloom.plugin import Frames, Request
+from tapeloom.plugin.bounds import reject_out_of_bounds
 from tapeloom_simulator import EPOCH
 from tapeloom_testing import LoopClock, VirtualClock, captures, virtual_backend
 from tapeloom_testing.fuzz import mutants
@@ -153,6 +154,8 @@ class Report:
     """What a run gave."""
 
     frames: int = 0
+    frame_bytes: int = 0
+    line_bytes: int = 0  #: of the events as lines of JSON
     seconds: float = 0.0
     rules: Counter[str] = field(factory=Counter)
     good: list[Event] = field(factory=list)  #: of the symbol that was left alone
@@ -200,7 +203,12 @@ def fuzz(place: VenueCase, frames: Sequence[bytes], count: int, seed: int) -> Re
     began = time.monotonic()
     for batch in mixed(good, mutants(other, chance), count, chance):
         report.frames += len(batch)
+        report.frame_bytes += sum(map(len, batch))
         for event in runner.feed(batch):
+            line = encode(event)
+            report.line_bytes += len(line)
+            assert line.isprintable(), line[:200]
+            assert event.received >= event.time.replace(year=1970)
             if type(event) is Reject:
                 report.rules[event.rule] += 1
             elif event.symbol == place.symbols[0] and event.type in WATCHED and event.recv:
@@ -252,6 +260,8 @@ def test_nothing_escapes_and_all_that_is_good_between_broken_frames_is_delivered
     assert {rule: report.rules[rule] for rule in ESCAPED} == dict.fromkeys(ESCAPED, 0)
     assert facts(report.good) == facts(alone(place, frames))
     assert report.rules["unreadable_frame"] > SUITE / 4  # they were broken indeed
+    assert report.rules["out_of_bounds"] > 10
+    assert report.line_bytes < 6 * report.frame_bytes  # what comes out is bounded by what comes in
     assert len(report.good) > 500
 
 
@@ -273,8 +283,10 @@ def test_a_broken_answer_is_read_or_raises_what_it_may(place: VenueCase) -> None
             else:
                 outcomes["read"] += 1
                 if read != history.read_listing:
-                    rules = {getattr(one, "rule", "") for one in runner.composed.process(found)}
+                    events = runner.composed.process(reject_out_of_bounds(found))
+                    rules = {getattr(event, "rule", "") for event in events}
                     assert rules.isdisjoint(ESCAPED)
+                    assert all(len(encode(event)) < 2000 + 6 * len(body) for event in events)
 
     assert outcomes["refused"] > 1000
     assert outcomes["read"] > 10

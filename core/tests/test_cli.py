@@ -414,6 +414,35 @@ def test_a_password_in_an_address_is_shown_nowhere(
     assert not [part for part in (password, "unter2", "ter2") if part in shown]
 
 
+#: What a hostile venue may send: it sets the title, clears the screen and begins a line of its own.
+HOSTILE = "\x1b]0;owned\x07\x1b[2Jall is well\r\nfake line\x9b1m"
+
+
+async def hostile(client: FakeClient) -> None:
+    """Send texts with escape sequences in each kind of message, then close with one."""
+    request = json.loads(await client.receive_text())["id"]
+    await client.send(json.dumps({"ok": request}), json.dumps({"notice": HOSTILE}))
+    await client.send(json.dumps({"error": HOSTILE, "id": 99}), HOSTILE, trade(1))
+    await client.close(1008, HOSTILE)
+
+
+@pytest.mark.parametrize("out", ["table", "jsonl"])
+def test_the_texts_of_a_venue_are_shown_with_escapes(
+    stack: Stacked, serving: Any, capsys: pytest.CaptureFixture[str], out: str
+) -> None:
+    venue = serving(FakeVenue(hostile, http={"/symbols": (400, {}, HOSTILE.encode())}))
+    more = f'rest = "{venue.url("http")}"'
+    path = stack(venue.url(), more=more, max_attempts=1, stages=[])
+    code = main(["--debug", "run", path, "--out", out, "--for", "20"])
+    shown, err = capsys.readouterr()
+
+    assert code == 1
+    for text in (shown, err):
+        assert not [char for char in text if not char.isprintable() and char != "\n"]
+        assert "\nfake line" not in text
+        assert "all is well" in text
+
+
 # ------------------------------------------------------------------------------------------- replay
 
 

@@ -22,6 +22,7 @@ from tapeloom.plugin import (
     ClockStepDetector,
     Endpoint,
     Subscription,
+    TimeLimit,
     TradeBatch,
     WallDeadline,
 )
@@ -213,3 +214,56 @@ def test_the_last_trade_is_the_last_received_although_our_clock_went_back() -> N
     memory.add(TradeBatch([trade(2, HOUR)], [0]))
 
     assert memory.last_event(subscription) == trade(2, HOUR)
+
+
+# -------------------------------------------------------------------------------- how far ahead
+
+
+SECOND = 1_000_000_000
+NOW = 1_700_000_000 * SECOND
+
+
+def believed(limit: TimeLimit, *aheads: float, every: float = 0.1) -> str:
+    """Return a letter for each event: "." if its time is believed, "x" if not."""
+    marks = ""
+    for number, ahead in enumerate(aheads):
+        recv = NOW + round(number * every * SECOND)
+        marks += ".x"[limit.exceeds(recv + round(ahead * SECOND), recv)]
+    return marks
+
+
+@pytest.mark.parametrize(
+    ("aheads", "marks"),
+    [
+        ([-3600, 0, 10], "..."),
+        ([0, 10.1, 0], ".x."),
+        ([3600] * 22, "x" * 19 + "..."),
+        ([3600, 0] * 30, "x." * 30),
+        ([3600] * 19 + [0] + [3600] * 19, "x" * 19 + "." + "x" * 19),
+        ([3600, 7200] * 30, "xx" * 30),
+        ([3600 + n / 10 for n in range(22)], "x" * 19 + "..."),
+        ([3600] * 20 + [7200, 3611, 3609, 0], "x" * 19 + ".xx.."),
+    ],
+)
+def test_a_time_is_believed_within_a_bound_of_the_clock_offset(
+    aheads: list[float], marks: str
+) -> None:
+    assert believed(TimeLimit(10 * SECOND), *aheads) == marks
+
+
+def test_a_few_over_a_minute_are_enough() -> None:
+    assert believed(TimeLimit(10 * SECOND), 15, 15, 15, 15, every=31) == "xx.."
+
+
+def test_a_clock_that_was_set_back_narrows_the_bound_again() -> None:
+    limit = TimeLimit(10 * SECOND)
+    believed(limit, *[3600] * 20)
+    later = believed(limit, *[0] * 130, 3600, every=1.0)
+
+    assert later == "." * 130 + "x"
+    assert limit.allowed == 10 * SECOND
+
+
+def test_without_a_bound_or_without_a_clock_every_time_is_believed() -> None:
+    assert believed(TimeLimit(None), 10**9, 10**12) == ".."
+    assert not TimeLimit(0).exceeds(NOW, 0)

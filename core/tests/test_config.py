@@ -313,6 +313,15 @@ GOLDEN: dict[str, tuple[str, list[str]]] = {
         f'{FEED}name = "a"\n{FEED}name = "a"',
         ["line 10: feed[1].name: 'a' is already the name of feed[0]. Choose another."],
     ),
+    "name of a feed that leaves a folder": (
+        f'{FEED}name = "../a"',
+        [
+            (
+                "line 5: feed[0].name: expected a name of printable characters without / and \\,"
+                " and no dot at its start, got '../a'"
+            )
+        ],
+    ),
     "unknown backend": (
         f'backend = "trioo"\n{FEED}',
         [

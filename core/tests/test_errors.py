@@ -14,12 +14,14 @@ from tapeloom.errors import (
     PluginError,
     PluginNotFound,
     RequestFailed,
+    RequestRefused,
     StageFailed,
     TapeError,
     TapeloomError,
     Throttled,
     masked,
     nearest,
+    printable,
 )
 
 
@@ -142,3 +144,36 @@ def test_no_error_shows_the_password_of_a_url() -> None:
     errors = [FeedError("f", f"{url} failed"), PluginError("p", url), ConfigError([mistake])]
 
     assert "hunter2" not in f"{errors} {mistake} {[str(error) for error in errors]}"
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("plain text, ü and 币", "plain text, ü and 币"),
+        ("\x1b]0;title\x07", "\\x1b]0;title\\x07"),
+        ("one\r\ntwo", "one\\r\\ntwo"),
+        ("\x9b2J\u202e\u2028\ud800", "\\x9b2J\\u202e\\u2028\\ud800"),
+        ("x" * 1000, "x" * 1000),
+        ("x" * 1001, "x" * 999 + "…"),
+        ("\x1b" * 9_000_000, "\\x1b" * 249 + "\\x1" + "…"),
+    ],
+    ids=["plain", "escape", "lines", "others", "longest", "longer", "huge"],
+)
+def test_a_text_is_made_printable_on_one_line_and_is_cut(text: str, shown: str) -> None:
+    assert printable(text) == shown
+    assert printable(shown) == shown
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        FeedError("acme", "\x1b[2Jall is well\r\n"),
+        ConnectionLost("acme", "\x1b[2Jall is well\r\n"),
+        TapeError("a.jsonl", 3, "\x1b[2Jall is well\r\n"),
+        RequestRefused("\x1b[2Jall is well\r\n"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_an_error_shows_the_text_of_a_venue_with_escapes(error: Exception) -> None:
+    assert "\\x1b[2Jall is well\\r\\n" in str(error)
+    assert str(error).isprintable()

@@ -248,3 +248,14 @@ def test_decoding_arbitrary_input_raises_only_value_error(line: str | bytes) -> 
 
 def test_there_are_eight_event_types_in_json() -> None:
     assert set(BY_TYPE) == {"trade", "quote", "book", "bar", "ticker", "gap", "reject", "status"}
+
+
+@pytest.mark.parametrize("text", ["1E-999999", "1E+999999", "-2.5E-41", "0E-999999", "0E+999999"])
+def test_a_number_of_few_digits_is_encoded_in_few_characters(text: str) -> None:
+    number = Decimal(text)
+    line = encode(Trade("acme", "X/Y", 1, 2, number, number))
+    back = decode(line)
+
+    assert len(line) < 300
+    assert isinstance(back, Trade)
+    assert back.price.as_tuple() == number.as_tuple()

@@ -80,3 +80,21 @@ def test_resolving_arbitrary_text_raises_only_symbol_error(text: str) -> None:
         return
 
     assert resolve(symbol) == symbol
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "../BTC",
+        "BTC/..",
+        "./USD",
+        "BTC/USDT:..",
+        "B\\C/USD",
+        "B\x1b[2J/USD",
+        "..-PERP",
+        "\x07-PERP",
+    ],
+)
+def test_a_symbol_cannot_leave_a_folder_or_control_a_terminal(text: str) -> None:
+    with pytest.raises(SymbolError):
+        resolve(text)

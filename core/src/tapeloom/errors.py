@@ -21,7 +21,8 @@ TapeloomError
 
 RequestRefused, a ValueError, is raised by an adapter's `History` for an answer that is a refusal.
 
-Each message says what was expected, what was received, and what to do next.
+Each message says what was expected, what was received, and what to do next. Texts of a venue in it are
+made `printable`.
 """
 
 from __future__ import annotations
@@ -37,7 +38,8 @@ __all__ = [
     "BackendUnsupported", "ConfigError", "ConnectionFailed", "ConnectionLost", "FeedError",
     "LoginRefused", "Mistake", "PluginBroken", "PluginError", "PluginNotFound", "QueueOverflow",
     "RequestFailed", "RequestRefused", "RetriesExhausted", "StageFailed", "SubscriptionRefused",
-    "SymbolError", "TapeError", "TapeloomError", "Throttled", "masked", "nearest", "unwrap_single",
+    "SymbolError", "TapeError", "TapeloomError", "Throttled", "masked", "nearest", "printable",
+    "unwrap_single",
 ]  # fmt: skip
 
 #: Replaces every masked text.
@@ -57,6 +59,24 @@ def masked(text: str) -> str:
     return _URL_SECRETS.sub(
         lambda match: f"://{MASK}@" if match["user"] else f"{match['key']}{MASK}", text
     )
+
+
+#: Maximum number of characters of a text from a venue or a file that is shown to people.
+MAX_TEXT = 1000
+
+
+def printable(text: str) -> str:
+    r"""Return *text* on one line, with escapes such as ``\x1b`` for characters that are not printable.
+
+    A venue's text could otherwise control the terminal that it is shown in, or look like another line
+    of the log. Texts of more than 1,000 characters are cut.
+    """
+    if len(text) <= MAX_TEXT and text.isprintable():
+        return text
+    shown = "".join(
+        char if char.isprintable() else repr(char)[1:-1] for char in text[: MAX_TEXT + 1]
+    )
+    return shown if len(shown) <= MAX_TEXT else f"{shown[: MAX_TEXT - 1]}…"
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
@@ -148,6 +168,7 @@ class TapeError(TapeloomError):
     def __init__(self, path: Path | str, line: int, problem: str) -> None:
         self.path = str(path)
         self.line = line
+        problem = printable(problem)
         super().__init__(f"{path}: line {line}: {problem}" if line else f"{path}: {problem}")
 
 
@@ -160,6 +181,7 @@ class FeedError(TapeloomError):
 
     def __init__(self, feed: str, message: str) -> None:
         self.feed = feed
+        message = printable(message)
         super().__init__(f"feed {feed!r}: {message}" if feed else message)
 
 
@@ -262,6 +284,6 @@ class RequestRefused(ValueError):
     """
 
     def __init__(self, reason: str, retry_after_seconds: float | None = None) -> None:
-        self.reason = reason
+        self.reason = printable(reason)
         self.retry_after_seconds = retry_after_seconds
-        super().__init__(reason)
+        super().__init__(self.reason)

@@ -22,7 +22,8 @@ __all__ = ["Instrument", "Kind", "Symbol", "resolve"]
 #: future: A dated future.
 Kind = Literal["spot", "swap", "future"]
 
-_PART = r"[^/:\s-]+"
+#: A part is neither of dots only nor has a backslash, because symbols become parts of file names.
+_PART = r"(?!\.+(?![^/:\s-]))[^/:\s\\-]+"
 _UNIFIED = re.compile(
     rf"(?P<base>{_PART})/(?P<quote>{_PART})(:(?P<settle>{_PART})(-(?P<expiry>\d{{6}}))?)?"
 )
@@ -45,7 +46,7 @@ class Symbol:
         Raises SymbolError if *text* is not a unified symbol.
         """
         match = _UNIFIED.fullmatch(text.upper())
-        if match is None:
+        if match is None or not text.isprintable():
             raise SymbolError(
                 f"{text!r} is not a unified symbol."
                 " Write 'BTC/USDT' for spot, 'BTC/USDT:USDT' for a perpetual swap."
@@ -89,6 +90,6 @@ def resolve(text: str, *, stablecoin: str = "USDT") -> str:
 
     Raises SymbolError if *text* is neither.
     """
-    if match := _ALIAS.fullmatch(text):
+    if (match := _ALIAS.fullmatch(text)) and text.isprintable():
         return str(Symbol(match["base"].upper(), stablecoin, stablecoin))
     return str(Symbol.parse(text))

@@ -40,6 +40,7 @@ class Naive:
         self.opened = {}
         self.closed = {}  # (symbol, interval): {start: [trades, revision, complete or None, price]}
         self.filled = defaultdict(int)
+        self.room = {}  # (symbol, interval): up to when our time is counted, how many bars it has room for
 
     def lanes(self, symbol):
         return [(symbol, name) for name in self.settings.every]
@@ -60,7 +61,8 @@ class Naive:
         mark = max(trade.ts for trade in self.came[symbol])
         bars = []
         for lane in self.lanes(symbol):
-            bars += self.close(lane, mark - lateness, event.recv, by_time=False)
+            past = event.origin != "live"
+            bars += self.close(lane, mark - lateness, event.recv, by_time=False, past=past)
         return [*ordered(bars), event, *self.place(event)]
 
     def counts(self, trade):
@@ -132,19 +134,35 @@ class Naive:
         ]
         return last(max(bars)[1]).price if bars else None
 
-    def close(self, lane, until, recv, *, by_time):
+    def most_fills(self, lane, target, recv, past):
+        """As many as our time has room for, a few more for delays, and 1,000 more between past trades."""
+        length, first_trade = LENGTHS[lane[1]], self.came[lane[0]][0]
+        since = first_trade.ts - self.settings.lateness
+        start = first_trade.recv, min(1000, max(0, first_trade.recv - since) // length)
+        counted, unused = self.room.get(lane, start)
+        passed = max(0, recv - counted) // length
+        unused = min(unused + passed, self.settings.fill_limit)
+        left = max(0, unused - max(0, target - self.floor[lane]) // length)
+        self.room[lane] = min(counted + passed * length, recv), left
+        return unused + (1000 if past else 2)
+
+    def close(self, lane, until, recv, *, by_time, past=False):
         length, opened, out = LENGTHS[lane[1]], self.opened[lane], []
         target = until // length * length
         fill = self.settings.empty == "fill"
         reached = self.floor[lane]
+        most = self.most_fills(lane, target, recv, past) if fill and target > reached else 0
+        left_out = False
         for start in range(self.floor[lane], target, length):
             trades = opened.pop(start, None)
             price = self.price(lane) if fill else None
             if trades is not None and any(map(usable, trades)):
                 self.filled[lane], price = 0, None
-            elif price is not None and self.filled[lane] < self.settings.fill_limit:
+            elif price is not None and self.filled[lane] < self.settings.fill_limit and most > 0:
                 self.filled[lane] += 1
+                most -= 1
             else:
+                left_out = left_out or (fill and most <= 0)
                 if trades is not None:
                     self.closed[lane][start] = [trades, 0, None, None]
                     reached = start + length if not fill else reached
@@ -153,6 +171,7 @@ class Naive:
             entry[2] = self.complete(lane, start, entry[0])
             out.append(self.bar(lane, start, entry[0], recv, price))
             reached = start + length
+        by_time = by_time and not left_out
         self.floor[lane] = reached if by_time else max(self.floor[lane], target)
         return out
 
@@ -311,6 +330,7 @@ SETTINGS = st.builds(
     empty=st.sampled_from(["skip", "fill"]),
     fill_limit=st.sampled_from([2, 1000]),
     history=st.booleans(),
+    max_ahead=st.just("365d"),  # the reference believes every time
 )
 
 

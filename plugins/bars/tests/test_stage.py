@@ -425,3 +425,128 @@ def test_backfilled_trades_revise_their_bars():
     out = run([trade(0), trade(1100), trade(2100), trade(1500, "8", origin="backfill")])
 
     assert (bars(out)[-1].ts, bars(out)[-1].revision, bars(out)[-1].close) == (at(1000), 1, 8)
+
+
+# ------------------------------------------------------------------- times that are not believed
+
+HOUR = 3_600_000
+YEAR = 365 * 24 * HOUR
+
+
+def live(run, first, last, *, step=100, symbols=("A/B", "C/D"), jump=0):
+    """Run a batch of a trade of each symbol every *step* ms, with a tick after each; return the events."""
+    out = []
+    for ms in range(first, last, step):
+        out += run([trade(ms + jump, recv=ms + 5, symbol=symbol) for symbol in symbols])
+        if run.due is not None and run.due <= at(ms + 6):
+            out += run.tick(at(ms + 6))
+    return out
+
+
+def rules(events):
+    return [event.rule for event in events if type(event) is Reject]
+
+
+@pytest.mark.parametrize("together", [True, False], ids=["one batch", "two batches"])
+@pytest.mark.parametrize("empty", ["skip", "fill"])
+@pytest.mark.parametrize("ahead", [HOUR, YEAR], ids=["an hour", "a year"])
+def test_one_trade_of_the_future_is_rejected_and_disturbs_no_bar(ahead, empty, together):
+    run = stage(empty=empty, lateness=0)
+    before = live(run, 0, 5000)
+    before += live(run, 5000, 5500)
+    bad = trade(5500 + ahead, recv=5505)
+    good = trade(5500, recv=5505)
+    hit = run([bad, good]) if together else run([bad]) + run([good])
+    after = live(run, 5600, 20_000)
+
+    assert rules(hit) == ["ahead"]
+    assert bad in hit
+    assert rules(before + after) == []
+    assert {bar.revision for bar in bars(before + hit + after)} == {0}
+    assert starts(before + hit + after) == [n * 1000 for n in range(19) for _ in "AC"]
+    assert {bar.origin for bar in bars(before + hit + after)} == {"built_from_trades"}
+    broken = [(bar.symbol, bar.ts) for bar in bars(after) if not bar.complete]
+    assert broken == [("A/B", at(5000))]  # it lacks the trade
+
+
+def test_a_first_trade_of_the_future_is_rejected_too():
+    run = stage(empty="fill", lateness=0)
+    first = run([trade(YEAR, recv=5)])
+    after = live(run, 100, 5000)
+
+    assert rules(first + after) == ["ahead"]
+    assert starts(after) == [n * 1000 for n in range(4) for _ in "AC"]
+
+
+def test_a_trade_of_the_future_within_its_bar_does_not_close_the_bars_of_others():
+    run = Bars(Settings(every=("1s", "1h"), lateness=0))
+    out = live(run, 0, 2000)
+    out += run([trade(1_800_000, recv=2005)])  # half an hour ahead, in the bar of the hour
+    out += live(run, 2100, 6000)
+
+    assert rules(out) == ["ahead"]
+    assert [bar.revision for bar in bars(out)] == [0] * 10
+    assert {bar.interval for bar in bars(out)} == {"1s"}
+
+
+@pytest.mark.parametrize("ahead", [HOUR, YEAR], ids=["an hour", "a year"])
+@pytest.mark.parametrize("empty", ["skip", "fill"])
+def test_a_clock_of_the_venue_that_was_set_is_followed_once_many_trades_agree(empty, ahead):
+    run = stage(empty=empty, lateness=0)
+    before = live(run, 0, 5000)
+    after = live(run, 5000, 20_000, jump=ahead)
+    followed = [bar for bar in bars(after) if bar.ts >= at(ahead)]
+
+    assert rules(before) == []
+    assert rules(after) == ["ahead"] * 19
+    assert len(followed) >= 2 * 13
+    assert len(bars(after)) < 2 * (15 + 15)  # no more are filled than fit into the time that passed
+    broken = {bar.ts for bar in followed if not bar.complete}
+    assert broken == {at(5000 + ahead)}  # it lacks the trades that were rejected
+
+
+def test_a_few_trades_in_a_minute_are_many_for_a_quiet_symbol():
+    run = stage(lateness=0)
+    run([trade(0, recv=5)])
+    out = [event for n in range(1, 5) for event in run([trade(HOUR + 30_000 * n, recv=30_000 * n)])]
+
+    assert rules(out) == ["ahead", "ahead"]
+
+
+def test_trades_that_do_not_agree_are_never_followed():
+    run = stage(lateness=0)
+    out = live(run, 0, 1000)
+    out += run([trade(HOUR * (n % 7 + 1), recv=1005) for n in range(200)])
+    out += [e for n in range(40) for e in (*run([trade(HOUR, recv=1010)]), *live(run, 1010, 1011))]
+
+    assert rules(out) == ["ahead"] * 240
+
+
+def test_a_clock_of_ours_that_is_behind_costs_the_first_trades_only():
+    run = stage(lateness=0)
+    out = live(run, 0, 10_000, jump=15_000)
+
+    assert rules(out) == ["ahead"] * 19
+    assert len(bars(out)) >= 2 * 8
+
+
+def test_a_first_trade_of_the_past_fills_no_more_than_the_time_that_passed():
+    run = stage(empty="fill", lateness=0)
+    out = run([trade(-YEAR, recv=5)]) + live(run, 100, 5000)
+
+    assert len([bar for bar in bars(out) if bar.origin == "empty"]) <= 1000 + 2 + 5
+
+
+def test_a_quiet_minute_is_filled_completely():
+    run = stage(empty="fill", lateness=0)
+    out = live(run, 0, 2000) + live(run, 62_000, 64_000)
+
+    assert sorted(starts(out)) == [n * 1000 for n in range(63) for _ in "AC"]
+
+
+def test_a_burst_after_a_pause_is_filled_completely():
+    run = stage(empty="fill", lateness=0)
+    out = run([trade(0, recv=5)])
+    out += run([trade(ms, recv=40_000) for ms in (1000, 20_000, 39_900)])
+
+    assert starts(out) == [n * 1000 for n in range(39)]

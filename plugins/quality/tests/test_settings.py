@@ -26,7 +26,7 @@ def test_the_defaults_equal_those_in_the_readme():
     settings = Settings()
 
     assert settings == Settings(
-        max_jump="10%", confirmations=3, confirm_after="5s", max_backwards="1s", max_ahead=None
+        max_jump="10%", confirmations=3, confirm_after="5s", max_backwards="1s", max_ahead="10s"
     )
     assert (settings.off, settings.types) == ((), TYPES)
 

@@ -341,3 +341,52 @@ def test_a_hostile_decimal_context_changes_nothing(quality, make):
 
     assert rules(out) == ["trade", "trade", "jump"]
     assert isinstance(out[0].price, Decimal)
+
+
+# ------------------------------------------------------------------------- times ahead of our clock
+
+HOUR = 3_600_000
+
+
+def test_a_time_of_the_future_is_rejected_by_default(quality, make):
+    batch = [
+        make.trade(1, at=5000),
+        make.trade(2, at=5000 + HOUR, recv=5001),
+        make.trade(3, at=5002),
+    ]
+
+    assert rules(quality()(batch)) == ["trade", "ahead", "trade"]
+
+
+def test_a_time_of_the_future_is_rejected_in_the_first_event_too(quality, make):
+    stage = quality()
+
+    assert rules(stage([make.trade(1, at=5000 + HOUR, recv=5000)])) == ["ahead"]
+    assert rules(stage([make.trade(2, at=5001, recv=5001)])) == ["trade"]
+
+
+@pytest.mark.parametrize("text_ids", [False, True])
+def test_a_clock_of_the_venue_that_was_set_is_followed_once_many_agree(quality, make, text_ids):
+    def trade(n, **fields):
+        return make.trade(f"x{n}" if text_ids else n, at=5000 + n + jump, recv=5000 + n, **fields)
+
+    stage, jump = quality(), 0
+    usual = [event for n in range(1, 30) for event in stage([trade(n)])]
+    jump = HOUR
+    after = [event for n in range(30, 60) for event in stage([trade(n)])]
+
+    assert set(rules(usual)) == {"trade"}
+    assert rules(after)[:20] == ["ahead"] * 19 + ["trade"]
+    assert set(rules(after)[20:]) == {"trade"}
+
+
+@pytest.mark.parametrize("batched", [False, True])
+def test_many_times_of_the_future_are_not_followed_while_others_are_right(quality, make, batched):
+    trades = []
+    for n in range(1, 100, 2):
+        trades.append(make.trade(n, at=5000 + n, recv=5000 + n))
+        trades.append(make.trade(n + 1, at=5000 + n + HOUR, recv=5000 + n))
+    stage = quality()
+    out = stage(trades) if batched else [event for one in trades for event in stage([one])]
+
+    assert rules(out) == ["trade", "ahead"] * 50

@@ -52,9 +52,9 @@ class FeedSpec:
     #: in ``klines:1m``.
     channels: tuple[str, ...] = attrs.field(converter=validators.channels)
     #: Unique name of the feed; default: the venue, with the market or a number if that name is taken.
-    name: str = ""
+    name: str = attrs.field(default="", validator=validators.file_name)
     #: Market of the venue, such as ``spot``; default: the market that the venue plugin defines.
-    market: str = ""
+    market: str = attrs.field(default="", validator=validators.file_name)
     #: Names of the stages that process the events, in this order.
     stages: tuple[str, ...] = attrs.field(default=(), converter=validators.stages)
     #: How many times in a row a connection may fail before the feed ends; default: no limit.
@@ -90,7 +90,7 @@ class SinkSpec:
     #: Name of the plugin.
     use: str = attrs.field(validator=validators.not_empty)
     #: Unique name of the sink; default: the name of the plugin, with a number if that name is taken.
-    name: str = ""
+    name: str = attrs.field(default="", validator=validators.file_name)
     #: Types of event that the sink receives, such as ``trade``; default: all.
     types: tuple[str, ...] = attrs.field(default=(), converter=validators.types)
     #: Queue of the sink, as in ``[queue]``.

@@ -23,6 +23,8 @@ CHANNELS = ("trades", "agg_trades", "quotes", "book", "klines", "ticker")
 #: Prefix of a channel that only one venue has. It is required, so that a misspelt common channel is
 #: reported instead of being sent to the venue as one of its own.
 _VENUE_PREFIX = "x-"
+#: Characters that separate the parts of a path.
+_SEPARATORS = frozenset("/\\")
 
 
 class _Named(Protocol):
@@ -127,6 +129,15 @@ def types(value: str | Iterable[object]) -> tuple[str, ...]:
                 array.add_mistake(index, f"{name!r} is not an event type.{hint}")
 
     return array.unique(known())
+
+
+def file_name(instance: object, attribute: attrs.Attribute[str], value: str) -> None:
+    """Raise ConfigError unless *value* can be part of a file name: saved frames are named by it."""
+    if not value.isprintable() or value.startswith(".") or _SEPARATORS.intersection(value):
+        problem = (
+            "expected a name of printable characters without / and \\, and no dot at its start"
+        )
+        raise ConfigError([Mistake(attribute.name, f"{problem}, got {value!r}")])
 
 
 def not_empty(instance: object, attribute: attrs.Attribute[str], value: object) -> None:

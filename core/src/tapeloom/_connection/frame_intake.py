@@ -10,6 +10,7 @@ from tapeloom._compose.plan import FeedPlan
 from tapeloom._runtime.taps import FrameTap
 from tapeloom.events import Event, Reject
 from tapeloom.plugin import Frames, Parse
+from tapeloom.plugin.bounds import reject_out_of_bounds
 
 
 class FrameIntake:
@@ -42,17 +43,19 @@ def guarded(parse: Parse, venue: str, unreadable: Callable[[int, bytes, str], No
 
     If a batch raises, it is parsed again frame by frame. A frame that raises becomes a Reject with
     the rule "parser_error", and *unreadable* is called with its receive time, the frame and the
-    error. So parsers need not catch errors that they do not expect.
+    error. So parsers need not catch errors that they do not expect. An event with a value out of
+    bounds becomes a Reject as well.
     """
 
     def parse_guarded(frames: Frames) -> list[Event]:
         try:
-            return parse(frames)
+            return reject_out_of_bounds(parse(frames))
         except Exception:
             events: list[Event] = []
             for frame in frames:
                 try:
-                    events += parse(Frames((frame,), frames.recv, frames.on_control))
+                    single = Frames((frame,), frames.recv, frames.on_control)
+                    events += reject_out_of_bounds(parse(single))
                 except Exception as error:
                     cause = f"{type(error).__name__}: {error}"
                     unreadable(frames.recv, frame, cause)

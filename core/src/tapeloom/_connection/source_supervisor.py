@@ -11,6 +11,7 @@ from tapeloom._runtime.backoff import Backoff
 from tapeloom.errors import FeedError, RetriesExhausted, Throttled
 from tapeloom.events import OURS, Event, Status
 from tapeloom.plugin import Subscription
+from tapeloom.plugin.bounds import reject_out_of_bounds
 
 if TYPE_CHECKING:
     from tapeloom._compose.plan import FeedPlan
@@ -75,6 +76,7 @@ class SourceSupervisor:
         """Insert gaps and emit a batch of the source."""
         if not events:
             return
+        events = reject_out_of_bounds(events)
         self._last_recv = events[-1].recv
         self._mark_live(events)
         processed = self._gaps.process(events)

@@ -19,6 +19,7 @@ from tapeloom._gaps.gap_fill import GapFill
 from tapeloom.errors import FeedError, SymbolError
 from tapeloom.events import Event, Gap, Status
 from tapeloom.plugin import HistoryQuery, Request, Subscription
+from tapeloom.plugin.bounds import reject_out_of_bounds
 
 from .paging import paging_defect
 from .rest_client import RestClient
@@ -187,7 +188,9 @@ class HistoryClient:
         try:
             return await self._rest.read(
                 request,
-                lambda body: history.read_answer(request, body, clock.time_ns()),
+                lambda body: reject_out_of_bounds(
+                    history.read_answer(request, body, clock.time_ns())
+                ),
                 urgent=query.kind == "book",
             )
         except (FeedError, ValueError) as error:

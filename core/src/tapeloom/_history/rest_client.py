@@ -14,7 +14,7 @@ from tapeloom._compose.plan import FeedPlan
 from tapeloom._runtime.backoff import Backoff
 from tapeloom._runtime.rate_limits import LimitPaused, RateLimit, RateLimits
 from tapeloom._runtime.taps import FrameTap
-from tapeloom.errors import FeedError, RequestFailed, RequestRefused, Throttled
+from tapeloom.errors import FeedError, RequestFailed, RequestRefused, Throttled, printable
 from tapeloom.plugin import Request
 from tapeloom.plugin.transports import (
     check_headers,
@@ -70,7 +70,7 @@ class RestClient:
         """Return the answer to *request* as *parse* returns it.
 
         The request is repeated where *parse* raises a RequestRefused that names a pause. Raises
-        RequestRefused, another ValueError, or what `fetch` raises.
+        RequestRefused, a ValueError for any other exception of *parse*, or what `fetch` raises.
         """
         name, clock, limit = self._plan.feed.name, self._plan.feed.clock, self._limit(request)
         deadline = clock.monotonic() + timeout_seconds
@@ -93,6 +93,10 @@ class RestClient:
                 log.warning("request_failed", feed=name, reason=refused.reason)
                 if limit is None:
                     await clock.sleep(pause)
+            except ValueError as error:
+                raise ValueError(printable(str(error))) from error
+            except Exception as error:  # the adapter did not expect an answer of this shape
+                raise ValueError(printable(f"{type(error).__name__}: {error}")) from error
         raise AssertionError("unreachable")
 
     async def listing(self, timeout_seconds: float) -> list[Instrument]:

@@ -22,6 +22,7 @@ from tapeloom.plugin import (
     TimedStage,
     Unrequested,
 )
+from tapeloom.plugin.bounds import reject_out_of_bounds
 
 from .reader import CorruptLine, Record, RecordedAnswer, RecordedFrame, Tape
 
@@ -147,7 +148,8 @@ class Replay:
             evidence = f"{masked(record.url)}: {type(error).__name__}: {error}"
             return [self._reject(record.recv, "unreadable_answer", evidence)]
         symbols = set(self._feed.symbols)
-        return [event for event in answer if event.symbol in symbols]
+        events = [event for event in answer if event.symbol in symbols]
+        return reject_out_of_bounds(events)
 
     def _on_control(self, frame: bytes) -> list[Event]:
         """Process a frame that is not market data. Replies to the recorded session are ignored."""

@@ -12,6 +12,7 @@ from typing import IO
 from attrs import define
 
 from tapeloom.events import Bar, Event, Gap, Quote, Reject, Status, Trade
+from tapeloom.events.json_lines import plain
 
 #: The column titles.
 _HEAD = (
@@ -40,8 +41,8 @@ def _short(value: Decimal | None) -> str:
     """Return *value* without trailing zeros, which venues add."""
     if value is None:
         return ""
-    text = format(value, "f")
-    return text.rstrip("0").rstrip(".") if "." in text else text
+    text = plain(value)
+    return text.rstrip("0").rstrip(".") if "." in text and "E" not in text else text
 
 
 def _bar(bar: Bar | None) -> str:

@@ -90,6 +90,7 @@ StatusState = Literal[
 #: parser_error: The venue's parser raised at this frame.
 #: corrupt_record: A line, or a damaged stretch, of a recording cannot be read.
 #: unreadable_answer: An answer over REST cannot be read.
+#: out_of_bounds: A time, an id or a number cannot be represented, or is no number.
 #: stage_failed: A stage raised at this event, and raised again after it was created anew.
 #: price: A price is not a finite number above 0.
 #: size: A size or volume is not a finite number, or is below what is possible.
@@ -110,9 +111,9 @@ StatusState = Literal[
 #: trade_void: The venue marks the trade as cancelled or corrected (alpaca).
 #: no_value: The venue sent a placeholder instead of a price (ib).
 RejectRule = Literal[
-    "unreadable_frame", "parser_error", "corrupt_record", "unreadable_answer", "stage_failed",
-    "price", "size", "range", "crossed", "duplicate", "order", "ahead", "backwards", "jump",
-    "not_finite", "late_trade", "not_market_trade", "block_trade", "half_quote", "half_ticker",
+    "unreadable_frame", "parser_error", "corrupt_record", "unreadable_answer", "out_of_bounds",
+    "stage_failed", "price", "size", "range", "crossed", "duplicate", "order", "ahead", "backwards",
+    "jump", "not_finite", "late_trade", "not_market_trade", "block_trade", "half_quote", "half_ticker",
     "incomplete", "trade_void", "no_value",
 ]  # fmt: skip
 

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from typing import ClassVar, TypeAlias
 
+from attrs import field
+
+from tapeloom.errors import printable
+
 from .base import Timed, frozen
 from .closed_sets import GapCause, GapState, RejectRule, StatusState
 from .market import Bar, Book, Quote, Ticker, Trade
@@ -46,7 +50,8 @@ class Reject(Timed):
     ts: int  #: The time of the rejected event, in ns; `recv` if there is no event.
     recv: int  #: Our time of the read, in ns.
     rule: RejectRule | str  #: The rule that was broken; a plugin may add rules of its own.
-    evidence: str  #: The values that broke the rule, or the frame if it could not be read.
+    #: The values that broke the rule, or the frame if it could not be read; always printable.
+    evidence: str = field(converter=printable)
     event: Event | None = None  #: The rejected event; None if the frame could not be read.
     channel: str = ""  #: The channel of the rejected event; empty if not known.
 
@@ -62,7 +67,8 @@ class Status(Timed):
     ts: int  #: The time of the change, in ns: ours, unless the venue sent one.
     recv: int  #: Our time, in ns.
     state: StatusState | str  #: The new state; a plugin may add states of its own.
-    detail: str = ""  #: The explanation for a person.
+    #: The explanation for a person; always printable.
+    detail: str = field(default="", converter=printable)
     channel: str = ""  #: The channel; empty for a connection or the whole feed.
 
 

@@ -1,7 +1,7 @@
 """Encode events as lines of JSON and decode them again, without loss.
 
-Prices and sizes are strings in plain decimal notation, with every digit that the venue wrote. Times are
-whole nanoseconds. A bar also has `timestamp`, its start as ISO 8601 UTC.
+Prices and sizes are strings with every digit that the venue wrote, in plain decimal notation; numbers
+with more than 40 zeros that the venue did not write are in scientific notation. Times are whole nanoseconds. A bar also has `timestamp`, its start as ISO 8601 UTC.
 """
 
 from __future__ import annotations
@@ -24,9 +24,24 @@ __all__ = ["decode", "encode"]
 _MALFORMED = (KeyError, TypeError, ArithmeticError, AttributeError, ValueError, RecursionError)
 
 
+#: Maximum number of zeros that plain notation may add to the digits of a number.
+_MAX_ZEROS = 40
+
+
+def plain(number: Decimal) -> str:
+    """Return *number* in plain decimal notation, or in scientific notation where that is much longer.
+
+    1E-999999 has a million characters in plain notation.
+    """
+    text = str(number)
+    if "E" not in text:
+        return text
+    return format(number, "f") if -_MAX_ZEROS <= number.adjusted() <= _MAX_ZEROS else text
+
+
 def _plain(value: Any) -> Any:
     if isinstance(value, Decimal):
-        return format(value, "f")
+        return plain(value)
     if isinstance(value, tuple | list):
         return [_plain(item) for item in value]
     return value

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from .channels import Subscription, channel_parts
 from .feeds import (
+    BoundedEvents,
     Feed,
     Frames,
     Gaps,
@@ -44,12 +45,12 @@ from .protocol import (
     Source,
     Unrequested,
 )
-from .timing import Clock, ClockOffset, ClockStepDetector, WallDeadline
+from .timing import NO_CLOCK, Clock, ClockOffset, ClockStepDetector, TimeLimit, WallDeadline
 
 __all__ = [
-    "Ack", "Clock", "ClockOffset", "ClockStepDetector", "Codec", "Dial", "Endpoint", "Feed", "Frames",
-    "Gaps", "Heartbeat", "History", "HistoryQuery", "Link", "Listing", "Message", "Network", "Notice",
-    "OnRead", "Parse", "Pong", "PushLink", "Refusal", "Reply", "Request", "Sink", "Source", "Stage",
-    "Subscription", "TimedStage", "TradeBatch", "UnfilledGaps", "Unrequested", "WallDeadline",
-    "channel_parts",
+    "NO_CLOCK", "Ack", "BoundedEvents", "Clock", "ClockOffset", "ClockStepDetector", "Codec", "Dial",
+    "Endpoint", "Feed", "Frames", "Gaps", "Heartbeat", "History", "HistoryQuery", "Link", "Listing",
+    "Message", "Network", "Notice", "OnRead", "Parse", "Pong", "PushLink", "Refusal", "Reply", "Request",
+    "Sink", "Source", "Stage", "Subscription", "TimeLimit", "TimedStage", "TradeBatch", "UnfilledGaps",
+    "Unrequested", "WallDeadline", "channel_parts",
 ]  # fmt: skip

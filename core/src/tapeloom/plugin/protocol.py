@@ -8,7 +8,7 @@ from typing import NoReturn, Protocol, TypeAlias, TypeVar, runtime_checkable
 
 from attrs import field, frozen
 
-from tapeloom.errors import masked
+from tapeloom.errors import masked, printable
 from tapeloom.events import Event
 from tapeloom.units import Rate
 
@@ -149,7 +149,7 @@ class Ack:
 class Refusal:
     """A reply that refuses a message or subscriptions."""
 
-    reason: str  #: The venue's reason.
+    reason: str = field(converter=printable)  #: The venue's reason.
     id: int | str | None = None  #: The id of the refused message.
     subscriptions: tuple[Subscription, ...] = ()  #: The refused subscriptions.
     permanent: bool = True  #: Whether trying again is pointless.
@@ -163,8 +163,8 @@ class Refusal:
 class Notice:
     """A message of the venue that is neither data nor a reply."""
 
-    kind: str  #: The venue's name for this kind of message.
-    detail: str = ""  #: Its text.
+    kind: str = field(converter=printable)  #: The venue's name for this kind of message.
+    detail: str = field(default="", converter=printable)  #: Its text.
     closes_connection: bool = False  #: Whether the venue is about to close the connection.
 
 

@@ -11,6 +11,11 @@ from tapeloom.events import OURS, Event
 _STEP = 500_000_000
 #: In ns. An offset is remembered for one to two of these periods, so that a clock that is set is noticed.
 _OFFSET_PERIOD = 60_000_000_000
+#: The venue's clock is believed to be ahead after this many events in a row that agree on it, or after so
+#: many over so many ns.
+_MANY, _FEW, _FEW_NS = 20, 3, 60_000_000_000
+#: A receive time in ns before this is that of a tape without times: there is no clock to compare with.
+NO_CLOCK = 1_000_000_000
 
 
 class Clock(Protocol):
@@ -76,6 +81,65 @@ class WallDeadline:
         set_since = abs(self._offset - detector.offset) > _STEP
         now = elapsed + self._offset if set_since else self._clock.time_ns()
         return now if due is not None and due <= now else None
+
+
+class TimeLimit:
+    """Decides which times of a venue are believed: those not too far ahead of our clock.
+
+    A venue sends what has happened, so its times are ahead only by the offset between the two clocks. A
+    single time of the future must not move the time of a whole feed. A time is believed up to *max_ahead*
+    in ns ahead of ours; once 20 events in a row agree that the venue's clock is further ahead, or 3 over a
+    minute, up to *max_ahead* above that offset. *max_ahead* None: any time.
+    """
+
+    __slots__ = (
+        "_ahead", "_first_recv", "_max_ahead", "_most", "allowed", "is_usual", "pending",
+    )  # fmt: skip
+
+    def __init__(self, max_ahead: int | None) -> None:
+        self._max_ahead = max_ahead
+        #: The largest ``ts - recv`` that is believed, in ns.
+        self.allowed = (1 << 63) if max_ahead is None else max_ahead
+        #: Whether no event was ahead lately. If not, `exceeds` must be called for every event.
+        self.is_usual = True
+        self.pending = 0  #: how many events in a row were not believed
+        self._ahead = 0  # by how much the last of them was ahead, in ns
+        self._first_recv = 0  # when the first of them arrived; or since when `_most` is measured
+        self._most = 0  # the largest believed ``ts - recv`` since `_first_recv`
+
+    @property
+    def agreed(self) -> str:
+        """How many events in a row agree that the venue's clock is ahead, for an evidence."""
+        return f"{self.pending} of {_MANY} in a row agree"
+
+    def exceeds(self, ts: int, recv: int) -> bool:
+        """Return whether an event's time is not believed, and record it."""
+        max_ahead, ahead = self._max_ahead, ts - recv
+        if max_ahead is None or recv < NO_CLOCK:
+            return False
+        if ahead <= self.allowed:
+            self._record_believed(max_ahead, ahead, recv)
+            return False
+        if self.pending and abs(ahead - self._ahead) <= max_ahead:
+            self.pending += 1
+        else:
+            self.pending, self._first_recv = 1, recv
+        self._ahead, self.is_usual = ahead, False
+        if self.pending < _MANY and (self.pending < _FEW or recv - self._first_recv < _FEW_NS):
+            return True
+        self.pending, self.allowed = 0, ahead + max_ahead
+        self._most, self._first_recv = ahead, recv
+        return False
+
+    def _record_believed(self, max_ahead: int, ahead: int, recv: int) -> None:
+        """Lower `allowed` again once the clocks have come closer for a minute."""
+        if self.pending:
+            self.pending, self._most, self._first_recv = 0, ahead, recv
+        self._most = max(self._most, ahead)
+        if recv - self._first_recv > _OFFSET_PERIOD:
+            self.allowed = min(self.allowed, max_ahead + max(self._most, 0))
+            self._most, self._first_recv = ahead, recv
+        self.is_usual = self.allowed <= max_ahead
 
 
 class ClockOffset:

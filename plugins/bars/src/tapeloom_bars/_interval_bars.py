@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from tapeloom.plugin import NO_CLOCK
+
 from ._accumulator import BarAccumulator, TradeSum
 
 if TYPE_CHECKING:
@@ -21,6 +23,9 @@ __all__ = ["NEVER", "IntervalBars"]
 
 #: A time in ns that is never reached.
 NEVER = 1 << 63
+#: How many empty bars may be filled at once beyond those that fit into the time that has passed: the
+#: delay of a trade varies, and trades of the past come many at a time.
+_EXTRA_FILLS, _EXTRA_PAST_FILLS = 2, 1000
 
 
 class IntervalBars:
@@ -34,11 +39,13 @@ class IntervalBars:
         "_closed_bars",
         "_fill",
         "_fill_limit",
+        "_fill_recv",
         "_filled_in_a_row",
         "_keep",
         "_last_close",
         "_last_close_start",
         "_open_bars",
+        "_unused_fills",
         "closed_until",
         "interval",
         "length",
@@ -46,7 +53,9 @@ class IntervalBars:
         "offset",
     )
 
-    def __init__(self, interval: Interval, settings: Settings, closed_until: int) -> None:
+    def __init__(
+        self, interval: Interval, settings: Settings, closed_until: int, recv: int = 0
+    ) -> None:
         self.interval = interval
         self.length = interval.length
         self.offset = interval.offset
@@ -57,6 +66,9 @@ class IntervalBars:
         self._keep = settings.keep * interval.length if settings.revise else 0
         self._fill = settings.empty == "fill"
         self._fill_limit = settings.fill_limit
+        self._fill_recv = recv  # up to when our time has been counted, ns
+        # How many more bars our time has room for than have closed.
+        self._unused_fills = min(max(0, recv - closed_until) // self.length, _EXTRA_PAST_FILLS)
         self._filled_in_a_row = 0  # bars filled since the last bar with trades
         self._last_close: Decimal | None = None  # close price of the latest closed bar with trades
         self._last_close_start = 0  # start of that bar
@@ -114,8 +126,13 @@ class IntervalBars:
             return self.newest.end
         return min(self._open_bars) + self.length
 
-    def close(self, until: int, *, by_time: bool = False) -> list[BarAccumulator]:
+    def close(
+        self, until: int, recv: int = 0, *, by_time: bool = False, is_past: bool = False
+    ) -> list[BarAccumulator]:
         """Close every bar that ends at or before *until*; return the bars to send, by start.
+
+        No more empty bars are filled than fit into the time since the last call, by *recv*: a wrong time
+        of the venue must not fill a year. *is_past*: the trade that closes them is not live.
 
         A trade also closes the empty intervals before it. A tick (*by_time*) closes only existing bars
         and fills. So the result does not depend on how often ticks occur, and the first trade after a
@@ -124,13 +141,15 @@ class IntervalBars:
         target = self.start(until)
         if target <= self.closed_until:
             return []
+        left_out = False
         if self._fill:
-            due = self._due_with_fills(target)
+            most = self._max_fills(target, recv, is_past=is_past)
+            due, left_out = self._due_with_fills(target, most)
         else:
             due = [self._open_bars[start] for start in sorted(self._open_bars) if start < target]
         for accumulator in due:
             self._close_bar(accumulator)
-        if not by_time:
+        if left_out or not by_time:
             self.closed_until = target
         elif due:
             self.closed_until = due[-1].end
@@ -139,14 +158,29 @@ class IntervalBars:
             del self._closed_bars[oldest]
         return [accumulator for accumulator in due if accumulator.trades or self._fill]
 
-    def _due_with_fills(self, target: int) -> list[BarAccumulator]:
-        """Return the bars from `closed_until` to *target*, with a filled bar for each empty interval."""
+    def _max_fills(self, target: int, recv: int, *, is_past: bool) -> int:
+        """Return how many empty bars may be filled up to *target*, and count the time up to it as used."""
+        if recv < NO_CLOCK:
+            return self._fill_limit
+        elapsed = max(0, recv - self._fill_recv) // self.length
+        self._fill_recv = min(self._fill_recv + elapsed * self.length, recv)
+        unused = min(self._unused_fills + elapsed, self._fill_limit)
+        self._unused_fills = max(0, unused - (target - self.closed_until) // self.length)
+        return unused + (_EXTRA_PAST_FILLS if is_past else _EXTRA_FILLS)
+
+    def _due_with_fills(self, target: int, max_fills: int) -> tuple[list[BarAccumulator], bool]:
+        """Return the bars from `closed_until` to *target*, with a filled bar for each empty interval.
+
+        After *max_fills* of them the other empty intervals are left out; the second value says whether.
+        """
         due: list[BarAccumulator] = []
+        left_out = False
         start, price, filled = self.closed_until, self._last_close, self._filled_in_a_row
         while start < target:
             accumulator = self._open_bars.get(start)
             if accumulator is None or not accumulator.trades:
-                if price is None or filled >= self._fill_limit:
+                if price is None or filled >= self._fill_limit or max_fills <= 0:
+                    left_out = left_out or max_fills <= 0
                     if accumulator is not None:
                         self._close_bar(accumulator)
                     later_starts = [opened for opened in self._open_bars if opened > start]
@@ -156,12 +190,13 @@ class IntervalBars:
                 accumulator = BarAccumulator(start, start + self.length, price)
                 accumulator.has_bad_trade = has_bad_trade
                 filled += 1
+                max_fills -= 1
             else:
                 price, filled = accumulator.close, 0
             due.append(accumulator)
             start += self.length
         self._filled_in_a_row = filled
-        return due
+        return due, left_out
 
     def _close_bar(self, accumulator: BarAccumulator) -> None:
         self._open_bars.pop(accumulator.start, None)

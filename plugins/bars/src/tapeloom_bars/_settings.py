@@ -48,6 +48,10 @@ class Settings:
     fill_limit: int = attrs.field(
         default=86_400, validator=_at_least(1)
     )  #: maximum of filled bars in a row
+    #: how far a trade's time may be ahead of our clock, offset included
+    max_ahead: int = attrs.field(
+        default=10_000_000_000, converter=duration_ns, validator=_at_least(0)
+    )
     history: bool = False  #: include trades the venue replays from before the subscription
 
     @property

@@ -41,7 +41,7 @@ class Bars:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._clock = VenueClock()
+        self._clock = VenueClock(settings.max_ahead)
         self._by_subscription_id: list[SymbolBars] = []  # index: subscription id of `TradeBatch`
         self._ignored_origin = "" if settings.history else "history"
 
@@ -66,8 +66,8 @@ class Bars:
                 subscription_id < len(by_subscription_id)
                 and (symbol_bars := by_subscription_id[subscription_id]) is not UNKNOWN_SYMBOL
             ):
-                self._record_times(trade)
-                self._rollover(symbol_bars, trade, index, splices)
+                if self._is_believed(symbol_bars, trade, index, splices):
+                    self._rollover(symbol_bars, trade, index, splices)
             else:
                 self._process((trade,), splices, index)
                 self._record_subscription(trade, subscription_id)
@@ -77,11 +77,13 @@ class Bars:
     ) -> tuple[Trade, int] | None:
         """Add trades to the running sums until one needs more than that.
 
-        It is out of order, ends a bar, is the first of its subscription, or is not a finite number.
+        It is out of order, ends a bar, is the first of its subscription, is too far ahead of our clock, or
+        is not a finite number.
         Returns that trade and its subscription id; None if all were added.
         """
         clock, by_subscription_id = self._clock, self._by_subscription_id
         minus_infinity, infinity = _MINUS_INFINITY, _INFINITY
+        allowed = clock.limit.allowed
         max_ts = None
         try:
             for trade, subscription_id in trades:
@@ -98,8 +100,12 @@ class Bars:
                 ):
                     return trade, subscription_id
                 if max_ts is None:
+                    if ts - trade.recv > allowed:
+                        return trade, subscription_id
                     max_ts = clock.record_recv(trade.recv)
                 if ts > max_ts:
+                    if ts - trade.recv > allowed:
+                        return trade, subscription_id
                     max_ts = ts
                 # Parsers usually reuse the Decimal of an unchanged price, so the identity check is enough.
                 if price is not total.close:
@@ -148,17 +154,28 @@ class Bars:
                     event.channel is not symbol_bars.channel or event.origin == ignored_origin
                 ) and not symbol_bars.accepts(event):
                     continue
-                self._record_times(event)
-                if not symbol_bars.add_in_order(event):
+                if self._is_believed(
+                    symbol_bars, event, index, splices
+                ) and not symbol_bars.add_in_order(event):
                     self._rollover(symbol_bars, event, index, splices)
             elif type(event) is Gap and (changed := self._gap(event)):
                 splices.append((index, [], changed))
 
-    def _record_times(self, trade: Trade) -> None:
-        """Update the venue clock from a trade's `ts` and `recv`."""
+    def _is_believed(
+        self, symbol_bars: SymbolBars, trade: Trade, index: int, splices: list[_Splice]
+    ) -> bool:
+        """Update the venue clock from a trade; return False, and reject it, if it is too far ahead."""
         clock = self._clock
+        limit, is_ahead = clock.limit, trade.ts - trade.recv > clock.limit.allowed
+        if is_ahead and limit.exceeds(trade.ts, trade.recv):
+            splices.append((index, [], [symbol_bars.reject_ahead(trade, limit.agreed)]))
+            return False
+        if is_ahead:  # the venue's clock was set: the trades before were right
+            for other in clock.symbols.values():
+                other.confirm_ahead(trade.ts - self._settings.max_ahead)
         if trade.ts > clock.record_recv(trade.recv):
             clock.raise_offset(trade.ts)
+        return True
 
     def _rollover(
         self, symbol_bars: SymbolBars, trade: Trade, index: int, splices: list[_Splice]

@@ -33,6 +33,7 @@ class SymbolBars:
     """Bars of one symbol. The hot loop in `_stage` reads `in_order_until` and updates `running`."""
 
     __slots__ = (
+        "_ahead_range",
         "_first_ts",
         "_gaps",
         "_intervals",
@@ -63,6 +64,7 @@ class SymbolBars:
         self._first_ts = 0  # ts of the first trade
         self._max_ts = 0  # latest ts of any trade
         self._gaps: list[tuple[int, int]] = []
+        self._ahead_range: tuple[int, int] | None = None  # first and last ts rejected in a row
         self._rejects: list[Event] = []
 
     def accepts(self, trade: Trade) -> bool:
@@ -100,11 +102,14 @@ class SymbolBars:
         """Process a trade that ends a bar or is out of order; return the events before and after it."""
         ts = trade.ts
         if not self._intervals:
-            self._start_intervals(ts)
+            self._start_intervals(ts, trade.recv)
         self.merge_running()
         self._max_ts = max(self._max_ts, ts)
         before = self._close_until(
-            self._max_ts - self._settings.lateness, trade.recv, by_time=False
+            self._max_ts - self._settings.lateness,
+            trade.recv,
+            by_time=False,
+            is_past=trade.origin != "live",
         )
         bars: list[Event] = [keyed[3] for keyed in before]
         after = self._add(trade)
@@ -121,16 +126,38 @@ class SymbolBars:
                 return []
             self._gaps.remove(gap_range)
         elif gap_range not in self._gaps:
-            self._gaps.append(gap_range)
-            if len(self._gaps) > _MAX_GAPS:  # join the two oldest and the time between them
-                oldest, second, *rest = sorted(self._gaps)
-                self._gaps = [(oldest[0], max(oldest[1], second[1])), *rest]
+            self._add_gap(gap_range)
         return [
             self._revise(interval_bars, accumulator, gap.recv)
             for interval_bars in self._intervals
             for accumulator in interval_bars.revisable()
             if accumulator.complete != self._is_complete(accumulator)
         ]
+
+    def _add_gap(self, gap_range: tuple[int, int]) -> None:
+        self._gaps.append(gap_range)
+        if len(self._gaps) > _MAX_GAPS:  # join the two oldest and the time between them
+            oldest, second, *rest = sorted(self._gaps)
+            self._gaps = [(oldest[0], max(oldest[1], second[1])), *rest]
+
+    def reject_ahead(self, trade: Trade, agreed: str) -> Reject:
+        """Return the Reject of a trade whose time is not believed; its bar, the newest, is not complete."""
+        self.merge_running()
+        self._update_deadlines()
+        for interval_bars in self._intervals:
+            if interval_bars.newest is not None:
+                interval_bars.newest.has_bad_trade = True
+        first, last = self._ahead_range or (trade.ts, trade.ts)
+        is_next = 0 <= trade.ts - last <= self._settings.max_ahead
+        self._ahead_range = (first if is_next else trade.ts), trade.ts
+        evidence = f"ts is {(trade.ts - trade.recv) / 1e9:.3f} s ahead of recv; {agreed}"
+        return self._reject(trade, "ahead", evidence)
+
+    def confirm_ahead(self, since: int) -> None:
+        """Record trades rejected as ahead from *since* in ns on as missing: the venue's clock was set."""
+        if self._ahead_range is not None and self._ahead_range[1] >= since:
+            self._add_gap(self._ahead_range)
+        self._ahead_range = None
 
     def tick(self, projected: int, now: int) -> tuple[list[Event], list[KeyedBar]]:
         """Close the bars that ended by the venue time *projected*; return rejects and bars."""
@@ -151,12 +178,12 @@ class SymbolBars:
         ]
         return self._with_rejects([]), bars
 
-    def _start_intervals(self, ts: int) -> None:
+    def _start_intervals(self, ts: int, recv: int) -> None:
         settings = self._settings
         closed_until = ts - settings.lateness
         self._first_ts = ts
         self._intervals = tuple(
-            IntervalBars(interval, settings, closed_until) for interval in settings.intervals
+            IntervalBars(interval, settings, closed_until, recv) for interval in settings.intervals
         )
 
     def _reject_not_finite(self, trade: Trade) -> None:
@@ -171,11 +198,13 @@ class SymbolBars:
         rejects, self._rejects = self._rejects, []
         return rejects + bars
 
-    def _close_until(self, until: int, recv: int, *, by_time: bool) -> list[KeyedBar]:
+    def _close_until(
+        self, until: int, recv: int, *, by_time: bool, is_past: bool = False
+    ) -> list[KeyedBar]:
         keyed_bars = [
             self._make_bar(interval_bars, accumulator, recv)
             for interval_bars in self._intervals
-            for accumulator in interval_bars.close(until, by_time=by_time)
+            for accumulator in interval_bars.close(until, recv, by_time=by_time, is_past=is_past)
         ]
         if len(keyed_bars) > 1:
             keyed_bars.sort(key=_sort_key)

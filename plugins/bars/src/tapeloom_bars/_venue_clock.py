@@ -22,6 +22,8 @@ from __future__ import annotations
 from heapq import heappop, heappush
 from typing import TYPE_CHECKING
 
+from tapeloom.plugin import TimeLimit
+
 from ._interval_bars import NEVER
 from ._symbol_bars import SymbolBars
 
@@ -47,13 +49,15 @@ class VenueClock:
         "_previous_offset",
         "_queue",
         "last_recv",
+        "limit",
         "minute_end",
         "minute_start",
         "offset",
         "symbols",
     )
 
-    def __init__(self) -> None:
+    def __init__(self, max_ahead: int) -> None:
+        self.limit = TimeLimit(max_ahead)  #: which trades may move the clock
         self.symbols: dict[str, SymbolBars] = {}
         self.last_recv = 0
         self.offset = _UNKNOWN
@@ -71,6 +75,8 @@ class VenueClock:
             self.minute_start = recv - recv % _MINUTE
             self.minute_end = self.minute_start + _MINUTE
         self.last_recv = recv
+        if self.limit.pending:
+            self.limit.exceeds(recv, recv)  # a trade whose time is believed ends the row
         return recv + self.offset
 
     def raise_offset(self, ts: int) -> int:

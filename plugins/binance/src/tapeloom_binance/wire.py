@@ -10,13 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Generic, TypeAlias, TypeVar
 
 from attrs import define
-from msgspec import Raw, Struct, field
+from msgspec import Meta, Raw, Struct, field
 from msgspec.json import Decoder, encode
 from tapeloom.events import Bar, Book, Event, Origin, Quote, Reject, Side, Ticker, Trade
-from tapeloom.plugin import Feed, Frames, TradeBatch, channel_parts
+from tapeloom.plugin import BoundedEvents, Feed, Frames, TradeBatch, channel_parts
+from tapeloom.plugin.bounds import INT_LIMIT, number
 
 if TYPE_CHECKING:
     from .symbols import Names
@@ -26,6 +27,8 @@ __all__ = ["AggregateTrade", "DepthSnapshot", "HistoricalTrade", "KlineRow", "Pa
 T = TypeVar("T")
 Level: TypeAlias = tuple[str, str]
 Decode: TypeAlias = Callable[[bytes], Any]
+#: A time or an id. msgspec accepts longer integers where there is no limit.
+Int64: TypeAlias = Annotated[int, Meta(ge=0, le=INT_LIMIT - 1)]
 
 #: The price of a route before its first trade.
 _ZERO = Decimal(0)
@@ -35,6 +38,16 @@ _BATCH_MIN_FRAMES = 4
 _PARSE_ERRORS = (KeyError, ValueError, ArithmeticError, RecursionError)
 #: Creates a trade without calling `Trade.__init__`: see `Parser._parse_batch`.
 _new_trade: Callable[[type[Trade]], Any] = Trade.__new__
+
+
+def positive_number(text: str) -> Decimal:
+    """Return the price or size of a trade. Raises ValueError or ArithmeticError for any other text.
+
+    No word, such as NaN, and no signed number begins with a digit.
+    """
+    if not "/" < text < ":":
+        raise ValueError(f"expected a number that begins with a digit, got {text[:80]!r}")
+    return number(text)
 
 
 @define
@@ -57,24 +70,26 @@ class Route:
         Two trades of three have the price of the trade before; comparing identical objects is fast.
         """
         if text != self.last_price_text:
-            self.last_price, self.last_price_text = Decimal(text), text
+            self.last_price, self.last_price_text = positive_number(text), text
         return self.last_price
 
 
 class TradeMessage(Struct, gc=False, kw_only=True):
     """The fields of every trade. Only raw trades of futures have `X`, the kind of the trade."""
 
-    t: int
+    t: Int64
     p: str
     q: str
-    T: int
+    T: Int64
     m: bool  #: the buyer was the maker, so the taker sold
     X: str = "MARKET"
 
     def to_event(self, route: Route, recv: int) -> Event:
         venue, symbol, channel = route.venue, route.symbol, route.channel
         ts = self.T * route.time_unit_ns
-        price, size = route.parse_price(self.p), Decimal(self.q)
+        if ts >= INT_LIMIT:
+            raise ValueError(f"expected a time before the year 2262, got {self.T}")
+        price, size = route.parse_price(self.p), positive_number(self.q)
         side: Side = "sell" if self.m else "buy"
         trade = Trade(venue, symbol, ts, recv, price, size, side, self.t, channel, route.origin)
         if self.X == "MARKET":
@@ -98,7 +113,7 @@ class AggregateTrade(TradeMessage, gc=False, kw_only=True, tag_field="e", tag="a
     It merges the trades of one taker order at one price.
     """
 
-    t: int = field(name="a")
+    t: Int64 = field(name="a")
 
 
 #: {"id":28457,"price":"4.00000100","qty":"12.00000000","quoteQty":"48.000012","time":1499865549590,
@@ -108,9 +123,9 @@ class HistoricalTrade(TradeMessage, gc=False, kw_only=True):
 
     p: str = field(name="price")
     q: str = field(name="qty")
-    T: int = field(name="time")
+    T: Int64 = field(name="time")
     m: bool = field(name="isBuyerMaker")
-    t: int = field(name="id")
+    t: Int64 = field(name="id")
 
 
 #: {"e":"bookTicker","u":4984028370881,"s":"BTCUSDT","b":"63943.90","B":"46.371","a":"63944.00",
@@ -327,12 +342,13 @@ class Parser:
     def _parse_batch(self, envelopes: list[Any], recv: int) -> list[Event]:
         """Return the events of frames that were decoded together.
 
-        Raises KeyError for a stream that is not open yet, ArithmeticError for a price that is not a
-        number.
+        Raises KeyError for a stream that is not open yet, ValueError or ArithmeticError for a value that
+        is not within the bounds.
         """
         routes, venue, time_unit_ns, new_trade, trade_class, to_decimal = (
-            self._routes, self._feed.venue, self._names.time_unit_ns, _new_trade, Trade, Decimal,
+            self._routes, self._feed.venue, self._names.time_unit_ns, _new_trade, Trade, number,
         )  # fmt: skip
+        limit = INT_LIMIT
         events = TradeBatch()
         add_event, add_subscription_id = events.append, events.subscription_ids.append
         for envelope in envelopes:
@@ -346,22 +362,30 @@ class Parser:
             trade = new_trade(trade_class)
             trade.venue = venue
             trade.symbol = route.symbol
-            trade.ts = message.T * time_unit_ns
+            trade.ts = ts = message.T * time_unit_ns
             trade.recv = recv
             text = message.p  # the same as `Route.parse_price`, without a call
             if text == route.last_price_text:
                 trade.price = route.last_price
-            else:
+            elif "/" < text < ":":
                 trade.price = route.last_price = to_decimal(text)
                 route.last_price_text = text
-            trade.size = to_decimal(message.q)
+            else:
+                raise ValueError("a price does not begin with a digit")
+            text = message.q
+            if ts >= limit or not "/" < text < ":":
+                raise ValueError("a time is too late, or a size does not begin with a digit")
+            trade.size = to_decimal(text)
             trade.side = "sell" if message.m else "buy"
             trade.id = message.t
             trade.channel = route.channel
             trade.origin = "live"
             add_event(trade)
             add_subscription_id(subscription_id)
-        return events if len(events.subscription_ids) == len(events) else list(events)
+        if len(events.subscription_ids) != len(events):
+            return list(events)
+        events.within_bounds = True
+        return events
 
     def _open_streams(self, frames: Frames, envelopes: list[Any]) -> bool:
         """Open the streams that are new; return False if one of them was not requested."""
@@ -374,15 +398,19 @@ class Parser:
         """Return the events of *frames*, decoding each by itself."""
         by_prefix, recv = self._by_prefix, frames.recv
         events: list[Event] = []
+        within_bounds = True  # so are plain trades
         for frame in frames:
             try:
                 decode, route = by_prefix[frame.partition(b",")[0]]
                 event = decode(frame).data.to_event(route, recv)
             except _PARSE_ERRORS:
                 events += self._parse_unusual(frame, frames)
+                within_bounds = False
                 continue
             events.append(event)
-        return events
+            if route.subscription_id is None:
+                within_bounds = False
+        return BoundedEvents(events) if within_bounds else events
 
     def _parse_unusual(self, frame: bytes, frames: Frames) -> Sequence[Event]:
         """Return the events of a frame whose prefix is unknown or whose message does not decode.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 import ccxt  # type: ignore[import-untyped]
@@ -11,6 +11,7 @@ import ccxt.pro  # type: ignore[import-untyped]
 from attrs import frozen
 from tapeloom.errors import ConfigError, Mistake, nearest
 from tapeloom.plugin import channel_parts
+from tapeloom.plugin.bounds import number
 from tapeloom.symbols import Instrument
 
 if TYPE_CHECKING:
@@ -160,15 +161,16 @@ def _to_dicts(value: Any) -> Any:
 def to_decimal(value: Any) -> Decimal:
     """Return *value* as a Decimal with all its digits; of a float, the shortest that identify it.
 
-    Raises ValueError if it is not a finite number.
+    Raises ValueError if it is not a finite number within the bounds of `tapeloom.plugin.bounds`.
     """
+    text = value if type(value) is str else str(value)
     try:
-        number = Decimal(value if type(value) is str else str(value))
-    except InvalidOperation:
-        raise ValueError(f"{value!r} is not a finite number") from None
-    if not number.is_finite():
-        raise ValueError(f"{value!r} is not a finite number")
-    return number
+        read = number(text.strip())
+    except ArithmeticError:
+        raise ValueError(f"{text[:80]!r} is not a number, or it is too long") from None
+    if not read.is_finite():
+        raise ValueError(f"{text[:80]!r} is not a finite number")
+    return read
 
 
 def decimal_text(number: Any) -> str:

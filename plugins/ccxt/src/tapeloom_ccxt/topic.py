@@ -10,6 +10,7 @@ import anyio
 from attrs import define, field
 from tapeloom.events import Event, GapCause, Reject
 from tapeloom.plugin import Gaps, channel_parts
+from tapeloom.plugin.bounds import reject_out_of_bounds
 
 from .exchange import KINDS, Kind
 from .parsers import ChannelParser
@@ -78,7 +79,7 @@ class Topic:
         """
         if self.name == "trades":
             data = self._drain_cache(exchange, data)
-        events = self.parse(data, recv)
+        events = reject_out_of_bounds(self.parse(data, recv))
         valid = [event for event in events if type(event) is not Reject]
         # Without a valid event, it is a repetition: ccxt may return known data any number of times.
         if valid:

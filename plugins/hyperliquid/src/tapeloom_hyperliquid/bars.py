@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from msgspec import Struct
 from tapeloom.events import Bar, Event
-from tapeloom.plugin import Feed, HistoryQuery
+from tapeloom.plugin import Feed, HistoryQuery, TimeLimit
 
 if TYPE_CHECKING:
     from tapeloom.events import Origin
@@ -25,6 +25,8 @@ __all__ = ["BarCloser", "BarMessage", "bar_event"]
 _MS = 1_000_000
 #: A time that no message reaches, in ms: no bar is due.
 _NEVER = 1 << 62
+#: How far ahead of our time a time of the venue is believed, in ns, offset of the clocks included.
+_MAX_AHEAD = 10_000_000_000
 
 
 #: {"t":1764806400000,"T":1764892799999,"s":"HYPE","i":"1d","o":"34.668","c":"34.868",
@@ -74,8 +76,9 @@ class _BarState:
 class BarCloser:
     """Closes bars: when the next bar comes, or when the venue's time has passed their end.
 
-    The venue's time is the newest time in any of its messages; the local clock is not used. A bar
-    that changes after it was closed is sent again as a revision, which core numbers. A bar that may lack
+    The venue's time is the newest time in any of its messages that is believed: not too far ahead of
+    the time when the message was received, offset of the clocks included. A bar that changes after it
+    was closed is sent again as a revision, which core numbers. A bar that may lack
     trades, because its subscription was renewed, is closed with `complete` False.
     """
 
@@ -85,6 +88,7 @@ class BarCloser:
         self._fill = settings.fill_bars
         self._states: dict[tuple[str, str], _BarState] = {}  # by coin and interval
         self._now_ms = 0  # the venue's time
+        self._limit = TimeLimit(_MAX_AHEAD)
         #: The venue's time at which the next bar may be due, in ms; it may be too early, never late.
         self._due_ms = _NEVER
 
@@ -99,7 +103,7 @@ class BarCloser:
 
     def advance(self, time_ms: int, recv: int, out: list[Event]) -> None:
         """Advance the venue's time to *time_ms*, and append the bars that this closes to *out*."""
-        if time_ms <= self._now_ms:
+        if time_ms <= self._now_ms or not self._believes(time_ms, recv):
             return
         self._now_ms = time_ms
         if time_ms < self._due_ms:
@@ -114,10 +118,19 @@ class BarCloser:
             else:
                 self._due_ms = min(self._due_ms, due_ms)
 
+    def _believes(self, time_ms: int, recv: int) -> bool:
+        limit, ts = self._limit, time_ms * _MS
+        if limit.is_usual and ts <= recv + limit.allowed:
+            return True
+        return not limit.exceeds(ts, recv)
+
     def process(self, message: BarMessage, symbol: str, recv: int, out: list[Event]) -> None:
         """Append the events of a bar message to *out*."""
         key = message.s, message.i
         state = self._states.get(key)
+        if not self._believes(message.t, recv):
+            self._emit(symbol, message, recv, out, closed=False)  # for the stages to reject
+            return
         if state is None:
             state = self._states[key] = _BarState(message, symbol)
             self._opened(state, recv, out)

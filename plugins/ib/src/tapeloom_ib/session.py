@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from tapeloom.errors import ConnectionLost, FeedError
 from tapeloom.events import Event, Reject, Status
+from tapeloom.plugin.bounds import reject_out_of_bounds
 
 from . import codes
 from .dial import client, dial, failure, leave
@@ -102,6 +103,7 @@ class Session:
     def _process_data(self, fields: list[str]) -> None:
         """Process one message of market data."""
         state, events = parse(self.subscriptions.by_request, fields, self._now())
+        events = reject_out_of_bounds(events)  # before their times are remembered
         if state is None:
             self._feed.counters["unrequested"] += 1
         elif state.rows is not None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal
 
 from attrs import define
 from tapeloom.events import Bar, Book, Event, GapCause, Quote, Reject, Status, Trade
+from tapeloom.plugin.bounds import number
 
 if TYPE_CHECKING:
     from ib_async import Contract
@@ -121,10 +122,10 @@ class SubscriptionState:
 
 def _number(text: str) -> Decimal:
     """Return a finite number. Raises ValueError or ArithmeticError for any other text."""
-    number = Decimal(text)
-    if not number.is_finite():
+    read = number(text)
+    if not read.is_finite():
         raise ValueError(f"{text!r} is not a finite number")
-    return number
+    return read
 
 
 def _is_placeholder(price: Decimal, size: Decimal) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from tapeloom.events import Bar
 from tapeloom.units import duration_ns
 
 from ._reference import Reference
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from decimal import Decimal
 
-    from tapeloom.events import Bar, Event, Ticker
+    from tapeloom.events import Event, Ticker
     from tapeloom.plugin import Gaps
 
 __all__ = ["BarChecks", "TickerChecks"]
@@ -43,7 +44,8 @@ def _check_stream(
 
     Without a *price*, only its time is checked.
     """
-    if evidence := rules.check_ahead(event.ts, event.recv):
+    is_bar = isinstance(event, Bar)
+    if evidence := rules.check_ahead(event.ts, event.recv, is_bar=is_bar):
         return "ahead", evidence
     if evidence := reference.check_time(event.ts, slack):
         return "backwards", evidence

@@ -67,7 +67,7 @@ class QuoteChecks:
 
     def __init__(self, rules: Rules) -> None:
         self._rules = rules
-        self._max_ahead = rules.max_ahead
+        self._ahead = rules.ahead
         self._references: dict[tuple[str, str, str], QuoteReference] = {}
 
     def check(self, quote: Quote) -> list[Event] | None:
@@ -84,7 +84,8 @@ class QuoteChecks:
                 and ZERO <= quote.ask_size < INFINITY
                 and ts >= reference.newest_ts
                 and (sequence is None or sequence > reference.sequence)
-                and (self._max_ahead is None or ts <= quote.recv + self._max_ahead)
+                and ts <= quote.recv + self._ahead.allowed
+                and self._ahead.is_usual
                 and quote.origin not in REPLAYED_ORIGINS
             ):
                 reference.newest_ts, reference.bid, reference.ask = ts, bid, ask

@@ -6,6 +6,7 @@ from decimal import Context, Decimal
 from typing import TYPE_CHECKING
 
 from tapeloom.events import Event, Reject
+from tapeloom.plugin import TimeLimit
 
 from ._settings import RULES, Settings
 
@@ -55,12 +56,13 @@ class Rules:
 
     __slots__ = (
         "_counters",
+        "ahead",
         "band_fraction",
+        "bars_ahead",
         "confirm_after",
         "confirmations",
         "context",
         "enabled",
-        "max_ahead",
         "max_backwards",
         "max_jump",
         "max_jump_text",
@@ -71,7 +73,11 @@ class Rules:
         self.confirmations = settings.confirmations
         self.confirm_after = settings.confirm_after
         self.max_jump = settings.max_jump if "jump" in self.enabled else None
-        self.max_ahead = settings.max_ahead if "ahead" in self.enabled else None
+        max_ahead = settings.max_ahead if "ahead" in self.enabled else None
+        self.ahead = TimeLimit(
+            max_ahead
+        )  #: of events whose time is that of something that happened
+        self.bars_ahead = TimeLimit(max_ahead)  #: of bars, whose time is their start
         self.max_backwards = settings.max_backwards if "backwards" in self.enabled else None
         self.context = Context(prec=60, traps=[])
         # If two prices are within this fraction of one reference price, they are within `max_jump` of
@@ -112,8 +118,17 @@ class Rules:
                     return f"{name} {size} is not a number of 0 or more"
         return ""
 
-    def check_ahead(self, ts: int, recv: int) -> str:
-        """Return evidence that a time is too far ahead of `recv`, or an empty text."""
-        if self.max_ahead is None or ts <= recv + self.max_ahead:
+    def check_ahead(self, ts: int, recv: int, *, is_bar: bool = False) -> str:
+        """Return evidence that a time is too far ahead of `recv`, or an empty text.
+
+        Enough events in a row that agree on an offset of the venue's clock pass.
+        """
+        if is_bar and ts <= recv + self.ahead.allowed:
             return ""
-        return f"ts is {format_seconds(ts - recv)} ahead of recv, more than {format_seconds(self.max_ahead)}"
+        limit = self.bars_ahead if is_bar else self.ahead
+        if not limit.exceeds(ts, recv):
+            return ""
+        return (
+            f"ts is {format_seconds(ts - recv)} ahead of recv, more than {format_seconds(limit.allowed)};"
+            f" {limit.agreed}"
+        )

@@ -66,13 +66,15 @@ class Settings:
     `max_jump` is the largest allowed step between two consecutive prices. A price level beyond it is
     accepted after `confirmations` events in a row that agree on it, or after `confirm_after`.
     `max_backwards` is how far the venue's time may run backwards, `max_ahead` how far it may be ahead of
-    ours (None: not checked). `off` names rules to disable, `types` the types of events to check.
+    ours, offset included (None: not checked). `off` names rules to disable, `types` the types of events to check.
     """
 
     max_jump: Decimal = field(default=Decimal("0.1"), converter=fraction, validator=_above_zero)
     confirmations: int = field(default=3, validator=_at_least_one)
     confirm_after: int = field(default=5_000_000_000, converter=duration_ns)
     max_backwards: int = field(default=1_000_000_000, converter=duration_ns)
-    max_ahead: int | None = field(default=None, converter=converters.optional(duration_ns))
+    max_ahead: int | None = field(
+        default=10_000_000_000, converter=converters.optional(duration_ns)
+    )
     off: tuple[str, ...] = field(default=(), validator=_known_names(RULES))
     types: tuple[str, ...] = field(default=TYPES, validator=_known_names(TYPES))

@@ -30,8 +30,6 @@ if TYPE_CHECKING:
 
 __all__ = ["quality"]
 
-#: A time in ns that is never reached.
-_NO_LIMIT = 1 << 63
 #: Returns None for a valid event, else the events that replace it.
 _Check: TypeAlias = Callable[[Any], list[Event] | None]
 
@@ -62,7 +60,7 @@ def quality(settings: Settings, counters: Counter[str], gaps: Gaps) -> Stage:
     trades = TradeChecks(rules, gaps)
     check_of = _checks(rules, trades, settings.types, gaps).get
     check_trade: _Check = trades.check if Trade.type in settings.types else _accept
-    references_of, max_ahead = trades.references, rules.max_ahead
+    references_of, ahead = trades.references, rules.ahead
 
     unknown = TradeReference(rules)  # its band is empty, so every event gets the full check
     by_subscription_id: list[TradeReference] = []  # index: subscription id of `TradeBatch`
@@ -70,7 +68,7 @@ def quality(settings: Settings, counters: Counter[str], gaps: Gaps) -> Stage:
     def fast_path(events: TradeBatch) -> int:
         """Accept valid trades until one needs the full check; return how many were accepted."""
         subscription_ids = iter(events.subscription_ids)
-        latest_ts = _NO_LIMIT if max_ahead is None else events[0].recv + max_ahead
+        latest_ts = events[0].recv + ahead.allowed
         try:
             for event, subscription_id in zip(events, subscription_ids, strict=True):
                 reference = by_subscription_id[subscription_id]
@@ -109,7 +107,7 @@ def quality(settings: Settings, counters: Counter[str], gaps: Gaps) -> Stage:
     def stage(events: list[Event]) -> list[Event]:
         if not events or type(events) is not TradeBatch or Trade.type not in settings.types:
             return check_each(events, events)
-        done = fast_path(events)
+        done = fast_path(events) if ahead.is_usual else 0
         if done == len(events):
             return events
         out = check_each(events, events[done:])
@@ -138,7 +136,8 @@ def quality(settings: Settings, counters: Counter[str], gaps: Gaps) -> Stage:
                         and ZERO < event.size < INFINITY
                         and (ts := event.ts) >= reference.newest_ts
                         and event.origin == "live"
-                        and (max_ahead is None or ts <= event.recv + max_ahead)
+                        and ts <= event.recv + ahead.allowed
+                        and (ahead.is_usual or not ahead.exceeds(ts, event.recv))
                     ):
                         reference.next_id = trade_id + 1
                         reference.newest_ts = ts

@@ -72,8 +72,10 @@ class TradeChecks:
                 and ZERO < trade.size < INFINITY
                 and trade.ts >= reference.newest_ts
                 and trade.origin == "live"
+                and trade.ts <= trade.recv + self._rules.ahead.allowed
                 and (
-                    self._rules.max_ahead is None or trade.ts <= trade.recv + self._rules.max_ahead
+                    self._rules.ahead.is_usual
+                    or not self._rules.ahead.exceeds(trade.ts, trade.recv)
                 )
             )
         except InvalidOperation:  # comparing a NaN raises

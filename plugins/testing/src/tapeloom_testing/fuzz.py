@@ -77,13 +77,16 @@ _BYTE_MUTATIONS: tuple[_Mutation, ...] = (
 )
 _BYTE_PIECES = (
     b"", b"\x00", b"\xff\xfe", b"\xed\xa0\x80", b"{", b"}", b"[", b"]", b'"', b",", b":", b"\\u0000",
-    b"null", b"NaN", b"-Infinity", b"1e999", b"-0", b"0" * 400, b"9" * 400, b"[" * 2000, b'{"a":' * 500,
+    b"null", b"NaN", b"-Infinity", b"1e999", b"1E-999999", b"-0", b"0" * 400, b"9" * 400, b"[" * 2000, b'{"a":' * 500,
 )  # fmt: skip
 
 # -------------------------------------------------------------------------------------- as JSON
 
 _EXTREME_VALUES: tuple[Any, ...] = (
     None, True, False, 0, -1, 1, 1e308, -1e-308, 10**30, -(10**400), 2**63, "", " ", "NaN", "-1",
+    10**15, -(10**15), 253402300800000, 10**4298, -(10**4298), "sNaN", "NaN123", "1E-999999", "1E+999999",
+    "0E-999999", "-1E+999999999", "9" * 5000, "1." + "0" * 5000, "9999-12-31T23:59:59.999999999Z",
+    "0001-01-01T00:00:00Z", "\x1b]0;title\x07\r\n", "\x9b2J",
     "Infinity", "-Infinity", "1e400", "0x10", "1_0", "٣", "\ud800", "\x00", "x" * 5000, "1" * 400,
     "0." + "0" * 300 + "1", [], {}, [[]], [None], {"": None}, [[["1", "2"]]], ["1"],
 )  # fmt: skip
@@ -99,6 +102,8 @@ def _mutated_json(value: Any, chance: Random) -> bytes:
         )
     except RecursionError:
         return b"[" * 5000
+    except ValueError:  # an integer of more digits than Python writes
+        return b"9" * 5000
 
 
 def _mutate(value: Any, chance: Random) -> Any:
