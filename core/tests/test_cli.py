@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from decimal import Decimal
 from pathlib import Path
 from textwrap import dedent
 from typing import Any
@@ -17,8 +19,9 @@ import anyio
 import pytest
 import structlog
 from anyio.from_thread import start_blocking_portal
-from tapeloom import Trade, decode
+from tapeloom import Quote, Trade, decode
 from tapeloom.cli._main import main
+from tapeloom.cli._table import Table
 from tapeloom_testing import FakeClient, FakeVenue
 
 ACME = f"""\
@@ -280,6 +283,17 @@ def test_a_symbol_that_the_venue_does_not_list_is_exit_code_2(
 
     assert code == 2
     assert "Did you mean 'BTC/USDC'?" in summary(err)["errors"][0]
+
+
+def test_the_table_shows_an_empty_side_of_a_quote() -> None:
+    out = io.StringIO()
+    table = Table(out)
+    head = ("acme", "BTC/USD", 1, 2)
+    table.write([Quote(*head, Decimal(10), Decimal(1), Decimal(11), Decimal(1))])
+    table.write([Quote(*head, Decimal(10), Decimal(1), None, None)])
+    table.refresh({})
+
+    assert "bid 10 ask none" in out.getvalue()
 
 
 # ------------------------------------------------------------------------------------------- replay

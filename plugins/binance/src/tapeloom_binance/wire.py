@@ -116,7 +116,10 @@ class HistoricalTrade(TradeMessage, gc=False, kw_only=True):
 #: {"e":"bookTicker","u":4984028370881,"s":"BTCUSDT","b":"63943.90","B":"46.371","a":"63944.00",
 #: "A":"0.095","T":1721347022507,"E":1721347022507}
 class BookTicker(Struct, gc=False, tag_field="e", tag="bookTicker"):
-    """A message of the ``bookTicker`` stream. Spot sends neither `T` nor `e`."""
+    """A message of the ``bookTicker`` stream. Spot sends neither `T` nor `e`.
+
+    An empty side has price and size 0.
+    """
 
     u: int
     b: Decimal
@@ -127,7 +130,9 @@ class BookTicker(Struct, gc=False, tag_field="e", tag="bookTicker"):
 
     def to_event(self, route: Route, recv: int) -> Event:
         ts = self.T * route.time_unit_ns or recv
-        top_of_book = self.b, self.B, self.a, self.A, self.u
+        bid, bid_size = (self.b, self.B) if self.b else (None, None)
+        ask, ask_size = (self.a, self.A) if self.a else (None, None)
+        top_of_book = bid, bid_size, ask, ask_size, self.u
         return Quote(route.venue, route.symbol, ts, recv, *top_of_book, route.channel)
 
 
