@@ -17,7 +17,7 @@ import pytest
 import tapeloom
 import tapeloom_simulator as simulator
 from attrs import define, evolve, field, frozen
-from tapeloom import Event, FeedSpec, Gap, Network, Quote, Stack, Status, Trade
+from tapeloom import Book, Event, FeedSpec, Gap, Network, Quote, Stack, Status, Trade
 from tapeloom.errors import FeedError
 from tapeloom_simulator import (
     EPOCH,
@@ -367,6 +367,25 @@ async def test_a_quote_with_an_empty_side_is_delivered_as_none(
     assert (half.bid, half.bid_size, half.channel) == (None, None, "quotes")
     assert half.ask is not None
     assert half.ask_size is not None
+
+
+@pytest.mark.parametrize("backend", ["asyncio"], indirect=True)
+async def test_a_book_whose_snapshot_never_comes_is_reported_within_seconds(backend: str) -> None:
+    faults = [
+        Fault(kind="rate_limit_rest", after=1, count=0, value=429)
+    ]  # the first is the listing
+    events: list[Event] = []
+    async with simulator.serve("binance", symbols=["BTC/USDT"], seed=3, faults=faults) as sim:
+        feed = FeedSpec("binance", ("BTC/USDT",), ("book",), stages=("books",))
+        stack = Stack(feeds=(feed,), venues={"binance": sim.settings})
+        async with tapeloom.open(stack, clock=LoopClock(EPOCH), seed=1) as stream:
+            await collect(stream, events, 20.0)
+    first = next(event for event in events if type(event) is Book)
+    (stale,) = [event for event in events if type(event) is Status and event.state == "stale"]
+
+    assert 5 * SECOND <= stale.recv - first.recv <= 6 * SECOND
+    assert (stale.symbol, stale.channel) == ("BTC/USDT", "book")
+    assert "no snapshot within 5 s" in stale.detail
 
 
 def expected(place: VenueCase, kind: str) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ from typing import Any
 import anyio
 import pytest
 import tapeloom
-from tapeloom import Book, Event, FeedSpec, Quote, Reject, Stack, Status
+from tapeloom import Book, Event, FeedSpec, Gap, Quote, Reject, Stack, Status
 
 pytestmark = pytest.mark.anyio
 
@@ -114,6 +114,26 @@ async def test_a_book_without_a_snapshot_is_reported(
 
     assert word in status.detail
     assert (status.symbol, status.channel) == ("ETH/USDT:USDT", "book")
+
+
+@pytest.mark.parametrize(
+    "odd", [depth(1, 2, 0), depth(1013, 10**15, 1012)], ids=["ids go back", "a huge id"]
+)
+async def test_a_book_that_stops_following_is_reported_and_rebuilt(
+    tmp_path: Path, odd: dict[str, Any]
+) -> None:
+    first = odd["data"]["u"] + 1 if odd["data"]["u"] < 1000 else 1021
+    later = [depth(first + n, first + n, first + n - 1) for n in range(5)]
+    for number, frame in enumerate([*DELTAS[:2], odd, *later]):
+        frame["data"]["T"] = frame["data"]["E"] = 1_719_700_000_000 + number * 100
+    answer = ANSWER | {"lastUpdateId": first + 2}
+    frames = [DELTAS[0], ANSWER, DELTAS[1], odd, *later[:4], answer, later[4]]
+    events = await replayed(tmp_path / "day.ws.jsonl", frames, binance("ETH/USDT:USDT"))
+    books = [event for event in events if type(event) is Book and event.kind == "delta"]
+
+    assert states(events) == ["synced", "stale", "synced"]
+    assert {event.cause for event in events if type(event) is Gap} == {"sequence"}
+    assert len(books) == 8  # none is rejected or withheld
 
 
 async def test_each_emptied_side_of_partial_books_is_a_quote(tmp_path: Path) -> None:
