@@ -130,10 +130,13 @@ class BookTicker(Struct, gc=False, tag_field="e", tag="bookTicker"):
 
     def to_event(self, route: Route, recv: int) -> Event:
         ts = self.T * route.time_unit_ns or recv
-        bid, bid_size = (self.b, self.B) if self.b else (None, None)
-        ask, ask_size = (self.a, self.A) if self.a else (None, None)
-        top_of_book = bid, bid_size, ask, ask_size, self.u
-        return Quote(route.venue, route.symbol, ts, recv, *top_of_book, route.channel)
+        bid, ask = self.b, self.a
+        sides = (
+            (bid, self.B, ask, self.A)
+            if bid and ask
+            else (bid or None, self.B if bid else None, ask or None, self.A if ask else None)
+        )
+        return Quote(route.venue, route.symbol, ts, recv, *sides, self.u, route.channel)
 
 
 #: {"e":"depthUpdate","E":1626992741037,"T":1626992741024,"s":"SUSHIUSDT","U":600859599090,

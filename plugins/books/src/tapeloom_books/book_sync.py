@@ -72,13 +72,13 @@ class BookSync:
 
     def process_delta(self, event: Book, out: list[Event]) -> None:
         """Append a delta to *out*; apply it to the book if it is the next one, else buffer it."""
-        last_id, last_ts = self._ids.last_id, self._ids.last_ts
         position = self._ids.place(event)
-        if position == "gap" or position == "restart":
-            self._report_gap(event, position, last_id, last_ts, out)
-        out.append(event)
         if position == "old":
+            out.append(event)
             return
+        if position != "next":
+            self._report_gap(event, position, out)
+        out.append(event)
         book = self.book
         if book.state != "synced":
             self._buffer(event)
@@ -171,14 +171,10 @@ class BookSync:
         return self._status("stale", self._ids.last_ts or now, now, detail)
 
     def _report_gap(
-        self,
-        event: Book,
-        position: Literal["gap", "restart"],
-        last_id: int | None,
-        last_ts: int,
-        out: list[Event],
+        self, event: Book, position: Literal["gap", "restart"], out: list[Event]
     ) -> None:
         book, missing_ids = self.book, None
+        last_id, since = self._ids.gap_id, min(self._ids.gap_ts, event.ts)
         expected = f"expected the update after {last_id}"
         if position == "restart":
             reason = f"{expected}, received {event.last_id}: the venue restarted its ids"
@@ -190,7 +186,7 @@ class BookSync:
         self._counters["gaps"] += 1
         out.append(
             Gap(
-                book.venue, book.symbol, event.ts, event.recv, min(last_ts, event.ts), event.ts,
+                book.venue, book.symbol, event.ts, event.recv, since, event.ts,
                 "sequence", missing_ids, channel=book.channel,
             )
         )  # fmt: skip

@@ -27,6 +27,10 @@ class StreamIds:
     Otherwise one wrong id that is too high would stop the book for good.
     """
 
+    __slots__ = (
+        "_id_before_snapshot", "_newest_old_id", "_old_since", "gap_id", "gap_ts", "last_id", "last_ts",
+    )  # fmt: skip
+
     def __init__(self) -> None:
         self.reset()
 
@@ -34,9 +38,8 @@ class StreamIds:
         """Forget the ids: the next delta has any position."""
         self.last_id: int | None = None  #: the last update id of the stream
         self.last_ts = 0  #: the venue's time of that update, ns
-        self._is_snapshot = (
-            False  # the ids are those of a snapshot, whose time may mean something else
-        )
+        self.gap_id: int | None = None  #: `last_id` before the last gap or restart
+        self.gap_ts = 0  #: `last_ts` before it
         self._id_before_snapshot: int | None = None
         self._newest_old_id: int | None = None  # of the old deltas since the last that was not
         self._old_since = 0  # receive time of the first of them, ns
@@ -53,13 +56,16 @@ class StreamIds:
     def place(self, delta: Book) -> StreamPosition:
         """Return the position of *delta*, and continue from it unless it is old."""
         position: StreamPosition = position_after_delta(delta, self.last_id)
-        if position == "old" and self._is_restart(delta):
-            position = "restart"
-        elif position == "gap" and self._goes_on_from_before_snapshot(delta):
-            position = "next"
-        if position != "old":
-            self.last_id, self.last_ts = delta.last_id, delta.ts
-            self._id_before_snapshot = self._newest_old_id = None
+        if position != "next":
+            if position == "gap":
+                position = "next" if self._goes_on_from_before_snapshot(delta) else "gap"
+            elif not self._is_restart(delta):
+                return "old"
+            else:
+                position = "restart"
+            self.gap_id, self.gap_ts = self.last_id, self.last_ts
+        self.last_id, self.last_ts = delta.last_id, delta.ts
+        self._id_before_snapshot = self._newest_old_id = None
         return position
 
     def _is_restart(self, old: Book) -> bool:

@@ -18,6 +18,9 @@ Top = tuple[list[tuple[str, str]], list[tuple[str, str]]]
 #: Best bid, its size, best ask and its size as texts; an empty side is twice None.
 Best = tuple[str | None, str | None, str | None, str | None]
 
+#: Price and size of an empty side.
+_EMPTY = None, None
+
 
 class TopOfBookEmitter:
     """Compare the top of one book with the top emitted last, and emit changes."""
@@ -39,9 +42,12 @@ class TopOfBookEmitter:
         """Append a `Quote` and a `Book` to *out* if the top of the book has changed."""
         if self._quotes:
             bids, asks = self._book.bids, self._book.asks
-            bid = bids.texts[bids.keys[-1]] if bids.keys else None
-            ask = asks.texts[asks.keys[-1]] if asks.keys else None
-            best = bid, bids.sizes.get(bid), ask, asks.sizes.get(ask)  # type: ignore[arg-type]
+            best: Best
+            if bids.keys and asks.keys:
+                bid, ask = bids.texts[bids.keys[-1]], asks.texts[asks.keys[-1]]
+                best = bid, bids.sizes[bid], ask, asks.sizes[ask]
+            else:
+                best = *(bids.raw_best or _EMPTY), *(asks.raw_best or _EMPTY)
             if best != self._last_best:
                 self._last_best = best
                 self._emit_quote(ts, recv, best, out)

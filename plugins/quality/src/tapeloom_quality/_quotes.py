@@ -85,23 +85,19 @@ class QuoteChecks:
         bid, ask, sequence, ts = quote.bid, quote.ask, quote.sequence, quote.ts
         try:
             if (
-                bid is not None
-                and ask is not None
-                and reference.band_low < bid < ask < reference.band_high
-                and quote.bid_size is not None
-                and quote.ask_size is not None
-                and ZERO <= quote.bid_size < INFINITY
-                and ZERO <= quote.ask_size < INFINITY
+                reference.band_low < bid < ask < reference.band_high  # type: ignore[operator]
+                and ZERO <= quote.bid_size < INFINITY  # type: ignore[operator]
+                and ZERO <= quote.ask_size < INFINITY  # type: ignore[operator]
                 and ts >= reference.newest_ts
                 and (sequence is None or sequence > reference.sequence)
                 and (self._max_ahead is None or ts <= quote.recv + self._max_ahead)
                 and quote.origin not in REPLAYED_ORIGINS
             ):
-                reference.newest_ts, reference.bid, reference.ask = ts, bid, ask
+                reference.newest_ts, reference.bid, reference.ask = ts, bid, ask  # type: ignore[assignment]
                 if sequence is not None:
                     reference.sequence = sequence
                 return None
-        except InvalidOperation:  # comparing a NaN raises
+        except (InvalidOperation, TypeError):  # comparing a NaN, or None, raises
             pass
         rule, evidence = self._check_values(quote)
         if not rule and quote.origin not in REPLAYED_ORIGINS:
