@@ -17,7 +17,7 @@ import pytest
 import tapeloom
 import tapeloom_simulator as simulator
 from attrs import define, evolve, field, frozen
-from tapeloom import Event, FeedSpec, Gap, Network, Quote, Stack, Status, Trade
+from tapeloom import Book, Event, FeedSpec, Gap, Network, Quote, Stack, Status, Trade
 from tapeloom.errors import FeedError
 from tapeloom_simulator import (
     EPOCH,
@@ -145,7 +145,7 @@ HARMLESS: dict[str, str] = {
     "chain_halt": "the venue stands still, and says nothing that could be missed",
     "data_before_ack": "data proves the subscription",
     "empty_page": "an empty page of the past is followed by the next",
-    "empty_side": "a book may have one side",
+    "empty_side": "a side without orders is None, and the other is true",
     "huge_batch": "it is taken like any other",
     "no_ping": "data is a sign of life",
     "ping_no_pong": "data is a sign of life",
@@ -198,6 +198,7 @@ class Outcome:
     injected: dict[str, int]
     invented: list[Quote]
     wrong: list[str]  #: the last quotes that are not the market's
+    halves: list[Quote]  #: the quotes with an empty side
 
 
 async def run(
@@ -256,7 +257,8 @@ def outcome(
         for channel in place.channels[1:]
         if (last := latest(quotes, symbol, channel)) is not None and not recent(sim, symbol, last)
     ]
-    return Outcome(accounts, told, injected, invented, wrong)
+    halves = [quote for quote in quotes if quote.bid is None or quote.ask is None]
+    return Outcome(accounts, told, injected, invented, wrong, halves)
 
 
 def latest(quotes: Sequence[Quote], symbol: str, channel: str) -> Any:
@@ -348,6 +350,42 @@ async def test_the_ledger_balances_and_the_fault_is_named(
         assert outcome.wrong == []
     untold = [one for one in expected(place, kind) if told.isdisjoint(one.split(OR))]
     assert untold == []
+
+
+@pytest.mark.parametrize("backend", ["asyncio"], indirect=True)
+@pytest.mark.parametrize("place", PLACES, ids=lambda place: place.name)
+async def test_a_quote_with_an_empty_side_is_delivered_as_none(
+    place: VenueCase, backend: str
+) -> None:
+    faults = [Fault(kind="empty_side", channel="quotes", at=STRIKES)]
+    outcome = await run(place, faults, place.channels)
+    (half,) = outcome.halves
+
+    assert outcome.injected == {"empty_side": 1}
+    assert outcome.invented == []
+    assert outcome.told["reject price"] == 0
+    assert (half.bid, half.bid_size, half.channel) == (None, None, "quotes")
+    assert half.ask is not None
+    assert half.ask_size is not None
+
+
+@pytest.mark.parametrize("backend", ["asyncio"], indirect=True)
+async def test_a_book_whose_snapshot_never_comes_is_reported_within_seconds(backend: str) -> None:
+    faults = [
+        Fault(kind="rate_limit_rest", after=1, count=0, value=429)
+    ]  # the first is the listing
+    events: list[Event] = []
+    async with simulator.serve("binance", symbols=["BTC/USDT"], seed=3, faults=faults) as sim:
+        feed = FeedSpec("binance", ("BTC/USDT",), ("book",), stages=("books",))
+        stack = Stack(feeds=(feed,), venues={"binance": sim.settings})
+        async with tapeloom.open(stack, clock=LoopClock(EPOCH), seed=1) as stream:
+            await collect(stream, events, 20.0)
+    first = next(event for event in events if type(event) is Book)
+    (stale,) = [event for event in events if type(event) is Status and event.state == "stale"]
+
+    assert 5 * SECOND <= stale.recv - first.recv <= 6 * SECOND
+    assert (stale.symbol, stale.channel) == ("BTC/USDT", "book")
+    assert "no snapshot within 5 s" in stale.detail
 
 
 def expected(place: VenueCase, kind: str) -> tuple[str, ...]:

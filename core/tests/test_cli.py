@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import io
 import json
 import os
 import shutil
@@ -13,6 +14,7 @@ import sys
 import termios
 import time
 from collections.abc import Callable, Iterator
+from decimal import Decimal
 from pathlib import Path
 from textwrap import dedent
 from typing import Any
@@ -21,9 +23,10 @@ import anyio
 import pytest
 import structlog
 from anyio.from_thread import start_blocking_portal
-from tapeloom import Trade, decode
+from tapeloom import Quote, Trade, decode
 from tapeloom._tape.compression import read_whole
 from tapeloom.cli._main import main
+from tapeloom.cli._table import Table
 from tapeloom_testing import FakeClient, FakeVenue
 
 ACME = f"""\
@@ -441,6 +444,17 @@ def test_the_texts_of_a_venue_are_shown_with_escapes(
         assert not [char for char in text if not char.isprintable() and char != "\n"]
         assert "\nfake line" not in text
         assert "all is well" in text
+
+
+def test_the_table_shows_an_empty_side_of_a_quote() -> None:
+    out = io.StringIO()
+    table = Table(out)
+    head = ("acme", "BTC/USD", 1, 2)
+    table.write([Quote(*head, Decimal(10), Decimal(1), Decimal(11), Decimal(1))])
+    table.write([Quote(*head, Decimal(10), Decimal(1), None, None)])
+    table.refresh({})
+
+    assert "bid 10 ask none" in out.getvalue()
 
 
 # ------------------------------------------------------------------------------------------- replay

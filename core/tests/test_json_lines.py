@@ -39,7 +39,7 @@ plain = st.one_of(
         texts,
         origins,
     ),
-    st.builds(Quote, *head, numbers, numbers, numbers, numbers, maybe, texts, origins),
+    st.builds(Quote, *head, *([st.none() | numbers] * 4), maybe, texts, origins),
     st.builds(
         Book,
         *head,
@@ -124,6 +124,14 @@ def test_a_number_is_encoded_with_the_digits_of_the_venue(text: str) -> None:
     quote = Quote("acme", "X/Y", 1, 2, Decimal(text), Decimal(1), Decimal(text), Decimal(1))
 
     assert json.loads(encode(quote))["bid"] == text
+
+
+def test_an_empty_side_of_a_quote_is_null() -> None:
+    quote = Quote("acme", "X/Y", 1, 2, Decimal(1), Decimal(2), None, None)
+    fields = json.loads(encode(quote))
+
+    assert (fields["bid"], fields["ask"], fields["ask_size"]) == ("1", None, None)
+    assert decode(encode(quote)) == quote
 
 
 @pytest.mark.parametrize("text", ["NaN", "Infinity", "-Infinity"])

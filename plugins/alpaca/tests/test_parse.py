@@ -79,6 +79,17 @@ def test_sizes_of_quotes_may_count_round_lots(make) -> None:
     assert (quote.bid_size, quote.ask_size) == (100, 400)
 
 
+def test_a_side_at_price_0_is_none(make) -> None:
+    no_ask = QUOTE.replace('"ap":87.68,"as":4', '"ap":0,"as":0')
+    no_bid = QUOTE.replace('"bp":87.66,"bs":1', '"bp":0,"bs":0')
+    quotes = parsed(make(channels=("quotes",), quote_unit=100), f"[{no_ask},{no_bid}]")
+
+    assert [(q.bid, q.bid_size, q.ask, q.ask_size) for q in quotes] == [
+        (Decimal("87.66"), 100, None, None),
+        (None, None, Decimal("87.68"), 400),
+    ]
+
+
 def test_a_minute_bar_is_closed(make) -> None:
     (bar,) = parsed(make(channels=STOCKS), f"[{BAR}]")
     prices = [Decimal(text) for text in ("388.985", "389.13", "388.975", "389.12")]

@@ -90,6 +90,25 @@ def test_a_quote_without_a_venue_time_has_the_receive_time(make) -> None:
     assert perp == Quote("binance", PERP, 8_000_000, 7, *prices, 40, "quotes")
 
 
+@pytest.mark.parametrize("together", [False, True], ids=["single frames", "a batch"])
+def test_a_side_at_price_0_is_none(make, together: bool) -> None:
+    none = "0.00000000"
+    no_ask, no_bid = {"a": none, "A": none}, {"b": none, "B": none}
+    frames = [
+        combined("btcusdt@bookTicker", BOOK_TICKER | {"e": "bookTicker"} | sides)
+        for sides in ({}, no_ask, no_bid, no_ask | no_bid)
+    ]
+    feed = make("usdm" if together else "spot", (PERP if together else "BTC/USDT",), ("quotes",))
+    whole, *halves = parsed(feed, *frames)
+    bid, ask = (whole.bid, whole.bid_size), (whole.ask, whole.ask_size)
+
+    assert [(q.bid, q.bid_size, q.ask, q.ask_size) for q in halves] == [
+        (*bid, None, None),
+        (None, None, *ask),
+        (None, None, None, None),
+    ]
+
+
 def test_a_depth_update_is_a_book_delta(make) -> None:
     (spot,) = parsed(make(channels=("book",)), combined("btcusdt@depth@100ms", DELTA))
     timed = DELTA | {"T": 8, "pu": 149}

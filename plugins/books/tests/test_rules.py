@@ -2,7 +2,12 @@ from __future__ import annotations
 
 import pytest
 from tapeloom.events import Book
-from tapeloom_books.rules import missing_count, position_after_delta, position_after_snapshot
+from tapeloom_books.rules import (
+    first_joining,
+    missing_count,
+    position_after_delta,
+    position_after_snapshot,
+)
 
 
 def delta(first, last, previous=None):
@@ -45,12 +50,42 @@ def test_a_delta_follows_a_delta(event, last, place):
         (delta(14, 15, 10), 10, "next"),
         (delta(14, 15, 12), 10, "gap"),
         (delta(None, 15, 10), 10, "next"),
+        (delta(None, 15, 9), 10, "next"),  # the snapshot lies within the delta
+        (delta(None, 15, 12), 10, "gap"),  # the snapshot is older than the delta needs
+        (delta(None, 10, 8), 10, "old"),
+        (delta(None, 9, 8), 10, "old"),
+        (delta(None, 10, 10), 10, "next"),  # a keep-alive without changes
+        (delta(None, 3, 10), 10, "next"),  # the venue reset its ids
         (delta(None, None), 10, "next"),
         (delta(5, 6), None, "next"),
     ],
 )
 def test_a_delta_joins_a_snapshot(event, last, place):
     assert place == position_after_snapshot(event, last)
+
+
+#: OKX's own example of all forms: a keep-alive, and ids that are reset.
+RESET = [(10, 15), (15, 15), (15, 3), (3, 5)]
+
+
+@pytest.mark.parametrize(
+    ("links", "last", "index"),
+    [
+        (RESET, 15, 1),
+        (RESET, 12, 0),
+        (RESET, 4, 3),
+        (RESET, 5, 4),
+        ([(20, 30), (30, 40)], 10, None),
+        ([(20, 30), (30, 40)], 20, 0),
+        ([(20, 30), (30, 40)], 35, 1),
+        ([(20, 30), (30, 40)], 50, 2),
+        ([], 50, 0),
+    ],
+)
+def test_linked_deltas_join_a_snapshot_at_the_first_that_reaches_beyond_it(links, last, index):
+    deltas = [delta(None, end, previous) for previous, end in links]
+
+    assert first_joining(deltas, last) == index
 
 
 def test_lost_ids_are_counted_only_where_ids_are():

@@ -71,8 +71,12 @@ def test_a_quote_is_sent_only_when_price_or_size_at_the_top_changes(bench, delta
         delta(6, 6, [("9", "5")]),
     )
 
-    assert [(q.bid, q.bid_size) for q in told(out, Quote)] == [(10, 4), (9, 5), (9, 5)]
-    assert [Book, Book, Book, Quote, Book, Quote, Book, Book, Quote] == [type(e) for e in out]
+    bids = [(q.bid, q.bid_size) for q in told(out, Quote)]
+
+    assert bids == [(10, 4), (9, 5), (None, None), (9, 5)]
+    assert [Book, Book, Book, Quote, Book, Quote, Book, Quote, Book, Quote] == [
+        type(event) for event in out
+    ]
 
 
 def test_a_gap_is_reported_before_the_delta_after_it(bench, delta, snapshot):
@@ -181,6 +185,8 @@ def test_an_unanswered_request_is_repeated_after_retry(bench, delta):
     rig.stage.tick(3 * SECOND)
 
     assert len(rig.wants) == 2
+    assert rig.stage.due == 6 * SECOND  # then the late snapshot is reported
+    assert states(rig.stage.tick(6 * SECOND)) == ["stale"]
     assert rig.stage.due == 7 * SECOND
 
 
@@ -231,6 +237,31 @@ def test_a_disconnect_makes_the_book_stale_until_a_new_snapshot(bench, delta, sn
 
     assert states(out) == ["synced"]
     assert len(told(out, Quote)) == 1  # told again although it is what it was
+
+
+def test_an_emptied_side_of_a_book_is_a_quote_without_that_side(bench, delta, snapshot):
+    rig = bench()
+    out = rig.send(
+        snapshot(0, *ONE),
+        delta(1, 1, [], [("11", "0")]),
+        delta(2, 2, [], [("12", "0.00")]),  # a level that was not there
+        delta(3, 3, [("10", "0")]),
+        delta(4, 4, [], [("11", "3")]),
+    )
+
+    assert [(q.bid, q.bid_size, q.ask, q.ask_size) for q in told(out, Quote)] == [
+        (10, 1, 11, 2),
+        (10, 1, None, None),
+        (None, None, None, None),
+        (None, None, 11, 3),
+    ]
+    assert states(out) == ["synced"]
+
+
+def test_the_first_quote_of_an_empty_book_has_no_sides(bench, snapshot):
+    out = bench().send(snapshot(1, origin="live"))
+
+    assert [(q.bid, q.bid_size, q.ask, q.ask_size) for q in told(out, Quote)] == [(None,) * 4]
 
 
 def test_a_book_may_be_crossed_for_one_event(bench, delta, snapshot):

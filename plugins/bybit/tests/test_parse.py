@@ -104,15 +104,28 @@ def test_a_repeated_quote_has_the_time_of_the_push_and_is_counted(make) -> None:
     assert feed.counters["repeats"] == 2
 
 
-def test_half_a_quote_is_a_reject(make) -> None:
+def test_a_change_of_a_quote_is_a_reject(make) -> None:
     feed = make("spot", "quotes")
-    halves = [
-        push("orderbook.1.BTCUSDT", depth(b=[])),
-        push("orderbook.1.BTCUSDT", depth(u=6), "delta"),
-        push("orderbook.1.BTCUSDT", depth(a=[], u=7)),
-    ]
+    (reject,) = parsed(feed, push("orderbook.1.BTCUSDT", depth(u=6), "delta"))
 
-    assert [event.rule for event in parsed(feed, *halves)] == ["half_quote"] * 3
+    assert reject.rule == "half_quote"
+
+
+def test_an_empty_side_of_a_quote_is_none(make) -> None:
+    feed = make("spot", "quotes")
+    pushes = [
+        push("orderbook.1.BTCUSDT", depth(**sides, u=u))
+        for u, sides in enumerate(({}, {"a": []}, {"b": []}, {"b": [], "a": []}), 5)
+    ]
+    whole, *halves = parsed(feed, *pushes)
+    bid, ask = (whole.bid, whole.bid_size), (whole.ask, whole.ask_size)
+
+    assert None not in (*bid, *ask)
+    assert [(q.bid, q.bid_size, q.ask, q.ask_size) for q in halves] == [
+        (*bid, None, None),
+        (None, None, *ask),
+        (None, None, None, None),
+    ]
 
 
 def test_a_book_is_a_snapshot_and_then_deltas(make) -> None:

@@ -242,8 +242,25 @@ def test_a_quote_is_emitted_when_it_has_changed():
     assert len(quotes({"BTC/USDT": {**quote, "bid": "9.1"}}, 11)) == 1
 
 
-def test_a_quote_with_one_side_only_is_rejected():
-    [event] = read("quotes")({"BTC/USDT": {"bid": "9", "ask": None}}, 9)
+@pytest.mark.parametrize("none", [None, "0", 0.0])
+def test_an_empty_side_of_a_quote_is_none(none):
+    quotes = read("quotes")
+    sides = [
+        {"bid": "9", "bidVolume": "1", "ask": none, "askVolume": none},
+        {"bid": none, "bidVolume": none, "ask": "10", "askVolume": "2"},
+        {"bid": none, "bidVolume": none, "ask": none, "askVolume": none},
+    ]
+    events = [event for side in sides for event in quotes({"BTC/USDT": side}, 9)]
+
+    assert [(q.bid, q.bid_size, q.ask, q.ask_size) for q in events] == [
+        (9, 1, None, None),
+        (None, None, 10, 2),
+        (None, None, None, None),
+    ]
+
+
+def test_a_quote_with_a_price_that_is_no_number_is_rejected():
+    [event] = read("quotes")({"BTC/USDT": {"bid": "9", "ask": "nan"}}, 9)
 
     assert isinstance(event, Reject)
     assert event.rule == "incomplete"

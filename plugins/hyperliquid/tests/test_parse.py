@@ -132,18 +132,22 @@ def test_a_new_subscription_resets_the_time_of_a_book(make) -> None:
     assert [event.ts // MS for event in events if type(event) is Book] == [9, 7]
 
 
-def test_an_empty_side_of_a_quote_has_price_and_size_0(make) -> None:
+def test_an_empty_side_of_a_quote_is_none(make) -> None:
     bid, ask = ({"px": "68674.0", "sz": "0.97", "n": 4}, {"px": "68675.0", "sz": "0.04", "n": 1})
     feed = make(channels=("quotes",))
-    both, none = (
+    frames = [
         frame("bbo", {"coin": "BTC", "time": 8, "bbo": sides})
-        for sides in ([bid, ask], [bid, None])
-    )
-    whole, half = parsed(feed, both, none)
+        for sides in ([bid, ask], [bid, None], [None, ask], [None, None])
+    ]
+    whole, *halves = parsed(feed, *frames)
     prices = [Decimal(text) for text in ("68674.0", "0.97", "68675.0", "0.04")]
 
     assert whole == Quote("hyperliquid", PERP, 8 * MS, 7, *prices, None, "quotes")
-    assert (half.bid, half.ask, half.ask_size) == (prices[0], 0, 0)
+    assert [(q.bid, q.bid_size, q.ask, q.ask_size) for q in halves] == [
+        (*prices[:2], None, None),
+        (None, None, *prices[2:]),
+        (None, None, None, None),
+    ]
 
 
 CONTEXT = {

@@ -255,6 +255,17 @@ async def test_bad_messages_are_rejected_and_good_ones_around_them_delivered(rec
         assert seen.states("trades") == ["live", "halted", "live"]
 
 
+async def test_an_empty_side_of_a_quote_is_none(received):
+    faults = [Fault(kind="empty_side", channel="quotes", after=20)]
+    async with received(channels=("trades", "quotes"), faults=faults) as seen:
+        await seen.until(lambda received: any(q.bid is None for q in received.of("quote")))
+
+        (half,) = [quote for quote in seen.of("quote") if None in (quote.bid, quote.ask)]
+        assert (half.bid, half.bid_size) == (None, None)
+        assert half.ask_size > 0
+        assert seen.of("reject") == []
+
+
 async def test_a_subscription_without_data_is_reported_as_stale(received):
     faults = [Fault(kind="misroute_silence", channel="quotes")]
     settings = {"data_within": "200ms"}

@@ -82,12 +82,41 @@ def test_a_bar_of_quotes_has_no_volume():
 def test_halts_and_placeholders_are_not_trades():
     halted, live = events("trades", "99|7|1|5|0|0|1||", "99|7|1|6|0|0|0||")
     (nothing,) = events("trades", "99|7|1|5|-1|0|0||")
-    (empty,) = events("quotes", "99|7|3|5|-1|190.13|0|200|0")
     (below,) = events("trades", "99|7|1|5|-37.63|2|0||")
 
     assert [halted.state, live.state] == ["halted", "live"]
-    assert [nothing.rule, empty.rule] == ["no_value", "no_value"]
+    assert nothing.rule == "no_value"
     assert below.price == D("-37.63")  # oil has had such prices
+
+
+def test_a_placeholder_in_a_quote_is_an_empty_side():
+    no_bid, no_ask = events("quotes", "99|7|3|5|-1|190.13|0|200|0", "99|7|3|5|190.11|0|300|0|0")
+
+    assert (no_bid.bid, no_bid.bid_size, no_bid.ask, no_bid.ask_size) == (
+        None,
+        None,
+        D("190.13"),
+        200,
+    )
+    assert (no_ask.bid, no_ask.bid_size, no_ask.ask, no_ask.ask_size) == (
+        D("190.11"),
+        300,
+        None,
+        None,
+    )
+
+
+def test_an_empty_side_of_level_1_stays_empty_until_its_next_price():
+    quotes = events("quotes", "1|6|7|1|190.11|300|0", "1|6|7|2|190.13|200|0", "1|6|7|1|-1|0|0",
+                    "2|6|7|0|50", "1|6|7|1|190.10|70|0", top={})  # fmt: skip
+
+    assert [(q.bid, q.bid_size) for q in quotes] == [
+        (D("190.11"), 300),
+        (None, None),
+        (None, None),
+        (D("190.10"), 70),
+    ]
+    assert {(q.ask, q.ask_size) for q in quotes} == {(D("190.13"), 200)}
 
 
 def test_level_1_gives_a_quote_once_all_fields_came():

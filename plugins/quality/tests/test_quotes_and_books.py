@@ -3,6 +3,7 @@
 from decimal import Decimal
 
 import pytest
+from attrs import evolve
 
 
 def rules(events):
@@ -50,6 +51,59 @@ def test_quotes_are_ordered_by_sequence(quality, make):
     out = quality()(batch)
 
     assert rules(out) == ["quote", "quote", "order", "duplicate", "quote", "quote", "quote"]
+
+
+def half(quote, side):
+    """Return *quote* without the price and size of *side*."""
+    return evolve(quote, **{side: None, f"{side}_size": None})
+
+
+def test_a_quote_with_an_empty_side_passes(quality, make):
+    whole = make.quote(at=1)
+    batch = [whole, half(whole, "ask"), half(whole, "bid"), half(half(whole, "bid"), "ask"), whole]
+
+    assert quality()(batch) is batch
+
+
+@pytest.mark.parametrize(
+    ("missing", "rule"),
+    [("bid", "price"), ("ask", "price"), ("bid_size", "size"), ("ask_size", "size")],
+)
+def test_an_empty_side_has_neither_price_nor_size(quality, make, missing, rule):
+    odd = evolve(make.quote(), **{missing: None})
+    out = quality()([odd])
+
+    assert rules(out) == [rule]
+    assert "an empty side has neither" in out[0].evidence
+    assert rules(quality(off=(rule,))([odd])) == ["quote"]
+
+
+@pytest.mark.parametrize(("side", "bad"), [("bid", "0"), ("ask", "NaN")])
+def test_the_other_side_of_a_half_quote_is_checked(quality, make, side, bad):
+    other = {"bid": "ask", "ask": "bid"}[side]
+
+    assert rules(quality()([half(make.quote(**{side: bad}), other)])) == ["price"]
+
+
+def test_order_and_time_of_half_quotes_are_checked(quality, make):
+    stage = quality()
+    batch = [
+        half(make.quote(sequence=5, at=9000), "ask"),
+        half(make.quote(sequence=4, at=9000), "bid"),
+        half(make.quote(sequence=6, at=0), "bid"),
+        make.quote(sequence=7, at=9001),
+    ]
+
+    assert rules(stage(batch)) == ["quote", "order", "backwards", "quote"]
+
+
+def test_half_quotes_do_not_keep_a_new_price_level_from_being_accepted(quality, make):
+    stage = quality(confirmations=3, confirm_after="1h")
+    stage([make.quote()])
+    new = [make.quote("200", "201", at=at) for at in range(1, 4)]
+    out = stage([event for quote in new for event in (quote, half(quote, "ask"))])
+
+    assert rules(out) == ["jump", "quote", "jump", "quote", "quote", "quote"]
 
 
 def test_a_restarted_sequence_does_not_block_the_symbol(quality, make):

@@ -173,7 +173,9 @@ class GapTracker:
         if type(after_id) is int and type(before_id) is int:
             parts = _not_held(watched.fill, after_id, before_id)
         else:
-            gaps = [tracked.gap for tracked in watched.fill]
+            gaps = [
+                tracked.gap for tracked in watched.fill if after_id in (None, tracked.gap.after_id)
+            ]
             if any(gap.since <= since and until <= gap.until for gap in gaps):
                 return []
             parts = [(after_id, before_id)]

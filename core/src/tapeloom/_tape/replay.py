@@ -10,13 +10,14 @@ from attrs import define, frozen
 
 from tapeloom._gaps.gap_tracker import GapTracker
 from tapeloom.errors import masked
-from tapeloom.events import Event, Reject
+from tapeloom.events import Book, Event, Reject
 from tapeloom.plugin import (
     Clock,
     Codec,
     Feed,
     Frames,
     History,
+    HistoryQuery,
     Parse,
     Request,
     TimedStage,
@@ -159,9 +160,27 @@ class Replay:
             self._feed.counters["unrequested"] += 1
         if reply is not None:
             return []
+        if book := self._read_book_answer(frame):
+            return book
         text = frame[:500].decode(errors="replace")
         self._unreadable(self._clock.now, frame, "unreadable_frame")
         return [self._reject(self._clock.now, "unreadable_frame", text)]
+
+    def _read_book_answer(self, frame: bytes) -> list[Event]:
+        """Return the book in a frame that is the body of a REST answer, else nothing.
+
+        Some recorders write the snapshots that they request among the frames, without the address. The
+        body need not name the symbol, so the feed must have a single one.
+        """
+        feed, history = self._feed, self._history
+        if history is None or len(feed.symbols) != 1 or "book" not in feed.channels:
+            return []
+        try:
+            request = history.request(HistoryQuery("book", feed.symbols[0], "book"))
+            answer = history.read_answer(request, frame, self._clock.now) if request else []
+        except Exception:  # the adapter may raise anything for an unexpected shape
+            return []
+        return [event for event in answer if type(event) is Book]
 
     def _reject(self, recv: int, rule: str, evidence: str) -> Reject:
         return Reject(self._feed.venue, "", recv, recv, rule, evidence)

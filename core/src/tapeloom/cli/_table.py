@@ -27,8 +27,7 @@ _RISEN, _FALLEN, _DIM, _BOLD, _PLAIN = "\x1b[32m", "\x1b[31m", "\x1b[2m", "\x1b[
 class _Row:
     price: Decimal | None = None
     before: Decimal | None = None
-    bid: Decimal | None = None
-    ask: Decimal | None = None
+    quote: Quote | None = None
     trades: int = 0
     trades_before: int = 0
     rate: float = 0.0
@@ -43,6 +42,13 @@ def _short(value: Decimal | None) -> str:
         return ""
     text = plain(value)
     return text.rstrip("0").rstrip(".") if "." in text and "E" not in text else text
+
+
+def _sides(quote: Quote | None) -> tuple[str, str]:
+    """Return bid and ask of the last quote: "none" for an empty side, "" before the first quote."""
+    if quote is None:
+        return "", ""
+    return _short(quote.bid) or "none", _short(quote.ask) or "none"
 
 
 def _bar(bar: Bar | None) -> str:
@@ -86,7 +92,7 @@ class Table:
                 row.price = event.price  # type: ignore[union-attr]
                 row.trades += 1
             elif kind is Quote:
-                row.bid, row.ask = event.bid, event.ask  # type: ignore[union-attr]
+                row.quote = event  # type: ignore[assignment]
             elif isinstance(event, Bar):
                 row.bar = event
                 if not self.live and event.closed:
@@ -112,8 +118,9 @@ class Table:
         elif now - self._printed >= 5:
             self._printed = now
             for (venue, symbol), row in sorted(self._rows.items()):
+                bid, ask = _sides(row.quote)
                 self._line(
-                    f"{venue} {symbol} price {_short(row.price)} bid {_short(row.bid)} ask {_short(row.ask)}"
+                    f"{venue} {symbol} price {_short(row.price)} bid {bid} ask {ask}"
                     f" trades {row.trades} ({row.rate:.0f}/s) gaps {row.gaps} rejects {row.rejects}"
                 )
 
@@ -167,8 +174,9 @@ class Table:
     def _row(self, key: tuple[str, str], row: _Row) -> str:
         columns = shutil.get_terminal_size((120, 40)).columns - 1
         price = f"{_short(row.price):>14}"
+        bid, ask = _sides(row.quote)
         text = (
-            f"{key[0]:<10} {key[1]:<16} {price} {_short(row.bid):>14} {_short(row.ask):>14}"
+            f"{key[0]:<10} {key[1]:<16} {price} {bid:>14} {ask:>14}"
             f" {row.trades:>9} {row.rate:>7.0f} {row.gaps:>5} {row.rejects:>7}  {_bar(row.bar)}"
         )[:columns]
         colour = ""

@@ -66,7 +66,7 @@ GapCause = Literal[
 #: failed: The feed ended with an error; the detail has the error.
 #: ended: The feed ended without an error.
 #: synced: The order book is complete and follows the venue.
-#: stale: Data is known to be outdated; an order book is empty until it is synced again.
+#: stale: Data is known to be outdated, or missing; an order book is empty until it is synced.
 #: crossed: The best bid was not below the best ask; the order book is empty until it is synced again.
 #: sampled: The channel is polled: changes between two polls are not seen (alpaca).
 #: token_loop: The venue sent the same page token twice; the rest is requested in the next round (alpaca).
@@ -105,7 +105,7 @@ StatusState = Literal[
 #: late_trade: The trade arrived after its bar could be revised (bars).
 #: not_market_trade: The trade did not take place in the order book, such as an insurance fund trade (binance).
 #: block_trade: The trade was negotiated outside the order book (bybit).
-#: half_quote: A quote lacks its bid or its ask (bybit).
+#: half_quote: A quote is a change of one side, where whole quotes are expected (bybit).
 #: half_ticker: A ticker lacks figures that no earlier message had (bybit).
 #: incomplete: A field that the event needs is missing or cannot be read (ccxt).
 #: trade_void: The venue marks the trade as cancelled or corrected (alpaca).

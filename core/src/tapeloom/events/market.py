@@ -44,7 +44,11 @@ class Trade(Timed):
 
 @frozen
 class Quote(Timed):
-    """The best bid and ask with their sizes."""
+    """The best bid and ask with their sizes.
+
+    A side without an order has no price and no size: both are None. There is no other sign of an empty
+    side: venues write null, 0 or -1, and their parsers convert it.
+    """
 
     type: ClassVar[str] = "quote"
 
@@ -52,10 +56,10 @@ class Quote(Timed):
     symbol: str  #: The unified symbol.
     ts: int  #: The venue's time of the quote, in ns.
     recv: int  #: Our time of the read, in ns.
-    bid: Decimal  #: The highest price of a buy order.
-    bid_size: Decimal  #: The size at the best bid.
-    ask: Decimal  #: The lowest price of a sell order.
-    ask_size: Decimal  #: The size at the best ask.
+    bid: Decimal | None  #: The highest price of a buy order; None if there is none.
+    bid_size: Decimal | None  #: The size at the best bid; None if there is no bid.
+    ask: Decimal | None  #: The lowest price of a sell order; None if there is none.
+    ask_size: Decimal | None  #: The size at the best ask; None if there is no ask.
     #: The venue's number, which only grows; None if it numbers no quotes.
     sequence: int | None = None
     channel: str = "quotes"  #: The channel: `quotes`, or `book` if derived from an order book.

@@ -240,10 +240,10 @@ class EventBuilder:
     def quote(self, message: QuoteMessage, symbol: str, recv: int) -> Event:
         """Return a Quote."""
         m, ts, unit = message, parse_time(message.t), self._unit
-        bid, ask = m.bs, m.az
-        if unit != 1:
-            bid, ask = bid * unit, ask * unit
-        return Quote(self._venue, symbol, ts, recv, m.bp, bid, m.ap, ask, None, "quotes")
+        bid, bid_size = (m.bp, m.bs * unit if unit != 1 else m.bs) if m.bp else (None, None)
+        ask, ask_size = (m.ap, m.az * unit if unit != 1 else m.az) if m.ap else (None, None)
+        sides = bid, bid_size, ask, ask_size
+        return Quote(self._venue, symbol, ts, recv, *sides, None, "quotes")
 
     def bar(
         self,

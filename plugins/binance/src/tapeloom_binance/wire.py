@@ -131,7 +131,10 @@ class HistoricalTrade(TradeMessage, gc=False, kw_only=True):
 #: {"e":"bookTicker","u":4984028370881,"s":"BTCUSDT","b":"63943.90","B":"46.371","a":"63944.00",
 #: "A":"0.095","T":1721347022507,"E":1721347022507}
 class BookTicker(Struct, gc=False, tag_field="e", tag="bookTicker"):
-    """A message of the ``bookTicker`` stream. Spot sends neither `T` nor `e`."""
+    """A message of the ``bookTicker`` stream. Spot sends neither `T` nor `e`.
+
+    An empty side has price and size 0.
+    """
 
     u: int
     b: Decimal
@@ -142,8 +145,13 @@ class BookTicker(Struct, gc=False, tag_field="e", tag="bookTicker"):
 
     def to_event(self, route: Route, recv: int) -> Event:
         ts = self.T * route.time_unit_ns or recv
-        top_of_book = self.b, self.B, self.a, self.A, self.u
-        return Quote(route.venue, route.symbol, ts, recv, *top_of_book, route.channel)
+        bid, ask = self.b, self.a
+        sides = (
+            (bid, self.B, ask, self.A)
+            if bid and ask
+            else (bid or None, self.B if bid else None, ask or None, self.A if ask else None)
+        )
+        return Quote(route.venue, route.symbol, ts, recv, *sides, self.u, route.channel)
 
 
 #: {"e":"depthUpdate","E":1626992741037,"T":1626992741024,"s":"SUSHIUSDT","U":600859599090,

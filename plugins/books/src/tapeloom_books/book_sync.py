@@ -1,18 +1,20 @@
 """`BookSync`: keeps one local book in sync with the venue.
 
 Two checks are independent: whether each delta follows the one before (otherwise a `Gap` is emitted,
-whatever the state of the book), and whether the deltas follow the snapshot.
+whatever the state of the book), and whether the deltas follow the snapshot. A book that no longer
+follows the deltas, or that gets no snapshot, is reported by a `Status` within seconds.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from tapeloom.events import Book, Event, Gap, Status
 from tapeloom.plugin import HistoryQuery
 
-from .rules import has_sequence_ids, missing_count, position_after_delta, position_after_snapshot
+from .rules import first_joining, has_sequence_ids, missing_count, position_after_snapshot
+from .stream_ids import NOT_FOLLOWING_NS, StreamIds
 from .top_of_book import TopOfBookEmitter
 
 if TYPE_CHECKING:
@@ -30,30 +32,40 @@ __all__ = ["BookSync"]
 _IMMEDIATE_REQUESTS = 3
 #: The wait grows to at most 2 ** 6 = 64 times the setting `retry`.
 _MAX_DOUBLINGS = 6
+#: A first snapshot that has not arrived after this time is reported. An answer usually takes less than
+#: a second, and a snapshot in the stream comes before the first delta.
+_SNAPSHOT_LATE_NS = 5_000_000_000
 
 
 class BookSync:
     """One book, and the deltas buffered until its snapshot arrives.
 
-    `retry_at` is shared by all books of a feed. While a book needs a snapshot, it maps the book's key
-    to the time in ns at which to request one again.
+    `retry_at` and `report_at` are shared by all books of a feed and map the book's key to a time in ns:
+    while a book needs a snapshot, to the time of the next request; while it waits for its first one,
+    to the time at which to report that there is none.
     """
 
     def __init__(
-        self, book: LocalBook, settings: Settings, feed: Feed, retry_at: dict[tuple[str, str], int]
+        self,
+        book: LocalBook,
+        settings: Settings,
+        feed: Feed,
+        retry_at: dict[tuple[str, str], int],
+        report_at: dict[tuple[str, str], int],
     ) -> None:
         self.book = book
         self._key = book.symbol, book.channel
         self._query_history = feed.query_history
         self._gaps = feed.gaps
         self._retry_at = retry_at
+        self._report_at = report_at
         self._counters = feed.counters
         self._emit_top_of_book = TopOfBookEmitter(book, settings)
         self._retry = settings.retry
         self._buffered: deque[Book] = deque(maxlen=settings.buffer)
-        self._last_id: int | None = None  # last update id of the stream
-        self._last_ts = 0
+        self._ids = StreamIds()
         self._awaits_first_delta = False  # no delta was applied to the snapshot yet
+        self._replaced_at = 0  # receive time of the last snapshot that was loaded, ns
         self._was_crossed = False  # the last event left the book crossed
         self._request_pending = False  # a request has no answer yet
         self._attempts = 0
@@ -62,29 +74,25 @@ class BookSync:
 
     def process_delta(self, event: Book, out: list[Event]) -> None:
         """Append a delta to *out*; apply it to the book if it is the next one, else buffer it."""
-        position = position_after_delta(event, self._last_id)
-        if position == "gap":
-            self._report_gap(event, out)
-        out.append(event)
+        position = self._ids.place(event)
         if position == "old":
+            out.append(event)
             return
-        self._last_id = event.last_id
-        self._last_ts = event.ts
+        if position != "next":
+            self._report_gap(event, position, out)
+        out.append(event)
         book = self.book
         if book.state != "synced":
             self._buffer(event)
             return
         if self._awaits_first_delta:
             position = position_after_snapshot(event, book.sequence)
-            if position == "old":
+            if position == "old" and event.recv - self._replaced_at < NOT_FOLLOWING_NS:
                 return
-            if position == "gap":
-                self._invalidate(
-                    "stale",
-                    event,
-                    out,
-                    f"the snapshot at {book.sequence} is older than the first delta needs",
-                )
+            if position != "next":
+                relation = "older" if position == "gap" else "newer"
+                reason = f"the snapshot at {book.sequence} is {relation} than the deltas need"
+                self._invalidate("stale", event, out, f"{reason}, received {event.last_id}")
                 self._buffer(event)
                 return
             self._awaits_first_delta = False
@@ -103,30 +111,35 @@ class BookSync:
         self._emit_top_of_book(event.ts, event.recv, out)
 
     def process_snapshot(self, event: Book, out: list[Event]) -> None:
-        """Append a snapshot to *out*; load it, followed by the buffered deltas that come after it."""
+        """Append a snapshot to *out*; load it, followed by the buffered deltas that come after it.
+
+        A snapshot in the stream is loaded in any case. A requested one is not needed if the book became
+        synced before, and of no use if it is older than the deltas need.
+        """
         out.append(event)
-        if event.origin == "live":
-            self._last_id = event.last_id
-            self._last_ts = event.ts
-            self._replace_book(event, (), out)
-            return
         self._request_pending = False
-        if self.book.state == "synced" and event.last_id is not None:
-            return  # the book became synced before this answer arrived
-        buffered = [
-            delta
-            for delta in self._buffered
-            if position_after_snapshot(delta, event.last_id) != "old"
-        ]
-        if buffered and position_after_snapshot(buffered[0], event.last_id) == "gap":
+        buffered, end = [*self._buffered], event.last_id
+        if event.origin == "live":
+            joining = first_joining(buffered, end) if end is not None else None
+            if joining is None or joining == len(buffered):
+                self._ids.replaced_by(event)
+            self._replace_book(event, () if joining is None else buffered[joining:], out)
+            return
+        if self.book.state == "synced" and end is not None:
+            return
+        joining = first_joining(buffered, end)
+        last_id = self._ids.last_id
+        if not buffered and end is not None and last_id is not None and end < last_id:
+            joining = None  # older than a delta that is not buffered
+        if joining is None:
             self._allow_request_now()
             self.request_snapshot(event.recv)
         else:
-            self._replace_book(event, buffered, out)
+            self._replace_book(event, buffered[joining:], out)
 
     def process_gap(self, event: Gap, out: list[Event]) -> None:
         """Process a gap in the stream: later deltas cannot be applied to the current book."""
-        self._last_id = None
+        self._ids.reset()
         self._buffered.clear()
         if self.book.state == "synced":
             self._invalidate("stale", event, out, event.cause)
@@ -148,29 +161,45 @@ class BookSync:
         self._next_request_at = self._retry_at[self._key] = now + self._backoff()
         self._query_history(HistoryQuery("book", self.book.symbol, self.book.channel))
 
-    def _report_gap(self, event: Book, out: list[Event]) -> None:
-        book, last_id = self.book, self._last_id
-        missing_ids = missing_count(event, last_id)
+    def report_missing_snapshot(self, now: int | None = None) -> Status:
+        """Return the report that the book has no snapshot yet at *now*, or at the end of the feed."""
+        late_at = self._report_at.pop(self._key)
+        reason = f"no snapshot within {_SNAPSHOT_LATE_NS // 10**9} s of the first delta"
+        if now is None:
+            now = self._buffered[-1].recv if self._buffered else late_at - _SNAPSHOT_LATE_NS
+            reason = "the feed ended before a snapshot arrived"
+        self.book.invalidate("stale")
+        detail = f"{reason}; {self._attempts} requests were sent; the book is empty until then"
+        return self._status("stale", self._ids.last_ts or now, now, detail)
+
+    def _report_gap(
+        self, event: Book, position: Literal["gap", "restart"], out: list[Event]
+    ) -> None:
+        book, missing_ids = self.book, None
+        last_id, since = self._ids.gap_id, min(self._ids.gap_ts, event.ts)
+        expected = f"expected the update after {last_id}"
+        if position == "restart":
+            reason = f"{expected}, received {event.last_id}: the venue restarted its ids"
+        elif event.previous_id is not None:
+            reason = f"{expected}, received the one after {event.previous_id}"
+        else:
+            reason = f"{expected}, received {event.first_id}"
+            missing_ids = missing_count(event, last_id)
         out += self._gaps.open(
-            book.symbol, book.channel, since=self._last_ts, until=event.ts, recv=event.recv,
+            book.symbol, book.channel, since=since, until=event.ts, recv=event.recv,
             after_id=last_id, before_id=None if missing_ids is None else event.first_id,
             missing=missing_ids,
         )  # fmt: skip
         if book.state == "synced":
-            received = (
-                event.first_id
-                if event.previous_id is None
-                else f"the one after {event.previous_id}"
-            )
-            self._invalidate(
-                "stale", event, out, f"expected the update after {last_id}, received {received}"
-            )
+            self._invalidate("stale", event, out, reason)
         self._buffered.clear()
 
     def _buffer(self, event: Book) -> None:
         # Without ids it cannot be known whether the snapshot already contains a delta.
         if has_sequence_ids(event):
             self._buffered.append(event)
+        if self.book.state == "waiting":
+            self._report_at.setdefault(self._key, event.recv + _SNAPSHOT_LATE_NS)
         self.request_snapshot(event.recv)
 
     def _replace_book(self, snapshot: Book, buffered: Sequence[Book], out: list[Event]) -> None:
@@ -184,8 +213,10 @@ class BookSync:
             self._invalidate("stale", snapshot, out, str(error))
             return
         self._awaits_first_delta = not buffered
+        self._replaced_at = snapshot.recv
         self._buffered.clear()
         self._retry_at.pop(self._key, None)
+        self._report_at.pop(self._key, None)
         if previous_state != "synced":
             self._synced_since = snapshot.recv
             detail = f"{len(book.bids)} bids, {len(book.asks)} asks, at {book.sequence}"
@@ -211,6 +242,7 @@ class BookSync:
         self._synced_since = None
         self._counters[f"{state}_books"] += 1
         self.book.invalidate(state)
+        self._report_at.pop(self._key, None)
         self._emit_top_of_book.reset()
         self._buffered.clear()
         self._awaits_first_delta = self._was_crossed = False

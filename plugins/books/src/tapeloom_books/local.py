@@ -30,9 +30,9 @@ def _as_texts(raw: Levels) -> Sequence[Sequence[str]]:
 class LocalBook:
     """Order book of one symbol and channel. It holds levels only while `state` is "synced".
 
-    "waiting": no snapshot arrived yet. "stale": events were lost or could not be parsed. "crossed": the
-    best bid was at or above the best ask for more than one event. In these three states the book is
-    empty, so that nobody trades on wrong levels.
+    "waiting": no snapshot arrived yet. "stale": events were lost or could not be parsed, or the first
+    snapshot is late. "crossed": the best bid was at or above the best ask for more than one event. In
+    these three states the book is empty, so that nobody trades on wrong levels.
     """
 
     venue: str

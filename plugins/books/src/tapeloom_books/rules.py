@@ -12,10 +12,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from tapeloom.events import Book
 
 __all__ = [
     "Position",
+    "first_joining",
     "has_sequence_ids",
     "missing_count",
     "position_after_delta",
@@ -54,22 +57,39 @@ def position_after_delta(event: Book, last_id: int | None) -> Position:
 def position_after_snapshot(event: Book, last_id: int | None) -> Position:
     """Return the position of *event* relative to a snapshot taken at *last_id*.
 
-    A linked delta that ends with the snapshot's id is the first to apply; a counted one is the last
-    to drop. Source: Binance's instructions for local order books, futures (linked) and spot (counted).
+    A delta joins if it follows the snapshot, or if the snapshot lies within it: sizes are absolute, so
+    what the snapshot already contains does no harm. Sources: Binance's instructions for local order
+    books, spot (counted) and futures (linked, with `first_id`, where a delta that ends with the
+    snapshot's id is the first to apply); OKX's (linked, without `first_id`, and ids may be reset).
     """
-    end, first = event.last_id, event.first_id
+    end, first, previous = event.last_id, event.first_id, event.previous_id
     if last_id is None or end is None:
         return "next"
-    if event.previous_id is not None:
-        if end < last_id:
-            return "old"
-        joins = event.previous_id == last_id or first is None or first <= last_id
-        return "next" if joins else "gap"
+    if previous is not None:
+        if previous == last_id:
+            return "next"
+        if first is None:
+            return "old" if end <= last_id else "next" if previous < last_id else "gap"
+        return "old" if end < last_id else "next" if first <= last_id else "gap"
     if first is None:
         return "next"
     if end <= last_id:
         return "old"
     return "next" if first <= last_id + 1 else "gap"
+
+
+def first_joining(deltas: Sequence[Book], last_id: int | None) -> int | None:
+    """Return the index of the first delta to apply to a snapshot taken at *last_id*.
+
+    The *deltas* follow one another. The index is their number if the snapshot already contains all of
+    them, and None if updates between the snapshot and the deltas are missing.
+    """
+    position: Position = "old"
+    for index, delta in enumerate(deltas):
+        position = position_after_snapshot(delta, last_id)
+        if position == "next":
+            return index
+    return len(deltas) if position == "old" else None
 
 
 def missing_count(event: Book, last_id: int | None) -> int | None:

@@ -32,11 +32,12 @@ class Books:
     books: dict[tuple[str, str], LocalBook] = field(init=False, factory=dict)
     _book_syncs: dict[tuple[str, str], BookSync] = field(init=False, factory=dict)
     _retry_at: dict[tuple[str, str], int] = field(init=False, factory=dict)
+    _report_at: dict[tuple[str, str], int] = field(init=False, factory=dict)
 
     @property
     def due(self) -> int | None:
-        """Time in ns at which the next snapshot request is due."""
-        return min(self._retry_at.values()) if self._retry_at else None
+        """Time in ns at which the next request, or report of a missing snapshot, is due."""
+        return min((*self._retry_at.values(), *self._report_at.values()), default=None)
 
     def __call__(self, events: list[Event]) -> list[Event]:
         """Return *events* with the events of the books added, each after the event that caused it."""
@@ -62,21 +63,27 @@ class Books:
         return out
 
     def tick(self, now: int) -> list[Event]:
-        """Request again the snapshots that did not arrive."""
-        for key, retry_at in list(self._retry_at.items()):
-            if retry_at > now:
-                continue
-            if key[0] in self.feed.symbols:
-                self._book_syncs[key].request_snapshot(now)
-            else:  # the symbol was removed from the feed
-                del self._retry_at[key]
-        return []
+        """Request again the snapshots that did not arrive, and report the books that never had one."""
+        symbols = set(self.feed.symbols)
+        for deadlines in (self._retry_at, self._report_at):
+            for key in [key for key in deadlines if key[0] not in symbols]:
+                del deadlines[key]  # the symbol was removed from the feed
+        for key in [key for key, retry_at in self._retry_at.items() if retry_at <= now]:
+            self._book_syncs[key].request_snapshot(now)
+        late = [key for key, report_at in self._report_at.items() if report_at <= now]
+        return [self._book_syncs[key].report_missing_snapshot(now) for key in late]
+
+    def flush(self) -> list[Event]:
+        """Report the books that have not had a snapshot by the end of the feed."""
+        return [self._book_syncs[key].report_missing_snapshot() for key in [*self._report_at]]
 
     def _add_book(self, event: Book) -> BookSync:
         key = event.symbol, event.channel
         book = LocalBook(event.venue, *key, top_levels=self.settings.depth)
         self.books[key] = book
-        self._book_syncs[key] = BookSync(book, self.settings, self.feed, self._retry_at)
+        self._book_syncs[key] = BookSync(
+            book, self.settings, self.feed, self._retry_at, self._report_at
+        )
         return self._book_syncs[key]
 
     def _matching(self, event: Gap | Status) -> list[BookSync]:

@@ -15,6 +15,11 @@ __all__ = ["TopOfBookEmitter"]
 
 #: Best bids and asks as texts (price, size), best first.
 Top = tuple[list[tuple[str, str]], list[tuple[str, str]]]
+#: Best bid, its size, best ask and its size as texts; an empty side is twice None.
+Best = tuple[str | None, str | None, str | None, str | None]
+
+#: Price and size of an empty side.
+_EMPTY = None, None
 
 
 class TopOfBookEmitter:
@@ -29,35 +34,42 @@ class TopOfBookEmitter:
 
     def reset(self) -> None:
         """Forget the top emitted last, so that the next call emits everything."""
-        self._last_best: tuple[str, str, str, str] | None = None
-        self._last_values: tuple[Decimal, ...] | None = None
+        self._last_best: Best | None = None
+        self._last_values: tuple[Decimal | None, ...] | None = None
         self._last_top: Top = [], []
 
     def __call__(self, ts: int, recv: int, out: list[Event]) -> None:
         """Append a `Quote` and a `Book` to *out* if the top of the book has changed."""
         if self._quotes:
             bids, asks = self._book.bids, self._book.asks
+            best: Best
             if bids.keys and asks.keys:
                 bid, ask = bids.texts[bids.keys[-1]], asks.texts[asks.keys[-1]]
                 best = bid, bids.sizes[bid], ask, asks.sizes[ask]
-                if best != self._last_best:
-                    self._last_best = best
-                    self._emit_quote(ts, recv, best, out)
             else:
-                self._last_best = self._last_values = None
+                best = *(bids.raw_best or _EMPTY), *(asks.raw_best or _EMPTY)
+            if best != self._last_best:
+                self._last_best = best
+                self._emit_quote(ts, recv, best, out)
         if self._depth:
             top = self._book.bids.raw_top(self._depth), self._book.asks.raw_top(self._depth)
             if top != self._last_top:
                 self._emit_snapshot(ts, recv, top, out)
 
-    def _emit_quote(
-        self, ts: int, recv: int, best: tuple[str, str, str, str], out: list[Event]
-    ) -> None:
+    def _emit_quote(self, ts: int, recv: int, best: Best, out: list[Event]) -> None:
         try:
-            values = Decimal(best[0]), Decimal(best[1]), Decimal(best[2]), Decimal(best[3])
+            bid, bid_size, ask, ask_size = [
+                text if text is None else Decimal(text) for text in best
+            ]
         except InvalidOperation:
             return  # not a number; reporting this is the task of a validating stage
-        if not (values[1].is_finite() and values[3].is_finite()) or values == self._last_values:
+        if not (
+            (bid_size is None or bid_size.is_finite())
+            and (ask_size is None or ask_size.is_finite())
+        ):
+            return
+        values = bid, bid_size, ask, ask_size
+        if values == self._last_values:
             return
         self._last_values = values
         book = self._book

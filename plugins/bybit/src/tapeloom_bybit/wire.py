@@ -162,13 +162,13 @@ def _quote_builder(route: Route) -> Builder:
         # valid at the time of the push.
         is_repeat = book.u == last_update_id
         ts = (push.ts if is_repeat else push.cts or push.ts) * MS
-        if push.type == "delta" or not (book.b and book.a):
-            evidence = f"expected a bid and an ask, got {len(book.b)} bids and {len(book.a)} asks"
-            evidence += f" in a {push.type}"
+        if push.type == "delta":
+            evidence = "expected a snapshot, got a delta, which holds only the side that changed"
             batch.append(Reject(venue, symbol, ts, recv, "half_quote", evidence, None, channel))
             return
-        (bid, bid_size), (ask, ask_size) = book.b[0], book.a[0]
-        top_of_book = Decimal(bid), Decimal(bid_size), Decimal(ask), Decimal(ask_size)
+        bid, bid_size = map(Decimal, book.b[0]) if book.b else (None, None)
+        ask, ask_size = map(Decimal, book.a[0]) if book.a else (None, None)
+        top_of_book = bid, bid_size, ask, ask_size
         last_update_id = book.u
         counters["repeats"] += is_repeat
         batch.append(Quote(venue, symbol, ts, recv, *top_of_book, book.seq, channel))

@@ -66,9 +66,13 @@ def make_parser(
     return QuoteParser(feed, symbol, channel)
 
 
-def _size(value: Any) -> Decimal:
-    """Return the size of a quote, or zero if the exchange does not send it."""
-    return ZERO if value is None else to_decimal(value)
+def _side(price: Any, size: Any) -> tuple[Decimal, Decimal] | tuple[None, None]:
+    """Return price and size of one side of a quote; the size is zero if the exchange does not send it.
+
+    Exchanges send nothing or price 0 for an empty side.
+    """
+    number = None if price is None else to_decimal(price)
+    return (number, _optional(size) or ZERO) if number else (None, None)
 
 
 def _optional(value: Any) -> Decimal | None:
@@ -352,11 +356,10 @@ class QuoteParser(_Parser):
         return out
 
     def _event(self, data: Mapping[str, Any], values: tuple[Any, ...], recv: int) -> Event:
-        bid, bid_size, ask, ask_size = values
         try:
-            return Quote(
-                self._feed.venue, self._symbol, _ts(data, recv), recv,
-                to_decimal(bid), _size(bid_size), to_decimal(ask), _size(ask_size), None, self._channel,
-            )  # fmt: skip
-        except ValueError:  # a side is empty
+            (bid, bid_size), (ask, ask_size) = _side(*values[:2]), _side(*values[2:])
+            sides = bid, bid_size, ask, ask_size
+            fields = self._feed.venue, self._symbol, _ts(data, recv), recv
+            return Quote(*fields, *sides, None, self._channel)
+        except ValueError:  # a price or size is no number
             return self._reject("incomplete", data, recv)

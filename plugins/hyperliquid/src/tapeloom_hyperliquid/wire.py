@@ -31,7 +31,6 @@ __all__ = ["MS", "BookMessage", "Parser", "book_side"]
 
 #: Nanoseconds in a millisecond, the unit of the venue's times.
 MS = 1_000_000
-_ZERO = Decimal(0)
 
 
 #: {"px":"34.967","sz":"2.85","n":1}
@@ -166,13 +165,15 @@ _decode = msgspec.json.Decoder(
     AckFrame | TradesFrame | BookFrame | QuoteFrame | BarFrame | PerpTickerFrame | SpotTickerFrame
 ).decode
 _coin = attrgetter("coin")
-#: An empty side of a quote: size 0 at price 0.
-_EMPTY_SIDE = BestLevel(_ZERO, _ZERO)
 
 
 def book_side(side: list[LevelMessage], depth: int) -> list[tuple[str, str]]:
     """Return the first *depth* levels of a side as pairs of price and size, both text."""
     return [(level.px, level.sz) for level in side[:depth]]
+
+
+def _price_and_size(level: BestLevel | None) -> tuple[Decimal, Decimal] | tuple[None, None]:
+    return (level.px, level.sz) if level is not None else (None, None)
 
 
 def _duplicate_reject(trade: Trade) -> Reject:
@@ -287,9 +288,10 @@ class Parser:
         symbol = self._symbol(message.coin, "quotes")
         if symbol:
             self._bars.advance(message.time, recv, out)
-            bid, ask = message.bbo[0] or _EMPTY_SIDE, message.bbo[1] or _EMPTY_SIDE
+            bid, bid_size = _price_and_size(message.bbo[0])
+            ask, ask_size = _price_and_size(message.bbo[1])
             fields = self._venue, symbol, message.time * MS, recv
-            out.append(Quote(*fields, bid.px, bid.sz, ask.px, ask.sz, None, "quotes"))
+            out.append(Quote(*fields, bid, bid_size, ask, ask_size, None, "quotes"))
 
     def _parse_bars(self, data: BarMessage | list[BarMessage], recv: int, out: Events) -> None:
         for message in [data] if isinstance(data, BarMessage) else data:

@@ -89,7 +89,8 @@ class SubscriptionState:
     channel: str
     contract: Contract
     rows: BookRows | None = None  #: of a market depth
-    top: dict[str, Decimal] | None = None  #: the fields of level 1 that have come
+    #: The fields of level 1 that have come; the price of an empty side is None.
+    top: dict[str, Decimal | None] | None = None
     req_id: int = -1
     requested_at: float | None = None  #: when it was requested; None once its first data has come
     retry_at: float | None = None  #: when it is to be requested again
@@ -133,6 +134,24 @@ def _is_placeholder(price: Decimal, size: Decimal) -> bool:
     return price in (0, -1) and not size
 
 
+def _quote(
+    state: SubscriptionState,
+    ts: int,
+    recv: int,
+    bid: Decimal | None,
+    bid_size: Decimal | None,
+    ask: Decimal | None,
+    ask_size: Decimal | None,
+) -> Event:
+    """Return a Quote. A placeholder, or None, in place of a price means an empty side."""
+    if bid is None or bid_size is None or _is_placeholder(bid, bid_size):
+        bid = bid_size = None
+    if ask is None or ask_size is None or _is_placeholder(ask, ask_size):
+        ask = ask_size = None
+    sides = bid, bid_size, ask, ask_size
+    return Quote(state.venue, state.symbol, ts, recv, *sides, None, state.channel)
+
+
 def _no_value(state: SubscriptionState, fields: list[str], recv: int) -> list[Event]:
     """Return a Reject for a placeholder in place of a price."""
     evidence = " ".join(fields)
@@ -155,13 +174,7 @@ def _parse_tick(state: SubscriptionState, fields: list[str], recv: int) -> list[
         raise ValueError(f"tick type {kind} was not requested")
     bid, ask, bid_size, ask_size = map(_number, rest[:4])
     int(rest[4])
-    if _is_placeholder(bid, bid_size) or _is_placeholder(ask, ask_size):
-        return _no_value(state, fields, recv)
-    return [
-        Quote(
-            state.venue, state.symbol, ts, recv, bid, bid_size, ask, ask_size, None, state.channel
-        )
-    ]
+    return [_quote(state, ts, recv, bid, bid_size, ask, ask_size)]
 
 
 def _parse_trade(
@@ -230,9 +243,12 @@ def _parse_level_1(state: SubscriptionState, fields: list[str], recv: int) -> li
         side = _PRICE_TICKS.get(tick)
         if side is None:
             return []
-        top[side] = _number(price)
+        number = _number(price)
         if size:
             top[f"{side}_size"] = _number(size)
+        # A size that comes later must not make a price of the placeholder.
+        is_empty = _is_placeholder(number, top.get(f"{side}_size") or _ZERO)
+        top[side] = None if is_empty else number
     else:
         _, _, _, tick, size = fields
         if tick not in _SIZE_TICKS:
@@ -240,10 +256,8 @@ def _parse_level_1(state: SubscriptionState, fields: list[str], recv: int) -> li
         top[_SIZE_TICKS[tick]] = _number(size)
     if len(top) < 4:
         return []
-    values = (top["bid"], top["bid_size"], top["ask"], top["ask_size"])
-    if _is_placeholder(*values[:2]) or _is_placeholder(*values[2:]):
-        return []  # a side has no price at the moment
-    return [Quote(state.venue, state.symbol, recv, recv, *values, None, state.channel)]
+    sides = top["bid"], top["bid_size"], top["ask"], top["ask_size"]
+    return [_quote(state, recv, recv, *sides)]
 
 
 #: The index of the request id and the parser, by the type of a message of market data.

@@ -1,4 +1,7 @@
-"""Checks of quotes: prices, sizes, crossed sides, sequence, time and jumps of the mid price."""
+"""Checks of quotes: prices, sizes, crossed sides, sequence, time and jumps of the mid price.
+
+An empty side has neither price nor size; a quote with one has no mid price.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,7 @@ class QuoteReference(Reference):
 
     def __init__(self, rules: Rules) -> None:
         super().__init__(rules)
-        self.bid = self.ask = ZERO  # of the last good quote
+        self.bid = self.ask = ZERO  # of the last good quote with both sides
         self.sequence = -1
         self._restart_confirmations = 0
         self._restart_sequence = -1
@@ -55,11 +58,14 @@ class QuoteReference(Reference):
 
     def accept_quote(self, quote: Quote, mid_price: Decimal | None) -> None:
         """Make a valid quote the new reference."""
-        self.accept(quote.ts, mid_price)
+        if quote.bid is None or quote.ask is None:
+            self.accept_time(quote.ts)
+        else:
+            self.accept(quote.ts, mid_price)
+            self.bid, self.ask = quote.bid, quote.ask
         if quote.sequence is not None:
             self.sequence = quote.sequence
         self._restart_confirmations = 0
-        self.bid, self.ask = quote.bid, quote.ask
 
 
 class QuoteChecks:
@@ -79,20 +85,20 @@ class QuoteChecks:
         bid, ask, sequence, ts = quote.bid, quote.ask, quote.sequence, quote.ts
         try:
             if (
-                reference.band_low < bid < ask < reference.band_high
-                and ZERO <= quote.bid_size < INFINITY
-                and ZERO <= quote.ask_size < INFINITY
+                reference.band_low < bid < ask < reference.band_high  # type: ignore[operator]
+                and ZERO <= quote.bid_size < INFINITY  # type: ignore[operator]
+                and ZERO <= quote.ask_size < INFINITY  # type: ignore[operator]
                 and ts >= reference.newest_ts
                 and (sequence is None or sequence > reference.sequence)
                 and ts <= quote.recv + self._ahead.allowed
                 and self._ahead.is_usual
                 and quote.origin not in REPLAYED_ORIGINS
             ):
-                reference.newest_ts, reference.bid, reference.ask = ts, bid, ask
+                reference.newest_ts, reference.bid, reference.ask = ts, bid, ask  # type: ignore[assignment]
                 if sequence is not None:
                     reference.sequence = sequence
                 return None
-        except InvalidOperation:  # comparing a NaN raises
+        except (InvalidOperation, TypeError):  # comparing a NaN, or None, raises
             pass
         rule, evidence = self._check_values(quote)
         if not rule and quote.origin not in REPLAYED_ORIGINS:
@@ -106,8 +112,15 @@ class QuoteChecks:
         sizes = (("bid_size", quote.bid_size), ("ask_size", quote.ask_size))
         if evidence := rules.check_sizes(sizes):
             return "size", evidence
+        for side, price, size in (("bid", bid, quote.bid_size), ("ask", ask, quote.ask_size)):
+            if (rule := "size" if size is None else "price") in rules.enabled and (
+                (price is None) != (size is None)
+            ):
+                return rule, f"{side} {price} with {side}_size {size}: an empty side has neither"
         if (
             "crossed" in rules.enabled
+            and bid is not None
+            and ask is not None
             and is_non_negative(bid)
             and is_non_negative(ask)
             and bid >= ask
@@ -134,7 +147,7 @@ class QuoteChecks:
         reference.accept_quote(quote, mid_price)
         return "", ""
 
-    def _mid_price(self, bid: Decimal, ask: Decimal) -> Decimal | None:
-        if not is_non_negative(bid) or not is_non_negative(ask):
+    def _mid_price(self, bid: Decimal | None, ask: Decimal | None) -> Decimal | None:
+        if bid is None or ask is None or not is_non_negative(bid) or not is_non_negative(ask):
             return None
         return self._rules.context.divide(self._rules.context.add(bid, ask), 2)

@@ -67,13 +67,18 @@ class Reference:
 
     def accept(self, ts: int, price: Decimal | None) -> None:
         """Make an event the new reference, and close the breakers."""
-        self.newest_ts = max(ts, self.newest_ts)
-        self._time_confirmations = self._price_confirmations = 0
+        self.accept_time(ts)
+        self._price_confirmations = 0
         self._candidate_price = None
         if price is not None and is_positive(price):
             self.last_price = price
             if not self.band_low < price < self.band_high:
                 self._set_band(price)
+
+    def accept_time(self, ts: int) -> None:
+        """Make the time of an event without a price the new reference; prices are left as they are."""
+        self.newest_ts = max(ts, self.newest_ts)
+        self._time_confirmations = 0
 
     def _set_band(self, price: Decimal) -> None:
         self.known_good = price

@@ -26,6 +26,7 @@ COMMON = (
     "disconnect",
     "drop_diff",
     "dup_trade",
+    "empty_side",
     "huge_batch",
     "late_trade",
     "lingering_session",
@@ -50,6 +51,7 @@ COMMON = (
 CHANNELS: dict[str, frozenset[str]] = {
     "drop_diff": frozenset({"book"}),
     "crossed_book": frozenset({"book", "quotes"}),
+    "empty_side": frozenset({"book", "quotes"}),
     "huge_batch": frozenset({"book"}),
     "dup_trade": frozenset({"trades", "agg_trades"}),
     "late_trade": frozenset({"trades", "agg_trades"}),

@@ -319,7 +319,7 @@ class Injector:
             del self._held[held]
 
 
-_VENUE_ENCODED = ("crossed_book", "huge_batch", "missing_final_kline")
+_VENUE_ENCODED = ("crossed_book", "empty_side", "huge_batch", "missing_final_kline")
 _FRAME_FAULTS = (
     *_VENUE_ENCODED, "drop_diff", "dup_trade", "late_trade", "malformed_json", "missing_fields",
     "plain_text_frame", "reorder", "silent_stall",

@@ -239,13 +239,18 @@ def count_reports(events: Iterable[Event], counters: Counter[str] | None = None)
 
 
 def impossible_quotes(truth: Truth, symbol: str, quotes: Iterable[Quote]) -> list[Quote]:
-    """Return the quotes of *symbol* whose best bid and ask the market never had."""
-    true_quotes = {tuple(quoted[2:]) for quoted in truth.quotes(symbol)} | {
-        truth.first_quote[symbol]
+    """Return the quotes of *symbol* whose best bid and ask the market never had.
+
+    The market always has both sides; of a quote with an empty side, the other side is checked.
+    """
+    pairs = {tuple(quoted[2:]) for quoted in truth.quotes(symbol)} | {truth.first_quote[symbol]}
+    no_side = None, None
+    possible = {
+        (*bid, *ask) for pair in pairs for bid in (pair[:2], no_side) for ask in (pair[2:], no_side)
     }
     return [
         quote
         for quote in quotes
         if quote.symbol == symbol
-        and (quote.bid, quote.bid_size, quote.ask, quote.ask_size) not in true_quotes
+        and (quote.bid, quote.bid_size, quote.ask, quote.ask_size) not in possible
     ]

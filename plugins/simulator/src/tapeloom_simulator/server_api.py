@@ -425,8 +425,8 @@ class VenueServer(Protocol):
     def corrupt(self, fault: str, stream: VenueStream, text: str) -> list[str] | None:
         """Return the messages that replace *text* under a fault; None if the fault cannot apply.
 
-        Only faults that need the venue's protocol are passed: "crossed_book", "huge_batch",
-        "missing_final_kline", the venue's own `faults`, and, with a `Framing`, "missing_fields". The
+        Only faults that need the venue's protocol are passed: "crossed_book", "empty_side",
+        "huge_batch", "missing_final_kline", the venue's own `faults`, and, with a `Framing`, "missing_fields". The
         fault is recorded in the ground truth.
 
         For a common fault, the result may be discarded, so this may have no other effect. A fault

@@ -219,6 +219,13 @@ def _crossed(side: AlpacaSide, stream: AlpacaStream, items: Items) -> list[Items
     return [[{**item, "b": [level, *item["b"]]}]]
 
 
+def _empty_side(side: AlpacaSide, stream: AlpacaStream, items: Items) -> list[Items] | None:
+    """Send a quote without a bid."""
+    if items[0]["T"] != "q":
+        return None
+    return [[{**items[0], "bp": _Number("0"), "bs": _Number("0")}]]
+
+
 def _huge(side: AlpacaSide, stream: AlpacaStream, items: Items) -> list[Items] | None:
     """Send a delta that also removes a thousand levels that do not exist."""
     if not isinstance(stream, BookStream):
@@ -240,6 +247,7 @@ _CORRUPTIONS = {
     "cancel": _cancel,
     "updated_bar": _updated_bar,
     "crossed_book": _crossed,
+    "empty_side": _empty_side,
     "huge_batch": _huge,
     "missing_final_kline": _missing_bar,
 }

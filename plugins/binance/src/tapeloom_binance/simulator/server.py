@@ -166,9 +166,11 @@ class BinanceServer:
         return error(-1003, text, status, **{"Retry-After": str(retry_after)})
 
     def corrupt(self, fault: str, stream: VenueStream, text: str) -> list[str] | None:
-        """Return a crossed book, a huge delta, or nothing instead of a final kline; None: no change."""
+        """Return the messages that a fault makes of one; None if it does not apply."""
         if fault == "missing_final_kline":
             return [] if '"x":true' in text else None
+        if fault == "empty_side":
+            return _empty_side(text) if stream.channel != "book" else None
         fmt = next(
             fmt for formats in self._formats.values() for fmt in formats.values()
             if fmt.instrument.symbol == stream.symbol
@@ -185,6 +187,16 @@ def _rest_path(path: str) -> tuple[str, str]:
         if found and "/" not in before.strip("/"):
             return market, after
     return "", ""
+
+
+def _empty_side(text: str) -> list[str]:
+    """Return *text*, a quote or a partial book, without bids."""
+    message = json.loads(text)
+    if "B" in message:
+        message["b"] = message["B"] = "0.00000000"
+    else:
+        message["bids" if "bids" in message else "b"] = []
+    return [json.dumps(message, separators=(",", ":"))]
 
 
 def _crossed_book(fmt: SymbolFormat, text: str) -> list[str]:

@@ -144,7 +144,11 @@ class BybitServer:
         if fault == "restart":
             return _ListWithEffect([text], book.restart)
         fmt, message = self._by_symbol[stream.symbol], json.loads(text)
-        if fault == "crossed_book":
+        if fault == "empty_side":
+            if stream.channel != "quotes":
+                return None
+            message["data"]["b"] = []
+        elif fault == "crossed_book":
             _cross_book(fmt, message["data"])
         elif message["type"] == "snapshot":
             return None

@@ -50,7 +50,6 @@ _FAULTS = {
     "candle_gap": frozenset({"klines"}),
     "chain_halt": frozenset[str](),
     "duplicate_block": _TRADES,
-    "empty_side": frozenset({"book", "quotes"}),
     "history_batch": _TRADES,
 }
 

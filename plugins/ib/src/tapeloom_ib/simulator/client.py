@@ -335,6 +335,8 @@ class Client:
                 return self._ended(stream, 10197, "No market data during competing live session")
             case "ib_halt" | "ib_sentinel" | "missing_fields":
                 return stream.corrupt(fault, text)
+            case "empty_side" if isinstance(stream, QuoteStream):
+                return stream.corrupt(fault, text)
         return None
 
     def _lose_connection(self, fault: str) -> list[str]:

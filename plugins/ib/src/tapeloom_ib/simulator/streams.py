@@ -104,6 +104,8 @@ class ClientStream:
         if fault == "ib_halt":
             halt = message(*fields[:4], 0, 0, 1, *fields[7:])
             return [halt, halt, text]
+        if fault == "empty_side":  # the bid
+            return [message(*fields[:4], -1, fields[5], 0, *fields[7:])]
         placeholder = [-1, 0] if fields[2] != "3" else [-1, -1, 0, 0]
         return [message(*fields[:4], *placeholder, *fields[4 + len(placeholder) :]), text]
 

@@ -192,7 +192,8 @@ def _numbers(event: Event) -> Iterable[Decimal | str]:
     if type(event) is Trade:
         return event.price, event.size
     if type(event) is Quote:
-        return event.bid, event.bid_size, event.ask, event.ask_size
+        sides = (event.bid, event.bid_size, event.ask, event.ask_size)
+        return [number for number in sides if number is not None]
     if type(event) is Bar:
         return event.open, event.high, event.low, event.close, event.volume
     if type(event) is Ticker:

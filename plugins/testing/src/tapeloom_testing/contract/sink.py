@@ -30,7 +30,7 @@ _PATIENCE = 20.0
 
 
 def _events(count: int) -> list[Event]:
-    """Return *count* trades, quotes and bars, then a gap and a status; no two are equal."""
+    """Return *count* trades, quotes and bars, then a gap, half a quote and a status; no two equal."""
     source = ("contract", "BTC/USDT")
     events: list[Event] = []
     for index in range(count):
@@ -44,6 +44,7 @@ def _events(count: int) -> list[Event]:
     events.append(
         Gap(*source, _START, _START, _START, _START + 1, "disconnect", 3, "open", "trades")
     )
+    events.append(Quote(*source, _START, _START, None, None, Decimal("0.10"), Decimal(2)))
     events.append(Status("contract", "", _START, _START, "notice", 'quotes " and , commas\n'))
     return events
 

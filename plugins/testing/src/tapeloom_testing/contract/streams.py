@@ -30,6 +30,13 @@ _kind = st.sampled_from(
 )
 
 
+def _side(
+    price: Decimal, size: Decimal
+) -> st.SearchStrategy[tuple[Decimal, Decimal] | tuple[None, None]]:
+    """Return a strategy for one side of a quote, which is sometimes empty."""
+    return st.sampled_from([(price, size), (price, size), (price, size), (None, None)])
+
+
 @st.composite
 def streams(draw: st.DrawFn) -> list[Event]:
     """Draw a plausible stream: times and ids never decrease, and a book starts with a snapshot."""
@@ -45,7 +52,9 @@ def streams(draw: st.DrawFn) -> list[Event]:
             side: Side = draw(st.sampled_from(_SIDES))
             events.append(Trade(*header, price, size, side, ids[symbol]))
         elif kind == "quote":
-            events.append(Quote(*header, price, size, price + 1, size))
+            bid, bid_size = draw(_side(price, size))
+            ask, ask_size = draw(_side(price + 1, size))
+            events.append(Quote(*header, bid, bid_size, ask, ask_size))
         elif kind == "ticker":
             events.append(Ticker(*header, price, price, price + 1, price - 1, size, size * price))
         elif kind == "bar":
