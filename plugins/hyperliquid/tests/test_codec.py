@@ -150,7 +150,7 @@ def test_an_error_is_classified_by_its_first_words(make, text, reply) -> None:
             b"Websocket connection established.",
             Notice("greeting", "Websocket connection established."),
         ),
-        (b'{"channel":"notification","data":{}}', None),
+        (b'{"channel":"notification","data":{}}', Unrequested("notification")),
         (b'{"channel":"error","data":{}}', None),
         (b'{"channel":"error"}', None),
         (b'{"channel":"subscriptionResponse"}', None),

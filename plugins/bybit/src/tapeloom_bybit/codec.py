@@ -33,6 +33,8 @@ TEMPORARY_CODES = frozenset({10000, 10006, 10016, 10018})
 _TEMPORARY_TEXT = re.compile(
     r"too many visits|too frequent|timeout|time out|server error", re.IGNORECASE
 )
+#: What `op` is in a reply to a request, which then has `success`; empty in market data.
+_REPLIED = frozenset(("", "subscribe", "unsubscribe"))
 #: A topic in the text of a refusal.
 _TOPIC = re.compile(r"(?:publicTrade|orderbook|kline|tickers)\.[\w.-]+")
 
@@ -124,7 +126,7 @@ class BybitCodec:
         if message.ret_msg == "pong" or message.op == "pong":
             return Pong()
         if message.success is None and not message.code:
-            return Unrequested(message.op) if message.op else None
+            return None if message.op in _REPLIED else Unrequested(message.op)
         number, _, topic_count = str(message.req_id).partition("-")
         request_id = int(number) if number.isdecimal() else None
         if not message.success:
