@@ -21,6 +21,11 @@ class FeedMonitor:
         self._venue_clock = ClockMonitor()
         self._clock_steps = ClockStepDetector(plan.feed.clock)
 
+    @property
+    def pause_seconds(self) -> float:
+        """How long to wait before the next check: longer while no subscription has begun."""
+        return 1.0 if self._gaps.live or self._gaps.watched else 10.0
+
     def check(self) -> list[Event]:
         """Return the gaps to report, and a Status for each alert about the venue's clock."""
         clock, last_seen = self._feed.clock, self._gaps.last_seen
