@@ -550,3 +550,22 @@ def test_a_burst_after_a_pause_is_filled_completely():
     out += run([trade(ms, recv=40_000) for ms in (1000, 20_000, 39_900)])
 
     assert starts(out) == [n * 1000 for n in range(39)]
+
+
+def test_a_clock_that_was_set_back_narrows_the_bound_again():
+    run = stage(lateness=0)
+    live(run, 0, 5000, jump=HOUR)
+    out = live(run, 5000, 300_000, step=1000)
+    out += run([trade(HOUR + 300_000, recv=300_005)])
+
+    assert rules(out)[-1] == "ahead"
+
+
+def test_a_clock_that_stays_ahead_keeps_its_bound():
+    run = stage(lateness=0)
+    out = live(run, 0, 5000, jump=HOUR)
+    for minute in range(5):
+        out += live(run, 60_000 * minute + 5000, 60_000 * (minute + 1) + 5000, step=1000, jump=HOUR)
+        out += run([trade(3 * HOUR, recv=60_000 * (minute + 1) + 5000)])
+
+    assert rules(out) == ["ahead"] * (19 + 5)

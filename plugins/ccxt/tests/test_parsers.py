@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tapeloom.events import Bar, Book, Quote, Reject, Ticker, Trade
+from tapeloom.events import Bar, Book, Quote, Reject, Ticker, Trade, encode
 from tapeloom.plugin import Feed
+from tapeloom.plugin.bounds import reject_out_of_bounds
 from tapeloom_ccxt.parsers import ChannelParser, CrossedError, make_parser
 from tapeloom_testing import VirtualClock
 
@@ -328,3 +329,48 @@ def test_a_rejected_book_is_made_up_by_the_next_delta():
 
     assert (delta.kind, delta.raw_bids) == ("delta", [("9", "2")])
     assert delta.raw_asks == [("11", "1"), ("10", "0")]
+
+
+# ----------------------------------------------------------------------------- absurd values
+
+ABSURD: list[Any] = [
+    None, "", "9" * 4298, "9" * 5000, 10**4298, -(10**15), 10**15, 1e308, float("nan"), float("inf"),
+    "1E-999999", "1E+999999", "0E-999999", Decimal("1E-999999"), Decimal("1E+999999"), "NaN", "sNaN",
+    Decimal("sNaN"), "0x10", "\ud800", "\x1b]0;title\x07", "x" * 5000, [], {}, [[]],
+]  # fmt: skip
+ROW = {"timestamp": 7, "last": "1", "open": "1", "high": "1", "low": "1", "baseVolume": "2"}
+QUOTE = {"timestamp": 7, "bid": "1", "bidVolume": "2", "ask": "3", "askVolume": "4"}
+#: What core's handling of a topic catches: the channel is then read again.
+CAUGHT = (ArithmeticError, AttributeError, CrossedError, LookupError, TypeError, ValueError)
+
+
+def absurd_data() -> list[tuple[str, Any]]:
+    found: list[tuple[str, Any]] = []
+    for bad in ABSURD:
+        found += [("trades", [trade("a"), {**trade("b"), name: bad}]) for name in trade("b")]
+        found += [("ticker", {**ROW, name: bad}) for name in ROW]
+        found += [("quotes", {"BTC/USDT": {**QUOTE, name: bad}}) for name in QUOTE]
+        found += [
+            ("klines:1m", [[7, 1, 2, 1, 2, 3], [*[60_007, 1, 2, 1, 2, 3][:at], bad, 1, 1, 1, 1, 1]])
+            for at in range(6)
+        ]
+        for level in ([bad, "1"], ["1", bad]):
+            found.append(("book", {"timestamp": 7, "bids": [level], "asks": [["3", "1"]]}))
+        found.append(("book:5", {"timestamp": bad, "bids": [["1", "1"]], "asks": [["3", "1"]]}))
+    return found
+
+
+def test_absurd_values_raise_what_is_caught_or_are_rejected():
+    outcomes = set()
+    for channel, data in absurd_data():
+        try:
+            events = reject_out_of_bounds(read(channel, numbered=True)(data, 9))
+        except CAUGHT:
+            outcomes.add("raised")
+            continue
+        for event in events:
+            outcomes.add(getattr(event, "rule", event.type))
+            assert len(encode(event)) < 2000
+            assert event.time.year < 2263
+
+    assert {"trade", "ticker", "quote", "bar", "book", "incomplete", "out_of_bounds"} <= outcomes

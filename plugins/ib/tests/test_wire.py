@@ -13,7 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from ib_async import Contract
+from tapeloom.events import encode
 from tapeloom.plugin import Feed
+from tapeloom.plugin.bounds import reject_out_of_bounds
 from tapeloom_ib import Settings
 from tapeloom_ib.pacing import Pacing
 from tapeloom_ib.session import Session
@@ -341,3 +343,44 @@ def test_every_recorded_message_is_parsed_or_rejected(name):
         # One of the samples carries the fields of a trade under the type of a quote.
         assert sorted(kind for number, *kinds in found if number == "99" for kind in kinds) == [
             "quote", "reject", "trade", "trade", "trade"]  # fmt: skip
+
+
+# ------------------------------------------------------------------------------- absurd values
+
+SAMPLES = [
+    ("trades", "99|7|1|1795339801|190.120|0.10000000|0|NASDAQ| T I"),
+    ("quotes", "99|7|3|1795339801|190.11|190.13|300|200|0"),
+    ("klines:5s", "50||7|1678323335|4028.75|4029.00|4028.25|4028.50|2|4026.75|1"),
+    ("book:5", "12||7|0|1|1|185.50|100"),
+    ("book:5", "13||7|0|ISLAND|1|1|185.50|100|1"),
+]
+ABSURD = [
+    "", "9" * 18, "9" * 4298, "9" * 5000, "-" + "9" * 4298, "1E-999999", "1E+999999", "0E-999999",
+    "NaN", "sNaN", "NaN123", "-Infinity", "253402300800", "1e400", "0x10", "1_0", "٣", "\ud800",
+    "\x1b]0;title\x07", "x" * 5000,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("channel", "text"), SAMPLES)
+def test_absurd_values_raise_what_a_parser_may_or_are_rejected(channel, text):
+    outcomes = set()
+    for index in range(len(text.split("|"))):
+        for value in ABSURD:
+            fields = text.split("|")
+            if index not in (0, 1, 2) and fields[index] != "7":
+                fields[index] = value
+            subscription = line(channel, **({"top": {}} if channel == "quotes" else {}))
+            try:
+                state, found = parse({"7": subscription}, fields, 9)
+                if state is not None and state.rows is not None:
+                    found = [state.book(9)]
+            except (ValueError, IndexError, ArithmeticError):
+                outcomes.add("unreadable")
+                continue
+            for event in reject_out_of_bounds(found):
+                outcomes.add(getattr(event, "rule", event.type))
+                assert len(encode(event)) < 2000
+                assert event.time.year < 2263
+
+    assert "unreadable" in outcomes
+    assert len(outcomes) > 1

@@ -100,9 +100,10 @@ class TimeLimit:
         self._max_ahead = max_ahead
         #: The largest ``ts - recv`` that is believed, in ns.
         self.allowed = (1 << 63) if max_ahead is None else max_ahead
-        #: Whether no event was ahead lately. If not, `exceeds` must be called for every event.
+        #: Whether no event was ahead lately. If not, `exceeds` must be called now and then with a believed
+        #: event too, so that `allowed` can be lowered again.
         self.is_usual = True
-        self.pending = 0  #: how many events in a row were not believed
+        self.pending = 0  #: How many events in a row were not believed; 0 ends the row.
         self._ahead = 0  # by how much the last of them was ahead, in ns
         self._first_recv = 0  # when the first of them arrived; or since when `_most` is measured
         self._most = 0  # the largest believed ``ts - recv`` since `_first_recv`
@@ -136,7 +137,7 @@ class TimeLimit:
         if self.pending:
             self.pending, self._most, self._first_recv = 0, ahead, recv
         self._most = max(self._most, ahead)
-        if recv - self._first_recv > _OFFSET_PERIOD:
+        if recv - self._first_recv >= _OFFSET_PERIOD:
             self.allowed = min(self.allowed, max_ahead + max(self._most, 0))
             self._most, self._first_recv = ahead, recv
         self.is_usual = self.allowed <= max_ahead

@@ -74,9 +74,11 @@ class VenueClock:
             self.offset = _UNKNOWN
             self.minute_start = recv - recv % _MINUTE
             self.minute_end = self.minute_start + _MINUTE
+            if not self.limit.is_usual and is_next_minute:
+                self.limit.exceeds(recv + self._previous_offset, recv)  # the clocks may be closer
         self.last_recv = recv
         if self.limit.pending:
-            self.limit.exceeds(recv, recv)  # a trade whose time is believed ends the row
+            self.limit.pending = 0  # a trade whose time is believed ends the row of the others
         return recv + self.offset
 
     def raise_offset(self, ts: int) -> int:

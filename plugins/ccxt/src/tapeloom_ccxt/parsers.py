@@ -107,10 +107,15 @@ class _Parser:
         )
 
 
+def _ns(time_ms: Any) -> int:
+    """Return a time in ms as ns. `to_decimal` raises for 1E+999999, with which `int` takes minutes."""
+    return int(to_decimal(time_ms)) * MS
+
+
 def _ts(data: Mapping[str, Any], recv: int) -> int:
     """Return the exchange's time in ns, or the local time if it sends none."""
     time_ms = data.get("timestamp")
-    return int(time_ms) * MS if time_ms else recv
+    return _ns(time_ms) if time_ms else recv
 
 
 class TradeParser(_Parser):
@@ -300,7 +305,7 @@ class BarParser(_Parser):
         past: bool = False,
     ) -> None:
         try:
-            ts, (o, h, l, c, volume) = int(row[0]) * MS, map(to_decimal, row[1:6])  # noqa: E741
+            ts, (o, h, l, c, volume) = _ns(row[0]), map(to_decimal, row[1:6])  # noqa: E741
         except (TypeError, ValueError):
             out.append(self._reject("incomplete", row, recv))
             return

@@ -52,9 +52,11 @@ class BookRows:
     ) -> None:
         """Apply one operation: 0 inserts, 1 updates, 2 deletes.
 
-        Raises ValueError if there is no such operation or row.
+        Raises ValueError if there is no such side, operation or row.
         """
-        rows = self.sides[side]
+        rows = self.sides.get(side)
+        if rows is None:
+            raise ValueError(f"no side {side}; expected {_ASK} or {_BID}")
         if operation not in (0, 1, 2) or not 0 <= position < len(rows) + (operation != 2):
             raise ValueError(f"no operation {operation} on row {position} of {len(rows)}")
         if operation == 2:

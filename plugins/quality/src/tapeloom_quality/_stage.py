@@ -107,7 +107,9 @@ def quality(settings: Settings, counters: Counter[str], gaps: Gaps) -> Stage:
     def stage(events: list[Event]) -> list[Event]:
         if not events or type(events) is not TradeBatch or Trade.type not in settings.types:
             return check_each(events, events)
-        done = fast_path(events) if ahead.is_usual else 0
+        done = 0 if ahead.pending else fast_path(events)
+        if done and not ahead.is_usual:
+            ahead.exceeds(events[done - 1].ts, events[0].recv)  # the clocks may have come closer
         if done == len(events):
             return events
         out = check_each(events, events[done:])
