@@ -382,6 +382,50 @@ def test_a_gap_revises_closed_bars_and_so_does_its_filling():
     assert [(bar.ts, bar.revision, bar.complete) for bar in filled] == [(at(1000), 2, True)]
 
 
+def test_a_gap_that_is_reported_again_with_a_later_end_is_one_gap():
+    run = stage(lateness=0)
+    run([trade(0), trade(1100), trade(2100)])
+    run([gap(1500, 1600)])
+    longer = gap(1500, 2200)
+
+    assert [bar.ts for bar in bars(run([longer, trade(3100)]))] == [at(2000)]
+    filled = bars(run([gap(1500, 2200, verdict="filled")]))
+    assert [(bar.ts, bar.complete) for bar in filled] == [(at(1000), True), (at(2000), True)]
+
+
+def rejected(rule, event=None, *, recv=1500, symbol="A/B", channel="trades"):
+    ts = event.ts if event is not None else at(recv)
+    return Reject("v", symbol, ts, at(recv), rule, "", event, channel)
+
+
+@pytest.mark.parametrize(
+    ("reject", "complete"),
+    [
+        (rejected("jump", trade(1500, "9")), False),
+        (rejected("ahead", trade(3_600_000, recv=1500)), False),
+        (rejected("unreadable_frame", symbol="", channel=""), False),
+        (rejected("parser_error", symbol="", channel=""), False),
+        (rejected("duplicate", trade(1100)), True),
+        (rejected("jump", trade(1500, symbol="C/D"), symbol="C/D"), True),
+        (rejected("unreadable_frame", channel="book"), True),
+        (rejected("jump", Quote("v", "A/B", at(1500), at(1500), *[Decimal(1)] * 4)), True),
+    ],
+    ids=["jump", "ahead", "frame", "parser", "duplicate", "other symbol", "other channel", "quote"],
+)
+def test_a_bar_is_complete_only_if_no_trade_in_it_was_rejected(reject, complete):
+    run = stage(lateness=0)
+    open_bars = bars(run([trade(0), trade(1100), reject, trade(2100), trade(3100)]))
+    closed = stage(lateness=0)
+    closed([trade(0), trade(1100), trade(2100)])
+    revised = bars(closed([reject]))
+
+    assert [(bar.ts, bar.complete) for bar in open_bars[1:]] == [
+        (at(1000), complete),
+        (at(2000), True),
+    ]
+    assert [(bar.ts, bar.complete) for bar in revised] == ([] if complete else [(at(1000), False)])
+
+
 def test_more_gaps_than_the_limit_are_joined():
     run = stage("1h", lateness=0)
     run([trade(0), trade(3_600_000)])

@@ -6,7 +6,7 @@ from decimal import Decimal
 from operator import length_hint
 from typing import TYPE_CHECKING
 
-from tapeloom.events import Event, Gap, Trade
+from tapeloom.events import Event, Gap, Reject, Trade
 from tapeloom.plugin import TradeBatch
 
 from ._accumulator import without_rounding
@@ -30,6 +30,9 @@ _MINUS_INFINITY = -_INFINITY
 
 #: An insertion: index of an event in the batch, events before it, events after it.
 _Splice = tuple[int, list[Event], list[Event]]
+
+#: Rules of rejects of a whole frame: which events it held is not known.
+_FRAME_RULES = frozenset({"unreadable_frame", "parser_error", "corrupt_record"})
 
 
 class Bars:
@@ -158,7 +161,9 @@ class Bars:
                     symbol_bars, event, index, splices
                 ) and not symbol_bars.add_in_order(event):
                     self._rollover(symbol_bars, event, index, splices)
-            elif type(event) is Gap and (changed := self._gap(event)):
+            elif (type(event) is Gap and (changed := self._gap(event))) or (
+                type(event) is Reject and (changed := self._rejected(event))
+            ):
                 splices.append((index, [], changed))
 
     def _is_believed(
@@ -224,6 +229,28 @@ class Bars:
         if not gap.symbol:
             found = list(symbols.values())
         return _sorted_bars([], [keyed for symbol_bars in found for keyed in symbol_bars.gap(gap)])
+
+    def _rejected(self, reject: Reject) -> list[Event]:
+        """Return revisions of the bars that lack a rejected trade, or may lack one of a frame.
+
+        A duplicate is in its bar already. A frame that could not be read may have held a trade of any
+        symbol.
+        """
+        symbols, trade = self._clock.symbols, reject.event
+        if type(trade) is Trade:
+            if reject.rule == "duplicate" or reject.symbol not in symbols:
+                return []
+            now = reject.recv + self._clock.estimated_offset
+            ts = now if reject.rule == "ahead" else trade.ts
+            return _sorted_bars([], symbols[reject.symbol].rejected(reject, ts))
+        if trade is not None or reject.rule not in _FRAME_RULES:
+            return []
+        ts = reject.recv + self._clock.estimated_offset
+        found = [symbols[reject.symbol]] if reject.symbol in symbols else []
+        if not reject.symbol:
+            found = list(symbols.values())
+        keyed = [bar for symbol_bars in found for bar in symbol_bars.rejected(reject, ts)]
+        return _sorted_bars([], keyed)
 
 
 def _sorted_bars(rejects: list[Event], keyed_bars: list[KeyedBar]) -> list[Event]:

@@ -16,6 +16,8 @@ from ._accumulator import EMPTY_SUM, BarAccumulator, TradeSum, finite_value
 from ._interval_bars import NEVER, IntervalBars
 
 if TYPE_CHECKING:
+    from collections.abc import Hashable
+
     from ._settings import Settings
 
 __all__ = ["KeyedBar", "SymbolBars"]
@@ -63,7 +65,8 @@ class SymbolBars:
         self._intervals: tuple[IntervalBars, ...] = ()
         self._first_ts = 0  # ts of the first trade
         self._max_ts = 0  # latest ts of any trade
-        self._gaps: list[tuple[int, int]] = []
+        #: What lacks trades, from and to in ns, by the identity of the gap or rejected event.
+        self._gaps: dict[Hashable, tuple[int, int]] = {}
         self._ahead_range: tuple[int, int] | None = None  # first and last ts rejected in a row
         self._rejects: list[Event] = []
 
@@ -120,25 +123,38 @@ class SymbolBars:
         """Record a gap, or remove a filled one; return revisions of the bars whose `complete` changes."""
         if gap.channel not in ("", self.channel) or not self._intervals:
             return []
-        gap_range = (gap.since, gap.until)
-        if gap.state == "filled":
-            if gap_range not in self._gaps:
-                return []
-            self._gaps.remove(gap_range)
-        elif gap_range not in self._gaps:
-            self._add_gap(gap_range)
+        identity = gap.since, gap.after_id
+        if gap.state != "filled":
+            self._add_gap(identity, (gap.since, gap.until))
+        elif self._gaps.pop(identity, None) is None:
+            return []
+        return self._revise_changed(gap.recv)
+
+    def rejected(self, reject: Reject, ts: int) -> list[KeyedBar]:
+        """Record that a trade at *ts* in ns was rejected, or may have been in a frame that was.
+
+        Returns revisions of the bars that it makes incomplete.
+        """
+        if reject.channel not in ("", self.channel) or not self._intervals:
+            return []
+        self._add_gap(("reject", ts), (ts, ts))
+        return self._revise_changed(reject.recv)
+
+    def _revise_changed(self, recv: int) -> list[KeyedBar]:
+        """Return a revision of each closed bar whose `complete` has changed."""
         return [
-            self._revise(interval_bars, accumulator, gap.recv)
+            self._revise(interval_bars, accumulator, recv)
             for interval_bars in self._intervals
             for accumulator in interval_bars.revisable()
             if accumulator.complete != self._is_complete(accumulator)
         ]
 
-    def _add_gap(self, gap_range: tuple[int, int]) -> None:
-        self._gaps.append(gap_range)
+    def _add_gap(self, identity: Hashable, gap_range: tuple[int, int]) -> None:
+        self._gaps[identity] = gap_range
         if len(self._gaps) > _MAX_GAPS:  # join the two oldest and the time between them
-            oldest, second, *rest = sorted(self._gaps)
-            self._gaps = [(oldest[0], max(oldest[1], second[1])), *rest]
+            oldest, second = sorted(self._gaps, key=self._gaps.__getitem__)[:2]
+            since, until = self._gaps.pop(oldest)
+            self._gaps[second] = since, max(until, self._gaps[second][1])
 
     def reject_ahead(self, trade: Trade, agreed: str) -> Reject:
         """Return the Reject of a trade whose time is not believed; its bar, the newest, is not complete."""
@@ -156,7 +172,7 @@ class SymbolBars:
     def confirm_ahead(self, since: int) -> None:
         """Record trades rejected as ahead from *since* in ns on as missing: the venue's clock was set."""
         if self._ahead_range is not None and self._ahead_range[1] >= since:
-            self._add_gap(self._ahead_range)
+            self._add_gap(("ahead", self._ahead_range), self._ahead_range)
         self._ahead_range = None
 
     def tick(self, projected: int, now: int) -> tuple[list[Event], list[KeyedBar]]:
@@ -282,7 +298,7 @@ class SymbolBars:
         return (
             start > self._first_ts
             and not accumulator.has_bad_trade
-            and not any(since < end and until >= start for since, until in self._gaps)
+            and not any(since < end and until >= start for since, until in self._gaps.values())
         )
 
     def _revise(

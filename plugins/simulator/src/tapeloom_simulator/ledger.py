@@ -154,10 +154,10 @@ class Ledger:
         self, account: Account, channel_events: Sequence[Event], all_trades: Sequence[TrueTrade]
     ) -> list[Gap]:
         """Return the gaps not filled at the end; record the gaps that contradict the truth."""
-        last: dict[tuple[int, int, str], Gap] = {}
+        last: dict[tuple[object, ...], Gap] = {}
         for gap in channel_events:
             if type(gap) is Gap:
-                last[gap.since, gap.until, gap.cause] = gap
+                last[gap.since, gap.after_id, gap.cause] = gap
         for gap in last.values():
             trades_within = sum(gap.since < trade.ts < gap.until for trade in all_trades)
             if gap.missing is not None and gap.missing > trades_within + 2:
