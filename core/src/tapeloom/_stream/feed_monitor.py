@@ -11,6 +11,9 @@ from tapeloom.plugin import ClockStepDetector
 
 log = structlog.get_logger()
 
+#: The pause between two checks is a second, and grows up to this while no subscription has begun.
+_MAX_PAUSE_SECONDS = 10.0
+
 
 class FeedMonitor:
     """Checks the gaps of a feed, the venue's clock and our own."""
@@ -20,11 +23,13 @@ class FeedMonitor:
         self._gaps = plan.gaps
         self._venue_clock = ClockMonitor()
         self._clock_steps = ClockStepDetector(plan.feed.clock)
+        self._pause_seconds = 0.5
 
-    @property
     def pause_seconds(self) -> float:
-        """How long to wait before the next check: longer while no subscription has begun."""
-        return 1.0 if self._gaps.live or self._gaps.watched else 10.0
+        """Return how long to wait before the next check: longer while no subscription has begun."""
+        is_idle = not self._gaps.live and not self._gaps.watched
+        self._pause_seconds = min(2 * self._pause_seconds, _MAX_PAUSE_SECONDS) if is_idle else 1.0
+        return self._pause_seconds
 
     def check(self) -> list[Event]:
         """Return the gaps to report, and a Status for each alert about the venue's clock."""

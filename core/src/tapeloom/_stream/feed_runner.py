@@ -279,7 +279,7 @@ class FeedRunner:
         """Check the gaps and the clocks once a second, and emit what is to be reported."""
         monitor = FeedMonitor(self.plan)
         while True:
-            await self.plan.feed.clock.sleep(monitor.pause_seconds)
+            await self.plan.feed.clock.sleep(monitor.pause_seconds())
             if events := monitor.check():
                 await self.emit(events)
 
