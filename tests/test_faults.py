@@ -97,7 +97,6 @@ INJECTED: dict[str, list[dict[str, Any]]] = {
 OR = " or "
 #: What must be told of each fault: all of these signs.
 NAMED: dict[str, tuple[str, ...]] = {
-    "ack_missing": ("status reconnecting",),
     "clock_skew_ms": ("status venue_clock_jumped",),
     "crossed_book": ("reject crossed",),
     "dial_limit": ("status reconnecting",),
@@ -140,6 +139,7 @@ _ORDER = "trades have no numbers that follow each other; each comes once, in the
 #: Faults of which nothing need be told, because nothing is lost and nothing is wrong; and why.
 HARMLESS: dict[str, str] = {
     "ack_delay": "the answer comes within its time",
+    "ack_missing": "data shows that the venue agreed",
     "book_time_regress": "books come whole, and this one is not older than the last",
     "candle_gap": "the next word about the candle says it again",
     "chain_halt": "the venue stands still, and says nothing that could be missed",
