@@ -115,7 +115,6 @@ NAMED: dict[str, tuple[str, ...]] = {
     "plain_text_frame": ("reject unreadable_frame",),
     "rate_limit_rest": ("counter requests",),
     "rate_limit_ws": ("status reconnecting",),
-    "reorder": ("gap sequence",),
     "resnapshot": ("reject duplicate",),
     "server_shutdown": ("status reconnecting", "gap disconnect"),
     "silent_stall": ("status stalled", "gap stall"),
@@ -149,6 +148,7 @@ HARMLESS: dict[str, str] = {
     "huge_batch": "it is taken like any other",
     "no_ping": "data is a sign of life",
     "ping_no_pong": "data is a sign of life",
+    "reorder": "both trades come in one read, so none is missing",
     "restart": "a book that begins anew is taken whole",
     "token_loop": "a page that leads to itself ends the fetching",
     "updated_bar": "a bar may be revised",
@@ -156,7 +156,7 @@ HARMLESS: dict[str, str] = {
 #: The same, at one venue.
 HARMLESS_HERE: dict[tuple[str, str], str] = {
     **{(name, kind): _ORDER for name in ("bybit linear", "hyperliquid perp", "alpaca crypto")
-       for kind in ("late_trade", "reorder")},
+       for kind in ("late_trade",)},
     ("bybit linear", "clock_skew_ms"): "events bear the time of the matching engine",
     ("binance usdm", "clock_skew_ms"): "events bear the time of the matching engine",
     ("alpaca crypto", "clock_skew_ms"): "events bear the time of the matching engine",

@@ -28,7 +28,7 @@ class _File(io.FileIO):
     """An open file, of which the first error is raised as OutputFailed if *raises*; others are ignored."""
 
     def __init__(self, number: int, *, raises: bool) -> None:
-        super().__init__(os.dup(number), "w")
+        super().__init__(os.dup(number), mode="w")
         self._raises = raises
         self._failed = False
 
@@ -54,9 +54,8 @@ class _Stream(io.TextIOWrapper):
         self.number = number
         file = io.BufferedWriter(_File(number, raises=raises))
         # What the terminal cannot encode is printed as an escape.
-        super().__init__(
-            file, encoding, "backslashreplace", line_buffering=not raises or file.isatty()
-        )
+        line_buffering = not raises or file.isatty()
+        super().__init__(file, encoding, errors="backslashreplace", line_buffering=line_buffering)
 
 
 def _opened(stream: TextIO | None, *, raises: bool) -> Any:

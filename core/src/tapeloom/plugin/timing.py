@@ -14,6 +14,8 @@ _OFFSET_PERIOD = 60_000_000_000
 #: The venue's clock is believed to be ahead after this many events in a row that agree on it, or after so
 #: many over so many ns.
 _MANY, _FEW, _FEW_NS = 20, 3, 60_000_000_000
+#: In ns. Times of one subscription that are at most this far apart follow one another.
+_SUCCESSIVE_NS = 1_000_000_000
 #: A receive time in ns before this is that of a tape without times: there is no clock to compare with.
 NO_CLOCK = 1_000_000_000
 
@@ -89,7 +91,8 @@ class TimeLimit:
     A venue sends what has happened, so its times are ahead only by the offset between the two clocks. A
     single time of the future must not move the time of a whole feed. A time is believed up to *max_ahead*
     in ns ahead of ours; once 20 events in a row agree that the venue's clock is further ahead, or 3 over a
-    minute, up to *max_ahead* above that offset. *max_ahead* None: any time.
+    minute, up to *max_ahead* above that offset. A time that follows the last believed one within a second
+    is believed at once: it is our clock that was set. *max_ahead* None: any time.
     """
 
     __slots__ = (
@@ -113,8 +116,11 @@ class TimeLimit:
         """How many events in a row agree that the venue's clock is ahead, for an evidence."""
         return f"{self.pending} of {_MANY} in a row agree"
 
-    def exceeds(self, ts: int, recv: int) -> bool:
-        """Return whether an event's time is not believed, and record it."""
+    def exceeds(self, ts: int, recv: int, last_ts: int | None = None) -> bool:
+        """Return whether an event's time is not believed, and record it.
+
+        *last_ts* is the last believed time of the same subscription, if there is one.
+        """
         max_ahead, ahead = self._max_ahead, ts - recv
         if max_ahead is None or recv < NO_CLOCK:
             return False
@@ -126,7 +132,11 @@ class TimeLimit:
         else:
             self.pending, self._first_recv = 1, recv
         self._ahead, self.is_usual = ahead, False
-        if self.pending < _MANY and (self.pending < _FEW or recv - self._first_recv < _FEW_NS):
+        follows = last_ts is not None and 0 <= ts - last_ts <= _SUCCESSIVE_NS
+        agree = self.pending >= _MANY or (
+            self.pending >= _FEW and recv - self._first_recv >= _FEW_NS
+        )
+        if not follows and not agree:
             return True
         self.pending, self.allowed = 0, ahead + max_ahead
         self._most, self._first_recv = ahead, recv

@@ -80,6 +80,11 @@ class SymbolBars:
                 self.channel = trade.channel
         return trade.channel == self.channel
 
+    @property
+    def newest_ts(self) -> int:
+        """The latest time of a trade that counts, in ns; 0 before the first."""
+        return max(self._max_ts, self.running.last_ts)
+
     def merge_running(self) -> None:
         """Merge the running sum into the newest bar of every interval."""
         running, self.running = self.running, EMPTY_SUM

@@ -122,7 +122,7 @@ class BarCloser:
         limit, ts = self._limit, time_ms * _MS
         if limit.is_usual and ts <= recv + limit.allowed:
             return True
-        return not limit.exceeds(ts, recv)
+        return not limit.exceeds(ts, recv, self._now_ms * _MS)
 
     def process(self, message: BarMessage, symbol: str, recv: int, out: list[Event]) -> None:
         """Append the events of a bar message to *out*."""

@@ -45,7 +45,7 @@ def _check_stream(
     Without a *price*, only its time is checked.
     """
     is_bar = isinstance(event, Bar)
-    if evidence := rules.check_ahead(event.ts, event.recv, is_bar=is_bar):
+    if evidence := rules.check_ahead(event.ts, event.recv, reference.newest_ts, is_bar=is_bar):
         return "ahead", evidence
     if evidence := reference.check_time(event.ts, slack):
         return "backwards", evidence

@@ -97,7 +97,7 @@ class BookChecks:
         reference = self._references.get(key)
         if reference is None:
             reference = self._references[key] = Reference(rules)
-        if evidence := rules.check_ahead(book.ts, book.recv):
+        if evidence := rules.check_ahead(book.ts, book.recv, reference.newest_ts):
             return "ahead", evidence
         if evidence := reference.check_time(book.ts):
             return "backwards", evidence

@@ -133,7 +133,7 @@ class QuoteChecks:
         rule, evidence = reference.check_sequence(quote)
         if rule in rules.enabled:
             return rule, evidence
-        if evidence := rules.check_ahead(quote.ts, quote.recv):
+        if evidence := rules.check_ahead(quote.ts, quote.recv, reference.newest_ts):
             return "ahead", evidence
         if evidence := reference.check_time(quote.ts):
             return "backwards", evidence

@@ -118,15 +118,18 @@ class Rules:
                     return f"{name} {size} is not a number of 0 or more"
         return ""
 
-    def check_ahead(self, ts: int, recv: int, *, is_bar: bool = False) -> str:
+    def check_ahead(
+        self, ts: int, recv: int, last_ts: int | None = None, *, is_bar: bool = False
+    ) -> str:
         """Return evidence that a time is too far ahead of `recv`, or an empty text.
 
-        Enough events in a row that agree on an offset of the venue's clock pass.
+        Enough events in a row that agree on an offset of the venue's clock pass, and one that follows
+        *last_ts*, the newest time of its subscription.
         """
         if is_bar and ts <= recv + self.ahead.allowed:
             return ""
         limit = self.bars_ahead if is_bar else self.ahead
-        if not limit.exceeds(ts, recv):
+        if not limit.exceeds(ts, recv, last_ts):
             return ""
         return (
             f"ts is {format_seconds(ts - recv)} ahead of recv, more than {format_seconds(limit.allowed)};"

@@ -75,7 +75,7 @@ class TradeChecks:
                 and trade.ts <= trade.recv + self._rules.ahead.allowed
                 and (
                     self._rules.ahead.is_usual
-                    or not self._rules.ahead.exceeds(trade.ts, trade.recv)
+                    or not self._rules.ahead.exceeds(trade.ts, trade.recv, reference.newest_ts)
                 )
             )
         except InvalidOperation:  # comparing a NaN raises
@@ -126,7 +126,7 @@ class TradeChecks:
 
     def _check_stream(self, reference: TradeReference, trade: Trade) -> tuple[str, str]:
         """Return the rule on time or jumps that a trade breaks, and the evidence; empty texts if none."""
-        if evidence := self._rules.check_ahead(trade.ts, trade.recv):
+        if evidence := self._rules.check_ahead(trade.ts, trade.recv, reference.newest_ts):
             return "ahead", evidence
         if evidence := reference.check_time(trade.ts):
             return "backwards", evidence
