@@ -56,6 +56,16 @@ def test_a_stock_trade_has_no_side_and_an_id_with_its_exchange(make) -> None:
     assert str(trade.price) == "126.550"
 
 
+@pytest.mark.parametrize("frame", [f"[{TRADE}]", f"[{TRADE},{TRADE}]"])
+def test_an_item_without_its_symbol_is_rejected_and_not_counted_as_unrequested(make, frame) -> None:
+    feed = make()
+    events = parsed(feed, frame.replace('"S":"AAPL",', ""))
+
+    assert {type(event) for event in events} == {Reject}
+    assert len(events) == frame.count("AAPL")
+    assert not feed.counters["unrequested"]
+
+
 @pytest.mark.parametrize(("taker", "side"), [("B", "buy"), ("S", "sell"), ("", None)])
 def test_a_crypto_trade_has_the_takers_side_and_all_digits_of_its_id(make, taker, side) -> None:
     coins = make("crypto", ("BTC/USD",))

@@ -353,6 +353,9 @@ class Parser:
                 try:
                     events.append(parsers[type(item)](item, unified[item.S], recv))
                 except KeyError:
+                    if not item.S:  # nobody can tell whose trade is lost with it
+                        events.extend(frames.on_control(msgspec.json.encode([item])))
+                        continue
                     unsupported = type(item) is ImbalanceMessage
                     self._feed.counters["unsupported" if unsupported else "unrequested"] += 1
                 except (ValueError, IndexError, OverflowError, ArithmeticError):
