@@ -177,7 +177,7 @@ class GapFill:
         asked = [tracked for tracked in self._asked if tracked in self.waiting]
         if not asked:
             return []
-        answer = _Answer(events, self._kind, request.paged)
+        answer = _Answer(events, self._kind)
         out: list[Event] = []
         progress = answer.advances(asked[0]) or request.page_end is not None
         numbered = asked[0].position_id is not None
@@ -222,13 +222,20 @@ class GapFill:
         return tracked is not None and event.id in tracked.found
 
     def live(self, event: Event) -> list[Event]:
-        """Return what to deliver for a live *event*: it, and the final Gap if it completes one."""
+        """Return what to deliver for a live *event*: it, and the final Gap if it completes one.
+
+        Nothing if an answer has brought it already.
+        """
         if type(event) is Trade and type(event.id) is int:
             tracked = self._gap_with(event)
             if tracked is not None:
+                if event.id in tracked.found:
+                    return []
                 tracked.found.add(event.id)
                 if tracked.missing == 0 and tracked.gap.state != "filled":
                     return [event, self.close(tracked, event.recv)]
+        elif self.has_brought(event):
+            return []
         else:
             self.record(event)
         return [event]
@@ -268,7 +275,7 @@ _Row: TypeAlias = "tuple[int | str, Trade | Bar]"
 class _Answer:
     """The events of one answer, in order, searched by id where ids are numbers, else by time."""
 
-    def __init__(self, events: Iterable[Event], kind: Kind, paged: bool) -> None:
+    def __init__(self, events: Iterable[Event], kind: Kind) -> None:
         rows: list[_Row] = []
         for event in events:
             if kind == "trades" and type(event) is Trade:

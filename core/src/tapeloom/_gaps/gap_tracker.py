@@ -243,15 +243,14 @@ class GapTracker:
 
     def _deliver(self, watched: _Watched, event: Event) -> list[Event]:
         """Return what to deliver for an event of a subscription with gaps."""
-        fill = watched.fill
-        if fill.has_brought(event):
-            self._counters["repeated_trades"] += 1
-            return []
-        if watched.open is not None and _is_newer(event, watched.open):
-            ended = self._end(watched, watched.open, event)
-            fill.record(event)
-            return [*ended, event]
-        return fill.live(event)
+        fill, gap = watched.fill, watched.open
+        if gap is None or not _is_newer(event, gap) or fill.has_brought(event):
+            delivered = fill.live(event)
+            self._counters["repeated_trades"] += not delivered
+            return delivered
+        ended = self._end(watched, gap, event)
+        fill.record(event)
+        return [*ended, event]
 
     def _end(self, watched: _Watched, gap: OpenGap, event: Event) -> list[Event]:
         """Return the reports of a gap that *event* ends."""
