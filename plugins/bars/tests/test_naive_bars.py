@@ -8,7 +8,7 @@ from decimal import Decimal, localcontext
 from itertools import pairwise
 
 import attrs
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import settings as budget
 from hypothesis import strategies as st
 from tapeloom.events import Bar, Gap, Quote, Reject, Trade
@@ -150,6 +150,12 @@ class Naive:
         length, opened, out = LENGTHS[lane[1]], self.opened[lane], []
         target = until // length * length
         fill = self.settings.empty == "fill"
+        if fill and (self.price(lane) is None or self.filled[lane] >= self.settings.fill_limit):
+            opens = min(opened, default=target)  # what cannot be filled takes no room
+            if opens < target or not by_time:
+                self.floor[lane] = max(self.floor[lane], min(opens, target))
+            if opens >= target:
+                return []
         reached = self.floor[lane]
         most = self.most_fills(lane, target, recv, past) if fill and target > reached else 0
         left_out = False
@@ -314,6 +320,8 @@ def hole(draw, acts, symbol, ts, recv):
         where, since, until, channel = old.symbol, old.since, old.until, old.channel
     else:
         since = ts + draw(STEPS) * MS
+        while any(type(act) is Gap and act.since == since for act in acts):
+            since += 1  # one gap has one begin: it is its identity
         until = since + draw([0, 1, 900, 1000, 5000]) * MS
         where, channel = draw([symbol, ""]), draw(["", "trades", "agg_trades", "book"])
     return Gap("acme", where, until, recv, since, until, "x", None, verdict, channel)
@@ -365,7 +373,12 @@ def run(stage, acts, sizes, mark=list):
     return out + stage.flush()
 
 
+#: Here a trade in order closes an interval that cannot be filled.
+UNFILLABLE = Settings(every=("1s",), lateness=500 * MS, keep=3, empty="fill", fill_limit=2)
+
+
 @given(SESSIONS, SETTINGS)
+@example(session(213, 17), attrs.evolve(UNFILLABLE, max_ahead="365d"))
 @budget(max_examples=400, deadline=None)
 def test_bars_equal_those_of_a_naive_reference_implementation(acts, settings):
     stage, naive, bad = Bars(settings), Naive(settings), []

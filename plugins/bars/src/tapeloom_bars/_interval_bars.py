@@ -143,6 +143,8 @@ class IntervalBars:
             return []
         left_out = False
         if self._fill:
+            if self._skip_unfillable(target, by_time=by_time):
+                return []
             most = self._max_fills(target, recv, is_past=is_past)
             due, left_out = self._due_with_fills(target, most)
         else:
@@ -157,6 +159,19 @@ class IntervalBars:
         while self._closed_bars and (oldest := next(iter(self._closed_bars))) < bound:
             del self._closed_bars[oldest]
         return [accumulator for accumulator in due if accumulator.trades or self._fill]
+
+    def _skip_unfillable(self, target: int, *, by_time: bool) -> bool:
+        """Close the intervals before the first open bar if they cannot be filled; return whether that is all.
+
+        They take no room from `_max_fills`. A trade that is in order closes them only when a bar ends;
+        if they counted, the number of filled bars would depend on when that is.
+        """
+        if self._last_close is not None and self._filled_in_a_row < self._fill_limit:
+            return False
+        first = min(self._open_bars, default=target)
+        if first < target or not by_time:
+            self.closed_until = max(self.closed_until, min(first, target))
+        return first >= target
 
     def _max_fills(self, target: int, recv: int, *, is_past: bool) -> int:
         """Return how many empty bars may be filled up to *target*, and count the time up to it as used."""
