@@ -19,7 +19,7 @@ from tapeloom._runtime.backoff import Backoff
 from tapeloom._runtime.rate_limits import EndpointLimits
 from tapeloom.errors import ConnectionLost, FeedError, Throttled
 from tapeloom.events import Event, Reject
-from tapeloom.plugin import Endpoint, Feed, Link, PushLink, Subscription
+from tapeloom.plugin import Endpoint, Link, PushLink, Subscription, Unrequested
 from tapeloom.plugin.transports import handshake_refused
 
 from .frame_intake import MAX_BATCH, FeedIntake, FrameIntake
@@ -40,7 +40,6 @@ class ConnectionSetup:
     """What a supervisor gives to all its connections."""
 
     plan: FeedPlan
-    feed: Feed
     endpoint: Endpoint
     label: str
     wanted: list[Subscription]  #: the supervisor's own list: it and refusals by the venue change it
@@ -66,12 +65,12 @@ class Connection:
         replace: Callable[[Connection], bool],
     ) -> None:
         assert setup.plan.codec is not None
-        endpoint, feed, heartbeat = setup.endpoint, setup.feed, setup.endpoint.heartbeat
+        endpoint, feed, heartbeat = setup.endpoint, setup.plan.feed, setup.endpoint.heartbeat
         subscriptions = self.subscriptions = Subscriptions(setup.wanted)
         self.opened_at: float | None = None  #: in monotonic seconds
         self.ended = False
-        #: The reason of its end, or the error that it failed with; None until then.
-        self.outcome: str | FeedError | None = None
+        #: The reason of its end, or the error that it failed with; empty until then.
+        self.outcome: str | FeedError = ""
         deadlines = Deadlines(subscriptions, heartbeat is not None and heartbeat.message is None)
         on_events_here = partial(on_events, self)
         self.intake = FrameIntake(setup.intake, self._on_control, on_events_here, deadlines)
@@ -108,7 +107,7 @@ class Connection:
             limits.dials.pause(self.outcome.retry_after_seconds or 0.0)
 
     async def _opened(self, link: Link) -> None:
-        feed, intake, label = self._setup.feed, self.intake, self._setup.label
+        feed, intake, label = self._setup.plan.feed, self.intake, self._setup.label
         self.opened_at = intake.deadlines.last_byte = feed.clock.monotonic()
         intake.last_recv = feed.clock.time_ns()
         feed.counters["connections"] += 1
@@ -120,10 +119,8 @@ class Connection:
 
     async def _run_tasks(self, link: Link) -> None:
         """Read until the connection ends, and subscribe, send heartbeats and check beside it."""
-        keep_alive = KeepAlive(
-            self._setup.endpoint, self._setup.feed.clock, self.subscriber.sender,
-            self.intake.deadlines, self,
-        )  # fmt: skip
+        setup, sender, deadlines = self._setup, self.subscriber.sender, self.intake.deadlines
+        keep_alive = KeepAlive(setup.endpoint, setup.plan.feed.clock, sender, deadlines, self)
         async with anyio.create_task_group() as tasks:
             self._tasks = tasks
             for task in (self.subscriber.run, keep_alive.send_heartbeats, keep_alive.watch):
@@ -146,7 +143,7 @@ class Connection:
                 await waiting
             if delay and payloads and len(payloads) < MAX_BATCH:
                 # Frames that arrive meanwhile form one batch.
-                await self._setup.feed.clock.sleep(delay)
+                await self._setup.plan.feed.clock.sleep(delay)
 
     async def _guard(self, task: Callable[[], Awaitable[None]]) -> None:
         """Run one of the connection's tasks; a FeedError in it ends the connection."""
@@ -156,14 +153,14 @@ class Connection:
             if self.subscriber.sender.link is None:
                 return  # the connection has ended already
             # A connection that we are ending may be lost meanwhile: that is no failure.
-            late = self.outcome is not None and isinstance(error, ConnectionLost)
+            late = self.outcome and isinstance(error, ConnectionLost)
             if not late and not isinstance(self.outcome, FeedError):
                 self.outcome = error
             self.end(str(error))
 
     def _by_the_venues_rule(self, error: FeedError) -> FeedError:
         """Return *error*; for a refused handshake, the one that the venue's answer stands for."""
-        feed, history = self._setup.feed, self._setup.plan.history
+        feed, history = self._setup.plan.feed, self._setup.plan.history
         if error.http_answer is None or history is None:
             return error
         status, headers, body = error.http_answer
@@ -188,13 +185,12 @@ class Connection:
 
     async def leave(self) -> None:
         """Stop reading, and unsubscribe if the connection is open; the supervisor then closes."""
-        requested = list(self.subscriptions.requested)
-        if self._tasks is None or self.outcome is not None:
+        if self._tasks is None or self.outcome:
             return
         self._leaving = True
         self._tasks.cancel_scope.cancel()
         with contextlib.suppress(FeedError):  # the connection has ended by itself
-            await self.subscriber.drop(requested)
+            await self.subscriber.drop([*self.subscriptions.requested])
 
     # ------------------------------------------------------------------------------- subscriptions
 
@@ -218,7 +214,7 @@ class Connection:
     async def accepted(self, subscriptions: Sequence[Subscription]) -> None:
         """Report subscriptions that have no reply, but of which events show that they are accepted."""
         self.subscriber.update_ready()
-        self._setup.monitor.live(subscriptions, self._setup.feed.clock.time_ns())
+        self._setup.monitor.live(subscriptions, self._setup.plan.feed.clock.time_ns())
         text = f"{len(subscriptions)} subscriptions, shown by their events; no known reply came"
         await self._setup.report("subscribed", f"{self._setup.label}: {text}")
 
@@ -226,8 +222,11 @@ class Connection:
         """Process a frame that is not market data; return the events that stand in its place."""
         assert self._setup.plan.codec is not None
         reply = self._setup.plan.codec.decode_reply(frame)
-        feed, recv = self._setup.feed, self.intake.last_recv
+        feed, recv = self._setup.plan.feed, self.intake.last_recv
         feed.counters["control_frames"] += 1
+        if isinstance(reply, Unrequested):
+            feed.counters["unrequested"] += 1
+            return []
         result = self._replies.process(reply, recv)
         if result is not None:
             self._apply(result, recv)

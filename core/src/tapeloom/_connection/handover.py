@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Collection, Hashable, Iterable, Sequence
-from typing import TypeAlias
 
 import anyio
 import structlog
@@ -17,7 +16,7 @@ from .connection import Connection, ConnectionSetup
 log = structlog.get_logger()
 
 #: Sends events through the stages and to the consumers; returns an awaitable to await before more.
-Emit: TypeAlias = Callable[[list[Event]], Awaitable[None]]
+Emit = Callable[[list[Event]], Awaitable[None]]
 
 #: A connection that lasted less than these seconds is not replaced, but ended, and a planned end is
 #: not followed by a new one at once: a venue that closes every connection must not be dialled in a
@@ -176,7 +175,7 @@ class ConnectionPair:
         if connection is not self.current:
             if connection is self.successor:
                 reason = str(connection.outcome)
-                log.warning("successor_failed", feed=self._setup.feed.name, reason=reason)
+                log.warning("successor_failed", feed=self._setup.plan.feed.name, reason=reason)
             return
         successor = self.successor
         if successor is not None and successor.opened_at is not None and not successor.ended:
@@ -200,7 +199,7 @@ class ConnectionPair:
         if connection is not self.current or self.tasks is None:
             return True  # it is being replaced already, or has ended
         if self._handover is None:
-            lived = self._setup.feed.clock.monotonic() - (connection.opened_at or 0.0)
+            lived = self._setup.plan.feed.clock.monotonic() - (connection.opened_at or 0.0)
             if lived < MIN_LIFE_SECONDS or not self._setup.limits.has_room():
                 return False
             self._handover = Handover()
@@ -209,10 +208,10 @@ class ConnectionPair:
 
     async def _replace(self, old: Connection, handover: Handover) -> None:
         """Open a successor beside *old*, retrying until one is ready, and switch to it."""
-        clock, backoff = self._setup.feed.clock, Backoff(self._setup.feed.random)
+        feed, report = self._setup.plan.feed, self._setup.report
+        clock, backoff = feed.clock, Backoff(feed.random)
         assert self.tasks is not None
-        text = f"{self._setup.label}: a second connection takes over"
-        await self._setup.report("replacing", text)
+        await report("replacing", f"{self._setup.label}: a second connection takes over")
         while self.current is old:
             new = self.successor = self._new_connection()
             self.tasks.start_soon(self._run_connection, new)
@@ -235,7 +234,7 @@ class ConnectionPair:
         async with handover.lock:
             self.current, self.successor = new, None
             old.end("replaced")
-            self._setup.feed.counters["replacements"] += 1
+            self._setup.plan.feed.counters["replacements"] += 1
             await self._process(new, handover.switch())
         await self._setup.report("replaced", self._setup.label)
 

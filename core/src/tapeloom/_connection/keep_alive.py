@@ -117,11 +117,10 @@ class KeepAlive:
 
     async def watch(self) -> None:
         """End a connection that is silent or has an overdue reply; replace one that is too old."""
-        clock, endpoint, deadlines = self._clock, self._endpoint, self._deadlines
-        connection = self._connection
+        clock, endpoint, connection = self._clock, self._endpoint, self._connection
+        deadlines, max_age = self._deadlines, endpoint.max_age_seconds
         step = min(1.0, endpoint.silence_timeout_seconds / 4, endpoint.ack_timeout_seconds / 4)
         opened_at = deadlines.last_check = clock.monotonic()
-        max_age = endpoint.max_age_seconds
         while True:
             await clock.sleep(step)
             now = clock.monotonic()

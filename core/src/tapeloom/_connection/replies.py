@@ -10,7 +10,7 @@ from attrs import define
 
 from tapeloom.errors import FeedError, LoginRefused, SubscriptionRefused, Throttled
 from tapeloom.events import Event, Status
-from tapeloom.plugin import Ack, Feed, Message, Notice, Pong, Refusal, Subscription, Unrequested
+from tapeloom.plugin import Ack, Feed, Message, Notice, Pong, Refusal, Subscription
 from tapeloom.plugin.protocol import Reply
 
 from .subscriptions import Subscriptions
@@ -22,9 +22,7 @@ class ReplyResult(NamedTuple):
     """The events that stand in the place of a reply, and what the connection has to do."""
 
     events: list[Event]
-    live: Sequence[Subscription] | None = (
-        None  #: newly acknowledged; None: it was no acknowledgement
-    )
+    live: Sequence[Subscription] | None = None  #: acknowledged by it; None: it is no Ack
     refused: Sequence[Subscription] = ()  #: permanently
     to_retry: Sequence[Subscription] = ()  #: refused, but not permanently
     failure: FeedError | None = None  #: the connection ends with it
@@ -52,9 +50,6 @@ class Replies:
         if isinstance(reply, Notice):
             status = self._status(recv, "notice", f"{reply.kind} {reply.detail}".rstrip())
             return ReplyResult([status], closes_connection=reply.closes_connection)
-        if isinstance(reply, Unrequested):
-            self._feed.counters["unrequested"] += 1
-            return ReplyResult([])
         return ReplyResult([], answers_heartbeat=True) if isinstance(reply, Pong) else None
 
     def _on_ack(self, ack: Ack, recv: int) -> ReplyResult:

@@ -82,7 +82,7 @@ class Supervisor:
         self._was_connected = False
         limits = EndpointLimits(rate_limits, endpoint)
         setup = ConnectionSetup(
-            plan, plan.feed, endpoint, self.label, self.wanted, intake, limits, self._monitor,
+            plan, endpoint, self.label, self.wanted, intake, limits, self._monitor,
             self.report, self._check,
         )  # fmt: skip
         self._pair = ConnectionPair(setup, emit)
@@ -103,7 +103,6 @@ class Supervisor:
     async def _wait_after(self, connection: Connection) -> None:
         """Wait, after the end of *connection*, until the next one may be dialled."""
         outcome, opened_at, lived = connection.outcome, connection.opened_at, 0.0
-        assert outcome is not None
         if opened_at is not None:
             self._was_connected, lived = True, self._feed.clock.monotonic() - opened_at
         if isinstance(outcome, FeedError) and not self._may_retry(outcome):
