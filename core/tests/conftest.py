@@ -27,6 +27,7 @@ from tapeloom.plugin import (
     Refusal,
     Reply,
     Request,
+    Respond,
     Subscription,
     Unrequested,
 )
@@ -92,12 +93,17 @@ class AcmeCodec:
     ) -> list[Message]:
         return self._messages("unsub", subscriptions, first_id)
 
-    def decode_reply(self, frame: bytes) -> Reply | None:
+    def decode_reply(self, frame: bytes) -> Reply | Sequence[Reply] | None:
         try:
             reply = json.loads(frame)
         except ValueError:
             return None
         match reply:
+            case [*several]:
+                replies = [self.decode_reply(json.dumps(one).encode()) for one in several]
+                return [reply for reply in replies if isinstance(reply, Reply)]
+            case {"question": number}:
+                return Respond(json.dumps({"answer": number}))
             case {"ok": id}:
                 return Ack(id)
             case {"pong": _}:

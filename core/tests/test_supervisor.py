@@ -1005,13 +1005,13 @@ async def test_a_permanent_error_is_retried_where_a_connection_has_worked_before
 
 # ------------------------------------------------------------------------------------- the login
 
-LOGIN = Message('{"login": "open sesame"}', (), "login")
+LOGIN = Message('{"login": "open sesame"}', (), "login", is_login=True)
 
 
 async def test_nothing_is_subscribed_before_the_login_is_acknowledged(
     registry: Registry, acme: Any
 ) -> None:
-    acme.endpoint = {"login": LOGIN}
+    acme.endpoint = {"opening": (LOGIN,)}
 
     async def answer(end: WireEnd, endpoint: Endpoint, number: int, clock: VirtualClock) -> None:
         await end.take()
@@ -1033,10 +1033,54 @@ async def test_nothing_is_subscribed_before_the_login_is_acknowledged(
     assert rig.states() == ["connected", "logged_in", "subscribed"]
 
 
+async def test_the_opening_messages_are_sent_in_order_each_once_the_one_before_was_answered(
+    registry: Registry, acme: Any
+) -> None:
+    def opening(now: int) -> list[Message]:
+        signed = Message(json.dumps({"signed": now}), (), "login", is_login=True)
+        return [Message("hello", ()), signed, Message("beat 10", (), "beat")]
+
+    acme.endpoint = {"opening": opening}
+
+    async def answer(end: WireEnd, endpoint: Endpoint, number: int, clock: VirtualClock) -> None:
+        for messages, reply in ((2, '{"ok": "login"}'), (1, '{"ok": "beat"}')):
+            for _ in range(messages):
+                await end.take()
+            await clock.sleep(1)
+            counts.append(len(end.sent))
+            end.push(reply)
+        await ack_all(end)
+
+    counts: list[int] = []
+    async with running(registry, answer) as rig:
+        began = rig.clock.time_ns()
+        await rig.clock.sleep(5)
+
+    sent = rig.wire.ends[0].sent
+    assert counts == [2, 3]
+    assert sent[:3] == ["hello", json.dumps({"signed": began}), "beat 10"]
+    assert rig.states() == ["connected", "logged_in", "subscribed"]
+
+
+async def test_several_replies_in_one_frame_count_each_and_a_question_is_answered(
+    registry: Registry,
+) -> None:
+    async def answer(end: WireEnd, endpoint: Endpoint, number: int, clock: VirtualClock) -> None:
+        request = json.loads(await end.take())["id"]
+        replies = [{"question": 7}, {"notice": "welcome"}, {"ok": request}, {"question": 8}]
+        end.push(json.dumps(replies))
+
+    async with running(registry, answer) as rig:
+        await rig.clock.sleep(2)
+
+    assert rig.wire.ends[0].sent[1:] == ['{"answer": 7}', '{"answer": 8}']
+    assert rig.states() == ["connected", "notice", "subscribed"]
+
+
 async def test_a_permanently_refused_login_ends_the_supervisor_without_a_retry(
     registry: Registry, acme: Any
 ) -> None:
-    acme.endpoint = {"login": LOGIN}
+    acme.endpoint = {"opening": (LOGIN,)}
 
     async def answer(end: WireEnd, endpoint: Endpoint, number: int, clock: VirtualClock) -> None:
         await end.take()
@@ -1054,7 +1098,7 @@ async def test_a_permanently_refused_login_ends_the_supervisor_without_a_retry(
 async def test_a_temporarily_refused_login_is_retried_after_the_demanded_pause(
     registry: Registry, acme: Any
 ) -> None:
-    acme.endpoint = {"login": LOGIN}
+    acme.endpoint = {"opening": (LOGIN,)}
 
     async def answer(end: WireEnd, endpoint: Endpoint, number: int, clock: VirtualClock) -> None:
         await end.take()
@@ -1071,7 +1115,7 @@ async def test_a_temporarily_refused_login_is_retried_after_the_demanded_pause(
 async def test_an_unanswered_login_ends_the_connection_and_is_not_logged(
     registry: Registry, acme: Any
 ) -> None:
-    acme.endpoint = {"login": LOGIN, "ack_timeout_seconds": 10.0}
+    acme.endpoint = {"opening": (LOGIN,), "ack_timeout_seconds": 10.0}
 
     async def answer(end: WireEnd, endpoint: Endpoint, number: int, clock: VirtualClock) -> None:
         await end.take()

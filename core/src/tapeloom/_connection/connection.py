@@ -19,7 +19,8 @@ from tapeloom._runtime.backoff import Backoff
 from tapeloom._runtime.rate_limits import EndpointLimits
 from tapeloom.errors import ConnectionLost, FeedError, Throttled
 from tapeloom.events import Event, Reject
-from tapeloom.plugin import Endpoint, Link, PushLink, Subscription, Unrequested
+from tapeloom.plugin import Endpoint, Link, PushLink, Subscription
+from tapeloom.plugin.protocol import decode_replies
 from tapeloom.plugin.transports import handshake_refused
 
 from .frame_intake import MAX_BATCH, FeedIntake, FrameIntake
@@ -79,7 +80,7 @@ class Connection:
             sender, subscriptions, setup.plan.codec, feed.clock, endpoint, setup.monitor.live,
             Backoff(feed.random, first=2.0),
         )  # fmt: skip
-        self._replies = Replies(feed, endpoint.login, setup.label, subscriptions)
+        self._replies = Replies(feed, setup.label, subscriptions)
         self._setup = setup
         self._replace = replace
         self._tasks: anyio.abc.TaskGroup | None = None
@@ -221,16 +222,14 @@ class Connection:
     def _on_control(self, frame: bytes) -> Sequence[Event]:
         """Process a frame that is not market data; return the events that stand in its place."""
         assert self._setup.plan.codec is not None
-        reply = self._setup.plan.codec.decode_reply(frame)
+        replies = decode_replies(self._setup.plan.codec, frame)
         feed, recv = self._setup.plan.feed, self.intake.last_recv
         feed.counters["control_frames"] += 1
-        if isinstance(reply, Unrequested):
-            feed.counters["unrequested"] += 1
-            return []
-        result = self._replies.process(reply, recv)
-        if result is not None:
-            self._apply(result, recv)
-            return result.events
+        if replies is not None:
+            results = [self._replies.process(reply, recv) for reply in replies]
+            for result in results:
+                self._apply(result, recv)
+            return [event for result in results for event in result.events]
         self._setup.intake.unreadable(recv, frame, "unreadable_frame")
         text = frame[:500].decode(errors="replace")
         return [Reject(feed.venue, "", recv, recv, "unreadable_frame", text)]
@@ -241,8 +240,12 @@ class Connection:
         subscriber.update_ready()
         if result.answers_heartbeat:
             self.intake.deadlines.heartbeat_due = None
-        if result.logged_in:
-            subscriber.logged_in.set()
+        if result.answers_opening:
+            subscriber.opening_answered.set()
+        if result.answer is not None and self._tasks is not None:
+            self._tasks.start_soon(
+                self._guard, partial(subscriber.sender.send_urgent, result.answer)
+            )
         if result.live is not None:
             monitor.live(result.live, recv)
         if result.refused:
