@@ -98,7 +98,7 @@ async def fin(scene: Scene) -> None:
 
 
 async def closes(scene: Scene) -> None:
-    """Close with every code there is, in an order of its own; then go on until the time is over."""
+    """Close with every code there is, in an order of its own, or with as many as the time allows."""
     frames = [framing.close_frame(code) for code in CLOSE_CODES]
     frames += [*_BAD_CLOSES, framing.close_frame(1008, "too many requests \N{SNOWMAN}")]
     scene.random.shuffle(frames)

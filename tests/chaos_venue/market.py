@@ -11,6 +11,8 @@ from typing import Literal
 
 #: How a venue names its trades: numbers without gaps, random names, or hashes.
 Ids = Literal["numbers", "names", "hashes"]
+#: How long it takes from a trade to the frame with it, in ms.
+_LAG_MS = 5, 150
 _TICK, _LOT = Decimal("0.1"), Decimal("0.001")
 
 
@@ -84,7 +86,8 @@ class Market:
                 continue
             # One order in four is filled by several others, at the same time.
             count = 1 if self._random.random() < 0.75 else self._random.randint(2, 4)
-            ts = self._last_ms[native] = max(self.now_ms(), self._last_ms[native])
+            made_at = self.now_ms() - self._random.randint(*_LAG_MS)
+            ts = self._last_ms[native] = max(made_at, self._last_ms[native])
             is_buy = self._random.random() < 0.5
             new[native] = [self._trade(symbol, ts, is_buy) for _ in range(count)]
         return new

@@ -99,7 +99,6 @@ class Link:
             elif random.random() < tampering.corrupt:
                 damaged = venue.damage(text)
                 marks.corrupt.append((text[:EVIDENCE], keys))
-                marks.hidden.update(keys)
                 self.send(damaged)
             elif random.random() < tampering.reorder:
                 marks.hidden.update(keys)
