@@ -238,18 +238,15 @@ class Bars:
         """
         symbols, trade = self._clock.symbols, reject.event
         if type(trade) is Trade:
-            if reject.rule == "duplicate" or reject.symbol not in symbols:
+            if reject.rule == "duplicate":
                 return []
-            now = reject.recv + self._clock.estimated_offset
-            ts = now if reject.rule == "ahead" else trade.ts
-            return _sorted_bars([], symbols[reject.symbol].rejected(reject, ts))
-        if trade is not None or reject.rule not in _FRAME_RULES:
+        elif trade is not None or reject.rule not in _FRAME_RULES:
             return []
-        ts = reject.recv + self._clock.estimated_offset
+        now = reject.recv + self._clock.estimated_offset
         found = [symbols[reject.symbol]] if reject.symbol in symbols else []
         if not reject.symbol:
             found = list(symbols.values())
-        keyed = [bar for symbol_bars in found for bar in symbol_bars.rejected(reject, ts)]
+        keyed = [bar for symbol_bars in found for bar in symbol_bars.rejected(reject, now)]
         return _sorted_bars([], keyed)
 
 

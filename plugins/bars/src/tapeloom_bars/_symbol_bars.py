@@ -135,14 +135,21 @@ class SymbolBars:
             return []
         return self._revise_changed(gap.recv)
 
-    def rejected(self, reject: Reject, ts: int) -> list[KeyedBar]:
-        """Record that a trade at *ts* in ns was rejected, or may have been in a frame that was.
+    def rejected(self, reject: Reject, now: int) -> list[KeyedBar]:
+        """Record that a trade was rejected, or may have been in a frame that was.
 
-        Returns revisions of the bars that it makes incomplete.
+        *now* is the venue's time of the reject in ns. Returns revisions of the bars that it makes
+        incomplete: that of the trade's time. A time that is too far ahead may be wrong, so then it is
+        the bar of *now* as well. The time of a trade in a frame is within the lateness before *now*.
         """
         if reject.channel not in ("", self.channel) or not self._intervals:
             return []
-        self._add_gap(("reject", ts), (ts, ts))
+        trade = reject.event
+        if trade is not None:
+            self._add_gap(("reject", trade.ts), (trade.ts, trade.ts))
+        if trade is None or reject.rule == "ahead":
+            since = now - self._settings.lateness if trade is None else now
+            self._add_gap(("reject", now), (since, now))
         return self._revise_changed(reject.recv)
 
     def _revise_changed(self, recv: int) -> list[KeyedBar]:
