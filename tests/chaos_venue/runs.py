@@ -23,6 +23,8 @@ from .wires import Binance, Bybit, Hyperliquid, Wire
 _RATES = (5.0, 2.0, 0.5)
 #: Seconds before the first fault, in which the stream learns how often its symbols trade.
 _FIRST_SECONDS = 15.0
+#: Seconds after the last reset, in which the client comes back and fetches what it missed.
+_LAST_SECONDS = 20.0
 #: Stages of the streams: with `quality` and without.
 STAGES = {"quality": ("quality", "bars"), "plain": ("bars",)}
 
@@ -134,6 +136,11 @@ async def _stream(
             ]
             await asyncio.gather(*(FAULTS[name](scene) for scene in scenes))
             await asyncio.sleep(quiet)
+        # A short silence cannot be told from a quiet market; after a reset all that was lost is known.
+        for venue in venues:
+            for link in venue.links:
+                link.reset()
+        await asyncio.sleep(_LAST_SECONDS)
         for venue in venues:
             venue.market.is_open = False
         await asyncio.sleep(1.0)

@@ -207,8 +207,8 @@ class Venue:
         self._handlers.add(task)
         try:
             await self._serve(reader, writer)
-        except _GONE:
-            pass
+        except (*_GONE, asyncio.CancelledError):
+            pass  # streams of asyncio report a cancelled handler as an error
         finally:
             self._handlers.discard(task)
             writer.close()
