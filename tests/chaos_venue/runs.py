@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AsyncExitStack
 from random import Random
 
@@ -25,6 +25,10 @@ _RATES = (5.0, 2.0, 0.5)
 _FIRST_SECONDS = 15.0
 #: Seconds after the last reset, in which the client comes back and fetches what it missed.
 _LAST_SECONDS = 20.0
+#: Seconds that the last phase of a long run takes, with all that follows it.
+_END_SECONDS = 70.0
+#: How many pairs of streams a long run has; a pair is one with `quality` and one without.
+_PAIRS = 6
 #: Stages of the streams: with `quality` and without.
 STAGES = {"quality": ("quality", "bars"), "plain": ("bars",)}
 
@@ -64,7 +68,7 @@ def wires(seed: int, stages: str) -> list[Wire]:
 
 
 async def run(
-    stages: str, phases: Sequence[tuple[str, float, float]], seed: int, clock: Clock
+    stages: str, phases: Iterable[tuple[str, float, float]], seed: int, clock: Clock
 ) -> list[Row]:
     """Stream through some phases: the name of each fault, its seconds, and those of quiet after it.
 
@@ -98,7 +102,7 @@ async def run(
 async def _stream(
     venues: Sequence[Venue],
     stages: str,
-    phases: Sequence[tuple[str, float, float]],
+    phases: Iterable[tuple[str, float, float]],
     seed: int,
     clock: SettableClock,
 ) -> list[Event]:
@@ -149,29 +153,29 @@ async def _stream(
     return events
 
 
-def long_phases(seconds: float, seed: int) -> list[tuple[str, float, float]]:
-    """Return phases for a run of about so many seconds: each fault in turn, every other one `mixed`."""
-    random, phases = Random(seed), list[tuple[str, float, float]]()
-    left = seconds - _FIRST_SECONDS
-    while left > 60.0:
+def long_phases(seconds: float, seed: int) -> Iterator[tuple[str, float, float]]:
+    """Yield phases for about so many seconds from now: all faults in turn, and between them `mixed`."""
+    random, until = Random(seed), time.monotonic() + seconds - _END_SECONDS
+    while time.monotonic() < until:
         names = [*SINGLE]
         random.shuffle(names)
         for place, name in enumerate(names):
-            phase = (
-                "mixed" if place % 4 == 3 else name,
-                random.uniform(8.0, 16.0),
-                random.uniform(4.0, 12.0),
-            )
-            if left > 60.0:
-                phases.append(phase)
-                left -= phase[1] + phase[2]
-    # In the end there is time for whatever is late.
-    phases.append(("mixed", 10.0, 45.0))
-    return phases
+            if time.monotonic() < until:
+                fault = "mixed" if place % 4 == 3 else name
+                yield fault, random.uniform(8.0, 16.0), random.uniform(4.0, 12.0)
+    yield "mixed", 10.0, 30.0
 
 
 async def run_long(seconds: float, seed: int) -> list[Row]:
-    """Run both streams at once in real time."""
-    phases = long_phases(seconds, seed)
-    both = await asyncio.gather(*(run(stages, phases, seed, RealClock()) for stages in STAGES))
-    return [row for rows in both for row in rows]
+    """Run several pairs of streams at once in real time; each pair has an order of faults of its own."""
+    runs = [
+        run(stages, long_phases(seconds, seed * _PAIRS + pair), seed * _PAIRS + pair, RealClock())
+        for pair in range(_PAIRS)
+        for stages in STAGES
+    ]
+    merged: dict[tuple[str, str, str], Row] = {}
+    for rows in await asyncio.gather(*runs):
+        for row in rows:
+            names = row.venue, row.stages, row.fault
+            merged.setdefault(names, Row(*names)).add(row)
+    return [merged[names] for names in sorted(merged)]
