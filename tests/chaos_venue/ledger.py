@@ -121,7 +121,8 @@ class _Account:
             elif event.type == "gap" and event.channel in ("", "trades"):
                 self.gaps[event.symbol, event.channel, event.since, event.after_id] = event
             elif event.type == "reject" and getattr(event.event, "type", "") == "trade":
-                if event.rule == "late_trade":
+                # A bar that closed long ago is not revised; the reject says what it lacks.
+                if event.rule in ("late_trade", "backwards"):
                     self.late.add(event.event.id)
                 self.rejected.add(event.event.id)
             elif event.type == "bar":

@@ -171,13 +171,12 @@ class Bars:
     ) -> bool:
         """Update the venue clock from a trade; return False, and reject it, if it is too far ahead."""
         clock = self._clock
-        limit, is_ahead = clock.limit, trade.ts - trade.recv > clock.limit.allowed
-        if is_ahead and limit.exceeds(trade.ts, trade.recv, symbol_bars.newest_ts):
+        limit = clock.limit
+        if trade.ts - trade.recv > limit.allowed and limit.exceeds(
+            trade.ts, trade.recv, symbol_bars.newest_ts
+        ):
             splices.append((index, [], [symbol_bars.reject_ahead(trade, limit.agreed)]))
             return False
-        if is_ahead:  # the venue's clock was set: the trades before were right
-            for other in clock.symbols.values():
-                other.confirm_ahead(trade.ts - self._settings.max_ahead)
         if trade.ts > clock.record_recv(trade.recv):
             clock.raise_offset(trade.ts)
         return True
