@@ -61,7 +61,7 @@ def test_nothing_is_lost_unsaid_doubled_or_wrong_under(fault: str) -> None:
     assert [row for row in rows if row.problems] == []
     faulty = [row for row in rows if row.fault == fault]
     assert len(faulty) == 6  # three venues, with quality and without
-    assert all(row.trades > 400 and row.bars > 50 for row in faulty)
+    assert all(row.trades > 400 and row.bars > 20 for row in faulty)
 
 
 # ------------------------------------------------------------------------------ the ledger itself

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from random import Random
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 from . import framing
 from .venue import Link, Tampering, Venue
@@ -35,14 +35,25 @@ class OwnClock(Protocol):
     shift_ns: int
 
 
+Fault: TypeAlias = "Callable[[Scene], Awaitable[None]]"
+
+
 class Scene:
-    """What a fault acts on: a venue, chance, the end of the phase in the loop's seconds, the client's clock."""
+    """What a fault acts on: a venue, chance, the seconds of the phase, the client's clock."""
 
     def __init__(self, venue: Venue, seed: int, seconds: float, clock: OwnClock) -> None:
         self.venue = venue
         self.random = Random(seed)
         self.clock = clock
-        self._until = asyncio.get_running_loop().time() + seconds
+        self._seconds = seconds
+        self._until = 0.0
+
+    async def play(self, fault: Fault) -> None:
+        """Wait until a client has been connected for a moment, and do what *fault* does."""
+        await self.linked()
+        await self.pause(1.0, 3.0)
+        self._until = asyncio.get_running_loop().time() + self._seconds
+        await fault(self)
 
     @property
     def is_over(self) -> bool:
@@ -226,7 +237,6 @@ async def farewell(scene: Scene) -> None:
         await scene.pause(3.0, 8.0)
 
 
-Fault = Callable[[Scene], Awaitable[None]]
 #: The kinds of fault by the name that the table shows.
 SINGLE: dict[str, Fault] = {
     "RST": rst, "FIN": fin, "close codes": closes, "half-open": half_open, "stall": stall,

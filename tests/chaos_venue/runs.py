@@ -138,7 +138,7 @@ async def _stream(
                 Scene(venue, seed + 100 * place + number, seconds, clock)
                 for number, venue in enumerate(venues)
             ]
-            await asyncio.gather(*(FAULTS[name](scene) for scene in scenes))
+            await asyncio.gather(*(scene.play(FAULTS[name]) for scene in scenes))
             await asyncio.sleep(quiet)
         # A short silence cannot be told from a quiet market; after a reset all that was lost is known.
         for venue in venues:
