@@ -188,6 +188,13 @@ def soak(session: nox.Session) -> None:
 
 
 @nox.session(python=OLDEST, default=False)
+def chaos(session: nox.Session) -> None:
+    """Stream from venues that share no code with tapeloom, under every fault, for ten minutes."""
+    install(session, PACKAGES.values(), "--group", "tests")
+    session.run("python", "tests/chaos_venue", *session.posargs)
+
+
+@nox.session(python=OLDEST, default=False)
 def bench(session: nox.Session) -> None:
     """Measure speed against other libraries, where `peers` has been run; gates nothing."""
     install(session, PACKAGES.values(), "--group", "tests")

@@ -15,7 +15,7 @@ from tapeloom import Event, FeedSpec, Gap, Quote, Registry, Stack, Trade
 from tapeloom._gaps.gap_tracker import GapTracker
 from tapeloom._gaps.last_seen import LastSeen
 from tapeloom.errors import ConnectionLost
-from tapeloom.plugin import Feed, Subscription, TradeBatch
+from tapeloom.plugin import Feed, Request, Subscription, TradeBatch
 from tapeloom_testing import VirtualClock
 
 SECOND = 1_000_000_000
@@ -182,6 +182,23 @@ def test_an_event_from_before_the_gap_does_not_end_it() -> None:
 
     assert repeated == []
     assert (gap.after_id, gap.before_id, gap.missing) == (5, 9, 3)
+
+
+@pytest.mark.parametrize(
+    ("back", "since", "until", "state"),
+    [(0.5, 10, 19.5, "open"), (2, 10, 20, "open"), (30, -20, 20, "unrecoverable")],
+)
+def test_a_gap_in_which_the_venue_set_its_clock_back_has_times_of_both_clocks(
+    back: float, since: float, until: float, state: str
+) -> None:
+    rig = Rig()
+    rig.gaps.request = lambda query: Request(url="")
+    rig.read(trade(10, "a"))
+    rig.cut(11)
+    (gap,) = rig.read(trade(20 - back, "b", seen=20.1))
+
+    assert (gap.since, gap.until) == (round(since * SECOND), round(until * SECOND))
+    assert (gap.after_id, gap.before_id, gap.state) == ("a", "b", state)
 
 
 def test_of_trades_with_one_time_the_last_is_the_one_with_the_highest_id() -> None:
