@@ -345,10 +345,18 @@ def test_the_recorded_futures_listing_is_read(make, captures) -> None:
 
 
 @pytest.mark.parametrize(
-    ("status", "active"),
-    [("TRADING", True), ("HALT", True), ("PRE_TRADING", True), ("BREAK", False), ("CLOSE", False)],
+    ("status", "active", "halted"),
+    [
+        ("TRADING", True, False),
+        ("HALT", True, True),
+        ("PRE_TRADING", True, False),
+        ("BREAK", True, True),
+        ("CLOSE", False, False),
+    ],
 )
-def test_a_halt_leaves_a_symbol_active_and_a_delisting_does_not(make, status, active) -> None:
+def test_a_halt_leaves_a_symbol_active_and_a_delisting_does_not(
+    make, status, active, halted
+) -> None:
     row = {
         "symbol": "BTCUSDT", "status": status, "baseAsset": "BTC", "quoteAsset": "USDT",
         "filters": [],
@@ -356,7 +364,7 @@ def test_a_halt_leaves_a_symbol_active_and_a_delisting_does_not(make, status, ac
     history = tapeloom_binance.history(make())
     (listed,) = history.read_listing(json.dumps({"symbols": [row]}).encode())
 
-    assert listed.active is active
+    assert (listed.active, listed.halted) == (active, halted)
 
 
 def test_a_listing_of_coin_margined_futures_is_read(make) -> None:
