@@ -37,6 +37,8 @@ _MIN_LIFE_SECONDS = 1.0
 _OVERLAP_SECONDS = 5.0
 #: Seconds after the switch in which events are still deduplicated: the new connection may lag.
 _DEDUPLICATE_SECONDS = 10.0
+#: Minimum seconds of a wait for the limit of connections that is reported.
+_REPORTED_SECONDS = 1.0
 #: Minimum seconds between two resubscribes of one subscription.
 _RESUBSCRIBE_SECONDS = 5.0
 
@@ -165,6 +167,11 @@ class Supervisor:
         """Run one connection; if it is the current one and has no successor, end `_connect`."""
         outcome: str | FeedError
         if self._dial_limit is not None:
+            if (seconds := self._dial_limit.seconds_until(1)) >= _REPORTED_SECONDS:
+                detail = (
+                    f"{self.label}: the venue's limit allows the next connection in {seconds:.0f} s"
+                )
+                await self.report("throttled", detail)
             await self._dial_limit.acquire()
         self._rate_limits.count_connection(self.endpoint.url)
         try:
