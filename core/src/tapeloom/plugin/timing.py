@@ -16,6 +16,8 @@ _OFFSET_PERIOD = 60_000_000_000
 _MANY, _FEW, _FEW_NS = 20, 3, 60_000_000_000
 #: In ns. Times of one subscription that are at most this far apart follow one another.
 _SUCCESSIVE_NS = 1_000_000_000
+#: In ns. A single time that is further ahead of ours does not move the clock offset.
+_MAX_AHEAD_NS = 10_000_000_000
 #: A receive time in ns before this is that of a tape without times: there is no clock to compare with.
 NO_CLOCK = 1_000_000_000
 
@@ -154,19 +156,29 @@ class TimeLimit:
 
 
 class ClockOffset:
-    """The time of the last event per channel, and how far the venue's clock is ahead of ours."""
+    """The time of the last event per channel, and how far the venue's clock is ahead of ours.
+
+    Times that a `TimeLimit` of 10 s does not believe are not used.
+    """
 
     def __init__(self) -> None:
+        self._limits: dict[str, TimeLimit] = {}
         self._last_ts: dict[str, int] = {}
         self._offsets: dict[str, _MaxOffset] = {}
 
     def update(self, events: Iterable[Event]) -> None:
         """Update the times and offsets from events, the oldest first."""
-        last_ts, offsets = self._last_ts, self._offsets
+        last_ts, offsets, limits = self._last_ts, self._offsets, self._limits
         for event in events:
             ts, recv, channel = event.ts, event.recv, event.channel
             # An event that the venue sent without a time has ours.
             if ts == recv or type(event) in OURS:
+                continue
+            limit = limits.get(channel)
+            if limit is None:
+                limit = limits[channel] = TimeLimit(_MAX_AHEAD_NS)
+            is_usual = limit.is_usual and ts - recv <= limit.allowed
+            if not is_usual and limit.exceeds(ts, recv, last_ts.get(channel)):
                 continue
             last_ts[channel] = ts
             offset = offsets.get(channel)
