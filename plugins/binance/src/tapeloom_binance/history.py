@@ -222,7 +222,10 @@ class BinanceHistory:
         if not channel or self._names.stream_kind(channel) != kind:
             return []
         route = Route(*common, channel, unit, "", "backfill")
-        return [row.to_event(route, recv) for row in answer]
+        try:
+            return [row.to_event(route, recv) for row in answer]
+        except ArithmeticError as error:
+            raise ValueError(f"the answer to {path} has an invalid number: {error}") from error
 
     def refusal_reason(self, status: int, body: bytes) -> str:
         """Return the venue's error message and code, and what the user can do about it."""
