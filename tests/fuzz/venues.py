@@ -25,6 +25,8 @@ from tapeloom_simulator import EPOCH
 from tapeloom_testing import LoopClock, VirtualClock, captures, virtual_backend
 from tapeloom_testing.fuzz import mutants
 
+#: Rejects that stand for an exception of ours that nobody has caught where it belongs.
+ESCAPED = ("parser_error", "stage_failed")
 #: The symbol that is left alone, and the one whose data is broken, of the libraries.
 KEPT, BROKEN = "BTC/USDT", "ETH/USDT"
 
@@ -156,6 +158,7 @@ class Report:
     line_bytes: int = 0  #: of the events as lines of JSON
     seconds: float = 0.0
     rules: Counter[str] = field(factory=Counter)
+    escaped: list[str] = field(factory=list)  #: the evidence of exceptions of ours
     good: list[Event] = field(factory=list)  #: of the symbol that was left alone
 
 
@@ -212,6 +215,8 @@ def fuzz(
             assert event.time, event.received  # they are dates
             if type(event) is Reject:
                 rules[event.rule] += 1
+                if event.rule in ESCAPED:
+                    report.escaped.append(f"{event.rule}: {event.evidence}")
             elif event.symbol == kept and event.type in watched and event.recv:
                 report.good.append(event)
     report.line_bytes, report.seconds = lines, time.monotonic() - began
