@@ -94,6 +94,7 @@ class Gateway:
         client = self._session._client
         client.connState, client._apiReady, client._serverVersion = client.CONNECTED, True, 178
         client.decoder.serverVersion = 178
+        client.updateReqId(1000)  # the session requests broken books anew, with ids from here on
 
     @staticmethod
     def _state(symbol: str, channel: str, number: int) -> SubscriptionState:

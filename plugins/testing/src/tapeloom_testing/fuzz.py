@@ -190,7 +190,7 @@ def _mutate_list(value: list[Any], chance: Random) -> Any:
         case 0:
             return value[:at] + value[at + 1 :]
         case 1:
-            return value[:at] + [value[at]] * chance.choice((2, 3, 300)) + value[at:]
+            return value[:at] + [value[at]] * chance.choice((2, 3, 30)) + value[at:]
         case 2:
             return value[::-1]
         case _:
