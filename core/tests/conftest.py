@@ -145,11 +145,13 @@ class AcmeHistory:
 
     def read_listing(self, body: bytes) -> list[Instrument]:
         listed = []
-        for row in json.loads(body):  # a symbol; or symbol, the venue's name, whether it is active
-            symbol, native, active = (row, "", True) if isinstance(row, str) else row
+        # A row is a symbol; or symbol, the venue's name, whether it is active, and whether it is halted.
+        for row in json.loads(body):
+            symbol, native, active, *halted = (row, "", True) if isinstance(row, str) else row
             native = native or symbol.replace("/", "")
             parts = symbol.split("/")
-            listed.append(Instrument(symbol, native, "spot", *parts, active=active))
+            options = {"active": active, "halted": any(halted)}
+            listed.append(Instrument(symbol, native, "spot", *parts, **options))
         return listed
 
     def read_answer(self, request: Request, body: bytes, recv: int) -> list[Event]:

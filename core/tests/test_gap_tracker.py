@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from decimal import Decimal
+from time import process_time
 from typing import Any
 
 import anyio
@@ -86,6 +87,18 @@ def test_the_offset_of_a_clock_that_was_set_back_is_learnt_after_a_while() -> No
     assert gap.since == round(199.9 * SECOND)
 
 
+def test_a_single_time_of_the_future_does_not_move_the_clock_offset() -> None:
+    rig = Rig()
+    for at in range(10):
+        rig.read(trade(at))
+    rig.read(evolve(trade(3610, seen=10), symbol="ETH/USD"))
+    rig.read(trade(11))
+    rig.gaps.stalled(QUOTES, 20 * SECOND, 5.0)
+    (gap,) = rig.read(quote(30, seen=30))
+
+    assert gap.since == round(14.9 * SECOND)
+
+
 def test_a_gap_begins_where_the_subscription_stopped_before_the_disconnect() -> None:
     rig = Rig()
     rig.read(trade(10))
@@ -162,6 +175,27 @@ def test_of_a_loss_only_the_ids_that_no_gap_holds_are_reported() -> None:
         (8, 11, 2),
         (14, 18, 2),  # 15 is there
     ]
+
+
+@pytest.mark.parametrize("can_fill", [False, True])
+def test_a_gap_costs_the_same_after_many_thousands(can_fill: bool) -> None:
+    """Ids that jump: each trade is the end of a gap."""
+    rig = Rig()
+    if can_fill:
+        rig.gaps.request = lambda query: Request(url="http://127.0.0.1/trades")
+
+    def cost(first: int) -> float:
+        began = process_time()
+        for number in range(first, first + 2000):
+            loss = {"since": number, "until": number + 1, "recv": number + 1}
+            rig.gaps.open(*TRADES, **loss, after_id=3 * number, before_id=3 * number + 3)
+        return process_time() - began
+
+    costs = [cost(2000 * number) for number in range(10)]
+
+    assert rig.counters["gaps"] == 20_000
+    assert min(costs[5:]) < 4 * min(costs[:5])
+    assert len(list(rig.gaps.watched[TRADES].fill)) <= 1064
 
 
 def test_trades_that_follow_in_the_same_batch_are_not_missing() -> None:

@@ -412,14 +412,18 @@ async def test_a_pause_demanded_of_one_feed_holds_for_the_other_on_that_host(
 
     feeds = [FeedSpec("acme", BTC, ["trades"], name=name) for name in ("one", "two")]
     wire = FakeWire(answer, refusals=[Throttled("acme", "enough", retry_after_seconds=60.0)])
+    states: list[Status] = []
     async with (
         clock.running(),
         tapeloom.open(feeds, registry=registry, dial=wire.dial, clock=clock, seed=1) as stream,
     ):
-        stream.consume()
+        stream.on(Status)(states.append)
         await clock.sleep(100)
 
     assert times == [60, 60]
+    assert [status.detail for status in states if status.state == "throttled"] == [
+        "main#1: the venue's limit allows the next connection in 60 s"
+    ]
 
 
 @pytest.mark.parametrize("closes", [False, True])

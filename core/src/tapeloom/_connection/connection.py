@@ -34,6 +34,8 @@ log = structlog.get_logger()
 
 #: The reason of an end that we chose ourselves: it is followed by a new connection at once.
 PLANNED = "planned"
+#: Minimum seconds of a wait for the limit of connections that is reported.
+_REPORTED_SECONDS = 1.0
 
 
 @frozen(eq=False)
@@ -91,6 +93,9 @@ class Connection:
     async def run(self) -> None:
         """Dial, subscribe and read until the connection ends; `outcome` then says why."""
         endpoint, limits = self._setup.endpoint, self._setup.limits
+        if (seconds := limits.wait_seconds()) >= _REPORTED_SECONDS:
+            detail = f"the venue's limit allows the next connection in {seconds:.0f} s"
+            await self._setup.report("throttled", f"{self._setup.label}: {detail}")
         try:
             async with limits.dialled(), self._setup.plan.dial(endpoint) as link:
                 await self._opened(link)

@@ -324,7 +324,7 @@ class GapTracker:
         )  # fmt: skip
         return self._report(watched, gap.reported, gap.known)
 
-    def _report_set_back(self, watched: _Watched, gap: OpenGap, last: Event, event: Event) -> Event:
+    def _report_set_back(self, watched: Watched, gap: OpenGap, last: Event, event: Event) -> Event:
         """Report a gap in which the venue's clock was set back: missed events may have times of both clocks.
 
         It is not filled: only ids that are numbers tell what was missed from what was delivered before.
@@ -334,7 +334,7 @@ class GapTracker:
         tracked = TrackedGap(
             Gap(
                 self._venue, event.symbol, until, event.recv, since, until, gap.cause, None,
-                "unrecoverable", event.channel, _event_id(last), _event_id(event),
+                "unrecoverable", event.channel, id_of(last), id_of(event),
             ),
             since,
         )  # fmt: skip
