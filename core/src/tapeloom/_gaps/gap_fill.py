@@ -314,9 +314,12 @@ class _Answer:
         elif not self._is_numbered:
             first, last = bisect_left(self._keys, gap.since), bisect_right(self._keys, gap.until)
             if gap.after_id in self._ids and gap.after_id not in known:
-                # The ids before the gap are no longer known; those up to `after_id` were delivered.
+                # The ids before the gap are no longer known: what is missing lies between the two ids.
+                # Within one moment the newest may come first.
                 ids = [row[0] for row in rows]
-                first = max(first, ids.index(gap.after_id) + 1)
+                end = ids.index(gap.before_id) if gap.before_id in self._ids else len(ids)
+                low, high = sorted((ids.index(gap.after_id), end))
+                first, last = max(first, low + 1), min(last, high)
             rows = rows[first:last]
         return [row for row in rows if tracked.holds(row[0], row[1].ts)]
 

@@ -239,9 +239,12 @@ class GapTracker:
         tracked, before_id = gap.reported, id_of(event)
         if tracked is None:
             until, last = event.ts, gap.last
-            if last is not None and getattr(event, "origin", "") == "live":
-                if event.ts < gap.since and type(before_id) is not int:
-                    return [self._report_set_back(watched, gap, last, event)]
+            origin = getattr(event, "origin", "history")
+            if last is None or origin == "history":
+                pass
+            elif event.ts < gap.since and type(before_id) is not int:
+                return [self._report_set_back(watched, gap, last, event)]
+            elif origin == "live":
                 # If the venue's clock was set back meanwhile, the missed events may have later times.
                 by_our_clock = last.ts + event.recv - last.recv
                 until = by_our_clock if by_our_clock - until > _SET_BACK else until
