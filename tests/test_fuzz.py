@@ -88,13 +88,16 @@ def fuzz_source(name: str, count: int, seed: int) -> tuple[Report, list[Event], 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["ib", "ccxt"])
-async def test_nothing_escapes_from_what_a_library_hands_over(name: str) -> None:
-    report, expected, _ = fuzz_source(name, SUITE, seed=3)
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+@pytest.mark.parametrize(("name", "count"), [("ib", SUITE), ("ccxt", SUITE // 8)])
+async def test_nothing_escapes_from_what_a_library_hands_over(
+    name: str, count: int, anyio_backend: str
+) -> None:
+    report, expected, _ = fuzz_source(name, count, seed=3)
 
     assert facts(report.good) == facts(expected)
     assert len(expected) > 300
-    assert sum(report.rules.values()) > SUITE / 4
+    assert sum(report.rules.values()) > count / 4
     assert report.rules["out_of_bounds"] > 10
     assert report.line_bytes < MAX_GROWTH * report.frame_bytes
 
@@ -143,10 +146,10 @@ def read_http(count: int, seed: int) -> tuple[Counter[str], list[str]]:
 
 @pytest.mark.slow
 def test_a_broken_answer_over_http_is_read_or_a_named_error() -> None:
-    outcomes, escaped = read_http(200, seed=9)
+    outcomes, escaped = read_http(100, seed=9)
 
     assert escaped == []
-    assert outcomes["read"] > 10
+    assert outcomes["read"] > 3
     assert len(outcomes) > 2
 
 
@@ -231,14 +234,16 @@ def long_run_of_tapes(count: int, seed: int) -> bool:
 
 def long_run_of_answers(count: int, seed: int) -> bool:
     """Read broken answers over HTTP; print a row, and return whether all held."""
-    began = time.monotonic()
+    began, before = time.monotonic(), peak()
     outcomes, escaped = read_http(count, seed)
     seconds = time.monotonic() - began
     print(
         f"{'HTTP':18} {count:>10,} answers in {seconds:4.0f} s, {dict(outcomes)}, {peak():.0f} MB"
+        f" ({before:.0f} before)"
     )
     print("\n".join(escaped[:20]), flush=True)
-    return not escaped and peak() < MAX_MB
+    # An answer of 32 MiB, the most that is read, is held twice. A run alone begins with 45 MB.
+    return not escaped and peak() - before < MAX_MB - 45
 
 
 def main() -> int:

@@ -427,6 +427,21 @@ async def test_stages_tick_on_the_time_grid_before_later_frames(
     assert order == expected
 
 
+async def test_a_time_of_the_far_future_in_a_tape_does_not_tick_for_centuries(
+    tmp_path: Path, registry: Registry
+) -> None:
+    plugin = PulsePlugin(SECOND)
+    registry.register(plugin, "pulse")
+    times = ["1700000000"] * 3 + ["9000000000", "1700000001"]  # after three, it is due every second
+    text = "".join(line(at, frame(n)) for n, at in enumerate(times, 1))
+    spec = FeedSpec("acme", ["BTC/USD"], ["trades"], stages=("pulse",))
+    with anyio.fail_after(20):
+        events, _ = await replayed(write(tmp_path, text), registry, spec)
+
+    assert [e.id for e in events if isinstance(e, Trade)] == [1, 2, 3, 4, 5]
+    assert 86_400 < len(plugin.made[0].ticks) <= 100_000  # a pause of a day is ticked through
+
+
 async def test_a_recording_that_begins_without_a_time_does_not_tick_since_1970(
     tmp_path: Path, registry: Registry
 ) -> None:

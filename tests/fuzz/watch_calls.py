@@ -85,7 +85,7 @@ class WatchCalls:
         for item in items:
             try:
                 symbol, channel, data = json.loads(item, parse_float=Decimal)
-            except (ValueError, RecursionError, TypeError):
+            except (ArithmeticError, ValueError, RecursionError, TypeError):
                 continue  # ccxt would have failed on it
             parser = self._parsers[symbol, channel]
             try:

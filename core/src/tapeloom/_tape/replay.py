@@ -29,8 +29,10 @@ from .reader import CorruptLine, Record, RecordedAnswer, RecordedFrame, Tape
 
 #: Timed stages run at multiples of this, in ns of tape time, so that results do not depend on batches.
 TICK_NS = 100_000_000
-#: Records after which other tasks run.
+#: Records, or ticks, after which other tasks run.
 _YIELD_EVERY = 1024
+#: The most ticks between two records: a day of ticks once a second. A damaged time may be centuries ahead.
+_MAX_TICKS = 100_000
 
 
 @define
@@ -202,10 +204,14 @@ class Replay:
             return
         await self._deliver_events()
         newest = recv - recv % TICK_NS
-        while (due := self._stages.due) is not None:
+        for number in range(1, _MAX_TICKS + 1):
+            if (due := self._stages.due) is None:
+                break
             tick = max(-(-due // TICK_NS) * TICK_NS, self._next_tick)
             if tick > newest:
                 break
+            if number % _YIELD_EVERY == 0:
+                await anyio.lowlevel.checkpoint()
             self._clock.now = tick
             self._next_tick = tick + TICK_NS
             events = self._stages.tick(tick)
