@@ -4,25 +4,25 @@ from __future__ import annotations
 
 import gzip
 import json
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import anyio
+import httpx
 import pytest
 import tapeloom
 from attrs import define, field
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tapeloom import Book, Event, FeedSpec, Registry, Reject, Stack, Status, Trade, encode
-from tapeloom._gaps.gap_tracker import GapTracker
-from tapeloom._stream.pipeline import Pipeline
+from tapeloom._compose.composer import compose
+from tapeloom._runtime.rate_limits import RateLimits
+from tapeloom._stream.feed_runner import FeedRunner
 from tapeloom._tape.reader import CorruptLine, RecordedAnswer, RecordedFrame, Tape
-from tapeloom._tape.replay import Recording, Replay, TapeClock
+from tapeloom._tape.replay import Recording, TapeClock
 from tapeloom.errors import StageFailed, TapeError
-from tapeloom.harness import compose_feed
 from tapeloom.hooks import hookimpl
 from tapeloom_testing import VirtualClock
 
@@ -537,8 +537,7 @@ async def test_a_stage_with_on_error_end_ends_the_replay(
 async def test_replay_speed_is_kept_on_the_wall_clock(tmp_path: Path, registry: Registry) -> None:
     wall = VirtualClock()
     path = write(tmp_path, "".join(line(n, frame(n)) for n in (10, 11, 12, 20)))
-    clock = TapeClock()
-    plan = compose_feed(SPEC, registry=registry, clock=clock)
+    (plan,) = compose(Stack(feeds=(SPEC,)), registry, TapeClock()).plans
     delivered: list[tuple[float, Any]] = []
 
     async def deliver(events: list[Event]) -> None:
@@ -546,13 +545,10 @@ async def test_replay_speed_is_kept_on_the_wall_clock(tmp_path: Path, registry: 
             (wall.monotonic(), event.id) for event in events if isinstance(event, Trade)
         )
 
-    recording = Recording(Tape(path), 256, 2.0, wall)
-    replay = Replay(
-        recording, plan.feed, plan.parse, lambda *_: None, Pipeline(plan.feed, ()), deliver,
-        codec=plan.codec, history=plan.history, gaps=GapTracker("acme", clock, Counter()),
-    )  # fmt: skip
-    async with wall.running():
-        await replay.run()
+    recording = Recording({"acme": Tape(path)}, 256, 2.0, wall)
+    limits = RateLimits(wall)
+    async with httpx.AsyncClient() as client, wall.running():
+        await FeedRunner(plan, deliver, client, limits, recording=recording).run()
 
     assert delivered == [(0, 10), (0.5, 11), (1.0, 12), (5.0, 20)]
 
@@ -573,5 +569,5 @@ async def test_a_recording_cannot_be_replayed_into_two_feeds(
     tmp_path: Path, registry: Registry
 ) -> None:
     path = write(tmp_path, line(1, frame(1)))
-    with pytest.raises(tapeloom.errors.ConfigError, match="a recording is of one feed"):
+    with pytest.raises(tapeloom.errors.ConfigError, match="each tape needs one feed with its name"):
         tapeloom.replay(path, [SPEC, SPEC], registry=registry)

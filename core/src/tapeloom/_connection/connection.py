@@ -19,6 +19,7 @@ from tapeloom._compose.plan import FeedPlan
 from tapeloom._runtime.backoff import Backoff
 from tapeloom._runtime.event_loop import DONE
 from tapeloom._runtime.rate_limits import RateLimit
+from tapeloom._runtime.taps import status_fields
 from tapeloom.errors import ConnectionLost, FeedError, LoginRefused, SubscriptionRefused, Throttled
 from tapeloom.events import Event, Reject, Status
 from tapeloom.plugin import (
@@ -93,6 +94,7 @@ class Connection:
         self.ready = anyio.Event()  #: set once all subscriptions were answered, or at the end
         self.opened_at: float | None = None  #: in monotonic seconds
         self.ended = False
+        self.number = 0  #: the number of the feed's connection, from 1
         self.last_recv = 0
         self._label = label
         self._supervision = supervision
@@ -102,12 +104,12 @@ class Connection:
         self._parse = intake.parse
         self._on_events = supervision.on_events
         self._taps = intake.taps
-        self._number = 0
         self._codec = plan.codec
         self._history = plan.history
         self._dial = plan.dial
         self._clock = plan.feed.clock
         self._counters = plan.feed.counters
+        self._facts = plan.facts
         self._link: Link | None = None
         rate = endpoint.message_rate
         self._send_limit = RateLimit(rate, self._clock, host_limit) if rate else host_limit
@@ -184,7 +186,8 @@ class Connection:
         self.opened_at = self.last_byte = self._clock.monotonic()
         self.last_recv = self._clock.time_ns()
         self._counters["connections"] += 1
-        self._number = self._counters["connections"]
+        self.number = self._counters["connections"]
+        self._facts.record(self.last_recv, "opened", connection=self.number, label=self._label)
         log.info("feed_connected", feed=self._feed.name, connection=self._label)
         await self._supervision.report("connected", self._label)
         self.last_byte = self._clock.monotonic()
@@ -236,12 +239,8 @@ class Connection:
             if self._pings:
                 self._heartbeat_due = None  # a control frame: most likely the pong
             return None
-        self.last_recv = recv = self._clock.time_ns()
-        size = sum(map(len, payloads))
+        self.last_recv = self._clock.time_ns()
         self._counters["frames"] += len(payloads)
-        self._counters["bytes"] += size
-        for tap in self._taps:
-            tap.frames(self._number, recv, payloads, size)
         return self._push(payloads) if len(payloads) <= _MAX_INLINE else self._push_parts(payloads)
 
     async def _push_parts(self, payloads: list[bytes]) -> None:
@@ -267,7 +266,12 @@ class Connection:
         frames = _new(Frames)  # setting the attributes here takes a third of the time of __init__
         frames += payloads
         frames.recv, frames.on_control = self.last_recv, self._on_control
+        frames.connection = self.number
         events = self._parse(frames)
+        size = sum(map(len, payloads))
+        self._counters["bytes"] += size
+        for tap in self._taps:  # after the facts that result from parsing
+            tap.frames(self.number, self.last_recv, payloads, size)
         if not events:
             return None
         self.reads += 1
@@ -351,13 +355,13 @@ class Connection:
         reply = self._codec.decode_reply(frame)
         self._counters["control_frames"] += 1
         if isinstance(reply, Ack):
-            return self._on_ack(reply)
+            return self._recorded(self._on_ack(reply))
         if isinstance(reply, Refusal):
-            return self._on_refusal(reply)
+            return self._recorded(self._on_refusal(reply))
         if isinstance(reply, Notice):
             if reply.closes_connection and not self._supervision.replace(self):
                 self.end(PLANNED)
-            return [self._status("notice", f"{reply.kind} {reply.detail}".rstrip())]
+            return self._recorded([self._status("notice", f"{reply.kind} {reply.detail}".rstrip())])
         if isinstance(reply, Pong):
             self._heartbeat_due = None
             return []
@@ -368,7 +372,12 @@ class Connection:
         self._intake.unreadable(recv, frame, "unreadable_frame")
         return [Reject(self._feed.venue, "", recv, recv, "unreadable_frame", text)]
 
-    def _on_ack(self, ack: Ack) -> list[Event]:
+    def _recorded(self, statuses: list[Status]) -> list[Status]:
+        """Record the statuses that stand in the place of a reply, and return them."""
+        self._facts.record(self.last_recv, "reply", of=[*map(status_fields, statuses)])
+        return statuses
+
+    def _on_ack(self, ack: Ack) -> list[Status]:
         login = self._endpoint.login
         if login is not None and ack.id == login.id:
             self.subscriptions.settle(login)
@@ -388,7 +397,7 @@ class Connection:
         text = f"{len(accepted)} subscriptions, shown by their events; no known reply came"
         await self._supervision.report("subscribed", f"{self._label}: {text}")
 
-    def _on_refusal(self, refusal: Refusal) -> list[Event]:
+    def _on_refusal(self, refusal: Refusal) -> list[Status]:
         # `oldest_pending` marks a refusal without an id: it answers the oldest message, first the login.
         login = self._endpoint.login
         before_login = not self._logged_in.is_set()
@@ -413,7 +422,7 @@ class Connection:
         named = refused or [Subscription("", "")]  # one Status even if it names no subscription
         return [self._status("refused", refusal.reason, key.symbol, key.channel) for key in named]
 
-    def _on_login_refused(self, refusal: Refusal) -> list[Event]:
+    def _on_login_refused(self, refusal: Refusal) -> list[Status]:
         if refusal.permanent:
             self._fail(LoginRefused(self._feed.name, refusal.reason))
         else:

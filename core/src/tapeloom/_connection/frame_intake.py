@@ -54,7 +54,7 @@ def guarded(parse: Parse, venue: str, unreadable: Callable[[int, bytes, str], No
             events: list[Event] = []
             for frame in frames:
                 try:
-                    single = Frames((frame,), frames.recv, frames.on_control)
+                    single = Frames((frame,), frames.recv, frames.on_control, frames.connection)
                     events += reject_out_of_bounds(parse(single))
                 except Exception as error:
                     cause = f"{type(error).__name__}: {error}"

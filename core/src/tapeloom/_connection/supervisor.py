@@ -69,7 +69,7 @@ class Supervisor:
         self._rate_limits = rate_limits
         self._dial_limit = rate_limits.limit(host, "dial", endpoint.dial_rate)
         self._backoff = Backoff(plan.feed.random, max_attempts=plan.spec.max_attempts)
-        self._monitor = SubscriptionMonitor(plan.gaps, plan.feed.clock)
+        self._monitor = SubscriptionMonitor(plan.gaps, plan.feed.clock, plan.facts)
         self._add_seen, self._watched = plan.gaps.last_seen.add, plan.gaps.watched
         self._resubscribed: dict[Subscription, float] = {}  # when each was last, in seconds
         self._current: Connection | None = None
@@ -148,7 +148,8 @@ class Supervisor:
                 tasks.start_soon(self._run_connection, first)
         finally:
             last = self._current
-            self._tasks = self._current = self._successor = self._handover = None
+            self._end_handover()
+            self._tasks = self._current = self._successor = None
         return last
 
     def _new_connection(self) -> Connection:
@@ -209,6 +210,7 @@ class Supervisor:
             if lived < _MIN_LIFE_SECONDS or not has_room:
                 return False
             self._handover = Handover()
+            self._record_handover("begun")
             self._tasks.start_soon(self._replace, connection, self._handover)
         return True
 
@@ -227,10 +229,22 @@ class Supervisor:
                 await self._switch(old)
             elif self._current is old:
                 handover.clear()
+                self._record_handover("cleared")
                 await self._clock.sleep(backoff.next())
         await self._clock.sleep(_DEDUPLICATE_SECONDS)
         if self._handover is handover:
+            self._end_handover()
+
+    def _end_handover(self) -> None:
+        if self._handover is not None:
             self._handover = None
+            self._record_handover("over")
+
+    def _record_handover(self, state: str) -> None:
+        number = self._current.number if self._current is not None else 0
+        self._plan.facts.record(
+            self._clock.time_ns(), "handover", label=self.label, state=state, connection=number
+        )
 
     async def _switch(self, old: Connection) -> None:
         """Make the successor the current connection, and end *old*."""
@@ -239,6 +253,7 @@ class Supervisor:
         assert new is not None
         async with handover.lock:
             self._current, self._successor = new, None
+            self._record_handover("switched")
             old.end("replaced")
             self._counters["replacements"] += 1
             await self._process(handover.switch(), new.subscriptions)
@@ -263,6 +278,9 @@ class Supervisor:
         self, handover: Handover, connection: Connection, events: list[Event]
     ) -> None:
         async with handover.lock:
+            self._plan.facts.record(
+                self._clock.time_ns(), "handover_read", connection=connection.number
+            )
             if connection is self._successor:
                 handover.buffer(events)
             elif connection is self._current:
@@ -275,7 +293,8 @@ class Supervisor:
     async def report(self, state: str, detail: str, symbol: str = "", channel: str = "") -> None:
         """Emit a Status."""
         now = self._clock.time_ns()
-        await self._emit([Status(self._feed.venue, symbol, now, now, state, detail, channel)])
+        status = Status(self._feed.venue, symbol, now, now, state, detail, channel)
+        await self._emit([self._plan.facts.status(status)])
 
     # ------------------------------------------------------------------------------- subscriptions
 

@@ -33,8 +33,11 @@ async def check_symbols(rest: RestClient, plan: FeedPlan) -> Sequence[Status]:
             raise
         log.warning("symbols_unchecked", feed=plan.feed.name, reason=str(error))
         return []
+    plan.facts.record(plan.feed.clock.time_ns(), "listing")
     plan.feed.listing.update(listed)
     refused = plan.feed.refuse_symbols(f"{plan.feed.venue} {plan.feed.market}".rstrip())
     for status in refused:
         log.warning("subscription_refused", feed=plan.feed.name, reason=status.detail)
+        plan.facts.status(status)
+    plan.record_symbols(unlisted=[status.symbol for status in refused])
     return refused

@@ -1,0 +1,167 @@
+"""Applies the facts of a tape to the parts of a feed, in the order in which they were recorded."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+from typing import Any
+
+from attrs import define
+
+from tapeloom._compose.plan import FeedPlan
+from tapeloom._connection.handover import Handover
+from tapeloom._connection.subscription_monitor import SubscriptionMonitor
+from tapeloom._connection.subscriptions import Subscriptions
+from tapeloom._gaps.gap_fill import GapFill
+from tapeloom._history.query_queue import HistoryClient
+from tapeloom._tape.reader import RecordedAnswer, RecordedFact
+from tapeloom.events import Event, Status
+from tapeloom.plugin import Request, Subscription
+from tapeloom.plugin.bounds import reject_out_of_bounds
+
+from .feed_monitor import FeedMonitor
+
+
+@define(eq=False)
+class _Supervised:
+    """The connections of one recorded supervisor, by their numbers; 0 is none."""
+
+    current: int = 0
+    successor: int = 0
+    handover: Handover | None = None
+
+
+class FactReplay:
+    """Takes the place of the supervisors, the history client and the timer of one feed.
+
+    It tells the gap tracker, the monitors and the handovers what they were told while the tape was
+    recorded. `read`, for the events of frames, and `apply`, for a fact, return what to emit.
+    """
+
+    def __init__(self, plan: FeedPlan, history_client: HistoryClient) -> None:
+        self.replies: deque[list[Status]] = deque()  #: the statuses in place of the next replies
+        self.answer: RecordedAnswer | None = None  #: the last answer; the fact after it uses it
+        self._plan = plan
+        self._feed = plan.feed
+        self._gaps = plan.gaps
+        self._history_client = history_client
+        self._monitor = SubscriptionMonitor(plan.gaps, plan.feed.clock)
+        self._feed_monitor: FeedMonitor | None = None
+        self._supervised: dict[str, _Supervised] = {}  # by label
+        self._by_connection: dict[int, _Supervised] = {}
+        self._held: dict[int, tuple[Handover, list[Event]]] = {}  # reads during a handover
+        self._requests: dict[Subscription, Request | None] = {}
+
+    def read(self, connection: int, events: list[Event]) -> list[Event]:
+        """Return what to emit for the events of one read."""
+        supervised = self._by_connection.get(connection)
+        if supervised is None or supervised.handover is None:
+            return self._process(events)
+        self._held[connection] = supervised.handover, events  # until the fact "handover_read"
+        return []
+
+    def _process(self, events: list[Event]) -> list[Event]:
+        return self._monitor.process(events, Subscriptions([]))
+
+    def apply(self, fact: RecordedFact) -> list[Event]:
+        """Return what to emit for a fact; nothing for one of an unknown name.
+
+        Raises any exception for a fact with malformed fields, or for an answer that cannot be read.
+        """
+        fields, gaps = fact.fields, self._gaps
+        of: Any = fields.get("of")
+        match fact.name:
+            case "opened" | "handover" | "handover_read":
+                return self._handover(fact.name, fields)
+            case "reply":
+                self.replies.append([self._status(fact.recv, status) for status in of])
+            case "status":
+                return [self._status(fact.recv, of)]
+            case "live":
+                self._monitor.live(_subscriptions(of), fields["replied_at"])
+            case "refused":
+                self._monitor.refused(_subscriptions(of), fact.recv)
+            case "lost":
+                stalled = {Subscription(*key): at for key, at in fields["maybe_stalled"]}
+                gaps.connection_lost(_subscriptions(of), fields["last_recv"], stalled)
+            case "stalled":
+                gaps.stalled(Subscription(*of), fact.recv, fields["seconds"])
+            case "forgotten":
+                self._monitor.forget(_subscriptions(of))
+            case "stalls_checked":
+                gaps.last_seen.pop_active(())
+            case "feed_checked":
+                self._feed_monitor = self._feed_monitor or FeedMonitor(self._plan)
+                return self._feed_monitor.check()
+            case "symbols":
+                self._set_symbols(of, fields["unlisted"])
+            case "listing" | "answered":
+                return self._use_answer(fact.name)
+            case "requested" | "filled" | "given_up":
+                subscription = Subscription(*of)
+                watched = gaps.watched.get(subscription)
+                return self._fill(fact.name, subscription, watched.fill) if watched else []
+        return []
+
+    def _status(self, ts: int, of: Iterable[str]) -> Status:
+        state, detail, symbol, channel = map(str, of)
+        return Status(self._feed.venue, symbol, ts, ts, state, detail, channel)
+
+    def _handover(self, name: str, fields: Any) -> list[Event]:
+        connection = fields["connection"]
+        if name == "handover_read":
+            supervised = self._by_connection.get(connection, _Supervised())
+            handover, events = self._held.pop(connection, (supervised.handover, []))
+            if handover is not None and connection == supervised.successor:
+                handover.buffer(events)
+            elif handover is not None and connection == supervised.current:
+                return self._process(handover.accept(events))
+            return []
+        supervised = self._supervised.setdefault(fields["label"], _Supervised())
+        self._by_connection[connection] = supervised
+        if name == "opened" and supervised.handover is not None:
+            supervised.successor = connection
+            return []
+        supervised.current, supervised.successor = connection, 0
+        if name == "opened":
+            return []
+        if fields["state"] in {"begun", "over"}:
+            supervised.handover = Handover() if fields["state"] == "begun" else None
+        elif supervised.handover is not None and fields["state"] == "switched":
+            return self._process(supervised.handover.switch())
+        elif supervised.handover is not None:
+            supervised.handover.clear()
+        return []
+
+    def _set_symbols(self, symbols: Iterable[str], unlisted: Iterable[str]) -> None:
+        feed = self._feed
+        self._plan.add_symbols([symbol for symbol in symbols if symbol not in feed.symbols])
+        feed.symbols[:] = symbols
+        for symbol in unlisted:
+            feed.listing.remove(symbol)
+
+    def _use_answer(self, name: str) -> list[Event]:
+        answer, history = self.answer, self._plan.history
+        if answer is None or history is None:
+            return []
+        if name == "listing":
+            self._feed.listing.update(history.read_listing(answer.body))
+            return []
+        request = Request(url=answer.url, body=answer.request)
+        return reject_out_of_bounds(history.read_answer(request, answer.body, answer.recv))
+
+    def _fill(self, name: str, subscription: Subscription, fill: GapFill) -> list[Event]:
+        client = self._history_client
+        if name == "requested":
+            self._requests[subscription] = client.request(fill.next_query())
+            return []
+        request = self._requests.pop(subscription, None)
+        if name == "given_up":
+            return client.give_up(fill)
+        if request is None or self.answer is None:
+            return []
+        return client.fill(fill, self._use_answer(name), request, self.answer.recv)
+
+
+def _subscriptions(of: Iterable[Iterable[str]]) -> list[Subscription]:
+    return [Subscription(*map(str, names)) for names in of]

@@ -1,0 +1,266 @@
+"""Replay of one tape: its frames run through the same parser and stages as live, on its own time."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from urllib.parse import urlsplit
+
+import anyio.lowlevel
+
+from tapeloom._compose.plan import FeedPlan
+from tapeloom._connection.frame_intake import FrameIntake
+from tapeloom._history.query_queue import HistoryClient
+from tapeloom._tape.reader import (
+    CorruptLine,
+    Record,
+    RecordedAnswer,
+    RecordedFact,
+    RecordedFrame,
+    TapeHead,
+)
+from tapeloom._tape.recorder import stages_digest
+from tapeloom._tape.replay import Recording, TapeClock
+from tapeloom.errors import masked
+from tapeloom.events import Book, Event, Reject
+from tapeloom.plugin import Ack, Frames, HistoryQuery, Notice, Refusal, Request, Unrequested
+from tapeloom.plugin.bounds import reject_out_of_bounds
+
+from .fact_replay import FactReplay
+from .pipeline import Pipeline
+
+#: Timed stages run at multiples of this, in ns of tape time, so that results do not depend on batches.
+TICK_NS = 100_000_000
+#: Most frames that a tape can say were parsed together.
+_MAX_TOGETHER = 4096
+#: Records after which other tasks run.
+_YIELD_EVERY = 1024
+
+
+class FeedReplay:
+    """Replays the tape of one feed: parses its frames again and runs the stages.
+
+    If the tape has facts, each batch holds the frames that were parsed together, a `FactReplay` does
+    what the feed did, and the timed stages tick as they did, if they are the same stages. Otherwise
+    all frames count as those of one connection, and timed stages tick ten times a second.
+    """
+
+    def __init__(
+        self,
+        recording: Recording,
+        plan: FeedPlan,
+        intake: FrameIntake,
+        pipeline: Pipeline,
+        deliver: Callable[[list[Event]], Awaitable[None]],
+        history_client: HistoryClient,
+    ) -> None:
+        self._recording = recording
+        self._tape = recording.tapes[plan.feed.name]
+        self._plan = plan
+        self._feed = plan.feed
+        self._intake = intake
+        self._pipeline = pipeline
+        self._deliver = deliver
+        self._history_client = history_client
+        self._facts: FactReplay | None = None
+        self._ticks_are_recorded = False
+        self._together: list[RecordedFrame] = []
+        self._events: list[Event] = []
+        self._frame_count = 0
+        self._next_tick: int | None = None
+        assert isinstance(plan.feed.clock, TapeClock)
+        self._clock = plan.feed.clock
+        plan.queries.listen(lambda query: None)  # the tape holds the answers
+        plan.gaps.enqueue = lambda fill: None
+        listing = plan.history.listing_request() if plan.history is not None else None
+        self._listing_path = urlsplit(listing.url).path if listing is not None else ""
+
+    async def run(self) -> None:
+        """Replay to the end of the tape. Raises TapeError if it cannot be read any further."""
+        turns, name = self._recording.turns, self._feed.name
+        try:
+            for number, record in enumerate(self._tape, 1):
+                if number % _YIELD_EVERY == 0:
+                    await anyio.lowlevel.checkpoint()
+                if not turns.is_next(record.recv):
+                    await self._deliver_events()
+                    await turns.wait(name, record.recv)
+                if record.recv:  # 0: no record so far had a time
+                    await self._advance(record.recv)
+                if self._facts is not None:
+                    await self._process_with_facts(self._facts, record)
+                    continue
+                self._clock.now = max(self._clock.now, record.recv)
+                self._process(record)
+                if self._frame_count >= self._recording.batch:
+                    await self._deliver_events()
+        finally:
+            await self._deliver_events()
+
+    # ----------------------------------------------------------------------------- a tape with facts
+
+    async def _process_with_facts(self, facts: FactReplay, record: Record) -> None:
+        self._clock.now = record.recv
+        together = self._together
+        if isinstance(record, RecordedFrame):
+            if together and (record.recv, record.connection) != (
+                together[0].recv,
+                together[0].connection,
+            ):
+                await self._read_together(facts)
+            self._together.append(record)
+            if len(self._together) >= min(self._together[0].together, _MAX_TOGETHER):
+                await self._read_together(facts)
+            return
+        if together:  # some of their lines are missing
+            await self._read_together(facts)
+        if isinstance(record, RecordedAnswer):
+            facts.answer = record
+        elif isinstance(record, RecordedFact):
+            self._clock.set(record.recv, record.monotonic)
+            if record.name == "tick" and self._ticks_are_recorded:
+                await self._tick(record.fields.get("now"))
+            else:
+                await self._emit(self._apply(facts, record))
+        else:
+            self._process(record)
+            await self._deliver_events()
+
+    async def _read_together(self, facts: FactReplay) -> None:
+        """Parse frames that were parsed together, and emit their events."""
+        first, payloads = self._together[0], [record.frame for record in self._together]
+        self._together = []
+        self._count(payloads)
+        frames = Frames(payloads, first.recv, self._on_control, first.connection)
+        events = self._intake.parse(frames)
+        facts.replies.clear()
+        if events:
+            await self._emit(facts.read(first.connection, events))
+
+    def _apply(self, facts: FactReplay, fact: RecordedFact) -> list[Event]:
+        try:
+            return facts.apply(fact)
+        except Exception as error:  # malformed fields; or the adapter cannot read the answer
+            evidence = f"fact {fact.name}: {type(error).__name__}: {error}"
+            return [self._reject(fact.recv, "corrupt_record", evidence)]
+
+    async def _tick(self, now: object) -> None:
+        if isinstance(now, int) and (events := self._pipeline.tick(now)):
+            await self._deliver(events)
+
+    async def _emit(self, events: list[Event]) -> None:
+        batch = self._recording.batch
+        for start in range(0, len(events), batch):
+            part = events if len(events) <= batch else events[start : start + batch]
+            if part := self._pipeline(part):
+                await self._deliver(part)
+
+    # -------------------------------------------------------------------------- a tape without facts
+
+    def _process(self, record: Record) -> None:
+        if isinstance(record, RecordedFrame):
+            self._count([record.frame])
+            frames = Frames((record.frame,), record.recv, self._on_control)
+            self._events += self._intake.parse(frames)
+            self._frame_count += 1
+        elif isinstance(record, RecordedAnswer):
+            self._events += self._process_answer(record)
+        elif isinstance(record, CorruptLine):
+            evidence = f"line {record.line}: {record.text}"
+            self._events.append(self._reject(record.recv, "corrupt_record", evidence))
+        elif isinstance(record, TapeHead) and record.stages:
+            self._facts = FactReplay(self._plan, self._history_client)
+            self._ticks_are_recorded = record.stages == stages_digest(self._feed)
+
+    def _count(self, payloads: Sequence[bytes]) -> None:
+        self._feed.counters["frames"] += len(payloads)
+        self._feed.counters["bytes"] += sum(map(len, payloads))
+
+    def _process_answer(self, record: RecordedAnswer) -> list[Event]:
+        history = self._plan.history
+        if history is None:
+            return []
+        try:
+            if urlsplit(record.url).path == self._listing_path:
+                self._feed.listing.update(history.read_listing(record.body))
+                return []
+            request = Request(url=record.url, body=record.request)
+            answer = history.read_answer(request, record.body, record.recv)
+            for fill in self._plan.gaps.fills():
+                wanted = self._history_client.request(fill.next_query())
+                if wanted is not None and _is_same(wanted, record):
+                    return fill.process(answer, wanted, record.recv)
+        except Exception as error:  # the adapter may raise anything for an unexpected shape
+            evidence = f"{masked(record.url)}: {type(error).__name__}: {error}"
+            return [self._reject(record.recv, "unreadable_answer", evidence)]
+        symbols = set(self._feed.symbols)
+        events = [event for event in answer if event.symbol in symbols]
+        return reject_out_of_bounds(events)
+
+    def _on_control(self, frame: bytes) -> Sequence[Event]:
+        """Process a frame that is not market data. Replies are ignored without facts about them."""
+        self._feed.counters["control_frames"] += 1
+        codec, facts = self._plan.codec, self._facts
+        reply = codec.decode_reply(frame) if codec is not None else None
+        if isinstance(reply, Unrequested):
+            self._feed.counters["unrequested"] += 1
+        if reply is not None:
+            is_recorded = facts is not None and isinstance(reply, Ack | Refusal | Notice)
+            return facts.replies.popleft() if is_recorded and facts and facts.replies else []
+        if facts is None and (book := self._read_book_answer(frame)):
+            return book
+        text = frame[:500].decode(errors="replace")
+        self._intake.unreadable(self._clock.now, frame, "unreadable_frame")
+        return [self._reject(self._clock.now, "unreadable_frame", text)]
+
+    def _read_book_answer(self, frame: bytes) -> list[Event]:
+        """Return the book in a frame that is the body of a REST answer, else nothing.
+
+        Some recorders write the snapshots that they request among the frames, without the address. The
+        body need not name the symbol, so the feed must have a single one.
+        """
+        feed, history = self._feed, self._plan.history
+        if history is None or len(feed.symbols) != 1 or "book" not in feed.channels:
+            return []
+        try:
+            request = history.request(HistoryQuery("book", feed.symbols[0], "book"))
+            answer = history.read_answer(request, frame, self._clock.now) if request else []
+        except Exception:  # the adapter may raise anything for an unexpected shape
+            return []
+        return [event for event in answer if type(event) is Book]
+
+    def _reject(self, recv: int, rule: str, evidence: str) -> Reject:
+        return Reject(self._feed.venue, "", recv, recv, rule, evidence)
+
+    async def _deliver_events(self) -> None:
+        events, self._events, self._frame_count = self._events, [], 0
+        if events:
+            events = self._pipeline(events)
+        if events:
+            await self._deliver(events)
+
+    async def _advance(self, recv: int) -> None:
+        """Advance tape time to *recv* in ns: run timed stages that are due, and keep the chosen speed."""
+        if ahead := self._recording.ahead(recv):
+            await self._deliver_events()
+            await self._recording.wall.sleep(ahead)
+        if self._ticks_are_recorded:
+            return
+        if self._next_tick is None:
+            self._next_tick = recv - recv % TICK_NS + TICK_NS
+        if recv < self._next_tick:
+            return
+        await self._deliver_events()
+        newest = recv - recv % TICK_NS
+        while (due := self._pipeline.due) is not None:
+            tick = max(-(-due // TICK_NS) * TICK_NS, self._next_tick)
+            if tick > newest:
+                break
+            self._clock.now = tick
+            self._next_tick = tick + TICK_NS
+            await self._tick(tick)
+        self._next_tick = newest + TICK_NS
+
+
+def _is_same(request: Request, record: RecordedAnswer) -> bool:
+    """Return whether *record* is the answer to *request*; tapes hold no secrets of addresses."""
+    return (masked(request.url), request.body) == (masked(record.url), record.request)
