@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from attrs import define
@@ -15,6 +15,7 @@ from tapeloom._connection.subscriptions import Subscriptions
 from tapeloom._gaps.gap_fill import GapFill
 from tapeloom._history.query_queue import HistoryClient
 from tapeloom._tape.reader import RecordedAnswer, RecordedFact
+from tapeloom.errors import masked
 from tapeloom.events import Event, Status
 from tapeloom.plugin import Request, Subscription
 from tapeloom.plugin.bounds import reject_out_of_bounds
@@ -39,6 +40,7 @@ class FactReplay:
     """
 
     def __init__(self, plan: FeedPlan, history_client: HistoryClient) -> None:
+        self.symbols: Sequence[str] = ()  #: those of the recorded feed
         self.replies: deque[list[Status]] = deque()  #: the statuses in place of the next replies
         self.answer: RecordedAnswer | None = None  #: the last answer; the fact after it uses it
         self._plan = plan
@@ -78,14 +80,18 @@ class FactReplay:
             case "status":
                 return [self._status(fact.recv, of)]
             case "live":
-                self._monitor.live(_subscriptions(of), fields["replied_at"])
+                symbols, channels = self._feed.symbols, self._feed.channels
+                live = [
+                    key for key in _subscriptions(of) if key[0] in symbols and key[1] in channels
+                ]
+                self._monitor.live(live, fields["replied_at"])
             case "refused":
                 self._monitor.refused(_subscriptions(of), fact.recv)
             case "lost":
-                stalled = {Subscription(*key): at for key, at in fields["maybe_stalled"]}
-                gaps.connection_lost(_subscriptions(of), fields["last_recv"], stalled)
-            case "stalled":
-                gaps.stalled(Subscription(*of), fact.recv, fields["seconds"])
+                stalled = {Subscription(*key): int(at) for key, at in fields["maybe_stalled"]}
+                gaps.connection_lost(_subscriptions(of), int(fields["last_recv"]), stalled)
+            case "stalled" if Subscription(*of) in gaps.live:
+                gaps.stalled(Subscription(*of), fact.recv, min(float(fields["seconds"]), 1e9))
             case "forgotten":
                 self._monitor.forget(_subscriptions(of))
             case "stalls_checked":
@@ -133,10 +139,13 @@ class FactReplay:
             supervised.handover.clear()
         return []
 
-    def _set_symbols(self, symbols: Iterable[str], unlisted: Iterable[str]) -> None:
-        feed = self._feed
-        self._plan.add_symbols([symbol for symbol in symbols if symbol not in feed.symbols])
-        feed.symbols[:] = symbols
+    def _set_symbols(self, symbols: Sequence[str], unlisted: Iterable[str]) -> None:
+        """Add and remove the symbols that the recorded feed added and removed."""
+        feed, before, self.symbols = self._feed, self.symbols, symbols
+        new = [symbol for symbol in symbols if symbol not in (*before, *feed.symbols)]
+        self._plan.add_symbols(new)
+        kept = [symbol for symbol in feed.symbols if symbol in symbols or symbol not in before]
+        feed.symbols[:] = kept + new
         for symbol in unlisted:
             feed.listing.remove(symbol)
 
@@ -158,10 +167,15 @@ class FactReplay:
         request = self._requests.pop(subscription, None)
         if name == "given_up":
             return client.give_up(fill)
-        if request is None or self.answer is None:
+        if request is None or self.answer is None or not is_same(request, self.answer):
             return []
         return client.fill(fill, self._use_answer(name), request, self.answer.recv)
 
 
+def is_same(request: Request, answer: RecordedAnswer) -> bool:
+    """Return whether *answer* is that to *request*; tapes hold no secrets of addresses."""
+    return (masked(request.url), request.body) == (masked(answer.url), answer.request)
+
+
 def _subscriptions(of: Iterable[Iterable[str]]) -> list[Subscription]:
-    return [Subscription(*map(str, names)) for names in of]
+    return [Subscription(str(symbol), str(channel)) for symbol, channel in of]

@@ -10,14 +10,7 @@ import anyio.lowlevel
 from tapeloom._compose.plan import FeedPlan
 from tapeloom._connection.frame_intake import FrameIntake
 from tapeloom._history.query_queue import HistoryClient
-from tapeloom._tape.reader import (
-    CorruptLine,
-    Record,
-    RecordedAnswer,
-    RecordedFact,
-    RecordedFrame,
-    TapeHead,
-)
+from tapeloom._tape.reader import CorruptLine, Record, RecordedAnswer, RecordedFact, RecordedFrame
 from tapeloom._tape.recorder import stages_digest
 from tapeloom._tape.replay import Recording, TapeClock
 from tapeloom.errors import masked
@@ -25,7 +18,7 @@ from tapeloom.events import Book, Event, Reject
 from tapeloom.plugin import Ack, Frames, HistoryQuery, Notice, Refusal, Request, Unrequested
 from tapeloom.plugin.bounds import reject_out_of_bounds
 
-from .fact_replay import FactReplay
+from .fact_replay import FactReplay, is_same
 from .pipeline import Pipeline
 
 #: Timed stages run at multiples of this, in ns of tape time, so that results do not depend on batches.
@@ -39,9 +32,9 @@ _YIELD_EVERY = 1024
 class FeedReplay:
     """Replays the tape of one feed: parses its frames again and runs the stages.
 
-    If the tape has facts, each batch holds the frames that were parsed together, a `FactReplay` does
-    what the feed did, and the timed stages tick as they did, if they are the same stages. Otherwise
-    all frames count as those of one connection, and timed stages tick ten times a second.
+    If the tape has facts, `FactReplay` does what the feed did, frames are parsed together as they were,
+    and the timed stages tick as they did, if they are the same stages. Otherwise all frames count as
+    those of one connection, each as a read of its own, and timed stages tick ten times a second.
     """
 
     def __init__(
@@ -54,18 +47,15 @@ class FeedReplay:
         history_client: HistoryClient,
     ) -> None:
         self._recording = recording
-        self._tape = recording.tapes[plan.feed.name]
         self._plan = plan
         self._feed = plan.feed
         self._intake = intake
         self._pipeline = pipeline
         self._deliver = deliver
         self._history_client = history_client
-        self._facts: FactReplay | None = None
-        self._ticks_are_recorded = False
-        self._together: list[RecordedFrame] = []
-        self._events: list[Event] = []
-        self._frame_count = 0
+        self._facts = FactReplay(plan, history_client)
+        self._has_facts = self._ticks_are_recorded = False
+        self._together: list[RecordedFrame] = []  # the frames of a read so far
         self._next_tick: int | None = None
         assert isinstance(plan.feed.clock, TapeClock)
         self._clock = plan.feed.clock
@@ -76,69 +66,64 @@ class FeedReplay:
 
     async def run(self) -> None:
         """Replay to the end of the tape. Raises TapeError if it cannot be read any further."""
-        turns, name = self._recording.turns, self._feed.name
+        name, turns = self._feed.name, self._recording.turns
         try:
-            for number, record in enumerate(self._tape, 1):
+            for number, record in enumerate(self._recording.tapes[name], 1):
                 if number % _YIELD_EVERY == 0:
                     await anyio.lowlevel.checkpoint()
                 if not turns.is_next(record.recv):
-                    await self._deliver_events()
                     await turns.wait(name, record.recv)
                 if record.recv:  # 0: no record so far had a time
                     await self._advance(record.recv)
-                if self._facts is not None:
-                    await self._process_with_facts(self._facts, record)
-                    continue
-                self._clock.now = max(self._clock.now, record.recv)
-                self._process(record)
-                if self._frame_count >= self._recording.batch:
-                    await self._deliver_events()
+                if record.recv > self._clock.now or self._has_facts:
+                    self._clock.now = record.recv
+                await self._process(record)
         finally:
-            await self._deliver_events()
+            await self._read()
 
-    # ----------------------------------------------------------------------------- a tape with facts
-
-    async def _process_with_facts(self, facts: FactReplay, record: Record) -> None:
-        self._clock.now = record.recv
+    async def _process(self, record: Record) -> None:
         together = self._together
+        if not isinstance(record, RecordedFrame) or (together and record.recv != together[0].recv):
+            await self._read()
         if isinstance(record, RecordedFrame):
-            if together and (record.recv, record.connection) != (
-                together[0].recv,
-                together[0].connection,
-            ):
-                await self._read_together(facts)
             self._together.append(record)
             if len(self._together) >= min(self._together[0].together, _MAX_TOGETHER):
-                await self._read_together(facts)
-            return
-        if together:  # some of their lines are missing
-            await self._read_together(facts)
-        if isinstance(record, RecordedAnswer):
-            facts.answer = record
+                await self._read()
         elif isinstance(record, RecordedFact):
             self._clock.set(record.recv, record.monotonic)
             if record.name == "tick" and self._ticks_are_recorded:
                 await self._tick(record.fields.get("now"))
             else:
-                await self._emit(self._apply(facts, record))
-        else:
-            self._process(record)
-            await self._deliver_events()
+                await self._emit(self._apply(record))
+        elif isinstance(record, RecordedAnswer):
+            self._facts.answer = record
+            if not self._has_facts:
+                await self._emit(self._process_answer(record))
+        elif isinstance(record, CorruptLine):
+            evidence = f"line {record.line}: {record.text}"
+            await self._emit([self._reject(record.recv, "corrupt_record", evidence)])
+        elif record.stages:
+            self._has_facts = True
+            self._ticks_are_recorded = record.stages == stages_digest(self._feed)
+            self._facts.symbols = record.feed.get("symbols", ())
 
-    async def _read_together(self, facts: FactReplay) -> None:
-        """Parse frames that were parsed together, and emit their events."""
+    async def _read(self) -> None:
+        """Parse the frames that were parsed together, and emit their events."""
+        if not self._together:
+            return
         first, payloads = self._together[0], [record.frame for record in self._together]
         self._together = []
-        self._count(payloads)
+        self._feed.counters["frames"] += len(payloads)
+        self._feed.counters["bytes"] += sum(map(len, payloads))
         frames = Frames(payloads, first.recv, self._on_control, first.connection)
         events = self._intake.parse(frames)
-        facts.replies.clear()
+        self._facts.replies.clear()
         if events:
-            await self._emit(facts.read(first.connection, events))
+            await self._emit(self._facts.read(first.connection, events))
 
-    def _apply(self, facts: FactReplay, fact: RecordedFact) -> list[Event]:
+    def _apply(self, fact: RecordedFact) -> list[Event]:
         try:
-            return facts.apply(fact)
+            return self._facts.apply(fact)
         except Exception as error:  # malformed fields; or the adapter cannot read the answer
             evidence = f"fact {fact.name}: {type(error).__name__}: {error}"
             return [self._reject(fact.recv, "corrupt_record", evidence)]
@@ -154,27 +139,6 @@ class FeedReplay:
             if part := self._pipeline(part):
                 await self._deliver(part)
 
-    # -------------------------------------------------------------------------- a tape without facts
-
-    def _process(self, record: Record) -> None:
-        if isinstance(record, RecordedFrame):
-            self._count([record.frame])
-            frames = Frames((record.frame,), record.recv, self._on_control)
-            self._events += self._intake.parse(frames)
-            self._frame_count += 1
-        elif isinstance(record, RecordedAnswer):
-            self._events += self._process_answer(record)
-        elif isinstance(record, CorruptLine):
-            evidence = f"line {record.line}: {record.text}"
-            self._events.append(self._reject(record.recv, "corrupt_record", evidence))
-        elif isinstance(record, TapeHead) and record.stages:
-            self._facts = FactReplay(self._plan, self._history_client)
-            self._ticks_are_recorded = record.stages == stages_digest(self._feed)
-
-    def _count(self, payloads: Sequence[bytes]) -> None:
-        self._feed.counters["frames"] += len(payloads)
-        self._feed.counters["bytes"] += sum(map(len, payloads))
-
     def _process_answer(self, record: RecordedAnswer) -> list[Event]:
         history = self._plan.history
         if history is None:
@@ -187,7 +151,7 @@ class FeedReplay:
             answer = history.read_answer(request, record.body, record.recv)
             for fill in self._plan.gaps.fills():
                 wanted = self._history_client.request(fill.next_query())
-                if wanted is not None and _is_same(wanted, record):
+                if wanted is not None and is_same(wanted, record):
                     return fill.process(answer, wanted, record.recv)
         except Exception as error:  # the adapter may raise anything for an unexpected shape
             evidence = f"{masked(record.url)}: {type(error).__name__}: {error}"
@@ -199,14 +163,14 @@ class FeedReplay:
     def _on_control(self, frame: bytes) -> Sequence[Event]:
         """Process a frame that is not market data. Replies are ignored without facts about them."""
         self._feed.counters["control_frames"] += 1
-        codec, facts = self._plan.codec, self._facts
+        codec, replies = self._plan.codec, self._facts.replies
         reply = codec.decode_reply(frame) if codec is not None else None
         if isinstance(reply, Unrequested):
             self._feed.counters["unrequested"] += 1
         if reply is not None:
-            is_recorded = facts is not None and isinstance(reply, Ack | Refusal | Notice)
-            return facts.replies.popleft() if is_recorded and facts and facts.replies else []
-        if facts is None and (book := self._read_book_answer(frame)):
+            is_recorded = replies and isinstance(reply, Ack | Refusal | Notice)
+            return replies.popleft() if is_recorded else []
+        if not self._has_facts and (book := self._read_book_answer(frame)):
             return book
         text = frame[:500].decode(errors="replace")
         self._intake.unreadable(self._clock.now, frame, "unreadable_frame")
@@ -231,17 +195,9 @@ class FeedReplay:
     def _reject(self, recv: int, rule: str, evidence: str) -> Reject:
         return Reject(self._feed.venue, "", recv, recv, rule, evidence)
 
-    async def _deliver_events(self) -> None:
-        events, self._events, self._frame_count = self._events, [], 0
-        if events:
-            events = self._pipeline(events)
-        if events:
-            await self._deliver(events)
-
     async def _advance(self, recv: int) -> None:
         """Advance tape time to *recv* in ns: run timed stages that are due, and keep the chosen speed."""
         if ahead := self._recording.ahead(recv):
-            await self._deliver_events()
             await self._recording.wall.sleep(ahead)
         if self._ticks_are_recorded:
             return
@@ -249,7 +205,6 @@ class FeedReplay:
             self._next_tick = recv - recv % TICK_NS + TICK_NS
         if recv < self._next_tick:
             return
-        await self._deliver_events()
         newest = recv - recv % TICK_NS
         while (due := self._pipeline.due) is not None:
             tick = max(-(-due // TICK_NS) * TICK_NS, self._next_tick)
@@ -259,8 +214,3 @@ class FeedReplay:
             self._next_tick = tick + TICK_NS
             await self._tick(tick)
         self._next_tick = newest + TICK_NS
-
-
-def _is_same(request: Request, record: RecordedAnswer) -> bool:
-    """Return whether *record* is the answer to *request*; tapes hold no secrets of addresses."""
-    return (masked(request.url), request.body) == (masked(record.url), record.request)

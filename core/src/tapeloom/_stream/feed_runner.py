@@ -68,6 +68,7 @@ class FeedRunner:
         plan.facts.taps = self.intake.taps
         self.supervisors: list[Supervisor] = []
         self.error: Exception | None = None
+        self.ended_at = 0  #: in ns
         self._deliver = deliver
         self._rate_limits = rate_limits
         self._rest = RestClient(plan, client, rate_limits, self.intake.taps)
@@ -134,9 +135,9 @@ class FeedRunner:
 
     async def _flush(self) -> None:
         """Deliver the gaps that remain open, and the events that the stages still hold."""
-        now = self.plan.feed.clock.time_ns()
-        self.plan.facts.record(now, "ended")
-        gaps = self.plan.gaps.close_all(now)
+        self.ended_at = self.plan.feed.clock.time_ns()
+        self.plan.facts.record(self.ended_at, "ended")
+        gaps = self.plan.gaps.close_all(self.ended_at)
         try:
             events = self.pipeline(gaps) if gaps else []
             events += self.pipeline.flush()

@@ -261,7 +261,7 @@ class Stream:
 
     async def _run_feed(self, feed: FeedRunner) -> None:
         await feed.run()
-        name, now = feed.plan.feed.name, feed.plan.feed.clock.time_ns()
+        name, now = feed.plan.feed.name, feed.ended_at or feed.plan.feed.clock.time_ns()
         state, detail = ("failed", str(feed.error)) if feed.error else ("ended", f"feed {name}")
         await self._deliver([Status(feed.plan.feed.venue, "", now, now, state, detail)])
         if self._recording is not None:

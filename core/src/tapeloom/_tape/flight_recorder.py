@@ -175,7 +175,7 @@ class FlightRecorder:
         if not lines or self._written + sum(map(len, lines)) > _MAX_BAD_FILE_BYTES:
             return
         self._written += sum(map(len, lines))
-        head = head_line(self._feed)
+        head = head_line(self._feed, stages="")
         try:
             await anyio.to_thread.run_sync(_append, path, head, b"".join(lines))
         except OSError as error:

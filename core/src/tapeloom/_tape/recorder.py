@@ -167,7 +167,7 @@ def answer_line(recv: int, request: Request, body: bytes) -> bytes:
 def head_line(feed: Feed, **fields: Any) -> bytes:
     """Return the first line of a tape, which describes *feed*, with further *fields*.
 
-    That the line has `stages` shows that the tape has facts.
+    Its `stages` shows that the tape has facts; a tape without must pass an empty one.
     """
     description = {
         "name": feed.name,
@@ -176,9 +176,8 @@ def head_line(feed: Feed, **fields: Any) -> bytes:
         "symbols": list(feed.symbols),
         "channels": list(feed.channels),
     }
-    return _line(
-        feed.clock.time_ns(), {"feed": description, "stages": stages_digest(feed), **fields}
-    )
+    line = {"feed": description, "stages": stages_digest(feed), **fields}
+    return _line(feed.clock.time_ns(), line)
 
 
 def stages_digest(feed: Feed) -> str:
