@@ -5,10 +5,11 @@ The venues are simulated, in virtual time. Every event counts, the statuses of c
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import anyio
 import pytest
@@ -16,6 +17,7 @@ import tapeloom
 import tapeloom_simulator as simulator
 from attrs import evolve
 from tapeloom import Bar, Event, FeedSpec, Gap, Registry, Stack, Status, encode
+from tapeloom._runtime.taps import FactName
 from tapeloom.hooks import hookimpl
 from tapeloom.plugin import Endpoint
 from tapeloom_simulator import EPOCH, Fault
@@ -29,6 +31,8 @@ FEEDS = (
     FeedSpec("binance", ("BTC/USDT", "ETH/USDT"), CHANNELS, market="spot", stages=STAGES),
     FeedSpec("bybit", ("BTC/USDT:USDT", "ETH/USDT:USDT"), CHANNELS, market="linear", stages=STAGES),
 )
+#: Symbols that are added while the feed runs.
+ADDED = {"binance": ("SOL/USDT",)}
 FAULTS = [
     Fault(kind="disconnect", at=10, how="abrupt"),
     Fault(kind="reorder", at=30),
@@ -65,9 +69,8 @@ async def recorded(folder: Path, settings: dict[str, Any]) -> list[Event]:
     events: list[Event] = []
     async with AsyncExitStack() as exits:
         for feed in FEEDS:
-            serving = simulator.serve(
-                feed.venue, symbols=feed.symbols, seed=3, rate=8, faults=FAULTS
-            )
+            symbols = [*feed.symbols, *ADDED.get(feed.venue, ())]
+            serving = simulator.serve(feed.venue, symbols=symbols, seed=3, rate=8, faults=FAULTS)
             settings[feed.venue] = (await exits.enter_async_context(serving)).settings
         stack = Stack(feeds=FEEDS, venues=settings)
         stream = await exits.enter_async_context(
@@ -75,11 +78,15 @@ async def recorded(folder: Path, settings: dict[str, Any]) -> list[Event]:
         )
         tasks = await exits.enter_async_context(anyio.create_task_group())
 
-        async def stop() -> None:
-            await anyio.sleep(LASTS)
+        async def steer() -> None:
+            await anyio.sleep(20)
+            await stream.add(*ADDED["binance"], feed="binance")
+            await anyio.sleep(30)
+            await stream.drop("ETH/USDT", feed="binance")
+            await anyio.sleep(LASTS - 50)
             stream.stop()
 
-        tasks.start_soon(stop)
+        tasks.start_soon(steer)
         async for batch in stream.batches():
             events += batch
     return events
@@ -114,3 +121,11 @@ async def test_a_recorded_live_run_replays_to_the_same_events_at_any_batch_size(
             differ = [pair for pair in zip(first, second, strict=False) if pair[0] != pair[1]]
             assert differ[:1] == []
             assert len(first) == len(second)
+
+
+def test_every_fact_has_a_row_in_the_reference_of_tapes() -> None:
+    page = (Path(__file__).parents[1] / "docs/reference/tapes.md").read_text(encoding="utf-8")
+    _, _, table = page.partition("## Facts")
+    rows = re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE)
+
+    assert sorted(rows) == sorted(get_args(FactName))

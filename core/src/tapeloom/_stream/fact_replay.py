@@ -19,6 +19,7 @@ from tapeloom.errors import masked
 from tapeloom.events import Event, Status
 from tapeloom.plugin import Request, Subscription
 from tapeloom.plugin.bounds import reject_out_of_bounds
+from tapeloom.symbols import Instrument
 
 from .feed_monitor import FeedMonitor
 
@@ -53,6 +54,7 @@ class FactReplay:
         self._by_connection: dict[int, _Supervised] = {}
         self._held: dict[int, tuple[Handover, list[Event]]] = {}  # reads during a handover
         self._requests: dict[Subscription, Request | None] = {}
+        self._from_history: deque[list[Event]] = deque()  # until the fact "history_emitted"
 
     def read(self, connection: int, events: list[Event]) -> list[Event]:
         """Return what to emit for the events of one read."""
@@ -101,12 +103,16 @@ class FactReplay:
                 return self._feed_monitor.check()
             case "symbols":
                 self._set_symbols(of, fields["unlisted"])
-            case "listing" | "answered":
-                return self._use_answer(fact.name)
+            case "listing":
+                self._feed.listing.update(self._read_listing())
+            case "answered":
+                self._emit_later(self._read_answer())
             case "requested" | "filled" | "given_up":
                 subscription = Subscription(*of)
-                watched = gaps.watched.get(subscription)
-                return self._fill(fact.name, subscription, watched.fill) if watched else []
+                if watched := gaps.watched.get(subscription):
+                    self._emit_later(self._fill(fact.name, subscription, watched.fill))
+            case "history_emitted":
+                return self._from_history.popleft() if self._from_history else []
         return []
 
     def _status(self, ts: int, of: Iterable[str]) -> Status:
@@ -149,12 +155,17 @@ class FactReplay:
         for symbol in unlisted:
             feed.listing.remove(symbol)
 
-    def _use_answer(self, name: str) -> list[Event]:
+    def _emit_later(self, events: list[Event]) -> None:
+        if events:
+            self._from_history.append(events)
+
+    def _read_listing(self) -> list[Instrument]:
+        answer, history = self.answer, self._plan.history
+        return history.read_listing(answer.body) if answer and history else []
+
+    def _read_answer(self) -> list[Event]:
         answer, history = self.answer, self._plan.history
         if answer is None or history is None:
-            return []
-        if name == "listing":
-            self._feed.listing.update(history.read_listing(answer.body))
             return []
         request = Request(url=answer.url, body=answer.request)
         return reject_out_of_bounds(history.read_answer(request, answer.body, answer.recv))
@@ -169,7 +180,7 @@ class FactReplay:
             return client.give_up(fill)
         if request is None or self.answer is None or not is_same(request, self.answer):
             return []
-        return client.fill(fill, self._use_answer(name), request, self.answer.recv)
+        return client.fill(fill, self._read_answer(), request, self.answer.recv)
 
 
 def is_same(request: Request, answer: RecordedAnswer) -> bool:
