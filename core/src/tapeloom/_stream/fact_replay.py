@@ -49,6 +49,7 @@ class FactReplay:
         self._gaps = plan.gaps
         self._history_client = history_client
         self._monitor = SubscriptionMonitor(plan.gaps, plan.feed.clock)
+        self._none_pending = Subscriptions([])
         self._feed_monitor: FeedMonitor | None = None
         self._supervised: dict[str, _Supervised] = {}  # by label
         self._by_connection: dict[int, _Supervised] = {}
@@ -65,7 +66,7 @@ class FactReplay:
         return []
 
     def _process(self, events: list[Event]) -> list[Event]:
-        return self._monitor.process(events, Subscriptions([]))
+        return self._monitor.process(events, self._none_pending)
 
     def apply(self, fact: RecordedFact) -> list[Event]:
         """Return what to emit for a fact; nothing for one of an unknown name.
@@ -106,7 +107,7 @@ class FactReplay:
             case "listing":
                 self._feed.listing.update(self._read_listing())
             case "answered":
-                self._emit_later(self._read_answer())
+                self._emit_later(self._read_answer(self._take_answer()))
             case "requested" | "filled" | "given_up":
                 subscription = Subscription(*of)
                 if watched := gaps.watched.get(subscription):
@@ -160,15 +161,20 @@ class FactReplay:
             self._from_history.append(events)
 
     def _read_listing(self) -> list[Instrument]:
-        answer, history = self.answer, self._plan.history
+        answer, history = self._take_answer(), self._plan.history
         return history.read_listing(answer.body) if answer and history else []
 
-    def _read_answer(self) -> list[Event]:
-        answer, history = self.answer, self._plan.history
+    def _read_answer(self, answer: RecordedAnswer | None) -> list[Event]:
+        history = self._plan.history
         if answer is None or history is None:
             return []
         request = Request(url=answer.url, body=answer.request)
         return reject_out_of_bounds(history.read_answer(request, answer.body, answer.recv))
+
+    def _take_answer(self) -> RecordedAnswer | None:
+        """Return the last answer; an answer is used once, the next one may be missing on the tape."""
+        answer, self.answer = self.answer, None
+        return answer
 
     def _fill(self, name: str, subscription: Subscription, fill: GapFill) -> list[Event]:
         client = self._history_client
@@ -178,9 +184,10 @@ class FactReplay:
         request = self._requests.pop(subscription, None)
         if name == "given_up":
             return client.give_up(fill)
-        if request is None or self.answer is None or not is_same(request, self.answer):
+        answer = self._take_answer()
+        if request is None or answer is None or not is_same(request, answer):
             return []
-        return client.fill(fill, self._read_answer(), request, self.answer.recv)
+        return client.fill(fill, self._read_answer(answer), request, answer.recv)
 
 
 def is_same(request: Request, answer: RecordedAnswer) -> bool:
