@@ -27,8 +27,9 @@ from tapeloom import (
     decode,
     encode,
 )
+from tapeloom._connection.frame_intake import guarded
 from tapeloom.hooks import hookimpl
-from tapeloom.plugin import BoundedEvents, Endpoint, TradeBatch
+from tapeloom.plugin import Endpoint, Frames, TradeBatch
 from tapeloom.plugin.bounds import number, reject_out_of_bounds
 from tapeloom_testing import FakeVenue, FakeWire, WireEnd
 
@@ -267,14 +268,20 @@ def test_events_within_the_bounds_are_the_same_list() -> None:
     assert reject_out_of_bounds(events) is events
 
 
-def test_a_batch_that_its_parser_has_checked_is_not_checked_again() -> None:
-    batch = TradeBatch([Trade("a", "B/C", -1, 0, ONE, ONE)], [0])
-    checked = reject_out_of_bounds(batch)
-    batch.within_bounds = True
+def test_the_events_of_a_parser_that_keeps_the_bounds_itself_are_not_checked_again() -> None:
+    class Parser:
+        within_bounds = False
 
-    assert isinstance(checked[0], Reject)
-    assert reject_out_of_bounds(batch) is batch
-    assert isinstance(reject_out_of_bounds(BoundedEvents(batch))[0], Trade)
+        def __call__(self, frames: Frames) -> list[Event]:
+            return TradeBatch([Trade("a", "B/C", -1, 0, ONE, ONE)], [0])
+
+    parser = Parser()
+    [checked] = guarded(parser, "a", lambda *_: None)(Frames([b""]))
+    parser.within_bounds = True
+    [unchecked] = guarded(parser, "a", lambda *_: None)(Frames([b""]))
+
+    assert isinstance(checked, Reject)
+    assert isinstance(unchecked, Trade)
 
 
 @pytest.mark.parametrize("text", ["0", "1.50", "-2", "1E-40", "0.000", "9" * 40, "1E+40"])

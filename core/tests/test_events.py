@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tapeloom import Bar, Book, Gap, Quote, Reject, Status, Ticker, Trade
-from tapeloom.events import BY_TYPE, utc
+from tapeloom.events import BY_TYPE, Event, utc
+from tapeloom.events.base import BaseEvent, frozen
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 ONE = Decimal(1)
@@ -88,3 +89,64 @@ def test_the_positions_of_the_fields_are_fixed() -> None:
     assert Gap("v", "s", 2, 3, 1, 2, "disconnect", 7, "filled", "trades").missing == 7
     assert Reject("v", "s", 1, 2, "rule", "evidence", None, "c").channel == "c"
     assert Status("v", "s", 1, 2, "live", "detail", "c").channel == "c"
+
+
+TWO = Decimal(2)
+BAR = Bar("acme", "A/B", 1, 2, "1m", ONE, TWO, ONE, ONE, ONE, None, None, None, 3, channel="klines")
+
+
+@pytest.mark.parametrize(
+    ("event", "same", "other"),
+    [
+        (
+            Trade("acme", "A/B", 1, 2, ONE, ONE, "buy", 7),
+            {"recv": 9, "origin": "backfill"},
+            {"id": 8},
+        ),
+        (Trade("acme", "A/B", 1, 2, ONE, ONE, "buy"), {"recv": 9}, {"size": TWO}),
+        (Quote("acme", "A/B", 1, 2, ONE, ONE, TWO, ONE), {"recv": 9}, {"ask_size": TWO}),
+        (Quote("acme", "A/B", 1, 2, ONE, ONE, TWO, ONE, 5), {"recv": 9}, {"sequence": 6}),
+        (Book("acme", "A/B", 1, 2, "delta", [["1", "2"]], [], 4, 5), {"recv": 9}, {"last_id": 6}),
+        (Book("acme", "A/B", 1, 2, "delta", [["1", "2"]], []), {"recv": 9}, {"raw_asks": [["2", "1"]]}),
+        (BAR, {"recv": 9, "origin": "backfill"}, {"close": TWO}),
+        (Ticker("acme", "A/B", 1, 2, ONE, None, None, None, TWO, None), {"recv": 9}, {"last": TWO}),
+        (Gap("acme", "A/B", 5, 6, 1, 5, "stall", after_id=3), {"until": 8, "state": "filled"}, {"after_id": 4}),
+        (Reject("acme", "A/B", 1, 2, "price", "-1"), {"recv": 9}, {"rule": "size"}),
+        (Status("acme", "A/B", 1, 2, "live"), {"recv": 9}, {"state": "ended"}),
+    ],
+    ids=lambda value: getattr(value, "type", None),
+)  # fmt: skip
+def test_an_identity_is_the_same_wherever_the_event_was_received(
+    event: Event, same: dict[str, Any], other: dict[str, Any]
+) -> None:
+    assert attrs.evolve(event, **same).identity == event.identity
+    assert attrs.evolve(event, **other).identity != event.identity
+    assert len({event.identity, attrs.evolve(event, venue="other").identity}) == 2
+
+
+def test_only_what_the_next_event_replaces_is_a_state() -> None:
+    quote = Quote("acme", "A/B", 1, 2, ONE, ONE, TWO, ONE)
+    book = Book("acme", "A/B", 1, 2, "snapshot", [], [])
+    states = [quote, book, Ticker("acme", "A/B", 1, 2, ONE, None, None, None, None, None)]
+
+    assert all(event.is_state for event in states)
+    assert not attrs.evolve(book, kind="delta").is_state
+    assert not Trade("acme", "A/B", 1, 2, ONE, ONE).is_state
+    assert not BAR.is_state
+
+
+def test_the_identity_of_a_plugins_own_event_is_all_that_it_says() -> None:
+    @frozen
+    class Funding(BaseEvent):
+        type = "funding"
+        venue: str
+        symbol: str
+        ts: int
+        recv: int
+        rate: Decimal
+        channel: str = "funding"
+
+    funding = Funding("acme", "A/B", 1, 2, ONE)
+
+    assert funding.identity == attrs.evolve(funding, recv=3).identity
+    assert funding.identity != attrs.evolve(funding, rate=TWO).identity

@@ -7,6 +7,7 @@ import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from typing import Any
 
 import anyio
 import anyio.abc
@@ -16,6 +17,7 @@ import trustme
 from anyio.streams.tls import TLSStream
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tapeloom._network import asyncio_socket
 from tapeloom._network.sockets import PushStream, SocketBackend
 from tapeloom_testing import virtual_backend
 
@@ -390,3 +392,32 @@ async def test_is_readable_says_whether_data_has_arrived(tls: bool) -> None:
 
     assert before is False or tls  # session tickets of TLS 1.3 may have arrived
     assert (stream.get_extra_info("ssl_object") is not None) is tls
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_a_connection_made_at_the_moment_of_a_cancellation_is_closed(
+    anyio_backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[socket.socket] = []
+
+    class Kept(socket.socket):
+        def __init__(self, *args: Any, **options: Any) -> None:
+            super().__init__(*args, **options)
+            opened.append(self)
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        monkeypatch.setattr(asyncio_socket.socket, "socket", Kept)
+        for steps in range(20):  # of the event loop, until the cancellation
+
+            async def cancel(scope: anyio.CancelScope, steps: int = steps) -> None:
+                for _ in range(steps):
+                    await asyncio.sleep(0)
+                scope.cancel()
+
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(cancel, tasks.cancel_scope)
+                opened.clear()
+                connection = await asyncio_socket.connect("127.0.0.1", port)
+                await connection.aclose()
+            assert [made for made in opened if made.fileno() >= 0] == []

@@ -79,9 +79,15 @@ def agg_trade(trade_data: SyntheticTrade) -> bytes:
     ).encode()
 
 
-def trades(count: int, symbols: int = 10, seed: int = 7) -> list[bytes]:
-    """Return *count* trade frames."""
-    return [trade(trade_data) for trade_data in synthetic_trades(count, symbols, seed)]
+def trades(count: int, symbols: int = 10, seed: int = 7, *, holes: bool = False) -> list[bytes]:
+    """Return *count* trade frames.
+
+    With *holes*, the ids count over all symbols: of three symbols, two trades of three follow a hole.
+    """
+    made = synthetic_trades(count, symbols, seed)
+    if holes:
+        made = (trade_data._replace(id=number) for number, trade_data in enumerate(made, 1))
+    return [trade(trade_data) for trade_data in made]
 
 
 def changes(count: int, seed: int = 7, start: int = START_MS) -> list[bytes]:

@@ -78,7 +78,7 @@ def pipeline(
 
 
 def measure(
-    count: int, rounds: int, batch: int, symbols: int, stages: tuple[str, ...]
+    count: int, rounds: int, batch: int, symbols: int, stages: tuple[str, ...], *, holes: bool
 ) -> tuple[float, float, float]:
     """Return ns a frame of the floor and of the pipeline, and their ratio.
 
@@ -87,7 +87,7 @@ def measure(
     """
     # With many symbols more frames, in fewer rounds: each must have some trades after its first.
     count = max(count, 200 * symbols)
-    payloads = frames.trades(count, symbols)
+    payloads = frames.trades(count, symbols, holes=holes)
     floors, ours = [], []
     for _ in range(rounds if symbols <= 100 else 3):
         floors.append(floor(payloads))
@@ -107,18 +107,19 @@ def main(report: Callable[[str], None] = print) -> None:
     report(
         f"{'stages':<16} {'symbols':>7} {'batch':>6} {'floor ns':>9} {'ours ns':>9} {'ratio':>6}"
     )
-    cases: list[tuple[tuple[str, ...], int, int]] = [
-        ((), 10, 64),
-        (("quality",), 10, 64),
-        (("bars",), 10, 64),
-        (("quality", "bars"), 10, 1),
-        (("quality", "bars"), 10, 64),
-        (("quality", "bars"), 10, 256),
-        (("quality", "bars"), 1000, 64),
+    cases: list[tuple[tuple[str, ...], int, int, bool]] = [
+        ((), 10, 64, False),
+        (("quality",), 10, 64, False),
+        (("quality",), 3, 64, True),
+        (("bars",), 10, 64, False),
+        (("quality", "bars"), 10, 1, False),
+        (("quality", "bars"), 10, 64, False),
+        (("quality", "bars"), 10, 256, False),
+        (("quality", "bars"), 1000, 64, False),
     ]
-    for stages, symbols, batch in cases:
-        base, ours, ratio = measure(args.count, args.rounds, batch, symbols, stages)
-        name = "+".join(stages) or "parse only"
+    for stages, symbols, batch, holes in cases:
+        base, ours, ratio = measure(args.count, args.rounds, batch, symbols, stages, holes=holes)
+        name = ("+".join(stages) or "parse only") + (", holes" if holes else "")
         report(f"{name:<16} {symbols:>7} {batch:>6} {base:>9.0f} {ours:>9.0f} {ratio:>6.2f}")
 
 

@@ -47,15 +47,20 @@ def guarded(parse: Parse, venue: str, unreadable: Callable[[int, bytes, str], No
     bounds becomes a Reject as well.
     """
 
+    def parse_and_check(frames: Frames) -> list[Event]:
+        return reject_out_of_bounds(parse(frames))
+
+    checked = parse if getattr(parse, "within_bounds", False) else parse_and_check
+
     def parse_guarded(frames: Frames) -> list[Event]:
         try:
-            return reject_out_of_bounds(parse(frames))
+            return checked(frames)
         except Exception:
             events: list[Event] = []
             for frame in frames:
                 try:
                     single = Frames((frame,), frames.recv, frames.on_control, frames.connection)
-                    events += reject_out_of_bounds(parse(single))
+                    events += checked(single)
                 except Exception as error:
                     cause = f"{type(error).__name__}: {error}"
                     unreadable(frames.recv, frame, cause)

@@ -6,7 +6,7 @@ from collections.abc import Hashable, Iterable, Sequence
 
 import anyio
 
-from tapeloom.events import OURS, Bar, Book, Event, Quote, Ticker, Trade
+from tapeloom.events import OURS, Book, Event, Quote
 
 
 class Handover:
@@ -16,8 +16,8 @@ class Handover:
     buffered. At the switch, the buffered events that were not recorded are released. After it, the
     new connection's events are deduplicated as well, because it may lag behind the old one.
 
-    Quotes, tickers and snapshots of books are states: one that is older than what was delivered is
-    not delivered any more, however long it was buffered.
+    A state, such as a quote, that is older than what was delivered is not delivered any more, however
+    long it was buffered.
     """
 
     def __init__(self) -> None:
@@ -38,8 +38,8 @@ class Handover:
                 continue
             sequence_id = _sequence_id(event)
             if sequence_id is None:
-                self._recorded.add(_identity(event))
-                if _is_state(event):
+                self._recorded.add(event.identity)
+                if event.is_state:
                     place = event.symbol, event.channel, type(event)
                     self._last_times[place] = max(event.ts, self._last_times.get(place, 0))
             else:
@@ -75,16 +75,9 @@ class Handover:
         sequence_id = _sequence_id(event)
         if sequence_id is None:
             place = event.symbol, event.channel, type(event)
-            is_old = _is_state(event) and event.ts < self._last_times.get(place, 0)
-            return is_old or _identity(event) in self._recorded
+            is_old = event.is_state and event.ts < self._last_times.get(place, 0)
+            return is_old or event.identity in self._recorded
         return sequence_id <= self._last_ids.get((event.symbol, event.channel), sequence_id - 1)
-
-
-def _is_state(event: Event) -> bool:
-    """Return whether an event tells a state that the next one replaces."""
-    if isinstance(event, Book):
-        return event.kind == "snapshot"
-    return isinstance(event, Quote | Ticker)
 
 
 def _sequence_id(event: Event) -> int | None:
@@ -92,20 +85,3 @@ def _sequence_id(event: Event) -> int | None:
     if isinstance(event, Book):
         return event.last_id
     return event.sequence if isinstance(event, Quote) else None
-
-
-def _identity(event: Event) -> Hashable:
-    """Return a key that is equal for the same event on either connection."""
-    return type(event), event.symbol, event.channel, event.ts, _content(event)
-
-
-def _content(event: Event) -> Hashable:
-    if isinstance(event, Trade):
-        return event.id or (event.price, event.size, event.side)
-    if isinstance(event, Bar):
-        return event.interval, event.closed, event.close, event.volume, event.trades
-    if isinstance(event, Quote):
-        return event.bid, event.bid_size, event.ask, event.ask_size
-    if isinstance(event, Book):
-        return event.kind, str(event.raw_bids), str(event.raw_asks)
-    return (event.last, event.volume) if isinstance(event, Ticker) else None

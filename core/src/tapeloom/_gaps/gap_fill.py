@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from itertools import chain
 from typing import Literal, TypeAlias
 
@@ -27,6 +27,7 @@ _MAX_WAITING = 1000
 _MAX_KNOWN = 100_000
 #: Gaps with a final state of which late events are still recognised.
 _MAX_PAST = 64
+_INFINITY = float("inf")
 
 
 def fill_kind(channel: str) -> Kind | None:
@@ -112,19 +113,26 @@ class GapFill:
     @property
     def end_id(self) -> float:
         """The id of the first trade after all gaps; infinite if that of one is not known."""
-        waiting = _end_id(self.waiting[-1]) if self.waiting else 0
-        return max(waiting, _end_id(self.past[-1])) if self.past else waiting
+        end: float = 0
+        for gaps in (self.waiting, self.past):
+            if gaps:
+                before_id = gaps[-1].gap.before_id
+                end = max(end, before_id) if type(before_id) is int else _INFINITY
+        return end
 
-    def add(self, tracked: TrackedGap, known: Iterable[int | str] = ()) -> list[Event]:
+    def add(self, tracked: TrackedGap, known: Collection[int | str] = ()) -> list[Event]:
         """Let a new gap wait to be filled; *known* are the ids around it that were delivered.
 
         Returns the final Gap of the oldest one if too many wait.
         """
-        self._known.update(known)
+        if known:
+            self._known.update(known)
         self.waiting.append(tracked)
         if len(self.waiting) <= _MAX_WAITING:
             return []
-        return [self.close(self.waiting[0], tracked.gap.recv)]
+        oldest = self.waiting.popleft()
+        self.past.append(oldest)
+        return [oldest.report(tracked.gap.recv, complete=False)]
 
     def add_again(self, tracked: TrackedGap) -> None:
         """Let a gap that has grown wait to be filled, if it does not wait already."""
@@ -260,12 +268,6 @@ class GapFill:
             if tracked.holds(trade.id, trade.ts):
                 return tracked
         return None
-
-
-def _end_id(tracked: TrackedGap) -> float:
-    """Return the id of the first event after a gap; without one, no id is after it."""
-    before_id = tracked.gap.before_id
-    return before_id if type(before_id) is int else float("inf")
 
 
 #: The id of a trade, or the time of a bar, and the event.

@@ -168,7 +168,7 @@ class GapTracker:
         order, are not missing.
         """
         subscription = Subscription(symbol, channel)
-        watched = self._watch(subscription)
+        watched = self.watched.get(subscription) or self._watch(subscription)
         parts: Sequence[tuple[int | str | None, int | str | None]]
         if type(after_id) is int and type(before_id) is int:
             parts = _not_held(watched.fill, after_id, before_id)
@@ -182,9 +182,13 @@ class GapTracker:
         out: list[Event] = []
         for low, high in parts:
             found: set[int | str | tuple[str, int]] = set()
+            position_id = None
             if type(low) is int and type(high) is int:
+                position_id = low
                 ids = self.last_seen.ids_in_last_batch(subscription)
-                found.update(ids[bisect_right(ids, low) : bisect_left(ids, high)])
+                first, last = bisect_right(ids, low), bisect_left(ids, high)
+                if first < last:
+                    found.update(ids[first:last])
                 missing = high - low - 1 - len(found)
                 if not missing:
                     continue
@@ -192,7 +196,6 @@ class GapTracker:
                 self._venue, symbol, until, recv, since, until, cause, missing, "open", channel,
                 low, high,
             )  # fmt: skip
-            position_id = low if type(low) is int else None
             out += self._report(watched, TrackedGap(gap, since, position_id, 0, found))
         return out
 
@@ -348,11 +351,11 @@ class GapTracker:
         fill = watched.fill
         watched.reported_at = self._clock.monotonic()
         self._counters["gaps"] += 1
-        if tracked.missing == 0:
-            fill.past.append(tracked)
-            return [tracked.report(tracked.gap.recv, complete=False)]
-        if tracked.gap.missing is None and tracked.missing is not None:
-            tracked.gap = evolve(tracked.gap, missing=tracked.missing)
+        if tracked.gap.missing is None and (missing := tracked.missing) is not None:
+            if missing == 0:
+                fill.past.append(tracked)
+                return [tracked.report(tracked.gap.recv, complete=False)]
+            tracked.gap = evolve(tracked.gap, missing=missing)
         if not self._can_fill(watched, tracked):
             tracked.gap = evolve(tracked.gap, state="unrecoverable")
             fill.past.append(tracked)
@@ -384,12 +387,13 @@ class GapTracker:
     def _can_fill(self, watched: _Watched, tracked: TrackedGap) -> bool:
         """Return whether the venue can answer a query for a gap; asked once per kind of query."""
         is_numbered = tracked.position_id is not None
-        if is_numbered not in watched.can_fill:
+        known = watched.can_fill.get(is_numbered)
+        if known is None:
             fill = watched.fill
-            can_fill = fill_kind(fill.subscription.channel) is not None
-            query = fill.query([tracked])
-            watched.can_fill[is_numbered] = can_fill and self.request(query) is not None
-        return watched.can_fill[is_numbered]
+            known = fill_kind(fill.subscription.channel) is not None
+            known = known and self.request(fill.query([tracked])) is not None
+            watched.can_fill[is_numbered] = known
+        return known
 
 
 def _event_id(event: Event | None) -> int | str | None:

@@ -198,15 +198,17 @@ async def connect(host: str, port: int, local: str | None = None) -> AsyncioSock
             tasks.cancel_scope.cancel()
         finished.set()
 
-    async with anyio.create_task_group() as tasks:
-        for _, (family, _, _, _, address) in mixed:
-            finished = anyio.Event()
-            tasks.start_soon(attempt, family, address, finished)
-            with anyio.move_on_after(_ATTEMPT_DELAY_SECONDS):
-                await finished.wait()
-    for late in connected[1:]:
-        late.close()
-    if not connected:
-        raise errors[0]
-    connected[0].setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    return AsyncioSocket(connected[0])
+    try:
+        async with anyio.create_task_group() as tasks:
+            for _, (family, _, _, _, address) in mixed:
+                finished = anyio.Event()
+                tasks.start_soon(attempt, family, address, finished)
+                with anyio.move_on_after(_ATTEMPT_DELAY_SECONDS):
+                    await finished.wait()
+        if not connected:
+            raise errors[0]
+        connected[0].setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return AsyncioSocket(connected.pop(0))
+    finally:  # also if the caller is cancelled when a connection has just been made
+        for unused in connected:
+            unused.close()

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from typing import ClassVar, TypeAlias
 
 from attrs import field
 
 from tapeloom.errors import printable
 
-from .base import Timed, frozen
+from .base import BaseEvent, frozen
 from .closed_sets import GapCause, GapState, RejectRule, StatusState
 from .market import Bar, Book, Quote, Ticker, Trade
 
 
 @frozen
-class Gap(Timed):
+class Gap(BaseEvent):
     """Data known to be missing: one symbol and channel, from `since` to `until`.
 
     It is delivered before the first event after the gap. When the gap has been filled, or cannot be, it is
@@ -38,9 +39,14 @@ class Gap(Timed):
         None  #: The id of the first event after the gap; None if not known.
     )
 
+    @property
+    def identity(self) -> tuple[Hashable, ...]:
+        """What tells it from any other gap: where it begins. Its end and its state may change."""
+        return self.type, self.venue, self.symbol, self.channel, self.since, self.after_id
+
 
 @frozen
-class Reject(Timed):
+class Reject(BaseEvent):
     """A frame or event that arrived and was not delivered."""
 
     type: ClassVar[str] = "reject"
@@ -55,9 +61,12 @@ class Reject(Timed):
     event: Event | None = None  #: The rejected event; None if the frame could not be read.
     channel: str = ""  #: The channel of the rejected event; empty if not known.
 
+    def _content(self) -> Hashable:
+        return self.rule, self.evidence
+
 
 @frozen
-class Status(Timed):
+class Status(BaseEvent):
     """A change of state of a feed, or of one subscription in it."""
 
     type: ClassVar[str] = "status"

@@ -10,12 +10,12 @@ the public interface: a parser that creates a million events a second cannot aff
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from datetime import datetime
 from decimal import Decimal
 from typing import ClassVar, Literal, TypeAlias
 
-from .base import Timed, frozen, utc
+from .base import BaseEvent, frozen, utc
 from .closed_sets import Origin, Side
 
 #: Levels of one side of an order book: pairs of price and size, as texts of the venue or as `Decimal`.
@@ -23,7 +23,7 @@ Levels: TypeAlias = Sequence[Sequence[str] | Sequence[Decimal]]
 
 
 @frozen
-class Trade(Timed):
+class Trade(BaseEvent):
     """A trade between two market participants."""
 
     type: ClassVar[str] = "trade"
@@ -41,9 +41,12 @@ class Trade(Timed):
     channel: str = "trades"  #: The channel, with its parameter: `trades` or `agg_trades`.
     origin: Origin = "live"  #: Where the event comes from.
 
+    def _content(self) -> Hashable:
+        return self.id or (self.price, self.size, self.side)
+
 
 @frozen
-class Quote(Timed):
+class Quote(BaseEvent):
     """The best bid and ask with their sizes.
 
     A side without an order has no price and no size: both are None. There is no other sign of an empty
@@ -66,9 +69,19 @@ class Quote(Timed):
     #: Where the event comes from: "built_from_book" if derived from a book.
     origin: Origin = "live"
 
+    @property
+    def is_state(self) -> bool:
+        """True: the next quote replaces it."""
+        return True
+
+    def _content(self) -> Hashable:
+        if self.sequence is not None:
+            return self.sequence
+        return self.bid, self.bid_size, self.ask, self.ask_size
+
 
 @frozen
-class Book(Timed):
+class Book(BaseEvent):
     """Levels of an order book: all of them (`snapshot`) or the changed ones (`delta`).
 
     A size is absolute; in a delta, a size of zero removes the level. `bids` and `asks` convert the raw
@@ -92,6 +105,16 @@ class Book(Timed):
     origin: Origin = "live"  #: Where the event comes from.
 
     @property
+    def is_state(self) -> bool:
+        """Whether it is a snapshot: a delta says only what has changed."""
+        return self.kind == "snapshot"
+
+    def _content(self) -> Hashable:
+        if self.last_id is not None:
+            return self.kind, self.last_id
+        return self.kind, str(self.raw_bids), str(self.raw_asks)
+
+    @property
     def bids(self) -> list[tuple[Decimal, Decimal]]:
         """Bids as pairs of price and size, in the venue's order (snapshots: best first)."""
         return [(Decimal(price), Decimal(size)) for price, size in self.raw_bids]
@@ -103,7 +126,7 @@ class Book(Timed):
 
 
 @frozen
-class Bar(Timed):
+class Bar(BaseEvent):
     """An OHLCV bar (candle). `ts` is its start."""
 
     type: ClassVar[str] = "bar"
@@ -132,6 +155,10 @@ class Bar(Timed):
     #: Where the event comes from: "live" if the venue built it.
     origin: Origin = "built_from_trades"
 
+    def _content(self) -> Hashable:
+        # A forming bar comes again and again, and not every venue counts how often.
+        return self.interval, self.closed, self.close, self.volume, self.trades
+
     @property
     def timestamp(self) -> datetime:
         """The start of the bar as an aware UTC datetime."""
@@ -144,7 +171,7 @@ class Bar(Timed):
 
 
 @frozen
-class Ticker(Timed):
+class Ticker(BaseEvent):
     """A venue's rolling statistics of the last 24 hours."""
 
     type: ClassVar[str] = "ticker"
@@ -164,3 +191,11 @@ class Ticker(Timed):
     trades: int | None = None  #: The number of trades; None if the venue does not send it.
     channel: str = "ticker"  #: The channel: `ticker`.
     origin: Origin = "live"  #: Where the event comes from.
+
+    @property
+    def is_state(self) -> bool:
+        """True: the next ticker replaces it."""
+        return True
+
+    def _content(self) -> Hashable:
+        return self.last, self.volume

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from .channels import Subscription, channel_parts
 from .feeds import (
-    BoundedEvents,
     Feed,
     Frames,
     Gaps,
@@ -48,7 +47,7 @@ from .protocol import (
 from .timing import NO_CLOCK, Clock, ClockOffset, ClockStepDetector, TimeLimit, WallDeadline
 
 __all__ = [
-    "NO_CLOCK", "Ack", "BoundedEvents", "Clock", "ClockOffset", "ClockStepDetector", "Codec", "Dial",
+    "NO_CLOCK", "Ack", "Clock", "ClockOffset", "ClockStepDetector", "Codec", "Dial",
     "Endpoint", "Feed", "Frames", "Gaps", "Heartbeat", "History", "HistoryQuery", "Link", "Listing",
     "Message", "Network", "Notice", "OnRead", "Parse", "Pong", "PushLink", "Refusal", "Reply", "Request",
     "Sink", "Source", "Stage", "Subscription", "TimeLimit", "TimedStage", "TradeBatch", "UnfilledGaps",

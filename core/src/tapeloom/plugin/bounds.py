@@ -2,8 +2,8 @@
 
 Core checks every event of a parser, a REST answer or a source once, before anything else sees it. So no
 code behind this check fails at a date that does not exist, a number that has a million digits when it is
-written out, or a number that is none. A parser whose trades cannot leave the bounds says so with
-`TradeBatch.within_bounds` or `BoundedEvents`, because the check would cost a tenth of the time of a trade.
+written out, or a number that is none. The check costs a tenth of the time of a trade. A parser that makes
+sure of it while it reads says so with an attribute `within_bounds`, and is not checked again.
 """
 
 from __future__ import annotations
@@ -16,8 +16,6 @@ from operator import attrgetter
 from typing import Any
 
 from tapeloom.events import Bar, Book, Event, Gap, Quote, Reject, Status, Ticker, Trade
-
-from .feeds import BoundedEvents, TradeBatch
 
 __all__ = ["INT_LIMIT", "MAX_ID_LENGTH", "number", "reject_out_of_bounds"]
 
@@ -77,8 +75,6 @@ def reject_out_of_bounds(events: list[Event]) -> list[Event]:
     It is the same list if there is none. The Reject has no event, because nothing behind it may see the
     value; its evidence names the field and shows the beginning of the value.
     """
-    if type(events) is BoundedEvents or (type(events) is TradeBatch and events.within_bounds):
-        return events
     limit, check, trade = INT_LIMIT, _check_number, Trade
     for event in events:
         if type(event) is trade:

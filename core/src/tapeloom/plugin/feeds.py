@@ -53,7 +53,7 @@ class TradeBatch(list[Any]):
     All trades share their `recv`. Stages may treat it as a plain list, and parsers need not create it.
     """
 
-    __slots__ = ("subscription_ids", "validated", "within_bounds")
+    __slots__ = ("subscription_ids", "validated")
 
     def __init__(self, trades: Iterable[Event] = (), subscription_ids: Iterable[int] = ()) -> None:
         super().__init__(trades)
@@ -62,18 +62,10 @@ class TradeBatch(list[Any]):
         self.subscription_ids = list(subscription_ids)
         #: Whether a stage has checked that all prices and sizes are finite and above zero.
         self.validated = False
-        #: Whether the parser has made sure that all values are within the bounds of
-        #: `tapeloom.plugin.bounds`; else core checks them.
-        self.within_bounds = False
 
 
-class BoundedEvents(list[Any]):
-    """A batch of which the parser has made sure that all values are within the bounds of `bounds`."""
-
-    __slots__ = ()
-
-
-#: A function that turns the frames of one read into events.
+#: A function that turns the frames of one read into events. With an attribute `within_bounds` that is true
+#: it says that all values are within the bounds of `tapeloom.plugin.bounds`; else core checks them.
 Parse: TypeAlias = Callable[[Frames], list[Event]]
 #: A function that sends a REST request and returns the body of the answer.
 Fetch: TypeAlias = "Callable[[Request], Awaitable[bytes]]"

@@ -102,12 +102,14 @@ class Bars:
                     and (validated or minus_infinity < value < infinity)
                 ):
                     return trade, subscription_id
-                if max_ts is None:
-                    if ts - trade.recv > allowed:
+                if max_ts is None:  # all trades of the batch have one `recv`
+                    recv = trade.recv
+                    latest = recv + allowed
+                    if ts > latest:
                         return trade, subscription_id
-                    max_ts = clock.record_recv(trade.recv)
+                    max_ts = clock.record_recv(recv)
                 if ts > max_ts:
-                    if ts - trade.recv > allowed:
+                    if ts > latest:
                         return trade, subscription_id
                     max_ts = ts
                 # Parsers usually reuse the Decimal of an unchanged price, so the identity check is enough.

@@ -128,7 +128,7 @@ class SymbolBars:
         """Record a gap, or remove a filled one; return revisions of the bars whose `complete` changes."""
         if gap.channel not in ("", self.channel) or not self._intervals:
             return []
-        identity = gap.symbol, gap.channel, gap.since, gap.after_id
+        identity = gap.identity
         if gap.state != "filled":
             self._add_gap(identity, (gap.since, gap.until))
         elif self._gaps.pop(identity, None) is None:

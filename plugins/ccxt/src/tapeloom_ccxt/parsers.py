@@ -267,7 +267,7 @@ class BarParser(_Parser):
     def _parse(self, data: Sequence[Sequence[Any]], recv: int) -> list[Event]:
         """Return the bars that have closed, the revised closed bars, and the open one if it changed."""
         out: list[Event] = []
-        rows = sorted(data, key=lambda row: int(row[0]))
+        rows = sorted(data, key=lambda row: _ns(row[0]))
         first_call, self._first_call = self._first_call, False
         before = self._open
         for row in map(tuple, rows):

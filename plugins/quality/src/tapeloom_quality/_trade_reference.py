@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import insort
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from ._reference import Reference
@@ -66,6 +67,17 @@ class TradeReference(Reference):
         self._recent_ids.add(text_id)
         return True
 
+    def record_next_id(self, trade_id: int | str) -> int | None:
+        """Record the id of a live trade if it is above all others, or a new text.
+
+        Returns the number of ids missing before it; None if nothing was recorded.
+        """
+        if type(trade_id) is int:
+            if self.next_id is None or trade_id < self.next_id:
+                return None
+            return self._advance(trade_id, self.next_id, is_live=True)
+        return 0 if self.record_text_id(trade_id) else None
+
     def record_id(
         self, trade_id: int | str, *, is_live: bool, is_newest: bool
     ) -> tuple[IdState, int]:
@@ -79,7 +91,7 @@ class TradeReference(Reference):
             return self._record_first(trade_id, is_live), 0
         if trade_id >= self.next_id:
             if is_live or trade_id == self.next_id:
-                return "fresh", self._advance(trade_id, self.next_id, is_live)
+                return "fresh", self._advance(trade_id, self.next_id, is_live=is_live)
             return "fresh", 0
         index = self._find_missing(trade_id)
         if is_live and is_newest and self._is_restart(trade_id, index):
@@ -112,7 +124,7 @@ class TradeReference(Reference):
         )
         return "fresh"
 
-    def _advance(self, trade_id: int, expected: int, is_live: bool) -> int:
+    def _advance(self, trade_id: int, expected: int, *, is_live: bool) -> int:
         self._add_missing(expected, trade_id - 1)
         self.next_id = trade_id + 1
         if is_live:
@@ -150,8 +162,7 @@ class TradeReference(Reference):
     def _add_missing(self, low: int, high: int) -> None:
         if low > high:
             return
-        self._missing_ranges.append((low, high))
-        self._missing_ranges.sort()
+        insort(self._missing_ranges, (low, high))
         if len(self._missing_ranges) > _MAX_MISSING_RANGES:
             del self._missing_ranges[0]
 

@@ -42,13 +42,12 @@ class TradeChecks:
     def check(self, trade: Trade) -> list[Event] | None:
         """Return None for a valid trade, else the events that replace it."""
         reference = self.reference(trade)
-        if (
-            type(trade.id) is str
-            and self._passes_fast_path(reference, trade)
-            and reference.record_text_id(trade.id)
-        ):
-            reference.newest_ts, reference.last_price = trade.ts, trade.price
-            return None
+        if self._passes_fast_path(reference, trade):
+            missing = reference.record_next_id(trade.id)
+            if missing is not None:
+                gaps = self._missing_before(reference, trade, missing) if missing else []
+                reference.newest_ts, reference.last_price = trade.ts, trade.price
+                return [*gaps, trade] if gaps else None
         is_live = trade.origin not in REPLAYED_ORIGINS
         is_newest = trade.ts > reference.newest_ts
         id_state, gaps = self._record_id(reference, trade, is_live=is_live, is_newest=is_newest)
@@ -65,7 +64,7 @@ class TradeChecks:
         return [*gaps, trade] if gaps else None
 
     def _passes_fast_path(self, reference: TradeReference, trade: Trade) -> bool:
-        """Return whether a trade with a text id passes the comparisons of the fast path, except the id."""
+        """Return whether a trade passes the comparisons of the fast path, except that of the id."""
         try:
             return (
                 reference.band_low < trade.price < reference.band_high
@@ -90,13 +89,15 @@ class TradeChecks:
         id_state, missing = reference.record_id(trade.id, is_live=is_live, is_newest=is_newest)
         if reference.needs_full_check:
             reference.force_full_check()
-        if not missing:
-            return id_state, []
+        return id_state, self._missing_before(reference, trade, missing) if missing else []
+
+    def _missing_before(self, reference: TradeReference, trade: Trade, missing: int) -> list[Event]:
+        """Return the gaps to emit before a trade whose id shows that *missing* trades were lost."""
         self._rules.count("missing", missing)
         if "sequence" not in self._rules.enabled or not isinstance(trade.id, int):
-            return id_state, []
+            return []
         since = reference.newest_ts if reference.has_event else trade.ts
-        return id_state, self._gaps.open(
+        return self._gaps.open(
             trade.symbol, trade.channel, since=since, until=max(since, trade.ts), recv=trade.recv,
             after_id=trade.id - missing - 1, before_id=trade.id,
         )  # fmt: skip
