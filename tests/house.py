@@ -20,6 +20,8 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).parents[1]
 CORE = ROOT / "core/src/tapeloom"
+#: A class with more attributes than this is printed.
+WIDE = 11
 #: Tokens that are no code.
 _SILENT = frozenset(
     {
@@ -192,7 +194,7 @@ def report(package: Path) -> None:
         print(f"  {folder}: {count} modules, {lines:,} code lines")
     wide = sorted(
         ((count, f"{file.relative_to(package)}:{name}")
-         for file in found.values() for name, count in attributes(file).items() if count > 11),
+         for file in found.values() for name, count in attributes(file).items() if count > WIDE),
         reverse=True,
     )  # fmt: skip
     for count, name in wide:

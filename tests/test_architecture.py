@@ -98,6 +98,22 @@ def test_core_fits_on_one_screen() -> None:
     assert sum(map(house.code_lines, house.modules(CORE).values())) <= MOST_CODE_LINES
 
 
+def test_no_class_of_connections_and_gaps_has_more_than_11_attributes() -> None:
+    wide = {
+        f"{file.parent.name}/{file.name}:{name}": count
+        for folder in ("_connection", "_gaps")
+        for file in sorted((CORE / folder).glob("*.py"))
+        for name, count in house.attributes(file).items()
+        if count > house.WIDE
+    }
+
+    assert wide == {}, (
+        "A class that holds so much does several things: take out those attributes that change"
+        " together, with the methods that use them, into an object that can be tested by itself"
+        " (as `Deadlines`, `Replies` and `Sender` were taken out of `Connection`)."
+    )
+
+
 def test_a_code_line_is_no_blank_no_comment_and_no_docstring(tmp_path: Path) -> None:
     file = tmp_path / "module.py"
     file.write_text(

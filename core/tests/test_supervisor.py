@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tapeloom import Event, FeedSpec, Gap, Registry, Stack, Status, Trade
 from tapeloom._compose.composer import compose
-from tapeloom._connection.frame_intake import FrameIntake
+from tapeloom._connection.frame_intake import FeedIntake
 from tapeloom._connection.supervisor import Supervisor
 from tapeloom._runtime.backoff import Backoff
 from tapeloom._runtime.rate_limits import RateLimits
@@ -159,7 +159,7 @@ async def running(
 
     endpoint, subscriptions = plan.connections(plan.feed.symbols)[0]
     supervisor = Supervisor(
-        plan, endpoint, subscriptions, FrameIntake(plan), emit, RateLimits(clock)
+        plan, endpoint, subscriptions, FeedIntake(plan), emit, RateLimits(clock)
     )
     rig = Rig(clock, wire, supervisor, dials=dials)
 
@@ -530,7 +530,7 @@ async def test_each_symbol_and_channel_has_one_gap_and_none_at_the_first_connect
         ("ETH/USD", "trades"),
     ]
     assert {g.cause for g in gaps} == {"disconnect"}
-    assert rig.supervisor._counters["gaps"] == 4
+    assert rig.supervisor._feed.counters["gaps"] == 4
 
 
 async def test_data_before_the_acknowledgement_comes_after_its_gap(registry: Registry) -> None:
@@ -593,7 +593,7 @@ async def test_gaps_are_reported_for_a_venue_without_acknowledgements(
     registry = Registry({})
     registry.register(acme, "acme")
     async with running(registry, script(*connections)) as rig:
-        rig.supervisor._plan.codec = Unanswered()
+        rig.supervisor._pair._setup.plan.codec = Unanswered()
         await rig.clock.sleep(30)
 
     assert rig.story() == [1, "gap BTC/USD trades", 2]

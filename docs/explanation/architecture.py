@@ -82,7 +82,7 @@ def draw() -> str:
             220,
             62,
             CORE,
-            "_connection: connection",
+            "_connection: frame_intake",
             "stamps recv,",
             "copies frames to _tape",
         ),

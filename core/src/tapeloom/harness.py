@@ -18,7 +18,7 @@ from ._compose.hook_checks import BACKENDS, HookSpecs
 from ._compose.plan import Composition, FeedPlan
 from ._compose.registry import Registry
 from ._config import SinkSpec, StageSpec
-from ._connection.frame_intake import FrameIntake
+from ._connection.frame_intake import FeedIntake
 from ._connection.subscriptions import Subscriptions
 from ._network.http_client import http_client
 from ._network.websocket import dialer
@@ -72,7 +72,7 @@ class ComposedFeed:
         self._pipeline = Pipeline(plan.feed, plan.steps)
         self.feed, self.history, self.dial = plan.feed, plan.history, plan.dial
         self.endpoints, self.source, self.codec = plan.endpoints, plan.source, plan.codec
-        self.parse = FrameIntake(plan).parse
+        self.parse = FeedIntake(plan).parse
 
     @property
     def stages(self) -> Mapping[str, Any]:

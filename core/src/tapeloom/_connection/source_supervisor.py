@@ -2,33 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Collection
 from typing import TYPE_CHECKING
 
-import structlog
-
-from tapeloom._runtime.backoff import Backoff
-from tapeloom.errors import FeedError, RetriesExhausted, Throttled
-from tapeloom.events import OURS, Event, Status
+from tapeloom.errors import FeedError
+from tapeloom.events import OURS, Event
 from tapeloom.plugin import Subscription
 from tapeloom.plugin.bounds import reject_out_of_bounds
+
+from .handover import Emit
+from .supervisor import Reconnects
 
 if TYPE_CHECKING:
     from tapeloom._compose.plan import FeedPlan
 
 
-log = structlog.get_logger()
-
-
 class SourceSupervisor:
     """Keeps a `Source` running, as a `Supervisor` keeps an endpoint connected."""
 
-    def __init__(self, plan: FeedPlan, emit: Callable[[list[Event]], Awaitable[None]]) -> None:
+    def __init__(self, plan: FeedPlan, emit: Emit) -> None:
         self._plan = plan
         self._feed = plan.feed
         self._clock = plan.feed.clock
         self._emit = emit
-        self._backoff = Backoff(plan.feed.random, max_attempts=plan.spec.max_attempts)
+        self._reconnects = Reconnects(plan, plan.feed.name, emit)
         self._gaps = plan.gaps
         self._active: set[tuple[str, str]] = set()
         self._last_recv = 0
@@ -41,36 +38,17 @@ class SourceSupervisor:
         source = self._plan.source
         assert source is not None
         while True:
-            started, pause = self._clock.monotonic(), 0.0
+            started = self._clock.monotonic()
             try:
                 return await source.run(self._deliver)
             except FeedError as error:
                 if not error.retryable:
                     raise
                 failure = error
-                if isinstance(error, Throttled):
-                    pause = error.retry_after_seconds or 0.0
             if not source.resumes:
                 lost = self._last_recv or self._clock.time_ns()
                 self._gaps.connection_lost([*self._gaps.live], lost, separate=True)
-            self._backoff.record_lifetime(self._clock.monotonic() - started)
-            pause = max(pause, self._backoff.next())
-            if self._backoff.exhausted:
-                attempts = self._backoff.attempt
-                raise RetriesExhausted(self._feed.name, attempts, str(failure)) from failure
-            await self._pause(str(failure), pause)
-
-    async def _pause(self, reason: str, seconds: float) -> None:
-        feed, now = self._feed, self._clock.time_ns()
-        feed.counters["reconnects"] += 1
-        log.warning(
-            "feed_reconnecting", feed=feed.name, connection=feed.name, reason=reason,
-            attempt=self._backoff.attempt, delay=round(seconds, 2),
-        )  # fmt: skip
-        detail = f"{feed.name}: {reason.rstrip('.')}; next try in {seconds:.1f} s"
-        status = Status(feed.venue, "", now, now, "reconnecting", detail)
-        await self._emit([status])
-        await self._clock.sleep(seconds)
+            await self._reconnects.wait(failure, self._clock.monotonic() - started)
 
     async def _deliver(self, events: list[Event]) -> None:
         """Insert gaps and emit a batch of the source."""

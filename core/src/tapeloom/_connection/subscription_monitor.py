@@ -13,6 +13,9 @@ from tapeloom.plugin import Clock, Subscription
 from .stall_detector import StallDetector, Stalled
 from .subscriptions import Subscriptions
 
+#: Minimum seconds between two resubscribes of one subscription.
+_RESUBSCRIBE_SECONDS = 5.0
+
 
 class CheckResult(NamedTuple):
     """What the supervisor has to do after a check."""
@@ -33,6 +36,7 @@ class SubscriptionMonitor:
         self._clock = clock
         self._facts = facts or FactLog(clock)
         self._stalls = StallDetector()
+        self._resubscribed: dict[Subscription, float] = {}  # when each was last, in seconds
 
     # -------------------------------------------------------------------------- events and replies
 
@@ -105,6 +109,13 @@ class SubscriptionMonitor:
     def event_rate(self, subscription: Subscription) -> float:
         """Return the events per second of *subscription*, 0.0 if unknown."""
         return self._stalls.event_rate(subscription)
+
+    def pause_before_resubscribe(self, subscriptions: Sequence[Subscription]) -> float:
+        """Return in how many seconds these may be subscribed again, and record that they will be."""
+        now, last, interval = self._clock.monotonic(), self._resubscribed, _RESUBSCRIBE_SECONDS
+        due = max([now, *(last.get(renewed, -interval) + interval for renewed in subscriptions)])
+        last.update(dict.fromkeys(subscriptions, due))
+        return due - now
 
     # --------------------------------------------------------------------------- once a second
 

@@ -116,10 +116,6 @@ class Subscriptions:
 
     # ------------------------------------------------------------------------------------- replies
 
-    def oldest_pending(self) -> Message | None:
-        """Return the message that has waited longest for an answer, None where there is none."""
-        return next((pending.message for pending in self._pending.values()), None)
-
     def settle(self, message: Message) -> None:
         """Record that *message* was answered."""
         if message.id is not None:
@@ -134,8 +130,9 @@ class Subscriptions:
 
     def refuse(self, refusal: Refusal) -> list[Subscription]:
         """Return the refused subscriptions; empty if the refusal is of an unsubscribe."""
-        oldest = self.oldest_pending() if refusal.oldest_pending else None
-        return self._settle_reply(evolve(refusal, id=oldest.id) if oldest is not None else refusal)
+        if refusal.oldest_pending and self._pending:
+            refusal = evolve(refusal, id=next(iter(self._pending)))
+        return self._settle_reply(refusal)
 
     def _settle_reply(self, reply: Ack | Refusal) -> list[Subscription]:
         """Settle the message that *reply* answers; return the subscriptions that the message requested.

@@ -11,13 +11,14 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from types import MappingProxyType
 
-from attrs import Factory, define, evolve
+from attrs import evolve
 
 from tapeloom.events import OURS, Bar, Event, Gap, GapCause
 from tapeloom.plugin import Clock, HistoryQuery, Request, Subscription
 
 from .gap_fill import GapFill, TrackedGap, fill_kind
 from .last_seen import LastSeen
+from .open_gap import OpenGap, Watched, id_of
 
 #: Seconds after the venue's acknowledgement in which the first event is awaited: its time and id
 #: describe the gap more precisely than the time of the acknowledgement.
@@ -25,31 +26,6 @@ _FIRST_EVENT_SECONDS = 5.0
 #: Seconds for which late events of a gap are recognised after it was last reported.
 _LATE_SECONDS = 60.0
 _NONE: Mapping[Subscription, int] = MappingProxyType({})
-
-
-@define(eq=False)
-class OpenGap:
-    """A gap without a known end: nothing of its subscription has come since it opened."""
-
-    since: int  #: in ns on the venue's clock
-    cause: GapCause
-    last: Event | None  #: the last trade or bar before it
-    known: Collection[int | str]  #: ids around its begin that were delivered
-    #: When the venue acknowledged the subscription again: in ns on its clock, in ns on ours, and in
-    #: monotonic seconds. None while it has not.
-    confirmed: tuple[int, int, float] | None = None
-    reported: TrackedGap | None = None  #: set once it was reported
-
-
-@define(eq=False)
-class _Watched:
-    """A subscription with gaps: one without an end, and those that have been reported."""
-
-    fill: GapFill
-    open: OpenGap | None = None
-    reported_at: float = 0.0  #: when a gap was last reported, in monotonic seconds
-    #: Whether the venue can answer a query for a gap, by whether it has the id before it as a number.
-    can_fill: dict[bool, bool] = Factory(dict)
 
 
 class GapTracker:
@@ -62,7 +38,7 @@ class GapTracker:
     def __init__(self, venue: str, clock: Clock, counters: Counter[str]) -> None:
         self.live: set[Subscription] = set()  #: those that have begun and not ended
         #: Subscriptions with gaps; while there are none, batches need not be processed.
-        self.watched: dict[tuple[str, str], _Watched] = {}
+        self.watched: dict[tuple[str, str], Watched] = {}
         self.request: Callable[[HistoryQuery], Request | None] = lambda query: None
         self.enqueue: Callable[[GapFill], None] = lambda fill: None
         self._venue = venue
@@ -140,10 +116,10 @@ class GapTracker:
             known = {last.ts}
         watched.open = OpenGap(since, cause, last, known)
 
-    def _watch(self, subscription: Subscription) -> _Watched:
+    def _watch(self, subscription: Subscription) -> Watched:
         watched = self.watched.get(subscription)
         if watched is None:
-            watched = self.watched[subscription] = _Watched(GapFill(subscription))
+            watched = self.watched[subscription] = Watched(GapFill(subscription))
         return watched
 
     # --------------------------------------------------------------------------- what a stage finds
@@ -171,7 +147,7 @@ class GapTracker:
         watched = self.watched.get(subscription) or self._watch(subscription)
         parts: Sequence[tuple[int | str | None, int | str | None]]
         if type(after_id) is int and type(before_id) is int:
-            parts = _not_held(watched.fill, after_id, before_id)
+            parts = watched.parts_not_held(after_id, before_id)
         else:
             gaps = [
                 tracked.gap for tracked in watched.fill if after_id in (None, tracked.gap.after_id)
@@ -249,10 +225,10 @@ class GapTracker:
                 out += delivered
         return batch if out is None else out
 
-    def _deliver(self, watched: _Watched, event: Event) -> list[Event]:
+    def _deliver(self, watched: Watched, event: Event) -> list[Event]:
         """Return what to deliver for an event of a subscription with gaps."""
         fill, gap = watched.fill, watched.open
-        if gap is None or not _is_newer(event, gap) or fill.has_brought(event):
+        if gap is None or not gap.is_before(event) or fill.has_brought(event):
             delivered = fill.live(event)
             self._counters["repeated_trades"] += not delivered
             return delivered
@@ -260,10 +236,10 @@ class GapTracker:
         fill.record(event)
         return [*ended, event]
 
-    def _end(self, watched: _Watched, gap: OpenGap, event: Event) -> list[Event]:
+    def _end(self, watched: Watched, gap: OpenGap, event: Event) -> list[Event]:
         """Return the reports of a gap that *event* ends."""
         watched.open = None
-        tracked, before_id = gap.reported, _event_id(event)
+        tracked, before_id = gap.reported, id_of(event)
         if tracked is None:
             return self._report_open(watched, gap, event.ts, event.recv, before_id)
         tracked.gap = evolve(tracked.gap, before_id=before_id)
@@ -324,7 +300,7 @@ class GapTracker:
     # -------------------------------------------------------------------------------------- reports
 
     def _report_open(
-        self, watched: _Watched, gap: OpenGap, until: int, recv: int, before_id: int | str | None
+        self, watched: Watched, gap: OpenGap, until: int, recv: int, before_id: int | str | None
     ) -> list[Event]:
         """Report a gap that was open until *until*; without *before_id* it may grow further."""
         subscription, until = watched.fill.subscription, max(gap.since, until)
@@ -333,7 +309,7 @@ class GapTracker:
                 return []
             return self._report_again(watched, gap.reported, until, recv)
         self.last_seen.clock_offset.mark_complete(subscription.channel, until)
-        after_id, (symbol, channel) = _event_id(gap.last), subscription
+        after_id, (symbol, channel) = id_of(gap.last), subscription
         gap.reported = TrackedGap(
             Gap(
                 self._venue, symbol, until, recv, gap.since, until, gap.cause, None, "open", channel,
@@ -345,7 +321,7 @@ class GapTracker:
         return self._report(watched, gap.reported, gap.known)
 
     def _report(
-        self, watched: _Watched, tracked: TrackedGap, known: Collection[int | str] = ()
+        self, watched: Watched, tracked: TrackedGap, known: Collection[int | str] = ()
     ) -> list[Event]:
         """Return the Gap to emit for a new gap, and let it be filled if the venue can answer."""
         fill = watched.fill
@@ -365,7 +341,7 @@ class GapTracker:
         return [*given_up, tracked.gap]
 
     def _report_again(
-        self, watched: _Watched, tracked: TrackedGap, until: int, recv: int
+        self, watched: Watched, tracked: TrackedGap, until: int, recv: int
     ) -> list[Event]:
         """Return the Gap to emit for one that was reported and has grown, or has ended, since."""
         watched.reported_at = self._clock.monotonic()
@@ -384,7 +360,7 @@ class GapTracker:
             fill.queued = True
             self.enqueue(fill)
 
-    def _can_fill(self, watched: _Watched, tracked: TrackedGap) -> bool:
+    def _can_fill(self, watched: Watched, tracked: TrackedGap) -> bool:
         """Return whether the venue can answer a query for a gap; asked once per kind of query."""
         is_numbered = tracked.position_id is not None
         known = watched.can_fill.get(is_numbered)
@@ -394,38 +370,3 @@ class GapTracker:
             known = known and self.request(fill.query([tracked])) is not None
             watched.can_fill[is_numbered] = known
         return known
-
-
-def _event_id(event: Event | None) -> int | str | None:
-    """Return the id of a trade; None if there is no event, or it has no id."""
-    event_id = getattr(event, "id", "")
-    return None if event_id == "" else event_id
-
-
-def _is_newer(event: Event, gap: OpenGap) -> bool:
-    """Return whether *event* lies after an open gap: a venue may repeat what it sent before it."""
-    last_id, event_id = _event_id(gap.last), _event_id(event)
-    if type(last_id) is int and type(event_id) is int and gap.last is not None:
-        return event_id > last_id or event.ts > gap.last.ts
-    return True
-
-
-def _not_held(fill: GapFill, after_id: int, before_id: int) -> list[tuple[int, int]]:
-    """Return the parts of the ids between *after_id* and *before_id* that no gap holds.
-
-    Each part is given by the ids on both sides of it.
-    """
-    parts = [(after_id, before_id)]
-    if fill.end_id <= after_id:
-        return parts
-    for tracked in fill:
-        low, high = tracked.gap.after_id, tracked.gap.before_id
-        if type(low) is not int or type(high) is not int:
-            continue
-        parts = [
-            part
-            for a, b in parts
-            for part in ((a, min(b, low + 1)), (max(a, high - 1), b))
-            if part[1] - part[0] > 1
-        ]
-    return parts

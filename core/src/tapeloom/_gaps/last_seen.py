@@ -37,7 +37,6 @@ class LastSeen:
 
     def __init__(self) -> None:
         self._clock_offset = ClockOffset()
-        self._last_recv = 0
         self._pending: list[list[Event]] = []  # batches that have not been processed
         self._room = _MAX_PENDING
         self._by_subscription_id: dict[int, Event] = {}  # newer than those in `_last`
@@ -77,7 +76,6 @@ class LastSeen:
                 self._recent.extend(events)
         if mixed:
             self._process(mixed)
-        self._last_recv = pending[-1][-1].recv
 
     def _process(self, events: list[Event]) -> None:
         """Process events of all types."""
@@ -121,8 +119,7 @@ class LastSeen:
     @property
     def last_recv(self) -> int:
         """Receive time of the last batch in ns, 0 if there was none."""
-        self._process_pending()
-        return self._last_recv
+        return self._newest[-1].recv if self._newest else 0
 
     @property
     def clock_offset(self) -> ClockOffset:

@@ -8,12 +8,14 @@ from __future__ import annotations
 import math
 from bisect import insort
 from collections import Counter, deque
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from itertools import count
 from urllib.parse import urlsplit
 
 import anyio
 
-from tapeloom.plugin import Clock
+from tapeloom.plugin import Clock, Endpoint
 from tapeloom.units import Rate
 
 #: Seconds by which a window is longer than the venue's: what is sent at its start may take longer
@@ -121,7 +123,7 @@ class RateLimits:
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._limits: dict[tuple[str, str], RateLimit] = {}
-        self._open: Counter[str] = Counter()  # connections, by URL
+        self.open: Counter[str] = Counter()  #: number of open connections by URL
 
     def limit(self, url: str, purpose: str, rate: Rate | None) -> RateLimit | None:
         """Return the limit for *purpose* on the host of *url*; None if there is none."""
@@ -132,10 +134,29 @@ class RateLimits:
             self._limits[key] = RateLimit(rate, self._clock)
         return self._limits[key]
 
-    def count_connection(self, url: str, count: int = 1) -> None:
-        """Count a connection to *url* that was opened, or, with -1, has ended."""
-        self._open[url] += count
 
-    def has_room(self, url: str, allowed: int | None) -> bool:
-        """Return whether one more connection to *url* is allowed; *allowed* None: no limit."""
-        return allowed is None or self._open[url] < allowed
+class EndpointLimits:
+    """The limits for connections to one endpoint, shared by all that go to its host."""
+
+    def __init__(self, limits: RateLimits, endpoint: Endpoint) -> None:
+        self._limits = limits
+        self._endpoint = endpoint
+        # None if there is no limit
+        self.messages = limits.limit(endpoint.url, "message", endpoint.host_message_rate)
+        self.dials = limits.limit(endpoint.url, "dial", endpoint.dial_rate)
+
+    @asynccontextmanager
+    async def dialled(self) -> AsyncIterator[None]:
+        """Wait until a connection may be dialled, and count it as open inside the context."""
+        if self.dials is not None:
+            await self.dials.acquire()
+        self._limits.open[self._endpoint.url] += 1
+        try:
+            yield
+        finally:
+            self._limits.open[self._endpoint.url] -= 1
+
+    def has_room(self) -> bool:
+        """Return whether the venue allows one more connection."""
+        allowed = self._endpoint.max_connections
+        return allowed is None or self._limits.open[self._endpoint.url] < allowed

@@ -8,14 +8,14 @@ from urllib.parse import urlsplit
 import anyio.lowlevel
 
 from tapeloom._compose.plan import FeedPlan
-from tapeloom._connection.frame_intake import FrameIntake
+from tapeloom._connection.frame_intake import FeedIntake, FrameIntake
 from tapeloom._history.query_queue import HistoryClient
 from tapeloom._tape.reader import CorruptLine, Record, RecordedAnswer, RecordedFact, RecordedFrame
 from tapeloom._tape.recorder import stages_digest
 from tapeloom._tape.replay import Recording, TapeClock
 from tapeloom.errors import masked
 from tapeloom.events import Book, Event, Reject
-from tapeloom.plugin import Ack, Frames, HistoryQuery, Notice, Refusal, Request, Unrequested
+from tapeloom.plugin import Ack, HistoryQuery, Notice, Refusal, Request, Unrequested
 from tapeloom.plugin.bounds import reject_out_of_bounds
 
 from .fact_replay import FactReplay, is_same
@@ -41,7 +41,7 @@ class FeedReplay:
         self,
         recording: Recording,
         plan: FeedPlan,
-        intake: FrameIntake,
+        intake: FeedIntake,
         pipeline: Pipeline,
         deliver: Callable[[list[Event]], Awaitable[None]],
         history_client: HistoryClient,
@@ -49,7 +49,8 @@ class FeedReplay:
         self._recording = recording
         self._plan = plan
         self._feed = plan.feed
-        self._intake = intake
+        self._feed_intake = intake
+        self._intake = FrameIntake(intake, self._on_control, self._on_events)
         self._pipeline = pipeline
         self._deliver = deliver
         self._history_client = history_client
@@ -113,13 +114,14 @@ class FeedReplay:
             return
         first, payloads = self._together[0], [record.frame for record in self._together]
         self._together = []
-        self._feed.counters["frames"] += len(payloads)
-        self._feed.counters["bytes"] += sum(map(len, payloads))
-        frames = Frames(payloads, first.recv, self._on_control, first.connection)
-        events = self._intake.parse(frames)
+        self._intake.connection = first.connection
+        waiting = self._intake.on_read(payloads, first.recv)
+        if waiting is not None:
+            await waiting
         self._facts.replies.clear()
-        if events:
-            await self._emit(self._facts.read(first.connection, events))
+
+    def _on_events(self, events: list[Event]) -> Awaitable[None]:
+        return self._emit(self._facts.read(self._intake.connection, events))
 
     def _apply(self, fact: RecordedFact) -> list[Event]:
         try:
@@ -173,7 +175,7 @@ class FeedReplay:
         if not self._has_facts and (book := self._read_book_answer(frame)):
             return book
         text = frame[:500].decode(errors="replace")
-        self._intake.unreadable(self._clock.now, frame, "unreadable_frame")
+        self._feed_intake.unreadable(self._clock.now, frame, "unreadable_frame")
         return [self._reject(self._clock.now, "unreadable_frame", text)]
 
     def _read_book_answer(self, frame: bytes) -> list[Event]:

@@ -9,7 +9,7 @@ import anyio
 import structlog
 
 from tapeloom._compose.plan import FeedPlan, too_many_connections
-from tapeloom._connection.frame_intake import FrameIntake
+from tapeloom._connection.frame_intake import FeedIntake
 from tapeloom._connection.source_supervisor import SourceSupervisor
 from tapeloom._connection.supervisor import Supervisor
 from tapeloom._history.listing_check import check_symbols
@@ -64,7 +64,7 @@ class FeedRunner:
     ) -> None:
         self.plan = plan
         self.pipeline = Pipeline(plan.feed, plan.steps)
-        self.intake = FrameIntake(plan, taps, read_semaphore)
+        self.intake = FeedIntake(plan, taps, read_semaphore)
         plan.facts.taps = self.intake.taps
         self.supervisors: list[Supervisor] = []
         self.error: Exception | None = None
