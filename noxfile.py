@@ -173,11 +173,13 @@ def together(session: nox.Session) -> None:
 def fuzz(session: nox.Session) -> None:
     """Feed every venue a million broken frames, after WebSocket frames against wsproto.
 
-    It fails if a broken frame raises an error or costs a good frame.
+    It fails if a broken frame, answer or tape raises an error, costs a good frame or takes much memory,
+    or if SIGTERM does not end a run within 5 seconds.
     """
     install(session, PACKAGES.values(), "--group", "tests")
     session.run("python", "core/tests/test_frame_decoder.py")
     session.run("python", "tests/test_fuzz.py", *session.posargs)
+    session.run("python", "tests/test_signals.py")
 
 
 @nox.session(python=OLDEST, default=False)
@@ -185,6 +187,13 @@ def soak(session: nox.Session) -> None:
     """Stream from six venues under every fault for ten minutes, and check the ledger."""
     install(session, PACKAGES.values(), "--group", "tests")
     session.run("python", "tests/test_soak.py", *session.posargs)
+
+
+@nox.session(python=OLDEST, default=False)
+def chaos(session: nox.Session) -> None:
+    """Stream from venues that share no code with tapeloom, under every fault, for ten minutes."""
+    install(session, PACKAGES.values(), "--group", "tests")
+    session.run("python", "tests/chaos_venue", *session.posargs)
 
 
 @nox.session(python=OLDEST, default=False)

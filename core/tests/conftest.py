@@ -27,6 +27,7 @@ from tapeloom.plugin import (
     Refusal,
     Reply,
     Request,
+    Respond,
     Subscription,
     Unrequested,
 )
@@ -92,12 +93,17 @@ class AcmeCodec:
     ) -> list[Message]:
         return self._messages("unsub", subscriptions, first_id)
 
-    def decode_reply(self, frame: bytes) -> Reply | None:
+    def decode_reply(self, frame: bytes) -> Reply | Sequence[Reply] | None:
         try:
             reply = json.loads(frame)
         except ValueError:
             return None
         match reply:
+            case [*several]:
+                replies = [self.decode_reply(json.dumps(one).encode()) for one in several]
+                return [reply for reply in replies if isinstance(reply, Reply)]
+            case {"question": number}:
+                return Respond(json.dumps({"answer": number}))
             case {"ok": id}:
                 return Ack(id)
             case {"pong": _}:
@@ -139,11 +145,13 @@ class AcmeHistory:
 
     def read_listing(self, body: bytes) -> list[Instrument]:
         listed = []
-        for row in json.loads(body):  # a symbol; or symbol, the venue's name, whether it is active
-            symbol, native, active = (row, "", True) if isinstance(row, str) else row
+        # A row is a symbol; or symbol, the venue's name, whether it is active, and whether it is halted.
+        for row in json.loads(body):
+            symbol, native, active, *halted = (row, "", True) if isinstance(row, str) else row
             native = native or symbol.replace("/", "")
             parts = symbol.split("/")
-            listed.append(Instrument(symbol, native, "spot", *parts, active=active))
+            options = {"active": active, "halted": any(halted)}
+            listed.append(Instrument(symbol, native, "spot", *parts, **options))
         return listed
 
     def read_answer(self, request: Request, body: bytes, recv: int) -> list[Event]:

@@ -23,7 +23,8 @@ import anyio
 import pytest
 import structlog
 from anyio.from_thread import start_blocking_portal
-from tapeloom import Quote, Trade, decode
+from attrs import evolve
+from tapeloom import Gap, Quote, Trade, decode
 from tapeloom._tape.compression import read_whole
 from tapeloom.cli._main import main
 from tapeloom.cli._table import Table
@@ -455,6 +456,17 @@ def test_the_table_shows_an_empty_side_of_a_quote() -> None:
     table.refresh({})
 
     assert "bid 10 ask none" in out.getvalue()
+
+
+def test_the_table_counts_a_gap_once_however_often_it_is_reported() -> None:
+    out = io.StringIO()
+    table = Table(out)
+    gap = Gap("acme", "BTC/USD", 9, 9, 1, 9, "disconnect", 3, "open", "trades", 4, 8)
+    table.write([gap, evolve(gap, until=10, before_id=9), evolve(gap, state="filled")])
+    table.write([evolve(gap, since=9, after_id=8)])
+    table.refresh({})
+
+    assert "gaps 2 rejects 0" in out.getvalue()
 
 
 # ------------------------------------------------------------------------------------------- replay

@@ -16,7 +16,7 @@ from tapeloom._connection.replies import Replies
 from tapeloom._connection.subscriptions import Subscriptions
 from tapeloom._runtime.event_loop import DONE
 from tapeloom.errors import LoginRefused, SubscriptionRefused
-from tapeloom.plugin import Ack, Endpoint, Message, Refusal, Subscription
+from tapeloom.plugin import Ack, Message, Refusal, Subscription
 from tapeloom_testing import VirtualClock
 
 TRADES = Subscription("BTC/USD", "trades")
@@ -150,13 +150,14 @@ def test_a_read_of_control_frames_answers_a_heartbeat_that_is_a_ping(pings: bool
 
 
 def test_the_text_of_an_overdue_login_is_not_shown() -> None:
-    login = Message('{"secret": "s3cret"}', (), "login")
-    endpoint = Endpoint(url="ws://acme.invalid", login=login, ack_timeout_seconds=10.0)
-    subscriptions = Subscriptions([TRADES])
-    subscriptions.sent(login, due=10.0)
-    deadlines = Deadlines(subscriptions)
-    shown = deadlines.overdue_reply(11.0, endpoint)
-    other = deadlines.overdue_reply(11.0, evolve(endpoint, login=None))
+    login = Message('{"secret": "s3cret"}', (), "login", is_login=True)
+
+    def overdue(message: Message) -> str | None:
+        subscriptions = Subscriptions([TRADES])
+        subscriptions.sent(message, due=10.0)
+        return Deadlines(subscriptions).overdue_reply(11.0, 10.0)
+
+    shown, other = overdue(login), overdue(evolve(login, is_login=False))
 
     assert shown == "no answer within 10 s to the login"
     assert other == f"no answer within 10 s to {login.text}"
@@ -169,13 +170,14 @@ def test_a_refusal_without_an_id_is_of_the_login_and_after_it_of_the_oldest_mess
     registry: Registry,
 ) -> None:
     feed = shared_intake(registry, VirtualClock()).feed
-    login = Message("login", (), "login")
+    login = Message("login", (), "login", is_login=True)
     refusal = Refusal("no", oldest_pending=True)
 
     def replies() -> tuple[Replies, Subscriptions]:
         subscriptions = Subscriptions([TRADES])
+        subscriptions.opening = login
         subscriptions.sent(login, due=10.0)
-        return Replies(feed, login, "main#1", subscriptions), subscriptions
+        return Replies(feed, "main#1", subscriptions), subscriptions
 
     refused = replies()[0].process(refusal, 5)
     later, subscriptions = replies()
@@ -183,20 +185,11 @@ def test_a_refusal_without_an_id_is_of_the_login_and_after_it_of_the_oldest_mess
     subscriptions.sent(Message("sub", (TRADES,), 1), due=20.0)
     last = later.process(refusal, 6)
 
-    assert refused is not None
     assert isinstance(refused.failure, LoginRefused)
-    assert accepted is not None
-    assert (accepted.logged_in, accepted.live) == (True, None)
-    assert last is not None
+    assert (accepted.answers_opening, accepted.live) == (True, None)
     assert last.refused == [TRADES]
     assert isinstance(last.failure, SubscriptionRefused)
     assert [(event.state, event.symbol, event.recv) for event in last.events] == [
         ("refused", "BTC/USD", 6)
     ]
     assert subscriptions.wanted == []
-
-
-def test_a_frame_that_the_codec_cannot_read_is_no_reply(registry: Registry) -> None:
-    feed = shared_intake(registry, VirtualClock()).feed
-
-    assert Replies(feed, None, "main#1", Subscriptions([])).process(None, 5) is None

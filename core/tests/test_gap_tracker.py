@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from decimal import Decimal
+from time import process_time
 from typing import Any
 
 import anyio
@@ -15,7 +16,7 @@ from tapeloom import Event, FeedSpec, Gap, Quote, Registry, Stack, Trade
 from tapeloom._gaps.gap_tracker import GapTracker
 from tapeloom._gaps.last_seen import LastSeen
 from tapeloom.errors import ConnectionLost
-from tapeloom.plugin import Feed, Subscription, TradeBatch
+from tapeloom.plugin import Feed, Request, Subscription, TradeBatch
 from tapeloom_testing import VirtualClock
 
 SECOND = 1_000_000_000
@@ -84,6 +85,18 @@ def test_the_offset_of_a_clock_that_was_set_back_is_learnt_after_a_while() -> No
     (gap,) = rig.read(quote(220, seen=220))
 
     assert gap.since == round(199.9 * SECOND)
+
+
+def test_a_single_time_of_the_future_does_not_move_the_clock_offset() -> None:
+    rig = Rig()
+    for at in range(10):
+        rig.read(trade(at))
+    rig.read(evolve(trade(3610, seen=10), symbol="ETH/USD"))
+    rig.read(trade(11))
+    rig.gaps.stalled(QUOTES, 20 * SECOND, 5.0)
+    (gap,) = rig.read(quote(30, seen=30))
+
+    assert gap.since == round(14.9 * SECOND)
 
 
 def test_a_gap_begins_where_the_subscription_stopped_before_the_disconnect() -> None:
@@ -164,6 +177,27 @@ def test_of_a_loss_only_the_ids_that_no_gap_holds_are_reported() -> None:
     ]
 
 
+@pytest.mark.parametrize("can_fill", [False, True])
+def test_a_gap_costs_the_same_after_many_thousands(can_fill: bool) -> None:
+    """Ids that jump: each trade is the end of a gap."""
+    rig = Rig()
+    if can_fill:
+        rig.gaps.request = lambda query: Request(url="http://127.0.0.1/trades")
+
+    def cost(first: int) -> float:
+        began = process_time()
+        for number in range(first, first + 2000):
+            loss = {"since": number, "until": number + 1, "recv": number + 1}
+            rig.gaps.open(*TRADES, **loss, after_id=3 * number, before_id=3 * number + 3)
+        return process_time() - began
+
+    costs = [cost(2000 * number) for number in range(10)]
+
+    assert rig.counters["gaps"] == 20_000
+    assert min(costs[5:]) < 4 * min(costs[:5])
+    assert len(list(rig.gaps.watched[TRADES].fill)) <= 1064
+
+
 def test_trades_that_follow_in_the_same_batch_are_not_missing() -> None:
     rig = Rig()
     rig.read(trade(10, 1))
@@ -182,6 +216,23 @@ def test_an_event_from_before_the_gap_does_not_end_it() -> None:
 
     assert repeated == []
     assert (gap.after_id, gap.before_id, gap.missing) == (5, 9, 3)
+
+
+@pytest.mark.parametrize(
+    ("back", "since", "until", "state"),
+    [(0.5, 10, 19.5, "open"), (2, 10, 20, "open"), (30, -20, 20, "unrecoverable")],
+)
+def test_a_gap_in_which_the_venue_set_its_clock_back_has_times_of_both_clocks(
+    back: float, since: float, until: float, state: str
+) -> None:
+    rig = Rig()
+    rig.gaps.request = lambda query: Request(url="")
+    rig.read(trade(10, "a"))
+    rig.cut(11)
+    (gap,) = rig.read(trade(20 - back, "b", seen=20.1))
+
+    assert (gap.since, gap.until) == (round(since * SECOND), round(until * SECOND))
+    assert (gap.after_id, gap.before_id, gap.state) == ("a", "b", state)
 
 
 def test_of_trades_with_one_time_the_last_is_the_one_with_the_highest_id() -> None:

@@ -306,6 +306,16 @@ async def test_an_unlisted_symbol_is_refused_by_name_and_the_others_stay(
     assert rig.plan.feed.listing.native == {"ETH/USD": "ETHUSD"}
 
 
+async def test_a_halted_symbol_is_reported_and_subscribed_to(registry: Registry) -> None:
+    spec = FeedSpec("acme", ["BTC/USD", "ETH/USD"], ["trades"])
+    listed = b'["BTC/USD", ["ETH/USD", "", true, true]]'
+    async with history_client(registry, listed, spec=spec, run=False) as rig:
+        (status,) = await check_symbols(rig.rest, rig.plan)
+
+    assert (status.state, status.symbol) == ("halted", "ETH/USD")
+    assert rig.plan.feed.symbols == ["BTC/USD", "ETH/USD"]
+
+
 async def test_it_is_an_error_if_no_listed_symbol_is_left(registry: Registry) -> None:
     spec = FeedSpec("acme", ["BTC/USDT", "OLD/USD"], ["trades"])
     listed = b'["BTC/USD", ["OLD/USD", "", false]]'

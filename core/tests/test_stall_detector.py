@@ -139,6 +139,21 @@ def test_a_never_active_subscription_is_found_with_growing_timeouts_and_only_whi
     ]
 
 
+@pytest.mark.parametrize("channel", ["trades", "quotes"])
+def test_a_silence_after_a_few_trades_may_have_missed_some(channel: str) -> None:
+    detector = Detector()
+    subscription = Subscription("BTC/USD", channel)
+    detector.start([subscription, ETH], 0)
+    found = []
+    for now in range(100):
+        detector.add([trade(ETH), trade(subscription)] if now < 10 else [trade(ETH)])
+        found += detector.check_at(now)
+
+    (stalled,) = found
+    assert (stalled.subscription, stalled.usual_pause) == (subscription, None)
+    assert stalled.may_have_missed == (channel == "trades")
+
+
 def test_a_book_that_never_came_is_found_stalled_with_growing_timeouts() -> None:
     detector = Detector()
     detector.start([BTC, BOOK], 0)

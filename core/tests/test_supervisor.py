@@ -412,14 +412,18 @@ async def test_a_pause_demanded_of_one_feed_holds_for_the_other_on_that_host(
 
     feeds = [FeedSpec("acme", BTC, ["trades"], name=name) for name in ("one", "two")]
     wire = FakeWire(answer, refusals=[Throttled("acme", "enough", retry_after_seconds=60.0)])
+    states: list[Status] = []
     async with (
         clock.running(),
         tapeloom.open(feeds, registry=registry, dial=wire.dial, clock=clock, seed=1) as stream,
     ):
-        stream.consume()
+        stream.on(Status)(states.append)
         await clock.sleep(100)
 
     assert times == [60, 60]
+    assert [status.detail for status in states if status.state == "throttled"] == [
+        "main#1: the venue's limit allows the next connection in 60 s"
+    ]
 
 
 @pytest.mark.parametrize("closes", [False, True])
@@ -722,7 +726,9 @@ async def test_a_gap_ends_no_earlier_than_it_begins(registry: Registry) -> None:
         await rig.clock.sleep(5)
     (gap,) = rig.of(Gap)
 
-    assert gap.since == gap.until == gap.ts == 10 * SECOND
+    # The venue's clock was set back: it would have shown this in half a second.
+    assert gap.since == 10 * SECOND
+    assert gap.until == gap.ts == round(10.5 * SECOND)
 
 
 async def test_an_event_of_a_stage_does_not_change_the_start_of_a_gap(registry: Registry) -> None:
@@ -1005,13 +1011,13 @@ async def test_a_permanent_error_is_retried_where_a_connection_has_worked_before
 
 # ------------------------------------------------------------------------------------- the login
 
-LOGIN = Message('{"login": "open sesame"}', (), "login")
+LOGIN = Message('{"login": "open sesame"}', (), "login", is_login=True)
 
 
 async def test_nothing_is_subscribed_before_the_login_is_acknowledged(
     registry: Registry, acme: Any
 ) -> None:
-    acme.endpoint = {"login": LOGIN}
+    acme.endpoint = {"opening": (LOGIN,)}
 
     async def answer(end: WireEnd, endpoint: Endpoint, number: int, clock: VirtualClock) -> None:
         await end.take()
@@ -1033,10 +1039,54 @@ async def test_nothing_is_subscribed_before_the_login_is_acknowledged(
     assert rig.states() == ["connected", "logged_in", "subscribed"]
 
 
+async def test_the_opening_messages_are_sent_in_order_each_once_the_one_before_was_answered(
+    registry: Registry, acme: Any
+) -> None:
+    def opening(now: int) -> list[Message]:
+        signed = Message(json.dumps({"signed": now}), (), "login", is_login=True)
+        return [Message("hello", ()), signed, Message("beat 10", (), "beat")]
+
+    acme.endpoint = {"opening": opening}
+
+    async def answer(end: WireEnd, endpoint: Endpoint, number: int, clock: VirtualClock) -> None:
+        for messages, reply in ((2, '{"ok": "login"}'), (1, '{"ok": "beat"}')):
+            for _ in range(messages):
+                await end.take()
+            await clock.sleep(1)
+            counts.append(len(end.sent))
+            end.push(reply)
+        await ack_all(end)
+
+    counts: list[int] = []
+    async with running(registry, answer) as rig:
+        began = rig.clock.time_ns()
+        await rig.clock.sleep(5)
+
+    sent = rig.wire.ends[0].sent
+    assert counts == [2, 3]
+    assert sent[:3] == ["hello", json.dumps({"signed": began}), "beat 10"]
+    assert rig.states() == ["connected", "logged_in", "subscribed"]
+
+
+async def test_several_replies_in_one_frame_count_each_and_a_question_is_answered(
+    registry: Registry,
+) -> None:
+    async def answer(end: WireEnd, endpoint: Endpoint, number: int, clock: VirtualClock) -> None:
+        request = json.loads(await end.take())["id"]
+        replies = [{"question": 7}, {"notice": "welcome"}, {"ok": request}, {"question": 8}]
+        end.push(json.dumps(replies))
+
+    async with running(registry, answer) as rig:
+        await rig.clock.sleep(2)
+
+    assert rig.wire.ends[0].sent[1:] == ['{"answer": 7}', '{"answer": 8}']
+    assert rig.states() == ["connected", "notice", "subscribed"]
+
+
 async def test_a_permanently_refused_login_ends_the_supervisor_without_a_retry(
     registry: Registry, acme: Any
 ) -> None:
-    acme.endpoint = {"login": LOGIN}
+    acme.endpoint = {"opening": (LOGIN,)}
 
     async def answer(end: WireEnd, endpoint: Endpoint, number: int, clock: VirtualClock) -> None:
         await end.take()
@@ -1054,7 +1104,7 @@ async def test_a_permanently_refused_login_ends_the_supervisor_without_a_retry(
 async def test_a_temporarily_refused_login_is_retried_after_the_demanded_pause(
     registry: Registry, acme: Any
 ) -> None:
-    acme.endpoint = {"login": LOGIN}
+    acme.endpoint = {"opening": (LOGIN,)}
 
     async def answer(end: WireEnd, endpoint: Endpoint, number: int, clock: VirtualClock) -> None:
         await end.take()
@@ -1071,7 +1121,7 @@ async def test_a_temporarily_refused_login_is_retried_after_the_demanded_pause(
 async def test_an_unanswered_login_ends_the_connection_and_is_not_logged(
     registry: Registry, acme: Any
 ) -> None:
-    acme.endpoint = {"login": LOGIN, "ack_timeout_seconds": 10.0}
+    acme.endpoint = {"opening": (LOGIN,), "ack_timeout_seconds": 10.0}
 
     async def answer(end: WireEnd, endpoint: Endpoint, number: int, clock: VirtualClock) -> None:
         await end.take()

@@ -11,6 +11,8 @@ from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, NamedTuple
 
+from tapeloom.plugin.protocol import decode_replies
+
 from ._compose.composer import compose
 from ._compose.conformance import Conformance, Proof, conformance_file, read_conformance
 from ._compose.discovery import InstalledPlugin, installed
@@ -93,11 +95,11 @@ class ComposedFeed:
         replies: list[Reply] = []
 
         def on_control(frame: bytes) -> Sequence[Event]:
-            reply = self.codec.decode_reply(frame) if self.codec is not None else None
-            if isinstance(reply, Unrequested):
-                self.feed.counters["unrequested"] += 1
-            if reply is not None:
-                replies.append(reply)
+            decoded = decode_replies(self.codec, frame) if self.codec is not None else None
+            if decoded is not None:
+                unrequested = sum(isinstance(reply, Unrequested) for reply in decoded)
+                self.feed.counters["unrequested"] += unrequested
+                replies.extend(decoded)
                 return []
             text = frame[:500].decode(errors="replace")
             return [Reject(self.feed.venue, "", recv, recv, "unreadable_frame", text)]

@@ -81,6 +81,8 @@ class Instrument:
     #: False once it is delisted or expired, so that no more data comes; a halt does not count.
     active: bool = True
     contract_size: Decimal | None = None  #: The worth of one contract, if sizes count contracts.
+    #: Whether trading is halted, so that no data comes until it is resumed.
+    halted: bool = False
 
 
 def resolve(text: str, *, stablecoin: str = "USDT") -> str:

@@ -184,12 +184,13 @@ def test_a_market_has_one_address_and_one_connection(make, market, settings_, ur
     (endpoint,) = tapeloom_alpaca.connect(make(market, symbols, **settings_))
 
     assert (endpoint.url, endpoint.max_connections) == (url, 1)
-    assert json.loads(endpoint.login.text) == {
+    (login,) = endpoint.opening
+    assert json.loads(login.text) == {
         "action": "auth",
         "key": "PKNOTAKEY",
         "secret": "not-a-secret-either",
     }
-    assert endpoint.login.id == "login"
+    assert (login.id, login.is_login) == ("login", True)
 
 
 @pytest.mark.parametrize(

@@ -426,6 +426,27 @@ def test_a_bar_is_complete_only_if_no_trade_in_it_was_rejected(reject, complete)
     assert [(bar.ts, bar.complete) for bar in revised] == ([] if complete else [(at(1000), False)])
 
 
+def test_the_trade_of_a_bad_frame_may_be_older_than_the_frame_by_the_lateness():
+    run = stage(lateness=300 * MS)
+    run([trade(0), trade(1100), trade(2100)])
+    bad = rejected("unreadable_frame", recv=2250, symbol="", channel="")
+    closed = bars(run([bad, trade(3400), trade(4400)]))
+
+    assert [(bar.ts, bar.complete) for bar in closed] == [
+        (at(1000), False),
+        (at(2000), False),
+        (at(3000), True),
+    ]
+
+
+def test_a_trade_rejected_as_ahead_is_missing_now_and_where_its_time_says():
+    run = stage(lateness=0)
+    run([trade(0), trade(1100), rejected("ahead", trade(4500, recv=1500))])
+    closed = bars(run([trade(second) for second in (2100, 3100, 4100, 5100, 6100)]))
+
+    assert [bar.ts for bar in closed if not bar.complete] == [at(1000), at(4000)]
+
+
 def test_more_gaps_than_the_limit_are_joined():
     run = stage("1h", lateness=0)
     run([trade(0), trade(3_600_000)])

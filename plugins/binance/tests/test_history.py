@@ -262,6 +262,14 @@ def test_the_answer_of_an_unknown_url_gives_no_events(make, url) -> None:
     assert spot(make).read_answer(Request(url=url), b"{}", 7) == []
 
 
+@pytest.mark.parametrize("price", ["1x", "9" * 50, "1E+9999999"])
+def test_a_price_that_is_no_number_is_a_value_error(make, price) -> None:
+    row = {"id": 1, "price": price, "qty": "1", "time": 1, "isBuyerMaker": True}
+    url = f"{SPOT}/historicalTrades?symbol=BTCUSDT"
+    with pytest.raises(ValueError, match="the answer to historicalTrades has an invalid number"):
+        spot(make).read_answer(Request(url=url), json.dumps([row]).encode(), 7)
+
+
 @pytest.mark.parametrize("body", [b"", b"<html>", b"{}", b"\xff", b'{"bids":' + b"[" * 100_000])
 def test_the_error_for_an_undecodable_body_has_its_path_and_beginning(make, body) -> None:
     with pytest.raises(ValueError, match=r"the answer to depth cannot be decoded: .* It begins: "):
@@ -345,10 +353,18 @@ def test_the_recorded_futures_listing_is_read(make, captures) -> None:
 
 
 @pytest.mark.parametrize(
-    ("status", "active"),
-    [("TRADING", True), ("HALT", True), ("PRE_TRADING", True), ("BREAK", False), ("CLOSE", False)],
+    ("status", "active", "halted"),
+    [
+        ("TRADING", True, False),
+        ("HALT", True, True),
+        ("PRE_TRADING", True, False),
+        ("BREAK", True, True),
+        ("CLOSE", False, False),
+    ],
 )
-def test_a_halt_leaves_a_symbol_active_and_a_delisting_does_not(make, status, active) -> None:
+def test_a_halt_leaves_a_symbol_active_and_a_delisting_does_not(
+    make, status, active, halted
+) -> None:
     row = {
         "symbol": "BTCUSDT", "status": status, "baseAsset": "BTC", "quoteAsset": "USDT",
         "filters": [],
@@ -356,7 +372,7 @@ def test_a_halt_leaves_a_symbol_active_and_a_delisting_does_not(make, status, ac
     history = tapeloom_binance.history(make())
     (listed,) = history.read_listing(json.dumps({"symbols": [row]}).encode())
 
-    assert listed.active is active
+    assert (listed.active, listed.halted) == (active, halted)
 
 
 def test_a_listing_of_coin_margined_futures_is_read(make) -> None:

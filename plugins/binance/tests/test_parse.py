@@ -56,6 +56,32 @@ def test_a_trade_whose_buyer_was_the_maker_has_the_side_sell(make) -> None:
     assert (str(trade.price), other.side) == ("0.10", "buy")
 
 
+@pytest.mark.parametrize(
+    ("stream", "message"),
+    [
+        ("btcusdt@trade", TRADE),
+        ("btcusdt@bookTicker", BOOK_TICKER),
+        ("btcusdt@depth", DELTA),
+        ("btcusdt@kline_1m", KLINE),
+        ("btcusdt@ticker", TICKER),
+    ],
+)
+def test_a_message_of_a_raw_stream_is_read_as_that_of_a_combined_one(make, stream, message) -> None:
+    channels = ("trades", "quotes", "book", "klines:1m", "ticker")
+    raw = json.dumps(message).encode()
+    (event,) = parsed(make(channels=channels), raw)
+
+    assert event == parsed(make(channels=channels), combined(stream, message))[0]
+
+
+def test_a_message_of_a_raw_stream_that_was_not_requested_is_counted(make) -> None:
+    feed = make()
+    frames = [json.dumps(message).encode() for message in (DELTA, TRADE | {"s": "ETHUSDT"})]
+
+    assert parsed(feed, *frames) == []
+    assert feed.counters["unrequested"] == 2
+
+
 @pytest.mark.parametrize("together", [False, True])
 def test_an_unchanged_price_is_the_same_object(make, *, together: bool) -> None:
     texts = ["0.10", "0.10", "0.1", "0.10"]
@@ -342,7 +368,6 @@ def test_events_of_control_frames_stand_in_their_place(make) -> None:
         b'{"x":' + b"[" * 100_000,
         b"\xff\xfe",
         b"",
-        json.dumps(BOOK_TICKER).encode(),
     ]
     frames = [item for frame in control for item in (good, frame)]
     events = tapeloom_binance.parse(make())(Frames(frames, 7, on_control))

@@ -116,6 +116,7 @@ def test_unsubscribe_requests_name_the_topics(make) -> None:
             b'{"retCode":10001,"retMsg":"?","op":"subscribe","req_id":"3-1"}',
             Refusal("code 10001", 3),
         ),
+        (reply_frame("", True, req_id="9" * 5000), None),
         (b'{"topic":"system.status","data":[]}', None),
         (b'{"op":"subscribe"}', None),
         (b"{}", None),

@@ -230,6 +230,25 @@ def test_a_row_without_a_price_is_rejected():
     assert event.rule == "incomplete"
 
 
+def test_rows_of_the_far_future_do_not_stop_the_bars_and_cost_no_other_row():
+    bars = read("klines:1m")
+    bars([row(0, 2)], 9)
+    far = [row(10**15, 8), row(10**15 + 60, 9)]
+    rejects = [event.rule for event in bars(far, 9)]
+    nameless, closed, formed = bars([[None, 1, 1, 1, 1, 1], row(0, 3), row(60, 4)], 9)
+
+    assert rejects == ["ahead", "ahead"]
+    assert nameless.rule == "incomplete"
+    assert summaries([closed, formed]) == [(0, 3, True, 0), (60, 4, False, 0)]
+
+
+@pytest.mark.parametrize("data", [10**5000, [[[10**5000]]]], ids=["integer", "nested"])
+def test_data_that_cannot_be_shown_is_a_reject(data):
+    (event,) = read("ticker")(data, 9)
+
+    assert event.evidence.endswith("that cannot be shown")
+
+
 # ------------------------------------------------------------------------------- quotes and tickers
 
 

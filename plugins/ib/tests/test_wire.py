@@ -262,6 +262,23 @@ def test_neither_garbage_nor_the_split_into_reads_changes_the_events(mix, cuts):
     )
 
 
+def test_a_message_of_gigabytes_ends_the_session():
+    async def run():
+        feed = Feed("f", "ib", "", ["AAPL/USD"], ("trades",), clock=Stopped())
+        session = Session(feed, Settings(), Pacing(15.0), 1)
+        client = session._client
+        client.connState, client._apiReady, client._serverVersion = client.CONNECTED, True, 178
+        client._onSocketHasData(b"\xff\xff\xff\xf0" + bytes(1 << 20))
+        before = session._error
+        client._onSocketHasData(bytes(16 << 20))
+        return before, session._error
+
+    before, error = asyncio.run(run())
+
+    assert before is None
+    assert "more than 16 MiB" in str(error)
+
+
 def test_an_account_number_in_a_broken_message_is_not_shown():
     (portfolio,) = reading([framed("7|1|DU7654321")])
     (cut,) = reading([framed("99|7|DU7654321")])

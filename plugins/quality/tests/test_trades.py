@@ -334,6 +334,17 @@ def test_only_64_ranges_of_missing_ids_are_kept(quality, make):
     assert rules(out) == ["duplicate", "trade"]
 
 
+def test_a_trade_of_an_old_gap_that_is_fetched_late_is_delivered(quality, make):
+    stage = quality()
+    stage([make.trade(n * 10) for n in range(1, 200)])
+
+    out = stage([make.trade(15, origin="backfill"), make.trade(1991, origin="backfill")])
+    again = stage([make.trade(20), make.trade(1990, origin="backfill")])
+
+    assert rules(out) == ["trade", "trade"]
+    assert rules(again) == ["duplicate", "duplicate"]
+
+
 def test_a_hostile_decimal_context_changes_nothing(quality, make):
     batch = [make.trade(1, "100.123456789"), make.trade(2, "107.123"), make.trade(3, "150.5")]
     with localcontext(Context(prec=1, traps=[Inexact])):

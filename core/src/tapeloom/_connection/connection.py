@@ -20,12 +20,13 @@ from tapeloom._runtime.rate_limits import EndpointLimits
 from tapeloom._runtime.taps import status_fields
 from tapeloom.errors import ConnectionLost, FeedError, Throttled
 from tapeloom.events import Event, Reject
-from tapeloom.plugin import Endpoint, Link, PushLink, Subscription, Unrequested
+from tapeloom.plugin import Endpoint, Link, PushLink, Subscription
+from tapeloom.plugin.protocol import decode_replies
 from tapeloom.plugin.transports import handshake_refused
 
 from .frame_intake import MAX_BATCH, FeedIntake, FrameIntake
 from .keep_alive import Deadlines, KeepAlive
-from .replies import Replies, ReplyResult
+from .replies import Replies, ReplyResult, are_recorded
 from .sender import Sender, Subscriber
 from .subscription_monitor import SubscriptionMonitor
 from .subscriptions import Subscriptions
@@ -34,6 +35,8 @@ log = structlog.get_logger()
 
 #: The reason of an end that we chose ourselves: it is followed by a new connection at once.
 PLANNED = "planned"
+#: Minimum seconds of a wait for the limit of connections that is reported.
+_REPORTED_SECONDS = 1.0
 
 
 @frozen(eq=False)
@@ -80,7 +83,7 @@ class Connection:
             sender, subscriptions, setup.plan.codec, feed.clock, endpoint, setup.monitor.live,
             Backoff(feed.random, first=2.0),
         )  # fmt: skip
-        self._replies = Replies(feed, endpoint.login, setup.label, subscriptions)
+        self._replies = Replies(feed, setup.label, subscriptions)
         self._setup = setup
         self._replace = replace
         self._tasks: anyio.abc.TaskGroup | None = None
@@ -91,6 +94,9 @@ class Connection:
     async def run(self) -> None:
         """Dial, subscribe and read until the connection ends; `outcome` then says why."""
         endpoint, limits = self._setup.endpoint, self._setup.limits
+        if (seconds := limits.wait_seconds()) >= _REPORTED_SECONDS:
+            detail = f"the venue's limit allows the next connection in {seconds:.0f} s"
+            await self._setup.report("throttled", f"{self._setup.label}: {detail}")
         try:
             async with limits.dialled(), self._setup.plan.dial(endpoint) as link:
                 await self._opened(link)
@@ -224,19 +230,18 @@ class Connection:
     def _on_control(self, frame: bytes) -> Sequence[Event]:
         """Process a frame that is not market data; return the events that stand in its place."""
         assert self._setup.plan.codec is not None
-        reply = self._setup.plan.codec.decode_reply(frame)
+        replies = decode_replies(self._setup.plan.codec, frame)
         feed, recv = self._setup.plan.feed, self.intake.last_recv
         feed.counters["control_frames"] += 1
-        if isinstance(reply, Unrequested):
-            feed.counters["unrequested"] += 1
-            return []
-        result = self._replies.process(reply, recv)
-        if result is not None:
-            if not result.answers_heartbeat:
-                statuses = [*map(status_fields, result.events)]
-                self._setup.plan.facts.record(recv, "reply", of=statuses)
-            self._apply(result, recv)
-            return result.events
+        if replies is not None:
+            results = [self._replies.process(reply, recv) for reply in replies]
+            for result in results:
+                self._apply(result, recv)
+            statuses = [status for result in results for status in result.events]
+            if are_recorded(replies):
+                of = [*map(status_fields, statuses)]
+                self._setup.plan.facts.record(recv, "reply", of=of)
+            return statuses
         self._setup.intake.unreadable(recv, frame, "unreadable_frame")
         text = frame[:500].decode(errors="replace")
         return [Reject(feed.venue, "", recv, recv, "unreadable_frame", text)]
@@ -247,8 +252,12 @@ class Connection:
         subscriber.update_ready()
         if result.answers_heartbeat:
             self.intake.deadlines.heartbeat_due = None
-        if result.logged_in:
-            subscriber.logged_in.set()
+        if result.answers_opening:
+            subscriber.opening_answered.set()
+        if result.answer is not None and self._tasks is not None:
+            self._tasks.start_soon(
+                self._guard, partial(subscriber.sender.send_urgent, result.answer)
+            )
         if result.live is not None:
             monitor.live(result.live, recv)
         if result.refused:

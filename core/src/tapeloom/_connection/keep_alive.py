@@ -63,14 +63,14 @@ class Deadlines:
             return "the venue does not answer heartbeats"
         return None
 
-    def overdue_reply(self, now: float, endpoint: Endpoint) -> str | None:
-        """Return which message the venue has not answered in time, None if there is none."""
+    def overdue_reply(self, now: float, timeout: float) -> str | None:
+        """Return which message the venue has not answered in *timeout* s, None if there is none."""
         overdue = self.subscriptions.overdue(now)
         if overdue is None:
             return None
         # The text of a login holds a secret.
-        text = "the login" if overdue is endpoint.login else overdue.text[:120]
-        return f"no answer within {endpoint.ack_timeout_seconds:g} s to {text}"
+        text = "the login" if overdue.is_login else overdue.text[:120]
+        return f"no answer within {timeout:g} s to {text}"
 
 
 class Monitored(Protocol):
@@ -111,7 +111,7 @@ class KeepAlive:
         while True:
             due += heartbeat.interval_seconds
             await self._clock.sleep(max(0.0, due - self._clock.monotonic()))
-            await self._sender.send_heartbeat(heartbeat.message)
+            await self._sender.send_urgent(heartbeat.message)
             if timeout is not None:
                 self._deadlines.heartbeat_sent(self._clock.monotonic(), timeout)
 
@@ -137,5 +137,5 @@ class KeepAlive:
                 connection.end(reason)
             if accepted := deadlines.subscriptions.accept_by_events(now):
                 await connection.accepted(accepted)
-            if reason := deadlines.overdue_reply(now, endpoint):
+            if reason := deadlines.overdue_reply(now, endpoint.ack_timeout_seconds):
                 connection.end(reason)

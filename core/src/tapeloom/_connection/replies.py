@@ -10,7 +10,7 @@ from attrs import define
 
 from tapeloom.errors import FeedError, LoginRefused, SubscriptionRefused, Throttled
 from tapeloom.events import Status
-from tapeloom.plugin import Ack, Feed, Message, Notice, Pong, Refusal, Subscription
+from tapeloom.plugin import Ack, Feed, Notice, Pong, Refusal, Respond, Subscription, Unrequested
 from tapeloom.plugin.protocol import Reply
 
 from .subscriptions import Subscriptions
@@ -26,7 +26,8 @@ class ReplyResult(NamedTuple):
     refused: Sequence[Subscription] = ()  #: permanently
     to_retry: Sequence[Subscription] = ()  #: refused, but not permanently
     failure: FeedError | None = None  #: the connection ends with it
-    logged_in: bool = False
+    answer: str | None = None  #: the message to send to the venue
+    answers_opening: bool = False
     answers_heartbeat: bool = False
     closes_connection: bool = False  #: the venue is about to close the connection
 
@@ -36,13 +37,11 @@ class Replies:
     """Matches the replies on one connection with its subscriptions. It does no I/O."""
 
     _feed: Feed
-    _login: Message | None
     _label: str
     _subscriptions: Subscriptions
-    _logged_in: bool = False
 
-    def process(self, reply: Reply | None, recv: int) -> ReplyResult | None:
-        """Return what a reply that arrived at *recv*, in ns, means; None if it is not readable."""
+    def process(self, reply: Reply, recv: int) -> ReplyResult:
+        """Return what a reply that arrived at *recv*, in ns, means."""
         if isinstance(reply, Ack):
             return self._on_ack(reply, recv)
         if isinstance(reply, Refusal):
@@ -50,23 +49,28 @@ class Replies:
         if isinstance(reply, Notice):
             status = self._status(recv, "notice", f"{reply.kind} {reply.detail}".rstrip())
             return ReplyResult([status], closes_connection=reply.closes_connection)
-        return ReplyResult([], answers_heartbeat=True) if isinstance(reply, Pong) else None
+        if isinstance(reply, Respond):
+            return ReplyResult([], answer=reply.text)
+        if isinstance(reply, Unrequested):
+            self._feed.counters["unrequested"] += 1
+        return ReplyResult([], answers_heartbeat=isinstance(reply, Pong))
 
     def _on_ack(self, ack: Ack, recv: int) -> ReplyResult:
-        login = self._login
-        if login is not None and ack.id == login.id:
-            self._subscriptions.settle(login)
-            self._logged_in = True
-            return ReplyResult([self._status(recv, "logged_in", self._label)], logged_in=True)
+        opening = self._subscriptions.opening
+        if opening is not None and ack.id == opening.id:
+            self._subscriptions.settle(opening)
+            self._subscriptions.opening = None
+            statuses: list[Status] = [self._status(recv, "logged_in", self._label)]
+            return ReplyResult(statuses if opening.is_login else [], answers_opening=True)
         new = self._subscriptions.acknowledge(ack)
         detail = f"{self._label}: {len(new)} subscriptions"
         return ReplyResult([self._status(recv, "subscribed", detail)] if new else [], live=new)
 
     def _on_refusal(self, refusal: Refusal, recv: int) -> ReplyResult:
-        # `oldest_pending` marks a refusal without an id: it answers the oldest message, first the login.
-        login = self._login
-        if login and not self._logged_in and (refusal.id == login.id or refusal.oldest_pending):
-            return self._on_login_refused(refusal, recv)
+        # `oldest_pending` marks a refusal without an id: it answers the oldest message.
+        opening = self._subscriptions.opening
+        if opening and (refusal.id == opening.id or refusal.oldest_pending):
+            return self._on_opening_refused(refusal, recv)
         refused = self._subscriptions.refuse(refusal)
         log.warning("subscription_refused", feed=self._feed.name, reason=refusal.reason)
         named = refused or [Subscription("", "")]  # one Status even if it names no subscription
@@ -83,7 +87,7 @@ class Replies:
             failure = SubscriptionRefused(self._feed.name, reason)
         return ReplyResult(events, refused=wanted, failure=failure)
 
-    def _on_login_refused(self, refusal: Refusal, recv: int) -> ReplyResult:
+    def _on_opening_refused(self, refusal: Refusal, recv: int) -> ReplyResult:
         failure: FeedError = LoginRefused(self._feed.name, refusal.reason)
         if not refusal.permanent:
             reason = f"the venue refused the login for now: {refusal.reason}"
@@ -95,3 +99,8 @@ class Replies:
         self, recv: int, state: str, detail: str, symbol: str = "", channel: str = ""
     ) -> Status:
         return Status(self._feed.venue, symbol, recv, recv, state, detail, channel)
+
+
+def are_recorded(replies: Sequence[Reply]) -> bool:
+    """Return whether the statuses in place of the replies in one frame are recorded as a fact."""
+    return any(isinstance(reply, Ack | Refusal | Notice) for reply in replies)

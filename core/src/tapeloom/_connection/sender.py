@@ -1,4 +1,4 @@
-"""Sends on one connection: within the rate limits; logs in, subscribes, unsubscribes."""
+"""Sends on one connection: within the rate limits; the opening, subscribes and unsubscribes."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ class Sender:
                 on_send(message)
                 await self.link.send(message.text)
 
-    async def send_heartbeat(self, text: str | None) -> None:
-        """Send a heartbeat ahead of the messages that wait; without *text*, a WebSocket ping."""
+    async def send_urgent(self, text: str | None) -> None:
+        """Send a message ahead of those that wait; without *text*, a WebSocket ping."""
         if self._limit is not None:
             await self._limit.acquire(urgent=True)
         async with self._lock:
@@ -61,7 +61,7 @@ def _heartbeat_reserve(endpoint: Endpoint) -> int:
 
 @define(eq=False)
 class Subscriber:
-    """Logs in on one connection, subscribes and unsubscribes."""
+    """Opens the dialogue on one connection, subscribes and unsubscribes."""
 
     sender: Sender
     _subscriptions: Subscriptions
@@ -72,15 +72,19 @@ class Subscriber:
     _on_live: Callable[[Sequence[Subscription], int | None], None]
     _retry_backoff: Backoff
     ready: anyio.Event = Factory(anyio.Event)  #: set once all were answered, or at the end
-    logged_in: anyio.Event = Factory(anyio.Event)
+    opening_answered: anyio.Event = Factory(anyio.Event)  #: set when a message of the opening was
     _to_retry: list[Subscription] = Factory(list)  # refused, but not permanently
-    _phase: Literal["login", "subscribing", "subscribed"] = "login"
+    _phase: Literal["opening", "subscribing", "subscribed"] = "opening"
 
     async def run(self) -> None:
-        """Log in, and subscribe to everything that is wanted."""
-        if self._endpoint.login is not None:
-            await self._send([self._endpoint.login])
-            await self.logged_in.wait()
+        """Send the opening messages, such as a login, then subscribe to everything that is wanted."""
+        for message in self._endpoint.opening_messages(self._clock.time_ns()):
+            self.opening_answered = anyio.Event()
+            if message.id is not None:
+                self._subscriptions.opening = message
+            await self._send([message])
+            if message.id is not None:
+                await self.opening_answered.wait()
         self._phase = "subscribing"
         await self._request(self._subscriptions.wanted)
         self._phase = "subscribed"
@@ -116,7 +120,7 @@ class Subscriber:
 
     @property
     def _may_send(self) -> bool:
-        return self.sender.link is not None and self._phase != "login"
+        return self.sender.link is not None and self._phase != "opening"
 
     async def _request(self, subscriptions: Sequence[Subscription]) -> None:
         await self._send(self._codec.encode_subscribe(subscriptions, self.sender.next_id))

@@ -41,13 +41,12 @@ class Stalled(NamedTuple):
     silent_seconds: float
     usual_pause: float | None
     stalls: int
-    never_active: bool  #: it has not had an event yet
 
     @property
     def may_have_missed(self) -> bool:
-        """Whether events may be missing: it was active regularly, or never had an event."""
+        """Whether to report a gap: it was active regularly, or history shows what was missed."""
         fetchable = channel_parts(self.subscription.channel)[0] in _FETCHABLE
-        return self.usual_pause is not None or (self.never_active and fetchable)
+        return self.usual_pause is not None or fetchable
 
 
 @define
@@ -87,7 +86,7 @@ class Cadence:
         if self.stalls > 1 or usual is None:
             self.timeout = min(2 * max(self.timeout, _FIRST_TIMEOUT), _MAX_TIMEOUT)
         self.waiting_since = now
-        return Stalled(subscription, now - self.complete_until, usual, self.stalls, not self.checks)
+        return Stalled(subscription, now - self.complete_until, usual, self.stalls)
 
 
 def _true_pause(observed: float, step: float) -> float:

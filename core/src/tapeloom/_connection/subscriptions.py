@@ -34,6 +34,7 @@ class Subscriptions:
         self.acknowledged: set[Subscription] = set()
         #: Subscriptions requested and not ended, in the order of the requests.
         self.requested: dict[Subscription, None] = {}
+        self.opening: Message | None = None  #: the opening message that waits for its reply
         self._pending: dict[int | str, _Pending] = {}
         self._replies_missing = False  # events came where a reply was due
 

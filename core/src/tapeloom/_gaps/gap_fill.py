@@ -206,7 +206,7 @@ class GapFill:
     def _missed(self, tracked: TrackedGap, answer: _Answer) -> list[Event]:
         """Return the events of an answer that lie in a gap and were not delivered, in order."""
         missed: list[Event] = []
-        for event_id, event in answer.within(tracked):
+        for event_id, event in answer.within(tracked, self._known):
             if event_id == "":
                 tracked.found.add(("", len(tracked.found)))
             elif event_id in tracked.found or event_id in self._known or event_id in self._brought:
@@ -300,8 +300,8 @@ class _Answer:
         #: The highest id where ids are numbers.
         self._last_id = max((row[0] for row in rows if type(row[0]) is int), default=0)
 
-    def within(self, tracked: TrackedGap) -> list[_Row]:
-        """Return the events in a gap, each with its id."""
+    def within(self, tracked: TrackedGap, known: Collection[int | str]) -> list[_Row]:
+        """Return the events in a gap, each with its id; *known* are ids around it."""
         gap, rows = tracked.gap, self._rows
         if self._is_bars:
             first, last = bisect_left(self._keys, gap.since), bisect_left(self._keys, gap.until)
@@ -313,6 +313,10 @@ class _Answer:
                 return rows[: bisect_left(self._keys, gap.before_id) - first]
         elif not self._is_numbered:
             first, last = bisect_left(self._keys, gap.since), bisect_right(self._keys, gap.until)
+            if gap.after_id in self._ids and gap.after_id not in known:
+                # The ids before the gap are no longer known; those up to `after_id` were delivered.
+                ids = [row[0] for row in rows]
+                first = max(first, ids.index(gap.after_id) + 1)
             rows = rows[first:last]
         return [row for row in rows if tracked.holds(row[0], row[1].ts)]
 

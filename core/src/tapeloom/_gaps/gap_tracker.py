@@ -25,6 +25,8 @@ from .open_gap import OpenGap, Watched, id_of
 _FIRST_EVENT_SECONDS = 5.0
 #: Seconds for which late events of a gap are recognised after it was last reported.
 _LATE_SECONDS = 60.0
+#: In ns. The venue's clock was set back if it advances by so much less than ours; less is delay.
+_SET_BACK = 1_000_000_000
 _NONE: Mapping[Subscription, int] = MappingProxyType({})
 
 
@@ -241,7 +243,14 @@ class GapTracker:
         watched.open = None
         tracked, before_id = gap.reported, id_of(event)
         if tracked is None:
-            return self._report_open(watched, gap, event.ts, event.recv, before_id)
+            until, last = event.ts, gap.last
+            if last is not None and getattr(event, "origin", "") == "live":
+                if event.ts < gap.since and type(before_id) is not int:
+                    return [self._report_set_back(watched, gap, last, event)]
+                # If the venue's clock was set back meanwhile, the missed events may have later times.
+                by_our_clock = last.ts + event.recv - last.recv
+                until = by_our_clock if by_our_clock - until > _SET_BACK else until
+            return self._report_open(watched, gap, until, event.recv, before_id)
         tracked.gap = evolve(tracked.gap, before_id=before_id)
         is_settled = tracked.missing == 0 and tracked.gap.state == "filled"
         if is_settled or (tracked.missing is None and event.ts <= tracked.gap.until):
@@ -319,6 +328,25 @@ class GapTracker:
             after_id if type(after_id) is int else None,
         )  # fmt: skip
         return self._report(watched, gap.reported, gap.known)
+
+    def _report_set_back(self, watched: Watched, gap: OpenGap, last: Event, event: Event) -> Event:
+        """Report a gap in which the venue's clock was set back: missed events may have times of both clocks.
+
+        It is not filled: only ids that are numbers tell what was missed from what was delivered before.
+        """
+        elapsed = abs(event.recv - last.recv)
+        since, until = event.ts - elapsed, last.ts + elapsed
+        tracked = TrackedGap(
+            Gap(
+                self._venue, event.symbol, until, event.recv, since, until, gap.cause, None,
+                "unrecoverable", event.channel, id_of(last), id_of(event),
+            ),
+            since,
+        )  # fmt: skip
+        watched.reported_at = self._clock.monotonic()
+        watched.fill.past.append(tracked)
+        self._counters["gaps"] += 1
+        return tracked.gap
 
     def _report(
         self, watched: Watched, tracked: TrackedGap, known: Collection[int | str] = ()

@@ -9,6 +9,7 @@ import structlog
 from tapeloom._compose.plan import FeedPlan
 from tapeloom.errors import ConnectionFailed
 from tapeloom.events import Status
+from tapeloom.plugin import Feed
 
 from .rest_client import RestClient
 
@@ -21,8 +22,8 @@ _TIMEOUT_SECONDS = 10.0
 async def check_symbols(rest: RestClient, plan: FeedPlan) -> Sequence[Status]:
     """Update the feed's listing, and remove the feed's symbols that the venue has no data of.
 
-    Return a Status for each of them. If the venue does not answer, the feed starts all the same, with
-    native names formed by rule.
+    Return a Status for each of them, and for each symbol that is halted. If the venue does not answer,
+    the feed starts all the same, with native names formed by rule.
 
     Raises SymbolError if no symbol is left.
     """
@@ -38,6 +39,15 @@ async def check_symbols(rest: RestClient, plan: FeedPlan) -> Sequence[Status]:
     refused = plan.feed.refuse_symbols(f"{plan.feed.venue} {plan.feed.market}".rstrip())
     for status in refused:
         log.warning("subscription_refused", feed=plan.feed.name, reason=status.detail)
-        plan.facts.status(status)
     plan.record_symbols(unlisted=[status.symbol for status in refused])
-    return refused
+    return [plan.facts.status(status) for status in (*refused, *_halted(plan.feed))]
+
+
+def _halted(feed: Feed) -> list[Status]:
+    now, listed = feed.clock.time_ns(), feed.listing.instruments
+    detail = "the venue lists it as halted: no data comes until trading is resumed"
+    return [
+        Status(feed.venue, symbol, now, now, "halted", detail)
+        for symbol in feed.symbols
+        if symbol in listed and listed[symbol].halted
+    ]

@@ -145,6 +145,10 @@ class EndpointLimits:
         self.messages = limits.limit(endpoint.url, "message", endpoint.host_message_rate)
         self.dials = limits.limit(endpoint.url, "dial", endpoint.dial_rate)
 
+    def wait_seconds(self) -> float:
+        """Return for how long the limit of connections delays the next one, in seconds."""
+        return self.dials.seconds_until(1) if self.dials is not None else 0.0
+
     @asynccontextmanager
     async def dialled(self) -> AsyncIterator[None]:
         """Wait until a connection may be dialled, and count it as open inside the context."""

@@ -9,14 +9,16 @@ import anyio.lowlevel
 
 from tapeloom._compose.plan import FeedPlan
 from tapeloom._connection.frame_intake import FeedIntake, FrameIntake
+from tapeloom._connection.replies import are_recorded
 from tapeloom._history.query_queue import HistoryClient
 from tapeloom._tape.reader import CorruptLine, Record, RecordedAnswer, RecordedFact, RecordedFrame
 from tapeloom._tape.recorder import stages_digest
 from tapeloom._tape.replay import Recording, TapeClock
 from tapeloom.errors import masked
 from tapeloom.events import Book, Event, Reject
-from tapeloom.plugin import Ack, HistoryQuery, Notice, Refusal, Request, Unrequested
+from tapeloom.plugin import HistoryQuery, Request, Unrequested
 from tapeloom.plugin.bounds import reject_out_of_bounds
+from tapeloom.plugin.protocol import decode_replies
 
 from .fact_replay import FactReplay, is_same
 from .pipeline import Pipeline
@@ -165,13 +167,12 @@ class FeedReplay:
     def _on_control(self, frame: bytes) -> Sequence[Event]:
         """Process a frame that is not market data. Replies are ignored without facts about them."""
         self._feed.counters["control_frames"] += 1
-        codec, replies = self._plan.codec, self._facts.replies
-        reply = codec.decode_reply(frame) if codec is not None else None
-        if isinstance(reply, Unrequested):
-            self._feed.counters["unrequested"] += 1
-        if reply is not None:
-            is_recorded = replies and isinstance(reply, Ack | Refusal | Notice)
-            return replies.popleft() if is_recorded else []
+        codec, recorded = self._plan.codec, self._facts.replies
+        replies = decode_replies(codec, frame) if codec is not None else None
+        if replies is not None:
+            unrequested = sum(isinstance(reply, Unrequested) for reply in replies)
+            self._feed.counters["unrequested"] += unrequested
+            return recorded.popleft() if recorded and are_recorded(replies) else []
         if not self._has_facts and (book := self._read_book_answer(frame)):
             return book
         text = frame[:500].decode(errors="replace")

@@ -117,7 +117,7 @@ class Summary:
             "bytes": counters.get("bytes", 0),
             "events": dict(sorted(self.events.items())),
             "rejects": dict(sorted(self.rejects.items())),
-            "gaps": self.events["gap"],
+            "gaps": counters.get("gaps", 0),  # not the reports: most gaps have several
             "errors": errors,
             "seconds": round(time.monotonic() - self._began, 3),
         }

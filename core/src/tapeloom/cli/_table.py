@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from decimal import Decimal
 from typing import IO
 
-from attrs import define
+from attrs import Factory, define
 
 from tapeloom.events import Bar, Event, Gap, Quote, Reject, Status, Trade
 from tapeloom.events.json_lines import plain
@@ -32,7 +32,7 @@ class _Row:
     trades_before: int = 0
     rate: float = 0.0
     bar: Bar | None = None
-    gaps: int = 0
+    gaps: set[int] = Factory(set)  # hashes of their identities: each is reported several times
     rejects: int = 0
 
 
@@ -98,7 +98,7 @@ class Table:
                 if not self.live and event.closed:
                     self._line(f"{event.venue} {event.symbol} {_bar(event)}")
             elif isinstance(event, Gap):
-                row.gaps += 1
+                row.gaps.add(hash((event.channel, event.since, event.after_id)))
                 self._note(event)
             elif isinstance(event, Reject):
                 row.rejects += 1
@@ -121,7 +121,7 @@ class Table:
                 bid, ask = _sides(row.quote)
                 self._line(
                     f"{venue} {symbol} price {_short(row.price)} bid {bid} ask {ask}"
-                    f" trades {row.trades} ({row.rate:.0f}/s) gaps {row.gaps} rejects {row.rejects}"
+                    f" trades {row.trades} ({row.rate:.0f}/s) gaps {len(row.gaps)} rejects {row.rejects}"
                 )
 
     def close(self) -> None:
@@ -177,7 +177,7 @@ class Table:
         bid, ask = _sides(row.quote)
         text = (
             f"{key[0]:<10} {key[1]:<16} {price} {bid:>14} {ask:>14}"
-            f" {row.trades:>9} {row.rate:>7.0f} {row.gaps:>5} {row.rejects:>7}  {_bar(row.bar)}"
+            f" {row.trades:>9} {row.rate:>7.0f} {len(row.gaps):>5} {row.rejects:>7}  {_bar(row.bar)}"
         )[:columns]
         colour = ""
         if row.price is not None and row.before is not None and row.price != row.before:

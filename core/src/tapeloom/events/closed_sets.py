@@ -58,6 +58,7 @@ GapCause = Literal[
 #: replacing: A second connection is opened to take over from one that is old or about to be closed.
 #: replaced: The second connection has taken over, and the first one is closed.
 #: reconnecting: A connection ended or could not be opened; the detail has the reason and the delay.
+#: throttled: A connection waits for the venue's limit of connections; the detail has the seconds.
 #: abandoned: The connection of this subscription failed for good or too often; it is not tried again.
 #: notice: The venue sent a message for people; the detail has its text.
 #: request_failed: A REST request was refused or failed for good; the detail has the reason.
@@ -76,11 +77,11 @@ GapCause = Literal[
 #: price_band: The venue changed the price limits of a symbol (alpaca).
 #: unproven: It is not known whether lost updates of this order book are detected (ccxt).
 #: delayed: The venue sends delayed data for this subscription (ib).
-#: halted: The venue halted trading of the symbol (ib).
+#: halted: The venue halted trading of the symbol, or lists it as halted.
 StatusState = Literal[
     "connected", "logged_in", "login_refused", "subscribed", "live", "refused", "stalled",
     "venue_clock_stopped", "venue_clock_running", "venue_clock_jumped", "replacing", "replaced",
-    "reconnecting", "abandoned", "notice", "request_failed", "stage_restarted", "stage_disabled",
+    "reconnecting", "throttled", "abandoned", "notice", "request_failed", "stage_restarted", "stage_disabled",
     "failed", "ended", "synced", "stale", "crossed", "sampled", "token_loop", "trade_corrected",
     "trade_cancelled", "trading_status", "price_band", "unproven", "delayed", "halted",
 ]  # fmt: skip

@@ -53,8 +53,13 @@ class Endpoint:
     #: The age at which core replaces a connection; None: never.
     max_age_seconds: float | None = None
     ack_timeout_seconds: float = 10.0  #: The time within which the venue has to answer a message.
-    #: The first message, which must be acknowledged before another one is sent; it is never displayed.
-    login: Message | None = field(default=None, repr=False)
+    #: The messages to send first, such as a login, or a function that returns them for our time in ns,
+    #: for signatures. One with an id must be acknowledged before the next one is sent.
+    opening: Sequence[Message] | Callable[[int], Sequence[Message]] = field(default=(), repr=False)
+
+    def opening_messages(self, now: int) -> Sequence[Message]:
+        """Return the messages to send first on a connection opened at *now*, in ns."""
+        return self.opening(now) if callable(self.opening) else self.opening
 
 
 class Link(Protocol):
@@ -132,6 +137,7 @@ class Message:
     text: str  #: The message.
     subscriptions: tuple[Subscription, ...]  #: The subscriptions it starts or ends.
     id: int | str | None = None  #: The id that the reply repeats; None: no reply is expected.
+    is_login: bool = False  #: Whether it holds a secret: it is never displayed.
 
 
 @frozen
@@ -174,6 +180,16 @@ class Pong:
 
 
 @frozen
+class Respond:
+    """A question of the venue, such as a heartbeat of its own, that must be answered.
+
+    Core sends the answer ahead of other messages, within the rate limits.
+    """
+
+    text: str  #: The message to send.
+
+
+@frozen
 class Unrequested:
     """A readable message of a kind that the feed has not requested: counted, and no event.
 
@@ -184,7 +200,7 @@ class Unrequested:
 
 
 #: What a venue replies to a message, or sends besides data.
-Reply: TypeAlias = Ack | Refusal | Notice | Pong | Unrequested
+Reply: TypeAlias = Ack | Refusal | Notice | Pong | Respond | Unrequested
 
 
 class Codec(Protocol):
@@ -209,9 +225,18 @@ class Codec(Protocol):
         """Return the messages that end these subscriptions, numbered from *first_id*."""
         ...
 
-    def decode_reply(self, frame: bytes) -> Reply | None:
+    def decode_reply(self, frame: bytes) -> Reply | Sequence[Reply] | None:
         """Decode a frame that the parser passed to `Frames.on_control`; None if it is unreadable.
 
-        A readable message of a kind that the adapter does not support is `Unrequested`.
+        A frame with several replies gives a sequence. A readable message of a kind that the adapter does
+        not support is `Unrequested`.
         """
         ...
+
+
+def decode_replies(codec: Codec, frame: bytes) -> Sequence[Reply] | None:
+    """Return the replies in a frame that is not market data; None if it is unreadable."""
+    decoded = codec.decode_reply(frame)
+    if decoded is None or isinstance(decoded, list | tuple):
+        return decoded
+    return (decoded,)  # type: ignore[return-value]

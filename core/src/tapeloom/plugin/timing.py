@@ -16,6 +16,10 @@ _OFFSET_PERIOD = 60_000_000_000
 _MANY, _FEW, _FEW_NS = 20, 3, 60_000_000_000
 #: In ns. Times of one subscription that are at most this far apart follow one another.
 _SUCCESSIVE_NS = 1_000_000_000
+#: In ns. A single time that is further ahead of ours does not move the clock offset.
+_MAX_AHEAD_NS = 10_000_000_000
+#: An offset in ns that is not known, below any real one.
+_NO_OFFSET = -(1 << 63)
 #: A receive time in ns before this is that of a tape without times: there is no clock to compare with.
 NO_CLOCK = 1_000_000_000
 
@@ -154,7 +158,10 @@ class TimeLimit:
 
 
 class ClockOffset:
-    """The time of the last event per channel, and how far the venue's clock is ahead of ours."""
+    """The time of the last event per channel, and how far the venue's clock is ahead of ours.
+
+    Times that a `TimeLimit` of 10 s does not believe are not used.
+    """
 
     def __init__(self) -> None:
         self._last_ts: dict[str, int] = {}
@@ -168,12 +175,14 @@ class ClockOffset:
             # An event that the venue sent without a time has ours.
             if ts == recv or type(event) in OURS:
                 continue
-            last_ts[channel] = ts
             offset = offsets.get(channel)
             if offset is None:
-                offsets[channel] = _MaxOffset(ts - recv, recv)
-            else:
-                offset.add(ts - recv, recv)
+                offset = offsets[channel] = _MaxOffset()
+            limit, ahead = offset.limit, ts - recv
+            is_usual = limit.is_usual and ahead <= limit.allowed
+            if is_usual or not limit.exceeds(ts, recv, last_ts.get(channel)):
+                last_ts[channel] = ts
+                offset.add(ahead, recv)
 
     def mark_complete(self, channel: str, until: int) -> None:
         """Record that everything about a channel is reported up to *until*, in ns, or later."""
@@ -181,7 +190,8 @@ class ClockOffset:
 
     def reset_offsets(self) -> None:
         """Forget the offsets, because our clock was set."""
-        self._offsets.clear()
+        for offset in self._offsets.values():
+            offset.reset()
 
     def last_ts(self, channel: str) -> int | None:
         """Return the venue's time of a channel's last event, in ns; None if there was none."""
@@ -195,14 +205,15 @@ class ClockOffset:
     @property
     def has_offset(self) -> bool:
         """Whether the offset of any channel is known."""
-        return bool(self._offsets)
+        return any(offset.maximum > _NO_OFFSET for offset in self._offsets.values())
 
     def offset(self, channel: str) -> int:
         """Return how far the venue's clock is ahead of ours at least, in ns."""
         offset = self._offsets.get(channel)
-        if offset is not None:
+        if offset is not None and offset.maximum > _NO_OFFSET:
             return offset.maximum
-        return max((other.maximum for other in self._offsets.values()), default=0)
+        largest = max((other.maximum for other in self._offsets.values()), default=_NO_OFFSET)
+        return largest if largest > _NO_OFFSET else 0
 
 
 class _MaxOffset:
@@ -212,11 +223,15 @@ class _MaxOffset:
     clock can be set.
     """
 
-    __slots__ = ("_maximum", "_previous", "_since")
+    __slots__ = ("_maximum", "_previous", "_since", "limit")
 
-    def __init__(self, offset: int, recv: int) -> None:
-        self._since = recv
-        self._maximum = self._previous = offset
+    def __init__(self) -> None:
+        self.limit = TimeLimit(_MAX_AHEAD_NS)  #: which times are measured
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget all measurements."""
+        self._since = self._maximum = self._previous = _NO_OFFSET
 
     def add(self, offset: int, recv: int) -> None:
         """Add a measurement that was made at *recv*, both in ns."""
@@ -227,5 +242,5 @@ class _MaxOffset:
 
     @property
     def maximum(self) -> int:
-        """The maximum of the current and the previous period, in ns."""
+        """The maximum of the current and the previous period, in ns; `_NO_OFFSET` if there is none."""
         return max(self._maximum, self._previous)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
@@ -85,17 +85,17 @@ class Names:
             dial_rate=Rate(30, 60.0),
             heartbeat=Heartbeat(10.0),
             silence_timeout_seconds=60.0,
-            login=self._login(),
+            opening=self._opening(),
         )
 
-    def _login(self) -> Message | None:
+    def _opening(self) -> Sequence[Message]:
         keys = self.settings.keys
         if keys is None:
-            return None
+            return ()
         import msgspec  # here only; the text with the keys is kept nowhere but in the message
 
         text = msgspec.json.encode({"action": "auth", "key": keys[0], "secret": keys[1]})
-        return Message(text.decode(), (), LOGIN)
+        return (Message(text.decode(), (), LOGIN, is_login=True),)
 
     def rest(self, path: str, **query: Any) -> Request:
         """Return a request to the market-data REST interface; *path* follows the market's prefix."""

@@ -173,13 +173,12 @@ class Bars:
     ) -> bool:
         """Update the venue clock from a trade; return False, and reject it, if it is too far ahead."""
         clock = self._clock
-        limit, is_ahead = clock.limit, trade.ts - trade.recv > clock.limit.allowed
-        if is_ahead and limit.exceeds(trade.ts, trade.recv, symbol_bars.newest_ts):
+        limit = clock.limit
+        if trade.ts - trade.recv > limit.allowed and limit.exceeds(
+            trade.ts, trade.recv, symbol_bars.newest_ts
+        ):
             splices.append((index, [], [symbol_bars.reject_ahead(trade, limit.agreed)]))
             return False
-        if is_ahead:  # the venue's clock was set: the trades before were right
-            for other in clock.symbols.values():
-                other.confirm_ahead(trade.ts - self._settings.max_ahead)
         if trade.ts > clock.record_recv(trade.recv):
             clock.raise_offset(trade.ts)
         return True
@@ -240,18 +239,15 @@ class Bars:
         """
         symbols, trade = self._clock.symbols, reject.event
         if type(trade) is Trade:
-            if reject.rule == "duplicate" or reject.symbol not in symbols:
+            if reject.rule == "duplicate":
                 return []
-            now = reject.recv + self._clock.estimated_offset
-            ts = now if reject.rule == "ahead" else trade.ts
-            return _sorted_bars([], symbols[reject.symbol].rejected(reject, ts))
-        if trade is not None or reject.rule not in _FRAME_RULES:
+        elif trade is not None or reject.rule not in _FRAME_RULES:
             return []
-        ts = reject.recv + self._clock.estimated_offset
+        now = reject.recv + self._clock.estimated_offset
         found = [symbols[reject.symbol]] if reject.symbol in symbols else []
         if not reject.symbol:
             found = list(symbols.values())
-        keyed = [bar for symbol_bars in found for bar in symbol_bars.rejected(reject, ts)]
+        keyed = [bar for symbol_bars in found for bar in symbol_bars.rejected(reject, now)]
         return _sorted_bars([], keyed)
 
 

@@ -35,7 +35,6 @@ class SymbolBars:
     """Bars of one symbol. The hot loop in `_stage` reads `in_order_until` and updates `running`."""
 
     __slots__ = (
-        "_ahead_range",
         "_first_ts",
         "_gaps",
         "_intervals",
@@ -67,7 +66,6 @@ class SymbolBars:
         self._max_ts = 0  # latest ts of any trade
         #: What lacks trades, from and to in ns, by the identity of the gap or rejected event.
         self._gaps: dict[Hashable, tuple[int, int]] = {}
-        self._ahead_range: tuple[int, int] | None = None  # first and last ts rejected in a row
         self._rejects: list[Event] = []
 
     def accepts(self, trade: Trade) -> bool:
@@ -135,14 +133,21 @@ class SymbolBars:
             return []
         return self._revise_changed(gap.recv)
 
-    def rejected(self, reject: Reject, ts: int) -> list[KeyedBar]:
-        """Record that a trade at *ts* in ns was rejected, or may have been in a frame that was.
+    def rejected(self, reject: Reject, now: int) -> list[KeyedBar]:
+        """Record that a trade was rejected, or may have been in a frame that was.
 
-        Returns revisions of the bars that it makes incomplete.
+        *now* is the venue's time of the reject in ns. Returns revisions of the bars that it makes
+        incomplete: that of the trade's time. A time that is too far ahead may be wrong, so then it is
+        the bar of *now* as well. The time of a trade in a frame is within the lateness before *now*.
         """
         if reject.channel not in ("", self.channel) or not self._intervals:
             return []
-        self._add_gap(("reject", ts), (ts, ts))
+        trade = reject.event
+        if trade is not None:
+            self._add_gap(("reject", trade.ts), (trade.ts, trade.ts))
+        if trade is None or reject.rule == "ahead":
+            since = now - self._settings.lateness if trade is None else now
+            self._add_gap(("reject", now), (since, now))
         return self._revise_changed(reject.recv)
 
     def _revise_changed(self, recv: int) -> list[KeyedBar]:
@@ -162,23 +167,18 @@ class SymbolBars:
             self._gaps[second] = since, max(until, self._gaps[second][1])
 
     def reject_ahead(self, trade: Trade, agreed: str) -> Reject:
-        """Return the Reject of a trade whose time is not believed; its bar, the newest, is not complete."""
+        """Return the Reject of a trade whose time is not believed.
+
+        The newest bar is not complete, nor is the bar of that time: the venue's clock may have been set.
+        """
         self.merge_running()
         self._update_deadlines()
         for interval_bars in self._intervals:
             if interval_bars.newest is not None:
                 interval_bars.newest.has_bad_trade = True
-        first, last = self._ahead_range or (trade.ts, trade.ts)
-        is_next = 0 <= trade.ts - last <= self._settings.max_ahead
-        self._ahead_range = (first if is_next else trade.ts), trade.ts
+        self._add_gap(("reject", trade.ts), (trade.ts, trade.ts))
         evidence = f"ts is {(trade.ts - trade.recv) / 1e9:.3f} s ahead of recv; {agreed}"
         return self._reject(trade, "ahead", evidence)
-
-    def confirm_ahead(self, since: int) -> None:
-        """Record trades rejected as ahead from *since* in ns on as missing: the venue's clock was set."""
-        if self._ahead_range is not None and self._ahead_range[1] >= since:
-            self._add_gap(("ahead", self._ahead_range), self._ahead_range)
-        self._ahead_range = None
 
     def tick(self, projected: int, now: int) -> tuple[list[Event], list[KeyedBar]]:
         """Close the bars that ended by the venue time *projected*; return rejects and bars."""

@@ -33,11 +33,13 @@ _MAX_ROWS = 1000
 _HOUR = 3_600_000_000_000  #: ns; the longest time span of one request for aggregate trades
 #: Delivery dates (ms) after this mark a perpetual: the venue writes a day in the year 2100.
 _NEVER_DELIVERED = 4_000_000_000_000
-#: Statuses of symbols that send no more data. Spot lists a delisted symbol as BREAK for years.
+#: Statuses of symbols that send no more data.
 _ENDED = frozenset(
-    ("BREAK", "CLOSE", "DELISTING", "DELIVERED", "DELIVERING", "END_OF_DAY", "POST_TRADING",
-     "SETTLING")
-)  # fmt: skip
+    ("CLOSE", "DELISTING", "DELIVERED", "DELIVERING", "END_OF_DAY", "POST_TRADING", "SETTLING")
+)
+#: Statuses of symbols without trading. Spot also lists a delisted symbol as BREAK, for years: nothing
+#: tells it from one that is paused.
+_HALTED = frozenset(("BREAK", "HALT"))
 #: What the user can do about a refusal, by error code or HTTP status. Core retries by itself where
 #: that helps.
 _REMEDIES = {
@@ -220,7 +222,10 @@ class BinanceHistory:
         if not channel or self._names.stream_kind(channel) != kind:
             return []
         route = Route(*common, channel, unit, "", "backfill")
-        return [row.to_event(route, recv) for row in answer]
+        try:
+            return [row.to_event(route, recv) for row in answer]
+        except ArithmeticError as error:
+            raise ValueError(f"the answer to {path} has an invalid number: {error}") from error
 
     def refusal_reason(self, status: int, body: bytes) -> str:
         """Return the venue's error message and code, and what the user can do about it."""
@@ -272,4 +277,6 @@ def _instrument(listed: _ListedSymbol) -> Instrument:
     tick, lot = steps.get("PRICE_FILTER") or None, steps.get("LOT_SIZE") or None
     symbol = str(Symbol(base, quote, settle, expiry))
     active = _ENDED.isdisjoint((listed.status, listed.contract_status))
-    return Instrument(symbol, listed.symbol, kind, base, quote, settle, tick, lot, active)
+    halted = not _HALTED.isdisjoint((listed.status, listed.contract_status))
+    names = symbol, listed.symbol, kind, base, quote, settle
+    return Instrument(*names, tick, lot, active, halted=halted)

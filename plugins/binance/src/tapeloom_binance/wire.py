@@ -13,7 +13,7 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Generic, TypeAlias, TypeVar
 
 from attrs import define
-from msgspec import Meta, Raw, Struct, field
+from msgspec import Meta, Raw, Struct, ValidationError, field
 from msgspec.json import Decoder, encode
 from tapeloom.events import Bar, Book, Event, Origin, Quote, Reject, Side, Ticker, Trade
 from tapeloom.plugin import Feed, Frames, TradeBatch, channel_parts
@@ -288,7 +288,29 @@ class _FuturesType(Struct):
     st: Any = None
 
 
+#: {"i":"1m"}
+class _Interval(Struct):
+    """The interval of a bar."""
+
+    i: str
+
+
+#: {"e":"kline","E":1633998523963,"s":"NKNUSDT","k":{"t":1633998480000,"T":1633998539999,"i":"1m"}}
+class _RawMessage(Struct):
+    """A message of a raw stream, which has no envelope: tapes of other programs have them."""
+
+    s: str
+    e: str = "bookTicker"  # spot's bookTicker has no event type
+    k: _Interval | None = None
+
+
 _decode_envelope = Decoder(_StreamEnvelope[Raw]).decode
+_decode_raw_message = Decoder(_RawMessage).decode
+#: The kind of the stream that has messages of an event type.
+_KINDS = {
+    "trade": "trade", "aggTrade": "aggTrade", "bookTicker": "bookTicker", "depthUpdate": "depth",
+    "kline": "kline", "24hrTicker": "ticker",
+}  # fmt: skip
 _decode_futures_type = Decoder(_FuturesType).decode
 #: Decodes many frames together, as the items of one JSON list, by their event type `e`.
 _decode_batch = Decoder(
@@ -431,7 +453,10 @@ class Parser:
         market data: then `Frames.on_control` decides.
         """
         try:
-            envelope = _decode_envelope(frame)
+            try:
+                envelope = _decode_envelope(frame)
+            except ValidationError:
+                envelope = _decode_envelope(_enveloped(frame))
             if envelope.stream not in self._routes and not self._open_stream(envelope):
                 self._feed.counters["unrequested"] += 1
                 return ()
@@ -469,6 +494,16 @@ class Parser:
         self._routes[stream] = route
         self._by_prefix[_frame_prefix(stream)] = _DECODERS[kind], route
         return True
+
+
+def _enveloped(frame: bytes) -> bytes:
+    """Return a message of a raw stream in the envelope of its combined stream.
+
+    Raises ValueError or KeyError if it is no such message.
+    """
+    message = _decode_raw_message(frame)
+    kind = _KINDS[message.e] + (f"_{message.k.i}" if message.k is not None else "")
+    return _frame_prefix(f"{message.s.lower()}@{kind}") + b',"data":' + frame + b"}"
 
 
 def _frame_prefix(stream: str) -> bytes:

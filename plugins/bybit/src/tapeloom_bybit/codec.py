@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 from tapeloom.plugin import (
@@ -46,7 +46,9 @@ class _ControlMessage(msgspec.Struct, rename={"code": "retCode"}):
 
     success: bool | None = None
     ret_msg: str = ""
-    req_id: str | int = ""
+    req_id: Annotated[str, msgspec.Meta(max_length=64)] | int = (
+        ""  # `int` refuses thousands of digits
+    )
     op: str = ""
     code: int = 0
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
+from operator import itemgetter
 from typing import Any, Literal, Protocol
 
 from tapeloom.events import Bar, Book, Event, Quote, Reject, Side, Ticker, Trade
@@ -24,11 +25,15 @@ ZERO = Decimal(0)
 _MAX_IDS = 10_000
 #: Number of closed bars that are remembered, to recognise revisions.
 _MAX_CLOSED_BARS = 10
+#: How far the start of a bar may be ahead of our clock, in ns: a day.
+_MAX_AHEAD_NS = 86_400_000_000_000
 #: The fields of a ticker that make it a new one.
 _STATISTICS = ("timestamp", "last", "open", "high", "low", "baseVolume", "quoteVolume")
 _SIDES: dict[Any, Side] = {"buy": "buy", "sell": "sell"}
 #: What parsing raises for a structure that lacks a value, or has one of another type.
-_UNREADABLE = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
+_UNREADABLE = (
+    ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError,
+)  # fmt: skip
 
 
 class CrossedError(Exception):
@@ -101,7 +106,10 @@ class _Parser:
         """Forget the last events, because data may have been missed."""
 
     def _reject(self, rule: str, data: Any, recv: int, event: Event | None = None) -> Reject:
-        evidence = str(data.get("info") or data if isinstance(data, Mapping) else data)[:300]
+        try:
+            evidence = str(data.get("info") or data if isinstance(data, Mapping) else data)[:300]
+        except (RecursionError, ValueError):  # it is too deep, or has an integer of too many digits
+            evidence = f"a {type(data).__name__} that cannot be shown"
         return Reject(
             self._feed.venue, self._symbol, recv, recv, rule, evidence, event, self._channel
         )
@@ -267,10 +275,21 @@ class BarParser(_Parser):
     def _parse(self, data: Sequence[Sequence[Any]], recv: int) -> list[Event]:
         """Return the bars that have closed, the revised closed bars, and the open one if it changed."""
         out: list[Event] = []
-        rows = sorted(data, key=lambda row: _ns(row[0]))
-        first_call, self._first_call = self._first_call, False
+        rows: list[tuple[Any, ...]] = []
+        for row in data:
+            try:
+                start = int(to_decimal(row[0]))
+                if (
+                    start * MS > recv + _MAX_AHEAD_NS
+                ):  # all bars after it would be taken for revisions
+                    out.append(self._reject("ahead", row, recv))
+                else:
+                    rows.append((start, *row[1:]))
+            except _UNREADABLE:
+                out.append(self._reject("incomplete", row, recv))
+        first_call, self._first_call = self._first_call, self._first_call and not rows
         before = self._open
-        for row in map(tuple, rows):
+        for row in sorted(rows, key=itemgetter(0)):
             if row[0] <= self._last_closed:
                 self._revise(row, recv, out)
                 continue

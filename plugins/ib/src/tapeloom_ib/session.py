@@ -33,6 +33,10 @@ _MAX_BATCHES = 256
 _MAX_BAD_READS = 3
 
 
+#: Bytes of a message that is not complete. ib_async would collect what the length of 4 bytes says.
+_MAX_MESSAGE_BYTES = 16 << 20
+
+
 class Session:
     """One connection, from the dial to its end."""
 
@@ -161,6 +165,8 @@ class Session:
     def _end_read(self) -> None:
         """Enqueue the events of one read of the socket."""
         self._last_read_at = self._clock.monotonic()
+        if len(self._client._data) > _MAX_MESSAGE_BYTES:  # noqa: SLF001 - it has no other name
+            self._fail("the gateway sent a message of more than 16 MiB")
         for state in [*self._changed_books]:
             self._emit_book(state)
         self._changed_books.clear()

@@ -25,10 +25,12 @@ class TradeReference(Reference):
     """Reference of the trades of one symbol and channel.
 
     Integer ids are consecutive: all ids from `first_id` to `next_id - 1` were received, except the
-    missing ranges (the last 64 are kept). Text ids are kept individually: at least the last 4096.
+    missing ranges. The last 64 of these are kept; a backfilled trade of an older one counts as late,
+    because core fetches no trade twice. Text ids are kept individually: at least the last 4096.
     """
 
     __slots__ = (
+        "_forgotten_id",
         "_history_range",
         "_missing_ranges",
         "_older_ids",
@@ -44,6 +46,7 @@ class TradeReference(Reference):
         self.first_id = 0
         self.next_id: int | None = None  #: the id that follows without a gap
         self._missing_ranges: list[tuple[int, int]] = []  # ascending, both ends inclusive
+        self._forgotten_id = -1  # the highest id of the ranges that are not kept
         self._history_range: tuple[int, int] | None = None  # replayed ids before the first live one
         self._restart_confirmations = 0  # ids in a row that indicate a restart
         self._restart_id = 0  # the last of them
@@ -79,11 +82,12 @@ class TradeReference(Reference):
         return 0 if self.record_text_id(trade_id) else None
 
     def record_id(
-        self, trade_id: int | str, *, is_live: bool, is_newest: bool
+        self, trade_id: int | str, *, is_live: bool, is_newest: bool, is_backfill: bool = False
     ) -> tuple[IdState, int]:
         """Record an id; return its state, and the number of ids missing before it.
 
-        *is_newest*: the trade is later than all before it, so it cannot be a duplicate.
+        *is_newest*: the trade is later than all before it, so it cannot be a duplicate. *is_backfill*:
+        it was fetched because it was missing.
         """
         if not isinstance(trade_id, int):
             return ("fresh" if self.record_text_id(trade_id) else "duplicate"), 0
@@ -100,7 +104,7 @@ class TradeReference(Reference):
             self._remove_missing(trade_id, index)
             return "late", 0
         if trade_id >= self.first_id:
-            return "duplicate", 0
+            return ("late" if is_backfill and trade_id <= self._forgotten_id else "duplicate"), 0
         if not is_live:
             return "late", 0
         if is_newest:
@@ -163,12 +167,14 @@ class TradeReference(Reference):
         if low > high:
             return
         insort(self._missing_ranges, (low, high))
-        if len(self._missing_ranges) > _MAX_MISSING_RANGES:
-            del self._missing_ranges[0]
+        self._forget_oldest()
 
     def _remove_missing(self, trade_id: int, index: int) -> None:
         low, high = self._missing_ranges.pop(index)
         remaining = [(a, b) for a, b in ((low, trade_id - 1), (trade_id + 1, high)) if a <= b]
         self._missing_ranges[index:index] = remaining
+        self._forget_oldest()
+
+    def _forget_oldest(self) -> None:
         if len(self._missing_ranges) > _MAX_MISSING_RANGES:
-            del self._missing_ranges[0]
+            self._forgotten_id = max(self._forgotten_id, self._missing_ranges.pop(0)[1])

@@ -86,7 +86,10 @@ class TradeChecks:
         """Record the id; return its state, and the gaps to emit before the trade."""
         if not self._checks_ids:
             return "fresh", []
-        id_state, missing = reference.record_id(trade.id, is_live=is_live, is_newest=is_newest)
+        is_backfill = trade.origin == "backfill"
+        id_state, missing = reference.record_id(
+            trade.id, is_live=is_live, is_newest=is_newest, is_backfill=is_backfill
+        )
         if reference.needs_full_check:
             reference.force_full_check()
         return id_state, self._missing_before(reference, trade, missing) if missing else []

@@ -15,19 +15,70 @@ def mutants(frames: Sequence[bytes], chance: Random) -> Iterator[bytes]:
 
     Half of them are corrupted as bytes: truncated, flipped, spliced, repeated. The other half are JSON
     with a field missing, of another type, or with an extreme number. Frames that are not JSON are
-    always corrupted as bytes.
+    always corrupted as bytes. A few are very large or very deep.
     """
+    values = [_parsed(frame) for frame in frames]
     while True:
-        frame = frames[chance.randrange(len(frames))]
-        if chance.random() < 0.5:
-            try:
-                value = json.loads(frame)
-            except ValueError:
-                pass
-            else:
-                yield _mutated_json(value, chance)
-                continue
+        index = chance.randrange(len(frames))
+        frame, value = frames[index], values[index]
+        if chance.random() < _HUGE_SHARE:
+            yield _huge(frame, value, chance)
+            continue
+        if chance.random() < 0.5 and value is not None:
+            yield _mutated_json(value, chance)
+            continue
         yield _BYTE_MUTATIONS[chance.randrange(len(_BYTE_MUTATIONS))](frame, frames, chance)
+
+
+def _parsed(frame: bytes) -> Any:
+    """Return *frame* as a JSON value, None if it is not JSON."""
+    try:
+        return json.loads(frame)
+    except (ValueError, RecursionError):
+        return None
+
+
+#: The share of mutants that are huge, and their size in bytes.
+_HUGE_SHARE, _HUGE_BYTES = 1 / 5000, 500_000
+
+
+def _huge(frame: bytes, value: Any, chance: Random) -> bytes:
+    """Return a mutant of some hundred kB: a long text, a long list, deep nesting, or bytes repeated."""
+    match chance.randrange(4):
+        case 0:
+            start = chance.randrange(len(frame) + 1)
+            piece = frame[start : start + chance.randrange(1, 200)] or b"["
+            return frame[:start] + piece * (_HUGE_BYTES // len(piece)) + frame[start:]
+        case 1:
+            return b'{"a":' * (_HUGE_BYTES // 5)
+        case 2 if value is not None:
+            deep: Any = "1"
+            for _ in range(chance.choice((50, 300, 900))):
+                deep = [deep] if chance.random() < 0.5 else {"a": deep}
+            return _replaced(value, deep, chance)
+        case _ if value is not None:
+            return _replaced(
+                value, chance.choice(("9" * _HUGE_BYTES, [["1", "2"]] * 40_000)), chance
+            )
+    return b"[" * _HUGE_BYTES
+
+
+def _replaced(value: Any, part: Any, chance: Random) -> bytes:
+    """Return *value* as JSON, with *part* in place of a random part."""
+
+    def replaced(inner: Any) -> Any:
+        if isinstance(inner, dict) and inner and chance.random() < 0.8:
+            key = chance.choice(list(inner))
+            return {**inner, key: replaced(inner[key])}
+        if isinstance(inner, list) and inner and chance.random() < 0.8:
+            at = chance.randrange(len(inner))
+            return [*inner[:at], replaced(inner[at]), *inner[at + 1 :]]
+        return part
+
+    try:
+        return json.dumps(replaced(value), separators=(",", ":")).encode()
+    except RecursionError:
+        return b"[" * 5000
 
 
 # ------------------------------------------------------------------------------------- as bytes
@@ -139,7 +190,7 @@ def _mutate_list(value: list[Any], chance: Random) -> Any:
         case 0:
             return value[:at] + value[at + 1 :]
         case 1:
-            return value[:at] + [value[at]] * chance.choice((2, 3, 300)) + value[at:]
+            return value[:at] + [value[at]] * chance.choice((2, 3, 30)) + value[at:]
         case 2:
             return value[::-1]
         case _:

@@ -70,14 +70,14 @@ class Dialogue:
             )
         self.session = session
         self.decode(session.opening_messages())
-        if endpoint.login is not None:
-            replies = self.send(endpoint.login.text)
-            if not any(
-                isinstance(reply, Ack) and reply.id == endpoint.login.id for reply in replies
+        for message in endpoint.opening_messages(plan.feed.clock.time_ns()):
+            replies = self.send(message.text)
+            if message.id is not None and not any(
+                isinstance(reply, Ack) and reply.id == message.id for reply in replies
             ):
                 raise ContractViolation(
-                    f"`decode_reply` must return an Ack({endpoint.login.id!r}) after the login,"
-                    f" but the replies are {replies!r}."
+                    f"`decode_reply` must return an Ack({message.id!r}) after an opening message"
+                    f" with that id, but the replies are {replies!r}."
                 )
 
     def send(self, text: str) -> list[Reply]:

@@ -34,7 +34,7 @@ def silence(subject: Subject, simulated: str, backend: str) -> None:
     given = {**subject.settings, **(side.settings(NOWHERE) if side is not None else {})}
     plan = subject.plan(given)
     endpoint, wanted = connections(plan)[0]
-    if endpoint.login is None and asked(plan, wanted)[0].id is None:
+    if not endpoint.opening and asked(plan, wanted)[0].id is None:
         raise NotApplicable("this venue answers no message")
     with structlog.testing.capture_logs():
         told, sent = anyio.run(_unanswered, subject, given, backend=backend)
