@@ -643,5 +643,5 @@ async def test_a_recording_cannot_be_replayed_into_two_feeds(
     tmp_path: Path, registry: Registry
 ) -> None:
     path = write(tmp_path, line(1, frame(1)))
-    with pytest.raises(tapeloom.errors.ConfigError, match="each tape needs one feed with its name"):
+    with pytest.raises(tapeloom.errors.ConfigError, match="each tape needs a feed with its name"):
         tapeloom.replay(path, [SPEC, SPEC], registry=registry)

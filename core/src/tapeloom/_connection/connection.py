@@ -239,8 +239,7 @@ class Connection:
                 self._apply(result, recv)
             statuses = [status for result in results for status in result.events]
             if are_recorded(replies):
-                of = [*map(status_fields, statuses)]
-                self._setup.plan.facts.record(recv, "reply", of=of)
+                self._setup.plan.facts.record(recv, "reply", of=[*map(status_fields, statuses)])
             return statuses
         self._setup.intake.unreadable(recv, frame, "unreadable_frame")
         text = frame[:500].decode(errors="replace")

@@ -12,14 +12,12 @@ from tapeloom._compose.plan import FeedPlan
 from tapeloom._connection.handover import Handover
 from tapeloom._connection.subscription_monitor import SubscriptionMonitor
 from tapeloom._connection.subscriptions import Subscriptions
-from tapeloom._gaps.gap_fill import GapFill
 from tapeloom._history.query_queue import HistoryClient
 from tapeloom._tape.reader import RecordedAnswer, RecordedFact
 from tapeloom.errors import masked
 from tapeloom.events import Event, Status
 from tapeloom.plugin import Request, Subscription
 from tapeloom.plugin.bounds import reject_out_of_bounds
-from tapeloom.symbols import Instrument
 
 from .feed_monitor import FeedMonitor
 
@@ -44,9 +42,7 @@ class FactReplay:
         self.symbols: Sequence[str] = ()  #: those of the recorded feed
         self.replies: deque[list[Status]] = deque()  #: the statuses in place of the next replies
         self.answer: RecordedAnswer | None = None  #: the last answer; the fact after it uses it
-        self._plan = plan
-        self._feed = plan.feed
-        self._gaps = plan.gaps
+        self._plan, self._feed, self._gaps = plan, plan.feed, plan.gaps
         self._history_client = history_client
         self._monitor = SubscriptionMonitor(plan.gaps, plan.feed.clock)
         self._none_pending = Subscriptions([])
@@ -105,13 +101,11 @@ class FactReplay:
             case "symbols":
                 self._set_symbols(of, fields["unlisted"])
             case "listing":
-                self._feed.listing.update(self._read_listing())
-            case "answered":
-                self._emit_later(self._read_answer(self._take_answer()))
-            case "requested" | "filled" | "given_up":
-                subscription = Subscription(*of)
-                if watched := gaps.watched.get(subscription):
-                    self._emit_later(self._fill(fact.name, subscription, watched.fill))
+                if (answer := self._take_answer()) and self._plan.history is not None:
+                    self._feed.listing.update(self._plan.history.read_listing(answer.body))
+            case "answered" | "requested" | "filled" | "given_up":
+                if events := self._from_answer(fact.name, of):
+                    self._from_history.append(events)
             case "history_emitted":
                 return self._from_history.popleft() if self._from_history else []
         return []
@@ -150,25 +144,19 @@ class FactReplay:
         """Add and remove the symbols that the recorded feed added and removed."""
         feed, before, self.symbols = self._feed, self.symbols, symbols
         new = [symbol for symbol in symbols if symbol not in (*before, *feed.symbols)]
+        if not set(before) <= set(feed.symbols):
+            new = []  # the replay is of some of the recorded symbols
         self._plan.add_symbols(new)
-        kept = [symbol for symbol in feed.symbols if symbol in symbols or symbol not in before]
-        feed.symbols[:] = kept + new
+        feed.symbols[:] = [name for name in feed.symbols if name in symbols or name not in before]
+        feed.symbols += new
         for symbol in unlisted:
             feed.listing.remove(symbol)
 
-    def _emit_later(self, events: list[Event]) -> None:
-        if events:
-            self._from_history.append(events)
-
-    def _read_listing(self) -> list[Instrument]:
-        answer, history = self._take_answer(), self._plan.history
-        return history.read_listing(answer.body) if answer and history else []
-
-    def _read_answer(self, answer: RecordedAnswer | None) -> list[Event]:
-        history = self._plan.history
-        if answer is None or history is None:
+    def read_answer(self, answer: RecordedAnswer) -> list[Event]:
+        """Return the events in an answer over REST. Raises whatever the adapter raises."""
+        history, request = self._plan.history, Request(url=answer.url, body=answer.request)
+        if history is None:
             return []
-        request = Request(url=answer.url, body=answer.request)
         return reject_out_of_bounds(history.read_answer(request, answer.body, answer.recv))
 
     def _take_answer(self) -> RecordedAnswer | None:
@@ -176,18 +164,25 @@ class FactReplay:
         answer, self.answer = self.answer, None
         return answer
 
-    def _fill(self, name: str, subscription: Subscription, fill: GapFill) -> list[Event]:
+    def _from_answer(self, name: str, of: Any) -> list[Event]:
+        """Return what comes of an answer to a query, or to a request that is to fill gaps."""
         client = self._history_client
+        if name == "answered":
+            return self.read_answer(answer) if (answer := self._take_answer()) else []
+        subscription = Subscription(*of)
+        watched = self._gaps.watched.get(subscription)
+        if watched is None:
+            return []
         if name == "requested":
-            self._requests[subscription] = client.request(fill.next_query())
+            self._requests[subscription] = client.request(watched.fill.next_query())
             return []
         request = self._requests.pop(subscription, None)
         if name == "given_up":
-            return client.give_up(fill)
+            return client.give_up(watched.fill)
         answer = self._take_answer()
         if request is None or answer is None or not is_same(request, answer):
             return []
-        return client.fill(fill, self._read_answer(answer), request, answer.recv)
+        return client.fill(watched.fill, self.read_answer(answer), request, answer.recv)
 
 
 def is_same(request: Request, answer: RecordedAnswer) -> bool:

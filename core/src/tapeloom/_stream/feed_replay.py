@@ -11,13 +11,12 @@ from tapeloom._compose.plan import FeedPlan
 from tapeloom._connection.frame_intake import FeedIntake, FrameIntake
 from tapeloom._connection.replies import are_recorded
 from tapeloom._history.query_queue import HistoryClient
-from tapeloom._tape.reader import CorruptLine, Record, RecordedAnswer, RecordedFact, RecordedFrame
+from tapeloom._tape.reader import CorruptLine, RecordedAnswer, RecordedFact, RecordedFrame, TapeHead
 from tapeloom._tape.recorder import stages_digest
 from tapeloom._tape.replay import Recording, TapeClock
 from tapeloom.errors import masked
 from tapeloom.events import Book, Event, Reject
-from tapeloom.plugin import HistoryQuery, Request, Unrequested
-from tapeloom.plugin.bounds import reject_out_of_bounds
+from tapeloom.plugin import HistoryQuery, Unrequested
 from tapeloom.plugin.protocol import decode_replies
 
 from .fact_replay import FactReplay, is_same
@@ -49,8 +48,7 @@ class FeedReplay:
         history_client: HistoryClient,
     ) -> None:
         self._recording = recording
-        self._plan = plan
-        self._feed = plan.feed
+        self._plan, self._feed = plan, plan.feed
         self._feed_intake = intake
         self._intake = FrameIntake(intake, self._on_control, self._on_events)
         self._pipeline = pipeline
@@ -74,6 +72,9 @@ class FeedReplay:
             for number, record in enumerate(self._recording.tapes[name], 1):
                 if number % _YIELD_EVERY == 0:
                     await anyio.lowlevel.checkpoint()
+                if isinstance(record, TapeHead):  # that of a bundle has the time of its end
+                    self._read_head(record)
+                    continue
                 if not turns.is_next(record.recv):
                     await turns.wait(name, record.recv)
                 if record.recv:  # 0: no record so far had a time
@@ -84,7 +85,9 @@ class FeedReplay:
         finally:
             await self._read()
 
-    async def _process(self, record: Record) -> None:
+    async def _process(
+        self, record: RecordedFrame | RecordedFact | RecordedAnswer | CorruptLine
+    ) -> None:
         together = self._together
         if not isinstance(record, RecordedFrame) or (together and record.recv != together[0].recv):
             await self._read()
@@ -102,13 +105,14 @@ class FeedReplay:
             self._facts.answer = record
             if not self._has_facts:
                 await self._emit(self._process_answer(record))
-        elif isinstance(record, CorruptLine):
+        else:
             evidence = f"line {record.line}: {record.text}"
             await self._emit([self._reject(record.recv, "corrupt_record", evidence)])
-        elif record.stages:
-            self._has_facts = True
-            self._ticks_are_recorded = record.stages == stages_digest(self._feed)
-            self._facts.symbols = record.feed.get("symbols", ())
+
+    def _read_head(self, head: TapeHead) -> None:
+        self._has_facts = bool(head.stages)
+        self._ticks_are_recorded = head.stages == stages_digest(self._feed)
+        self._facts.symbols = head.feed.get("symbols", ())
 
     async def _read(self) -> None:
         """Parse the frames that were parsed together, and emit their events."""
@@ -151,8 +155,7 @@ class FeedReplay:
             if urlsplit(record.url).path == self._listing_path:
                 self._feed.listing.update(history.read_listing(record.body))
                 return []
-            request = Request(url=record.url, body=record.request)
-            answer = history.read_answer(request, record.body, record.recv)
+            answer = self._facts.read_answer(record)
             for fill in self._plan.gaps.fills():
                 wanted = self._history_client.request(fill.next_query())
                 if wanted is not None and is_same(wanted, record):
@@ -160,9 +163,7 @@ class FeedReplay:
         except Exception as error:  # the adapter may raise anything for an unexpected shape
             evidence = f"{masked(record.url)}: {type(error).__name__}: {error}"
             return [self._reject(record.recv, "unreadable_answer", evidence)]
-        symbols = set(self._feed.symbols)
-        events = [event for event in answer if event.symbol in symbols]
-        return reject_out_of_bounds(events)
+        return [event for event in answer if event.symbol in self._feed.symbols]
 
     def _on_control(self, frame: bytes) -> Sequence[Event]:
         """Process a frame that is not market data. Replies are ignored without facts about them."""

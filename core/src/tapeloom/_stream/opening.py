@@ -105,15 +105,12 @@ def open_replay(
     draft = load(stack)
     composed = _compose(draft, registry, TapeClock(), 0)
     names, tapes = [plan.feed.name for plan in composed.plans], open_tapes(path)
+    by_name = {str((tape.head or {}).get("name", "")): tape for tape in tapes}
     if len(names) == len(tapes) == 1:
         by_name = {names[0]: tapes[0]}
-    else:
-        by_name = {str((tape.head or {}).get("name", "")): tape for tape in tapes}
     if by_name.keys() != set(names) or len(by_name) != len(tapes):
         feeds, found = ", ".join(names), ", ".join(tape.path.name for tape in tapes)
-        problem = (
-            f"each tape needs one feed with its name; the feeds are {feeds}, the tapes {found}"
-        )
+        problem = f"each tape needs a feed with its name; the feeds are {feeds}, the tapes {found}"
         raise draft.stack.error([Mistake("feed", problem)])
     clock = SystemClock()
     return Stream(draft.stack, composed, clock, None, Recording(by_name, batch, speed, clock))

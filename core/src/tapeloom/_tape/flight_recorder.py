@@ -161,9 +161,9 @@ class FlightRecorder:
         reads = [read for read in self._ring if read[1] >= since]
         name = f"{self._feed.name}-{_timestamp(now)}-{incident}{TAPE}"
         head = head_line(self._feed, why=incident, counters=dict(self._feed.counters))
-        began, monotonic = min([now, *(read[1] for read in reads)]), self._feed.clock.monotonic()
-        live = {"of": [*self._live], "replied_at": None}
-        head += fact_line(began, monotonic - (now - began) / 1e9, "live", live)
+        began, live = reads[0][1] if reads else now, {"of": [*self._live], "replied_at": None}
+        monotonic = self._feed.clock.monotonic() - (now - began) / 1e9
+        head += fact_line(began, monotonic, "live", live)
         await anyio.to_thread.run_sync(_write, folder / name, head, reads)
         return folder / name
 

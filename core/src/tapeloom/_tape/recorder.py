@@ -146,11 +146,10 @@ def frame_line(ts: int, frame: bytes, **fields: Any) -> bytes:
 
 def frame_lines(connection: int, recv: int, payloads: Sequence[bytes]) -> list[bytes]:
     """Return the tape lines of frames that were parsed together; the first line has their number."""
-    first = {"together": len(payloads)} if len(payloads) > 1 else {}
-    return [
-        frame_line(recv, payload, connection=connection, **({} if number else first))
-        for number, payload in enumerate(payloads)
-    ]
+    lines = [frame_line(recv, payload, connection=connection) for payload in payloads]
+    if (number := len(lines)) > 1:
+        lines[0] = frame_line(recv, payloads[0], connection=connection, together=number)
+    return lines
 
 
 def fact_line(ts: int, monotonic: float, name: FactName, fields: Mapping[str, Any]) -> bytes:
