@@ -486,6 +486,30 @@ def test_replay_runs_the_pipeline_over_a_recording(
     assert (totals["frames"], totals["errors"]) == (40, [])
 
 
+def test_a_folder_of_tapes_is_replayed_as_several_feeds(
+    site: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "tapes").mkdir()
+    for name in ("majors", "minors"):
+        feed = {"name": name, "venue": "acme", "symbols": ["BTC/USD"], "channels": ["trades"]}
+        lines = [{"ts": 1, "feed": feed}, *({"ts": n, "frame": trade(n)} for n in range(1, 6))]
+        text = "".join(f"{json.dumps(line)}\n" for line in lines)
+        (tmp_path / "tapes" / f"{name}.jsonl").write_text(text)
+    code = main(["replay", "tapes", "--stages", "marker", "--out", "jsonl"])
+    out, err = capsys.readouterr()
+    events = [json.loads(line) for line in out.splitlines()]
+
+    assert code == 0
+    assert summary(err)["events"]["trade"] == 10
+    assert [event["id"] for event in events if event["type"] == "trade"] == [
+        n for n in range(1, 6) for _ in ("majors", "minors")
+    ]
+    assert {event["detail"] for event in events if event.get("state") == "ended"} == {
+        "feed majors",
+        "feed minors",
+    }
+
+
 def test_a_corrupt_line_of_a_recording_is_a_reject_and_exit_code_1(
     tape: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

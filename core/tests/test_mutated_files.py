@@ -9,7 +9,8 @@ from pathlib import Path
 from random import Random
 
 import pytest
-from tapeloom import Registry
+import tapeloom
+from tapeloom import FeedSpec, Registry, decode, encode
 from tapeloom._compose.composer import compose
 from tapeloom._config import parse, read
 from tapeloom._tape.compression import compressor
@@ -160,6 +161,67 @@ def test_a_mutated_tape_file_is_read_or_raises_tape_error(suffix: str, tmp_path:
     assert outcomes["refused"] > 100
     assert outcomes["read"] > 100
     assert not outcomes["nameless"]
+
+
+#: Facts as a live run of two connections of one feed has them, between its frames.
+FACTS = [
+    {"fact": "symbols", "of": ["BTC/USD"], "unlisted": []},
+    {"fact": "opened", "connection": 1, "label": "acme#1"},
+    {"fact": "status", "of": ["connected", "acme#1", "", ""]},
+    {"fact": "live", "of": [["BTC/USD", "trades"]], "replied_at": 1_700_000_000_000_000_000},
+    {"fact": "reply", "of": [["subscribed", "acme#1: 1 subscriptions", "", ""]]},
+    {"fact": "stalled", "of": ["BTC/USD", "trades"], "seconds": 7.5},
+    {"fact": "feed_checked"},
+    {"fact": "handover", "label": "acme#1", "state": "begun", "connection": 1},
+    {"fact": "opened", "connection": 2, "label": "acme#1"},
+    {"fact": "handover_read", "connection": 2},
+    {"fact": "handover", "label": "acme#1", "state": "switched", "connection": 2},
+    {"fact": "requested", "of": ["BTC/USD", "trades"]},
+    {"fact": "filled", "of": ["BTC/USD", "trades"]},
+    {"fact": "given_up", "of": ["BTC/USD", "trades"]},
+    {"fact": "history_emitted"},
+    {"fact": "handover", "label": "acme#1", "state": "over", "connection": 2},
+    {
+        "fact": "lost",
+        "of": [["BTC/USD", "trades"]],
+        "last_recv": 1_700_000_001_000_000_000,
+        "maybe_stalled": [[["BTC/USD", "trades"], 1_700_000_000_500_000_000]],
+    },
+    {"fact": "stalls_checked"},
+    {"fact": "tick", "now": 1_700_000_001_000_000_000},
+    {"fact": "listing"},
+    {"fact": "answered"},
+    {"fact": "forgotten", "of": [["BTC/USD", "trades"]]},
+    {"fact": "ended"},
+]
+
+
+@pytest.mark.thorough
+async def test_mutated_facts_are_applied_or_rejected(tmp_path: Path, registry: Registry) -> None:
+    facts = [
+        json.dumps({"ts": 1_700_000_000 + n, "monotonic": 5.5 + n, **fact}).encode()
+        for n, fact in enumerate(FACTS)
+    ]
+    feed = {"name": "acme", "venue": "acme", "symbols": ["BTC/USD"], "channels": ["trades"]}
+    head = json.dumps({"ts": 1_700_000_000, "feed": feed, "stages": "other"}).encode()
+    lines, chance, broken = [head], Random(7), mutants(facts, Random(8))
+    for n in range(3000):
+        trade = {"s": "BTCUSD", "t": 1_700_000_000_000 + n, "p": "1.5", "q": "2", "i": n}
+        line = {"ts": 1_700_000_000 + n / 8, "connection": 1 + n % 2, "frame": json.dumps(trade)}
+        lines += [json.dumps(line).encode(), *chance.choices(facts, k=2)]
+        lines += [bad.replace(b"\n", b" ") for bad in islice(broken, 4)]
+    (tmp_path / "t.jsonl").write_bytes(b"\n".join(lines))
+    spec = FeedSpec("acme", ["BTC/USD"], ["trades"], stages=("marker",))
+    types: Counter[str] = Counter()
+    async with tapeloom.replay(tmp_path / "t.jsonl", spec, registry=registry) as stream:
+        async for event in stream:
+            assert decode(encode(event)) == event
+            assert str(event.received)
+            types[event.type] += 1
+
+    assert types["trade"] > 1000
+    assert types["gap"] > 10
+    assert types["reject"] > 1000
 
 
 @pytest.mark.thorough

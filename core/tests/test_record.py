@@ -124,7 +124,11 @@ def test_any_frame_is_read_back_unchanged(
     assert head.feed == {"name": "majors", "venue": "acme", "market": "spot",
                          "symbols": ["BTC/USD"], "channels": ["trades"]}  # fmt: skip
     assert records == [
-        *(RecordedFrame(NOW, frame) for frame in frames),
+        *(
+            RecordedFrame(NOW, frame, 3, len(part) if not number else 1)
+            for part in (frames[:4], frames[4:])
+            for number, frame in enumerate(part)
+        ),
         RecordedAnswer(NOW, "https://acme.invalid/x?a=b", b"\xff", b'{"q": 1}'),
     ]
 

@@ -4,25 +4,25 @@ from __future__ import annotations
 
 import gzip
 import json
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import anyio
+import httpx
 import pytest
 import tapeloom
-from attrs import define, field
+from attrs import define, evolve, field
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tapeloom import Book, Event, FeedSpec, Registry, Reject, Stack, Status, Trade, encode
-from tapeloom._gaps.gap_tracker import GapTracker
-from tapeloom._stream.pipeline import Pipeline
+from tapeloom._compose.composer import compose
+from tapeloom._runtime.rate_limits import RateLimits
+from tapeloom._stream.feed_runner import FeedRunner
 from tapeloom._tape.reader import CorruptLine, RecordedAnswer, RecordedFrame, Tape
-from tapeloom._tape.replay import Recording, Replay, TapeClock
+from tapeloom._tape.replay import Recording, TapeClock
 from tapeloom.errors import StageFailed, TapeError
-from tapeloom.harness import compose_feed
 from tapeloom.hooks import hookimpl
 from tapeloom_testing import VirtualClock
 
@@ -552,8 +552,7 @@ async def test_a_stage_with_on_error_end_ends_the_replay(
 async def test_replay_speed_is_kept_on_the_wall_clock(tmp_path: Path, registry: Registry) -> None:
     wall = VirtualClock()
     path = write(tmp_path, "".join(line(n, frame(n)) for n in (10, 11, 12, 20)))
-    clock = TapeClock()
-    plan = compose_feed(SPEC, registry=registry, clock=clock)
+    (plan,) = compose(Stack(feeds=(SPEC,)), registry, TapeClock()).plans
     delivered: list[tuple[float, Any]] = []
 
     async def deliver(events: list[Event]) -> None:
@@ -561,13 +560,10 @@ async def test_replay_speed_is_kept_on_the_wall_clock(tmp_path: Path, registry: 
             (wall.monotonic(), event.id) for event in events if isinstance(event, Trade)
         )
 
-    recording = Recording(Tape(path), 256, 2.0, wall)
-    replay = Replay(
-        recording, plan.feed, plan.parse, lambda *_: None, Pipeline(plan.feed, ()), deliver,
-        codec=plan.codec, history=plan.history, gaps=GapTracker("acme", clock, Counter()),
-    )  # fmt: skip
-    async with wall.running():
-        await replay.run()
+    recording = Recording({"acme": Tape(path)}, 256, 2.0, wall)
+    limits = RateLimits(wall)
+    async with httpx.AsyncClient() as client, wall.running():
+        await FeedRunner(plan, deliver, client, limits, recording=recording).run()
 
     assert delivered == [(0, 10), (0.5, 11), (1.0, 12), (5.0, 20)]
 
@@ -584,9 +580,83 @@ async def test_a_replay_without_events_can_be_stopped(tmp_path: Path, registry: 
     assert 0 < stream.counters["frames"] < 100_000
 
 
+def recorded(folder: Path, name: str, trades: dict[int, int]) -> Path:
+    """Write a tape of the feed *name* with a trade for each id, at its second."""
+    feed = {"name": name, "venue": "acme", "symbols": ["BTC/USD"], "channels": ["trades"]}
+    head = json.dumps({"ts": min(trades.values()), "feed": feed}) + "\n"
+    lines = "".join(line(at, frame(n)) for n, at in trades.items())
+    return write(folder, head + lines, f"{name}.jsonl")
+
+
+@pytest.mark.parametrize("speed", [None, 1e6])
+@pytest.mark.parametrize("given", ["folder", "tapes"])
+async def test_the_tapes_of_several_feeds_are_replayed_in_order_of_time(
+    tmp_path: Path, registry: Registry, given: str, speed: float | None
+) -> None:
+    times = {n: n // 2 for n in range(10, 3000) if n % 2 or n < 2000}
+    tapes = [
+        recorded(tmp_path, "odd", {n: at for n, at in times.items() if n % 2}),
+        recorded(tmp_path, "even", {n: at for n, at in times.items() if not n % 2}),
+        recorded(tmp_path, "late", {4000: 1000, 4001: 1600}),
+    ]
+    feeds = [FeedSpec("acme", ["BTC/USD"], ["trades"], name=tape.stem) for tape in tapes]
+    path: Any = tmp_path if given == "folder" else tapes
+    async with tapeloom.replay(path, feeds, registry=registry, speed=speed) as stream:
+        events = [event async for event in stream]
+    trades = [event for event in events if isinstance(event, Trade)]
+
+    assert sorted(trade.id for trade in trades) == [*times, 4000, 4001]
+    assert [event.recv for event in events] == sorted(event.recv for event in events)
+    assert [event.detail for event in events if isinstance(event, Status)] == [
+        "feed even", "feed odd", "feed late",
+    ]  # fmt: skip
+    assert stream.counters["unreadable_frames"] == 0
+
+
+async def test_the_other_feeds_go_on_when_a_tape_cannot_be_read_further(
+    tmp_path: Path, registry: Registry
+) -> None:
+    tapes = [recorded(tmp_path, name, {n: n for n in range(1, 2000)}) for name in ("a", "b")]
+    whole = gzip.compress(tapes[1].read_bytes())
+    tapes[1] = write(tmp_path, whole[: len(whole) // 2], "b.jsonl")
+    tapes[1] = tapes[1].rename(tmp_path / "b.jsonl.gz")
+    feeds = [FeedSpec("acme", ["BTC/USD"], ["trades"], name=name) for name in ("a", "b")]
+    ids: list[Any] = []
+    with anyio.fail_after(20), pytest.raises(TapeError, match=r"b\.jsonl\.gz"):
+        async with tapeloom.replay(tapes, feeds, registry=registry) as stream:
+            async for event in stream.of(Trade):
+                ids.append(event.id)  # noqa: PERF401 - those before the error are kept
+
+    assert set(ids) == set(range(1, 2000))
+    assert 1999 < len(ids) < 2 * 1999
+
+
+async def test_a_replay_of_several_feeds_can_be_stopped(tmp_path: Path, registry: Registry) -> None:
+    tapes = [recorded(tmp_path, name, {n: n for n in range(1, 5000)}) for name in ("a", "b")]
+    feeds = [FeedSpec("acme", ["BTC/USD"], ["trades"], name=name) for name in ("a", "b")]
+    with anyio.fail_after(20):
+        async with tapeloom.replay(tapes, feeds, registry=registry) as stream:
+            async for event in stream.of(Trade):
+                if event.id == 10:
+                    stream.stop()
+
+    assert 0 < stream.counters["frames"] < 9998
+
+
+def test_tapes_that_match_no_feed_are_named(tmp_path: Path, registry: Registry) -> None:
+    recorded(tmp_path, "majors", {1: 1})
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(tapeloom.errors.ConfigError, match=r"feeds are a, b, the tapes majors"):
+        tapeloom.replay(
+            tmp_path, [evolve(SPEC, name="a"), evolve(SPEC, name="b")], registry=registry
+        )
+    with pytest.raises(TapeError, match=r"there is no file \*\.jsonl"):
+        tapeloom.replay(tmp_path / "empty", SPEC, registry=registry)
+
+
 async def test_a_recording_cannot_be_replayed_into_two_feeds(
     tmp_path: Path, registry: Registry
 ) -> None:
     path = write(tmp_path, line(1, frame(1)))
-    with pytest.raises(tapeloom.errors.ConfigError, match="a recording is of one feed"):
+    with pytest.raises(tapeloom.errors.ConfigError, match="each tape needs a feed with its name"):
         tapeloom.replay(path, [SPEC, SPEC], registry=registry)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
 
 from attrs import Factory, define, frozen
 
 from tapeloom._config import FeedSpec, SinkSpec
 from tapeloom._gaps.gap_tracker import GapTracker
+from tapeloom._runtime.taps import FactLog
 from tapeloom.errors import ConfigError, Mistake
 from tapeloom.hooks import hookimpl
 from tapeloom.plugin import (
@@ -101,6 +102,7 @@ class FeedPlan:
     transport: Transport = Factory(Transport)
     #: Opens a connection: `transport.dial`, wrapped by plugins.
     dial: Dial = Factory(lambda self: self.transport.dial, takes_self=True)
+    facts: FactLog = Factory(lambda self: FactLog(self.feed.clock), takes_self=True)
 
     def subscriptions(self, symbols: Sequence[str]) -> dict[int, list[Subscription]]:
         """Return the subscriptions for *symbols*, by the index of the endpoint that serves them.
@@ -145,6 +147,11 @@ class FeedPlan:
             if symbol not in listing.native:
                 listed = listing.instruments.get(symbol)
                 listing.add(symbol, listed.native if listed else self.native(symbol))
+
+    def record_symbols(self, unlisted: Iterable[str] = ()) -> None:
+        """Record the feed's symbols as a fact, and those that were removed from the listing."""
+        now, symbols = self.feed.clock.time_ns(), self.feed.symbols
+        self.facts.record(now, "symbols", of=[*symbols], unlisted=[*unlisted])
 
 
 @define

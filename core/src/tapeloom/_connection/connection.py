@@ -17,6 +17,7 @@ from attrs import frozen
 from tapeloom._compose.plan import FeedPlan
 from tapeloom._runtime.backoff import Backoff
 from tapeloom._runtime.rate_limits import EndpointLimits
+from tapeloom._runtime.taps import status_fields
 from tapeloom.errors import ConnectionLost, FeedError, Throttled
 from tapeloom.events import Event, Reject
 from tapeloom.plugin import Endpoint, Link, PushLink, Subscription
@@ -25,7 +26,7 @@ from tapeloom.plugin.transports import handshake_refused
 
 from .frame_intake import MAX_BATCH, FeedIntake, FrameIntake
 from .keep_alive import Deadlines, KeepAlive
-from .replies import Replies, ReplyResult
+from .replies import Replies, ReplyResult, are_recorded
 from .sender import Sender, Subscriber
 from .subscription_monitor import SubscriptionMonitor
 from .subscriptions import Subscriptions
@@ -117,7 +118,9 @@ class Connection:
         self.opened_at = intake.deadlines.last_byte = feed.clock.monotonic()
         intake.last_recv = feed.clock.time_ns()
         feed.counters["connections"] += 1
-        intake.connection = feed.counters["connections"]
+        number = intake.connection = feed.counters["connections"]
+        facts = self._setup.plan.facts
+        facts.record(intake.last_recv, "opened", connection=number, label=label)
         log.info("feed_connected", feed=feed.name, connection=label)
         await self._setup.report("connected", label)
         intake.deadlines.last_byte = feed.clock.monotonic()
@@ -234,7 +237,10 @@ class Connection:
             results = [self._replies.process(reply, recv) for reply in replies]
             for result in results:
                 self._apply(result, recv)
-            return [event for result in results for event in result.events]
+            statuses = [status for result in results for status in result.events]
+            if are_recorded(replies):
+                self._setup.plan.facts.record(recv, "reply", of=[*map(status_fields, statuses)])
+            return statuses
         self._setup.intake.unreadable(recv, frame, "unreadable_frame")
         text = frame[:500].decode(errors="replace")
         return [Reject(feed.venue, "", recv, recv, "unreadable_frame", text)]

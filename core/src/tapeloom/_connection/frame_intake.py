@@ -93,12 +93,8 @@ class FrameIntake:
         if not payloads:
             self.deadlines.record_control_frame()
             return None
-        self.last_recv = recv = self._clock.time_ns() if recv is None else recv
-        size = sum(map(len, payloads))
+        self.last_recv = self._clock.time_ns() if recv is None else recv
         self._counters["frames"] += len(payloads)
-        self._counters["bytes"] += size
-        for tap in self._taps:
-            tap.frames(self.connection, recv, payloads, size)
         return self._push(payloads) if len(payloads) <= _MAX_INLINE else self._push_parts(payloads)
 
     async def _push_parts(self, payloads: list[bytes]) -> None:
@@ -124,7 +120,12 @@ class FrameIntake:
         frames = _new(Frames)  # setting the attributes here takes a third of the time of __init__
         frames += payloads
         frames.recv, frames.on_control = self.last_recv, self._on_control
+        frames.connection = self.connection
         events = self._parse(frames)
+        size = sum(map(len, payloads))
+        self._counters["bytes"] += size
+        for tap in self._taps:  # after the facts that result from parsing
+            tap.frames(self.connection, self.last_recv, payloads, size)
         if not events:
             return None
         self.reads += 1
@@ -161,7 +162,9 @@ def guarded(parse: Parse, venue: str, unreadable: Callable[[int, bytes, str], No
             events: list[Event] = []
             for frame in frames:
                 try:
-                    events += checked(Frames((frame,), frames.recv, frames.on_control))
+                    events += checked(
+                        Frames((frame,), frames.recv, frames.on_control, frames.connection)
+                    )
                 except Exception as error:
                     cause = f"{type(error).__name__}: {error}"
                     unreadable(frames.recv, frame, cause)

@@ -139,7 +139,8 @@ class ConnectionPair:
                 tasks.start_soon(self._run_connection, first)
         finally:
             last = self.current
-            self.tasks = self.current = self.successor = self._handover = None
+            self._end_handover()
+            self.tasks = self.current = self.successor = None
         return last
 
     def _new_connection(self) -> Connection:
@@ -179,6 +180,7 @@ class ConnectionPair:
             if lived < MIN_LIFE_SECONDS or not self._setup.limits.has_room():
                 return False
             self._handover = Handover()
+            self._record_handover("begun")
             self.tasks.start_soon(self._replace, connection, self._handover)
         return True
 
@@ -198,10 +200,21 @@ class ConnectionPair:
                 await self._switch(old, new)
             elif self.current is old:
                 handover.clear()
+                self._record_handover("cleared")
                 await clock.sleep(backoff.next())
         await clock.sleep(_DEDUPLICATE_SECONDS)
         if self._handover is handover:
+            self._end_handover()
+
+    def _end_handover(self) -> None:
+        if self._handover is not None:
             self._handover = None
+            self._record_handover("over")
+
+    def _record_handover(self, state: str) -> None:
+        setup, number = self._setup, self.current.intake.connection if self.current else 0
+        now = setup.plan.feed.clock.time_ns()
+        setup.plan.facts.record(now, "handover", label=setup.label, state=state, connection=number)
 
     async def _switch(self, old: Connection, new: Connection) -> None:
         """Make the successor *new* the current connection, and end *old*."""
@@ -209,6 +222,7 @@ class ConnectionPair:
         assert handover is not None
         async with handover.lock:
             self.current, self.successor = new, None
+            self._record_handover("switched")
             old.end("replaced")
             self._setup.plan.feed.counters["replacements"] += 1
             await self._process(new, handover.switch())
@@ -236,6 +250,8 @@ class ConnectionPair:
         self, handover: Handover, connection: Connection, events: list[Event]
     ) -> None:
         async with handover.lock:
+            plan, number = self._setup.plan, connection.intake.connection
+            plan.facts.record(plan.feed.clock.time_ns(), "handover_read", connection=number)
             if connection is self.successor:
                 handover.buffer(events)
             elif connection is self.current:

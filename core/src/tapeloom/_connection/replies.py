@@ -9,7 +9,7 @@ import structlog
 from attrs import define
 
 from tapeloom.errors import FeedError, LoginRefused, SubscriptionRefused, Throttled
-from tapeloom.events import Event, Status
+from tapeloom.events import Status
 from tapeloom.plugin import Ack, Feed, Notice, Pong, Refusal, Respond, Subscription, Unrequested
 from tapeloom.plugin.protocol import Reply
 
@@ -21,7 +21,7 @@ log = structlog.get_logger()
 class ReplyResult(NamedTuple):
     """The events that stand in the place of a reply, and what the connection has to do."""
 
-    events: list[Event]
+    events: list[Status]
     live: Sequence[Subscription] | None = None  #: acknowledged by it; None: it is no Ack
     refused: Sequence[Subscription] = ()  #: permanently
     to_retry: Sequence[Subscription] = ()  #: refused, but not permanently
@@ -60,7 +60,7 @@ class Replies:
         if opening is not None and ack.id == opening.id:
             self._subscriptions.settle(opening)
             self._subscriptions.opening = None
-            statuses: list[Event] = [self._status(recv, "logged_in", self._label)]
+            statuses: list[Status] = [self._status(recv, "logged_in", self._label)]
             return ReplyResult(statuses if opening.is_login else [], answers_opening=True)
         new = self._subscriptions.acknowledge(ack)
         detail = f"{self._label}: {len(new)} subscriptions"
@@ -74,7 +74,7 @@ class Replies:
         refused = self._subscriptions.refuse(refusal)
         log.warning("subscription_refused", feed=self._feed.name, reason=refusal.reason)
         named = refused or [Subscription("", "")]  # one Status even if it names no subscription
-        events: list[Event] = [
+        events: list[Status] = [
             self._status(recv, "refused", refusal.reason, key.symbol, key.channel) for key in named
         ]
         wanted = self._subscriptions.still_wanted(refused)
@@ -92,10 +92,15 @@ class Replies:
         if not refusal.permanent:
             reason = f"the venue refused the login for now: {refusal.reason}"
             failure = Throttled(self._feed.name, reason, 0, refusal.retry_after_seconds)
-        events: list[Event] = [self._status(recv, "login_refused", refusal.reason)]
+        events: list[Status] = [self._status(recv, "login_refused", refusal.reason)]
         return ReplyResult(events, failure=failure)
 
     def _status(
         self, recv: int, state: str, detail: str, symbol: str = "", channel: str = ""
     ) -> Status:
         return Status(self._feed.venue, symbol, recv, recv, state, detail, channel)
+
+
+def are_recorded(replies: Sequence[Reply]) -> bool:
+    """Return whether the statuses in place of the replies in one frame are recorded as a fact."""
+    return any(isinstance(reply, Ack | Refusal | Notice) for reply in replies)

@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterable, Sequence
 from typing import NamedTuple
 
 from tapeloom._gaps.gap_tracker import GapTracker
+from tapeloom._runtime.taps import FactLog
 from tapeloom.events import Event
 from tapeloom.plugin import Clock, Subscription
 
@@ -26,12 +27,14 @@ class CheckResult(NamedTuple):
 class SubscriptionMonitor:
     """Processes replies and events for gaps and stalls; `check` is called once a second.
 
-    *gaps* is the feed's own tracker, which all its supervisors share.
+    *gaps* is the feed's own tracker, which all its supervisors share. What the tracker is told is
+    recorded in *facts*, so that a replay can tell it the same.
     """
 
-    def __init__(self, gaps: GapTracker, clock: Clock) -> None:
+    def __init__(self, gaps: GapTracker, clock: Clock, facts: FactLog | None = None) -> None:
         self._gaps = gaps
         self._clock = clock
+        self._facts = facts or FactLog(clock)
         self._stalls = StallDetector()
         self._resubscribed: dict[Subscription, float] = {}  # when each was last, in seconds
 
@@ -42,14 +45,17 @@ class SubscriptionMonitor:
         if not batch:
             return batch
         if subscriptions.has_pending:
-            self._gaps.mark_live(batch, subscriptions.pending(), subscriptions.wanted)
+            pending, wanted = subscriptions.pending(), subscriptions.wanted
+            if new := self._gaps.mark_live(batch, pending, wanted):
+                self._facts.record(batch[0].recv, "live", of=[*new], replied_at=None)
         processed = self._gaps.process(batch)
         self._gaps.last_seen.add(batch)
         return processed
 
     def live(self, subscriptions: Sequence[Subscription], replied_at: int | None) -> None:
         """Record live subscriptions; *replied_at*: when the reply arrived in ns, or None."""
-        now = self._clock.monotonic()
+        now, ts = self._clock.monotonic(), replied_at or self._clock.time_ns()
+        self._facts.record(ts, "live", of=subscriptions, replied_at=replied_at)
         self._gaps.live.update(subscriptions)
         self._stalls.start(subscriptions, now)
         if replied_at is not None:
@@ -57,6 +63,7 @@ class SubscriptionMonitor:
 
     def refused(self, subscriptions: Sequence[Subscription], replied_at: int) -> None:
         """Record subscriptions the venue refused; *replied_at* is when the reply arrived, in ns."""
+        self._facts.record(replied_at, "refused", of=subscriptions)
         self._gaps.confirmed(subscriptions, replied_at, self._clock.monotonic())
         self._gaps.live.difference_update(subscriptions)
         self._stalls.forget(subscriptions)
@@ -81,7 +88,11 @@ class SubscriptionMonitor:
         maybe_stalled = {
             stalled: now - round((monotonic - at + 1.0) * 1e9) for stalled, at in since.items()
         }
-        self._gaps.connection_lost(subscriptions, last_recv, maybe_stalled)
+        lost = [*subscriptions]
+        self._facts.record(
+            now, "lost", of=lost, last_recv=last_recv, maybe_stalled=[*maybe_stalled.items()]
+        )
+        self._gaps.connection_lost(lost, last_recv, maybe_stalled)
         if not replaced:
             self._stalls.pause()
 
@@ -91,6 +102,7 @@ class SubscriptionMonitor:
 
     def forget(self, subscriptions: Collection[Subscription]) -> None:
         """Remove subscriptions that have ended."""
+        self._facts.record(self._clock.time_ns(), "forgotten", of=[*subscriptions])
         self._gaps.forget(subscriptions)
         self._stalls.forget(subscriptions)
 
@@ -113,6 +125,7 @@ class SubscriptionMonitor:
         *reads* is the number of reads with events since the last call.
         """
         now = self._clock.monotonic()
+        self._facts.record(self._clock.time_ns(), "stalls_checked")
         active = self._gaps.last_seen.pop_active(subscriptions)
         stalled = self._stalls.check(active, now, reads)
         if silent_seconds := self._stalls.all_silent_for(now):
@@ -121,8 +134,9 @@ class SubscriptionMonitor:
         for stall in stalled:
             if stall.may_have_missed:
                 # Checked once a second, so its last event may be a second older.
-                seconds = stall.silent_seconds + 1.0
-                self._gaps.stalled(stall.subscription, self._clock.time_ns(), seconds)
+                seconds, ts = stall.silent_seconds + 1.0, self._clock.time_ns()
+                self._facts.record(ts, "stalled", of=stall.subscription, seconds=seconds)
+                self._gaps.stalled(stall.subscription, ts, seconds)
         regular = [stall for stall in stalled if stall.usual_pause is not None]
         if self._stalls.is_majority(regular) or any(stall.stalls == 2 for stall in regular):
             return CheckResult((), describe(regular))

@@ -28,6 +28,7 @@ class Reconnects:
 
     def __init__(self, plan: FeedPlan, label: str, emit: Emit) -> None:
         self._feed = plan.feed
+        self._facts = plan.facts
         self._label = label
         self._emit = emit
         self._backoff = Backoff(plan.feed.random, max_attempts=plan.spec.max_attempts)
@@ -54,7 +55,8 @@ class Reconnects:
         )  # fmt: skip
         detail = f"{self._label}: {reason.rstrip('.')}; next try in {seconds:.1f} s"
         now = feed.clock.time_ns()
-        await self._emit([Status(feed.venue, "", now, now, "reconnecting", detail)])
+        status = Status(feed.venue, "", now, now, "reconnecting", detail)
+        await self._emit([self._facts.status(status)])
         await feed.clock.sleep(seconds)
 
 
@@ -76,8 +78,9 @@ class Supervisor:
         self.label = label or endpoint.name or plan.feed.name
         self.wanted: list[Subscription] = list(subscriptions)
         self._feed = plan.feed
+        self._facts = plan.facts
         self._emit = emit
-        self._monitor = SubscriptionMonitor(plan.gaps, plan.feed.clock)
+        self._monitor = SubscriptionMonitor(plan.gaps, plan.feed.clock, plan.facts)
         self._reconnects = Reconnects(plan, self.label, emit)
         self._was_connected = False
         limits = EndpointLimits(rate_limits, endpoint)
@@ -129,7 +132,8 @@ class Supervisor:
     async def report(self, state: str, detail: str, symbol: str = "", channel: str = "") -> None:
         """Emit a Status."""
         now = self._feed.clock.time_ns()
-        await self._emit([Status(self._feed.venue, symbol, now, now, state, detail, channel)])
+        status = Status(self._feed.venue, symbol, now, now, state, detail, channel)
+        await self._emit([self._facts.status(status)])
 
     # ------------------------------------------------------------------------------- subscriptions
 

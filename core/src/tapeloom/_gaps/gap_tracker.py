@@ -184,12 +184,17 @@ class GapTracker:
         batch: Iterable[Event],
         pending: Iterable[Subscription],
         wanted: Iterable[Subscription],
-    ) -> None:
-        """Mark *pending* subscriptions live that have an event before their acknowledgement."""
-        not_live = set(pending) - self.live
-        if not_live:
-            active = {Subscription(event.symbol, event.channel) for event in batch}
-            self.live.update((not_live & active).intersection(wanted))
+    ) -> set[Subscription]:
+        """Mark *pending* subscriptions live that have an event before their acknowledgement.
+
+        Return them.
+        """
+        new = set(pending) - self.live
+        if new:
+            new &= {Subscription(event.symbol, event.channel) for event in batch}
+            new &= set(wanted)
+            self.live |= new
+        return new
 
     def confirmed(self, subscriptions: Iterable[Subscription], recv: int, at: float) -> None:
         """Let the gaps of these subscriptions end: the venue replied at *recv* in ns, *at* in seconds.

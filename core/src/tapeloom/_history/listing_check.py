@@ -34,11 +34,13 @@ async def check_symbols(rest: RestClient, plan: FeedPlan) -> Sequence[Status]:
             raise
         log.warning("symbols_unchecked", feed=plan.feed.name, reason=str(error))
         return []
+    plan.facts.record(plan.feed.clock.time_ns(), "listing")
     plan.feed.listing.update(listed)
     refused = plan.feed.refuse_symbols(f"{plan.feed.venue} {plan.feed.market}".rstrip())
     for status in refused:
         log.warning("subscription_refused", feed=plan.feed.name, reason=status.detail)
-    return [*refused, *_halted(plan.feed)]
+    plan.record_symbols(unlisted=[status.symbol for status in refused])
+    return [plan.facts.status(status) for status in (*refused, *_halted(plan.feed))]
 
 
 def _halted(feed: Feed) -> list[Status]:

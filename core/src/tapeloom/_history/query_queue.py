@@ -16,6 +16,7 @@ import structlog
 
 from tapeloom._compose.plan import FeedPlan
 from tapeloom._gaps.gap_fill import GapFill
+from tapeloom._runtime.taps import FactName
 from tapeloom.errors import FeedError, SymbolError
 from tapeloom.events import Event, Gap, Status
 from tapeloom.plugin import HistoryQuery, Request, Subscription
@@ -77,10 +78,10 @@ class HistoryClient:
         self._event_rate = event_rate
         self._queued: set[HistoryQuery] = set()
         self._snapshots, self._others = _Queue(), _Queue()
-        self._emitting = anyio.Lock()
+        self._emitting = anyio.Lock(fast_acquire=True)  # what was processed is emitted at once
         self._last_pages: dict[tuple[str, str], tuple[HistoryQuery, Request]] = {}
         plan.queries.listen(self._enqueue)
-        plan.gaps.request, plan.gaps.enqueue = self._request, self._enqueue_fill
+        plan.gaps.request, plan.gaps.enqueue = self.request, self._enqueue_fill
         plan.feed.fetch = rest.fetch
 
     def _enqueue(self, query: HistoryQuery) -> None:
@@ -123,40 +124,60 @@ class HistoryClient:
         else:
             events = await self._fill_page(item)
         async with self._emitting:  # in the order of the answers, also if a consumer is slow
+            if len(_failed(events)) < len(events):
+                self._plan.facts.record(self._plan.feed.clock.time_ns(), "history_emitted")
             await self._emit(events)
         free.release()
         processed.set()
 
     async def _answer(self, query: HistoryQuery) -> list[Event]:
-        request = self._request(query)
+        request = self.request(query)
         if request is not None:
-            return await self._events(query, request)
+            events = await self._events(query, request)
+            if not _failed(events):
+                self._plan.facts.record(self._rest.answered_at, "answered")
+            return events
         # A venue without snapshots over REST sends one after a subscribe.
         if query.kind == "book" and self._resubscribe(Subscription(query.symbol, query.channel)):
             return []
         reason = f"{self._plan.feed.venue} has no history of the kind {query.kind!r}"
-        return [self._failed(query, reason)]
+        return [self._failure(query, reason)]
 
     async def _fill_page(self, fill: GapFill) -> list[Event]:
         """Request one page for the gaps of a subscription; return what it fills, with final Gaps."""
-        clock, query = self._plan.feed.clock, fill.next_query()
-        request = self._request(query)
+        query = fill.next_query()
+        self._record(fill, "requested")
+        request = self.request(query)
         if query is None or request is None or not self._is_subscribed(fill):
             fill.queued = False
-            return fill.give_up(clock.time_ns())
+            return self.give_up(fill)
         events = await self._page(query, request)
-        if any(isinstance(event, Status) for event in events) or not self._is_subscribed(fill):
+        if (failed := _failed(events)) or not self._is_subscribed(fill):
             # Without a native name, the answer about a symbol that was removed cannot be parsed.
-            failed = [event for event in events if isinstance(event, Status)]
-            filled = [*failed, *fill.give_up(clock.time_ns())]
+            filled = [*failed, *self.give_up(fill)]
         else:
-            filled = fill.process(events, request, clock.time_ns())
-            found = sum(type(event) is not Gap for event in filled)
-            self._plan.feed.counters["backfilled"] += found
+            filled = self.fill(fill, events, request, self._rest.answered_at)
         fill.queued = bool(fill.waiting)
         if fill.queued:
             self._enqueue_fill(fill)
         return filled
+
+    def give_up(self, fill: GapFill) -> list[Event]:
+        """Return the final Gaps of what was requested last: there is no answer."""
+        return fill.give_up(self._record(fill, "given_up"))
+
+    def fill(self, fill: GapFill, events: list[Event], request: Request, recv: int) -> list[Event]:
+        """Return what the *events* of an answer fill, with final Gaps."""
+        self._record(fill, "filled")
+        filled = fill.process(events, request, recv)
+        self._plan.feed.counters["backfilled"] += sum(type(event) is not Gap for event in filled)
+        return filled
+
+    def _record(self, fill: GapFill, fact: FactName) -> int:
+        """Record a fact about the gaps of a subscription; return the time, in ns."""
+        now = self._plan.feed.clock.time_ns()
+        self._plan.facts.record(now, fact, of=fill.subscription)
+        return now
 
     async def _page(self, query: HistoryQuery, request: Request) -> list[Event]:
         """Return the events of one page, or a Status with the failure or the adapter's defect."""
@@ -164,13 +185,13 @@ class HistoryClient:
         previous, self._last_pages[key] = self._last_pages.get(key), (query, request)
         defect = paging_defect(query, request, previous)
         if defect is not None:
-            return [self._failed(query, defect)]
+            return [self._failure(query, defect)]
         return await self._events(query, request)
 
     def _is_subscribed(self, fill: GapFill) -> bool:
         return fill.subscription.symbol in self._plan.feed.symbols
 
-    def _request(self, query: HistoryQuery | None) -> Request | None:
+    def request(self, query: HistoryQuery | None) -> Request | None:
         """Return the REST request for *query*; None if the venue cannot answer it."""
         history = self._plan.history
         if history is None or query is None:
@@ -183,23 +204,30 @@ class HistoryClient:
 
     async def _events(self, query: HistoryQuery, request: Request) -> list[Event]:
         """Return the events of the answer to *request*, or a Status with the failure."""
-        history, clock = self._plan.history, self._plan.feed.clock
+        history = self._plan.history
         assert history is not None
         try:
             return await self._rest.read(
                 request,
                 lambda body: reject_out_of_bounds(
-                    history.read_answer(request, body, clock.time_ns())
+                    history.read_answer(request, body, self._rest.answered_at)
                 ),
                 urgent=query.kind == "book",
             )
         except (FeedError, ValueError) as error:
-            return [self._failed(query, str(error))]
+            return [self._failure(query, str(error))]
         except Exception as error:  # the adapter did not expect an answer of this shape
-            return [self._failed(query, f"{type(error).__name__}: {error}")]
+            return [self._failure(query, f"{type(error).__name__}: {error}")]
 
-    def _failed(self, query: HistoryQuery, reason: str) -> Status:
+    def _failure(self, query: HistoryQuery, reason: str) -> Status:
         feed = self._plan.feed
         now = feed.clock.time_ns()
         log.warning("request_abandoned", feed=feed.name, symbol=query.symbol, reason=reason)
-        return Status(feed.venue, query.symbol, now, now, "request_failed", reason, query.channel)
+        return self._plan.facts.status(
+            Status(feed.venue, query.symbol, now, now, "request_failed", reason, query.channel)
+        )
+
+
+def _failed(events: list[Event]) -> list[Status]:
+    """Return the failure in place of the events of an answer, if it is one."""
+    return [event for event in events if isinstance(event, Status)]

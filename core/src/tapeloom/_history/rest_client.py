@@ -58,6 +58,7 @@ class RestClient:
         self._client = client
         self._rate_limits = rate_limits
         self._taps = taps
+        self.answered_at = 0  #: when the last answer arrived, in ns
 
     async def read(
         self,
@@ -148,8 +149,9 @@ class RestClient:
                 log.warning("request_failed", feed=self._plan.feed.name, reason=str(error))
                 await clock.sleep(pause)
                 continue
+            self.answered_at = clock.time_ns()
             for tap in self._taps:
-                tap.answer(clock.time_ns(), request, body)
+                tap.answer(self.answered_at, request, body)
             return body
         raise AssertionError("unreachable")
 

@@ -21,6 +21,7 @@ class FeedMonitor:
     def __init__(self, plan: FeedPlan) -> None:
         self._feed = plan.feed
         self._gaps = plan.gaps
+        self._facts = plan.facts
         self._venue_clock = ClockMonitor()
         self._clock_steps = ClockStepDetector(plan.feed.clock)
         self._pause_seconds = 0.5
@@ -35,6 +36,7 @@ class FeedMonitor:
         """Return the gaps to report, and a Status for each alert about the venue's clock."""
         clock, last_seen = self._feed.clock, self._gaps.last_seen
         now = clock.time_ns()
+        self._facts.record(now, "feed_checked")
         if self._clock_steps.was_set():
             last_seen.clock_offset.reset_offsets()
             self._venue_clock.own_clock_set(now)

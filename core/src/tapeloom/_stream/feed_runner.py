@@ -18,7 +18,7 @@ from tapeloom._history.rest_client import RestClient
 from tapeloom._runtime.event_loop import DONE, running_backend
 from tapeloom._runtime.rate_limits import RateLimits
 from tapeloom._runtime.taps import FrameTap
-from tapeloom._tape.replay import Recording, Replay
+from tapeloom._tape.replay import Recording
 from tapeloom.errors import (
     BackendUnsupported,
     FeedError,
@@ -32,6 +32,7 @@ from tapeloom.plugin import Endpoint, Subscription, WallDeadline
 from tapeloom.symbols import resolve
 
 from .feed_monitor import FeedMonitor
+from .feed_replay import FeedReplay
 from .pipeline import Pipeline
 
 if TYPE_CHECKING:
@@ -64,8 +65,10 @@ class FeedRunner:
         self.plan = plan
         self.pipeline = Pipeline(plan.feed, plan.steps)
         self.intake = FeedIntake(plan, taps, read_semaphore)
+        plan.facts.taps = self.intake.taps
         self.supervisors: list[Supervisor] = []
         self.error: Exception | None = None
+        self.ended_at = 0  #: in ns
         self._deliver = deliver
         self._rate_limits = rate_limits
         self._rest = RestClient(plan, client, rate_limits, self.intake.taps)
@@ -98,8 +101,11 @@ class FeedRunner:
         try:
             self._check_backend()
             if self._recording is not None:
-                self.plan.queries.listen(lambda query: None)  # the tape holds the answers
-                await self._until_stopped(self._replay(self._recording).run)
+                replay = FeedReplay(
+                    self._recording, self.plan, self.intake, self.pipeline, self._deliver,
+                    self._history_client,
+                )  # fmt: skip
+                await self._until_stopped(replay.run)
             elif self.plan.source is not None:
                 await self._run_source()
             else:
@@ -123,27 +129,15 @@ class FeedRunner:
         events = self.pipeline(events)
         return self._deliver(events) if events else DONE
 
-    def _replay(self, recording: Recording) -> Replay:
-        plan = self.plan
-        return Replay(
-            recording,
-            plan.feed,
-            self.intake.parse,
-            self.intake.unreadable,
-            self.pipeline,
-            self._deliver,
-            codec=plan.codec,
-            history=plan.history,
-            gaps=plan.gaps,
-        )
-
     def stop(self) -> None:
         """Stop reading; events already read are still delivered."""
         self._stopped.set()
 
     async def _flush(self) -> None:
         """Deliver the gaps that remain open, and the events that the stages still hold."""
-        gaps = self.plan.gaps.close_all(self.plan.feed.clock.time_ns())
+        self.ended_at = self.plan.feed.clock.time_ns()
+        self.plan.facts.record(self.ended_at, "ended")
+        gaps = self.plan.gaps.close_all(self.ended_at)
         try:
             events = self.pipeline(gaps) if gaps else []
             events += self.pipeline.flush()
@@ -241,7 +235,9 @@ class FeedRunner:
         """Emit a Status for each subscription of a connection that has ended for good."""
         venue, now = self.plan.feed.venue, self.plan.feed.clock.time_ns()
         statuses: list[Event] = [
-            Status(venue, lost.symbol, now, now, "abandoned", reason, lost.channel)
+            self.plan.facts.status(
+                Status(venue, lost.symbol, now, now, "abandoned", reason, lost.channel)
+            )
             for lost in supervisor.wanted
         ]
         await self.emit(statuses)
@@ -267,13 +263,15 @@ class FeedRunner:
 
     async def _timer(self) -> None:
         """Run timed stages when they are due, and deliver their events."""
-        clock, pipeline = self.plan.feed.clock, self.pipeline
+        clock, pipeline, facts = self.plan.feed.clock, self.pipeline, self.plan.facts
         deadline = WallDeadline(clock)
         while pipeline.timed:
             await clock.sleep(TICK_SECONDS)
             now = deadline.reached(pipeline.due)
-            if now is not None and (events := pipeline.tick(now)):
-                await self._deliver(events)
+            if now is not None:
+                facts.record(clock.time_ns(), "tick", now=now)
+                if events := pipeline.tick(now):
+                    await self._deliver(events)
 
     async def _watch(self) -> None:
         """Check the gaps and the clocks once a second, and emit what is to be reported."""
@@ -300,6 +298,7 @@ class FeedRunner:
         self._check_room(new)
         plan.add_symbols(new)
         feed.symbols += new
+        plan.record_symbols()
         if plan.source is not None:
             plan.source.symbols_changed()
         if self._tasks is None:
@@ -335,6 +334,7 @@ class FeedRunner:
         removed = {resolve(symbol) for symbol in symbols}
         feed = self.plan.feed
         feed.symbols[:] = [symbol for symbol in feed.symbols if symbol not in removed]
+        self.plan.record_symbols()
         for supervisor in self.supervisors:
             await supervisor.drop([sub for sub in supervisor.wanted if sub.symbol in removed])
         if self._source is not None:
@@ -343,3 +343,4 @@ class FeedRunner:
             self.plan.source.symbols_changed()
         for symbol in removed:
             feed.listing.remove(symbol)
+        self.plan.record_symbols(unlisted=removed)

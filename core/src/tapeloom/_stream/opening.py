@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import os
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -13,11 +14,13 @@ from tapeloom._config import Draft, FeedSpec, Stack, parse, read
 from tapeloom._runtime.system_clock import SystemClock
 from tapeloom._tape.reader import Tape
 from tapeloom._tape.replay import Recording, TapeClock
-from tapeloom.errors import Mistake
+from tapeloom.errors import Mistake, TapeError
 from tapeloom.plugin import Clock, Dial
 
 from .stream import Stream
 
+#: The endings of the tapes in a folder.
+_TAPES = (".jsonl", ".jsonl.gz", ".jsonl.zst")
 #: What describes a stack: a file, a `Stack`, feeds, or a mapping.
 StackLike: TypeAlias = (
     Path | str | Draft | Stack | FeedSpec | Iterable[FeedSpec] | Mapping[str, Any]
@@ -81,7 +84,7 @@ def _check_frames(draft: Draft, composed: Composition) -> None:
 
 
 def open_replay(
-    path: Path | str,
+    path: Path | str | Sequence[Path | str],
     stack: StackLike,
     *,
     registry: Registry | None = None,
@@ -90,19 +93,42 @@ def open_replay(
 ) -> Stream:
     """Open a stream over a recording: ``async with tapeloom.replay("day.ws.jsonl", feed) as stream: …``.
 
-    The same code runs as in a live stream, with the recording in place of the network. *stack* has
-    one feed, the recorded one. *speed* is a factor of the recorded speed; None is as fast as
-    possible. *batch* is the number of frames, at most, whose events the stages get at once; the
-    events are the same for any number.
+    The same code runs as in a live stream, with the recording in place of the network. *path* is a
+    tape, several tapes, or a folder of them. *stack* has one feed for each tape, with the name in its
+    first line; the tapes are replayed in order of time. If there is one feed and one tape, the names
+    may differ. *speed* is a factor of the recorded speed; None is as fast as possible. *batch* is the
+    number of frames, at most, whose events the stages get at once; the events are the same for any
+    number.
 
     Raises TapeError, ConfigError or PluginError.
     """
     draft = load(stack)
     composed = _compose(draft, registry, TapeClock(), 0)
-    if len(composed.plans) > 1:
-        raise draft.stack.error([Mistake("feed", "a recording is of one feed; the stack has more")])
+    names, tapes = [plan.feed.name for plan in composed.plans], open_tapes(path)
+    by_name = {str((tape.head or {}).get("name", "")): tape for tape in tapes}
+    if len(names) == len(tapes) == 1:
+        by_name = {names[0]: tapes[0]}
+    if by_name.keys() != set(names) or len(by_name) != len(tapes):
+        feeds, found = ", ".join(names), ", ".join(tape.path.name for tape in tapes)
+        problem = f"each tape needs a feed with its name; the feeds are {feeds}, the tapes {found}"
+        raise draft.stack.error([Mistake("feed", problem)])
     clock = SystemClock()
-    return Stream(draft.stack, composed, clock, None, Recording(Tape(path), batch, speed, clock))
+    return Stream(draft.stack, composed, clock, None, Recording(by_name, batch, speed, clock))
+
+
+def open_tapes(path: Path | str | Sequence[Path | str]) -> list[Tape]:
+    """Return the tapes of *path*: a tape, several tapes, or a folder with the tapes of feeds.
+
+    Raises TapeError if one cannot be opened, or if there is none.
+    """
+    if not isinstance(path, Path | str):
+        return [tape for given in path for tape in open_tapes(given)]
+    if not os.path.isdir(path):  # noqa: PTH112 - no error for a name that is too long
+        return [Tape(path)]
+    found = sorted(file for file in Path(path).iterdir() if file.name.endswith(_TAPES))
+    if not found:
+        raise TapeError(Path(path), 0, f"there is no file *{' or *'.join(_TAPES)} in this folder.")
+    return [Tape(file) for file in found]
 
 
 def _compose(

@@ -134,7 +134,8 @@ class Stream:
         if self._recording is not None or plan.source is not None:
             return []
         feed, spec = plan.feed, self.stack.flight
-        flight = FlightRecorder(feed, spec, max(spec.size // len(self.plans), _MIN_FLIGHT_BYTES))
+        size = max(spec.size // len(self.plans), _MIN_FLIGHT_BYTES)
+        flight = FlightRecorder(feed, spec, size, plan.gaps.live)
         self._flight_recorders[feed.name] = flight
         if self._record is None:
             return [flight]
@@ -260,9 +261,11 @@ class Stream:
 
     async def _run_feed(self, feed: FeedRunner) -> None:
         await feed.run()
-        name, now = feed.plan.feed.name, feed.plan.feed.clock.time_ns()
+        name, now = feed.plan.feed.name, feed.ended_at or feed.plan.feed.clock.time_ns()
         state, detail = ("failed", str(feed.error)) if feed.error else ("ended", f"feed {name}")
         await self._deliver([Status(feed.plan.feed.venue, "", now, now, state, detail)])
+        if self._recording is not None:
+            self._recording.turns.leave(name)
 
     def _deliver(self, events: list[Event]) -> Awaitable[None]:
         """Put events into every queue (hot path); return an awaitable that waits for full queues."""

@@ -10,19 +10,20 @@ from __future__ import annotations
 import os
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import anyio
 import anyio.to_thread
 import structlog
 
 from tapeloom._config import FlightSpec
-from tapeloom.plugin import Feed, Request
+from tapeloom._runtime.taps import FactName
+from tapeloom.plugin import Feed, Request, Subscription
 
 from .compression import compressor
-from .recorder import TAPE, answer_line, frame_line, head_line
+from .recorder import TAPE, answer_line, fact_line, frame_line, frame_lines, head_line
 
 log = structlog.get_logger()
 
@@ -44,15 +45,21 @@ _MAX_UNREADABLE_BYTES = 65_536
 _MAX_BAD_FILE_BYTES = 16 << 20
 
 #: One read: size in bytes, receive time in ns, connection number, payloads. For a REST response the
-#: payload is its body and the last item is the request.
-_Read: TypeAlias = tuple[int, int, int, Sequence[bytes], Request | None]
+#: payload is its body and the last item is the request; for a fact the payload is its line.
+_Read: TypeAlias = tuple[int, int, int, Sequence[bytes], "Request | Literal['fact'] | None"]
 
 
 class FlightRecorder:
-    """The flight recorder of one feed. It holds at most *max_bytes* of memory."""
+    """The flight recorder of one feed. It holds at most *max_bytes* of memory.
 
-    def __init__(self, feed: Feed, spec: FlightSpec, max_bytes: int) -> None:
+    *live* are the feed's live subscriptions: a bundle begins with them.
+    """
+
+    def __init__(
+        self, feed: Feed, spec: FlightSpec, max_bytes: int, live: Collection[Subscription] = ()
+    ) -> None:
         self._feed = feed
+        self._live = live
         self._unreadable: deque[bytes] = deque(maxlen=_MAX_UNREADABLE)  # lines not written yet
         self._spec = spec
         self._max_bytes = max_bytes
@@ -78,6 +85,13 @@ class FlightRecorder:
             self._ring.append((len(body) + _FRAME_OVERHEAD, recv, 0, (body,), request))
             self._size += len(body) + _FRAME_OVERHEAD
             self._drop_oldest()
+
+    def fact(self, ts: int, monotonic: float, name: FactName, fields: Mapping[str, Any]) -> None:
+        """Add a fact to the buffer."""
+        line = fact_line(ts, monotonic, name, fields)
+        self._ring.append((len(line) + _FRAME_OVERHEAD, ts, 0, (line,), "fact"))
+        self._size += len(line) + _FRAME_OVERHEAD
+        self._drop_oldest()
 
     def unreadable(self, recv: int, frame: bytes, error: str) -> None:
         """Add an unreadable frame to those that are written to the file of bad frames."""
@@ -147,6 +161,9 @@ class FlightRecorder:
         reads = [read for read in self._ring if read[1] >= since]
         name = f"{self._feed.name}-{_timestamp(now)}-{incident}{TAPE}"
         head = head_line(self._feed, why=incident, counters=dict(self._feed.counters))
+        began, live = reads[0][1] if reads else now, {"of": [*self._live], "replied_at": None}
+        monotonic = self._feed.clock.monotonic() - (now - began) / 1e9
+        head += fact_line(began, monotonic, "live", live)
         await anyio.to_thread.run_sync(_write, folder / name, head, reads)
         return folder / name
 
@@ -158,7 +175,7 @@ class FlightRecorder:
         if not lines or self._written + sum(map(len, lines)) > _MAX_BAD_FILE_BYTES:
             return
         self._written += sum(map(len, lines))
-        head = head_line(self._feed)
+        head = head_line(self._feed, stages="")
         try:
             await anyio.to_thread.run_sync(_append, path, head, b"".join(lines))
         except OSError as error:
@@ -169,10 +186,12 @@ def _write(path: Path, head: bytes, reads: list[_Read]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     lines = [head]
     for _, recv, connection, payloads, request in reads:
-        if request is not None:
+        if request == "fact":
+            lines += payloads
+        elif request is not None:
             lines.append(answer_line(recv, request, payloads[0]))
         else:
-            lines += [frame_line(recv, frame, connection=connection) for frame in payloads]
+            lines += frame_lines(connection, recv, payloads)
     data = compressor(path.suffix)(b"".join(lines))
     # Rename a finished file, so that nobody reads a half-written bundle.
     partial = path.with_name(f".{path.name}.{os.getpid()}")

@@ -18,7 +18,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-from attrs import frozen
+from attrs import field, frozen
 
 from tapeloom.errors import TapeError
 
@@ -40,6 +40,8 @@ class RecordedFrame:
 
     recv: int
     frame: bytes
+    connection: int = 1  #: the number of the feed's connection
+    together: int = 1  #: how many frames from this one on were parsed together
 
 
 @frozen
@@ -53,11 +55,23 @@ class RecordedAnswer:
 
 
 @frozen
+class RecordedFact:
+    """What the recorded feed did, at a time in ns; see `tapeloom._runtime.taps`."""
+
+    recv: int
+    monotonic: float  #: in seconds
+    name: str
+    fields: Mapping[str, Any]
+
+
+@frozen
 class TapeHead:
     """The first line of a tape: the feed that was recorded, with the keys of a feed in a stack."""
 
     recv: int
     feed: Mapping[str, Any]
+    #: Stands for the feed's stages and their settings; empty: the tape has no facts.
+    stages: str = field(default="", eq=False)
 
 
 @frozen
@@ -69,7 +83,7 @@ class CorruptLine:
     text: str
 
 
-Record = RecordedFrame | RecordedAnswer | TapeHead | CorruptLine
+Record = RecordedFrame | RecordedAnswer | RecordedFact | TapeHead | CorruptLine
 
 #: A REST response in an index: position as a number of frames, time in ns, URL, file of the body.
 _IndexEntry = tuple[int | None, int | None, str, Path]
@@ -239,13 +253,26 @@ def _parse_line(line: bytes, number: int, default_recv: int) -> Record:
         recv = _ns(record["ts"])
         recv = default_recv if recv is None else recv
         if "feed" in record:
-            return TapeHead(recv, dict(record["feed"]))
+            return TapeHead(recv, dict(record["feed"]), str(record.get("stages", "")))
+        if "fact" in record:
+            # Its numbers enter times of events, unlike those of frames, which a parser checks.
+            record = json.loads(line, parse_float=float, parse_int=_int64)
+            name, monotonic = str(record.pop("fact")), float(record.pop("monotonic"))
+            return RecordedFact(recv, monotonic, name, record)
         if "url" in record:
             url, body = str(record["url"]), _content(record, "answer")
             return RecordedAnswer(recv, url, body, _content(record, "request"))
-        return RecordedFrame(recv, _content(record, "frame"))
+        connection, together = record.get("connection", 1), record.get("together", 1)
+        return RecordedFrame(recv, _content(record, "frame"), int(connection), int(together))
     except _MALFORMED:
         return CorruptLine(default_recv, number, line[:200].decode(errors="replace").rstrip())
+
+
+def _int64(digits: str) -> int:
+    """Return an integer that fits into 64 bits with a sum; raise ValueError for a larger one."""
+    if len(digits) > 20 or not -(1 << 62) <= (number := int(digits)) < 1 << 62:
+        raise ValueError(f"{digits[:30]} does not fit into 64 bits")
+    return number
 
 
 def _content(record: Mapping[str, Any], name: str) -> bytes:

@@ -1,17 +1,18 @@
 """`Recorder`: writes the received frames and REST responses of one feed to a tape, for replay.
 
 A tape is a file of JSON lines. The first line describes the feed. Each further line is a frame that a
-server sent, or a REST response, with its receive time. Sent messages are not recorded, because they may
-contain keys. Lines are written once a second, each time as a separate compressed block, so that a
+server sent, or a REST response, with its receive time, or a fact: what the feed did, in its order among
+the frames. Sent messages are not recorded, because they may contain keys. Lines are written once a second, each time as a separate compressed block, so that a
 process that is killed loses at most one second and the file stays readable.
 """
 
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ import anyio
 import anyio.to_thread
 import structlog
 
+from tapeloom._runtime.taps import FactName
 from tapeloom.errors import TapeError, masked
 from tapeloom.plugin import Clock, Feed, Request
 
@@ -59,13 +61,17 @@ class Recorder:
         self._append(head_line(feed))
 
     def frames(self, connection: int, recv: int, payloads: Sequence[bytes], size: int) -> None:
-        """Record the frames of one read."""
-        for payload in payloads:
-            self._append(frame_line(recv, payload, connection=connection))
+        """Record frames that were parsed together."""
+        for line in frame_lines(connection, recv, payloads):
+            self._append(line)
 
     def answer(self, recv: int, request: Request, body: bytes) -> None:
         """Record a REST response."""
         self._append(answer_line(recv, request, body))
+
+    def fact(self, ts: int, monotonic: float, name: FactName, fields: Mapping[str, Any]) -> None:
+        """Record a fact."""
+        self._append(fact_line(ts, monotonic, name, fields))
 
     def _append(self, line: bytes) -> None:
         if self._size + len(line) > _MAX_PENDING_BYTES:
@@ -138,6 +144,19 @@ def frame_line(ts: int, frame: bytes, **fields: Any) -> bytes:
     return _line(ts, {**fields, **_text("frame", frame)})
 
 
+def frame_lines(connection: int, recv: int, payloads: Sequence[bytes]) -> list[bytes]:
+    """Return the tape lines of frames that were parsed together; the first line has their number."""
+    lines = [frame_line(recv, payload, connection=connection) for payload in payloads]
+    if (number := len(lines)) > 1:
+        lines[0] = frame_line(recv, payloads[0], connection=connection, together=number)
+    return lines
+
+
+def fact_line(ts: int, monotonic: float, name: FactName, fields: Mapping[str, Any]) -> bytes:
+    """Return the tape line of a fact."""
+    return _line(ts, {"monotonic": monotonic, "fact": name, **fields})
+
+
 def answer_line(recv: int, request: Request, body: bytes) -> bytes:
     """Return the tape line of the response to *request*, received at *recv* in ns."""
     line = {"url": masked(request.url), **_text("request", request.body), **_text("answer", body)}
@@ -145,7 +164,10 @@ def answer_line(recv: int, request: Request, body: bytes) -> bytes:
 
 
 def head_line(feed: Feed, **fields: Any) -> bytes:
-    """Return the first line of a tape, which describes *feed*, with further *fields*."""
+    """Return the first line of a tape, which describes *feed*, with further *fields*.
+
+    Its `stages` shows that the tape has facts; a tape without must pass an empty one.
+    """
     description = {
         "name": feed.name,
         "venue": feed.venue,
@@ -153,7 +175,14 @@ def head_line(feed: Feed, **fields: Any) -> bytes:
         "symbols": list(feed.symbols),
         "channels": list(feed.channels),
     }
-    return _line(feed.clock.time_ns(), {"feed": description, **fields})
+    line = {"feed": description, "stages": stages_digest(feed), **fields}
+    return _line(feed.clock.time_ns(), line)
+
+
+def stages_digest(feed: Feed) -> str:
+    """Return a text that is the same for feeds with the same stages and settings of these."""
+    stages = repr((feed.stages, sorted(feed.stage_settings.items())))
+    return hashlib.sha256(stages.encode()).hexdigest()[:16]
 
 
 def _text(name: str, content: bytes) -> dict[str, str]:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import argparse
 import tomllib
+from collections.abc import Mapping
 from typing import Any
 
 from tapeloom._config import parse
-from tapeloom._stream.opening import open_replay
-from tapeloom._tape.reader import Tape
+from tapeloom._stream.opening import open_replay, open_tapes
 from tapeloom.errors import ConfigError, Mistake
 
 from . import FORMATS, drive, output
@@ -19,13 +19,14 @@ def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = verbs.add_parser(
         "replay",
         help="run the whole pipeline over a recording",
-        description="Run the whole pipeline over a recording (.jsonl, .jsonl.gz or .jsonl.zst). REST"
-        " responses listed in a .rest.index.json beside it are processed at their position.",
+        description="Run the whole pipeline over a recording (.jsonl, .jsonl.gz or .jsonl.zst), or"
+        " over several of them, or those in a folder, in order of time. REST responses listed in a"
+        " .rest.index.json beside it are processed at their position.",
         epilog="example: tapeloom replay day.ws.jsonl.gz --venue binance --market spot"
         " --symbols BTC/USDT --channels trades,book --stages quality,bars,books"
         " --set bars.every=1m --out jsonl",
     )
-    parser.add_argument("capture", metavar="CAPTURE")
+    parser.add_argument("captures", metavar="CAPTURE", nargs="+", help="a recording or a folder")
     parser.add_argument(
         "--venue", default="", help="default: from the tape, as for the next three options"
     )
@@ -50,29 +51,33 @@ def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 def run(args: argparse.Namespace) -> int:
     """Replay the recording; return the exit code."""
     stages = _list(args.stages)
-    feed = _feed(args) | {"stages": stages}
+    feeds = [feed | {"stages": stages} for feed in _feeds(args)]
+    venues = {feed["venue"] for feed in feeds}
     tables: dict[str, Any] = {}
     for text in args.settings:
         name, key, value = setting(text)
-        kind = "venue" if name == feed["venue"] and name not in stages else "stage"
+        kind = "venue" if name in venues and name not in stages else "stage"
         tables.setdefault(kind, {}).setdefault(name, {})[key] = value
-    draft = parse({"feed": [feed], **tables}, "the command line")
+    draft = parse({"feed": feeds, **tables}, "the command line")
     if args.batch < 1:
         raise ConfigError([Mistake("--batch", f"expected at least 1, got {args.batch}")], "replay")
     speed = _speed(args.speed)
     return drive(
-        lambda: open_replay(args.capture, draft, batch=args.batch, speed=speed),
+        lambda: open_replay(args.captures, draft, batch=args.batch, speed=speed),
         output(args.out),
         live=False,
     )
 
 
-def _feed(args: argparse.Namespace) -> dict[str, Any]:
-    """Return the feed table from the options; missing options are taken from the head of the tape.
+def _feeds(args: argparse.Namespace) -> list[dict[str, Any]]:
+    """Return the feed tables from the options and, where these are missing, the heads of the tapes.
 
-    Raises ConfigError if neither has a value, TapeError if the tape cannot be read.
+    Raises ConfigError if neither has a value, TapeError if a tape cannot be read.
     """
-    head = Tape(args.capture).head or {}
+    return [_feed(args, tape.head or {}) for tape in open_tapes(args.captures)]
+
+
+def _feed(args: argparse.Namespace, head: Mapping[str, Any]) -> dict[str, Any]:
     feed = {
         "venue": args.venue or head.get("venue", ""),
         "market": args.market or head.get("market", ""),
@@ -86,7 +91,7 @@ def _feed(args: argparse.Namespace) -> dict[str, Any]:
     ]
     if mistakes:
         raise ConfigError(mistakes, "replay")
-    return feed
+    return feed | ({"name": head["name"]} if head.get("name") else {})
 
 
 def setting(text: str) -> tuple[str, str, Any]:

@@ -30,15 +30,21 @@ def _unreadable(frame: bytes) -> Sequence[Event]:
 class Frames(list[bytes]):
     """The frames of one read of a socket."""
 
-    __slots__ = ("on_control", "recv")
+    __slots__ = ("connection", "on_control", "recv")
 
     def __init__(
-        self, frames: Iterable[bytes] = (), recv: int = 0, on_control: OnControl = _unreadable
+        self,
+        frames: Iterable[bytes] = (),
+        recv: int = 0,
+        on_control: OnControl = _unreadable,
+        connection: int = 1,
     ) -> None:
         super().__init__(frames)
         self.recv = recv  #: Our time of the read, in ns; all events of the read share it.
         #: Takes a frame without market data (reply, notice, unknown) and returns events to deliver.
         self.on_control = on_control
+        #: The number of the connection: 1 is the feed's first, 2 the next, also beside an older one.
+        self.connection = connection
 
 
 class TradeBatch(list[Any]):

@@ -379,7 +379,7 @@ class Parser:
             except (ValueError, RecursionError):
                 events.extend(frames.on_control(text))
                 continue
-            events.extend(self(Frames([text], frames.recv, frames.on_control)))
+            events.extend(self(Frames([text], frames.recv, frames.on_control, frames.connection)))
 
     def _updated_bar(self, message: UpdatedBarMessage, symbol: str, recv: int) -> Event:
         return self._build.bar(message, symbol, recv, revision=1)  # core numbers further ones
