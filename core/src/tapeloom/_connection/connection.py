@@ -254,9 +254,8 @@ class Connection:
         if result.answers_opening:
             subscriber.opening_answered.set()
         if result.answer is not None and self._tasks is not None:
-            self._tasks.start_soon(
-                self._guard, partial(subscriber.sender.send_urgent, result.answer)
-            )
+            subscriber.sender.answers.append(result.answer)
+            self._tasks.start_soon(self._guard, subscriber.sender.send_answer)
         if result.live is not None:
             monitor.live(result.live, recv)
         if result.refused:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Literal
@@ -26,6 +27,7 @@ class Sender:
         rate = endpoint.message_rate
         self.link: Link | None = None  #: set while the connection is open
         self.next_id = 1  #: the id of the next message
+        self.answers: deque[str] = deque()  #: to the venue's questions; `send_answer` sends them
         self._limit = RateLimit(rate, clock, host_limit) if rate else host_limit
         self._reserve = _heartbeat_reserve(endpoint)
         self._lock = anyio.Lock()
@@ -41,6 +43,10 @@ class Sender:
                     return
                 on_send(message)
                 await self.link.send(message.text)
+
+    async def send_answer(self) -> None:
+        """Send the oldest answer ahead of messages that wait; the tasks for several start in any order."""
+        await self.send_urgent(self.answers.popleft())
 
     async def send_urgent(self, text: str | None) -> None:
         """Send a message ahead of those that wait; without *text*, a WebSocket ping."""
