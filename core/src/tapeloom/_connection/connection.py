@@ -253,9 +253,9 @@ class Connection:
             self.intake.deadlines.heartbeat_due = None
         if result.answers_opening:
             subscriber.opening_answered.set()
-        if result.answer is not None and self._tasks is not None:
-            subscriber.sender.answers.append(result.answer)
-            self._tasks.start_soon(self._guard, subscriber.sender.send_answer)
+        sender = subscriber.sender
+        if result.answer is not None and sender.queue_answer(result.answer) and self._tasks:
+            self._tasks.start_soon(self._guard, sender.send_answers)
         if result.live is not None:
             monitor.live(result.live, recv)
         if result.refused:

@@ -16,6 +16,9 @@ from tapeloom.plugin import Clock, Codec, Endpoint, Link, Message, Subscription
 
 from .subscriptions import Subscriptions
 
+#: Answers that wait, at most: a venue that asks faster than the limit allows gets the latest ones.
+_MAX_ANSWERS = 100
+
 
 class Sender:
     """Sends the messages of one connection, one at a time and within the venue's rate limits.
@@ -27,7 +30,8 @@ class Sender:
         rate = endpoint.message_rate
         self.link: Link | None = None  #: set while the connection is open
         self.next_id = 1  #: the id of the next message
-        self.answers: deque[str] = deque()  #: to the venue's questions; `send_answer` sends them
+        self._answers: deque[str] = deque(maxlen=_MAX_ANSWERS)  # to the venue's questions
+        self._is_answering = False
         self._limit = RateLimit(rate, clock, host_limit) if rate else host_limit
         self._reserve = _heartbeat_reserve(endpoint)
         self._lock = anyio.Lock()
@@ -44,9 +48,17 @@ class Sender:
                 on_send(message)
                 await self.link.send(message.text)
 
-    async def send_answer(self) -> None:
-        """Send the oldest answer ahead of messages that wait; the tasks for several start in any order."""
-        await self.send_urgent(self.answers.popleft())
+    def queue_answer(self, text: str) -> bool:
+        """Queue an answer to the venue; return whether `send_answers` is to be started."""
+        self._answers.append(text)
+        is_answering, self._is_answering = self._is_answering, True
+        return not is_answering
+
+    async def send_answers(self) -> None:
+        """Send the queued answers in order, ahead of messages that wait."""
+        while self._answers:
+            await self.send_urgent(self._answers.popleft())
+        self._is_answering = False
 
     async def send_urgent(self, text: str | None) -> None:
         """Send a message ahead of those that wait; without *text*, a WebSocket ping."""
