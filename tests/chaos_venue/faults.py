@@ -178,8 +178,8 @@ async def corrupt(scene: Scene) -> None:
 
 def _slow(random: Random) -> tuple[float, str]:
     """Return how long an answer takes, and what it is in place of one."""
-    what = random.choice(("", "", "", "503", "429\nRetry-After: 1", "reset", "half"))
-    return random.uniform(0.0, 6.0), what
+    action = random.choice(("", "", "", "503", "429\nRetry-After: 1", "reset", "half"))
+    return random.uniform(0.0, 6.0), action
 
 
 async def slow_rest(scene: Scene) -> None:
@@ -198,11 +198,11 @@ async def slow_rest(scene: Scene) -> None:
 async def dial_storm(scene: Scene) -> None:
     """Cut all connections, and turn away whoever dials, in a different way each time."""
     venue, random = scene.venue, scene.random
-    ways = ("reset", "finish", "hang", "500", "503", "429", "accept and finish")
+    actions = ("reset", "finish", "hang", "500", "503", "429", "accept and finish")
     while not scene.is_over:
         for link in await scene.linked():
             link.reset()
-        venue.on_dial = lambda: random.choice(ways)
+        venue.on_dial = lambda: random.choice(actions)
         await scene.pause(3.0, 12.0)
         venue.on_dial = lambda: ""
         await scene.pause(2.0, 10.0)
@@ -226,7 +226,7 @@ async def clocks(scene: Scene) -> None:
     scene.clock.shift_ns = 0
 
 
-async def farewell(scene: Scene) -> None:
+async def announced_close(scene: Scene) -> None:
     """Announce the end of a connection where the venue does that; then close it."""
     while not scene.is_over:
         for link in await scene.linked():
@@ -241,7 +241,7 @@ async def farewell(scene: Scene) -> None:
 SINGLE: dict[str, Fault] = {
     "RST": rst, "FIN": fin, "close codes": closes, "half-open": half_open, "stall": stall,
     "reorder": reorder, "duplicates": repeats, "drops": drops, "corrupt JSON": corrupt,
-    "slow REST": slow_rest, "dial storm": dial_storm, "clock jumps": clocks, "farewell": farewell,
+    "slow REST": slow_rest, "dial storm": dial_storm, "clock jumps": clocks, "announced close": announced_close,
 }  # fmt: skip
 
 

@@ -219,19 +219,19 @@ class Venue:
             if request.is_upgrade:
                 await self._serve_websocket(request, reader, writer)
                 return
-            delay, what = self.on_request()
+            delay, action = self.on_request()
             await asyncio.sleep(delay)
-            if what == "reset":
+            if action == "reset":
                 framing.reset(writer)
                 return
             found = self.wire.rest(request.target, request.body, self.market)
             body = json.dumps(found, separators=(",", ":")).encode()
             response = framing.http_response(200 if found is not None else 404, body)
-            if what == "half":
+            if action == "half":
                 writer.write(response[: len(response) // 2])
                 return
-            if what:
-                status, *headers = what.split("\n")
+            if action:
+                status, *headers = action.split("\n")
                 response = framing.http_response(int(status), b"<html>busy</html>", *headers)
             writer.write(response)
             await writer.drain()
@@ -243,20 +243,20 @@ class Venue:
         writer: asyncio.StreamWriter,
     ) -> None:
         self.dials += 1
-        what = self.on_dial()
-        if what == "reset":
+        action = self.on_dial()
+        if action == "reset":
             framing.reset(writer)
             return
-        if what == "hang":
+        if action == "hang":
             await asyncio.sleep(3.0)
             return
-        if what.isdecimal():
-            writer.write(framing.http_response(int(what), b"busy"))
+        if action.isdecimal():
+            writer.write(framing.http_response(int(action), b"busy"))
             return
-        if what == "finish":
+        if action == "finish":
             return
         writer.write(framing.upgrade_response(request))
-        if what == "accept and finish":
+        if action == "accept and finish":
             return
         link = Link(self, writer)
         self.links.append(link)

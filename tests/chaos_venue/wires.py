@@ -174,8 +174,8 @@ class Bybit:
                 [_text({**common, "ret_msg": "pong", "req_id": request_id, "op": "ping"})]
             )
         natives = tuple(topic.removeprefix("publicTrade.") for topic in message["args"])
-        said = "subscribe" if self.market_name == "spot" else ""
-        reply = [_text({**common, "ret_msg": said, "req_id": request_id, "op": op})]
+        ret_msg = "subscribe" if self.market_name == "spot" else ""
+        reply = [_text({**common, "ret_msg": ret_msg, "req_id": request_id, "op": op})]
         return Answer(reply, begins=natives) if op == "subscribe" else Answer(reply, ends=natives)
 
     def rest(self, target: str, body: bytes, market: Market) -> Any:

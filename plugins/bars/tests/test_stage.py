@@ -534,6 +534,15 @@ def test_one_trade_of_the_future_is_rejected_and_disturbs_no_bar(ahead, empty, t
     assert broken == [("A/B", at(5000))]  # it lacks the trade
 
 
+def test_the_bar_of_a_trade_of_the_future_is_not_complete_when_its_time_comes():
+    run = stage(lateness=0)
+    out = live(run, 0, 5000) + run([trade(25_500, recv=5005)]) + live(run, 5100, 30_000)
+
+    assert rules(out) == ["ahead"]
+    broken = [bar.ts for bar in bars(out) if bar.symbol == "A/B" and not bar.complete]
+    assert broken == [at(0), at(4000), at(25_000)]
+
+
 def test_a_first_trade_of_the_future_is_rejected_too():
     run = stage(empty="fill", lateness=0)
     first = run([trade(YEAR, recv=5)])
