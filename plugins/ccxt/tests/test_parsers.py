@@ -73,6 +73,14 @@ def test_a_repeated_trade_is_rejected_in_any_batching(ids, size):
     assert all(event.rule == "duplicate" and event.event is not None for event in rejected)
 
 
+def test_absurd_ids_are_not_remembered():
+    trades = read("trades")
+    events = trades([trade("x" * 5000), trade("x" * 5000), trade("a")], 9)
+
+    assert [event.rule for event in reject_out_of_bounds(events)[:2]] == ["out_of_bounds"] * 2
+    assert trades._recent == {"a"}
+
+
 def test_trades_without_an_id_are_never_duplicates():
     events = read("trades")([trade(None), trade(None)], 9)
 

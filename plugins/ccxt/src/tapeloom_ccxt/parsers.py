@@ -13,6 +13,7 @@ from typing import Any, Literal, Protocol
 
 from tapeloom.events import Bar, Book, Event, Quote, Reject, Side, Ticker, Trade
 from tapeloom.plugin import Feed, channel_parts
+from tapeloom.plugin.bounds import MAX_ID_LENGTH
 
 from .exchange import decimal_text, to_decimal
 
@@ -159,7 +160,7 @@ class TradeParser(_Parser):
             )
         except _UNREADABLE:
             return self._reject("incomplete", data, recv)
-        if trade_id:
+        if 0 < len(trade_id) <= MAX_ID_LENGTH:  # core rejects longer ones
             if trade_id in self._recent or trade_id in self._older:
                 return self._reject("duplicate", data, recv, trade)
             self._recent.add(trade_id)
