@@ -249,6 +249,14 @@ def test_rows_of_the_far_future_do_not_stop_the_bars_and_cost_no_other_row():
     assert summaries([closed, formed]) == [(0, 3, True, 0), (60, 4, False, 0)]
 
 
+@pytest.mark.parametrize("channel", ["trades", "klines:1m"])
+def test_many_unreadable_items_are_rejected_together(channel):
+    events = read(channel)([1] * 100_000, 9)
+
+    assert len(events) == 101
+    assert events[-1].evidence == "the rest of 100000"
+
+
 @pytest.mark.parametrize("data", [10**5000, [[[10**5000]]]], ids=["integer", "nested"])
 def test_data_that_cannot_be_shown_is_a_reject(data):
     (event,) = read("ticker")(data, 9)
