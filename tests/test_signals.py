@@ -209,7 +209,7 @@ async def test_sigterm_ends_a_run_within_5_seconds_at_any_moment(
 def main() -> int:
     """Run as many rounds as are asked for, two commands at a time; return 1 if one did not end in time."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--rounds", type=int, default=6)
     parser.add_argument("--seed", type=int, default=1)
     given = parser.parse_args()
     failed = 0
