@@ -12,7 +12,7 @@ import random
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -23,12 +23,12 @@ import anyio
 import anyio.abc
 import pytest
 import tapeloom_simulator as simulator
-from attrs import define, frozen
+from attrs import Factory, define, frozen
 
 #: Within so many seconds of the signal the command must have ended.
 LIMIT_SECONDS = 5.0
-#: The range of the moment of the signal, in seconds from the start of the command.
-EARLIEST, LATEST = 0.2, 4.0
+#: The latest moment of the signal, in seconds from the command's first connection.
+LATEST_SECONDS = 4.0
 STACK = """\
 [[feed]]
 venue = "binance"
@@ -57,12 +57,12 @@ class Scene:
 SCENES = (
     Scene("a silent host", listing="hold", sockets="hold"),
     Scene("a list of symbols that trickles", listing="trickle"),
-    Scene("a handshake without an answer", sockets="hold"),
-    Scene("a venue that stops reading", sockets="deaf"),
     Scene("a flood"),
+    Scene("a handshake without an answer", sockets="hold"),
     Scene("a flood to a blocked output", blocked=True),
-    Scene("gaps to fill over a REST that never answers", other="hold", sockets="cut"),
+    Scene("a venue that stops reading", sockets="deaf"),
     Scene("gaps to fill over a REST that trickles", other="trickle", sockets="cut"),
+    Scene("gaps to fill over a REST that never answers", other="hold", sockets="cut"),
 )
 
 
@@ -72,6 +72,7 @@ class Front:
 
     scene: Scene
     port: int
+    reached: anyio.Event = Factory(anyio.Event)  #: set by the first connection
 
     @asynccontextmanager
     async def serve(self) -> AsyncIterator[int]:
@@ -83,6 +84,7 @@ class Front:
             tasks.cancel_scope.cancel()
 
     async def _handle(self, client: anyio.abc.SocketStream) -> None:
+        self.reached.set()
         async with client:
             with suppress(*_LOST):
                 head = b""
@@ -133,8 +135,12 @@ async def _relay(
 async def seconds_to_end(
     scene: Scene, port: int, moment: float, folder: Path
 ) -> tuple[float, int, str]:
-    """Run the command, send SIGTERM at *moment*; return the seconds to its end, its exit code, its stderr."""
-    async with Front(scene, port).serve() as own_port:
+    """Run the command and send SIGTERM *moment* seconds after its first connection.
+
+    Return the seconds to its end, its exit code, and its stderr.
+    """
+    front = Front(scene, port)
+    async with front.serve() as own_port:
         stack = folder / f"{own_port}.toml"
         stack.write_text(STACK.format(port=own_port))
         reader, writer = os.pipe()
@@ -145,6 +151,8 @@ async def seconds_to_end(
             )  # fmt: skip
             os.close(writer)
             try:
+                with anyio.fail_after(60):
+                    await front.reached.wait()
                 await anyio.sleep(moment)
                 began = anyio.current_time()
                 process.send_signal(signal.SIGTERM)
@@ -160,8 +168,8 @@ async def seconds_to_end(
             return seconds, code, err.read().decode()
 
 
-async def run_round(seed: int, folder: Path, *, at_once: int) -> list[str]:
-    """Run every scene with a moment of its own; return a row for each, with "!" where it did not hold."""
+async def run_round(seed: int, folder: Path, scenes: Sequence[Scene], *, at_once: int) -> list[str]:
+    """Run each scene with a moment of its own; return a row for each, with "!" where it did not hold."""
     chance = random.Random(seed)
     rows: list[str] = []
     room = anyio.Semaphore(at_once)
@@ -169,8 +177,8 @@ async def run_round(seed: int, folder: Path, *, at_once: int) -> list[str]:
     async def run(scene: Scene, moment: float) -> None:
         async with room:
             seconds, code, err = await seconds_to_end(scene, port, moment, folder)
-        # A signal while Python starts ends it as any program; 130: not all was delivered.
-        held = seconds < LIMIT_SECONDS and code in (0, 1, 130, -15) and "Traceback" not in err
+        # 1: it was never connected; 130: not all was delivered.
+        held = seconds < LIMIT_SECONDS and code in (0, 1, 130) and "Traceback" not in err
         rows.append(
             f"{' ' if held else '!'} {scene.name:45} signal after {moment:4.1f} s, ended after"
             f" {seconds:4.1f} s with {code}{'' if held else ': ' + err[-500:]}"
@@ -181,8 +189,8 @@ async def run_round(seed: int, folder: Path, *, at_once: int) -> list[str]:
         anyio.create_task_group() as tasks,
     ):
         port = urlsplit(sim.settings["base_url"]).port or 0
-        for scene in SCENES:
-            tasks.start_soon(run, scene, chance.uniform(EARLIEST, LATEST))
+        for scene in scenes:
+            tasks.start_soon(run, scene, chance.uniform(0, LATEST_SECONDS))
     return sorted(rows)
 
 
@@ -191,23 +199,24 @@ async def run_round(seed: int, folder: Path, *, at_once: int) -> list[str]:
 async def test_sigterm_ends_a_run_within_5_seconds_at_any_moment(
     tmp_path: Path, anyio_backend: str
 ) -> None:
-    rows = await run_round(1, tmp_path, at_once=len(SCENES))
+    # The other scenes are in the long run: core's own tests of the command line have the like.
+    rows = await run_round(1, tmp_path, SCENES[1:8:2], at_once=4)
 
-    assert len(rows) == len(SCENES)
+    assert len(rows) == 4
     assert [row for row in rows if row.startswith("!")] == []
 
 
 def main() -> int:
     """Run as many rounds as are asked for, two commands at a time; return 1 if one did not end in time."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--rounds", type=int, default=6)
     parser.add_argument("--seed", type=int, default=1)
     given = parser.parse_args()
     failed = 0
     with TemporaryDirectory() as folder:
         for number in range(given.rounds):
             seed = given.seed + number
-            rows = anyio.run(partial(run_round, seed, Path(folder), at_once=2))
+            rows = anyio.run(partial(run_round, seed, Path(folder), SCENES, at_once=2))
             failed += sum(row.startswith("!") for row in rows)
             print("\n".join(rows), flush=True)
     print(f"{failed} of {given.rounds * len(SCENES)} did not end in time")

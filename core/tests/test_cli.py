@@ -27,6 +27,7 @@ from attrs import evolve
 from tapeloom import Gap, Quote, Trade, decode
 from tapeloom._tape.compression import read_whole
 from tapeloom.cli._main import main
+from tapeloom.cli._output import Summary
 from tapeloom.cli._table import Table
 from tapeloom_testing import FakeClient, FakeVenue
 
@@ -467,6 +468,16 @@ def test_the_table_counts_a_gap_once_however_often_it_is_reported() -> None:
     table.refresh({})
 
     assert "gaps 2 rejects 0" in out.getvalue()
+
+
+def test_the_summary_counts_gaps_and_not_their_reports(capsys: pytest.CaptureFixture[str]) -> None:
+    gap = Gap("acme", "BTC/USD", 9, 9, 1, 9, "disconnect", 3, "open", "trades", 4, 8)
+    totals = Summary()
+    totals.add([gap, evolve(gap, state="filled")])
+    totals.print({"gaps": 1}, [])
+    shown = summary(capsys.readouterr().err)
+
+    assert (shown["gaps"], shown["events"]) == (1, {"gap": 2})
 
 
 # ------------------------------------------------------------------------------------------- replay

@@ -213,6 +213,23 @@ def test_a_bad_item_does_not_affect_others_in_its_frame(make, bad) -> None:
     assert events[1].rule == "unreadable_frame"
 
 
+@pytest.mark.parametrize(
+    "item", [b"1", b"{}", b'{"T":"t","t":"2021-02-22T15:51:44Z"}', b'{"T":"error"}']
+)
+def test_many_items_that_cannot_be_parsed_are_passed_on_together(make, item) -> None:
+    seen: list[bytes] = []
+
+    def on_control(frame: bytes) -> list[Any]:
+        seen.append(frame)
+        return [Reject("alpaca", "", 7, 7, "on_control", "")]
+
+    frame = b"[" + item + b"," + b",".join([item] * 10_000) + b"]"
+    tapeloom_alpaca.parse(make())(Frames([frame], 7, on_control))
+
+    assert len(seen) == 101
+    assert seen[-1].startswith(b"the rest of a frame with 100 such items: [")
+
+
 def test_control_messages_are_passed_on_one_by_one(make) -> None:
     on_control: list[bytes] = []
     said = ['{"T":"success","msg":"connected"}', '{"T":"error","code":406}']

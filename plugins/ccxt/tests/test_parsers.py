@@ -74,6 +74,14 @@ def test_a_repeated_trade_is_rejected_in_any_batching(ids, size):
     assert all(event.rule == "duplicate" and event.event is not None for event in rejected)
 
 
+def test_absurd_ids_are_not_remembered():
+    trades = read("trades")
+    events = trades([trade("x" * 5000), trade("x" * 5000), trade("a")], 9)
+
+    assert [event.rule for event in reject_out_of_bounds(events)[:2]] == ["out_of_bounds"] * 2
+    assert trades._recent == {"a"}
+
+
 def test_trades_without_an_id_are_never_duplicates():
     events = read("trades")([trade(None), trade(None)], 9)
 
@@ -240,6 +248,14 @@ def test_rows_of_the_far_future_do_not_stop_the_bars_and_cost_no_other_row():
     assert rejects == ["ahead", "ahead"]
     assert nameless.rule == "incomplete"
     assert summaries([closed, formed]) == [(0, 3, True, 0), (60, 4, False, 0)]
+
+
+@pytest.mark.parametrize("channel", ["trades", "klines:1m"])
+def test_many_unreadable_items_are_rejected_together(channel):
+    events = read(channel)([1] * 100_000, 9)
+
+    assert len(events) == 101
+    assert events[-1].evidence == "the rest of 100000"
 
 
 @pytest.mark.parametrize("data", [10**5000, [[[10**5000]]]], ids=["integer", "nested"])

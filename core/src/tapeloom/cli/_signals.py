@@ -16,8 +16,8 @@ import anyio
 INTERRUPTED = 130
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 #: Seconds from the first signal to the cancellation of the stream, unless a second signal comes before.
-_STOP_SECONDS = 4.0
-#: Seconds from the cancellation to the end of the process: together with the above less than 5.
+_STOP_SECONDS = 3.5
+#: Seconds from the cancellation to the end of the process: together with the above well below 5.
 _CANCEL_SECONDS = 0.8
 _ENDED = (
     b"tapeloom: ended before all events were delivered: after the signal, the output or a sink did"

@@ -37,6 +37,9 @@ _SIDES: dict[str, Side] = {"B": "buy", "S": "sell"}
 _VOID = frozenset({"canceled", "cancelled", "incorrect"})
 #: Number of times that are cached, to bound the memory.
 _MAX_CACHED_TIMES = 4096
+#: Number of items of a frame that may be impossible to parse; the rest of the frame is rejected then, so
+#: that a frame of a megabyte does not become half a million events.
+_MAX_BAD_ITEMS = 100
 #: Nanoseconds in a unit of the last digit, by the number of digits of a fraction of a second.
 _SCALES: list[int] = [10 ** (9 - digits) for digits in range(10)]
 #: A time with an offset other than Z: date and time of day, fraction of a second, offset.
@@ -349,18 +352,25 @@ class Parser:
             if not items:
                 self._parse_item_by_item(frame, frames, events)
                 continue
+            bad = 0
             for item in items:
                 try:
                     events.append(parsers[type(item)](item, unified[item.S], recv))
                 except KeyError:
-                    if not item.S:  # nobody can tell whose trade is lost with it
-                        events.extend(frames.on_control(msgspec.json.encode([item])))
+                    if item.S:
+                        unsupported = type(item) is ImbalanceMessage
+                        self._feed.counters["unsupported" if unsupported else "unrequested"] += 1
                         continue
-                    unsupported = type(item) is ImbalanceMessage
-                    self._feed.counters["unsupported" if unsupported else "unrequested"] += 1
+                    # Nobody can tell whose trade is lost with it.
                 except (ValueError, IndexError, OverflowError, ArithmeticError):
-                    # Its time cannot be parsed, or its sums cannot be computed.
-                    events.extend(frames.on_control(msgspec.json.encode([item])))
+                    pass  # Its time cannot be parsed, or its sums cannot be computed.
+                else:
+                    continue
+                bad += 1
+                events.extend(frames.on_control(msgspec.json.encode([item])))
+                if bad == _MAX_BAD_ITEMS:
+                    events.extend(frames.on_control(_rest(frame)))
+                    break
         return events
 
     def _parse_item_by_item(self, frame: bytes, frames: Frames, events: list[Event]) -> None:
@@ -372,14 +382,22 @@ class Parser:
         if len(raw_items) < 2:
             events.extend(frames.on_control(frame))
             return
+        bad = 0
         for raw in raw_items:
+            if bad >= _MAX_BAD_ITEMS:
+                events.extend(frames.on_control(_rest(frame)))
+                return
             text = b"[" + bytes(raw) + b"]"
             try:
                 _decode_item(raw)
             except (ValueError, RecursionError):
+                bad += 1
                 events.extend(frames.on_control(text))
                 continue
-            events.extend(self(Frames([text], frames.recv, frames.on_control, frames.connection)))
+            single = Frames([text], frames.recv, frames.on_control, frames.connection)
+            parsed = self(single)
+            bad += any(type(event) is Reject for event in parsed)
+            events.extend(parsed)
 
     def _updated_bar(self, message: UpdatedBarMessage, symbol: str, recv: int) -> Event:
         return self._build.bar(message, symbol, recv, revision=1)  # core numbers further ones
@@ -416,3 +434,8 @@ class Parser:
     def _price_band(self, message: PriceBandMessage, symbol: str, recv: int) -> Event:
         text = f"down={message.d} up={message.u} indicator={message.i}"
         return self._build.status(message, symbol, recv, "price_band", text, "x-lulds")
+
+
+def _rest(frame: bytes) -> bytes:
+    """Return what stands for the rest of a frame with too many items that cannot be parsed."""
+    return b"the rest of a frame with %d such items: " % _MAX_BAD_ITEMS + frame[:200]

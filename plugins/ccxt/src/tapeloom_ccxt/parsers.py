@@ -13,6 +13,7 @@ from typing import Any, Literal, Protocol
 
 from tapeloom.events import Bar, Book, Event, Quote, Reject, Side, Ticker, Trade
 from tapeloom.plugin import Feed, channel_parts
+from tapeloom.plugin.bounds import MAX_ID_LENGTH
 
 from .exchange import decimal_text, to_decimal
 
@@ -25,6 +26,8 @@ ZERO = Decimal(0)
 _MAX_IDS = 10_000
 #: Number of closed bars that are remembered, to recognise revisions.
 _MAX_CLOSED_BARS = 10
+#: Number of items of one call that may be unreadable; the rest of them is rejected together then.
+_MAX_BAD_ITEMS = 100
 #: How far the start of a bar may be ahead of our clock, in ns: a day.
 _MAX_AHEAD_NS = 86_400_000_000_000
 #: The fields of a ticker that make it a new one.
@@ -141,7 +144,17 @@ class TradeParser(_Parser):
 
     def _parse(self, data: Sequence[Mapping[str, Any]], recv: int) -> list[Event]:
         """Return the trades, with a Reject in place of each duplicate."""
-        return [self._event(trade, recv) for trade in data]
+        events: list[Event] = []
+        bad = 0
+        for trade in data:
+            event = self._event(trade, recv)
+            events.append(event)
+            if type(event) is Reject and event.event is None:
+                bad += 1
+                if bad == _MAX_BAD_ITEMS:
+                    events.append(self._reject("incomplete", f"the rest of {len(data)}", recv))
+                    break
+        return events
 
     def _event(self, data: Mapping[str, Any], recv: int) -> Event:
         try:
@@ -159,7 +172,7 @@ class TradeParser(_Parser):
             )
         except _UNREADABLE:
             return self._reject("incomplete", data, recv)
-        if trade_id:
+        if 0 < len(trade_id) <= MAX_ID_LENGTH:  # core rejects longer ones
             if trade_id in self._recent or trade_id in self._older:
                 return self._reject("duplicate", data, recv, trade)
             self._recent.add(trade_id)
@@ -287,6 +300,9 @@ class BarParser(_Parser):
                     rows.append((start, *row[1:]))
             except _UNREADABLE:
                 out.append(self._reject("incomplete", row, recv))
+            if len(out) == _MAX_BAD_ITEMS:
+                out.append(self._reject("incomplete", f"the rest of {len(data)}", recv))
+                break
         first_call, self._first_call = self._first_call, self._first_call and not rows
         before = self._open
         for row in sorted(rows, key=itemgetter(0)):
