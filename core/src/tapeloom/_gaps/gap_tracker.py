@@ -243,17 +243,7 @@ class GapTracker:
         watched.open = None
         tracked, before_id = gap.reported, id_of(event)
         if tracked is None:
-            until, last = event.ts, gap.last
-            origin = getattr(event, "origin", "history")
-            if last is None or origin == "history":
-                pass
-            elif event.ts < gap.since and type(before_id) is not int:
-                return [self._report_set_back(watched, gap, last, event)]
-            elif origin == "live":
-                # If the venue's clock was set back meanwhile, the missed events may have later times.
-                by_our_clock = last.ts + event.recv - last.recv
-                until = by_our_clock if by_our_clock - until > _SET_BACK else until
-            return self._report_open(watched, gap, until, event.recv, before_id)
+            return self._report_ended(watched, gap, event)
         tracked.gap = evolve(tracked.gap, before_id=before_id)
         is_settled = tracked.missing == 0 and tracked.gap.state == "filled"
         if is_settled or (tracked.missing is None and event.ts <= tracked.gap.until):
@@ -331,6 +321,18 @@ class GapTracker:
             after_id if type(after_id) is int else None,
         )  # fmt: skip
         return self._report(watched, gap.reported, gap.known)
+
+    def _report_ended(self, watched: Watched, gap: OpenGap, event: Event) -> list[Event]:
+        """Report a gap for the first time, with the event that ends it."""
+        last, until, before_id = gap.last, event.ts, id_of(event)
+        origin = getattr(event, "origin", "history")
+        if last is not None and origin != "history":
+            if event.ts < gap.since and type(before_id) is not int:
+                return [self._report_set_back(watched, gap, last, event)]
+            by_our_clock = last.ts + event.recv - last.recv
+            if origin == "live" and by_our_clock - until > _SET_BACK:
+                until = by_our_clock  # the missed events may have times of the clock before
+        return self._report_open(watched, gap, until, event.recv, before_id)
 
     def _report_set_back(self, watched: Watched, gap: OpenGap, last: Event, event: Event) -> Event:
         """Report a gap in which the venue's clock was set back: missed events may have times of both clocks.
