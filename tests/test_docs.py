@@ -395,7 +395,7 @@ def test_toml_parses_and_a_feed_makes_it_a_stack(block: Block) -> None:
     stack = parse(text, block.place).stack_or_raise()
     plugins = {feed.venue for feed in stack.feeds} | {one.use for one in stack.stages.values()}
     if plugins <= set(REGISTRY.installed):  # else it is about a plugin that is made up
-        compose(stack, Registry(), VirtualClock())
+        compose(stack, Registry(), VirtualClock()).or_raise()
 
 
 def run_commands(block: Block, capsys: pytest.CaptureFixture[str]) -> None:

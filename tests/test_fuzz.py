@@ -21,6 +21,7 @@ from tempfile import TemporaryDirectory
 import anyio
 import pytest
 import structlog
+from attrs import evolve
 from fuzz.answers import read_answers as read_http_answers
 from fuzz.tapes import replay_all
 from fuzz.venues import (
@@ -171,7 +172,7 @@ def test_a_fault_of_ours_would_be_seen() -> None:
     def broken(frames: Frames) -> list[Event]:
         raise KeyError("an adapter's mistake")
 
-    runner.plan.parse = broken
+    runner.plan = evolve(runner.plan, parse=broken)
     runner.composed = ComposedFeed(runner.plan)
     rules = {event.rule for event in runner.feed(frames[:5]) if type(event) is Reject}
 

@@ -138,7 +138,7 @@ def stack(*stages: str, tables: dict[str, StageSpec] | None = None, **more: Any)
 
 
 def composed(registry: Registry, given: Stack) -> Composition:
-    return compose(given, registry, VirtualClock(), 1)
+    return compose(given, registry, VirtualClock(), 1).or_raise()
 
 
 def mistakes(registry: Registry, given: Stack) -> list[str]:

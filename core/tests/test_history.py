@@ -568,7 +568,7 @@ async def test_a_refusal_with_a_pause_of_years_is_told_and_bounded(registry: Reg
                     raise RequestRefused("too many visits", 1e12)
                 return list(super().read_answer(request, body, recv))
 
-        rig.plan.history = Refusing(history.rest)
+        history.read_answer = Refusing(history.rest).read_answer
         rig.ask()
         await rig.until(1)
         await rig.clock.sleep(7 * 86_400)
@@ -708,7 +708,7 @@ async def test_a_refusal_in_an_answer_is_retried_if_it_names_a_pause(
                     raise RequestRefused("too many visits", pause)
                 return list(super().read_answer(request, body, recv))
 
-        rig.plan.history = Refusing(history.rest)
+        history.read_answer = Refusing(history.rest).read_answer
         rig.ask()
         await rig.until(1)
         passed = rig.clock.monotonic()

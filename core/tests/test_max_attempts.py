@@ -232,7 +232,7 @@ async def test_a_programming_error_is_raised_unchanged_and_never_retried(
             tapeloom.open(feed, registry=registry, dial=wire.dial, clock=clock, seed=1) as stream,
         ):
             if where == "codec":
-                stream.plans[0].codec = Defective()
+                stream.plans[0].codec.encode_subscribe = Defective().encode_subscribe
             async for _ in stream:
                 pass
 

@@ -58,7 +58,7 @@ def test_a_mutated_stack_file_is_read_or_raises_a_documented_error(tmp_path: Pat
         path.write_bytes(text)
         try:
             draft = read(path)
-            compose(draft.stack_or_raise(), Registry(), VirtualClock(0), 1)
+            compose(draft.stack_or_raise(), Registry(), VirtualClock(0), 1).or_raise()
         except (ConfigError, PluginNotFound) as error:
             outcomes["refused" if str(error).strip() else "mute"] += 1
         else:

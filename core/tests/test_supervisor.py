@@ -13,7 +13,7 @@ import anyio
 import pytest
 import structlog
 import tapeloom
-from attrs import define, field
+from attrs import define, evolve, field
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tapeloom import Event, FeedSpec, Gap, Registry, Stack, Status, Trade
@@ -137,7 +137,7 @@ async def running(
 ) -> AsyncIterator[Rig]:
     clock = VirtualClock()
     stack = Stack(feeds=(FeedSpec("acme", tuple(symbols), tuple(channels)),))
-    plan = compose(stack, registry, clock, 1).plans[0]
+    (plan,) = compose(stack, registry, clock, 1).plans
     plan.feed.random = rng or MaxDelay()
     dials: list[float] = []
 
@@ -150,7 +150,7 @@ async def running(
         dials.append(clock.monotonic())
         return wire.dial(endpoint)
 
-    plan.dial = dial
+    plan = evolve(plan, dial=dial)
 
     async def emit(events: list[Event]) -> None:
         rig.got += [(clock.monotonic(), event) for event in events]
@@ -597,7 +597,8 @@ async def test_gaps_are_reported_for_a_venue_without_acknowledgements(
     registry = Registry({})
     registry.register(acme, "acme")
     async with running(registry, script(*connections)) as rig:
-        rig.supervisor._pair._setup.plan.codec = Unanswered()
+        codec = rig.supervisor._pair._setup.plan.codec
+        codec.encode_subscribe = Unanswered().encode_subscribe
         await rig.clock.sleep(30)
 
     assert rig.story() == [1, "gap BTC/USD trades", 2]

@@ -125,7 +125,7 @@ def _composed(
     draft = load(stack)
     return compose(
         draft.stack, registry or Registry(), clock or SystemClock(), seed, draft.mistakes
-    )
+    ).or_raise()
 
 
 def compose_feed(

@@ -37,20 +37,20 @@ def compose(
     seed: int | None = None,
     mistakes: Sequence[Mistake] = (),
 ) -> Composition:
-    """Return the plans of all feeds and sinks of *stack*, ready to run.
+    """Return the plans of the feeds and sinks of *stack* that have no mistakes, and all mistakes.
 
-    *mistakes* are those already found in the stack; they are raised together with the new ones.
-    *seed* makes the feeds' random numbers repeatable.
-
-    Raises ConfigError with all mistakes of all plugin tables, or the PluginError itself if a single
-    broken plugin is the only problem.
+    *mistakes* are those already found in the stack; they are returned with the new ones. *seed* makes
+    the feeds' random numbers repeatable.
     """
     composer = _Composer(stack, registry, clock, seed, mistakes)
     plans = [composer.feed(index, spec) for index, spec in enumerate(stack.feeds)]
     sinks = [composer.sink(index, spec) for index, spec in enumerate(stack.sinks)]
-    composer.raise_mistakes()
     return Composition(
-        [plan for plan in plans if plan is not None], [sink for sink in sinks if sink is not None]
+        stack,
+        tuple(plan for plan in plans if plan is not None),
+        tuple(sink for sink in sinks if sink is not None),
+        tuple(composer.mistakes),
+        tuple(composer.broken.values()),
     )
 
 
@@ -69,18 +69,9 @@ class _Composer:
         self._registry = registry
         self._clock = clock
         self._seed = seed
-        self._mistakes = list(mistakes)
-        self._broken: dict[str, PluginError] = {}
+        self.mistakes = list(mistakes)
+        self.broken: dict[str, PluginError] = {}
         self._connections: Counter[str] = Counter()  # by URL
-
-    def raise_mistakes(self) -> None:
-        """Raise all mistakes as one error, if there are any."""
-        broken = list(self._broken.values())
-        if len(broken) == 1 and not self._mistakes:
-            raise broken[0]
-        mistakes = [*self._mistakes, *(Mistake("", str(error)) for error in broken)]
-        if mistakes:
-            raise self._stack.error(mistakes)
 
     def feed(self, index: int, spec: FeedSpec) -> FeedPlan | None:
         """Return the plan of one feed; None if it has mistakes, which are recorded."""
@@ -110,30 +101,30 @@ class _Composer:
         try:
             return self._plan(call_hook, feed, spec, queries, gaps, stages, names)
         except PluginError as error:
-            self._broken[error.plugin] = error
+            self.broken[error.plugin] = error
         except ConfigError as error:
-            self._mistakes += [
+            self.mistakes += [
                 Mistake(f"feed[{index}].{mistake.place}", mistake.problem)
                 if mistake.place.partition("[")[0] in _FEED_KEYS
                 else mistake
                 for mistake in error.mistakes
             ]
         except SymbolError as error:
-            self._mistakes.append(Mistake(f"feed[{index}].symbols", str(error)))
+            self.mistakes.append(Mistake(f"feed[{index}].symbols", str(error)))
         return None
 
     def sink(self, index: int, spec: SinkSpec) -> tuple[SinkSpec, Sink, Callable[[], Sink]] | None:
         """Return one sink and a function that makes a new instance; None if it has mistakes."""
         if not self._load(spec.use):
             return None
-        before = len(self._mistakes)
+        before = len(self.mistakes)
         settings = self.settings(spec.use, spec.table, f"sink[{index}]")
-        if len(self._mistakes) > before:
+        if len(self.mistakes) > before:
             return None
         build = partial(self._registry.call, spec.use, "sink", settings=settings)
         sink = build()
         if sink is None:
-            self._mistakes.append(
+            self.mistakes.append(
                 Mistake(
                     f"sink[{index}].use",
                     f"the plugin {spec.use!r} is not a sink: it does not implement `sink`",
@@ -152,16 +143,23 @@ class _Composer:
         stages: list[StageSpec],
         names: Sequence[str],
     ) -> FeedPlan | None:
-        before = len(self._mistakes)
+        before = len(self.mistakes)
         table = self._stack.venues.get(spec.venue, {})
         feed.settings = self.settings(spec.venue, table, f"venue.{spec.venue}")
         steps = [step for stage in stages for step in self._steps(call_hook, feed, stage)]
-        if len(self._mistakes) > before:
+        if len(self.mistakes) > before:
             return None
         source = call_hook(spec.venue, "connect", feed=feed)
         if source is None:
             problem = f"the plugin {spec.venue!r} is not a venue: its `connect` returns nothing"
             raise ConfigError([Mistake("venue", problem)])
+        codec: Codec | None = call_hook(spec.venue, "subscribe", feed=feed)
+        endpoints: tuple[Endpoint, ...] = ()
+        if not isinstance(source, Source):
+            endpoints, source = _endpoints(spec.venue, source), None
+            if codec is None:
+                problem = f"plugin {spec.venue!r} returns endpoints from `connect` but does not implement `subscribe`."
+                raise PluginBroken(spec.venue, f"{problem} This is a defect of the plugin.")
         transport = Transport(self._transport(feed))
         plan = FeedPlan(
             spec,
@@ -170,24 +168,16 @@ class _Composer:
             gaps,
             call_hook(spec.venue, "parse", feed=feed) or _no_frames,
             tuple(steps),
-            history=call_hook(spec.venue, "history", feed=feed),
-            transport=transport,
-            dial=self._registry.wrapped(transport, "transport", names, feed=feed),
+            endpoints,
+            source,
+            codec if source is None else None,
+            codec.native if codec is not None else None,
+            call_hook(spec.venue, "history", feed=feed),
+            transport,
+            self._registry.wrapped(transport, "transport", names, feed=feed),
         )
-        if isinstance(source, Source):
-            plan.source = source
-            codec: Codec | None = call_hook(spec.venue, "subscribe", feed=feed)
-            plan.native = codec.native if codec is not None else None
-            plan.add_symbols(feed.symbols)
-            plan.subscriptions(feed.symbols)  # raises ConfigError for a channel that is not served
-            return plan
-        plan.endpoints = _endpoints(spec.venue, source)
-        plan.codec = call_hook(spec.venue, "subscribe", feed=feed)
-        if plan.codec is None:
-            problem = f"plugin {spec.venue!r} returns endpoints from `connect` but does not implement `subscribe`."
-            raise PluginBroken(spec.venue, f"{problem} This is a defect of the plugin.")
-        plan.native = plan.codec.native
         plan.add_symbols(feed.symbols)
+        plan.subscriptions(feed.symbols)  # raises ConfigError for a channel that is not served
         for endpoint, _ in plan.connections(feed.symbols):
             self._connections[endpoint.url] += 1
             limit = endpoint.max_connections
@@ -196,9 +186,9 @@ class _Composer:
         return plan
 
     def _steps(self, call_hook: CallHook, feed: Feed, spec: StageSpec) -> list[StageStep]:
-        before = len(self._mistakes)
+        before = len(self.mistakes)
         settings = self.settings(spec.use, spec.table, f"stage.{spec.name}")
-        if len(self._mistakes) > before:
+        if len(self.mistakes) > before:
             return []
         feed.stage_settings[spec.use] = settings
         stage_feed = evolve(feed, settings=settings)
@@ -210,7 +200,7 @@ class _Composer:
         ]
         if not steps and not self._registry.wraps(spec.use):
             problem = f"the plugin {spec.use!r} is not a stage: it validates, aggregates and wraps nothing"
-            self._mistakes.append(Mistake(f"stage.{spec.name}", problem))
+            self.mistakes.append(Mistake(f"stage.{spec.name}", problem))
         return steps
 
     def _transport(self, feed: Feed) -> Dial | None:
@@ -221,7 +211,7 @@ class _Composer:
         self._registry.load(name)
         dial: Dial | None = self._registry.call(name, "transport", feed=feed)
         if dial is None:
-            self._mistakes.append(
+            self.mistakes.append(
                 Mistake("network.transport", f"the plugin {name!r} does not implement `transport`")
             )
         return dial
@@ -230,25 +220,25 @@ class _Composer:
         """Return *table* as the plugin's settings class; None if the plugin has none or it has mistakes."""
         cls = self._registry.call(plugin, "settings")
         if cls is None:
-            self._mistakes += [
+            self.mistakes += [
                 Mistake(f"{place}.{key}", f"the plugin {plugin!r} takes no settings")
                 for key in table
             ]
             return None
         folder = Path(self._stack.source).parent
         settings, mistakes = structure(cls, table, place, folder=folder)
-        self._mistakes += mistakes
+        self.mistakes += mistakes
         if settings is None:
             return None if mistakes else cls()
         return settings
 
     def _load(self, name: str) -> bool:
-        if name in self._broken:
+        if name in self.broken:
             return False
         try:
             self._registry.load(name)
         except PluginError as error:
-            self._broken[name] = error
+            self.broken[name] = error
             return False
         return True
 

@@ -7,10 +7,10 @@ from contextlib import AbstractAsyncContextManager
 
 from attrs import Factory, define, frozen
 
-from tapeloom._config import FeedSpec, SinkSpec
+from tapeloom._config import FeedSpec, SinkSpec, Stack
 from tapeloom._gaps.gap_tracker import GapTracker
 from tapeloom._runtime.taps import FactLog
-from tapeloom.errors import ConfigError, Mistake
+from tapeloom.errors import ConfigError, Mistake, PluginError
 from tapeloom.hooks import hookimpl
 from tapeloom.plugin import (
     Codec,
@@ -84,7 +84,7 @@ class Transport:
         return self.dial
 
 
-@define
+@frozen(eq=False)
 class FeedPlan:
     """Everything needed to run one feed. Nothing of it has been started."""
 
@@ -154,13 +154,29 @@ class FeedPlan:
         self.facts.record(now, "symbols", of=[*symbols], unlisted=[*unlisted])
 
 
-@define
+@frozen(eq=False)
 class Composition:
-    """The plans of a whole stack."""
+    """The plans of a stack, without the feeds and sinks that have mistakes."""
 
-    plans: list[FeedPlan]
+    stack: Stack
+    plans: tuple[FeedPlan, ...]
     #: Each sink with its spec and a function that makes a new instance.
-    sinks: list[tuple[SinkSpec, Sink, Callable[[], Sink]]]
+    sinks: tuple[tuple[SinkSpec, Sink, Callable[[], Sink]], ...]
+    mistakes: tuple[Mistake, ...] = ()  #: those in the stack
+    broken: tuple[PluginError, ...] = ()  #: the errors of plugins that are missing or have a defect
+
+    def or_raise(self) -> Composition:
+        """Return it if nothing is wrong.
+
+        Raises ConfigError with all mistakes, or the PluginError itself if a single broken plugin is the
+        only problem.
+        """
+        if len(self.broken) == 1 and not self.mistakes:
+            raise self.broken[0]
+        mistakes = [*self.mistakes, *(Mistake("", str(error)) for error in self.broken)]
+        if mistakes:
+            raise self.stack.error(mistakes)
+        return self
 
 
 def too_many_connections(venue: str, endpoint: Endpoint) -> ConfigError:

@@ -134,7 +134,7 @@ def open_tapes(path: Path | str | Sequence[Path | str]) -> list[Tape]:
 def _compose(
     draft: Draft, registry: Registry | None, clock: Clock, seed: int | None
 ) -> Composition:
-    composed = compose(draft.stack, registry or Registry(), clock, seed, draft.mistakes)
+    composed = compose(draft.stack, registry or Registry(), clock, seed, draft.mistakes).or_raise()
     if not composed.plans:
         raise draft.stack.error([Mistake("feed", "there is no [[feed]]; add at least one")])
     return composed

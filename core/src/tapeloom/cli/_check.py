@@ -38,7 +38,7 @@ def run(args: argparse.Namespace) -> int:
     """Check the stack and print the result; return the exit code."""
     draft = load(args.stack)
     stack = draft.stack
-    composed = compose(stack, Registry(), SystemClock(), mistakes=draft.mistakes)
+    composed = compose(stack, Registry(), SystemClock(), mistakes=draft.mistakes).or_raise()
     found = installed()
     used: list[str] = []
     for plan in composed.plans:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import anyio
 import structlog
 import tapeloom
+from attrs import evolve
 from tapeloom.events import Status
 from tapeloom.plugin import Endpoint
 
@@ -72,8 +73,8 @@ async def _unanswered(
         stream = tapeloom.open(
             subject.stack(given), registry=subject.registry(), clock=clock, dial=wire.dial, seed=1
         )
-    for plan in stream.plans:
-        plan.history = None  # nobody is asked but over this wire
+    # Nobody is asked but over this wire.
+    stream.plans = tuple(evolve(plan, history=None) for plan in stream.plans)
     with anyio.move_on_after(5):
         async with clock.running(), stream:
             async for status in stream.of(Status):
