@@ -43,6 +43,7 @@ class GapTracker:
         self.watched: dict[tuple[str, str], Watched] = {}
         self.request: Callable[[HistoryQuery], Request | None] = lambda query: None
         self.enqueue: Callable[[GapFill], None] = lambda fill: None
+        self._batch: list[Event] = []  # the one that is processed
         self._venue = venue
         self.last_seen = LastSeen()
         self._clock = clock
@@ -215,6 +216,7 @@ class GapTracker:
         """
         if not self.watched:
             return batch
+        self._batch = batch
         out: list[Event] | None = None
         for index, event in enumerate(batch):
             watched = self.watched.get((event.symbol, event.channel))
@@ -330,7 +332,10 @@ class GapTracker:
             if event.ts < gap.since and type(before_id) is not int:
                 return [self._report_set_back(watched, gap, last, event)]
             by_our_clock = last.ts + event.recv - last.recv
-            if origin == "live" and by_our_clock - until > _SET_BACK:
+            # Past trades are older than their arrival; the newest of the batch tells the venue's time.
+            batch = self._batch if origin != "live" else [event]
+            newest = max(other.ts for other in batch if type(other) not in OURS)
+            if by_our_clock - newest > _SET_BACK:
                 until = by_our_clock  # the missed events may have times of the clock before
         return self._report_open(watched, gap, until, event.recv, before_id)
 
