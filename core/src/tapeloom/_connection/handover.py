@@ -211,10 +211,10 @@ class ConnectionPair:
             self._handover = None
             self._record_handover("over")
 
-    def _record_handover(self, state: str) -> None:
+    def _record_handover(self, step: str) -> None:
         setup, number = self._setup, self.current.intake.connection if self.current else 0
         now = setup.plan.feed.clock.time_ns()
-        setup.plan.facts.record(now, "handover", label=setup.label, state=state, connection=number)
+        setup.plan.facts.record(now, "handover", label=setup.label, step=step, connection=number)
 
     async def _switch(self, old: Connection, new: Connection) -> None:
         """Make the successor *new* the current connection, and end *old*."""

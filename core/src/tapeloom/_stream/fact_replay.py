@@ -132,9 +132,9 @@ class FactReplay:
         supervised.current, supervised.successor = connection, 0
         if name == "opened":
             return []
-        if fields["state"] in {"begun", "over"}:
-            supervised.handover = Handover() if fields["state"] == "begun" else None
-        elif supervised.handover is not None and fields["state"] == "switched":
+        if fields["step"] in {"begun", "over"}:
+            supervised.handover = Handover() if fields["step"] == "begun" else None
+        elif supervised.handover is not None and fields["step"] == "switched":
             return self._process(supervised.handover.switch())
         elif supervised.handover is not None:
             supervised.handover.clear()
