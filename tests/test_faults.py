@@ -208,6 +208,8 @@ async def run(
     lasts: float = LASTS,
     transport: str = "",
 ) -> Outcome:
+    # The market begins at EPOCH, the loop may have run before.
+    clock = LoopClock(EPOCH - round(anyio.current_time() * SECOND))
     async with simulator.serve(
         place.venue, symbols=place.symbols, seed=3, rate=8, faults=faults
     ) as sim:
@@ -217,7 +219,7 @@ async def run(
             network=Network(transport=transport),
         )
         events: list[Event] = []
-        async with tapeloom.open(stack, clock=LoopClock(EPOCH), seed=1) as stream:
+        async with tapeloom.open(stack, clock=clock, seed=1) as stream:
             error = await collect(stream, events, lasts)
             told = count_reports(events, stream.counters) + error
             injected = sim.truth.fault_counts()  # but what strikes the last words of a client
