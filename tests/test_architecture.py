@@ -33,7 +33,7 @@ PUBLIC = {"tapeloom"} | {f"tapeloom.{entry}" for entry in LEVEL if not entry.sta
 #: The stream took 8,400 code lines; the rest is one gap tracker per feed, and bounds for all that comes
 #: from outside: values, texts, answers over REST, files, signals; and a replay of several feeds that
 #: makes the same gaps and handovers as the recorded stream.
-MOST_ENTRIES, MOST_MODULES, MOST_CODE_LINES = 20, 12, 10_450
+MOST_ENTRIES, MOST_MODULES, MOST_CODE_LINES = 20, 12, 10_500
 
 
 def package_of(module: str) -> str:

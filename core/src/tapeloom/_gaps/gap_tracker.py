@@ -27,6 +27,8 @@ _FIRST_EVENT_SECONDS = 5.0
 _LATE_SECONDS = 60.0
 #: In ns. The venue's clock was set back if it advances by so much less than ours; less is delay.
 _SET_BACK = 1_000_000_000
+#: In ns. How far before a gap events are doubtful at most: it may also be our clock that was set.
+_MAX_SET_BACK = 60_000_000_000
 _NONE: Mapping[Subscription, int] = MappingProxyType({})
 
 
@@ -325,31 +327,46 @@ class GapTracker:
         return self._report(watched, gap.reported, gap.known)
 
     def _report_ended(self, watched: Watched, gap: OpenGap, event: Event) -> list[Event]:
-        """Report a gap for the first time, with the event that ends it."""
+        """Report a gap for the first time, with the event that ends it.
+
+        If the venue's clock was set back meanwhile, missed events may have times of both clocks. Ids that
+        are numbers tell them from what was delivered before; without them a part cannot be filled.
+        """
         last, until, before_id = gap.last, event.ts, id_of(event)
         origin = getattr(event, "origin", "history")
-        if last is not None and origin != "history":
-            if event.ts < gap.since and type(before_id) is not int:
-                return [self._report_set_back(watched, gap, last, event)]
-            by_our_clock = last.ts + event.recv - last.recv
-            # Past trades are older than their arrival; the newest of the batch tells the venue's time.
-            batch = self._batch if origin != "live" else [event]
-            newest = max(other.ts for other in batch if type(other) not in OURS)
-            if by_our_clock - newest > _SET_BACK:
-                until = by_our_clock  # the missed events may have times of the clock before
-        return self._report_open(watched, gap, until, event.recv, before_id)
+        if last is None or origin == "history":
+            return self._report_open(watched, gap, until, event.recv, before_id)
+        elapsed, is_numbered = event.recv - last.recv, type(before_id) is int
+        if event.ts < gap.since and not is_numbered:
+            times = event.ts - abs(elapsed), last.ts + abs(elapsed)
+            return [self._report_unfilled(watched, gap, event, *times, id_of(last), before_id)]
+        # Past trades are older than their arrival; the newest of the batch tells the venue's time.
+        batch = self._batch if origin != "live" else [event]
+        newest = max(other.ts for other in batch if type(other) not in OURS)
+        set_back = last.ts + elapsed - newest
+        if set_back <= _SET_BACK:
+            return self._report_open(watched, gap, until, event.recv, before_id)
+        reports = self._report_open(watched, gap, last.ts + elapsed, event.recv, before_id)
+        if not is_numbered:
+            times = gap.since - min(set_back, _MAX_SET_BACK), gap.since
+            reports.insert(0, self._report_unfilled(watched, gap, event, *times, None, None))
+        return reports
 
-    def _report_set_back(self, watched: Watched, gap: OpenGap, last: Event, event: Event) -> Event:
-        """Report a gap in which the venue's clock was set back: missed events may have times of both clocks.
-
-        It is not filled: only ids that are numbers tell what was missed from what was delivered before.
-        """
-        elapsed = abs(event.recv - last.recv)
-        since, until = event.ts - elapsed, last.ts + elapsed
+    def _report_unfilled(
+        self,
+        watched: Watched,
+        gap: OpenGap,
+        event: Event,
+        since: int,
+        until: int,
+        after_id: int | str | None,
+        before_id: int | str | None,
+    ) -> Event:
+        """Report that events from *since* to *until* may be missing, without trying to fill them."""
         tracked = TrackedGap(
             Gap(
                 self._venue, event.symbol, until, event.recv, since, until, gap.cause, None,
-                "unrecoverable", event.channel, id_of(last), id_of(event),
+                "unrecoverable", event.channel, after_id, before_id,
             ),
             since,
         )  # fmt: skip
