@@ -42,8 +42,7 @@ class Rig:
 
     def __init__(self) -> None:
         self.counters: Counter[str] = Counter()
-        self.clock = VirtualClock()
-        self.gaps = GapTracker("acme", self.clock, self.counters)
+        self.gaps = GapTracker("acme", VirtualClock(), self.counters)
         self.gaps.live |= {TRADES, QUOTES}
 
     def cut(self, at: float, **options: Any) -> None:
@@ -256,16 +255,6 @@ def test_a_gap_in_which_the_venue_set_its_clock_back_has_times_of_both_clocks(
     assert [(other.since, other.until) for other in doubtful] == before
     assert (gap.since, gap.until) == (round(since * SECOND), round(until * SECOND))
     assert (gap.after_id, gap.before_id, gap.state) == ("a", "b", state)
-
-
-def test_our_own_clock_that_was_set_back_too_does_not_shorten_such_a_gap() -> None:
-    rig = Rig()
-    rig.read(trade(10, "a"))
-    rig.cut(10.1)
-    rig.clock.advance(8)
-    (gap,) = rig.read(trade(3, "b", seen=10.2))
-
-    assert (gap.since, gap.until) == (-5 * SECOND, 18 * SECOND)
 
 
 def test_of_trades_with_one_time_the_last_is_the_one_with_the_highest_id() -> None:

@@ -119,7 +119,7 @@ class GapTracker:
         known: Collection[int | str] = trade_ids.get(subscription, ())
         if type(last) is Bar and last.closed:
             known = {last.ts}
-        watched.open = OpenGap(since, cause, last, known, self._clock.monotonic())
+        watched.open = OpenGap(since, cause, last, known)
 
     def _watch(self, subscription: Subscription) -> Watched:
         watched = self.watched.get(subscription)
@@ -336,12 +336,9 @@ class GapTracker:
         origin = getattr(event, "origin", "history")
         if last is None or origin == "history":
             return self._report_open(watched, gap, until, event.recv, before_id)
-        is_numbered = type(before_id) is int
-        # Our own clock may have been set back as well.
-        open_ns = round((self._clock.monotonic() - gap.opened_at) * 1_000_000_000)
-        elapsed = max(event.recv - last.recv, open_ns)
+        elapsed, is_numbered = event.recv - last.recv, type(before_id) is int
         if event.ts < gap.since and not is_numbered:
-            times = event.ts - elapsed, last.ts + elapsed
+            times = event.ts - abs(elapsed), last.ts + abs(elapsed)
             return [self._report_unfilled(watched, gap, event, *times, id_of(last), before_id)]
         # Past trades are older than their arrival; the newest of the batch tells the venue's time.
         batch = self._batch if origin != "live" else [event]

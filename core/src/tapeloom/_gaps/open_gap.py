@@ -19,7 +19,6 @@ class OpenGap:
     cause: GapCause
     last: Event | None  #: the last trade or bar before it
     known: Collection[int | str]  #: ids around its begin that were delivered
-    opened_at: float  #: in monotonic seconds
     #: When the venue acknowledged the subscription again: in ns on its clock, in ns on ours, and in
     #: monotonic seconds. None while it has not.
     confirmed: tuple[int, int, float] | None = None
