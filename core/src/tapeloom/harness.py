@@ -20,7 +20,7 @@ from ._compose.hook_checks import BACKENDS, HookSpecs
 from ._compose.plan import Composition, FeedPlan
 from ._compose.registry import Registry
 from ._config import SinkSpec, StageSpec
-from ._connection.frame_intake import FeedIntake
+from ._connection.frame_intake import FeedIntake, unreadable_frame
 from ._connection.subscriptions import Subscriptions
 from ._network.http_client import http_client
 from ._network.websocket import dialer
@@ -29,7 +29,7 @@ from ._stream.opening import StackLike, load
 from ._stream.pipeline import Pipeline
 from ._tape.reader import RecordedFrame, Tape
 from .errors import ConfigError, Mistake
-from .events import Event, Reject
+from .events import Event
 from .plugin import (
     Ack,
     Clock,
@@ -101,8 +101,7 @@ class ComposedFeed:
                 self.feed.counters["unrequested"] += unrequested
                 replies.extend(decoded)
                 return []
-            text = frame[:500].decode(errors="replace")
-            return [Reject(self.feed.venue, "", recv, recv, "unreadable_frame", text)]
+            return [unreadable_frame(self.feed.venue, recv, frame)]
 
         return FramesRead(list(self.parse(Frames(payloads, recv, on_control))), replies)
 

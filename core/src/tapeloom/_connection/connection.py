@@ -19,7 +19,7 @@ from tapeloom._runtime.backoff import Backoff
 from tapeloom._runtime.rate_limits import EndpointLimits
 from tapeloom._runtime.taps import status_fields
 from tapeloom.errors import ConnectionLost, FeedError, Throttled
-from tapeloom.events import Event, Reject
+from tapeloom.events import Event
 from tapeloom.plugin import Endpoint, Link, PushLink, Subscription
 from tapeloom.plugin.protocol import decode_replies
 from tapeloom.plugin.transports import handshake_refused
@@ -241,9 +241,7 @@ class Connection:
             if are_recorded(replies):
                 self._setup.plan.facts.record(recv, "reply", of=[*map(status_fields, statuses)])
             return statuses
-        self._setup.intake.unreadable(recv, frame, "unreadable_frame")
-        text = frame[:500].decode(errors="replace")
-        return [Reject(feed.venue, "", recv, recv, "unreadable_frame", text)]
+        return [self._setup.intake.reject(recv, frame)]
 
     def _apply(self, result: ReplyResult, recv: int) -> None:
         """Do what a reply that arrived at *recv*, in ns, demands."""

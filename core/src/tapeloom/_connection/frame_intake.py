@@ -53,6 +53,11 @@ class FeedIntake:
         for tap in self.taps:
             tap.unreadable(recv, frame, error)
 
+    def reject(self, recv: int, frame: bytes) -> Reject:
+        """Count a frame that the codec cannot read either, pass it to the taps, and return its Reject."""
+        self.unreadable(recv, frame, "unreadable_frame")
+        return unreadable_frame(self.feed.venue, recv, frame)
+
 
 class FrameIntake:
     """Takes the frames of one connection, of a socket or of a tape, and passes on their events.
@@ -139,6 +144,12 @@ class FrameIntake:
         deadlines.is_blocked = False
         now = self._clock.monotonic()
         deadlines.not_read_for(now - deadlines.last_byte, now)
+
+
+def unreadable_frame(venue: str, recv: int, frame: bytes) -> Reject:
+    """Return the Reject of a frame that is neither market data nor a known reply; *recv* is in ns."""
+    text = frame[:500].decode(errors="replace")
+    return Reject(venue, "", recv, recv, "unreadable_frame", text)
 
 
 def guarded(parse: Parse, venue: str, unreadable: Callable[[int, bytes, str], None]) -> Parse:

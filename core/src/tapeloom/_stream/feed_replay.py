@@ -178,9 +178,7 @@ class FeedReplay:
             return recorded.popleft() if recorded and are_recorded(replies) else []
         if not self._has_facts and (book := self._read_book_answer(frame)):
             return book
-        text = frame[:500].decode(errors="replace")
-        self._feed_intake.unreadable(self._clock.now, frame, "unreadable_frame")
-        return [self._reject(self._clock.now, "unreadable_frame", text)]
+        return [self._feed_intake.reject(self._clock.now, frame)]
 
     def _read_book_answer(self, frame: bytes) -> list[Event]:
         """Return the book in a frame that is the body of a REST answer, else nothing.
