@@ -45,7 +45,6 @@ class GapTracker:
         self.watched: dict[tuple[str, str], Watched] = {}
         self.request: Callable[[HistoryQuery], Request | None] = lambda query: None
         self.enqueue: Callable[[GapFill], None] = lambda fill: None
-        self._batch: list[Event] = []  # the one that is processed
         self._venue = venue
         self.last_seen = LastSeen()
         self._clock = clock
@@ -218,36 +217,35 @@ class GapTracker:
         """
         if not self.watched:
             return batch
-        self._batch = batch
         out: list[Event] | None = None
         for index, event in enumerate(batch):
             watched = self.watched.get((event.symbol, event.channel))
             delivered = [event]
             if watched is not None and type(event) not in OURS:
-                delivered = self._deliver(watched, event)
+                delivered = self._deliver(watched, event, batch)
             if out is None and len(delivered) != 1:
                 out = batch[:index]
             if out is not None:
                 out += delivered
         return batch if out is None else out
 
-    def _deliver(self, watched: Watched, event: Event) -> list[Event]:
-        """Return what to deliver for an event of a subscription with gaps."""
+    def _deliver(self, watched: Watched, event: Event, batch: list[Event]) -> list[Event]:
+        """Return what to deliver for an event of *batch* whose subscription has gaps."""
         fill, gap = watched.fill, watched.open
         if gap is None or not gap.is_before(event) or fill.has_brought(event):
             delivered = fill.live(event)
             self._counters["repeated_trades"] += not delivered
             return delivered
-        ended = self._end(watched, gap, event)
+        ended = self._end(watched, gap, event, batch)
         fill.record(event)
         return [*ended, event]
 
-    def _end(self, watched: Watched, gap: OpenGap, event: Event) -> list[Event]:
-        """Return the reports of a gap that *event* ends."""
+    def _end(self, watched: Watched, gap: OpenGap, event: Event, batch: list[Event]) -> list[Event]:
+        """Return the reports of a gap that *event*, of *batch*, ends."""
         watched.open = None
         tracked, before_id = gap.reported, id_of(event)
         if tracked is None:
-            return self._report_ended(watched, gap, event)
+            return self._report_ended(watched, gap, event, batch)
         tracked.gap = evolve(tracked.gap, before_id=before_id)
         is_settled = tracked.missing == 0 and tracked.gap.state == "filled"
         if is_settled or (tracked.missing is None and event.ts <= tracked.gap.until):
@@ -326,8 +324,10 @@ class GapTracker:
         )  # fmt: skip
         return self._report(watched, gap.reported, gap.known)
 
-    def _report_ended(self, watched: Watched, gap: OpenGap, event: Event) -> list[Event]:
-        """Report a gap for the first time, with the event that ends it.
+    def _report_ended(
+        self, watched: Watched, gap: OpenGap, event: Event, batch: list[Event]
+    ) -> list[Event]:
+        """Report a gap for the first time, with the event of *batch* that ends it.
 
         If the venue's clock was set back meanwhile, missed events may have times of both clocks. Ids that
         are numbers tell them from what was delivered before; without them a part cannot be filled.
@@ -341,8 +341,8 @@ class GapTracker:
             times = event.ts - abs(elapsed), last.ts + abs(elapsed)
             return [self._report_unfilled(watched, gap, event, *times, id_of(last), before_id)]
         # Past trades are older than their arrival; the newest of the batch tells the venue's time.
-        batch = self._batch if origin != "live" else [event]
-        newest = max(other.ts for other in batch if type(other) not in OURS)
+        received = batch if origin != "live" else [event]
+        newest = max(other.ts for other in received if type(other) not in OURS)
         set_back = last.ts + elapsed - newest
         if set_back <= _SET_BACK:
             return self._report_open(watched, gap, until, event.recv, before_id)

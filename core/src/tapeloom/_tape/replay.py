@@ -44,7 +44,7 @@ class Turns:
         self._waiting: dict[str, tuple[int, anyio.Event]] = {}
 
     def is_next(self, recv: int) -> bool:
-        """Return whether no other feed has an earlier record than the running one, at *recv* in ns."""
+        """Return whether the running feed may go on: no other has a record earlier than *recv*, in ns."""
         first = min((other for other, _ in self._waiting.values()), default=recv)
         return self._running == 1 and recv <= first
 

@@ -292,9 +292,8 @@ class BarParser(_Parser):
         for row in data:
             try:
                 start = int(to_decimal(row[0]))
-                if (
-                    start * MS > recv + _MAX_AHEAD_NS
-                ):  # all bars after it would be taken for revisions
+                if start * MS > recv + _MAX_AHEAD_NS:
+                    # All bars after it would be taken for revisions.
                     out.append(self._reject("ahead", row, recv))
                 else:
                     rows.append((start, *row[1:]))
