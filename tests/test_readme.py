@@ -5,6 +5,9 @@ from __future__ import annotations
 import contextlib
 import json
 import re
+import shlex
+import subprocess
+import sys
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -125,3 +128,74 @@ def test_every_package_has_a_row() -> None:
     }
 
     assert {name for name in names if f"| `{name}`" not in README} == set()
+
+
+# ------------------------------------------------------------------------------- the line to install
+
+#: Every package by its name.
+PACKAGES = {
+    tomllib.loads(file.read_text("utf-8"))["project"]["name"]: file.parent
+    for pattern in ("core", "plugins/*", "contrib/*")
+    for file in sorted(ROOT.glob(f"{pattern}/pyproject.toml"))
+}
+PAGES = [*ROOT.glob("*.md"), *ROOT.glob("*/README.md"), *ROOT.glob("*/*/README.md"), *ROOT.glob("docs/*/*.md")]  # fmt: skip
+
+
+def needed(package: Path) -> set[Path]:
+    """Return the packages of this repository that *package* needs, and itself."""
+    project = tomllib.loads((package / "pyproject.toml").read_text("utf-8"))["project"]
+    names = [re.split(r"[<>=\[]", text)[0] for text in project["dependencies"]]
+    return {package}.union(*(needed(PACKAGES[name]) for name in names if name in PACKAGES))
+
+
+def install_lines(page: Path) -> list[list[str]]:
+    """Return the arguments of each ``pip install`` of a page."""
+    found = re.findall(r"pip install ([^`\n&]+)", page.read_text("utf-8"))
+    return [shlex.split(text, comments=True) for text in found]
+
+
+@pytest.mark.parametrize("package", PACKAGES.values(), ids=lambda path: path.name)
+def test_one_line_of_pip_installs_a_package_from_a_clone(package: Path) -> None:
+    first = install_lines(package / "README.md")[0]
+    folders = {ROOT / argument.partition("[")[0] for argument in first}
+
+    assert folders >= needed(package)
+    assert folders <= set(PACKAGES.values())
+
+
+def test_no_page_installs_a_package_that_is_on_no_index() -> None:
+    wrong = [
+        (page.name, argument)
+        for page in PAGES
+        for line in install_lines(page)
+        for argument in line
+        if argument.startswith("tapeloom")
+    ]
+
+    assert wrong == []
+
+
+def test_the_demo_installs_what_it_needs_and_nox_and_nothing_else() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
+    wanted = {"tapeloom", "tapeloom-simulator", "tapeloom-binance"}  # and the stages of the demo
+    wanted |= {f"tapeloom-{stage}" for stage in ("quality", "books", "bars")}
+
+    assert set(project["project"]["dependencies"]) == wanted
+    assert [re.split("[<>=]", text)[0] for text in project["dependency-groups"]["dev"]] == ["nox"]
+
+
+@pytest.mark.slow
+def test_the_line_of_a_readme_installs_what_can_be_imported(tmp_path: Path) -> None:
+    """That of RustyBT's guide has the most packages of ours."""
+    (line, *_) = install_lines(PACKAGES["tapeloom-rustybt"] / "README.md")
+    python = tmp_path / "venv/bin/python"
+    for command in (
+        ["uv", "venv", "--quiet", "--python", sys.executable, str(tmp_path / "venv")],
+        ["uv", "pip", "install", "--quiet", "--python", str(python), *line],
+        [str(python), "-m", "tapeloom", "plugins"],
+    ):
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+
+    names = {line.split()[0] for line in done.stdout.splitlines()[1:]}
+    assert names == {"bars", "binance", "bybit", "quality"}

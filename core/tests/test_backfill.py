@@ -110,6 +110,29 @@ def test_the_newest_trades_fill_a_gap_only_if_they_reach_back_to_a_known_one() -
     assert states == [("partial", 1), ("partial", 7), ("partial", 8), ("filled", 8)]
 
 
+@pytest.mark.parametrize("shift", [-5, 100], ids=["back", "forth"])
+@pytest.mark.parametrize("size", [20, 12])
+def test_the_order_of_an_answer_counts_before_its_times(size: int, shift: int) -> None:
+    """While the connection was down, the venue's clock was set, and set right again."""
+    trades = [trade(n, n + (shift if 10 < n < 15 else 0), named="name") for n in range(1, 21)]
+    fill = filling(gap_between(trades[7], trades[17]), known=[t.id for t in trades[:8]])
+    fill.next_query()
+    got, (report,) = parts(fill.process(trades[::-1][:size], Request(url=""), 0))
+
+    assert [t.id for t in got] == [t.id for t in trades[8:17]]
+    assert report.state == "filled" if size == 20 else "partial"
+
+
+def test_a_time_before_the_gap_does_not_show_that_an_answer_reaches_back_to_it() -> None:
+    """The venue's clock was set back and forth again: what the answer lacks is not filled."""
+    trades = [trade(n, n - (8 if 12 < n < 16 else 0), named="name") for n in range(1, 21)]
+    fill = filling(gap_between(trades[7], trades[17]), known=[t.id for t in trades[:8]])
+    fill.next_query()
+    (report,) = parts(fill.process(trades[::-1][:8], Request(url=""), 0))[1]
+
+    assert report.state == "partial"
+
+
 def test_numeric_ids_count_what_is_missing_before_and_after_a_fill() -> None:
     trades = [trade(n, n) for n in range(1, 21)]
     gap = gap_between(trades[4], trades[14])

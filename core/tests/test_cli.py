@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
+import importlib.util
 import io
 import json
 import os
@@ -22,6 +24,7 @@ from typing import Any
 import anyio
 import pytest
 import structlog
+import tapeloom
 from anyio.from_thread import start_blocking_portal
 from attrs import evolve
 from tapeloom import Gap, Quote, Trade, decode
@@ -55,10 +58,15 @@ from tapeloom.hooks import hookimpl
 class Sink:
     backends = frozenset({"asyncio", "trio"})
 
-    async def write(self, events):
+    guarantee = "at_most_once"
+
+    async def open(self, run):
+        pass
+
+    async def write(self, batch):
         ctypes.CDLL(None).sleep(60)  # it neither runs signal handlers nor lets the event loop go on
 
-    async def aclose(self):
+    async def close(self):
         pass
 
 @hookimpl
@@ -78,14 +86,19 @@ kept = sys.__stdout__
 class Sink:
     backends = frozenset({"asyncio", "trio"})
 
-    async def write(self, events):
+    guarantee = "at_most_once"
+
+    async def open(self, run):
+        pass
+
+    async def write(self, batch):
         print("printed")
         kept.write("written")
         logger.warning("logged")
         warnings.warn("warned")
         os.write(1, b"from C")
 
-    async def aclose(self):
+    async def close(self):
         pass
 
 @hookimpl
@@ -94,6 +107,7 @@ def sink(settings):
 """
 SILENT = """\
 import anyio
+from tapeloom import Status
 from tapeloom.hooks import hookimpl
 
 class Source:
@@ -118,10 +132,65 @@ from tapeloom.hooks import hookimpl
 class Sink:
     backends = frozenset({"asyncio", "trio"})
 
-    async def write(self, events):
+    guarantee = "at_most_once"
+
+    async def open(self, run):
+        pass
+
+    async def write(self, batch):
         await anyio.sleep_forever()
 
-    async def aclose(self):
+    async def close(self):
+        pass
+
+@hookimpl
+def sink(settings):
+    return Sink()
+"""
+
+
+CVD = """\
+from decimal import Decimal
+from tapeloom import Trade
+from tapeloom.events import BaseEvent, event_class
+from tapeloom.hooks import hookimpl
+
+@event_class
+class Cvd(BaseEvent):
+    type = "made_cvd"
+    venue: str
+    symbol: str
+    ts: int
+    recv: int
+    delta: Decimal
+    sides: list[Decimal]
+    note: str | None = None
+    channel: str = "made_cvd"
+
+@hookimpl
+def aggregate(feed):
+    def stage(events):
+        out = []
+        for event in events:
+            out.append(event)
+            if type(event) is Trade:
+                delta, note = event.size * event.id, "a\\x1b[2Jb"
+                own = Cvd(feed.venue, event.symbol, event.ts, event.recv, delta, [delta], note)
+                out.append(own)
+        return out
+    return stage
+
+class Sink:
+    guarantee = "at_least_once"
+
+    def open(self, run):
+        pass
+
+    def write(self, batch):
+        with open("stored", "a") as file:
+            file.writelines(f"{event.type} {event.delta}\\n" for event in batch.events)
+
+    def close(self):
         pass
 
 @hookimpl
@@ -140,7 +209,9 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setenv("PYTHONWARNINGS", "error")
     monkeypatch.delenv("TERM", raising=False)
     install(folder, "acme", ACME, {"acme": "acme", "marker": "marker"})
-    monkeypatch.setenv("TAPELOOM_PLUGINS", "acme,marker,hello,broken,stuck,frozen,chatty,silent")
+    monkeypatch.setenv(
+        "TAPELOOM_PLUGINS", "acme,marker,hello,broken,stuck,frozen,chatty,silent,keeper"
+    )
     monkeypatch.chdir(tmp_path)
     yield folder
     for name in [name for name in sys.modules if name.startswith("made_")]:
@@ -275,6 +346,55 @@ def test_check_reports_every_mistake_with_its_line(
     assert "Did you mean 'per_connection'?" in err
 
 
+def test_check_finds_certificates_that_are_none(
+    stack: Stacked, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "ca.pem").write_text("this is no certificate")
+    code = main(["check", stack(top='[network]\nca = "ca.pem"\n')])
+
+    assert code == 2
+    assert "cannot be read as PEM certificates" in capsys.readouterr().err
+
+
+SINK = """\
+from tapeloom.errors import SinkUnavailable
+from tapeloom.hooks import hookimpl
+
+class Sink:
+    guarantee = "at_least_once"
+
+    def open(self, run): ...
+    def write(self, batch): ...
+    def close(self): ...
+
+    def check(self):
+        if {is_down}:
+            raise SinkUnavailable("no server at redis://user:word@localhost:1. Start one.")
+        return ["server 7.2", "may write"]
+
+@hookimpl
+def sink(settings):
+    return Sink()
+"""
+
+
+@pytest.mark.parametrize("is_down", [True, False])
+def test_check_connect_prints_what_a_store_says_and_hides_its_password(
+    site: Path, stack: Stacked, capsys: pytest.CaptureFixture[str], is_down: bool
+) -> None:
+    install(site, "keeper", SINK.format(is_down=is_down))
+    code = main(["check", "--connect", stack(more='[[sink]]\nuse = "keeper"')])
+    out = capsys.readouterr().out
+
+    assert "sink keeper: keeper, at least once, queue of 100000, drop_oldest" in out
+    if is_down:
+        assert code == 1
+        assert "sink keeper: no server at redis://***@localhost:1. Start one.\n1 sink(s)" in out
+    else:
+        assert code == 0
+        assert "sink keeper: server 7.2\nsink keeper: may write\nnothing is wrong" in out
+
+
 def test_check_rejects_what_run_rejects(
     site: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -283,6 +403,116 @@ def test_check_rejects_what_run_rejects(
 
     assert codes == [2, 2]
     assert "nothing is wrong" not in capsys.readouterr().out
+
+
+def test_check_says_that_a_plain_write_runs_in_a_thread(
+    site: Path, stack: Stacked, capsys: pytest.CaptureFixture[str]
+) -> None:
+    install(site, "keeper", SINK.format(is_down=False))
+    install(site, "stuck", STUCK)
+    code = main(["check", stack(more='[[sink]]\nuse = "keeper"\n[[sink]]\nuse = "stuck"')])
+    lines = capsys.readouterr().out.splitlines()
+
+    assert code == 0
+    assert (
+        "sink keeper: keeper, at least once, queue of 100000, drop_oldest, writes in a worker thread"
+        in lines
+    )
+    assert "sink stuck: stuck, at most once, queue of 100000, drop_oldest" in lines
+
+
+TEXT_ERRORS = """\
+from tapeloom.errors import ConfigError
+from tapeloom.hooks import hookimpl
+
+@hookimpl
+def {hook}({argument}):
+    raise ConfigError("no key is given. Write key = 'k'.")
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "hook", "argument", "table", "place"),
+    [
+        ("silent", "connect", "feed", "", "line 2: feed[0]"),
+        ("keeper", "sink", "settings", '[[sink]]\nuse = "keeper"', "line 9: sink[0]"),
+    ],
+)
+def test_a_config_error_of_a_text_is_shown_as_one_mistake_with_its_place(
+    site: Path,
+    stack: Stacked,
+    capsys: pytest.CaptureFixture[str],
+    name: str,
+    hook: str,
+    argument: str,
+    table: str,
+    place: str,
+) -> None:
+    install(site, name, TEXT_ERRORS.format(hook=hook, argument=argument))
+    if hook == "connect":
+        Path("stack.toml").write_text('\n[[feed]]\nvenue = "silent"\nsymbols = ["BTC/USD"]\nchannels = ["trades"]\n')  # fmt: skip
+    else:
+        stack(more=table)
+    code = main(["check", "stack.toml"])
+    err = capsys.readouterr().err
+
+    assert code == 2
+    assert err == f"tapeloom: stack.toml: {place}: no key is given. Write key = 'k'.\n"
+
+
+@pytest.mark.parametrize("by_stack", [True, False], ids=["stack", "environment"])
+def test_a_socks_proxy_without_its_package_is_a_sentence(
+    stack: Stacked,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    by_stack: bool,
+) -> None:
+    assert importlib.util.find_spec("socksio") is None, "the test is for a machine without it"
+    if by_stack:
+        code = main(["check", stack(top='[network]\nproxy = "socks5://127.0.0.1:9"\n')])
+    else:
+        monkeypatch.setenv("ALL_PROXY", "socks5h://127.0.0.1:9")
+        code = main(["run", stack("ws://venue.invalid/ws"), "--for", "5", "--out", "none"])
+    err = capsys.readouterr().err
+
+    assert code == 2
+    assert "a SOCKS proxy needs the package socksio. Run: pip install socksio" in err
+    assert "Traceback" not in err
+
+
+# ----------------------------------------------------------------------------------------- commands
+
+
+def test_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["--version"])
+
+    assert caught.value.code == 0
+    assert capsys.readouterr().out == f"tapeloom {tapeloom.__version__}\n"
+
+
+@pytest.mark.parametrize("verb", ["demo", "simulate", "chaos", "parquet"])
+def test_a_command_of_a_package_that_is_not_installed_says_what_to_install(
+    site: Path, capsys: pytest.CaptureFixture[str], verb: str
+) -> None:
+    code = main([verb, "--for", "10"])
+    folder = "simulator" if verb in ("demo", "simulate") else verb
+
+    assert code == 2
+    assert capsys.readouterr().err == (
+        f"tapeloom: the command {verb!r} is part of the package tapeloom-{folder}, which is not"
+        f" installed. In a clone of tapeloom: pip install ./plugins/{folder}\n"
+    )
+
+
+def test_an_unknown_command_proposes_a_known_one(
+    site: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert [main(["rum"]), main(["--debug", "zzz"])] == [2, 2]
+    assert capsys.readouterr().err == (
+        "tapeloom: there is no command 'rum'. Did you mean 'run'?\n"
+        "tapeloom: there is no command 'zzz'. There are run, record, replay, check, plugins.\n"
+    )
 
 
 # ---------------------------------------------------------------------------------------------- run
@@ -343,16 +573,21 @@ def test_a_failed_feed_is_exit_code_1_with_the_reason(
     assert "Traceback" not in err
 
 
-def test_a_source_that_does_not_report_connections_may_be_silent(
-    site: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("reports", [True, False])
+def test_a_source_that_is_silent_is_exit_code_1_unless_it_reports_a_connection(
+    site: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], reports: bool
 ) -> None:
-    install(site, "silent", SILENT)
+    report = 'await deliver([Status("silent", "", 1, 1, "connected")])' if reports else "pass"
+    install(
+        site, "silent", SILENT.replace("await anyio.sleep", f"{report}\n        await anyio.sleep")
+    )
     feed = '[[feed]]\nvenue = "silent"\nsymbols = ["BTC/USD"]\nchannels = ["trades"]\n'
     (tmp_path / "stack.toml").write_text(feed)
     code = main(["run", "stack.toml", "--for", "0.3", "--out", "none"])
+    problem = "no connection was established. No event came, and no source reported one."
 
-    assert summary(capsys.readouterr().err)["errors"] == []
-    assert code == 0
+    assert summary(capsys.readouterr().err)["errors"] == ([] if reports else [problem])
+    assert code == (0 if reports else 1)
 
 
 @pytest.mark.parametrize("out", ["jsonl", "none"])
@@ -497,6 +732,109 @@ def test_replay_runs_the_pipeline_over_a_recording(
     assert (totals["frames"], totals["errors"]) == (40, [])
 
 
+def test_replay_shows_its_progress_on_a_terminal_and_not_in_a_file(tape: str) -> None:
+    """The tape has 4 s, which is shown for half a second at this speed."""
+    command = ["replay", tape, *REPLAY, "--out", "none", "--speed", "2.5x"]
+    ours, theirs = os.openpty()
+    process = subprocess.Popen([sys.executable, "-m", "tapeloom", *command], stderr=theirs)
+    os.close(theirs)
+    shown = b""
+    with contextlib.suppress(OSError):  # the end of a terminal is an error
+        while part := os.read(ours, 4096):
+            shown += part
+    os.close(ours)
+
+    assert process.wait(20) == 0
+    assert "\rreplay ████████████████████ 100%" in shown.decode()
+    assert summary(shown.decode().rpartition("\x1b[K")[2])["events"]["trade"] == 40
+
+    file = child(*command)
+    assert "replay" not in file.communicate()[1]
+
+
+@pytest.fixture
+def cvd(site: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Install a stage with an event class of its own; return the arguments for a replay with it."""
+    install(site, "cvd", CVD)
+    monkeypatch.setenv("TAPELOOM_PLUGINS", "acme,marker,cvd")
+    return [*REPLAY, "--stages", "marker,cvd"]
+
+
+def test_a_plugins_own_event_is_in_the_json_lines_and_in_the_summary(
+    tape: str, cvd: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    code = main(["replay", tape, *cvd, "--out", "jsonl"])
+    out, err = capsys.readouterr()
+    own = [event for event in map(decode, out.splitlines()) if event.type == "made_cvd"]
+
+    assert code == 0
+    assert [event.delta for event in own] == [2 * n for n in range(1, 41)]  # type: ignore[attr-defined]
+    assert summary(err)["events"]["made_cvd"] == summary(err)["events"]["trade"] == 40
+
+
+def test_the_table_has_a_line_for_the_latest_of_a_plugins_own_events(
+    tape: str, cvd: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    code = main(["replay", tape, *cvd])
+    out, _ = capsys.readouterr()
+
+    assert code == 0
+    assert [line for line in out.splitlines() if "made_cvd" in line][-1] == (
+        "acme BTC/USD made_cvd delta 80 sides [80] note a\\x1b[2Jb"
+    )
+    assert out.count("made_cvd") <= 2  # one line a refresh, not one an event
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_plugins_own_event_has_a_row_in_the_live_table(
+    site: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "60")
+    install(site, "cvd", CVD)
+    own = importlib.import_module("made_cvd").Cvd
+    out = Terminal()
+    table = Table(out)
+    table.write([own("acme", "", 1, 2, Decimal(n), [], "-" * 60) for n in range(3)])
+    table.write([own("acme", "BTC/USD", 1, 2, Decimal("0.50"), [])])
+    table.refresh({})
+    lines = [line.strip() for line in out.getvalue().replace("\x1b[K", "").splitlines()]
+    assert "-" * 51 in "".join(lines).replace(" ", "")
+
+    assert [line for line in lines if "made_cvd" in line] == [
+        "acme made_cvd delta 2 sides [] note -----------------------",  # it goes on below
+        "acme BTC/USD made_cvd delta 0.5 sides [] note None",
+    ]
+
+
+def test_a_sink_selects_a_plugins_own_type(
+    stack: Stacked, serving: Any, cvd: list[str], tmp_path: Path
+) -> None:
+    sink = '[[sink]]\nuse = "cvd"\ntypes = ["made_cvd"]\n'
+    path = stack(serving(FakeVenue(busy)).url(), more=sink, stages=["cvd"])
+
+    assert main(["check", path]) == 0
+    assert main(["run", path, "--for", "0.4", "--out", "none"]) == 0
+    stored = (tmp_path / "stored").read_text().splitlines()
+    assert stored[:3] == ["made_cvd 0", "made_cvd 2", "made_cvd 4"]
+
+
+def test_a_misspelt_type_of_a_plugin_is_reported_with_its_line(
+    stack: Stacked, cvd: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = stack(more='[[sink]]\nuse = "cvd"\ntypes = ["trade", "made_cdv"]\n', stages=["cvd"])
+
+    assert main(["check", path]) == 2
+    assert (
+        "line 11: sink[0].types[1]: 'made_cdv' is not an event type. Did you mean 'made_cvd'?"
+        in capsys.readouterr().err
+    )
+
+
 def test_a_folder_of_tapes_is_replayed_as_several_feeds(
     site: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -519,6 +857,27 @@ def test_a_folder_of_tapes_is_replayed_as_several_feeds(
         "feed majors",
         "feed minors",
     }
+
+
+def test_a_second_recording_into_a_folder_gets_a_new_name_and_both_are_replayed(
+    running: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    totals = []
+    for _ in range(2):
+        assert main(["record", running, "--to", "tapes", "--for", "0.4", "--out", "none"]) == 0
+        totals.append(summary(capsys.readouterr().err)["events"]["trade"])
+    code = main(["replay", "tapes", "--out", "jsonl"])
+    out, err = capsys.readouterr()
+
+    assert {file.name for file in Path("tapes").iterdir()} == {"acme.jsonl.zst", "acme.2.jsonl.zst"}
+    assert code == 0
+    assert summary(err)["events"]["trade"] == sum(totals)
+    ended = [
+        event["detail"]
+        for event in map(json.loads, out.splitlines())
+        if event.get("state") == "ended"
+    ]
+    assert ended == ["feed acme", "feed acme.2"]
 
 
 def test_a_corrupt_line_of_a_recording_is_a_reject_and_exit_code_1(
@@ -649,7 +1008,6 @@ def test_a_user_mistake_is_one_message_without_traceback(
     "arguments",
     [
         [],
-        ["rum"],
         ["run"],
         ["run", "stack.toml", "--out", "xml"],
         ["run", "stack.toml", "--for", "soon"],

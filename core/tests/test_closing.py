@@ -11,7 +11,7 @@ import pytest
 import tapeloom
 from tapeloom import FeedSpec, Registry, Stack, Status, Trade
 from tapeloom.errors import ConnectionFailed
-from tapeloom.plugin import Endpoint
+from tapeloom.plugin import Endpoint, Resume
 from tapeloom.units import Rate
 from tapeloom_testing import FakeClient, FakeVenue, FakeWire, VirtualClock, WireEnd
 from wsproto import events as ws
@@ -260,10 +260,15 @@ async def test_a_stream_can_be_cancelled_while_it_waits_for_a_sink(registry: Reg
     class Stuck:
         backends = frozenset({"asyncio", "trio"})
 
-        async def write(self, events: Any) -> None:
+        guarantee = "at_most_once"
+
+        async def open(self, run: Any) -> Resume:
+            return Resume()
+
+        async def write(self, batch: Any) -> None:
             await anyio.sleep_forever()
 
-        async def aclose(self) -> None:
+        async def close(self) -> None:
             closed.append(True)
 
     class Plugin:

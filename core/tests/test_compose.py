@@ -42,7 +42,7 @@ from tapeloom.errors import (
 )
 from tapeloom.harness import ComposedFeed
 from tapeloom.hooks import hookimpl
-from tapeloom.plugin import Endpoint, Frames, HistoryQuery
+from tapeloom.plugin import Endpoint, Frames, Guarantee, HistoryQuery, Resume, SinkBatch, SinkRun
 from tapeloom_testing import FakeWire, VirtualClock, WireEnd
 
 
@@ -114,6 +114,23 @@ class SpyStage(Spy):
         return lambda events: events
 
 
+@attrs.define
+class TaggedSink:
+    """A sink that keeps only its setting."""
+
+    tag: str
+    guarantee: Guarantee = "at_most_once"
+
+    async def open(self, run: SinkRun) -> Resume:
+        return Resume()
+
+    async def write(self, batch: SinkBatch) -> None:
+        pass
+
+    async def close(self) -> None:
+        pass
+
+
 class Store:
     @hookimpl
     def settings(self) -> type[Any]:
@@ -121,7 +138,7 @@ class Store:
 
     @hookimpl
     def sink(self, settings: TagSettings) -> Any:
-        return ("sink", settings.tag)
+        return TaggedSink(settings.tag)
 
 
 @pytest.fixture
@@ -345,6 +362,27 @@ def test_a_plugin_that_is_not_a_sink_is_a_mistake_at_its_place(stocked: Registry
     ]
 
 
+def test_an_unknown_event_type_of_a_sink_is_a_mistake_at_its_place(stocked: Registry) -> None:
+    found = mistakes(stocked, stack(sinks=(SinkSpec("store", types=("trade", "bars", "candle")),)))
+
+    assert found[0] == "sink[0].types[1]: 'bars' is not an event type. Did you mean 'bar'?"
+    assert found[1].startswith("sink[0].types[2]: 'candle' is not an event type. Known: ")
+    known = found[1].rpartition("Known: ")[2].split(", ")
+    assert {"bar", "gap", "trade"} <= set(known)
+    assert known == sorted(known)
+
+
+def test_the_types_of_a_sink_are_not_judged_while_a_plugin_is_missing(stocked: Registry) -> None:
+    sink = SinkSpec("store", types=("type_of_a_missing_plugin",))
+    with pytest.raises(PluginNotFound, match="'markre'"):
+        composed(stocked, stack("markre", sinks=(sink,)))
+
+    unread = [Mistake("feed[1].stages", "expected an array")]
+    given = compose(stack(sinks=(sink,)), stocked, VirtualClock(), mistakes=unread)
+
+    assert list(given.mistakes) == unread
+
+
 def test_an_unserved_channel_is_reported_with_the_served_ones(registry: Registry) -> None:
     spec = FeedSpec("acme", ["BTC/USD"], ["trades", "ticker"])
 
@@ -406,10 +444,7 @@ def test_an_invalid_sink_setting_is_a_mistake_of_the_stack(stocked: Registry) ->
 def test_a_sink_receives_its_settings(stocked: Registry) -> None:
     given = stack(sinks=(SinkSpec("store", table={"tag": "S"}), SinkSpec("store")))
 
-    assert [sink for _, sink, _ in composed(stocked, given).sinks] == [
-        ("sink", "S"),
-        ("sink", "tag"),
-    ]
+    assert [plan.sink.tag for plan in composed(stocked, given).sinks] == ["S", "tag"]
 
 
 class ConnectResult:

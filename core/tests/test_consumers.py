@@ -24,7 +24,7 @@ from tapeloom.errors import (
     SubscriptionRefused,
 )
 from tapeloom.hooks import hookimpl
-from tapeloom.plugin import Endpoint
+from tapeloom.plugin import Endpoint, Guarantee, Resume, SinkBatch, SinkRun
 from tapeloom_testing import FakeWire, WireEnd
 
 SPEC = FeedSpec("acme", ["BTC/USD"], ["trades"])
@@ -516,25 +516,23 @@ async def test_stopping_before_a_consumer_attaches_ends_at_once(registry: Regist
 
 @define
 class Store:
-    """A sink that keeps its events, and fails if configured to."""
+    """A sink that keeps its events."""
 
     batches: list[list[Event]] = field(factory=list)
     backends: frozenset[str] = frozenset({"asyncio", "trio"})
     closed: int = 0
-    fails_on: frozenset[int] = frozenset()
-    fails_to_close: bool = False
+    guarantee: Guarantee = "at_most_once"
 
-    async def write(self, events: Sequence[Event]) -> None:
+    async def open(self, run: SinkRun) -> Resume:
+        return Resume()
+
+    async def write(self, batch: SinkBatch) -> None:
         await anyio.lowlevel.checkpoint()
-        if any(isinstance(e, Trade) and e.id in self.fails_on for e in events):
-            raise OSError("the disk is full")
-        self.batches.append(list(events))
+        self.batches.append(list(batch.events))
 
-    async def aclose(self) -> None:
+    async def close(self) -> None:
         await anyio.lowlevel.checkpoint()
         self.closed += 1
-        if self.fails_to_close:
-            raise OSError("the disk is still full")
 
     @property
     def events(self) -> list[Event]:
@@ -561,7 +559,7 @@ async def test_a_sink_gets_batches_of_the_types_asked_for_and_is_closed(
     async with opened(registry, wire, sinks=[SinkSpec("store", types=("trade",))]) as stream:
         await read_until(stream.of(Trade), 4)
 
-    assert [[t.id for t in batch] for batch in store.batches] == [[0, 1, 2], [3, 4]]  # type: ignore[union-attr]
+    assert [t.id for t in store.events] == [0, 1, 2, 3, 4]  # type: ignore[union-attr]
     assert store.closed == 1
 
 
@@ -583,32 +581,6 @@ async def test_a_sink_without_types_gets_everything_and_needs_no_consumer(
         "ended",
     ]
     assert store.closed == 1
-
-
-async def test_an_error_of_a_sink_is_counted_and_affects_no_other_consumer(
-    registry: Registry, store: Store
-) -> None:
-    store.fails_on = frozenset({3, 7})
-    sinks = [SinkSpec("store", types=("trade",))]
-    async with opened(registry, sending_each(20), sinks=sinks) as stream:
-        trades = await read_until(stream.of(Trade), 19)
-    written = [t.id for t in store.events]  # type: ignore[union-attr]
-
-    assert len(trades) == 20
-    assert stream.counters["sink_errors"] == 2
-    assert written == [n for n in range(20) if n not in {3, 7}]
-    assert store.closed == 1
-
-
-async def test_an_error_while_closing_a_sink_is_counted_and_affects_no_other_consumer(
-    registry: Registry, store: Store
-) -> None:
-    store.fails_to_close = True
-    async with opened(registry, sending_each(2), sinks=[SinkSpec("store")]) as stream:
-        trades = await read_until(stream.of(Trade), 1)
-
-    assert len(trades) == 2
-    assert stream.counters["sink_errors"] == 1
 
 
 async def test_queued_events_are_written_before_a_sink_is_closed(
@@ -643,35 +615,3 @@ async def test_a_sink_that_needs_another_event_loop_is_refused(
     with pytest.raises(BackendUnsupported, match="'store' needs"), anyio.fail_after(5):
         async with opened(registry, sending_each(1), sinks=[SinkSpec("store")]) as stream:
             await read_until(stream.of(Trade), 0)
-
-
-async def test_a_failed_sink_is_restarted_if_configured(registry: Registry) -> None:
-    sinks_built: list[Store] = []
-
-    class Plugin:
-        @hookimpl
-        def sink(self, settings: Any) -> Store:
-            sinks_built.append(Store(fails_on=frozenset({3}) if not sinks_built else frozenset()))
-            return sinks_built[-1]
-
-    registry.register(Plugin(), "store")
-    sinks = [SinkSpec("store", types=("trade",), on_error="restart")]
-    async with opened(registry, sending_each(6), sinks=sinks) as stream:
-        await read_until(stream.of(Trade), 5)
-    first, second = sinks_built
-
-    assert [t.id for t in first.events] == [0, 1, 2]  # type: ignore[union-attr]
-    assert [t.id for t in second.events] == [4, 5]  # type: ignore[union-attr]
-    assert (first.closed, second.closed) == (1, 1)
-    assert stream.counters["sink_errors"] == 1
-
-
-async def test_a_failed_sink_is_disabled_if_configured(registry: Registry, store: Store) -> None:
-    store.fails_on = frozenset({3})
-    sinks = [SinkSpec("store", types=("trade",), on_error="disable")]
-    async with opened(registry, sending_each(20), sinks=sinks) as stream:
-        trades = await read_until(stream.of(Trade), 19)
-
-    assert len(trades) == 20
-    assert [t.id for t in store.events] == [0, 1, 2]  # type: ignore[union-attr]
-    assert store.closed == 1

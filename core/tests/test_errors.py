@@ -58,12 +58,23 @@ def test_config_error_lists_every_mistake_with_its_place() -> None:
     assert [mistake.place for mistake in error.mistakes] == ["feed[0].venue", ""]
 
 
-def test_a_missing_plugin_error_proposes_a_name_or_the_install_command() -> None:
+def test_a_config_error_of_a_text_is_one_mistake_without_a_place() -> None:
+    assert str(ConfigError("no key is given")) == "stack: no key is given"
+    assert ConfigError(["a", Mistake("b", "c")]).mistakes == (Mistake("", "a"), Mistake("b", "c"))
+
+
+def test_a_missing_plugin_error_proposes_an_installed_name_and_no_package_that_may_not_exist() -> (
+    None
+):
     assert str(PluginNotFound("binanse", ["binance"])) == (
         "no plugin named 'binanse' is installed. Did you mean 'binance'?"
     )
     assert str(PluginNotFound("kraken", ["binance"])) == (
-        "no plugin named 'kraken' is installed. Try: pip install tapeloom-kraken"
+        "no plugin named 'kraken' is installed."
+        " Install the package that has it; installed are: binance."
+    )
+    assert str(PluginNotFound("kraken")) == (
+        "no plugin named 'kraken' is installed. Install the package that has it."
     )
 
 

@@ -11,8 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tapeloom import Bar, Book, Gap, Quote, Reject, Status, Ticker, Trade
-from tapeloom.events import BY_TYPE, Event, utc
-from tapeloom.events.base import BaseEvent, frozen
+from tapeloom.events import BY_TYPE, BaseEvent, Event, event_class, utc
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 ONE = Decimal(1)
@@ -136,9 +135,9 @@ def test_only_what_the_next_event_replaces_is_a_state() -> None:
 
 
 def test_the_identity_of_a_plugins_own_event_is_all_that_it_says() -> None:
-    @frozen
+    @event_class
     class Funding(BaseEvent):
-        type = "funding"
+        type = "identity_funding"
         venue: str
         symbol: str
         ts: int

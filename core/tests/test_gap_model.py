@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from tapeloom import Event, Gap, Trade
 from tapeloom._gaps.gap_fill import GapFill
 from tapeloom._gaps.gap_tracker import GapTracker
-from tapeloom.plugin import HistoryQuery, Request, Subscription
+from tapeloom.plugin import HistoryQuery, Loss, Request, Subscription
 
 ONE = Decimal(1)
 MS, SECOND = 1_000_000, 1_000_000_000
@@ -151,10 +151,11 @@ class History:
                 state = self.symbols[event.symbol]
                 expected = state.next_id or event.id
                 if event.id > expected:
-                    out += self.tracker.open(
+                    loss = Loss(
                         event.symbol, event.channel, since=state.trades[expected - 2].ts,
                         until=event.ts, recv=event.recv, after_id=expected - 1, before_id=event.id,
                     )  # fmt: skip
+                    out += self.tracker.open(loss)
                 state.next_id = max(expected, event.id + 1)
             out.append(event)
         return out

@@ -31,6 +31,8 @@ class Exchange:
     lags: Sequence[float] = (0.0,)
     #: Seconds until each connection is closed; later ones are never closed.
     lives: Sequence[float] = ()
+    #: Seconds after which a connection stays open and sends nothing more.
+    mutes: Sequence[float] = ()
     every: float = 0.25
     count: int = 0
 
@@ -42,6 +44,7 @@ class Exchange:
         number, self.count = self.count, self.count + 1
         lag = self.lags[number % len(self.lags)]
         closes_at = self.clock.monotonic() + [*self.lives, *[1e9] * self.count][number]
+        mute_from = self.clock.monotonic() + [*self.mutes, *[1e9] * self.count][number]
         end.push(json.dumps({"ok": json.loads(await end.take())["id"]}))
         at = self.trades
         while True:
@@ -51,7 +54,8 @@ class Exchange:
             if self.clock.monotonic() >= closes_at:
                 end.close(1006)
                 return
-            end.push(json.dumps({"s": "BTCUSD", "t": at, "p": "1", "q": "1", "i": at}))
+            if self.clock.monotonic() < mute_from:
+                end.push(json.dumps({"s": "BTCUSD", "t": at, "p": "1", "q": "1", "i": at}))
 
 
 @asynccontextmanager
@@ -143,6 +147,21 @@ async def test_an_old_connection_that_ends_during_the_handover_leaves_no_gap(
     assert got == [*range(got[0], got[-1] + 1)]
     assert not [event for event in events if isinstance(event, Gap)]
     assert "reconnecting" not in [e.state for e in events if isinstance(e, Status)]
+
+
+async def test_what_an_old_connection_no_longer_sent_before_its_successor_was_live_is_a_gap(
+    registry: Registry, acme: Any
+) -> None:
+    acme.endpoint = {"max_age_seconds": 20.0, "silence_timeout_seconds": 3.0, "dial_rate": None}
+    async with streaming(registry, acme, 35.0, mutes=(19.0,)) as (_, events, wire):
+        got = ids(events)
+    missing = sorted({*range(got[0], got[-1] + 1)} - {*got})
+    gaps = [event for event in events if isinstance(event, Gap)]
+
+    assert len(wire.ends) == 2
+    assert len(missing) >= 3
+    assert got == sorted(set(got))
+    assert [(gap.after_id, gap.before_id) for gap in gaps] == [(missing[0] - 1, missing[-1] + 1)]
 
 
 async def test_a_successor_that_dies_is_followed_by_another(registry: Registry, acme: Any) -> None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import gzip
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import anyio
 import anyio.abc
+import anyio.lowlevel
 import httpx
 import pytest
 import tapeloom
@@ -24,7 +25,7 @@ from tapeloom._runtime.rate_limits import RateLimits
 from tapeloom._stream.pipeline import Pipeline
 from tapeloom.errors import ConnectionFailed, RequestRefused, SymbolError
 from tapeloom.hooks import hookimpl
-from tapeloom.plugin import HistoryQuery, Request, Subscription
+from tapeloom.plugin import HistoryQuery, Loss, Request, Subscription
 from tapeloom_testing import FakeVenue, FakeWire, LoopClock, VirtualClock, WireEnd, virtual_backend
 
 BOOK = b'{"b": [["1.5", "2"]], "a": [["1.6", "3"]], "u": 7}'
@@ -80,6 +81,7 @@ async def history_client(
     spec: FeedSpec | None = None,
     run: bool = True,
     event_rate: Callable[[Subscription], float] = lambda _: 0.0,
+    until_taken: Callable[[], Awaitable[None]] = anyio.lowlevel.checkpoint,
     **settings: Any,
 ) -> AsyncIterator[Rig]:
     clock = VirtualClock()
@@ -94,6 +96,8 @@ async def history_client(
 
         async def emit(events: list[Event]) -> None:
             got.extend(pipeline(events))
+            with anyio.CancelScope(shield=True):  # as a stream does
+                await until_taken()
 
         rest = RestClient(plan, client, RateLimits(clock))
         history = HistoryClient(plan, rest, emit, event_rate=event_rate)
@@ -140,6 +144,35 @@ async def test_the_answer_goes_through_the_stages(registry: Registry) -> None:
         await rig.until(2)
 
     assert [type(event) for event in rig.got] == [Book, Status]
+
+
+async def _release(taken: anyio.Event) -> None:
+    """Let the consumer go on after the tasks of the client have been cancelled."""
+    for _ in range(20):
+        await anyio.lowlevel.checkpoint()
+    taken.set()
+
+
+async def test_an_answer_that_waits_for_a_slow_consumer_arrives_also_if_the_feed_ends_meanwhile(
+    registry: Registry,
+) -> None:
+    taken = anyio.Event()
+    spec = FeedSpec("acme", ["BTC/USD", "ETH/USD"], ["book"])
+    async with (
+        anyio.create_task_group() as releasing,
+        history_client(registry, BOOK, spec=spec, until_taken=taken.wait) as rig,
+    ):
+        rig.ask("BTC/USD")
+        rig.ask("ETH/USD")
+        with anyio.fail_after(10):
+            while len(rig.http.asked) < 2 or not rig.got:
+                await rig.clock.sleep(0.05)
+        await rig.clock.sleep(1.0)  # the second answer has come, and waits behind the first
+        before = len(rig.got)
+        releasing.start_soon(_release, taken)
+
+    assert before == 1
+    assert {event.symbol for event in rig.got} == {"BTC/USD", "ETH/USD"}
 
 
 async def test_queries_before_the_client_runs_are_answered(registry: Registry) -> None:
@@ -280,9 +313,8 @@ async def test_a_gap_of_a_symbol_dropped_meanwhile_is_not_reported_as_filled(
     spec = FeedSpec("acme", ["BTC/USD"], ["trades"])
     async with history_client(registry, b"[]", spec=spec) as rig:
         rig.plan.history.past_trades = True  # type: ignore[union-attr]
-        (told,) = rig.plan.gaps.open(
-            "BTC/USD", "trades", since=1, until=9, recv=9, cause="disconnect"
-        )
+        loss = Loss("BTC/USD", "trades", since=1, until=9, recv=9, cause="disconnect")
+        (told,) = rig.plan.gaps.open(loss)
         if dropped:  # it has no native name any more, so every answer is empty
             rig.plan.feed.symbols.clear()
         await rig.until(1)

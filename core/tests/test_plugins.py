@@ -210,7 +210,7 @@ def test_missing_plugin_is_reported_with_the_nearest_name(install: Install) -> N
         registry.load("bras")
     with pytest.raises(PluginNotFound, match=r"Did you mean 'quality'\?$"):
         registry.load("qality")
-    with pytest.raises(PluginNotFound, match=r"Try: pip install tapeloom-kraken$"):
+    with pytest.raises(PluginNotFound, match=r"Install the package that has it"):
         registry.load("kraken")
 
 
@@ -584,3 +584,16 @@ def test_hooks_are_found_by_specname_in_the_order_of_the_specifications(install:
 
     assert registry.implements("acme") == ("connect", "settings")
     assert registry.call("acme", "connect", feed=1) == []
+
+
+def test_a_module_that_would_replace_a_hook_of_its_package_is_named(site: Path) -> None:
+    package = site / "made_shadowing"
+    package.mkdir()
+    hook = "from tapeloom.hooks import hookimpl\n@hookimpl\ndef sink(settings):\n    return None\n"
+    (package / "__init__.py").write_text(hook)
+    (package / "sink.py").write_text("")
+    importlib.invalidate_caches()
+    plugin = importlib.import_module("made_shadowing")
+
+    with pytest.raises(PluginBroken, match=r"'made_shadowing\.sink' would replace its hook 'sink'"):
+        Registry().register(plugin, "shadowing")

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tapeloom._config import QueueSpec
 from tapeloom._stream.queues import Queue
 from tapeloom.errors import QueueOverflow
-from tapeloom.events import Event, Gap, Quote, Trade
+from tapeloom.events import Bar, Event, Gap, Quote, Trade
 
 
 def trade(n: int, symbol: str = "BTC/USDT") -> Trade:
@@ -64,6 +64,19 @@ def test_conflate_keeps_the_latest_of_each_kind_and_counts_the_rest(
     assert len(trades) + missing == len(everything)
     for key, n in latest.items():
         assert [t for t in trades if t.symbol == f"S{key}/USDT"][-1].ts == n
+
+
+def test_conflate_keeps_the_latest_bar_of_each_interval() -> None:
+    one = Decimal(1)
+    queue = Queue(QueueSpec(size=2, policy="conflate"))
+    for interval, n in (("1s", 1), ("1m", 1), ("1s", 2), ("1m", 2)):
+        bar = Bar(
+            "acme", "BTC/USDT", n, n, interval, one, one, one, one, one, None, None, None, None
+        )
+        queue.put_nowait([bar])
+    bars = [event for event in drain(queue) if isinstance(event, Bar)]
+
+    assert [(bar.interval, bar.ts) for bar in bars] == [("1s", 2), ("1m", 2)]
 
 
 def test_the_overflow_gap_comes_before_the_kept_events_and_names_the_channel() -> None:

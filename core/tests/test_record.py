@@ -133,12 +133,24 @@ def test_any_frame_is_read_back_unchanged(
     ]
 
 
-def test_an_existing_tape_is_never_overwritten(tmp_path: Path) -> None:
+@pytest.mark.parametrize("ending", [".jsonl", ".jsonl.zst"])
+def test_an_existing_tape_is_never_overwritten(tmp_path: Path, ending: str) -> None:
     clock = VirtualClock()
-    Recorder(tmp_path / "t.jsonl", feed(clock), clock)
+    (tmp_path / f"t{ending}").write_bytes(b"kept")
+    for _ in range(2):
+        Recorder(tmp_path / f"t{ending}", feed(clock), clock)
 
-    with pytest.raises(TapeError, match="cannot be written: File exists"):
-        Recorder(tmp_path / "t.jsonl", feed(clock), clock)
+    names = {f"t{ending}", f"t.2{ending}", f"t.3{ending}"}
+    assert {file.name for file in tmp_path.iterdir()} == names
+    assert (tmp_path / f"t{ending}").read_bytes() == b"kept"
+
+
+def test_a_tape_in_a_file_as_folder_is_a_tape_error(tmp_path: Path) -> None:
+    clock = VirtualClock()
+    (tmp_path / "file").touch()
+
+    with pytest.raises(TapeError, match="cannot be written"):
+        Recorder(tmp_path / "file" / "t.jsonl", feed(clock), clock)
 
 
 def test_a_tape_without_a_first_line_for_the_feed_has_no_head(tmp_path: Path) -> None:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import tracemalloc
-from collections.abc import Sequence
 from decimal import Decimal
 from typing import Any
 
@@ -21,6 +20,7 @@ from tapeloom._stream.queues import Queue
 from tapeloom.errors import QueueOverflow
 from tapeloom.events import QueuePolicy
 from tapeloom.hooks import hookimpl
+from tapeloom.plugin import Resume, SinkBatch, SinkRun
 from tapeloom_testing import FakeClient, FakeVenue
 
 #: The number of trades sent, trades per write, and the size of the queues.
@@ -59,10 +59,15 @@ class Stuck:
 
     backends = frozenset({"asyncio", "trio"})
 
-    async def write(self, events: Sequence[Event]) -> None:
+    guarantee = "at_most_once"
+
+    async def open(self, run: SinkRun) -> Resume:
+        return Resume()
+
+    async def write(self, batch: SinkBatch) -> None:
         await anyio.sleep_forever()
 
-    async def aclose(self) -> None:
+    async def close(self) -> None:
         pass
 
 

@@ -172,7 +172,7 @@ def test_timeouts_stop_at_a_disconnect_until_the_next_acknowledgement() -> None:
         detector.add([trade(BTC), trade(ETH)])
         detector.check_at(now)
     detector.pause()
-    detector.reset_deadlines(100)
+    detector.not_read_for(50, 100)
 
     assert not any(
         detector.check_at(now) or detector.all_silent_for(now) for now in range(100, 200)
@@ -185,15 +185,31 @@ def test_timeouts_stop_at_a_disconnect_until_the_next_acknowledgement() -> None:
     assert detector.maybe_stalled(220)[BTC] == 200
 
 
-def test_reset_deadlines_discards_the_silence_until_now() -> None:
+def test_time_in_which_nothing_was_read_is_no_silence() -> None:
     detector = Detector()
     detector.start([BTC], 0)
     for now in range(60):
         detector.add([trade(BTC)])
         detector.check_at(now)
-    detector.reset_deadlines(1000)
+    detector.not_read_for(940, 1000)
 
     assert not detector.check_at(1001)
+
+
+@pytest.mark.parametrize("blocked", [0.0, 1.5])
+def test_a_stall_is_found_on_a_machine_that_is_blocked_again_and_again(blocked: float) -> None:
+    detector = Detector()
+    detector.start([BTC, ETH], 0)
+    now, silent, found = 0.0, 0.0, list[Stalled]()
+    while not found:
+        now += 1 + blocked
+        detector.not_read_for(blocked, now)
+        detector.add([trade(ETH)])
+        found = detector.check_at(now)
+        silent += 1
+
+    assert found[0].subscription == BTC
+    assert silent == 61
 
 
 def test_in_a_busy_feed_a_single_event_counts_as_activity() -> None:

@@ -22,7 +22,7 @@ from tapeloom._connection.frame_intake import FeedIntake
 from tapeloom._connection.supervisor import Supervisor
 from tapeloom._runtime.backoff import Backoff
 from tapeloom._runtime.rate_limits import RateLimits
-from tapeloom._stream.feed_monitor import FeedMonitor
+from tapeloom._stream.feed.monitor import FeedMonitor
 from tapeloom.errors import (
     ConfigError,
     ConnectionFailed,

@@ -57,10 +57,30 @@ def test_an_invalid_symbol_raises_an_error_with_examples(text: str) -> None:
     with pytest.raises(SymbolError) as caught:
         Symbol.parse(text)
 
-    assert str(caught.value) == (
-        f"{text!r} is not a unified symbol."
-        " Write 'BTC/USDT' for spot, 'BTC/USDT:USDT' for a perpetual swap."
-    )
+    assert str(caught.value).startswith(f"{text!r} is not a unified symbol. ")
+    assert "'BTC/USDT:USDT'" in str(caught.value) or text == "BTC"
+
+
+@pytest.mark.parametrize(
+    ("text", "remedy"),
+    [
+        ("BTCUSDT", "Write 'BTC/USDT' for spot, 'BTC/USDT:USDT' for a perpetual swap."),
+        ("eth-btc", "Write 'ETH/BTC' for spot, 'ETH/BTC:BTC' for a perpetual swap."),
+        (
+            "AAPL",
+            "The currency of its price is missing: write 'AAPL/USD' if that is the US dollar.",
+        ),
+        (
+            "BRK.B",
+            "The currency of its price is missing: write 'BRK.B/USD' if that is the US dollar.",
+        ),
+    ],
+)
+def test_a_venues_own_name_is_proposed_as_a_unified_symbol(text: str, remedy: str) -> None:
+    with pytest.raises(SymbolError) as caught:
+        resolve(text)
+
+    assert str(caught.value) == f"{text!r} is not a unified symbol. {remedy}"
 
 
 @pytest.mark.parametrize("alias", ["BTC-PERP", "btc-perp", "BTC-SWAP", "BTC/USDT:USDT"])

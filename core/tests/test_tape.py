@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from tapeloom import Book, Event, FeedSpec, Registry, Reject, Stack, Status, Trade, encode
 from tapeloom._compose.composer import compose
 from tapeloom._runtime.rate_limits import RateLimits
-from tapeloom._stream.feed_runner import FeedRunner
+from tapeloom._stream.feed.runner import FeedRunner
 from tapeloom._tape.reader import CorruptLine, RecordedAnswer, RecordedFrame, Tape
 from tapeloom._tape.replay import Recording, TapeClock
 from tapeloom.errors import StageFailed, TapeError
@@ -63,6 +63,19 @@ def read(path: Path) -> tuple[list[Any], TapeError | None]:
 
 
 # ----------------------------------------------------------------------------------------- reading
+
+
+@pytest.mark.parametrize("name", ["day.jsonl", "ethusdt_20240630.gz"])
+def test_lines_of_a_time_and_a_message_are_frames(tmp_path: Path, name: str) -> None:
+    texts = [frame(1), '[{"a": 1}]']
+    lines = [f"17197000000000000{n:02d} {text}\n" for n, text in enumerate(texts)]
+    huge = "9999999999999999999 {}\n"
+    records = list(Tape(write(tmp_path, "".join([*lines, huge]), name)))
+
+    assert [(record.recv, record.frame.decode()) for record in records[:2]] == [  # type: ignore[union-attr]
+        (1_719_700_000_000_000_000 + n, text) for n, text in enumerate(texts)
+    ]
+    assert [type(record) for record in records[2:]] == [CorruptLine]
 
 
 @pytest.mark.parametrize("name", ["day.ws.jsonl", "day.ws.jsonl.gz"])
@@ -128,6 +141,9 @@ def test_a_record_without_a_time_has_the_time_of_its_predecessor(tmp_path: Path)
         '{"ts": 1e400, "frame": "x"}',
         '{"ts": 1e999999, "frame": "x"}',
         '{"ts": 1722470400123, "frame": "x"}',
+        '{"ts": 1, "fact": "live", "monotonic": Infinity}',
+        '{"ts": 1, "fact": "live", "monotonic": NaN}',
+        '{"ts": 1, "fact": "live", "monotonic": 1e300}',
         '{"ts": 1, "frame": "\\ud800"}',
         "[" * 100_000,
         "\xff",

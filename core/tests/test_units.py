@@ -74,6 +74,21 @@ def test_an_invalid_fraction_raises_an_error_with_examples(text: str | float) ->
     assert str(caught.value) == f"{text!r} is not a fraction. Write '10%' or 0.1."
 
 
+@pytest.mark.parametrize(
+    ("number", "problem"),
+    [
+        (10.0, "10 is 1000%. Write '10%', or '1000%' if that is meant."),
+        ("1.50", "1.5 is 150%. Write '1.5%', or '150%' if that is meant."),
+    ],
+)
+def test_a_fraction_above_1_needs_the_percent_sign(number: str | float, problem: str) -> None:
+    with pytest.raises(ValueError) as caught:
+        fraction(number)
+
+    assert str(caught.value) == problem
+    assert (fraction(1), fraction("1000%")) == (1, 10)
+
+
 NOW = 1_700_000_000 * 1_000_000_000  # Tue, 14 Nov 2023 22:13:20 GMT
 
 

@@ -38,15 +38,17 @@ class Firehose:
     """WebSocket server that sends the synthetic frames of the subscribed streams to each client."""
 
     def __init__(
-        self, count: int, symbols: int, changes: int, rate: float, *, records: bool
+        self, count: int, symbols: int, changes: int, rate: float, per_second: int, *, records: bool
     ) -> None:
         # The last trade happens about now, so that nobody's clock is years away from the venue's.
-        start = int(time.time() * 1000) - count * 2
+        start = int(time.time() * 1000) - count * 1000 // per_second
         self.symbols = symbols
         self.rate = rate
         self.records = records  #: one TLS record per frame, as venues send them
         self.frames: list[tuple[str, bytes]] = []
-        for trade_data in frames.synthetic_trades(count, symbols, start=start):
+        for trade_data in frames.synthetic_trades(
+            count, symbols, start=start, per_second=per_second
+        ):
             name = frames.native(trade_data.symbol).lower()
             self.frames.append((f"{name}@trade", frames.framed(frames.trade(trade_data))))
             self.frames.append((f"{name}@aggTrade", frames.framed(frames.agg_trade(trade_data))))
@@ -244,6 +246,7 @@ def main() -> None:
     parser.add_argument(
         "--rate", type=float, default=0, help="frames a second; 0: as fast as can be"
     )
+    parser.add_argument("--per-second", type=int, default=500, help="trades a second of event time")
     parser.add_argument("--tls", type=Path, help="a folder with cert.pem and key.pem")
     parser.add_argument("--cpu", type=int, help="the processor to stay on")
     given = parser.parse_args()
@@ -255,7 +258,12 @@ def main() -> None:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(given.tls / "cert.pem", given.tls / "key.pem")
     firehose = Firehose(
-        given.count, given.symbols, given.changes, given.rate, records=context is not None
+        given.count,
+        given.symbols,
+        given.changes,
+        given.rate,
+        given.per_second,
+        records=context is not None,
     )
     listener = socket.create_server(("127.0.0.1", 0), backlog=256)
     scheme = "wss" if context else "ws"

@@ -42,9 +42,9 @@ def unified(symbols: int = 10) -> list[str]:
 
 
 def synthetic_trades(
-    count: int, symbols: int, seed: int = 7, start: int = START_MS
+    count: int, symbols: int, seed: int = 7, start: int = START_MS, per_second: int = 500
 ) -> Iterator[SyntheticTrade]:
-    """Yield *count* trades, 500 per second in event time, over *symbols* symbols."""
+    """Yield *count* trades, so many per second in event time, over *symbols* symbols."""
     chance = random.Random(seed)
     prices = [PRICES[n % 10] for n in range(symbols)]
     ids = [1_000_000_000 * (n + 1) for n in range(symbols)]
@@ -56,8 +56,9 @@ def synthetic_trades(
         price = f"{prices[k]:.{digits}f}{'0' * (8 - digits)}"
         size = f"{chance.expovariate(20) + 0.00001:.5f}000"
         yield SyntheticTrade(
-            k, ids[k], start + i * 2, price, size, "true" if chance.random() < 0.5 else "false"
-        )
+            k, ids[k], start + i * 1000 // per_second, price, size,
+            "true" if chance.random() < 0.5 else "false",
+        )  # fmt: skip
 
 
 def trade(trade_data: SyntheticTrade) -> bytes:

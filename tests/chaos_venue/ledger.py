@@ -17,6 +17,8 @@ from .venue import Marks, key
 
 _MS = 1_000_000  #: ns
 _INTERVALS = {"1s": 1000, "5s": 5000, "1m": 60_000}  #: ms
+#: How many closed bars of an interval can be revised; older ones stay as they are.
+_REVISABLE_BARS = 10
 
 
 @dataclass
@@ -30,7 +32,8 @@ class Row:
     lost: int = 0  #: not delivered live
     filled: int = 0  #: delivered later, from the venue's history
     told: int = 0  #: never delivered, and in a gap or a reject
-    hidden: int = 0  #: never delivered, and without numbers nobody can see it
+    #: Never delivered, and nobody can see it: without numbers, or by the time of a clock that showed nothing.
+    hidden: int = 0
     untold: int = 0  #: never delivered, and nothing says so
     doubled: int = 0  #: deliveries too many
     altered: int = 0  #: delivered with another value, or never made
@@ -75,11 +78,15 @@ def accounts(
     texts = "\n".join(evidence)
     reported = {name for start, names in marks.corrupt if start in texts for name in names}
     rows: dict[str, Row] = {}
+    all_accounts = []
     for symbol in market.symbols.values():
         account = _Account(symbol, market.ids == "numbers", view, marks, reported)
         account.read(by_symbol[symbol.unified])
         account.read([event for event in by_symbol[""] if event.type == "gap"])
-        for phase, row in account.rows(names):
+        all_accounts.append(account)
+    seen_clocks = {clock for account in all_accounts for clock in account.seen_clocks()}
+    for account in all_accounts:
+        for phase, row in account.rows(names, seen_clocks):
             rows.setdefault(phase, Row(*names, phase)).add(row)
     return [*rows.values()]
 
@@ -100,8 +107,14 @@ class _Account:
         self.origins: dict[int | str, list[str]] = defaultdict(list)
         self.gaps: dict[tuple[Any, ...], Any] = {}
         self.rejected = {self._id(trade) for trade in symbol.trades if key(trade) in reported}
-        self.late: set[int | str] = set()
+        #: All reports of gaps, each with its key in `gaps` and the newest closed bars by then.
+        self.reports: list[tuple[tuple[Any, ...], Any, dict[str, int]]] = []
+        #: By interval, rejected because their bar had closed, or told after it could no longer be revised.
+        self.late: set[tuple[str, int | str]] = set()
+        self.came_live: set[int | str] = set()  # by the stream, delivered or rejected
+        self.seen: set[int] = set()
         self.bars: dict[tuple[str, int], Any] = {}
+        self.newest_closed: dict[str, int] = {}  # start of the newest closed bar by interval, in ns
         self.altered: list[Any] = []
         self.intervals: dict[tuple[str, int], list[TrueTrade]] = defaultdict(list)
         for trade in symbol.trades:
@@ -116,17 +129,55 @@ class _Account:
         for event in events:
             if event.type == "trade":
                 self.origins[event.id].append(event.origin)
+                self._note_live(event)
                 if not self._is_true(event):
                     self.altered.append(event)
             elif event.type == "gap" and event.channel in ("", "trades"):
-                self.gaps[event.symbol, event.channel, event.since, event.after_id] = event
+                key = event.symbol, event.channel, event.since, event.after_id
+                self.gaps[key] = event
+                self.reports.append((key, event, {**self.newest_closed}))
             elif event.type == "reject" and getattr(event.event, "type", "") == "trade":
-                # A bar that closed long ago is not revised; the reject says what it lacks.
-                if event.rule in ("late_trade", "backwards"):
-                    self.late.add(event.event.id)
+                self._note_late(event)
+                self._note_live(event.event)
                 self.rejected.add(event.event.id)
             elif event.type == "bar":
                 self.bars[event.interval, event.ts] = event
+                if event.closed:
+                    newest = max(event.ts, self.newest_closed.get(event.interval, 0))
+                    self.newest_closed[event.interval] = newest
+
+    def _note_live(self, trade: Any) -> None:
+        if trade.origin == "live":
+            self.came_live.add(trade.id)
+
+    def _note_late(self, reject: Any) -> None:
+        """Note which bars lack a rejected trade for ever: they closed long ago, and the reject says so."""
+        trade = reject.event
+        for interval, length_ms in _INTERVALS.items():
+            length, newest = length_ms * _MS, self.newest_closed.get(interval)
+            is_named = (
+                reject.rule == "late_trade" and f" {interval} closed up to" in reject.evidence
+            )
+            if is_named or _is_final(trade.ts, length, newest):
+                self.late.add((interval, trade.id))
+
+    def _note_told_late(self, trade: TrueTrade) -> None:
+        """Note which bars lack a lost trade for ever: they closed long before a gap told of it."""
+        closed = next(
+            closed
+            for key, gap, closed in self.reports
+            if self.gaps[key].state != "filled" and self._holds(gap, trade)
+        )
+        for interval, length_ms in _INTERVALS.items():
+            if _is_final(trade.ts_ms * _MS, length_ms * _MS, closed.get(interval)):
+                self.late.add((interval, self._id(trade)))
+
+    def seen_clocks(self) -> set[int]:
+        """Return from which settings of the venue's clock a live trade came, delivered or rejected.
+
+        A trade that is fetched later does not show what the clock was when it was made.
+        """
+        return {trade.clock for name in self.came_live if (trade := self.by_id.get(name))}
 
     def _is_true(self, event: Any) -> bool:
         trade = self.by_id.get(event.id)
@@ -144,8 +195,19 @@ class _Account:
             return trade.number > gap.after_id and ts <= gap.until
         return gap.since <= ts <= gap.until
 
-    def rows(self, names: tuple[str, str]) -> Iterator[tuple[str, Row]]:
-        """Yield the account of each phase."""
+    def _is_between(self, gap: Any, trade: TrueTrade) -> bool:
+        """Return whether a trade lies between those that a gap names, in the order of the venue."""
+        after, before = self.by_id.get(gap.after_id), self.by_id.get(gap.before_id)
+        if after is None or (before is None and gap.before_id is not None):
+            return False
+        return after.number < trade.number and (before is None or trade.number < before.number)
+
+    def rows(self, names: tuple[str, str], seen_clocks: set[int]) -> Iterator[tuple[str, Row]]:
+        """Yield the account of each phase.
+
+        *seen_clocks*: from which settings of the venue's clock a live trade of any symbol came.
+        """
+        self.seen = seen_clocks
         rows: dict[str, Row] = {}
 
         def row(trade: TrueTrade) -> Row:
@@ -177,13 +239,20 @@ class _Account:
         if copies:
             blind.add(trade.number)
         row.lost += "live" not in origins
+        # The venue's clock was set and set back between two events: nobody can know what it showed then.
+        is_unseen = trade.clock not in self.seen
+        is_hidden = key(trade) in self.marks.hidden and not self.view.compares_numbers
+        if not origins and (is_unseen or is_hidden):
+            blind.add(trade.number)
         if origins:
             row.filled += "live" not in origins
-        elif self._id(trade) in self.rejected or any(self._holds(gap, trade) for gap in unfilled):
+        elif self._id(trade) in self.rejected:
             row.told += 1
-        elif key(trade) in self.marks.hidden and not self.view.compares_numbers:
+        elif any(self._holds(gap, trade) for gap in unfilled):
+            row.told += 1
+            self._note_told_late(trade)
+        elif is_hidden or (is_unseen and any(self._is_between(gap, trade) for gap in unfilled)):
             row.hidden += 1
-            blind.add(trade.number)
         else:
             row.untold += 1
             near = [gap for gap in self.gaps.values() if self._holds(gap, trade)]
@@ -195,7 +264,7 @@ class _Account:
             return
         account = row(trades[0] if trades else self.symbol.trades[-1])
         account.bars += 1
-        in_time = [trade for trade in trades if self._id(trade) not in self.late]
+        in_time = [trade for trade in trades if (interval, self._id(trade)) not in self.late]
         if not any(self._is_bar_of(bar, some) for some in (trades, in_time)):
             account.wrong += 1
             account.examples.append(f"wrong {bar} of {len(trades)} trades {trades[:3]}")
@@ -216,6 +285,11 @@ class _Account:
             and bar.open in opens
             and bar.close in closes
         )
+
+
+def _is_final(ts: int, length: int, newest: int | None) -> bool:
+    """Return whether the bar of *ts* can no longer be revised; all in ns, *newest* as `newest_closed`."""
+    return newest is not None and ts // length * length + _REVISABLE_BARS * length <= newest
 
 
 def totals(rows: Iterable[Row]) -> Counter[str]:

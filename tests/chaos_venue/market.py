@@ -29,6 +29,7 @@ class TrueTrade:
     is_buy: bool
     sequence: int  #: counts the trades of the whole market
     phase: str  #: what went wrong while it was made
+    clock: int = 0  #: how often the venue's clock had been set before
 
 
 @dataclass
@@ -57,6 +58,7 @@ class Market:
         self.symbols = {symbol.native: symbol for symbol in symbols}
         self.ids = ids
         self.offset_ms = 0
+        self._clock = 0  # how often the clock was set
         self.phase = "start"
         self.is_open = True
         self._now_ms = now_ms
@@ -71,6 +73,7 @@ class Market:
 
     def move_clock(self, offset_ms: int) -> None:
         """Move the venue's clock; the times of the next trades follow it, also back."""
+        self._clock += offset_ms != self.offset_ms
         self.offset_ms = offset_ms
         self._last_ms = dict.fromkeys(self.symbols, 0)
 
@@ -104,7 +107,7 @@ class Market:
         self._sequence += random.randint(0, 3)
         trade = TrueTrade(
             symbol.native, number, name, ts_ms, symbol.price, random.randint(1, 5000) * _LOT,
-            is_buy, self._sequence, self.phase,
+            is_buy, self._sequence, self.phase, self._clock,
         )  # fmt: skip
         symbol.trades.append(trade)
         return trade

@@ -153,14 +153,14 @@ async def _stream(
     return events
 
 
-def long_phases(seconds: float, seed: int) -> Iterator[tuple[str, float, float]]:
+def long_phases(seconds: float, seed: int, clock: Clock) -> Iterator[tuple[str, float, float]]:
     """Yield phases for about so many seconds from now: all faults in turn, and between them `mixed`."""
-    random, until = Random(seed), time.monotonic() + seconds - _END_SECONDS
-    while time.monotonic() < until:
+    random, until = Random(seed), clock.monotonic() + seconds - _END_SECONDS
+    while clock.monotonic() < until:
         names = [*SINGLE]
         random.shuffle(names)
         for place, name in enumerate(names):
-            if time.monotonic() < until:
+            if clock.monotonic() < until:
                 fault = "mixed" if place % 4 == 3 else name
                 yield fault, random.uniform(8.0, 16.0), random.uniform(4.0, 12.0)
     yield "mixed", 10.0, 30.0
@@ -168,9 +168,10 @@ def long_phases(seconds: float, seed: int) -> Iterator[tuple[str, float, float]]
 
 async def run_long(seconds: float, seed: int) -> list[Row]:
     """Run several pairs of streams at once in real time; each pair has an order of faults of its own."""
+    clock, seeds = RealClock(), range(seed * _PAIRS, (seed + 1) * _PAIRS)
     runs = [
-        run(stages, long_phases(seconds, seed * _PAIRS + pair), seed * _PAIRS + pair, RealClock())
-        for pair in range(_PAIRS)
+        run(stages, long_phases(seconds, own_seed, clock), own_seed, clock)
+        for own_seed in seeds
         for stages in STAGES
     ]
     merged: dict[tuple[str, str, str], Row] = {}

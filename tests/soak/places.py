@@ -61,7 +61,8 @@ class Place:
 
     @property
     def feed(self) -> FeedSpec:
-        stages = *((self.chaos,) if self.chaos else ()), "quality", "books", "bars"
+        books = ("books",) if "book" in self.channels else ()
+        stages = *((self.chaos,) if self.chaos else ()), "quality", *books, "bars"
         return FeedSpec(
             self.venue, self.symbols, self.channels, market=self.market, name=self.name,
             stages=stages,

@@ -41,11 +41,34 @@ async def test_the_error_of_connect_names_the_wrong_setting(simulate):
         await BinanceWebSocketAdapter(base_urls="http://127.0.0.1").connect()
 
 
+async def test_a_program_runs_unchanged_against_the_address_in_the_environment(
+    simulate, take, monkeypatch
+):
+    async with simulate() as sim:
+        monkeypatch.setenv("TAPELOOM_BINANCE_BASE_URL", sim.url)
+        adapter = BinanceWebSocketAdapter(testnet=True)
+        await adapter.connect()
+        await adapter.subscribe(["BTC/USDT"])
+        bars = await take(await adapter.stream(), count=2)
+        await adapter.disconnect()
+
+    assert [bar.symbol for bar in bars] == ["BTC/USDT"] * 2
+
+
+async def test_an_address_in_the_program_precedes_that_in_the_environment(free_port, monkeypatch):
+    pytest.importorskip("tapeloom_binance")
+    monkeypatch.setenv("TAPELOOM_BINANCE_BASE_URL", "http://venue.invalid")
+    adapter = BinanceWebSocketAdapter(base_url=f"http://127.0.0.1:{free_port}")
+
+    with pytest.raises(ConnectionFailed, match=f"127.0.0.1:{free_port}"):
+        await adapter.connect()
+
+
 async def test_the_error_of_connect_names_the_missing_package():
     class Nowhere(WebSocketAdapter):
         venue = Venue(plugin="nowhere")
 
-    with pytest.raises(PluginNotFound, match="pip install tapeloom-nowhere"):
+    with pytest.raises(PluginNotFound, match="no plugin named 'nowhere'"):
         await Nowhere().connect()
 
 

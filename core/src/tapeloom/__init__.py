@@ -11,8 +11,10 @@ from __future__ import annotations
 
 from tapeloom._compose.registry import Registry
 from tapeloom._stream.consumers import Batches, Consumer
+from tapeloom._stream.opening import connect
 from tapeloom._stream.opening import open_replay as replay
 from tapeloom._stream.opening import open_stream as open  # noqa: A004
+from tapeloom._stream.queues import Queue
 from tapeloom._stream.stream import Stream
 
 from ._config import (
@@ -31,8 +33,8 @@ from .symbols import Symbol
 
 __all__ = [
     "Bar", "Batches", "Book", "Consumer", "Event", "FeedSpec", "FlightSpec", "Gap", "Network",
-    "Process", "QueueSpec", "Quote", "Registry", "Reject", "Secret", "SinkSpec", "Stack",
-    "StageSpec", "Status", "Stream", "Symbol", "Ticker", "Trade", "decode", "encode", "open",
+    "Process", "Queue", "QueueSpec", "Quote", "Registry", "Reject", "Secret", "SinkSpec", "Stack",
+    "StageSpec", "Status", "Stream", "Symbol", "Ticker", "Trade", "connect", "decode", "encode", "open",
     "replay",
 ]  # fmt: skip
 

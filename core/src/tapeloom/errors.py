@@ -8,6 +8,10 @@ TapeloomError
 │   ├── PluginBroken       the plugin is installed, but cannot be used
 │   └── BackendUnsupported the plugin needs another event loop
 ├── TapeError              a recording cannot be read; has .path and .line
+├── SinkError              a sink cannot write
+│   ├── SinkUnavailable    the store cannot be reached now; it is tried again
+│   ├── SinkRefused        the store cannot be used as configured
+│   └── BatchRefused       the store refuses the content of a batch
 └── FeedError              has .feed and .retryable
     ├── ConnectionFailed   a connection could not be opened (refused, DNS, certificate, HTTP status)
     ├── ConnectionLost     a connection ended; has .code, the WebSocket close code if there is one
@@ -35,11 +39,11 @@ from pathlib import Path
 import attrs
 
 __all__ = [
-    "BackendUnsupported", "ConfigError", "ConnectionFailed", "ConnectionLost", "FeedError",
+    "BackendUnsupported", "BatchRefused", "ConfigError", "ConnectionFailed", "ConnectionLost", "FeedError",
     "LoginRefused", "Mistake", "PluginBroken", "PluginError", "PluginNotFound", "QueueOverflow",
-    "RequestFailed", "RequestRefused", "RetriesExhausted", "StageFailed", "SubscriptionRefused",
-    "SymbolError", "TapeError", "TapeloomError", "Throttled", "masked", "nearest", "printable",
-    "unwrap_single",
+    "RequestFailed", "RequestRefused", "RetriesExhausted", "SinkError", "SinkRefused", "SinkUnavailable",
+    "StageFailed", "SubscriptionRefused", "SymbolError", "TapeError", "TapeloomError", "Throttled", "closest",
+    "masked", "nearest", "printable", "unwrap_single",
 ]  # fmt: skip
 
 #: Replaces every masked text.
@@ -81,8 +85,13 @@ def printable(text: str) -> str:
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """Return " Did you mean 'x'?" with the known name closest to *name*, or an empty string."""
-    matches = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
-    return f" Did you mean {matches[0]!r}?" if matches else ""
+    match = closest(name, known)
+    return f" Did you mean {match!r}?" if match else ""
+
+
+def closest(name: str, known: Iterable[str]) -> str:
+    """Return the known name that is similar to *name*, or an empty string."""
+    return next(iter(difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)), "")
 
 
 def unwrap_single(error: BaseException) -> BaseException:
@@ -115,11 +124,19 @@ class Mistake:
         return ": ".join(part for part in (line, self.place, self.problem) if part)
 
 
-class ConfigError(TapeloomError):
-    """The stack is invalid. `mistakes` has all mistakes, not just the first."""
+@attrs.frozen
+class LeftOut(Mistake):
+    """A key that was left out, which is a mistake unless the feed relays another stream."""
 
-    def __init__(self, mistakes: Sequence[Mistake], source: str = "stack") -> None:
-        self.mistakes = tuple(mistakes)
+
+class ConfigError(TapeloomError):
+    """The stack is invalid. `mistakes` has all mistakes, not just the first; a text is one without a place."""
+
+    def __init__(self, mistakes: Sequence[Mistake | str] | str, source: str = "stack") -> None:
+        given = [mistakes] if isinstance(mistakes, str) else mistakes
+        self.mistakes = tuple(
+            Mistake("", mistake) if isinstance(mistake, str) else mistake for mistake in given
+        )
         self.source = source
         lines = [f"{source}: {mistake}" for mistake in self.mistakes]
         super().__init__("\n".join(lines))
@@ -141,8 +158,9 @@ class PluginNotFound(PluginError):
     """No plugin of this name is installed."""
 
     def __init__(self, plugin: str, installed: Iterable[str] = ()) -> None:
-        dist = f"tapeloom-{plugin.removeprefix('tapeloom-')}"
-        hint = nearest(plugin, installed) or f" Try: pip install {dist}"
+        names = sorted(installed)
+        others = f"; installed are: {', '.join(names)}" if names else ""
+        hint = nearest(plugin, names) or f" Install the package that has it{others}."
         super().__init__(plugin, f"no plugin named {plugin!r} is installed.{hint}")
 
 
@@ -170,6 +188,22 @@ class TapeError(TapeloomError):
         self.line = line
         problem = printable(problem)
         super().__init__(f"{path}: line {line}: {problem}" if line else f"{path}: {problem}")
+
+
+class SinkError(TapeloomError):
+    """A sink cannot write. Sinks raise its subclasses; the message names the remedy, without secrets."""
+
+
+class SinkUnavailable(SinkError):
+    """The store cannot be reached now, such as a server that is down or a full disk. It is tried again."""
+
+
+class SinkRefused(SinkError):
+    """The store cannot be used as configured, such as a wrong password or an incompatible table."""
+
+
+class BatchRefused(SinkError):
+    """The store refuses the content of a batch, such as a number that it cannot represent."""
 
 
 class FeedError(TapeloomError):

@@ -7,11 +7,19 @@ imports from are not.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+import inspect
+import random
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from itertools import cycle
+from pathlib import Path
 from typing import Any, NamedTuple
 
+from anyio import to_thread
+
 from tapeloom.plugin.protocol import decode_replies
+from tapeloom.plugin.sinks import SinkRun
 
 from ._compose.composer import compose
 from ._compose.conformance import Conformance, Proof, conformance_file, read_conformance
@@ -27,6 +35,7 @@ from ._network.websocket import dialer
 from ._runtime.system_clock import SystemClock
 from ._stream.opening import StackLike, load
 from ._stream.pipeline import Pipeline
+from ._stream.sinks.writer import Writer
 from ._tape.reader import RecordedFrame, Tape
 from .errors import ConfigError, Mistake
 from .events import Event
@@ -41,6 +50,7 @@ from .plugin import (
     Refusal,
     Reply,
     Sink,
+    Steering,
     Subscription,
     Unrequested,
 )
@@ -48,8 +58,8 @@ from .plugin import (
 __all__ = [
     "BACKENDS", "ComposedFeed", "Conformance", "FramesRead", "HookSpecs", "InstalledPlugin",
     "PendingMessages", "Proof", "RecordedFrame", "SinkSpec", "StageSpec", "SystemClock", "Tape",
-    "compose_feed", "compose_sink", "conformance_file", "installed", "read_conformance",
-    "websocket_dial",
+    "call_sink", "compose_feed", "compose_sink", "compose_steering", "conformance_file", "installed", "read_conformance",
+    "websocket_dial", "write_all",
 ]  # fmt: skip
 
 
@@ -66,7 +76,8 @@ class ComposedFeed:
     `feed` is the `Feed` that the plugins' hooks were called with. The data comes from connections to
     `endpoints`, whose messages `codec` encodes and decodes, or from `source`. `history` builds the REST
     requests for past data and reads the answers. `dial` opens connections, as wrapped by plugins.
-    `parse` is the venue's parser; a frame at which it raises becomes a Reject.
+    `parse` is the venue's parser; a frame at which it raises becomes a Reject. `unidentified` are the
+    channels that the venue declares so.
     """
 
     def __init__(self, plan: FeedPlan) -> None:
@@ -74,7 +85,7 @@ class ComposedFeed:
         self._pipeline = Pipeline(plan.feed, plan.steps)
         self.feed, self.history, self.dial = plan.feed, plan.history, plan.dial
         self.endpoints, self.source, self.codec = plan.endpoints, plan.source, plan.codec
-        self.parse = FeedIntake(plan).parse
+        self.parse, self.unidentified = FeedIntake(plan).parse, plan.unidentified
 
     @property
     def stages(self) -> Mapping[str, Any]:
@@ -147,12 +158,66 @@ def compose_feed(
     return ComposedFeed(plans[feed or next(iter(plans))])
 
 
+def compose_steering(stack: StackLike, *, registry: Registry | None = None) -> Steering | None:
+    """Return what steers the symbols of a stack; None if it has no `[cluster]`.
+
+    Raises ConfigError or PluginError.
+    """
+    return _composed(stack, registry, None, 0).steering
+
+
 def compose_sink(stack: StackLike, *, registry: Registry | None = None) -> Sink:
     """Compose a stack and return its first sink. Raises ConfigError or PluginError."""
     sinks = _composed(stack, registry, None, 0).sinks
     if not sinks:
         raise ConfigError([Mistake("sink", "expected a [[sink]], got none")])
-    return sinks[0][1]
+    return sinks[0].sink
+
+
+async def call_sink(method: Callable[..., Any], *args: Any) -> Any:
+    """Call a method of a sink as core does: an async one here, a plain one in a worker thread."""
+    if inspect.iscoroutinefunction(method):
+        return await method(*args)
+    return await to_thread.run_sync(method, *args)
+
+
+async def write_all(
+    sink: Sink,
+    events: Sequence[Event],
+    *,
+    epoch: int,
+    folder: Path,
+    name: str = "sink",
+    sizes: Iterable[int] = (64,),
+    acknowledged: int = 0,
+    on_acknowledged: Callable[[int], None] | None = None,
+    clock: Clock | None = None,
+    accepts_rejects: bool = True,
+) -> Counter[str]:
+    """Write events to a sink as a stream does, with retries, and close it; return the counters.
+
+    The events have the numbers from 1 of the run *epoch*, in batches of *sizes*, in turn. Those that the
+    store has are skipped, and those up to *acknowledged*, as after a restart with a spool.
+    *on_acknowledged* gets the number of the last event of each batch that is stored. Events that the
+    store refuses are set aside in *folder*. Raises SinkRefused.
+    """
+    counters: Counter[str] = Counter()
+    rng = random.Random(0)
+    run = SinkRun(name, epoch)
+    writer = Writer(
+        run, sink, clock or SystemClock(), rng, counters, folder, accepts_rejects=accepts_rejects
+    )
+    writer.stored = acknowledged
+    lengths = cycle(sizes)
+    try:
+        while batch := events[acknowledged : acknowledged + next(lengths)]:
+            await writer.write(acknowledged + 1, batch)
+            acknowledged += len(batch)
+            if on_acknowledged is not None:
+                on_acknowledged(acknowledged)
+    finally:
+        await writer.close()
+    return counters
 
 
 class PendingMessages:

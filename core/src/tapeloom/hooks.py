@@ -13,13 +13,26 @@ import pluggy
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
-    from .plugin import Codec, Dial, Endpoint, Feed, History, Parse, Sink, Source, Stage
+    from .plugin import (
+        Codec,
+        Dial,
+        Endpoint,
+        Feed,
+        FeedOutline,
+        History,
+        ObservingSink,
+        Parse,
+        Sink,
+        Source,
+        Stage,
+        Steering,
+    )
 
 __all__ = [
     "aggregate", "commands", "connect", "history", "hookimpl", "hookspec", "parse", "settings",
-    "sink", "subscribe", "transport", "validate",
+    "sink", "steer", "subscribe", "transport", "validate",
 ]  # fmt: skip
 
 hookspec = pluggy.HookspecMarker("tapeloom")
@@ -75,8 +88,14 @@ def transport(feed: Feed) -> Dial:
 
 
 @hookspec(firstresult=True)
-def sink(settings: Any) -> Sink:
-    """Return a sink that takes batches out of the process."""
+def sink(settings: Any) -> Sink | ObservingSink:
+    """Return a sink that takes batches out of the process, or one that shows or counts them."""
+    raise NotImplementedError
+
+
+@hookspec(firstresult=True)
+def steer(settings: Any, feeds: Sequence[FeedOutline], sinks: Mapping[str, Sink]) -> Steering:
+    """Return what decides which symbols of the feeds this process streams; *sinks* are by name."""
     raise NotImplementedError
 
 

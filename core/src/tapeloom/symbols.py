@@ -28,6 +28,8 @@ _UNIFIED = re.compile(
     rf"(?P<base>{_PART})/(?P<quote>{_PART})(:(?P<settle>{_PART})(-(?P<expiry>\d{{6}}))?)?"
 )
 _ALIAS = re.compile(rf"(?P<base>{_PART})-(PERP|SWAP)", re.IGNORECASE)
+#: A symbol as venues and brokers write it, such as ``BTCUSDT``, ``BTC-USD`` or ``AAPL``.
+_NATIVE = re.compile(r"(?P<base>[A-Z0-9.]{1,15}?)[-_]?(?P<quote>USDT|USDC|USD|EUR|GBP|BTC|ETH)?")
 
 
 @attrs.frozen
@@ -47,10 +49,7 @@ class Symbol:
         """
         match = _UNIFIED.fullmatch(text.upper())
         if match is None or not text.isprintable():
-            raise SymbolError(
-                f"{text!r} is not a unified symbol."
-                " Write 'BTC/USDT' for spot, 'BTC/USDT:USDT' for a perpetual swap."
-            )
+            raise SymbolError(f"{text!r} is not a unified symbol. {_remedy(text)}")
         return cls(**{name: part or "" for name, part in match.groupdict().items()})
 
     @property
@@ -64,6 +63,18 @@ class Symbol:
         settle = f":{self.settle}" if self.settle else ""
         expiry = f"-{self.expiry}" if self.expiry else ""
         return f"{self.base}/{self.quote}{settle}{expiry}"
+
+
+def _remedy(text: str) -> str:
+    """Return how to write *text* as a unified symbol, as far as it shows what is meant."""
+    match = _NATIVE.fullmatch(text.upper())
+    if match is None:
+        return "Write BASE/QUOTE for spot, BASE/QUOTE:SETTLE for a perpetual swap, as in 'BTC/USDT:USDT'."
+    base, quote = match["base"], match["quote"]
+    if not quote:
+        return f"The currency of its price is missing: write {base + '/USD'!r} if that is the US dollar."
+    spot = f"{base}/{quote}"
+    return f"Write {spot!r} for spot, {f'{spot}:{quote}'!r} for a perpetual swap."
 
 
 @attrs.frozen

@@ -1,4 +1,4 @@
-"""Parsers for durations (``500ms``), fractions (``10%``) and the HTTP header ``Retry-After``; rates."""
+"""Parsers for durations (``500ms``), sizes (``500MB``), fractions (``10%``) and the HTTP header ``Retry-After``; rates."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from email.utils import parsedate_to_datetime
 
 import attrs
 
-__all__ = ["Rate", "duration_ns", "fraction", "retry_after"]
+__all__ = ["Rate", "duration_ns", "fraction", "retry_after", "size_bytes"]
 
 #: The length of each unit of a duration, in ns.
 _UNITS = {
@@ -49,10 +49,30 @@ def duration_ns(text: str | int) -> int:
     return int(match[1]) * _UNITS[match[2]]
 
 
+#: The number of bytes of each unit of a size.
+_SIZES = {"B": 1, "kB": 1000, "KB": 1000, "MB": 1000**2, "GB": 1000**3, "TB": 1000**4}
+_SIZE = re.compile(r"(\d+)\s*(B|kB|KB|MB|GB|TB)")
+
+
+def size_bytes(text: str | int) -> int:
+    """Parse a size such as ``"500MB"`` to bytes; an integer is returned unchanged.
+
+    Raises ValueError if *text* is not a size.
+    """
+    if isinstance(text, int) and not isinstance(text, bool):
+        return text
+    match = _SIZE.fullmatch(text) if isinstance(text, str) else None
+    if match is None:
+        raise ValueError(
+            f"{text!r} is not a size. Write a whole number and a unit: '64kB', '500MB', '2GB'."
+        )
+    return int(match[1]) * _SIZES[match[2]]
+
+
 def fraction(text: str | float | Decimal) -> Decimal:
     """Parse ``"10%"`` or ``0.1`` to the fraction ``Decimal("0.1")``.
 
-    Raises ValueError if *text* is not a fraction.
+    Raises ValueError if *text* is not a fraction, or a number above 1 without the percent sign.
     """
     raw = str(text).strip()
     try:
@@ -61,6 +81,11 @@ def fraction(text: str | float | Decimal) -> Decimal:
         value = Decimal("NaN")
     if isinstance(text, bool) or not value.is_finite():
         raise ValueError(f"{text!r} is not a fraction. Write '10%' or 0.1.")
+    if value > 1 and not raw.endswith("%"):
+        number, percent = f"{value.normalize():f}", f"{(value * 100).normalize():f}%"
+        raise ValueError(
+            f"{number} is {percent}. Write '{number}%', or '{percent}' if that is meant."
+        )
     return value
 
 

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tapeloom.events import Bar, Book, Quote, Reject, Status, Trade
 from tapeloom.plugin import Frames, HistoryQuery
-from tapeloom_alpaca.wire import format_time, parse_time
+from tapeloom_alpaca.times import format_time, parse_time
 
 TRADE = (
     '{"T":"t","i":96921,"S":"AAPL","x":"D","p":126.550,"s":1,"t":"2021-02-22T15:51:44.208Z",'

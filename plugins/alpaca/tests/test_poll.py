@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from tapeloom.errors import ConnectionLost, RequestFailed, SymbolError, Throttled
 from tapeloom.events import Bar, Book, Event, Quote, Reject, Status, Trade
 from tapeloom.plugin import Feed, Request
-from tapeloom_alpaca.wire import format_time, parse_time
+from tapeloom_alpaca.times import format_time, parse_time
 
 START = 1_800_000_000_000_000_000  # where the feed's clock begins: 2027-01-15 08:00
 SECOND = 1_000_000_000

@@ -6,7 +6,7 @@ import pytest
 from tapeloom_testing.samples import check_sample, samples
 
 #: The base class of the items.
-WITHOUT = {"_ItemMessage"}
+WITHOUT = {"ItemMessage"}
 SAMPLES = samples(
     "tapeloom_alpaca.codec", "tapeloom_alpaca.history", "tapeloom_alpaca.wire", without=WITHOUT
 )

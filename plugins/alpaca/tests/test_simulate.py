@@ -16,7 +16,7 @@ import httpx
 import pytest
 import tapeloom_simulator as simulator
 from httpx_ws import WebSocketDisconnect, aconnect_ws
-from tapeloom_alpaca.wire import parse_time
+from tapeloom_alpaca.times import parse_time
 
 SYMBOLS = ("AAPL/USD", "MSFT/USD", "BTC/USD", "ETH/USD")
 KEYS = {"APCA-API-KEY-ID": "PKNOTAKEY", "APCA-API-SECRET-KEY": "no"}

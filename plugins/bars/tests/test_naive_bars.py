@@ -32,7 +32,7 @@ class Naive:
     def __init__(self, settings):
         self.settings = settings
         self.channel = {}
-        self.heard = []  # (recv, ts - recv) of all trades that count
+        self.heard = []  # (recv, ts - recv) of all trades that count, None for past ones
         self.came = defaultdict(list)  # symbol: all trades that count
         self.gaps = defaultdict(list)
         self.bad = []
@@ -56,7 +56,12 @@ class Naive:
                 length = LENGTHS[lane[1]]
                 self.floor[lane] = (ts - lateness) // length * length
                 self.opened[lane], self.closed[lane] = {}, {}
-        self.heard.append((event.recv, ts - event.recv))
+        self.heard.append((event.recv, None))
+        ahead = self.ahead()
+        if event.origin == "live" or ahead is None:
+            self.heard[-1] = event.recv, ts - event.recv
+        elif ts > event.recv + ahead + lateness:
+            self.gaps[symbol].append((ts, ts))
         self.came[symbol].append(event)
         mark = max(trade.ts for trade in self.came[symbol])
         bars = []
@@ -190,8 +195,8 @@ class Naive:
             if window is None or recv >= window + MINUTE or recv < window - MINUTE:
                 previous = current if window is not None and begins == window + MINUTE else None
                 current, window = None, begins
-            current = lead if current is None else max(current, lead)
-        return max(one for one in (current, previous) if one is not None)
+            current = max((one for one in (current, lead) if one is not None), default=None)
+        return max((one for one in (current, previous) if one is not None), default=None)
 
     def wake(self, symbol):
         times = []

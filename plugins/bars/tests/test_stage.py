@@ -439,6 +439,33 @@ def test_the_trade_of_a_bad_frame_may_be_older_than_the_frame_by_the_lateness():
     ]
 
 
+@pytest.mark.parametrize("ours", [0, 45_000], ids=["the venue's", "ours"])
+def test_the_trade_of_a_bad_frame_follows_the_last_one_also_if_a_clock_was_set(ours):
+    """A clock was set by 45 s, so the largest offset of the last minute is wrong."""
+    run = stage(lateness=0)
+    seen = 45_000 - ours
+    run([trade(0, recv=-seen), trade(40_100, recv=40_100 - seen)])
+    if not ours:
+        run([trade(40_200, recv=40_200)])  # the venue's was set back
+    bad = rejected("unreadable_frame", recv=40_900, symbol="", channel="")
+    out = run([bad, trade(41_100, recv=41_100), trade(42_100, recv=42_100)])
+    closed = [(bar.ts, bar.complete) for bar in bars(out)]
+
+    assert (at(40_000), False) in closed
+
+
+def test_a_past_trade_with_a_time_that_has_not_come_is_not_in_a_complete_bar():
+    """While the trade was made, the venue's clock was ahead: nothing else of that second has come yet."""
+    run = stage(lateness=0)
+    run([trade(0), trade(1100), trade(2100)])
+    past = [trade(ms, recv=2200, origin="backfill") for ms in (2150, 5300, 6300, 7300)]
+    closed = bars(run([*past, *(trade(1000 * n + 150) for n in range(2, 12))]))
+    final = {bar.ts: bar.complete for bar in closed}
+
+    assert [final[at(1000 * n)] for n in (2, 5, 6, 7, 8)] == [True, False, False, False, True]
+    assert run.due - at(11_000) < 1500 * MS  # and the clock does not follow it
+
+
 def test_a_trade_rejected_as_ahead_is_missing_now_and_where_its_time_says():
     run = stage(lateness=0)
     run([trade(0), trade(1100), rejected("ahead", trade(4500, recv=1500))])
@@ -541,6 +568,22 @@ def test_the_bar_of_a_trade_of_the_future_is_not_complete_when_its_time_comes():
     assert rules(out) == ["ahead"]
     broken = [bar.ts for bar in bars(out) if bar.symbol == "A/B" and not bar.complete]
     assert broken == [at(0), at(4000), at(25_000)]
+
+
+def test_a_trade_that_our_own_clock_shows_in_the_future_revises_the_closed_bar_of_its_time():
+    """Our clock is set back by an hour, and the venue's by two seconds."""
+    run = stage(lateness=0)
+    before = live(run, 0, 5000, symbols=("A/B",))
+    late = trade(3500, recv=5005 - HOUR)
+    out = run([late])
+
+    assert [(bar.ts, bar.complete) for bar in bars(before)] == [
+        (at(n * 1000), n > 0) for n in range(4)
+    ]
+    assert [type(event) for event in out] == [Trade, Reject, Bar]
+    assert rules(out) == ["ahead"]
+    (revised,) = bars(out)
+    assert (revised.ts, revised.revision, revised.complete) == (at(3000), 1, False)
 
 
 def test_a_first_trade_of_the_future_is_rejected_too():

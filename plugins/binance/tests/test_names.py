@@ -129,7 +129,7 @@ def test_symbols_are_named_by_rule(make) -> None:
         ("spot", PERP, 'Set market = "usdm".'),
         ("usdm", "BTC/USDT", 'Set market = "spot".'),
         ("usdm", "BTC/USD:BTC", 'Set market = "coinm".'),
-        ("coinm", "BTC/USD:BTC-26", "Write 'BTC/USDT'"),
+        ("coinm", "BTC/USD:BTC-26", "as in 'BTC/USDT:USDT'"),
         ("coinm", PERP, 'Set market = "usdm".'),
         ("usdm", "BTC/USD:ETH", "Markets are: spot, usdm, coinm."),
         ("spot", "BTCUSDT", "Write 'BTC/USDT'"),

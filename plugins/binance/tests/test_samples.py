@@ -7,9 +7,8 @@ from tapeloom_testing.samples import check_sample, samples
 
 #: Structs that are not decoded from a message of the venue.
 WITHOUT = {"TradeMessage"}
-SAMPLES = samples(
-    "tapeloom_binance.codec", "tapeloom_binance.history", "tapeloom_binance.wire", without=WITHOUT
-)
+MODULES = ["codec", "history", "parser", "wire"]
+SAMPLES = samples(*(f"tapeloom_binance.{name}" for name in MODULES), without=WITHOUT)
 
 
 @pytest.mark.parametrize(

@@ -40,8 +40,9 @@ async def play(
         "bybit", symbols=symbols, seed=5, rate=rate, trades=trades, speed=speed, slow="wait",
         start=len(symbols) * len(channels), faults=faults,
     ) as sim:  # fmt: skip
+        stages = ("books",) if any(channel.startswith("book") for channel in channels) else ()
         stack = Stack(
-            feeds=(FeedSpec("bybit", symbols, channels, market=market, stages=("books",)),),
+            feeds=(FeedSpec("bybit", symbols, channels, market=market, stages=stages),),
             stages={"books": {"channels": [*BOOKS], "retry": "50ms"}},
             venues={"bybit": {**sim.settings, **settings}},
         )
@@ -56,10 +57,8 @@ async def play(
                 with anyio.move_on_after(0.3):
                     while batch := await consumer.batch():
                         events += batch
-            books = {
-                key: (book.state, *book.top(1_000_000))
-                for key, book in stream.stage("books").books.items()
-            }
+            found = stream.stage("books").books if stages else {}
+            books = {key: (book.state, *book.top(1_000_000)) for key, book in found.items()}
         return events, books, sim
 
 

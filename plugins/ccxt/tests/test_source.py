@@ -40,12 +40,17 @@ def book(bid: str, ask: str = "10") -> dict[str, Any]:
 
 
 class Received(list[Event]):
-    """What was delivered, and how the run ended."""
+    """What was delivered besides the Status "connected", and how the run ended."""
 
     error: FeedError | None = None
+    connected: Status | None = None
 
     async def take(self, events: list[Event]) -> None:
-        self.extend(events)
+        for event in events:
+            if type(event) is Status and event.state == "connected":
+                self.connected = event
+            else:
+                self.append(event)
 
     def of(self, cls: type[Any]) -> list[Any]:
         return [event for event in self if type(event) is cls]
@@ -126,6 +131,16 @@ async def test_quotes_have_their_own_ccxt_object_only_beside_books(source: Make)
         made, maker = source(VirtualClock(), channels=channels)
         async with running(made):
             assert len(maker.made) == count
+
+
+async def test_the_first_event_says_that_the_exchange_is_connected(source: Make):
+    made, _ = source(VirtualClock())
+    async with running(made) as received:
+        pass
+
+    assert received.connected is not None
+    assert (received.connected.type, received.connected.state) == ("status", "connected")
+    assert received.connected.detail.endswith(" markets")
 
 
 async def test_a_book_is_reported_as_unproven(source: Make):

@@ -177,7 +177,7 @@ async def test_when_a_fault_comes(heard, numbered, fault, hit) -> None:
     ("make", "words"),
     [
         (lambda: Settings(drop="often"), "is not a fraction"),
-        (lambda: Settings(drop=1.5), "chance must be between 0 and 1"),
+        (lambda: Settings(drop="150%"), "chance must be between 0 and 1"),
         (lambda: Settings(drop=Fault(seconds=3)), "drop has no key 'seconds'"),
         (lambda: Settings(stall=Fault(rate=3)), "stall has no key 'rate'"),
         (lambda: Fault(every=0), "every must be 1 or more, not 0"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import pytest
 import tapeloom_hyperliquid
 from tapeloom.events import Reject, Trade
 from tapeloom.plugin import Frames
@@ -172,3 +173,24 @@ def test_the_memory_is_bounded_and_keeps_the_set_number_of_trades(make) -> None:
 
     assert [type(event) for event in events[-2:]] == [Reject, Trade]
     assert len(seen.recent) + len(seen.older) <= 201
+
+
+def test_missed_trades_are_backfill_also_if_the_venues_clock_was_set_back(make) -> None:
+    """Their times lie before the first subscription, but no trade after them was known."""
+    frames = answer(), batch(101, 102), batch(103), answer(), batch(4, 5)
+    found = origins(make(), *frames)
+
+    assert found[-2:] == [("4", "backfill"), ("5", "backfill")]
+
+
+@pytest.mark.parametrize("newest_first", [False, True])
+def test_past_trades_keep_their_order_where_the_venues_clock_was_set_back(
+    make, newest_first: bool
+) -> None:
+    """Trade 9 was made before 6: in between the clock was set back."""
+    order = [2, 3, 7, 8, 9, 6, 7_1, 8_1]
+    past = order[::-1] if newest_first else order
+    frames = answer(), batch(1, 2), batch(3), answer(), batch(*past)
+    found = [trade_id for trade_id, origin in origins(make(), *frames) if origin == "backfill"]
+
+    assert found == ["7", "8", "9", "6", "71", "81"]

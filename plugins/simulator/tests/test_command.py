@@ -6,10 +6,14 @@ import os
 import signal
 import subprocess
 import sys
+import time
 
+import anyio
 import httpx
 import pytest
 import tapeloom_simulator
+from tapeloom_simulator import serve
+from tapeloom_simulator.registry import venue_server
 
 pytest.importorskip("tapeloom_binance", reason="there is no venue to simulate")
 
@@ -42,6 +46,27 @@ def test_the_help_shows_an_example_and_every_option(parse, capsys):
         "for",
     ):
         assert f"--{option}" in text
+
+
+def test_the_markets_time_begins_now_and_not_at_the_last_full_second(parse, tmp_path):
+    truth = tmp_path / "truth.jsonl"
+    args = parse(["simulate", "binance", "--for", "0.1", "--rate", "500", "--truth", str(truth)])
+    before = time.time_ns()
+    args.run(args)
+    rows = [json.loads(line) for line in truth.read_text().splitlines()]
+
+    assert min(row["ts"] for row in rows if row["type"] == "trade") >= before
+
+
+async def test_the_markets_time_is_ours_however_long_the_preparation_takes():
+    def slow(market):
+        time.sleep(0.3)
+        return venue_server("binance", market)
+
+    async with serve(slow, epoch=None, rate=500) as sim:
+        with anyio.fail_after(20):
+            while time.time_ns() - sim.market.now > 100_000_000:  # noqa: ASYNC110
+                await anyio.sleep(0.01)
 
 
 def test_it_runs_for_a_while_and_writes_the_truth(parse, capsys, tmp_path):

@@ -1,21 +1,17 @@
-"""The contracts of stages and sinks can fail: each of their parts is broken on purpose."""
+"""The contract of a stage can fail: each of its parts is broken on purpose."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal
 from itertools import count
-from pathlib import Path
-from typing import Any
 
-import attrs
 import pytest
-from tapeloom import Registry, decode, encode
+from tapeloom import Registry
 from tapeloom.events import Event, Reject, Status, Trade
 from tapeloom.hooks import hookimpl
 from tapeloom.plugin import Feed
-from tapeloom_testing.contract import ContractViolation, NotApplicable, SinkContract, StageContract
-from tapeloom_testing.contract.declared import SINK, STAGE
+from tapeloom_testing.contract import ContractViolation, StageContract
+from tapeloom_testing.contract.declared import STAGE
 
 LIMIT = Decimal(105)
 NUMBERS = count()
@@ -105,106 +101,3 @@ def test_a_defect_of_a_stage_breaks_the_guarantee_that_is_about_it(defect: str, 
 
 def test_every_guarantee_of_a_stage_has_a_defect_that_breaks_it() -> None:
     assert {*DEFECTS.values()} == {*STAGE}
-
-
-# ------------------------------------------------------------------------------------------- sinks
-
-
-@attrs.frozen(kw_only=True)
-class Table:
-    path: str
-
-
-class Lines:
-    """Writes a line for each event, ten at a time."""
-
-    def __init__(self, path: str, defect: str) -> None:
-        self.path, self.defect = Path(path), defect
-        self.waiting: list[Event] = []
-        self.backends = frozenset({"asyncio", "trio"})
-
-    async def write(self, events: Sequence[Event]) -> None:
-        if self.defect == "runs on one loop":
-            import asyncio
-
-            asyncio.get_running_loop()
-        self.waiting += events
-        if len(self.waiting) >= 10:
-            self._flush()
-
-    async def aclose(self) -> None:
-        if self.defect != "forgets the rest":
-            self._flush()
-
-    def _flush(self) -> None:
-        some, self.waiting = self.waiting, []
-        if self.defect == "writes twice":
-            some = some + some[-1:]
-        try:
-            with self.path.open("a") as file:
-                file.writelines(encode(event) + "\n" for event in some)
-        except OSError:
-            if self.defect != "hides failures":
-                raise
-
-
-class SinkPlugin:
-    def __init__(self, defect: str) -> None:
-        self.defect = defect
-
-    @hookimpl
-    def settings(self) -> type[Table]:
-        return Table
-
-    @hookimpl
-    def sink(self, settings: Table) -> Lines:
-        return Lines(settings.path, self.defect)
-
-
-class Sunk(SinkContract):
-    sink = "lines"
-    defect = ""
-
-    def registry(self) -> Registry:
-        registry = Registry({})
-        registry.register(SinkPlugin(self.defect), "lines")
-        return registry
-
-    def settings(self, folder: Path) -> Mapping[str, Any]:
-        return {"path": str(folder / "events")}
-
-    def written(self, folder: Path) -> Sequence[Event]:
-        file = folder / "events"
-        lines = file.read_text().splitlines() if file.exists() else []
-        return [decode(line) for line in lines]
-
-    def failing(self, folder: Path) -> Mapping[str, Any]:
-        return {"path": str(folder)}
-
-
-SINK_DEFECTS = {
-    "writes twice": "once",
-    "forgets the rest": "flushed",
-    "hides failures": "failure",
-    "runs on one loop": "backends",
-}
-
-
-def failed(outcome: Exception | None) -> bool:
-    return outcome is not None and not isinstance(outcome, NotApplicable)
-
-
-@pytest.mark.parametrize("word", SINK)
-def test_a_sound_sink_keeps_every_guarantee(word: str) -> None:
-    assert Sunk().outcome(word, "") is None
-
-
-@pytest.mark.parametrize(("defect", "word"), SINK_DEFECTS.items())
-def test_a_defect_of_a_sink_breaks_the_guarantee_that_is_about_it(defect: str, word: str) -> None:
-    cls: Callable[[], Sunk] = type("Defective", (Sunk,), {"defect": defect})
-
-    assert failed(cls().outcome(word, ""))
-
-
-def test_every_guarantee_of_a_sink_has_a_defect_that_breaks_it() -> None:
-    assert {*SINK_DEFECTS.values()} == {*SINK}

@@ -6,6 +6,7 @@ from __future__ import annotations
 # closed in the same one. So the adapter runs it in a task of its own, which needs asyncio: anyio
 # has no tasks without a surrounding block.
 import asyncio  # noqa: TID251
+import os
 from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar, Self
 
@@ -58,8 +59,9 @@ class WebSocketAdapter:
     *interval* is the length of the bars, or "tick" for one bar per trade. *channels* are tapeloom's;
     with a `klines` channel the bars are the venue's own. *symbols* are subscribed by `connect`.
     *queue* bounds the queue of bars. *stages* adds settings of stages, by the stage's name. All other
-    *settings* are those of the table ``[venue.…]`` of a stack, such as ``base_url=…``. Keys are not
-    used if the venue's public data does not need them.
+    *settings* are those of the table ``[venue.…]`` of a stack, such as ``base_url=…``, which may also
+    be in an environment variable such as ``TAPELOOM_BINANCE_BASE_URL``, so that a program runs against a
+    simulator unchanged. Keys are not used if the venue's public data does not need them.
     """
 
     venue: ClassVar[Venue]
@@ -86,7 +88,9 @@ class WebSocketAdapter:
         self._stages = {name: dict(table) for name, table in (stages or {}).items()}
         keys = {venue.key: api_key, venue.secret: api_secret}
         self._keys = {name: Secret(text) for name, text in keys.items() if text}
-        self._settings = {**venue.settings, **(venue.testnet if testnet else {}), **settings}
+        address = os.environ.get(f"TAPELOOM_{venue.plugin.upper()}_BASE_URL")
+        given = {**venue.settings, **(venue.testnet if testnet else {}), **settings}
+        self._settings = {**({"base_url": address} if address else {}), **given}
         self._symbols_as_given: dict[str, str] = {}  # the caller's name by unified symbol
         self._remember(symbols)
         self._task: asyncio.Task[None] | None = None

@@ -31,7 +31,7 @@ Process = Callable[[list["OHLCVBar"]], Awaitable[None] | Any]
 def process_batch(bars: Sequence[OHLCVBar]) -> Any:
     """Return *bars* as a pandas DataFrame, one row each, with the `vwap` of its symbol in the batch.
 
-    Needs pandas: ``pip install tapeloom-rustybt[pandas]``.
+    Needs pandas: ``pip install pandas``.
     """
     pandas: Any = import_module("pandas")
     names = ("symbol", "timestamp", "open", "high", "low", "close", "volume")

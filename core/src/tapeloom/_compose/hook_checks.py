@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 import inspect
+import sys
 import traceback
 from functools import cached_property
 from types import ModuleType
@@ -65,6 +67,7 @@ def verify(manager: pluggy.PluginManager, specs: HookSpecs, plugin: object, name
             problem += " A plugin may implement or wrap each hook once. Split it into two plugins."
         else:
             problem = _argument_problem(specs, plugin, attribute, hook)
+            problem = problem or _module_problem(plugin, attribute)
     problem = problem or ("" if seen else _no_hooks(specs, plugin)) or _backends_problem(plugin)
     if problem:
         raise PluginBroken(name, f"plugin {name!r} breaks the hook rules: {problem}")
@@ -92,6 +95,19 @@ def _argument_problem(specs: HookSpecs, plugin: object, attribute: str, hook: st
         hint = nearest(parameter.name, allowed)
         return f"its hook {hook!r} has the parameter {parameter.name!r}, but the hook {accepted}.{hint}"
     return ""
+
+
+def _module_problem(plugin: object, attribute: str) -> str:
+    """Say that a module of a package would take the place of its hook when it is imported."""
+    if not isinstance(plugin, ModuleType) or not hasattr(plugin, "__path__"):
+        return ""
+    module = f"{plugin.__name__}.{attribute}"
+    if module in sys.modules or importlib.util.find_spec(module) is None:
+        return ""
+    return (
+        f"importing its module {module!r} would replace its hook {attribute!r}. Rename one of them, or"
+        f' name the hook by @hookimpl(specname="{attribute}").'
+    )
 
 
 def _backends_problem(plugin: object) -> str:

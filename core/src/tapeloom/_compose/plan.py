@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
+from functools import partial
+from typing import Any
 
-from attrs import Factory, define, frozen
+from attrs import Factory, evolve, frozen
 
 from tapeloom._config import FeedSpec, SinkSpec, Stack
 from tapeloom._gaps.gap_tracker import GapTracker
@@ -21,9 +23,11 @@ from tapeloom.plugin import (
     HistoryQuery,
     Link,
     Parse,
+    Relay,
     Sink,
     Source,
     Stage,
+    Steering,
     Subscription,
     channel_parts,
 )
@@ -37,8 +41,15 @@ class StageStep:
 
     name: str
     stage: Stage
-    build: Callable[[], Stage]  #: makes a new instance, for a restart
+    build: Callable[..., Stage]  #: makes a new instance, for a restart; for another feed as `feed`
     on_error: str = "restart"  #: what happens when it raises, as in `StageSpec`
+    settings: Any = None  #: as the class of its plugin
+    validates: bool = False  #: whether the hook `validate` returned it
+
+    def of(self, feed: Feed) -> StageStep:
+        """Return the same stage for another feed."""
+        build = partial(self.build, feed=evolve(feed, settings=self.settings))
+        return evolve(self, stage=build(), build=build)
 
 
 class HistoryQueue:
@@ -59,14 +70,16 @@ class HistoryQueue:
         self._pending.clear()
 
 
-@define(eq=False)
+def no_dial(endpoint: Endpoint) -> AbstractAsyncContextManager[Link]:
+    """Raise RuntimeError: the feed was composed to be looked at, not to run."""
+    raise RuntimeError(f"composed without a network: {endpoint.url} cannot be opened")
+
+
+@frozen(eq=False)
 class Transport:
-    """Opens connections with `base_dial`; its `transport` hook lets plugins wrap that function.
+    """Opens connections with `base_dial`; its `transport` hook lets plugins wrap that function."""
 
-    `base_dial` comes from the transport plugin of the stack, or the stream sets it before it starts.
-    """
-
-    base_dial: Dial | None = None
+    base_dial: Dial
 
     @property
     def backends(self) -> frozenset[str]:
@@ -75,7 +88,6 @@ class Transport:
 
     def dial(self, endpoint: Endpoint) -> AbstractAsyncContextManager[Link]:
         """Open a connection to *endpoint* with `base_dial`."""
-        assert self.base_dial is not None
         return self.base_dial(endpoint)
 
     @hookimpl
@@ -99,10 +111,15 @@ class FeedPlan:
     codec: Codec | None = None
     native: Callable[[str], str] | None = None  #: maps a unified symbol to the venue's name
     history: History | None = None
-    transport: Transport = Factory(Transport)
+    transport: Transport = Transport(no_dial)
     #: Opens a connection: `transport.dial`, wrapped by plugins.
     dial: Dial = Factory(lambda self: self.transport.dial, takes_self=True)
     facts: FactLog = Factory(lambda self: FactLog(self.feed.clock), takes_self=True)
+
+    @property
+    def relay(self) -> Relay | None:
+        """The source, if it relays events of other streams."""
+        return self.source if isinstance(self.source, Relay) else None
 
     def subscriptions(self, symbols: Sequence[str]) -> dict[int, list[Subscription]]:
         """Return the subscriptions for *symbols*, by the index of the endpoint that serves them.
@@ -126,6 +143,17 @@ class FeedPlan:
         known = ", ".join(sorted(frozenset[str]().union(*served)))
         problem = f"{self.feed.venue} has no channel {name!r} here; it has {known}"
         raise ConfigError([Mistake("channels", problem)])
+
+    @property
+    def unidentified(self) -> tuple[str, ...]:
+        """The channels of the feed whose events two processes cannot recognise as the same."""
+        origins: Sequence[Any] = self.endpoints or (self.source,)
+        return tuple(
+            channel
+            for channel in self.feed.channels
+            if channel_parts(channel)[0]
+            in getattr(origins[self._serving_index(channel)], "unidentified", ())
+        )
 
     def connections(self, symbols: Sequence[str]) -> list[tuple[Endpoint, list[Subscription]]]:
         """Return the connections for *symbols*, each with at most `max_subscriptions` subscriptions."""
@@ -155,13 +183,32 @@ class FeedPlan:
 
 
 @frozen(eq=False)
+class SinkPlan:
+    """A sink as the stack describes it, and the object that its plugin made."""
+
+    spec: SinkSpec
+    sink: Sink
+
+    @property
+    def backends(self) -> frozenset[str]:
+        """The event loops that it works on."""
+        return getattr(self.sink, "backends", frozenset({"asyncio", "trio"}))
+
+    @property
+    def max_batch_delay(self) -> float:
+        """For how many seconds events are collected to be written together."""
+        default: float = getattr(self.sink, "max_batch_delay", 0.05)
+        return default if self.spec.max_batch_delay is None else self.spec.max_batch_delay
+
+
+@frozen(eq=False)
 class Composition:
     """The plans of a stack, without the feeds and sinks that have mistakes."""
 
     stack: Stack
     plans: tuple[FeedPlan, ...]
-    #: Each sink with its spec and a function that makes a new instance.
-    sinks: tuple[tuple[SinkSpec, Sink, Callable[[], Sink]], ...]
+    sinks: tuple[SinkPlan, ...]
+    steering: Steering | None = None  #: what the stack's `[cluster]` makes
     mistakes: tuple[Mistake, ...] = ()  #: those in the stack
     broken: tuple[PluginError, ...] = ()  #: the errors of plugins that are missing or have a defect
 

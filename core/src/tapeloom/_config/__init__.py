@@ -12,6 +12,7 @@ from .rendering import to_toml
 from .secret import Secret
 from .stack import (
     Backend,
+    ClusterSpec,
     FeedSpec,
     FlightSpec,
     Network,
@@ -28,6 +29,7 @@ from .validators import CHANNELS
 __all__ = [
     "CHANNELS",
     "Backend",
+    "ClusterSpec",
     "Draft",
     "FeedSpec",
     "FlightSpec",

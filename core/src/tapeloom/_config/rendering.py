@@ -42,6 +42,10 @@ def to_toml(stack: Stack, settings: Mapping[str, object] | None = None) -> str:
         table = _fields(sink)
         table |= _table(settings.get(child("sink", index)), table.pop("table"))
         blocks.append(_block("[[sink]]", table))
+    if stack.cluster is not None:
+        table = {"use": stack.cluster.use}
+        table |= _table(settings.get("cluster"), stack.cluster.table)
+        blocks.append(_block("[cluster]", table))
     blocks += [_block("[queue]", _fields(stack.queue)), _block("[network]", _fields(stack.network))]
     blocks.append(_block("[flight]", _fields(stack.flight)))
     blocks.append(_block("[process]", _fields(stack.process)))

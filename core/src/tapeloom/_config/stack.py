@@ -22,7 +22,6 @@ from .places import Places
 
 Backend = Literal["asyncio", "trio"]
 OnError = Literal["restart", "disable", "end"]
-OnSinkError = Literal["continue", "restart", "disable"]
 
 #: The keys of a stage's table that belong to core; all others are the plugin's settings.
 STAGE_KEYS = frozenset({"use", "on_error"})
@@ -40,17 +39,22 @@ class QueueSpec:
     policy: QueuePolicy = attrs.field(default="block", validator=validators.one_of(QueuePolicy))
 
 
+#: The queue of a sink that the stack says nothing about.
+SINK_QUEUE = QueueSpec(100_000, "drop_oldest")
+
+
 @attrs.frozen
 class FeedSpec:
     """One feed, ``[[feed]]``: a venue, its symbols, its channels and the stages that process it."""
 
     #: Name of the venue plugin.
     venue: str = attrs.field(validator=validators.not_empty)
-    #: Unified symbols, such as ``BTC/USDT``; aliases such as ``BTC-PERP`` are resolved.
-    symbols: tuple[str, ...] = attrs.field(converter=validators.symbols)
+    #: Unified symbols, such as ``BTC/USDT``; aliases such as ``BTC-PERP`` are resolved. Required, unless
+    #: the venue relays other streams; then default: all.
+    symbols: tuple[str, ...] = attrs.field(default=(), converter=validators.symbols)
     #: Channels from `CHANNELS`, or of one venue with the prefix ``x-``; each may have a parameter, as
-    #: in ``klines:1m``.
-    channels: tuple[str, ...] = attrs.field(converter=validators.channels)
+    #: in ``klines:1m``. Required, unless the venue relays other streams; then default: all.
+    channels: tuple[str, ...] = attrs.field(default=(), converter=validators.channels)
     #: Unique name of the feed; default: the venue, with the market or a number if that name is taken.
     name: str = attrs.field(default="", validator=validators.file_name)
     #: Market of the venue, such as ``spot``; default: the market that the venue plugin defines.
@@ -93,15 +97,41 @@ class SinkSpec:
     name: str = attrs.field(default="", validator=validators.file_name)
     #: Types of event that the sink receives, such as ``trade``; default: all.
     types: tuple[str, ...] = attrs.field(default=(), converter=validators.types)
-    #: Queue of the sink, as in ``[queue]``.
-    queue: QueueSpec = attrs.field(factory=QueueSpec)
+    #: Queue of the sink, as in ``[queue]``; by default larger, and a full one drops the oldest events: a
+    #: store that is down does not stop the venues. In a replay the policy is always ``block``.
+    queue: QueueSpec = attrs.field(default=SINK_QUEUE)
     #: Settings of the plugin: all other keys of the table.
     table: Mapping[str, Any] = attrs.field(factory=dict, repr=masked_table)
-    #: What happens when the sink raises: ``continue`` goes on with the next batch, ``restart`` replaces
-    #: it by a new instance first, ``disable`` ends it.
-    on_error: OnSinkError = attrs.field(
-        default="continue", validator=validators.one_of(OnSinkError)
+    #: Venues whose events the sink receives; default: all.
+    venues: tuple[str, ...] = attrs.field(default=(), converter=validators.venues)
+    #: Unified symbols whose events the sink receives; default: all.
+    symbols: tuple[str, ...] = attrs.field(default=(), converter=validators.symbols)
+    #: Channels whose events the sink receives; ``klines`` selects ``klines:1m`` too; default: all.
+    channels: tuple[str, ...] = attrs.field(default=(), converter=validators.any_channels)
+    #: Maximum size of the events that are kept on disk until they are stored, such as ``500MB``;
+    #: default: none are.
+    spool: int = attrs.field(
+        default=0, converter=validators.size, validator=validators.not_negative
     )
+    #: Folder of the spool, and of the file with the events that the store refused.
+    spool_folder: str = "spool"
+    #: Maximum number of events that are written together.
+    max_batch: int = attrs.field(default=4096, validator=validators.at_least_one)
+    #: Maximum time in seconds, 0 to 1, for which events are collected to be written together; default:
+    #: that of the plugin, 0.05 for most. With a spool it is at most 0.02.
+    max_batch_delay: float | None = attrs.field(
+        default=None, validator=attrs.validators.optional(validators.at_most_a_second)
+    )
+
+
+@attrs.frozen
+class ClusterSpec:
+    """The cluster, ``[cluster]``: a plugin that shares the symbols among processes, and its settings."""
+
+    #: Name of the plugin.
+    use: str = attrs.field(validator=validators.not_empty)
+    #: Settings of the plugin: all other keys of the table.
+    table: Mapping[str, Any] = attrs.field(factory=dict, repr=masked_table)
 
 
 @attrs.frozen
@@ -183,6 +213,8 @@ class Stack:
     venues: Mapping[str, Mapping[str, Any]] = attrs.field(factory=dict, repr=masked_table)
     #: The sinks.
     sinks: tuple[SinkSpec, ...] = attrs.field(default=(), converter=_sinks)
+    #: The plugin that shares the symbols among processes; default: this process streams all of them.
+    cluster: ClusterSpec | None = None
     #: Default queue of the consumers.
     queue: QueueSpec = attrs.field(factory=QueueSpec)
     #: How every connection is made.

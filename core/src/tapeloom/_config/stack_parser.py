@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar, get_args
 
 import attrs
 
-from tapeloom.errors import ConfigError, Mistake, nearest
+from tapeloom.errors import ConfigError, LeftOut, Mistake, nearest
 
 from .descriptions import describe
 from .places import Places, child
 from .stack import (
+    SINK_QUEUE,
     STAGE_KEYS,
     Backend,
+    ClusterSpec,
     FeedSpec,
     FlightSpec,
     Network,
@@ -31,9 +33,20 @@ from .structure import structure
 T = TypeVar("T")
 
 #: The keys that a stack may have at its top level.
-_TOP_KEYS = ("backend", "feed", "flight", "network", "process", "queue", "sink", "stage", "venue")
+_TOP_KEYS = (
+    "backend",
+    "cluster",
+    "feed",
+    "flight",
+    "network",
+    "process",
+    "queue",
+    "sink",
+    "stage",
+    "venue",
+)
 #: The keys of a sink's table that belong to core; all others are the plugin's settings.
-_SINK_KEYS = ("use", "name", "types", "queue", "on_error")
+_SINK_KEYS = frozenset(field.name for field in attrs.fields(SinkSpec)) - {"table"}
 #: Mistakes at these keys of a feed leave it known which venue and which stages the feed names.
 _FEED_DETAIL = re.compile(r"feed\[\d+\]\.(symbols|channels|name|market)\b")
 #: A message of `tomllib` that ends with a position.
@@ -155,6 +168,7 @@ class _StackParser:
         self._check_unused(venues, "venue", "Add a feed")
         sinks = [self._sink(index, table) for index, table in self._table_array("sink")]
         parts = {
+            "cluster": self._cluster(),
             "queue": self._optional("queue", QueueSpec),
             "network": self._network(),
             "flight": self._flight(),
@@ -213,29 +227,14 @@ class _StackParser:
         feed, mistakes = structure(FeedSpec, table, place, folder=self._folder)
         self._mistakes += mistakes
         if feed is None:
-            return self._valid_part(table, place, mistakes)
+            return _valid_part(FeedSpec, table, place, mistakes)
         for key in ("symbols", "channels"):
-            if not getattr(feed, key):
+            if key not in table:
+                problem = f"the key {key!r} is missing; expected a string or an array of strings"
+                self._mistakes.append(LeftOut(f"{place}.{key}", problem))
+            elif not getattr(feed, key):
                 self._report(f"{place}.{key}", f"expected at least one {key[:-1]}, got none")
         return feed
-
-    def _valid_part(self, table: Any, place: str, mistakes: list[Mistake]) -> FeedSpec | None:
-        """Return a feed of the valid keys and items in *table*, so that its plugins can be checked."""
-        if not isinstance(table, Mapping):
-            return None
-        bad = {mistake.place for mistake in mistakes}
-        valid: dict[str, Any] = {"symbols": (), "channels": ()}
-        for key, value in table.items():
-            key_place = child(place, key)
-            if isinstance(value, list):
-                valid[key] = [v for i, v in enumerate(value) if child(key_place, i) not in bad]
-            if key_place in bad:
-                valid.pop(key, None)
-            elif not isinstance(value, list):
-                valid[key] = value
-        for key in ("symbols", "channels"):
-            valid.setdefault(key, ())
-        return structure(FeedSpec, valid, place)[0]
 
     def _stage(self, name: str, table: Mapping[str, Any]) -> StageSpec | None:
         own = {key: value for key, value in table.items() if key in STAGE_KEYS}
@@ -244,14 +243,32 @@ class _StackParser:
         return self._structure(StageSpec, table, child("stage", name))
 
     def _sink(self, index: int, table: Any) -> SinkSpec | None:
+        place = child("sink", index)
         if isinstance(table, Mapping):
             own = {key: value for key, value in table.items() if key in _SINK_KEYS}
             own["table"] = {key: value for key, value in table.items() if key not in _SINK_KEYS}
+            own["spool_folder"] = self._relative(own.get("spool_folder", "spool"))
+            if isinstance(queue := own.get("queue"), Mapping):
+                own["queue"] = {"size": SINK_QUEUE.size, "policy": SINK_QUEUE.policy, **queue}
             table = own
-        return self._structure(SinkSpec, table, child("sink", index))
+        sink, mistakes = structure(SinkSpec, table, place, folder=self._folder)
+        self._mistakes += mistakes
+        return sink if sink is not None else _valid_part(SinkSpec, table, place, mistakes)
+
+    def _relative(self, path: Any) -> Any:
+        """Return a path of the stack file relative to its folder; anything but a text unchanged."""
+        return str(self._folder / path) if isinstance(path, str) and path else path
 
     def _optional(self, key: str, cls: type[T]) -> T | None:
         return self._structure(cls, self._tables[key], key) if key in self._tables else None
+
+    def _cluster(self) -> ClusterSpec | None:
+        table = self._tables.get("cluster")
+        if isinstance(table, Mapping):
+            rest = {key: value for key, value in table.items() if key != "use"}
+            own = {key: table[key] for key in ("use",) if key in table}
+            self._tables = {**self._tables, "cluster": {**own, "table": rest}}
+        return self._optional("cluster", ClusterSpec)
 
     def _network(self) -> Network | None:
         table = self._tables.get("network")
@@ -265,7 +282,7 @@ class _StackParser:
     def _flight(self) -> FlightSpec | None:
         table = self._tables.get("flight")
         if isinstance(table, Mapping) and isinstance(table.get("folder"), str) and table["folder"]:
-            folder = str(self._folder / table["folder"])
+            folder = self._relative(table["folder"])
             self._tables = {**self._tables, "flight": {**table, "folder": folder}}
         return self._optional("flight", FlightSpec)
 
@@ -314,6 +331,22 @@ class _StackParser:
                 problem = f"{spec.name!r} is already the name of {kind}[{first}]. Choose another."
                 self._report(f"{kind}[{index}].name", problem)
         return [spec for _, spec in kept.values()]
+
+
+def _valid_part(cls: type[T], table: Any, place: str, mistakes: Sequence[Mistake]) -> T | None:
+    """Return a feed or sink of the valid keys and items in *table*, so that its plugins can be checked."""
+    if not isinstance(table, Mapping):
+        return None
+    bad = {mistake.place for mistake in mistakes}
+    valid: dict[str, Any] = {"symbols": (), "channels": ()}
+    for key, value in table.items():
+        key_place = child(place, key)
+        if key_place in bad or any(mistake.startswith(f"{key_place}.") for mistake in bad):
+            continue
+        if isinstance(value, list):
+            value = [item for i, item in enumerate(value) if child(key_place, i) not in bad]
+        valid[key] = value
+    return structure(cls, valid, place)[0]
 
 
 def _is_file(path: Path) -> bool:

@@ -9,10 +9,10 @@ from urllib.parse import urlsplit
 
 import attrs
 
-from tapeloom.errors import ConfigError, Mistake, SymbolError, nearest
-from tapeloom.events import BY_TYPE
+from tapeloom.errors import ConfigError, Mistake, SymbolError, closest, nearest
 from tapeloom.plugin import channel_parts
 from tapeloom.symbols import resolve
+from tapeloom.units import size_bytes
 
 from .descriptions import describe
 from .secret import Secret
@@ -20,6 +20,15 @@ from .secret import Secret
 #: The channels that mean the same at every venue. The venue decides which of them it serves and with
 #: which parameter.
 CHANNELS = ("trades", "agg_trades", "quotes", "book", "klines", "ticker")
+#: What exchanges and other libraries call these channels, in lower case.
+_OTHER_NAMES = {
+    **dict.fromkeys(("candle", "candles", "ohlcv", "ohlc", "bar", "bars"), "klines"),
+    **dict.fromkeys(("depth", "l2", "l2book", "orderbook", "order_book", "books"), "book"),
+    **dict.fromkeys(("bbo", "bookticker", "book_ticker", "best", "l1"), "quotes"),
+    **dict.fromkeys(("aggtrade", "aggtrades"), "agg_trades"),
+}
+#: A parameter to write after the name of a channel that needs one.
+_PARAMETERS = {"klines": "1m"}
 #: Prefix of a channel that only one venue has. It is required, so that a misspelt common channel is
 #: reported instead of being sent to the venue as one of its own.
 _VENUE_PREFIX = "x-"
@@ -100,8 +109,10 @@ def _channel_problem(channel: str) -> str:
     name, parameter = channel_parts(channel)
     is_venue_channel = name.startswith(_VENUE_PREFIX) and name != _VENUE_PREFIX
     if name not in CHANNELS and not is_venue_channel:
-        suffix = f":{parameter}" if parameter else ""
-        hint = nearest(channel, [f"{known}{suffix}" for known in CHANNELS])
+        meant = _OTHER_NAMES.get(name.lower()) or closest(name.lower(), CHANNELS)
+        parameter = parameter or _PARAMETERS.get(meant, "")
+        meant += f":{parameter}" if parameter else ""
+        hint = f" Did you mean {meant!r}?" if meant else ""
         known = f" Known: {', '.join(CHANNELS)}; channels of one venue begin with '{_VENUE_PREFIX}'"
         return f"{channel!r} is not a channel.{hint or known}"
     if ":" in channel and not parameter.strip():
@@ -111,24 +122,36 @@ def _channel_problem(channel: str) -> str:
 
 def stages(value: str | Iterable[object]) -> tuple[str, ...]:
     """Return *value* as unique stage names."""
-    array = _StringArray("stages")
+    return _names("stages", value)
+
+
+def venues(value: str | Iterable[object]) -> tuple[str, ...]:
+    """Return *value* as unique venue names."""
+    return _names("venues", value)
+
+
+def any_channels(value: str | Iterable[object]) -> tuple[str, ...]:
+    """Return *value* as unique channels, also such as only events of stages have."""
+    return _names("channels", value)
+
+
+def _names(key: str, value: str | Iterable[object]) -> tuple[str, ...]:
+    array = _StringArray(key)
     return array.unique(array.strings(value))
 
 
+def size(value: str | int) -> int:
+    """Return a number of bytes; a text such as ``500MB`` is converted. Raises ConfigError."""
+    try:
+        return size_bytes(value)
+    except ValueError as error:
+        raise ConfigError([Mistake("spool", str(error))]) from None
+
+
 def types(value: str | Iterable[object]) -> tuple[str, ...]:
-    """Return *value* as unique names of event types."""
+    """Return *value* as unique strings. Whether they are event types is known once plugins are imported."""
     array = _StringArray("types")
-    listed = f" Known: {', '.join(sorted(BY_TYPE))}"
-
-    def known() -> Iterator[tuple[int, str]]:
-        for index, name in array.strings(value):
-            if name in BY_TYPE:
-                yield index, name
-            else:
-                hint = nearest(name, BY_TYPE) or listed
-                array.add_mistake(index, f"{name!r} is not an event type.{hint}")
-
-    return array.unique(known())
+    return array.unique(array.strings(value))
 
 
 def file_name(instance: object, attribute: attrs.Attribute[str], value: str) -> None:

@@ -25,6 +25,7 @@ class ClockAlert(NamedTuple):
     detail: str
     symbol: str = ""
     channel: str = ""
+    offset: int | None = None  #: of a clock that has jumped: how far it is ahead of ours now, in ns
 
 
 @define
@@ -100,7 +101,7 @@ class ClockMonitor:
             f"the venue's clock has moved against ours by {change / 1e9:+.3f} s;"
             " one of them was set, or all data arrives later than before"
         )
-        return [ClockAlert("venue_clock_jumped", detail)]
+        return [ClockAlert("venue_clock_jumped", detail, offset=offset)]
 
     def own_clock_set(self, now: int) -> None:
         """Restart the check for stopped clocks: our clock was set to *now* in ns."""

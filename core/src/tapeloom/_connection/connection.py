@@ -35,6 +35,8 @@ log = structlog.get_logger()
 
 #: The reason of an end that we chose ourselves: it is followed by a new connection at once.
 PLANNED = "planned"
+#: The close codes of a connection that ended without a close frame.
+_NOT_CLOSED = (None, 1006)
 #: Minimum seconds of a wait for the limit of connections that is reported.
 _REPORTED_SECONDS = 1.0
 
@@ -161,6 +163,9 @@ class Connection:
         except FeedError as error:
             if self.subscriber.sender.link is None:
                 return  # the connection has ended already
+            if isinstance(error, ConnectionLost) and error.code not in _NOT_CLOSED:
+                # A close frame is the last of what the venue has sent, so all of it has come.
+                self.intake.deadlines.last_byte = self._setup.plan.feed.clock.monotonic()
             # A connection that we are ending may be lost meanwhile: that is no failure.
             late = self.outcome and isinstance(error, ConnectionLost)
             if not late and not isinstance(self.outcome, FeedError):
@@ -216,9 +221,9 @@ class Connection:
         """Check for stalled subscriptions."""
         self._setup.check(self)
 
-    def reset_deadlines(self) -> None:
-        """Restart the timeouts for stalls: we did not read, so the silence was not the venue's."""
-        self._setup.monitor.reset_deadlines()
+    def not_read_for(self, seconds: float) -> None:
+        """Do not count the last *seconds* as a stall: we did not read."""
+        self._setup.monitor.not_read_for(seconds)
 
     async def accepted(self, subscriptions: Sequence[Subscription]) -> None:
         """Report subscriptions that have no reply, but of which events show that they are accepted."""

@@ -156,18 +156,23 @@ class ConnectionPair:
             return
         successor = self.successor
         if successor is not None and successor.opened_at is not None and not successor.ended:
-            self._connection_lost(connection, but=successor.subscriptions.acknowledged)
+            # What was sent between the last byte here and an acknowledgement there is lost.
+            complete_until = connection.intake.deadlines.last_byte
+            covered = successor.subscriptions.acknowledged_by(complete_until)
+            self._connection_lost(connection, but=covered, replaced=True)
             await self._switch(connection, successor)
             return
         self._connection_lost(connection)
         assert self.tasks is not None
         self.tasks.cancel_scope.cancel()
 
-    def _connection_lost(self, connection: Connection, but: Collection[Subscription] = ()) -> None:
+    def _connection_lost(
+        self, connection: Connection, but: Collection[Subscription] = (), *, replaced: bool = False
+    ) -> None:
         """Open gaps for what *connection* carried, *but* for some subscriptions."""
         lost = [subscription for subscription in self._setup.wanted if subscription not in but]
         times = connection.intake.last_recv, connection.intake.deadlines.last_byte
-        self._setup.monitor.connection_lost(lost, *times, replaced=bool(but))
+        self._setup.monitor.connection_lost(lost, *times, replaced=replaced)
 
     # ------------------------------------------------------------------------------------ handover
 

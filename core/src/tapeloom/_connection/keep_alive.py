@@ -44,16 +44,21 @@ class Deadlines:
 
     def not_read_for(self, seconds: float, now: float) -> None:
         """Do not count the last *seconds* as silence of the venue: we did not read."""
-        self.last_byte = now
+        self.last_byte = min(self.last_byte + seconds, now)
+        if self.heartbeat_due is not None:
+            self.heartbeat_due += seconds
         self.subscriptions.extend_deadlines(seconds)
 
-    def loop_was_blocked(self, step: float, now: float) -> bool:
-        """Return whether a check that was due after *step* seconds runs late; that is no silence."""
+    def blocked_seconds(self, step: float, now: float) -> float:
+        """Return how late a check runs that was due after *step* seconds, if the event loop was blocked.
+
+        That time is no silence; 0.0 if the loop was not blocked.
+        """
         passed, self.last_check = now - self.last_check, now
         if passed <= step + _BLOCKED_SECONDS:
-            return False
+            return 0.0
         self.not_read_for(passed - step, now)
-        return True
+        return passed - step
 
     def failure(self, now: float, silence_timeout: float) -> str | None:
         """Return why the connection counts as dead, None if it is alive."""
@@ -85,8 +90,8 @@ class Monitored(Protocol):
     def check(self) -> None:
         """Check for stalled subscriptions."""
 
-    def reset_deadlines(self) -> None:
-        """Restart the timeouts for stalls: we did not read."""
+    def not_read_for(self, seconds: float) -> None:
+        """Do not count the last *seconds* as a stall: we did not read."""
 
     async def accepted(self, subscriptions: Sequence[Subscription]) -> None:
         """Take subscriptions as accepted that the venue did not confirm, but sends events of."""
@@ -124,13 +129,13 @@ class KeepAlive:
         while True:
             await clock.sleep(step)
             now = clock.monotonic()
-            if deadlines.loop_was_blocked(step, now):
-                connection.reset_deadlines()
+            if seconds := deadlines.blocked_seconds(step, now):
+                connection.not_read_for(seconds)
             if max_age is not None and now - opened_at > max_age:
                 max_age = None
                 connection.retire()
             if deadlines.is_blocked:
-                connection.reset_deadlines()
+                connection.not_read_for(step)
                 continue
             connection.check()
             if reason := deadlines.failure(now, endpoint.silence_timeout_seconds):

@@ -62,7 +62,7 @@ class Replies:
             self._subscriptions.opening = None
             statuses: list[Status] = [self._status(recv, "logged_in", self._label)]
             return ReplyResult(statuses if opening.is_login else [], answers_opening=True)
-        new = self._subscriptions.acknowledge(ack)
+        new = self._subscriptions.acknowledge(ack, self._feed.clock.monotonic())
         detail = f"{self._label}: {len(new)} subscriptions"
         return ReplyResult([self._status(recv, "subscribed", detail)] if new else [], live=new)
 

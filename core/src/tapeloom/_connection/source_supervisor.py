@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from tapeloom.errors import FeedError
 from tapeloom.events import OURS, Event
-from tapeloom.plugin import Subscription
+from tapeloom.plugin import Relay, Subscription
 from tapeloom.plugin.bounds import reject_out_of_bounds
 
 from .handover import Emit
@@ -18,7 +18,10 @@ if TYPE_CHECKING:
 
 
 class SourceSupervisor:
-    """Keeps a `Source` running, as a `Supervisor` keeps an endpoint connected."""
+    """Keeps a `Source` running, as a `Supervisor` keeps an endpoint connected.
+
+    The batches of a `Relay` are given to *emit* as they are.
+    """
 
     def __init__(self, plan: FeedPlan, emit: Emit) -> None:
         self._plan = plan
@@ -37,10 +40,11 @@ class SourceSupervisor:
         """
         source = self._plan.source
         assert source is not None
+        deliver = self._emit if isinstance(source, Relay) else self._deliver
         while True:
             started = self._clock.monotonic()
             try:
-                return await source.run(self._deliver)
+                return await source.run(deliver)
             except FeedError as error:
                 if not error.retryable:
                     raise

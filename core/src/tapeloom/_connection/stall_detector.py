@@ -164,13 +164,18 @@ class StallDetector:
         for subscription in subscriptions:
             self._cadences.pop(subscription, None)
 
-    def reset_deadlines(self, now: float) -> None:
-        """Restart all running timeouts: we did not read, so the silence was not the venue's."""
+    def not_read_for(self, seconds: float, now: float) -> None:
+        """Do not count the last *seconds* as silence of the venue: we did not read.
+
+        The timeouts do not begin anew: on a busy machine no stall would ever be found.
+        """
         for cadence in (self._overall, *self._cadences.values()):
             if cadence.waiting_since < now:
-                cadence.last_active = cadence.waiting_since = now
-        if self._first_reads.last_read < now:
-            self._first_reads.restart(now)
+                cadence.waiting_since = min(cadence.waiting_since + seconds, now)
+                cadence.last_active = min(cadence.last_active + seconds, now)
+        first = self._first_reads
+        if first.last_read < now:
+            first.last_read = min(first.last_read + seconds, now)
 
     def check(
         self, active: Collection[tuple[str, str]], now: float, reads: int = 0

@@ -96,9 +96,9 @@ class SubscriptionMonitor:
         if not replaced:
             self._stalls.pause()
 
-    def reset_deadlines(self) -> None:
-        """Restart all timeouts: we did not read, so the silence was not the venue's."""
-        self._stalls.reset_deadlines(self._clock.monotonic())
+    def not_read_for(self, seconds: float) -> None:
+        """Do not count the last *seconds* as silence of the venue: we did not read."""
+        self._stalls.not_read_for(seconds, self._clock.monotonic())
 
     def forget(self, subscriptions: Collection[Subscription]) -> None:
         """Remove subscriptions that have ended."""

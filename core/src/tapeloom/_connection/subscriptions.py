@@ -32,6 +32,7 @@ class Subscriptions:
     def __init__(self, wanted: list[Subscription]) -> None:
         self.wanted = wanted
         self.acknowledged: set[Subscription] = set()
+        self._acknowledged_at: dict[Subscription, float] = {}  # in monotonic seconds
         #: Subscriptions requested and not ended, in the order of the requests.
         self.requested: dict[Subscription, None] = {}
         self.opening: Message | None = None  #: the opening message that waits for its reply
@@ -102,7 +103,7 @@ class Subscriptions:
         for key, pending in overdue.items() if self._replies_missing else ():
             del self._pending[key]
             new += [] if pending.unsubscribes else self.still_wanted(pending.unanswered)
-        self.acknowledged.update(new)
+        self._acknowledge(new, now)
         return new
 
     def overdue(self, now: float) -> Message | None:
@@ -122,12 +123,20 @@ class Subscriptions:
         if message.id is not None:
             self._pending.pop(message.id, None)
 
-    def acknowledge(self, ack: Ack) -> list[Subscription]:
-        """Return the subscriptions that *ack* newly acknowledges."""
+    def acknowledge(self, ack: Ack, now: float = 0.0) -> list[Subscription]:
+        """Return the subscriptions that *ack*, which came at a monotonic time, newly acknowledges."""
         wanted = self.still_wanted(self._settle_reply(ack))
         new = [named for named in wanted if named not in self.acknowledged]
-        self.acknowledged.update(new)
+        self._acknowledge(new, now)
         return new
+
+    def _acknowledge(self, subscriptions: list[Subscription], now: float) -> None:
+        self.acknowledged.update(subscriptions)
+        self._acknowledged_at.update(dict.fromkeys(subscriptions, now))
+
+    def acknowledged_by(self, time: float) -> set[Subscription]:
+        """Return the subscriptions that were acknowledged at a monotonic time, and still are."""
+        return {named for named in self.acknowledged if self._acknowledged_at[named] <= time}
 
     def refuse(self, refusal: Refusal) -> list[Subscription]:
         """Return the refused subscriptions; empty if the refusal is of an unsubscribe."""

@@ -12,7 +12,7 @@ from tapeloom._runtime.backoff import Backoff
 from tapeloom._runtime.rate_limits import EndpointLimits, RateLimits
 from tapeloom.errors import ConnectionFailed, ConnectionLost, FeedError, RetriesExhausted, Throttled
 from tapeloom.events import Status
-from tapeloom.plugin import Endpoint, Subscription
+from tapeloom.plugin import ConnectionState, Endpoint, Subscription
 
 from .connection import PLANNED, Connection, ConnectionSetup
 from .frame_intake import FeedIntake
@@ -128,6 +128,15 @@ class Supervisor:
                     tasks.start_soon(connection.leave)
         finally:
             self._scope.cancel()
+
+    def state(self) -> ConnectionState:
+        """Return the state of the connection, from any thread."""
+        connection, wanted, seconds = self._pair.current, tuple(self.wanted), None
+        live: frozenset[Subscription] = frozenset()
+        if connection is not None and connection.opened_at is not None and not connection.ended:
+            seconds = self._feed.clock.monotonic() - connection.opened_at
+            live = frozenset(connection.subscriptions.acknowledged.copy())
+        return ConnectionState(self.label, seconds, wanted, live)
 
     async def report(self, state: str, detail: str, symbol: str = "", channel: str = "") -> None:
         """Emit a Status."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from collections import deque
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from itertools import chain
+from itertools import chain, pairwise
 from typing import Literal, TypeAlias
 
 from attrs import Factory, define, evolve
@@ -125,8 +125,7 @@ class GapFill:
 
         Returns the final Gap of the oldest one if too many wait.
         """
-        if known:
-            self._known.update(known)
+        self._known.update(known)
         self.waiting.append(tracked)
         if len(self.waiting) <= _MAX_WAITING:
             return []
@@ -195,7 +194,7 @@ class GapFill:
             out += self._missed(tracked, answer)
             has_grown = tracked.gap.until > self._asked_until  # since the answer was requested
             if tracked.missing == 0 or answer.covers(tracked) or (exhausted and not has_grown):
-                complete = request.paged or answer.reaches_start(tracked)
+                complete = request.paged or answer.reaches_start(tracked, self._known)
                 out.append(self.close(tracked, recv, complete=complete))
             elif tracked.pages >= _MAX_PAGES:
                 out.append(self.close(tracked, recv))
@@ -226,8 +225,13 @@ class GapFill:
             return False
         if type(event.id) is str:
             return event.id in self._brought
-        tracked = self._gap_with(event)
-        return tracked is not None and event.id in tracked.found
+        return (tracked := self._gap_with(event)) is not None and event.id in tracked.found
+
+    def misses(self, event: Event) -> bool:
+        """Return whether a trade lies in a gap and has not come since."""
+        return type(event) is Trade and any(
+            tracked.holds(event.id, event.ts) and event.id not in tracked.found for tracked in self
+        )
 
     def live(self, event: Event) -> list[Event]:
         """Return what to deliver for a live *event*: it, and the final Gap if it completes one.
@@ -279,23 +283,28 @@ class _Answer:
 
     def __init__(self, events: Iterable[Event], kind: Kind) -> None:
         rows: list[_Row] = []
+        names: set[str] = set()  # a row may come twice
         for event in events:
             if kind == "trades" and type(event) is Trade:
+                if type(event.id) is str and event.id:
+                    if event.id in names:
+                        continue
+                    names.add(event.id)
                 rows.append((event.id, event))
             elif kind == "bars" and type(event) is Bar and event.closed:
                 rows.append((event.ts, event))
         self._is_numbered = kind == "trades" and all(type(row[0]) is int for row in rows)
-        if rows and rows[0][1].ts > rows[-1][1].ts:
-            rows.reverse()  # the newest came first
-        rows.sort(key=lambda row: row[1].ts)
-        self._rows = rows
         self._is_bars = kind == "bars"
-        self._ids = {row[0] for row in rows}
-        if self._is_numbered:
+        steps = [later[1].ts - row[1].ts for row, later in pairwise(rows)]
+        if sum(step < 0 for step in steps) > sum(step > 0 for step in steps):
+            rows.reverse()  # the newest came first
+        if self._is_bars:
+            rows.sort(key=lambda row: row[1].ts)
+        elif self._is_numbered:
             rows.sort(key=lambda row: row[0])
-            self._keys = [row[0] for row in rows]
-        else:
-            self._keys = [row[1].ts for row in rows]
+        self._rows = rows
+        self._keys = [row[0] if self._is_numbered else row[1].ts for row in rows]
+        self._places = {row[0]: place for place, row in enumerate(rows) if row[0] != ""}
         self._last_ts = max((row[1].ts for row in rows), default=0)
         #: The highest id where ids are numbers.
         self._last_id = max((row[0] for row in rows if type(row[0]) is int), default=0)
@@ -312,16 +321,38 @@ class _Answer:
             if type(gap.before_id) is int:
                 return rows[: bisect_left(self._keys, gap.before_id) - first]
         elif not self._is_numbered:
-            first, last = bisect_left(self._keys, gap.since), bisect_right(self._keys, gap.until)
-            if gap.after_id in self._ids and gap.after_id not in known:
-                # The ids before the gap are no longer known: what is missing lies between the two ids.
-                # Within one moment the newest may come first.
-                ids = [row[0] for row in rows]
-                end = ids.index(gap.before_id) if gap.before_id in self._ids else len(ids)
-                low, high = sorted((ids.index(gap.after_id), end))
-                first, last = max(first, low + 1), min(last, high)
-            rows = rows[first:last]
+            return self._named_within(gap, known)
         return [row for row in rows if tracked.holds(row[0], row[1].ts)]
+
+    def _named_within(self, gap: Gap, known: Collection[int | str]) -> list[_Row]:
+        """Return the trades in a gap where ids are texts.
+
+        They lie between the trades on both sides of it; where the answer lacks one of these, their time
+        decides. The order counts before the time, because the venue's clock may have been set.
+        """
+        rows, places = self._rows, self._places
+        after, before = (places.get(named or "") for named in (gap.after_id, gap.before_id))
+        if after is not None and before is not None and after > before:
+            after, before = before, after  # within one moment the newest may come first
+        since = gap.since if after is None else rows[after][1].ts
+        until = gap.until if before is None else rows[before][1].ts
+        found: list[_Row] = []
+        is_after = False
+        for place, (trade_id, trade) in enumerate(rows):
+            ts = trade.ts
+            # From the first row that is not older, the order counts.
+            is_after = (is_after or ts >= since) if after is None else place > after
+            is_before = ts <= until if before is None else place < before
+            # The trades of one moment may stand on either side; those delivered are recognised by id.
+            if after is None or gap.after_id in known:
+                is_after, is_before = is_after or ts == since, is_before or ts == until
+            # Without an id, a trade at the edges cannot be distinguished from a delivered one.
+            is_edge = trade_id in (gap.after_id, gap.before_id) or (
+                trade_id == "" and ts in (since, until)
+            )
+            if is_after and is_before and not is_edge:
+                found.append((trade_id, trade))
+        return found
 
     def covers(self, tracked: TrackedGap) -> bool:
         """Return whether the answer reaches past the end of a gap."""
@@ -330,14 +361,22 @@ class _Answer:
             return self._last_id >= before_id - 1
         if self._is_bars:
             return self._last_ts >= tracked.gap.until
-        return self._last_ts > tracked.gap.until or (
-            before_id is not None and before_id in self._ids
-        )
+        if before_id is not None and before_id in self._places:
+            return True
+        return bool(self._rows) and self._rows[-1][1].ts > tracked.gap.until
 
-    def reaches_start(self, tracked: TrackedGap) -> bool:
-        """Return whether the answer reaches back to the last event before a gap."""
-        first_ts = self._rows[0][1].ts if self._rows else tracked.gap.since
-        return first_ts < tracked.gap.since or tracked.gap.after_id in self._ids
+    def reaches_start(self, tracked: TrackedGap, known: Collection[int | str]) -> bool:
+        """Return whether the answer reaches back to the last event before a gap.
+
+        *known* are ids around the gap that were delivered. Where trades have ids, their times are no sign.
+        """
+        gap, rows, places = tracked.gap, self._rows, self._places
+        if gap.after_id in places or not rows:
+            return bool(rows)
+        if self._is_bars or self._is_numbered or gap.after_id is None:
+            return rows[0][1].ts < gap.since
+        end = rows[places.get(gap.before_id or "", 0)]
+        return rows[0][0] in known and rows[0][1].ts < end[1].ts
 
     def advances(self, tracked: TrackedGap) -> bool:
         """Return whether the answer reaches beyond where the gap's last one ended."""

@@ -10,26 +10,25 @@ from bisect import bisect_left, bisect_right
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from types import MappingProxyType
+from typing import TypeAlias
 
 from attrs import evolve
 
 from tapeloom.events import OURS, Bar, Event, Gap, GapCause
-from tapeloom.plugin import Clock, HistoryQuery, Request, Subscription
+from tapeloom.plugin import Clock, HistoryQuery, Loss, Request, Subscription
 
+from .clock_readings import CLOCK_STEP, ClockReadings
 from .gap_fill import GapFill, TrackedGap, fill_kind
 from .last_seen import LastSeen
-from .open_gap import OpenGap, Watched, id_of
+from .open_gap import LastStored, OpenGap, Watched, id_of
 
 #: Seconds after the venue's acknowledgement in which the first event is awaited: its time and id
 #: describe the gap more precisely than the time of the acknowledgement.
 _FIRST_EVENT_SECONDS = 5.0
 #: Seconds for which late events of a gap are recognised after it was last reported.
 _LATE_SECONDS = 60.0
-#: In ns. The venue's clock was set back if it advances by so much less than ours; less is delay.
-_SET_BACK = 1_000_000_000
-#: In ns. How far before a gap events are doubtful at most: it may also be our clock that was set.
-_MAX_SET_BACK = 60_000_000_000
 _NONE: Mapping[Subscription, int] = MappingProxyType({})
+_Id: TypeAlias = int | str | None
 
 
 class GapTracker:
@@ -47,6 +46,7 @@ class GapTracker:
         self.enqueue: Callable[[GapFill], None] = lambda fill: None
         self._venue = venue
         self.last_seen = LastSeen()
+        self.clocks = ClockReadings(clock, self.last_seen)
         self._clock = clock
         self._counters = counters
 
@@ -66,7 +66,8 @@ class GapTracker:
         the time given for it. Both are ns on our clock. With *separate*, the subscriptions do not
         share a connection: an event of one of them does not show that the others were complete.
         """
-        last_events, trade_ids = self.last_seen.last_events(), self.last_seen.trade_ids()
+        last_events, trade_ids = self.clocks.check(), self.last_seen.trade_ids()
+        self.clocks.read_newest()
         offset = self.last_seen.clock_offset
         for subscription in [
             subscription for subscription in subscriptions if subscription in self.live
@@ -93,32 +94,65 @@ class GapTracker:
 
         It is resubscribed: an earlier acknowledgement no longer counts.
         """
+        last = self.clocks.check().get(subscription)
         # If our clock was set a moment ago, the venue's last event is closer to the venue's time.
         clock_offset, channel = self.last_seen.clock_offset, subscription.channel
         venue_now = now + clock_offset.offset(channel)
         if not clock_offset.has_offset:
             venue_now = clock_offset.last_ts(channel) or now
-        last = self.last_seen.last_events().get(subscription)
         since = venue_now - round(silent_seconds * 1_000_000_000) if last is None else last.ts
         self._begin(subscription, since, "stall", last, self.last_seen.trade_ids())
+
+    def resume(
+        self,
+        subscription: Subscription,
+        since: int,
+        last: Event | LastStored | None,
+        known: Collection[int | str],
+        unfilled: Iterable[tuple[Gap, Collection[int | str]]] = (),
+    ) -> list[Event]:
+        """Open a gap after what an earlier run has delivered; return the reports of *unfilled* ones.
+
+        *since* is the time of the last event in ns, *last* the last trade or bar, *known* are the ids of
+        the last trades. Each of *unfilled* was reported without a final state; the ids are those of its
+        events that were delivered since.
+        """
+        self._begin(subscription, since, "restart", last, {subscription: set(map(str, known))})
+        watched, reports = self._watch(subscription), list[Event]()
+        last_id, now = id_of(last), self._clock.time_ns()
+        for gap, found in unfilled:
+            before_id = gap.before_id
+            if before_id is None and gap.after_id == last_id and gap.since >= since:
+                continue  # the new gap begins with the same event
+            if before_id is None and type(last_id) is int:
+                before_id = last_id + 1  # what is missing after that lies in the new gap
+            after_id = gap.after_id if type(gap.after_id) is int else None
+            gap = evolve(gap, recv=now, before_id=before_id, missing=None)
+            tracked = TrackedGap(gap, gap.since, after_id, 0, {*found})
+            reports += self._report(watched, tracked, {*known, *found})
+        return reports
 
     def _begin(
         self,
         subscription: Subscription,
         since: int,
         cause: GapCause,
-        last: Event | None,
+        last: Event | LastStored | None,
         trade_ids: Mapping[tuple[str, str], set[str]],
     ) -> None:
         """Open a gap. If one is open, it goes on: nothing has come since it opened."""
         watched = self._watch(subscription)
         if watched.open is not None:
             watched.open.confirmed = None
+            watched.open.has_grown = watched.open.reported is not None
             return
         known: Collection[int | str] = trade_ids.get(subscription, ())
-        if type(last) is Bar and last.closed:
+        is_stored_bar = type(last) is LastStored and last.id == ""
+        if last is not None and (is_stored_bar or (type(last) is Bar and last.closed)):
             known = {last.ts}
-        watched.open = OpenGap(since, cause, last, known)
+        opened = self._clock.monotonic(), self.clocks.own_offset()
+        age = 0 if last is None else max(self._clock.time_ns() - last.recv, 0)
+        watched.open = OpenGap(since, cause, last, known, opened, opened[0] - age / 1e9)
 
     def _watch(self, subscription: Subscription) -> Watched:
         watched = self.watched.get(subscription)
@@ -128,27 +162,16 @@ class GapTracker:
 
     # --------------------------------------------------------------------------- what a stage finds
 
-    def open(
-        self,
-        symbol: str,
-        channel: str,
-        *,
-        since: int,
-        until: int,
-        recv: int,
-        cause: GapCause = "sequence",
-        after_id: int | str | None = None,
-        before_id: int | str | None = None,
-        missing: int | None = None,
-    ) -> list[Event]:
+    def open(self, loss: Loss) -> list[Event]:
         """Return the gaps to report for a loss that a stage or source has found, and fill them.
 
         Empty if it was reported already. Where the ids on both sides are numbers, only the missing
         ids that no gap holds yet are reported, and those that follow in the same batch, out of
         order, are not missing.
         """
-        subscription = Subscription(symbol, channel)
-        watched = self.watched.get(subscription) or self._watch(subscription)
+        subscription, missing = Subscription(loss.symbol, loss.channel), loss.missing
+        after_id, before_id = loss.after_id, loss.before_id
+        watched = self._watch(subscription)
         parts: Sequence[tuple[int | str | None, int | str | None]]
         if type(after_id) is int and type(before_id) is int:
             parts = watched.parts_not_held(after_id, before_id)
@@ -156,7 +179,7 @@ class GapTracker:
             gaps = [
                 tracked.gap for tracked in watched.fill if after_id in (None, tracked.gap.after_id)
             ]
-            if any(gap.since <= since and until <= gap.until for gap in gaps):
+            if any(gap.since <= loss.since and loss.until <= gap.until for gap in gaps):
                 return []
             parts = [(after_id, before_id)]
         out: list[Event] = []
@@ -172,11 +195,9 @@ class GapTracker:
                 missing = high - low - 1 - len(found)
                 if not missing:
                     continue
-            gap = Gap(
-                self._venue, symbol, until, recv, since, until, cause, missing, "open", channel,
-                low, high,
-            )  # fmt: skip
-            out += self._report(watched, TrackedGap(gap, since, position_id, 0, found))
+            part = evolve(loss, after_id=low, before_id=high, missing=missing)
+            tracked = TrackedGap(part.gap(self._venue), loss.since, position_id, 0, found)
+            out += self._report(watched, tracked)
         return out
 
     # -------------------------------------------------------------------------------- where they end
@@ -207,7 +228,11 @@ class GapTracker:
             watched = self.watched.get(subscription)
             gap = watched.open if watched is not None else None
             if gap is not None and gap.confirmed is None:
-                until = recv + self.last_seen.clock_offset.offset(subscription.channel)
+                last, clock_offset = gap.last, self.last_seen.clock_offset
+                until = recv + clock_offset.offset(subscription.channel)
+                if last is not None and last.ts != last.recv and not clock_offset.has_offset:
+                    # A clock was set a moment ago; how long the last event took is not known.
+                    until = last.ts + self.clocks.elapsed(gap, last, recv) + CLOCK_STEP
                 gap.confirmed = until, recv, at
 
     def process(self, batch: list[Event]) -> list[Event]:
@@ -232,8 +257,9 @@ class GapTracker:
     def _deliver(self, watched: Watched, event: Event, batch: list[Event]) -> list[Event]:
         """Return what to deliver for an event of *batch* whose subscription has gaps."""
         fill, gap = watched.fill, watched.open
-        if gap is None or not gap.is_before(event) or fill.has_brought(event):
-            delivered = fill.live(event)
+        repeats = gap is not None and gap.repeats(event)
+        if repeats or gap is None or not gap.is_before(event) or fill.has_brought(event):
+            delivered = [] if repeats and not fill.misses(event) else fill.live(event)
             self._counters["repeated_trades"] += not delivered
             return delivered
         ended = self._end(watched, gap, event, batch)
@@ -241,18 +267,34 @@ class GapTracker:
         return [*ended, event]
 
     def _end(self, watched: Watched, gap: OpenGap, event: Event, batch: list[Event]) -> list[Event]:
-        """Return the reports of a gap that *event*, of *batch*, ends."""
+        """Return the reports of a gap that *event*, of *batch*, ends.
+
+        If the venue's clock was set back meanwhile, missed events may have times of both clocks. Ids that
+        are numbers tell them from what was delivered before; without them a part cannot be filled.
+        """
         watched.open = None
         tracked, before_id = gap.reported, id_of(event)
+        since, until = self.clocks.times_between(gap, event, batch)
+        reports: list[Event] = []
+        if since < gap.since and type(before_id) is not int:
+            is_older = tracked is None and event.ts < gap.since
+            times, ids = (since, until), (id_of(gap.last), before_id)
+            if not is_older:
+                times, ids = (since, gap.since), (None, None)
+            doubtful = self._new_gap(watched, gap, event.recv, times, ids)
+            reports = self._report(watched, doubtful, None)
+            if is_older:
+                return reports
         if tracked is None:
-            return self._report_ended(watched, gap, event, batch)
+            return reports + self._report_open(watched, gap, until, event.recv, before_id)
         tracked.gap = evolve(tracked.gap, before_id=before_id)
         is_settled = tracked.missing == 0 and tracked.gap.state == "filled"
-        if is_settled or (tracked.missing is None and event.ts <= tracked.gap.until):
-            return []
+        is_as_reported = until <= tracked.gap.until and not gap.has_grown
+        if is_settled or (tracked.missing is None and is_as_reported):
+            return reports
         # The time of the acknowledgement on the venue's clock was an estimate.
-        until = max(tracked.gap.until, event.ts)
-        return self._report_again(watched, tracked, until, event.recv)
+        until = max(tracked.gap.until, until)
+        return reports + self._report_again(watched, tracked, until, event.recv)
 
     def overdue(self, now: float) -> list[Event]:
         """Return a Gap for each subscription acknowledged a while ago without an event since.
@@ -309,76 +351,33 @@ class GapTracker:
         """Report a gap that was open until *until*; without *before_id* it may grow further."""
         subscription, until = watched.fill.subscription, max(gap.since, until)
         if gap.reported is not None:
-            if until <= gap.reported.gap.until:
+            if until <= gap.reported.gap.until and not gap.has_grown:
                 return []
+            gap.has_grown, until = False, max(until, gap.reported.gap.until)
             return self._report_again(watched, gap.reported, until, recv)
         self.last_seen.clock_offset.mark_complete(subscription.channel, until)
-        after_id, (symbol, channel) = id_of(gap.last), subscription
-        gap.reported = TrackedGap(
-            Gap(
-                self._venue, symbol, until, recv, gap.since, until, gap.cause, None, "open", channel,
-                after_id, before_id,
-            ),
-            gap.since,
-            after_id if type(after_id) is int else None,
-        )  # fmt: skip
+        times, ids = (gap.since, until), (id_of(gap.last), before_id)
+        gap.reported = self._new_gap(watched, gap, recv, times, ids)
         return self._report(watched, gap.reported, gap.known)
 
-    def _report_ended(
-        self, watched: Watched, gap: OpenGap, event: Event, batch: list[Event]
-    ) -> list[Event]:
-        """Report a gap for the first time, with the event of *batch* that ends it.
-
-        If the venue's clock was set back meanwhile, missed events may have times of both clocks. Ids that
-        are numbers tell them from what was delivered before; without them a part cannot be filled.
-        """
-        last, until, before_id = gap.last, event.ts, id_of(event)
-        origin = getattr(event, "origin", "history")
-        if last is None or origin == "history":
-            return self._report_open(watched, gap, until, event.recv, before_id)
-        elapsed, is_numbered = event.recv - last.recv, type(before_id) is int
-        if event.ts < gap.since and not is_numbered:
-            times = event.ts - abs(elapsed), last.ts + abs(elapsed)
-            return [self._report_unfilled(watched, gap, event, *times, id_of(last), before_id)]
-        # Past trades are older than their arrival; the newest of the batch tells the venue's time.
-        received = batch if origin != "live" else [event]
-        newest = max(other.ts for other in received if type(other) not in OURS)
-        set_back = last.ts + elapsed - newest
-        if set_back <= _SET_BACK:
-            return self._report_open(watched, gap, until, event.recv, before_id)
-        reports = self._report_open(watched, gap, last.ts + elapsed, event.recv, before_id)
-        if not is_numbered:
-            times = gap.since - min(set_back, _MAX_SET_BACK), gap.since
-            reports.insert(0, self._report_unfilled(watched, gap, event, *times, None, None))
-        return reports
-
-    def _report_unfilled(
-        self,
-        watched: Watched,
-        gap: OpenGap,
-        event: Event,
-        since: int,
-        until: int,
-        after_id: int | str | None,
-        before_id: int | str | None,
-    ) -> Event:
-        """Report that events from *since* to *until* may be missing, without trying to fill them."""
-        tracked = TrackedGap(
-            Gap(
-                self._venue, event.symbol, until, event.recv, since, until, gap.cause, None,
-                "unrecoverable", event.channel, after_id, before_id,
-            ),
-            since,
+    def _new_gap(
+        self, watched: Watched, gap: OpenGap, recv: int, times: Sequence[int], ids: Sequence[_Id]
+    ) -> TrackedGap:
+        """Return what reports *gap*, at *recv*, from the first to the second of *times* in ns and *ids*."""
+        (symbol, channel), (since, until) = watched.fill.subscription, times
+        report = Gap(
+            self._venue, symbol, until, recv, since, until, gap.cause, None, "open", channel,
+            *ids,
         )  # fmt: skip
-        watched.reported_at = self._clock.monotonic()
-        watched.fill.past.append(tracked)
-        self._counters["gaps"] += 1
-        return tracked.gap
+        return TrackedGap(report, since, ids[0] if type(ids[0]) is int else None)
 
     def _report(
-        self, watched: Watched, tracked: TrackedGap, known: Collection[int | str] = ()
+        self, watched: Watched, tracked: TrackedGap, known: Collection[int | str] | None = ()
     ) -> list[Event]:
-        """Return the Gap to emit for a new gap, and let it be filled if the venue can answer."""
+        """Return the Gap to emit for a new gap, and let it be filled if the venue can answer.
+
+        *known* are the ids around it that were delivered; None if what is missing cannot be told from it.
+        """
         fill = watched.fill
         watched.reported_at = self._clock.monotonic()
         self._counters["gaps"] += 1
@@ -387,7 +386,7 @@ class GapTracker:
                 fill.past.append(tracked)
                 return [tracked.report(tracked.gap.recv, complete=False)]
             tracked.gap = evolve(tracked.gap, missing=missing)
-        if not self._can_fill(watched, tracked):
+        if known is None or not self._can_fill(watched, tracked):
             tracked.gap = evolve(tracked.gap, state="unrecoverable")
             fill.past.append(tracked)
             return [tracked.gap]

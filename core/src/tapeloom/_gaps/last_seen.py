@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Collection
 
+from attrs import evolve
+
 from tapeloom.events import OURS, Bar, Event, Trade
 from tapeloom.plugin import ClockOffset, Subscription, TradeBatch
 
@@ -122,10 +124,28 @@ class LastSeen:
         return self._newest[-1].recv if self._newest else 0
 
     @property
+    def known_offset(self) -> int | None:
+        """How far the venue's clock is ahead of ours at least, in ns, from any thread; None: not known."""
+        return self._clock_offset.largest
+
+    @property
     def clock_offset(self) -> ClockOffset:
         """The venue's clock against ours, as of the last batch."""
         self._process_pending()
         return self._clock_offset
+
+    def own_clock_set(self, step: int, now: int, unchecked: int) -> None:
+        """Adapt the receive times of the last events to our clock, which was set by *step* and shows *now*.
+
+        It was set within the last *unchecked* of time; all in ns. An event with a receive time in that time
+        came afterwards; the times of all others are moved by *step*. The offset of the venue's clock is
+        learnt anew.
+        """
+        self._update()
+        self._clock_offset.reset_offsets()
+        for key, event in self._last.items():
+            if not now - unchecked <= event.recv <= now:  # it came before
+                self._last[key] = evolve(event, recv=event.recv + step)  # type: ignore[misc]  # of attrs
 
     def pop_active(self, subscriptions: Collection[Subscription]) -> set[tuple[str, str]]:
         """Return those of *subscriptions* with a live event since the last call for them."""

@@ -4,11 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from attrs import Factory, define
+from attrs import Factory, define, frozen
 
-from tapeloom.events import Event, GapCause
+from tapeloom.events import Event, GapCause, Trade
 
 from .gap_fill import GapFill, TrackedGap
+
+
+@frozen
+class LastStored:
+    """What a store keeps of the last trade or closed bar of a subscription."""
+
+    ts: int  #: in ns on the venue's clock; of a bar its begin
+    recv: int  #: in ns on our clock
+    id: int | str = ""  #: the id of a trade; a bar has none
 
 
 @define(eq=False)
@@ -17,12 +26,17 @@ class OpenGap:
 
     since: int  #: in ns on the venue's clock
     cause: GapCause
-    last: Event | None  #: the last trade or bar before it
+    last: Event | LastStored | None  #: the last trade or bar before it
     known: Collection[int | str]  #: ids around its begin that were delivered
+    #: When it was opened in monotonic seconds, and how far our clock was ahead of them, in ns.
+    opened: tuple[float, int]
+    last_at: float  #: when `last` came, in monotonic seconds
     #: When the venue acknowledged the subscription again: in ns on its clock, in ns on ours, and in
     #: monotonic seconds. None while it has not.
     confirmed: tuple[int, int, float] | None = None
     reported: TrackedGap | None = None  #: set once it was reported
+    #: Whether it went on after that: more was missed, whatever the times of its last report.
+    has_grown: bool = False
 
     def is_before(self, event: Event) -> bool:
         """Return whether *event* lies after the gap: a venue may repeat what it sent before it."""
@@ -30,6 +44,12 @@ class OpenGap:
         if type(last_id) is int and type(event_id) is int and self.last is not None:
             return event_id > last_id or event.ts > self.last.ts
         return True
+
+    def repeats(self, event: Event) -> bool:
+        """Return whether a venue repeats *event* after a restart: a trade from before the gap."""
+        if self.cause != "restart" or type(event) is not Trade or event.origin == "live":
+            return False
+        return event.ts < self.since or event.id in self.known
 
 
 @define(eq=False)
@@ -63,7 +83,7 @@ class Watched:
         return parts
 
 
-def id_of(event: Event | None) -> int | str | None:
+def id_of(event: Event | LastStored | None) -> int | str | None:
     """Return the id of a trade; None if there is no event, or it has no id."""
     event_id = getattr(event, "id", "")
     return None if event_id == "" else event_id

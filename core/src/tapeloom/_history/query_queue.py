@@ -123,10 +123,11 @@ class HistoryClient:
             self._queued.discard(item)
         else:
             events = await self._fill_page(item)
-        async with self._emitting:  # in the order of the answers, also if a consumer is slow
-            if len(_failed(events)) < len(events):
-                self._plan.facts.record(self._plan.feed.clock.time_ns(), "history_emitted")
-            await self._emit(events)
+        with anyio.CancelScope(shield=True):  # its gaps count as filled, so it must arrive
+            async with self._emitting:  # in the order of the answers, also if a consumer is slow
+                if len(_failed(events)) < len(events):
+                    self._plan.facts.record(self._plan.feed.clock.time_ns(), "history_emitted")
+                await self._emit(events)
         free.release()
         processed.set()
 
@@ -167,7 +168,7 @@ class HistoryClient:
         return fill.give_up(self._record(fill, "given_up"))
 
     def fill(self, fill: GapFill, events: list[Event], request: Request, recv: int) -> list[Event]:
-        """Return what the *events* of an answer fill, with final Gaps."""
+        """Return the missed ones of the *events* of an answer, and the Gaps in their final state."""
         self._record(fill, "filled")
         filled = fill.process(events, request, recv)
         self._plan.feed.counters["backfilled"] += sum(type(event) is not Gap for event in filled)

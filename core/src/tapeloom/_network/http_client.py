@@ -7,6 +7,7 @@ each part of a body whole, and a body that is compressed twice a million times.
 
 from __future__ import annotations
 
+import importlib.util
 import ssl
 import zlib
 from collections.abc import AsyncIterator, Iterator
@@ -39,8 +40,10 @@ _COMPRESSIONS = frozenset({"gzip", "x-gzip", "deflate", "br", "zstd", "compress"
 def http_client(network: Network, source: str) -> httpx.AsyncClient:
     """Return an HTTP client with the network settings of a stack; *source* names the stack.
 
-    Raises ConfigError if the certificate file cannot be read.
+    Raises ConfigError if the certificate file cannot be read, or if a package for the proxy is missing.
     """
+    if network.proxy:
+        _proxy(network.proxy, source)
     return httpx.AsyncClient(
         transport=_Transport(_ssl_context(network, source), network),
         timeout=httpx.Timeout(CONNECT_TIMEOUT_SECONDS),
@@ -130,8 +133,11 @@ class _Transport(httpx.AsyncBaseTransport):
         await self._exits.aclose()
 
 
-def _proxy(address: str) -> httpcore.Proxy:
+def _proxy(address: str, source: str = "the environment") -> httpcore.Proxy:
     proxy = httpx.Proxy(address)
+    if proxy.url.scheme.startswith("socks") and importlib.util.find_spec("socksio") is None:
+        problem = "a SOCKS proxy needs the package socksio. Run: pip install socksio"
+        raise ConfigError([Mistake("network.proxy", problem)], source)
     url = httpcore.URL(
         scheme=proxy.url.raw_scheme,
         host=proxy.url.raw_host,

@@ -16,7 +16,7 @@ from tapeloom.plugin import Clock, Request
 FactName: TypeAlias = Literal[
     "opened", "handover", "handover_read", "reply", "status",
     "live", "refused", "lost", "stalled", "forgotten", "stalls_checked", "feed_checked", "tick",
-    "listing", "answered", "requested", "filled", "given_up", "history_emitted", "symbols", "ended",
+    "listing", "answered", "requested", "filled", "given_up", "history_emitted", "symbols", "resumed", "ended",
 ]  # fmt: skip
 
 

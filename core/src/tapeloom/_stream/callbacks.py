@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from tapeloom.events import Event
+from tapeloom.plugin import Cursor
 
 from .queues import Queue
 
@@ -49,7 +50,7 @@ class Callbacks(Queue):
         self._start_task = start_task
         self._is_async = False  # the function has returned an awaitable
 
-    def put_nowait(self, events: list[Event]) -> bool:
+    def put_nowait(self, events: list[Event], cursor: Cursor | None = None) -> bool:
         """Call the function with each event of its types; return True unless the queue is full."""
         if self._is_async:
             return super().put_nowait(events)

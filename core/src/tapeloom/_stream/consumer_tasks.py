@@ -7,23 +7,23 @@ from __future__ import annotations
 
 import inspect
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable
+from functools import partial
+from typing import TYPE_CHECKING
 
 import anyio
 import structlog
 
-from tapeloom.errors import QueueOverflow, TapeloomError
+from tapeloom.errors import QueueOverflow, SinkError, TapeloomError
 from tapeloom.events import Event
-from tapeloom.plugin import Sink
 
 from .callbacks import Callback, report_failure
 from .queues import Queue
 
-log = structlog.get_logger()
+if TYPE_CHECKING:
+    from .sinks.runner import SinkRunner
 
-BuildSink = Callable[[], Sink]
-#: Seconds that closing a sink may take.
-CLOSE_SECONDS = 5.0
+log = structlog.get_logger()
 
 
 class ConsumerTasks:
@@ -66,53 +66,19 @@ class ConsumerTasks:
                     report_failure(queue.name, event, error, self._counters)
         self._task_ended()
 
-    async def run_sink(self, sink: Sink, queue: Queue, on_error: str, build: BuildSink) -> None:
-        """Write every batch to *sink* until the queue ends; then close it.
-
-        If it raises, the batch is lost; *on_error* says whether it is then disabled or restarted.
-        """
+    async def run_sink(self, sink: SinkRunner, queue: Queue) -> None:
+        """Have the events of *queue* written until it ends; then close the sink."""
         try:
-            while events := await self._get_batch(queue):
-                try:
-                    await sink.write(events)
-                except Exception as error:
-                    self._report_failure(queue, error, len(events), first=repr(events[0]))
-                    if on_error == "disable":
-                        self._disable(queue)
-                    elif on_error == "restart":
-                        sink = await self._restart(sink, queue, build)
+            await sink.run(partial(self._get_batch, queue))
+        except SinkError as error:
+            queue.close()
+            lost = sum(map(len, iter(queue.get_nowait, [])))
+            self._counters["sink_errors"] += 1
+            log.error("sink_disabled", sink=queue.name, reason=str(error), events_lost=lost)
         finally:
-            with anyio.move_on_after(CLOSE_SECONDS, shield=True):
-                await self._close(sink, queue)
+            if lost := await sink.close():
+                log.error("sink_incomplete", sink=queue.name, events_lost=lost)
         self._task_ended()
-
-    async def _restart(self, sink: Sink, queue: Queue, build: BuildSink) -> Sink:
-        """Close *sink* and return a new one; return *sink* if no new one can be built."""
-        with anyio.move_on_after(CLOSE_SECONDS):
-            await self._close(sink, queue)
-        try:
-            return build()
-        except Exception as error:
-            self._report_failure(queue, error, 0)
-            return sink
-
-    def _disable(self, queue: Queue) -> None:
-        lost = 0
-        queue.close()
-        while events := queue.get_nowait():
-            lost += len(events)
-        log.error("sink_disabled", sink=queue.name, events_lost=lost)
-
-    def _report_failure(self, queue: Queue, error: Exception, lost: int, **fields: str) -> None:
-        """Log and count an exception that a sink raised; *lost* is the number of events lost."""
-        self._counters["sink_errors"] += 1
-        log.error("sink_failed", sink=queue.name, events_lost=lost, exc_info=error, **fields)
-
-    async def _close(self, sink: Sink, queue: Queue) -> None:
-        try:
-            await sink.aclose()
-        except Exception as error:
-            self._report_failure(queue, error, 0)
 
     async def _get_batch(self, queue: Queue) -> list[Event]:
         """Return the next batch; an empty one at the end of the stream, for whatever reason."""

@@ -5,19 +5,24 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-from tapeloom._compose.composer import compose
-from tapeloom._compose.plan import Composition
+from tapeloom._compose.composer import DialOf, compose
+from tapeloom._compose.plan import Composition, no_dial
 from tapeloom._compose.registry import Registry
 from tapeloom._config import Draft, FeedSpec, Stack, parse, read
+from tapeloom._network.http_client import http_client
+from tapeloom._network.websocket import dialer
 from tapeloom._runtime.system_clock import SystemClock
 from tapeloom._tape.reader import Tape
 from tapeloom._tape.replay import Recording, TapeClock
 from tapeloom.errors import Mistake, TapeError
-from tapeloom.plugin import Clock, Dial
+from tapeloom.plugin import Clock, Dial, Feed
 
 from .stream import Stream
+
+if TYPE_CHECKING:
+    import httpx
 
 #: The endings of the tapes in a folder.
 _TAPES = (".jsonl", ".jsonl.gz", ".jsonl.zst")
@@ -66,10 +71,43 @@ def open_stream(
     """
     draft = load(stack)
     clock = clock or SystemClock()
-    composed = _compose(draft, registry, clock, seed)
+    http = http_client(draft.stack.network, draft.stack.source)
+    composed = _compose(draft, registry, clock, seed, _dial_of(draft.stack, http, clock, dial))
     if record is not None:
         _check_frames(draft, composed)
-    return Stream(draft.stack, composed, clock, dial, record=Path(record) if record else None)
+    return Stream(draft.stack, composed, clock, http, record=Path(record) if record else None)
+
+
+def connect(
+    url: str,
+    *,
+    symbols: Iterable[str] = (),
+    channels: Iterable[str] = (),
+    stages: Iterable[str] = (),
+    registry: Registry | None = None,
+    clock: Clock | None = None,
+    **settings: Any,
+) -> Stream:
+    """Open a stream that is served at *url*: ``async with tapeloom.connect("ws://…") as stream: …``.
+
+    It needs the plugin ``remote`` of the package tapeloom-serve. Without symbols or channels, all are
+    received. *settings* are those of the plugin, such as ``token`` and ``venues``.
+
+    Raises what `open_stream` raises.
+    """
+    feed = FeedSpec("remote", tuple(symbols), tuple(channels), stages=tuple(stages))
+    stack = Stack(feeds=(feed,), venues={"remote": {"url": url, **settings}})
+    return open_stream(stack, registry=registry, clock=clock)
+
+
+def _dial_of(stack: Stack, http: httpx.AsyncClient, clock: Clock, given: Dial | None) -> DialOf:
+    """Return what opens the connections of a feed: what is given, else the stack's plugin, else core."""
+
+    def dial(feed: Feed, plugin: Dial | None) -> Dial:
+        compressed = stack.network.compression
+        return given or plugin or dialer(http, feed.name, clock, compressed=compressed)
+
+    return dial
 
 
 def _check_frames(draft: Draft, composed: Composition) -> None:
@@ -103,9 +141,9 @@ def open_replay(
     Raises TapeError, ConfigError or PluginError.
     """
     draft = load(stack)
-    composed = _compose(draft, registry, TapeClock(), 0)
+    composed = _compose(draft, registry, TapeClock(), 0, lambda feed, plugin: no_dial)
     names, tapes = [plan.feed.name for plan in composed.plans], open_tapes(path)
-    by_name = {str((tape.head or {}).get("name", "")): tape for tape in tapes}
+    by_name = named(tapes)
     if len(names) == len(tapes) == 1:
         by_name = {names[0]: tapes[0]}
     if by_name.keys() != set(names) or len(by_name) != len(tapes):
@@ -113,7 +151,8 @@ def open_replay(
         problem = f"each tape needs a feed with its name; the feeds are {feeds}, the tapes {found}"
         raise draft.stack.error([Mistake("feed", problem)])
     clock = SystemClock()
-    return Stream(draft.stack, composed, clock, None, Recording(by_name, batch, speed, clock))
+    http = http_client(draft.stack.network, draft.stack.source)
+    return Stream(draft.stack, composed, clock, http, Recording(by_name, batch, speed, clock))
 
 
 def open_tapes(path: Path | str | Sequence[Path | str]) -> list[Tape]:
@@ -131,10 +170,23 @@ def open_tapes(path: Path | str | Sequence[Path | str]) -> list[Tape]:
     return [Tape(file) for file in found]
 
 
+def named(tapes: Iterable[Tape]) -> dict[str, Tape]:
+    """Return the tapes by name: that of the recorded feed, or of the file if several are of one feed."""
+    by_name: dict[str, list[Tape]] = {}
+    for tape in tapes:
+        by_name.setdefault(str((tape.head or {}).get("name", "")), []).append(tape)
+    return {
+        name if len(same) == 1 else tape.path.name.partition(".jsonl")[0]: tape
+        for name, same in by_name.items()
+        for tape in same
+    }
+
+
 def _compose(
-    draft: Draft, registry: Registry | None, clock: Clock, seed: int | None
+    draft: Draft, registry: Registry | None, clock: Clock, seed: int | None, dial: DialOf
 ) -> Composition:
-    composed = compose(draft.stack, registry or Registry(), clock, seed, draft.mistakes).or_raise()
+    registry = registry or Registry()
+    composed = compose(draft.stack, registry, clock, seed, draft.mistakes, dial).or_raise()
     if not composed.plans:
         raise draft.stack.error([Mistake("feed", "there is no [[feed]]; add at least one")])
     return composed

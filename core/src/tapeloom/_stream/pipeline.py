@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
+from time import perf_counter
 
 import structlog
 
 from tapeloom._compose.plan import StageStep
 from tapeloom.errors import StageFailed
 from tapeloom.events import Event, Reject, Status
-from tapeloom.plugin import Feed, Stage, TimedStage, channel_parts
+from tapeloom.plugin import Feed, Stage, StageTime, TimedStage, channel_parts
 
 from .bar_revisions import BarRevisions
 
@@ -36,14 +37,21 @@ class Pipeline:
         self._steps = tuple(steps)
         has_bars = any(channel_parts(channel)[0] == "klines" for channel in feed.channels)
         self._revisions = BarRevisions(feed.counters) if has_bars else None
+        self._watches: dict[str, _Stopwatch] | None = None
         self._restarts = [deque[float](maxlen=_MAX_RESTARTS) for _ in steps]  # seconds
         self._set_stages([step.stage for step in steps])
 
     def _set_stages(self, stages: Sequence[Stage]) -> None:
         self.stages = {step.name: stage for step, stage in zip(self._steps, stages, strict=True)}
-        self._run = tuple(stages)
+        self._stages = tuple(stages)
+        self._run = self._stages
+        if self._watches is not None:
+            watches = [self._watches[step.name] for step in self._steps]
+            self._run = tuple(map(_Stopwatch.around, watches, stages))
         self._timed = tuple(
-            (index, stage) for index, stage in enumerate(self._run) if isinstance(stage, TimedStage)
+            (index, stage)
+            for index, stage in enumerate(self._stages)
+            if isinstance(stage, TimedStage)
         )
 
     def __call__(self, events: list[Event], first: int = 0) -> list[Event]:
@@ -61,6 +69,13 @@ class Pipeline:
         except Exception as error:
             return self(self._recover(index, error, events), index + 1)
         return events
+
+    def times(self) -> dict[str, StageTime]:
+        """Return the time that each stage has taken since the first call, which begins to measure it."""
+        if self._watches is None:
+            self._watches = {step.name: _Stopwatch() for step in self._steps}
+            self._set_stages(self._stages)
+        return {name: watch.time() for name, watch in self._watches.items()}
 
     @property
     def timed(self) -> bool:
@@ -85,7 +100,7 @@ class Pipeline:
     def flush(self) -> list[Event]:
         """Flush every stage at the end of the feed and return the events they still held."""
         out: list[Event] = []
-        for index, stage in enumerate(self._run):
+        for index, stage in enumerate(self._stages):
             flush: Callable[[], list[Event]] | None = getattr(stage, "flush", None)
             if flush is not None:
                 out += self._call_stage(index, flush)
@@ -127,7 +142,7 @@ class Pipeline:
         return [self._status("stage_restarted", detail), *self._retry(step.name, stage, events)]
 
     def _replace(self, index: int, stage: Stage) -> None:
-        self._set_stages([*self._run[:index], stage, *self._run[index + 1 :]])
+        self._set_stages([*self._stages[:index], stage, *self._stages[index + 1 :]])
 
     @staticmethod
     def _retry(name: str, stage: Stage, events: list[Event]) -> list[Event]:
@@ -149,6 +164,31 @@ class Pipeline:
     def _status(self, state: str, detail: str) -> Status:
         now = self._feed.clock.time_ns()
         return Status(self._feed.venue, "", now, now, state, detail)
+
+
+class _Stopwatch:
+    """Adds up the time of one stage."""
+
+    def __init__(self) -> None:
+        self._seconds, self._batches, self._events = 0.0, 0, 0
+
+    def time(self) -> StageTime:
+        """Return the sums."""
+        return StageTime(self._seconds, self._batches, self._events)
+
+    def around(self, stage: Stage) -> Stage:
+        """Return *stage* as a function that is timed."""
+
+        def run(events: list[Event]) -> list[Event]:
+            self._batches += 1
+            self._events += len(events)
+            began = perf_counter()
+            try:
+                return stage(events)
+            finally:
+                self._seconds += perf_counter() - began
+
+        return run
 
 
 def _disabled(events: list[Event]) -> list[Event]:

@@ -6,14 +6,15 @@ consumer how many events of which symbol and channel it missed.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import Counter, deque
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, Any
 
 from tapeloom._runtime.event_loop import Notify, new_notify
 from tapeloom.errors import QueueOverflow
-from tapeloom.events import Event, Gap, Trade
-from tapeloom.plugin import TradeBatch
+from tapeloom.events import OURS, Event, Gap, Trade
+from tapeloom.plugin import DELAY_BOUNDS, Clock, Cursor, QueueState, TradeBatch
 
 if TYPE_CHECKING:
     from tapeloom._config import QueueSpec
@@ -41,9 +42,12 @@ class Queue:
         self.policy: QueuePolicy = spec.policy
         self.types = frozenset(types) if types is not None else None
         self._has_trades = types is None or Trade in types  # a `TradeBatch` needs no filtering
+        #: Returns those of some events that the consumer receives; None: all.
+        self.chosen: Callable[[list[Event]], list[Event]] | None = None
         self.count = 0  #: events waiting
         self.received = 0  #: events put, in total
         self.dropped = 0  #: events that this consumer missed
+        self.keeps_cursors = False  #: whether cursors of relays are queued behind their events
         self._counters: Counter[str] = Counter() if counters is None else counters
         self._batches: deque[list[Event]] = deque()
         self._lost: dict[tuple[str, str, str], list[int]] = {}  # see `_drop`
@@ -51,6 +55,15 @@ class Queue:
         self._not_full: Notify | None = None
         self._closed = False
         self._error: Exception | None = None
+        self._delays: _Delays | None = None
+
+    def state(self, clock: Clock, *, is_sink: bool = False, problem: str = "") -> QueueState:
+        """Return what it holds now, from any thread. From the first call on delays are measured."""
+        delays = self._delays = self._delays or _Delays(clock)
+        return QueueState(
+            self.name, self.count, self.size, self.policy, self.received, self.dropped, is_sink,
+            problem, tuple(delays.counts), delays.sum,
+        )  # fmt: skip
 
     @property
     def closed(self) -> bool:
@@ -58,17 +71,17 @@ class Queue:
         return self._closed
 
     def select(self, events: list[Event]) -> list[Event]:
-        """Return the events whose types the consumer receives."""
+        """Return the events that the consumer receives."""
         types = self.types
-        if types is None or (self._has_trades and type(events) is TradeBatch):
-            return events
-        if len(events) == 1:
-            return events if type(events[0]) in types else []
-        return [event for event in events if type(event) in types]
+        if types is not None and not (self._has_trades and type(events) is TradeBatch):
+            events = [event for event in events if type(event) in types]
+        return events if self.chosen is None else self.chosen(events)
 
-    def put_nowait(self, events: list[Event]) -> bool:
+    def put_nowait(self, events: list[Event], cursor: Cursor | None = None) -> bool:
         """Put a batch according to the policy; return False if it is full and the policy is "block"."""
         events = self.select(events)
+        if cursor is not None and self.keeps_cursors:
+            events = [*events, cursor]  # type: ignore[list-item]  # it has what the queue reads
         if not events or self._closed:
             return True
         if self.count and self.count + len(events) > self.size:
@@ -85,9 +98,9 @@ class Queue:
             self._not_empty.notify_all()
         return True
 
-    async def put(self, events: list[Event]) -> None:
+    async def put(self, events: list[Event], cursor: Cursor | None = None) -> None:
         """Put a batch; with the policy "block", wait until there is room."""
-        while not self.put_nowait(events):
+        while not self.put_nowait(events, cursor):
             if self._not_full is None:
                 self._not_full = new_notify()
             await self._not_full.wait()
@@ -123,6 +136,8 @@ class Queue:
     def _pop(self) -> list[Event]:
         events = self._batches.popleft()
         self.count -= len(events)
+        if self._delays is not None:
+            self._delays.add(events)
         if self._lost:
             events = [*self._overflow_gaps(events[0]), *events]
         if self._not_full is not None:
@@ -149,11 +164,12 @@ class Queue:
         return True
 
     def _conflate(self) -> None:
-        """Keep the latest event of each type, venue, symbol and channel; drop the others."""
+        """Keep the latest event of each type, venue, symbol, channel and interval; drop the others."""
         latest: dict[tuple[object, ...], Event] = {}
         for batch in self._batches:
             for event in batch:
-                key = (event.type, event.venue, event.symbol, event.channel)
+                interval = getattr(event, "interval", "")
+                key = (event.type, event.venue, event.symbol, event.channel, interval)
                 older = latest.pop(key, None)
                 if older is not None:
                     self._drop(older)
@@ -161,8 +177,10 @@ class Queue:
         self._batches = deque([list(latest.values())])
         self.count = len(latest)
 
-    def _drop(self, event: Event) -> None:
+    def _drop(self, event: Event | Cursor) -> None:
         """Count a dropped event and extend its entry in `_lost`: events, first and last time."""
+        if type(event) is Cursor:
+            return
         self.dropped += 1
         self._counters["dropped"] += 1
         lost = self._lost.setdefault(
@@ -184,3 +202,24 @@ class Queue:
         ]  # fmt: skip
         self._lost = {}
         return gaps
+
+
+class _Delays:
+    """Counts events by how long ago they were read when their consumer takes them.
+
+    The events of one read share the time of it, so that one look at the clock serves a batch.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        self.counts = [0] * (len(DELAY_BOUNDS) + 1)
+        self.sum = 0  #: in ns
+        self._clock = clock
+
+    def add(self, events: list[Event]) -> None:
+        """Count a batch. One that ends with a gap or status is left out: its time may be an earlier one."""
+        last: Event | Cursor = events[-1]
+        if type(last) in OURS or type(last) is Cursor:
+            return
+        delay = self._clock.time_ns() - last.recv
+        self.counts[bisect_left(DELAY_BOUNDS, delay)] += len(events)
+        self.sum += delay * len(events)

@@ -83,6 +83,8 @@ class CorruptLine:
     text: str
 
 
+#: A line of another program's recording: the time of receipt in ns, a space, and the message as JSON.
+_TIME_AND_MESSAGE = re.compile(rb"(\d{16,19}) (?=[{\[])")
 Record = RecordedFrame | RecordedAnswer | RecordedFact | TapeHead | CorruptLine
 
 #: A REST response in an index: position as a number of frames, time in ns, URL, file of the body.
@@ -102,6 +104,12 @@ class Tape:
             )
             raise TapeError(self.path, 0, f"{problem} Give the path of a .ws.jsonl file.")
         self._answers = self._read_index()
+        self.position = 0  #: how many bytes of the file have been read
+
+    @property
+    def size(self) -> int:
+        """The bytes of the file; 0 if it is gone."""
+        return self.path.stat().st_size if self.path.exists() else 0
 
     def __iter__(self) -> Iterator[Record]:
         """Yield the records in order.
@@ -149,6 +157,7 @@ class Tape:
         try:
             with open_regular(self.path) as file:
                 for piece in content(file, self.path.suffix):
+                    self.position = file.tell()
                     if isinstance(piece, Damage):
                         rest = b""
                         yield number, piece
@@ -249,6 +258,8 @@ def _ns(seconds: Decimal | int | None) -> int | None:
 def _parse_line(line: bytes, number: int, default_recv: int) -> Record:
     """Return the record in *line*. A record without a time receives *default_recv*."""
     try:
+        if match := _TIME_AND_MESSAGE.match(line):
+            return RecordedFrame(_int64(match[1].decode()), line[match.end() :].rstrip(), 1, 1)
         record = json.loads(line, parse_float=Decimal)
         recv = _ns(record["ts"])
         recv = default_recv if recv is None else recv
@@ -258,6 +269,7 @@ def _parse_line(line: bytes, number: int, default_recv: int) -> Record:
             # Its numbers enter times of events, unlike those of frames, which a parser checks.
             record = json.loads(line, parse_float=float, parse_int=_int64)
             name, monotonic = str(record.pop("fact")), float(record.pop("monotonic"))
+            _ns(Decimal(monotonic))  # raises for what is no time, such as infinity
             return RecordedFact(recv, monotonic, name, record)
         if "url" in record:
             url, body = str(record["url"]), _content(record, "answer")

@@ -13,6 +13,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -41,11 +42,12 @@ _MAX_PENDING_BYTES = 64 << 20
 class Recorder:
     """Writes the tape of one feed. If the disk is full, the tape loses lines but the stream continues.
 
-    Raises TapeError if the file exists already or cannot be created.
+    If *path* exists, the tape gets the first free name of those with a number: ``NAME.2.jsonl.zst``.
+
+    Raises TapeError if the file cannot be created.
     """
 
     def __init__(self, path: Path, feed: Feed, clock: Clock) -> None:
-        self._path = path
         self._feed = feed
         self._clock = clock
         self._compress: Callable[[bytes], bytes] = compressor(path.suffix)
@@ -54,7 +56,7 @@ class Recorder:
         self._lost = 0
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
+            self._path, self._file = _create(path)
         except OSError as error:
             raise TapeError(path, 0, f"cannot be written: {error.strerror or error}.") from error
         self._written = 0
@@ -137,6 +139,20 @@ class Recorder:
             os.lseek(self._file, self._written, os.SEEK_SET)
             raise
         self._written += done
+
+
+def _create(path: Path) -> tuple[Path, int]:
+    """Create *path*, or the first free name with a number; return the name and the file descriptor."""
+    name, dot, ending = (
+        path.name.rpartition(TAPE) if path.name.endswith(TAPE) else path.name.rpartition(".")
+    )
+    for number in count(1):
+        numbered = path.with_name(f"{name}.{number}{dot}{ending}") if number > 1 else path
+        try:
+            return numbered, os.open(numbered, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
+        except FileExistsError:
+            continue
+    raise AssertionError("unreachable")
 
 
 def frame_line(ts: int, frame: bytes, **fields: Any) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 
 import anyio
@@ -10,6 +11,9 @@ from attrs import Factory, define
 from tapeloom.plugin import Clock
 
 from .reader import Tape
+
+#: Nanoseconds.
+_SECOND = 1_000_000_000
 
 
 @define
@@ -79,6 +83,21 @@ class Recording:
     wall: Clock  #: the clock for *speed*
     turns: Turns = Factory(lambda self: Turns(len(self.tapes)), takes_self=True)
     _start: tuple[int, float] | None = None
+
+    def epoch(self, stack: str) -> int:
+        """Return a number in ns since 1970 that is the same for each replay of these tapes with *stack*.
+
+        It is the second in which the first tape begins, with a hash of the tapes and of *stack* in place
+        of its nanoseconds. Reads the tapes.
+        """
+        digest = hashlib.blake2b(stack.encode(errors="backslashreplace"), digest_size=8)
+        starts: list[int] = []
+        for tape in self.tapes.values():
+            with tape.path.open("rb") as file:
+                while chunk := file.read(1 << 20):
+                    digest.update(chunk)
+            starts.append(next((record.recv for record in tape), 0))
+        return min(starts) // _SECOND * _SECOND + int.from_bytes(digest.digest()) % _SECOND
 
     def ahead(self, recv: int) -> float:
         """Return for how many seconds to wait with a record at *recv*, in ns; 0.0 if it is late."""

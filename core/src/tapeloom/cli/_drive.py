@@ -22,8 +22,10 @@ from tapeloom.errors import (
 from tapeloom.events import Event
 
 from ._output import Output, Summary
+from ._progress import Progress
 from ._signals import INTERRUPTED, StopSignals
 from ._stdout import OutputFailed, events_only
+from ._table import Table
 
 #: Seconds between two refreshes of the output.
 _REFRESH_SECONDS = 0.25
@@ -89,9 +91,10 @@ async def _drive(
                 errors += [str(failed)] if code else []
             finally:
                 out.close()
-                reported = all(plan.source is None for plan in stream.plans)
-                if not code and live and summary.never_connected(reported=reported):
-                    errors.append(f"no connection was established. {summary.last_failure}".rstrip())
+                may_idle = stream.stack.cluster is not None  # other processes may have all symbols
+                if not code and live and not may_idle and summary.never_connected:
+                    reason = summary.last_failure or "No event came, and no source reported one."
+                    errors.append(f"no connection was established. {reason}")
                     code = 1
                 for error in errors:
                     print(f"tapeloom: {error}", file=sys.stderr)
@@ -127,6 +130,13 @@ async def _stop_after(stream: Stream, seconds: float) -> None:
 
 
 async def _refresh(stream: Stream, out: Output) -> None:
-    while True:
-        await anyio.sleep(_REFRESH_SECONDS)
-        out.refresh(stream.counters)
+    with Progress("replay") as progress:
+        while True:
+            await anyio.sleep(_REFRESH_SECONDS)
+            if (done := stream.progress) is None:
+                pass
+            elif isinstance(out, Table) and out.live:
+                out.progress = progress.line(*done)  # a bar would tear the table
+            else:
+                progress.update(*done)
+            out.refresh(stream.counters)

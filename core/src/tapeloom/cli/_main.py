@@ -10,7 +10,8 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from importlib.metadata import version
 
 import structlog
 
@@ -22,6 +23,7 @@ from tapeloom.errors import (
     SymbolError,
     TapeloomError,
     masked,
+    nearest,
     unwrap_single,
 )
 
@@ -35,6 +37,11 @@ from ._stdout import OutputFailed, standard_streams
 
 #: The commands of core, in the order of the help text.
 _COMMANDS = (run, record, replay, check, plugins)
+#: The commands of official packages that may not be installed, by name, and the folders of their sources.
+_ELSEWHERE = {
+    "chaos": "chaos", "cluster": "cluster", "demo": "simulator", "metrics": "metrics",
+    "parquet": "parquet", "serve": "serve", "simulate": "simulator", "top": "top", "web": "web",
+}  # fmt: skip
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -54,9 +61,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: Sequence[str]) -> int:
-    args = _parser(arguments).parse_args(arguments)
-    _configure_logging(debug=args.debug)
     try:
+        args = _parser(arguments).parse_args(arguments)
+        _configure_logging(debug=args.debug)
         code: int = args.run(args)
     except (ConfigError, PluginError, SymbolError) as error:
         print(f"tapeloom: {error}", file=sys.stderr)
@@ -67,18 +74,35 @@ def _run(arguments: Sequence[str]) -> int:
     return code
 
 
+def _no_command(verb: str, names: Iterable[str]) -> PluginError:
+    """Return the error for a command that no installed package has."""
+    if (folder := _ELSEWHERE.get(verb)) is None:
+        hint = nearest(verb, names) or f" There are {', '.join(names)}."
+        return PluginError(verb, f"there is no command {verb!r}.{hint}")
+    return PluginError(
+        verb,
+        f"the command {verb!r} is part of the package tapeloom-{folder}, which is not installed."
+        f" In a clone of tapeloom: pip install ./plugins/{folder}",
+    )
+
+
 def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
+    """Return the parser of *arguments*. Raises PluginError if no package has their command."""
     parser = argparse.ArgumentParser(
         prog="tapeloom",
         description="Live market data as one normalised, continuous, checked stream.",
         epilog="Each command has its own help: tapeloom run --help",
     )
     parser.add_argument("--debug", action="store_true", help="also log debug messages")
+    parser.add_argument("--version", action="version", version=f"tapeloom {version('tapeloom')}")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="COMMAND")
     for module in _COMMANDS:
         module.add(verbs)
     if not arguments or arguments[0] not in verbs.choices:
         _add_plugin_commands(verbs)
+    verb = next((argument for argument in arguments if not argument.startswith("-")), "")
+    if verb and verb not in verbs.choices:
+        raise _no_command(verb, verbs.choices)
     return parser
 
 
@@ -99,7 +123,10 @@ def _configure_logging(*, debug: bool) -> None:
         processors=[
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="%H:%M:%S", utc=True),
-            structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty()),
+            # Not that of rich, where it is installed: it prints the values of variables, secrets too.
+            structlog.dev.ConsoleRenderer(
+                colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
+            ),
             lambda _logger, _name, line: masked(str(line)),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(

@@ -5,11 +5,10 @@ from __future__ import annotations
 import errno
 import io
 import json
-import logging
 import sys
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import IO, Any, Protocol
 
 import structlog
@@ -31,6 +30,19 @@ class Output(Protocol):
     def write(self, events: list[Event]) -> None: ...
     def refresh(self, counters: Mapping[str, int]) -> None: ...
     def close(self) -> None: ...
+
+
+class LogLines(io.TextIOBase):
+    """A text file that hands each line written to it to *show*."""
+
+    def __init__(self, show: Callable[[str], None]) -> None:
+        self._show = show
+
+    def write(self, text: str) -> int:
+        """Hand on the lines of *text*."""
+        for line in filter(None, text.splitlines()):
+            self._show(line)
+        return len(text)
 
 
 class JsonLines:
@@ -76,8 +88,8 @@ def output(format: str) -> Output:
         return JsonLines(sys.stdout)
     table = Table(sys.stdout)
     if table.live and sys.stderr.isatty():
-        # Log lines would break the table, which shows the same changes of state itself.
-        structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
+        # Log lines would tear the table, which shows them itself.
+        structlog.configure(logger_factory=structlog.PrintLoggerFactory(LogLines(table.log)))  # type: ignore[arg-type]
     return table
 
 
@@ -102,13 +114,10 @@ class Summary:
                 if event.state == "reconnecting":
                     self.last_failure = event.detail
 
-    def never_connected(self, *, reported: bool) -> bool:
-        """Return whether no venue was reached; *reported* says whether a Status reports connections.
-
-        Where none does, as of some sources, only a failed attempt shows it.
-        """
-        reached = self._connected or any(name != "status" for name in self.events)
-        return not reached and (reported or bool(self.last_failure))
+    @property
+    def never_connected(self) -> bool:
+        """Whether nothing shows that a venue was reached: no Status, and no other event."""
+        return not self._connected and all(name == "status" for name in self.events)
 
     def print(self, counters: Mapping[str, int], errors: list[str]) -> None:
         """Print the summary line."""

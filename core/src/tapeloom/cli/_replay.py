@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from tapeloom._config import parse
-from tapeloom._stream.opening import open_replay, open_tapes
+from tapeloom._stream.opening import named, open_replay, open_tapes
 from tapeloom.errors import ConfigError, Mistake
 
 from . import FORMATS, drive, output
@@ -74,10 +74,11 @@ def _feeds(args: argparse.Namespace) -> list[dict[str, Any]]:
 
     Raises ConfigError if neither has a value, TapeError if a tape cannot be read.
     """
-    return [_feed(args, tape.head or {}) for tape in open_tapes(args.captures)]
+    tapes = named(open_tapes(args.captures))
+    return [_feed(args, name, tape.head or {}) for name, tape in tapes.items()]
 
 
-def _feed(args: argparse.Namespace, head: Mapping[str, Any]) -> dict[str, Any]:
+def _feed(args: argparse.Namespace, name: str, head: Mapping[str, Any]) -> dict[str, Any]:
     feed = {
         "venue": args.venue or head.get("venue", ""),
         "market": args.market or head.get("market", ""),
@@ -91,7 +92,7 @@ def _feed(args: argparse.Namespace, head: Mapping[str, Any]) -> dict[str, Any]:
     ]
     if mistakes:
         raise ConfigError(mistakes, "replay")
-    return feed | ({"name": head["name"]} if head.get("name") else {})
+    return feed | ({"name": name} if name else {})
 
 
 def setting(text: str) -> tuple[str, str, Any]:

@@ -40,8 +40,11 @@ GapState = Literal["open", "filled", "partial", "unrecoverable"]
 #: crossed: Best bid and best ask of the book crossed, and the book is loaded again (ccxt).
 #: reset: The venue cleared the order book and sends it again (ib).
 #: ended: The venue ended the subscription, and it is subscribed again (ib).
+#: restart: The stream did not run; the gap begins with the last event in the store of a sink.
+#: deleted: A store deleted events by age or size, or lost them, before they were read (nats).
 GapCause = Literal[
     "disconnect", "stall", "sequence", "overflow", "silence", "error", "crossed", "reset", "ended",
+    "restart", "deleted",
 ]  # fmt: skip
 
 #: What has changed.
@@ -76,6 +79,8 @@ GapCause = Literal[
 #: trading_status: The venue changed the trading status of a symbol, such as a halt (alpaca).
 #: price_band: The venue changed the price limits of a symbol (alpaca).
 #: unproven: It is not known whether lost updates of this order book are detected (ccxt).
+#: replica_ahead: Another node than before delivers a shard first; the detail says by how much (nats).
+#: released: Another node of the cluster streams what this one did; the detail names shard and node (cluster).
 #: delayed: The venue sends delayed data for this subscription (ib).
 #: halted: The venue halted trading of the symbol, or lists it as halted.
 StatusState = Literal[
@@ -83,7 +88,8 @@ StatusState = Literal[
     "venue_clock_stopped", "venue_clock_running", "venue_clock_jumped", "replacing", "replaced",
     "reconnecting", "throttled", "abandoned", "notice", "request_failed", "stage_restarted", "stage_disabled",
     "failed", "ended", "synced", "stale", "crossed", "sampled", "token_loop", "trade_corrected",
-    "trade_cancelled", "trading_status", "price_band", "unproven", "delayed", "halted",
+    "trade_cancelled", "trading_status", "price_band", "unproven", "replica_ahead", "released", "delayed",
+    "halted",
 ]  # fmt: skip
 
 #: The rule that a rejected frame or event broke.
@@ -111,11 +117,12 @@ StatusState = Literal[
 #: incomplete: A field that the event needs is missing or cannot be read (ccxt).
 #: trade_void: The venue marks the trade as cancelled or corrected (alpaca).
 #: no_value: The venue sent a placeholder instead of a price (ib).
+#: sink_refused: The store of a sink refused the event; it is in the sink's file of such events too.
 RejectRule = Literal[
     "unreadable_frame", "parser_error", "corrupt_record", "unreadable_answer", "out_of_bounds",
     "stage_failed", "price", "size", "range", "crossed", "duplicate", "order", "ahead", "backwards",
     "jump", "not_finite", "late_trade", "not_market_trade", "block_trade", "half_quote", "half_ticker",
-    "incomplete", "trade_void", "no_value",
+    "incomplete", "trade_void", "no_value", "sink_refused",
 ]  # fmt: skip
 
 #: What a full queue does.

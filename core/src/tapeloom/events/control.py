@@ -9,12 +9,12 @@ from attrs import field
 
 from tapeloom.errors import printable
 
-from .base import BaseEvent, frozen
+from .base import BaseEvent, event_class
 from .closed_sets import GapCause, GapState, RejectRule, StatusState
 from .market import Bar, Book, Quote, Ticker, Trade
 
 
-@frozen
+@event_class
 class Gap(BaseEvent):
     """Data known to be missing: one symbol and channel, from `since` to `until`.
 
@@ -35,9 +35,8 @@ class Gap(BaseEvent):
     state: GapState = "open"  #: How much of the gap has been filled.
     channel: str = ""  #: The channel; empty means all channels of the feed.
     after_id: int | str | None = None  #: The id of the last event before the gap; None without ids.
-    before_id: int | str | None = (
-        None  #: The id of the first event after the gap; None if not known.
-    )
+    #: The id of the first event after the gap; None if not known.
+    before_id: int | str | None = None
 
     @property
     def identity(self) -> tuple[Hashable, ...]:
@@ -45,7 +44,7 @@ class Gap(BaseEvent):
         return self.type, self.venue, self.symbol, self.channel, self.since, self.after_id
 
 
-@frozen
+@event_class
 class Reject(BaseEvent):
     """A frame or event that arrived and was not delivered."""
 
@@ -65,7 +64,7 @@ class Reject(BaseEvent):
         return self.rule, self.evidence
 
 
-@frozen
+@event_class
 class Status(BaseEvent):
     """A change of state of a feed, or of one subscription in it."""
 
@@ -81,8 +80,8 @@ class Status(BaseEvent):
     channel: str = ""  #: The channel; empty for a connection or the whole feed.
 
 
-#: Any event.
-Event: TypeAlias = Trade | Quote | Book | Bar | Ticker | Gap | Reject | Status
+#: Any event: one of these eight classes, or of a plugin's own.
+Event: TypeAlias = Trade | Quote | Book | Bar | Ticker | Gap | Reject | Status | BaseEvent
 
 #: The event types that core and stages create: their times are ours, not those of a venue's clock.
 OURS = frozenset({Gap, Reject, Status})

@@ -15,14 +15,19 @@ from datetime import datetime
 from decimal import Decimal
 from typing import ClassVar, Literal, TypeAlias
 
-from .base import BaseEvent, frozen, utc
+from attrs import field
+
+from .base import BaseEvent, event_class, utc
 from .closed_sets import Origin, Side
 
 #: Levels of one side of an order book: pairs of price and size, as texts of the venue or as `Decimal`.
 Levels: TypeAlias = Sequence[Sequence[str] | Sequence[Decimal]]
 
+#: Marks a field as a product of price and size: an exact column needs the decimals of both.
+PRODUCT = {"tapeloom": "product"}
 
-@frozen
+
+@event_class
 class Trade(BaseEvent):
     """A trade between two market participants."""
 
@@ -45,7 +50,7 @@ class Trade(BaseEvent):
         return self.id or (self.price, self.size, self.side)
 
 
-@frozen
+@event_class
 class Quote(BaseEvent):
     """The best bid and ask with their sizes.
 
@@ -80,7 +85,7 @@ class Quote(BaseEvent):
         return self.bid, self.bid_size, self.ask, self.ask_size
 
 
-@frozen
+@event_class
 class Book(BaseEvent):
     """Levels of an order book: all of them (`snapshot`) or the changed ones (`delta`).
 
@@ -125,7 +130,7 @@ class Book(BaseEvent):
         return [(Decimal(price), Decimal(size)) for price, size in self.raw_asks]
 
 
-@frozen
+@event_class
 class Bar(BaseEvent):
     """An OHLCV bar (candle). `ts` is its start."""
 
@@ -143,9 +148,10 @@ class Bar(BaseEvent):
     volume: Decimal  #: The sum of the sizes.
     #: The sum of price times size; on an inverse market, whose sizes are contracts, the amount of base
     #: currency that the venue sends. None if not known.
-    quote_volume: Decimal | None
+    quote_volume: Decimal | None = field(metadata=PRODUCT)
     buy_volume: Decimal | None  #: The part of `volume` where the taker bought; None if not known.
-    buy_quote_volume: Decimal | None  #: The part of `quote_volume` where the taker bought, or None.
+    #: The part of `quote_volume` where the taker bought, or None.
+    buy_quote_volume: Decimal | None = field(metadata=PRODUCT)
     trades: int | None  #: The number of trades; None if not known.
     closed: bool = True  #: False for a bar that is still forming.
     #: False if trades are known to be missing: a gap, or a late or early end.
@@ -170,7 +176,7 @@ class Bar(BaseEvent):
         return self.quote_volume / self.volume if self.volume and self.quote_volume else None
 
 
-@frozen
+@event_class
 class Ticker(BaseEvent):
     """A venue's rolling statistics of the last 24 hours."""
 
@@ -185,9 +191,8 @@ class Ticker(BaseEvent):
     high: Decimal | None  #: The highest price; None if the venue does not send it.
     low: Decimal | None  #: The lowest price; None if the venue does not send it.
     volume: Decimal | None  #: The sum of the sizes; None if the venue does not send it.
-    quote_volume: (
-        Decimal | None
-    )  #: The sum of price times size; None if the venue does not send it.
+    #: The sum of price times size; None if the venue does not send it.
+    quote_volume: Decimal | None = field(metadata=PRODUCT)
     trades: int | None = None  #: The number of trades; None if the venue does not send it.
     channel: str = "ticker"  #: The channel: `ticker`.
     origin: Origin = "live"  #: Where the event comes from.

@@ -61,9 +61,12 @@ _FIELDS: dict[type[Event], tuple[tuple[str, ...], tuple[str, ...]]] = {
     Reject: (("ts", "recv"), ()),
     Status: (("ts", "recv"), ()),
 }
+#: The same of a plugin's own type: only its times are known.
+_TIMES: tuple[tuple[str, ...], tuple[str, ...]] = (("ts", "recv"), ())
 _INTEGERS: dict[type[Event], Callable[[Event], tuple[int | None, ...]]] = {
     cls: attrgetter(*integers) for cls, (integers, _) in _FIELDS.items()
 }
+_times = attrgetter(*_TIMES[0])
 _NUMBERS: dict[type[Event], Callable[[Event], tuple[Decimal | None, ...]]] = {
     cls: attrgetter(*numbers) for cls, (_, numbers) in _FIELDS.items() if numbers
 }
@@ -103,10 +106,8 @@ def _is_valid_id(value: int | str) -> bool:
 def _is_within(event: Event) -> bool:
     """Return whether all values of *event* are within the bounds."""
     cls = type(event)
-    if cls not in _FIELDS:
-        return True  # a plugin's own type
     try:
-        for integer in _INTEGERS[cls](event):
+        for integer in _INTEGERS.get(cls, _times)(event):
             if integer is not None and not -INT_LIMIT < integer < INT_LIMIT:
                 return False
         if cls in _NUMBERS:
@@ -149,7 +150,7 @@ def _reject(event: Event) -> Reject:
 
 def _faults(event: Event) -> Iterable[str]:
     """Yield a description of each value of *event* that is not within the bounds."""
-    integers, numbers = _FIELDS[type(event)]
+    integers, numbers = _FIELDS.get(type(event), _TIMES)
     for name in integers:
         value = getattr(event, name)
         if value is not None and not (

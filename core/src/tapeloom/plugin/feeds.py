@@ -1,4 +1,4 @@
-"""The feed that every hook takes; frames and parsers, batches and stages, sinks.
+"""The feed that every hook takes; frames and parsers, batches and stages.
 
 See `tapeloom.plugin` for how they fit together. `history` and `protocol` have the REST and WebSocket types.
 """
@@ -10,9 +10,9 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
-from attrs import Factory, define, field, frozen
+from attrs import Factory, define, evolve, field, frozen
 
-from tapeloom.errors import SymbolError, nearest
+from tapeloom.errors import SymbolError, closest, nearest
 from tapeloom.events import Event, Gap, GapCause, Reject, Status
 from tapeloom.symbols import Instrument
 
@@ -69,7 +69,9 @@ class TradeBatch(list[Any]):
 Parse: TypeAlias = Callable[[Frames], list[Event]]
 #: A function that sends a REST request and returns the body of the answer.
 Fetch: TypeAlias = "Callable[[Request], Awaitable[bytes]]"
-#: A function that takes a batch and returns the batch to deliver.
+#: A function that takes a batch and returns the batch to deliver. With attributes `uses` and `adds`, frozen
+#: sets of types of events such as "trade", it says what it works on and what it adds; then core refuses
+#: a stack in which no channel gives it anything, or in which a stage that validates comes too late.
 Stage: TypeAlias = Callable[[list[Event]], list[Event]]
 
 
@@ -89,6 +91,15 @@ class TimedStage(Protocol):
     def tick(self, now: int, /) -> list[Event]:
         """Return the events that are due at *now*, in ns; afterwards `due` is later than *now*, or None."""
         ...
+
+
+def _nearest_listed(symbol: str, listed: Sequence[str]) -> str:
+    """Return " Did you mean 'x'?" with a symbol of the same or a similar base, or an empty string."""
+    by_base: dict[str, list[str]] = {}
+    for other in listed:
+        by_base.setdefault(other.partition("/")[0], []).append(other)
+    base = symbol.partition("/")[0]
+    return nearest(symbol, by_base.get(base) or by_base.get(closest(base, by_base), []))
 
 
 @define
@@ -146,7 +157,7 @@ class Listing:
             return f"has several instruments {symbol!r}: {', '.join(natives)}. Write {names}."
         active = [item.symbol for item in known if item.active]
         if found is None:
-            return f"does not list {symbol!r}.{nearest(symbol, active)}" if known else ""
+            return f"does not list {symbol!r}.{_nearest_listed(symbol, active)}" if known else ""
         if not found.active and active:
             return f"lists {symbol!r} as delisted or expired. Remove it from the feed's symbols."
         twin = self.instruments.get(self.unified.get(found.native, symbol), found)
@@ -170,26 +181,39 @@ class Network:
     ca: str | None = None  #: A PEM file with trusted root certificates; None: the default ones.
 
 
+@frozen
+class Loss:
+    """What a stage or source finds missing: the fields of the `Gap` that reports it."""
+
+    symbol: str  #: The unified symbol.
+    channel: str  #: The channel.
+    since: int = field(kw_only=True)  #: The venue's time of the last event before the loss, in ns.
+    until: int = field(kw_only=True)  #: The venue's time of the first event after the loss, in ns.
+    recv: int = field(kw_only=True)  #: Our time of the read that shows the loss, in ns.
+    cause: GapCause = field(default="sequence", kw_only=True)  #: Why data is missing.
+    #: The id of the last event before the loss; None without ids.
+    after_id: int | str | None = field(default=None, kw_only=True)
+    #: The id of the first event after the loss; None if not known.
+    before_id: int | str | None = field(default=None, kw_only=True)
+    #: How many events or book updates are missing; None if not known.
+    missing: int | None = field(default=None, kw_only=True)
+
+    def gap(self, venue: str) -> Gap:
+        """Return the Gap that reports it, with the state "open"."""
+        return Gap(
+            venue, self.symbol, self.until, self.recv, self.since, self.until, self.cause,
+            self.missing, channel=self.channel, after_id=self.after_id, before_id=self.before_id,
+        )  # fmt: skip
+
+
 class Gaps(Protocol):
     """Makes the gaps of a feed. Core has one for each feed; it reports each loss once."""
 
-    def open(
-        self,
-        symbol: str,
-        channel: str,
-        *,
-        since: int,
-        until: int,
-        recv: int,
-        cause: GapCause = "sequence",
-        after_id: int | str | None = None,
-        before_id: int | str | None = None,
-        missing: int | None = None,
-    ) -> list[Event]:
+    def open(self, loss: Loss) -> list[Event]:
         """Return the gaps to emit for a loss, before the event that shows it; none if it is known.
 
-        The arguments are those of `Gap`. Where the venue can answer, the gap is filled: the missing
-        events arrive with the origin "backfill", and then the Gap again with its final state.
+        Where the venue can answer, the gap is filled: the missing events arrive with the origin
+        "backfill", and then the Gap again with its final state.
         """
         ...
 
@@ -200,28 +224,12 @@ class UnfilledGaps:
     def __init__(self, venue: str) -> None:
         self._venue = venue
 
-    def open(
-        self,
-        symbol: str,
-        channel: str,
-        *,
-        since: int,
-        until: int,
-        recv: int,
-        cause: GapCause = "sequence",
-        after_id: int | str | None = None,
-        before_id: int | str | None = None,
-        missing: int | None = None,
-    ) -> list[Event]:
+    def open(self, loss: Loss) -> list[Event]:
         """Return one Gap with the state "unrecoverable"."""
-        if missing is None and isinstance(after_id, int) and isinstance(before_id, int):
-            missing = before_id - after_id - 1
-        return [
-            Gap(
-                self._venue, symbol, until, recv, since, until, cause, missing, "unrecoverable",
-                channel, after_id, before_id,
-            )
-        ]  # fmt: skip
+        after_id, before_id = loss.after_id, loss.before_id
+        if loss.missing is None and isinstance(after_id, int) and isinstance(before_id, int):
+            loss = evolve(loss, missing=before_id - after_id - 1)
+        return [evolve(loss.gap(self._venue), state="unrecoverable")]
 
 
 def _no_history(query: HistoryQuery) -> None:
@@ -279,17 +287,3 @@ class Feed:
             self.listing.remove(symbol)
         now = self.clock.time_ns()
         return [Status(self.venue, name, now, now, "refused", why) for name, why in refused.items()]
-
-
-class Sink(Protocol):
-    """Takes batches out of the process, in a task and with a queue of its own."""
-
-    backends: frozenset[str]  #: The event loops that it works on: "asyncio", "trio".
-
-    async def write(self, events: Sequence[Event]) -> None:
-        """Write a batch."""
-        ...
-
-    async def aclose(self) -> None:
-        """Write what is buffered and release all resources."""
-        ...

@@ -42,6 +42,9 @@ class Endpoint:
     name: str = ""  #: The name in logs and in the details of statuses.
     channels: frozenset[str] = frozenset()  #: Served channels without parameter; empty means all.
     headers: Mapping[str, str] = field(factory=dict, repr=False)  #: Additional handshake headers.
+    #: Channels without parameter whose events have neither a number nor a time of the venue, or are changes
+    #: of a book without numbers: two processes cannot tell that they received the same one.
+    unidentified: frozenset[str] = frozenset()
     max_subscriptions: int = 1024  #: The largest number of subscriptions on one connection.
     max_connections: int | None = None  #: Most connections to it at a time, over all feeds.
     message_rate: Rate | None = None  #: The limit of messages sent on one connection.
@@ -113,9 +116,14 @@ class Source(Protocol):
     channels: frozenset[str]  #: The channels that it serves, without parameter.
     #: Whether a new run continues where the last one ended, so that nothing is missed.
     resumes: bool
+    #: Optional, as `Endpoint.unidentified`; none by default.
+    #: unidentified: frozenset[str]
 
     async def run(self, deliver: Callable[[list[Event]], Awaitable[None]]) -> None:
         """Deliver batches until cancelled, or until there are no more.
+
+        Once it is connected, it delivers a Status "connected", also where no data comes: a command that
+        has seen nothing of a venue ends with an error.
 
         Raises FeedError if it cannot continue. If the error is `retryable` (a lost connection, a rate
         limit), core reports a status, waits, calls it again, and reports the gap; otherwise the feed ends.

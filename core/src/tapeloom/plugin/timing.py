@@ -45,15 +45,16 @@ class ClockStepDetector:
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self.offset = self._read()  #: The wall clock's time minus the monotonic clock's, in ns.
+        self.offset = self.read()  #: The wall clock's time minus the monotonic clock's, in ns.
         self.previous_offset = self.offset  #: `offset` before the wall clock was set last, in ns.
 
-    def _read(self) -> int:
+    def read(self) -> int:
+        """Return the wall clock's time minus the monotonic clock's, in ns, as it is now."""
         return self._clock.time_ns() - round(self._clock.monotonic() * 1_000_000_000)
 
     def was_set(self) -> bool:
         """Return whether the wall clock was set since the last call."""
-        last, self.offset = self.offset, self._read()
+        last, self.offset = self.offset, self.read()
         if abs(self.offset - last) <= _STEP:
             return False  # It was slewed, which clocks are all the time.
         self.previous_offset = last
@@ -205,15 +206,20 @@ class ClockOffset:
     @property
     def has_offset(self) -> bool:
         """Whether the offset of any channel is known."""
-        return any(offset.maximum > _NO_OFFSET for offset in self._offsets.values())
+        return self.largest is not None
+
+    @property
+    def largest(self) -> int | None:
+        """How far the venue's clock is ahead of ours at least, in ns; None if not known."""
+        most = max([offset.maximum for offset in [*self._offsets.values()]], default=_NO_OFFSET)
+        return most if most > _NO_OFFSET else None
 
     def offset(self, channel: str) -> int:
         """Return how far the venue's clock is ahead of ours at least, in ns."""
         offset = self._offsets.get(channel)
         if offset is not None and offset.maximum > _NO_OFFSET:
             return offset.maximum
-        largest = max((other.maximum for other in self._offsets.values()), default=_NO_OFFSET)
-        return largest if largest > _NO_OFFSET else 0
+        return self.largest or 0
 
 
 class _MaxOffset:

@@ -1,7 +1,7 @@
 """Alpaca stock and crypto market data for tapeloom, streamed or polled.
 
 This module has the hooks, `settings` the settings, `names` markets, names and addresses. `codec`
-subscribes and `wire` parses frames. `history` is the REST interface, `poll` the source for accounts
+subscribes, `parser` parses frames, `wire` has their messages, `times` their times. `history` is the REST interface, `poll` the source for accounts
 without a stream. The package `simulator` is the server side.
 """
 
@@ -14,9 +14,9 @@ from tapeloom.hooks import hookimpl
 from .codec import AlpacaCodec
 from .history import AlpacaHistory
 from .names import Names, names_of
+from .parser import Parser
 from .poll import Poller
 from .settings import Settings
-from .wire import Parser
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

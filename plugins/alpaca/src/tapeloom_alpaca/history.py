@@ -23,7 +23,8 @@ from tapeloom.units import duration_ns
 
 from .names import Names
 from .settings import PAGE
-from .wire import BarMessage, BookMessage, EventBuilder, QuoteMessage, TradeMessage, format_time
+from .times import format_time
+from .wire import BarMessage, BookMessage, EventBuilder, QuoteMessage, TradeMessage
 
 __all__ = ["AlpacaHistory", "Page", "interval_of", "parse_page", "timeframe"]
 
@@ -277,7 +278,7 @@ def _build_bar(
     days = _MONTHS.get(interval)
     length_ns = days * _DAY if days else duration_ns(interval)
     # The last bar of an answer may still be open.
-    bar.closed = bar.ts + length_ns <= recv  # type: ignore[misc, union-attr]
+    bar.closed = bar.ts + length_ns <= recv  # type: ignore[attr-defined]
     return bar
 
 

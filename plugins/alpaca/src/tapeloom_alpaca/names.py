@@ -80,6 +80,7 @@ class Names:
         return Endpoint(
             url=settings.stream_host + path,
             channels=frozenset(channel.partition(":")[0] for channel in self.market.lists),
+            unidentified=frozenset({"book"}),  # changes without numbers
             max_subscriptions=100_000,
             max_connections=1,
             dial_rate=Rate(30, 60.0),

@@ -16,7 +16,8 @@ from tapeloom.events import Event, Reject, Status
 from tapeloom.plugin import Feed, Request
 
 from .history import parse_page
-from .wire import BarMessage, EventBuilder, TradeMessage, format_time, parse_time
+from .times import format_time, parse_time
+from .wire import BarMessage, EventBuilder, TradeMessage
 
 if TYPE_CHECKING:
     from .names import Names

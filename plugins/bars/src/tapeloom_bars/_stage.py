@@ -42,6 +42,9 @@ class Bars:
     follows the event that caused it. The output does not depend on how events are split into batches.
     """
 
+    uses = frozenset({"trade"})
+    adds = frozenset({"bar"})
+
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._clock = VenueClock(settings.max_ahead)
@@ -136,6 +139,7 @@ class Bars:
         finally:
             if max_ts is not None:
                 clock.raise_offset(max_ts)
+                clock.last_ts = total.last_ts or clock.last_ts
         return None
 
     def _record_subscription(self, trade: Trade, subscription_id: int) -> None:
@@ -177,10 +181,15 @@ class Bars:
         if trade.ts - trade.recv > limit.allowed and limit.exceeds(
             trade.ts, trade.recv, symbol_bars.newest_ts
         ):
-            splices.append((index, [], [symbol_bars.reject_ahead(trade, limit.agreed)]))
+            splices.append((index, [], symbol_bars.reject_ahead(trade, limit.agreed)))
             return False
-        if trade.ts > clock.record_recv(trade.recv):
-            clock.raise_offset(trade.ts)
+        max_ts = clock.record_recv(trade.recv)
+        if trade.origin == "live" or not clock.has_offset:
+            clock.last_ts = trade.ts
+            if trade.ts > max_ts:
+                clock.raise_offset(trade.ts)
+        elif trade.ts > trade.recv + clock.estimated_offset + self._settings.lateness:
+            symbol_bars.doubt(trade.ts)  # a past trade of the future: the clock was set meanwhile
         return True
 
     def _rollover(
@@ -243,7 +252,7 @@ class Bars:
                 return []
         elif trade is not None or reject.rule not in _FRAME_RULES:
             return []
-        now = reject.recv + self._clock.estimated_offset
+        now = self._clock.now(reject.recv)
         found = [symbols[reject.symbol]] if reject.symbol in symbols else []
         if not reject.symbol:
             found = list(symbols.values())

@@ -133,22 +133,27 @@ class SymbolBars:
             return []
         return self._revise_changed(gap.recv)
 
-    def rejected(self, reject: Reject, now: int) -> list[KeyedBar]:
+    def rejected(self, reject: Reject, now: tuple[int, int]) -> list[KeyedBar]:
         """Record that a trade was rejected, or may have been in a frame that was.
 
-        *now* is the venue's time of the reject in ns. Returns revisions of the bars that it makes
-        incomplete: that of the trade's time. A time that is too far ahead may be wrong, so then it is
-        the bar of *now* as well. The time of a trade in a frame is within the lateness before *now*.
+        *now* is the earliest and the latest time that the venue's clock may show, in ns. Returns
+        revisions of the bars that it makes incomplete: that of the trade's time. A time that is too far
+        ahead may be wrong, so then they are those of *now* as well. The time of a trade in a frame is
+        *now* or within the lateness before it.
         """
         if reject.channel not in ("", self.channel) or not self._intervals:
             return []
-        trade = reject.event
+        trade, (earliest, latest) = reject.event, now
         if trade is not None:
             self._add_gap(("reject", trade.ts), (trade.ts, trade.ts))
         if trade is None or reject.rule == "ahead":
-            since = now - self._settings.lateness if trade is None else now
-            self._add_gap(("reject", now), (since, now))
+            since = earliest - self._settings.lateness if trade is None else earliest
+            self._add_gap(("reject", latest), (since, latest))
         return self._revise_changed(reject.recv)
+
+    def doubt(self, ts: int) -> None:
+        """Call the bar of *ts* incomplete: the time may be wrong, and other trades of it are still to come."""
+        self._add_gap(("doubt", ts), (ts, ts))
 
     def _revise_changed(self, recv: int) -> list[KeyedBar]:
         """Return a revision of each closed bar whose `complete` has changed."""
@@ -166,8 +171,8 @@ class SymbolBars:
             since, until = self._gaps.pop(oldest)
             self._gaps[second] = since, max(until, self._gaps[second][1])
 
-    def reject_ahead(self, trade: Trade, agreed: str) -> Reject:
-        """Return the Reject of a trade whose time is not believed.
+    def reject_ahead(self, trade: Trade, agreed: str) -> list[Event]:
+        """Return the Reject of a trade whose time is not believed, and revisions of closed bars.
 
         The newest bar is not complete, nor is the bar of that time: the venue's clock may have been set.
         """
@@ -178,7 +183,8 @@ class SymbolBars:
                 interval_bars.newest.has_bad_trade = True
         self._add_gap(("reject", trade.ts), (trade.ts, trade.ts))
         evidence = f"ts is {(trade.ts - trade.recv) / 1e9:.3f} s ahead of recv; {agreed}"
-        return self._reject(trade, "ahead", evidence)
+        revised = sorted(self._revise_changed(trade.recv), key=_sort_key)
+        return [self._reject(trade, "ahead", evidence), *(bar for _, _, _, bar in revised)]
 
     def tick(self, projected: int, now: int) -> tuple[list[Event], list[KeyedBar]]:
         """Close the bars that ended by the venue time *projected*; return rejects and bars."""

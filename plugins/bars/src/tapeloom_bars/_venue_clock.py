@@ -42,13 +42,14 @@ class VenueClock:
     """Clock estimate of a feed's venue, and its symbols with the time at which each must close a bar.
 
     `offset` is the largest `ts - recv` of the current minute, `minute_start` to `minute_end`, in ns.
-    `last_recv` is the `recv` of the last trade recorded.
+    `last_recv` is the `recv` of the last trade recorded, `last_ts` the time of the last live one.
     """
 
     __slots__ = (
         "_previous_offset",
         "_queue",
         "last_recv",
+        "last_ts",
         "limit",
         "minute_end",
         "minute_start",
@@ -59,7 +60,7 @@ class VenueClock:
     def __init__(self, max_ahead: int) -> None:
         self.limit = TimeLimit(max_ahead)  #: which trades may move the clock
         self.symbols: dict[str, SymbolBars] = {}
-        self.last_recv = 0
+        self.last_recv = self.last_ts = 0
         self.offset = _UNKNOWN
         self._previous_offset = _UNKNOWN
         self.minute_start = self.minute_end = 0
@@ -90,6 +91,24 @@ class VenueClock:
     def estimated_offset(self) -> int:
         """Estimate of how far the venue's clock is ahead of ours, less the least delay, in ns."""
         return max(self.offset, self._previous_offset)
+
+    def now(self, recv: int) -> tuple[int, int]:
+        """Return the earliest and the latest time in ns that the venue's clock may show at *recv*.
+
+        By `estimated_offset` it is one time; but either clock may have been set since the offset was
+        measured. The last live trade is the newest reading, and no clock tells for sure how long ago
+        that was.
+        """
+        estimate = recv + self.estimated_offset
+        if not self.last_ts:
+            return estimate, estimate
+        by_last = self.last_ts + max(recv - self.last_recv, 0)
+        return min(self.last_ts, estimate), max(by_last, estimate)
+
+    @property
+    def has_offset(self) -> bool:
+        """Whether a trade of this minute or the one before has shown the venue's clock."""
+        return self.estimated_offset != _UNKNOWN
 
     def add_symbol(self, venue: str, symbol: str, settings: Settings) -> SymbolBars:
         """Add a symbol of the venue *venue*."""

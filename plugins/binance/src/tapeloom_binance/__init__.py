@@ -1,8 +1,8 @@
 """Binance market data for tapeloom: spot, USD-M and COIN-M futures.
 
 This module has the hooks, `settings` the settings. `symbols` has the venue's limits, addresses and
-names, `wire` its messages and the parser, `codec` its subscription requests and replies, `history`
-its REST interface. `simulator` is a simulated server of the venue.
+names, `wire` its messages, `parser` parses frames with them, `codec` has its subscription requests and
+replies, `history` its REST interface. `simulator` is a simulated server of the venue.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from tapeloom.hooks import hookimpl
 
 from .codec import BinanceCodec
 from .history import BinanceHistory
+from .parser import Parser
 from .settings import Settings
 from .symbols import Names, names_of
-from .wire import Parser
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -11,7 +11,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Literal
 
 from tapeloom.events import Book, Event, Gap, Status
-from tapeloom.plugin import HistoryQuery
+from tapeloom.plugin import HistoryQuery, Loss
 
 from .rules import first_joining, has_sequence_ids, missing_count, position_after_snapshot
 from .stream_ids import NOT_FOLLOWING_NS, StreamIds
@@ -185,11 +185,12 @@ class BookSync:
         else:
             reason = f"{expected}, received {event.first_id}"
             missing_ids = missing_count(event, last_id)
-        out += self._gaps.open(
+        loss = Loss(
             book.symbol, book.channel, since=since, until=event.ts, recv=event.recv,
             after_id=last_id, before_id=None if missing_ids is None else event.first_id,
             missing=missing_ids,
         )  # fmt: skip
+        out += self._gaps.open(loss)
         if book.state == "synced":
             self._invalidate("stale", event, out, reason)
         self._buffered.clear()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from attrs import define, field
 from tapeloom.events import Book, Event, Gap, Status
@@ -26,6 +26,9 @@ class Books:
 
     `books` maps (symbol, channel) to the live book; read them, do not change them.
     """
+
+    uses: ClassVar = frozenset({"book"})
+    adds: ClassVar = frozenset({"book", "quote"})
 
     feed: Feed
     settings: Settings = field(factory=Settings)

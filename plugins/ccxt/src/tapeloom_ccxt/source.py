@@ -47,6 +47,8 @@ class CcxtSource:
 
     backends = frozenset({"asyncio"})
     resumes = False
+    #: Not every exchange sends a time with them, and a change of a book has no number of its own.
+    unidentified = frozenset({"book", "quotes", "ticker"})
 
     def __init__(self, feed: Feed, settings: ExchangeSettings, factory: Any) -> None:
         self.channels: frozenset[str] = factory.channels
@@ -135,7 +137,12 @@ class CcxtSource:
             ) from error
         self._markets = exchange.markets, exchange.currencies
         self._feed.listing.update(instruments(exchange))
-        self._outbox.push([*self._feed.refuse_symbols(self._factory.name)])
+        now, detail = (
+            self._clock.time_ns(),
+            f"{self._factory.name}: {len(exchange.markets)} markets",
+        )
+        connected = Status(self._feed.venue, "", now, now, "connected", detail)
+        self._outbox.push([connected, *self._feed.refuse_symbols(self._factory.name)])
 
     def _error_text(self, error: BaseException) -> str:
         text = self._factory.hide(str(error))

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import anyio
 from attrs import define, field
 from tapeloom.events import Event, GapCause, Reject
-from tapeloom.plugin import Gaps, channel_parts
+from tapeloom.plugin import Gaps, Loss, channel_parts
 from tapeloom.plugin.bounds import reject_out_of_bounds
 
 from .exchange import KINDS, Kind
@@ -111,7 +111,6 @@ class Topic:
         cause, self.gap_cause = self.gap_cause, ""
         assert cause
         until = max(event.ts, self.last_ts)
-        return self.gaps.open(
-            self.symbol, self.channel, since=self.last_ts or until, until=until, recv=recv,
-            cause=cause,
-        )  # fmt: skip
+        since = self.last_ts or until
+        loss = Loss(self.symbol, self.channel, since=since, until=until, recv=recv, cause=cause)
+        return self.gaps.open(loss)

@@ -9,17 +9,18 @@ and independently of how they are batched.
 from __future__ import annotations
 
 from decimal import Decimal
+from itertools import pairwise
 from typing import TYPE_CHECKING, Literal
 
 from msgspec import Struct
 from tapeloom.events import Side, Trade
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from tapeloom.events import Origin
 
-__all__ = ["TradeDedup", "TradeMessage", "trade_event"]
+__all__ = ["TradeDedup", "TradeMessage", "oldest_first", "trade_event"]
 
 #: Nanoseconds in a millisecond, the unit of the venue's times.
 _MS = 1_000_000
@@ -49,6 +50,20 @@ def trade_event(
     fields = venue, symbol, message.time * _MS, recv
     side, id_text = _SIDES[message.side], str(message.tid)
     return Trade(*fields, message.px, message.sz, side, id_text, "trades", origin)
+
+
+def oldest_first(messages: Sequence[TradeMessage]) -> Sequence[TradeMessage]:
+    """Return past trades in the order in which they were made.
+
+    The venue sends them in this order, or in the reverse one; which of both is not documented. Their
+    times need not all increase: the venue's clock may have been set between two of them. Where the times
+    go up and down, the trades are sorted.
+    """
+    steps = [later.time - message.time for message, later in pairwise(messages)]
+    falls, rises = sum(step < 0 for step in steps), sum(step > 0 for step in steps)
+    if 2 * min(falls, rises) > max(falls, rises):
+        return sorted(messages, key=lambda message: message.time)
+    return messages[::-1] if falls > rises else messages
 
 
 class _SeenTrades:
@@ -136,7 +151,7 @@ class TradeDedup:
             self._empty_batches = 0
 
     def classify(
-        self, coin: str, messages: list[TradeMessage]
+        self, coin: str, messages: Sequence[TradeMessage]
     ) -> Iterator[tuple[TradeMessage, Origin | Literal["repeated", "duplicate"]]]:
         """Yield each trade of a batch of *coin* with its origin.
 
@@ -150,18 +165,23 @@ class TradeDedup:
             seen.expects_replay = any(known) and not all(known)
         replay, limit = seen.expects_replay, self._limit
         if replay:
-            # The order within the batch is not documented.
-            messages = sorted(messages, key=lambda message: message.time)
+            messages = oldest_first(messages)
             seen.expects_replay, seen.replay_before_ack = False, coin not in self._pending
             self._resolve(coin)
         else:
             seen.replay_before_ack = False
-        history_end_ms = messages[-1].time if seen.history_end_ms is None else seen.history_end_ms
-        seen.history_end_ms = history_end_ms
-        for message in messages:
+        # Trades from before the first subscription come before one that is known; their time alone is no
+        # sign, because the venue's clock may have been set back.
+        places = [place for place, message in enumerate(messages) if replay and seen.has(message)]
+        history_until = places[-1] if places else 0
+        if seen.history_end_ms is None:
+            seen.history_end_ms, history_until = messages[-1].time, len(messages)
+        history_end_ms = seen.history_end_ms
+        for place, message in enumerate(messages):
             if not seen.add(message, limit):
                 yield message, "repeated" if replay else "duplicate"
             elif not replay:
                 yield message, "live"
             else:
-                yield message, "history" if message.time <= history_end_ms else "backfill"
+                is_past = place < history_until and message.time <= history_end_ms
+                yield message, "history" if is_past else "backfill"

@@ -18,7 +18,7 @@ from tapeloom.symbols import Instrument, Symbol
 from tapeloom.units import duration_ns
 
 from .bars import BarMessage, bar_event
-from .dedup import TradeMessage, trade_event
+from .dedup import TradeMessage, oldest_first, trade_event
 from .symbols import BUDGET, INTERVALS, WRAPPED, Names, unified_base
 from .wire import MS, BookMessage, book_side
 
@@ -227,11 +227,12 @@ class HyperliquidHistory:
         return [Book(*fields, "snapshot", *sides, None, None, None, depth, channel, "history")]
 
     def _trades(self, messages: list[TradeMessage], symbol: str, recv: int) -> list[Event]:
-        """Return trades, oldest first; the venue sends the newest first."""
-        messages.reverse()  # the sort is stable, so trades with equal times keep their order
-        messages.sort(key=lambda message: message.time)
+        """Return trades, oldest first."""
         venue = self._feed.venue
-        return [trade_event(venue, symbol, message, recv, "backfill") for message in messages]
+        return [
+            trade_event(venue, symbol, message, recv, "backfill")
+            for message in oldest_first(messages)
+        ]
 
     def _bars(self, messages: list[BarMessage], symbol: str, recv: int) -> list[Event]:
         """Return bars. The last one is usually still open."""

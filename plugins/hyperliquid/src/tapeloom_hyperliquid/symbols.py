@@ -49,6 +49,7 @@ _HOSTS = {False: "api.hyperliquid.xyz", True: "api.hyperliquid-testnet.xyz"}
 #: has sent nothing for 60 s, and it answers pings, so a connection is dead after two lost pongs.
 _LIMITS = Endpoint(
     url="",
+    unidentified=frozenset({"ticker"}),  # the venue sends no time with it
     max_subscriptions=1000,
     max_connections=10,
     message_rate=Rate(20, 1.0),
@@ -128,7 +129,9 @@ class Names:
             return pair if self.settings.testnet else PAIRS.get(pair, pair)
         if parts.kind != "swap" or parts.settle != parts.quote:
             example = f"{parts.base}/USDC:USDC"
-            raise SymbolError(f"{symbol!r} is no perpetual of hyperliquid; one is {example!r}")
+            raise SymbolError(
+                f"{symbol!r} is no perpetual of hyperliquid: one is written {example!r}"
+            )
         return coin_of(parts.base)
 
     def subscription(self, native: str, channel: str) -> dict[str, Any]:

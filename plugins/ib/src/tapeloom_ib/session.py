@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from tapeloom.errors import ConnectionLost, FeedError
 from tapeloom.events import Event, Reject, Status
+from tapeloom.plugin import Loss
 from tapeloom.plugin.bounds import reject_out_of_bounds
 
 from . import codes
@@ -130,9 +131,10 @@ class Session:
     def _emit_gap(self, state: SubscriptionState, until: int, recv: int) -> None:
         until, cause, state.gap_cause = max(state.last_ts, until), state.gap_cause, ""
         assert cause
-        self._events += self._feed.gaps.open(
+        loss = Loss(
             state.symbol, state.channel, since=state.last_ts, until=until, recv=recv, cause=cause
         )
+        self._events += self._feed.gaps.open(loss)
 
     def _process_unreadable(self, fields: list[str]) -> None:
         """Emit a Reject for a message that cannot be parsed."""

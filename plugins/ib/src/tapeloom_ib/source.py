@@ -40,6 +40,8 @@ class IBSource:
         self._feed, self._settings = feed, settings
         self._session: Session | None = None
         self._pacing = Pacing(settings.repeat_after)
+        #: TWS sends no time with these.
+        self.unidentified = frozenset({"book", "quotes"} if settings.quotes == "top" else {"book"})
         self._check()
 
     def _check(self) -> None:

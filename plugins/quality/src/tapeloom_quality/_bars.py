@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tapeloom.events import Bar
+from tapeloom.plugin import Loss
 from tapeloom.units import duration_ns
 
 from ._reference import Reference
@@ -125,9 +126,10 @@ class BarChecks:
         """Return the Gap of a bar that the venue never closed, unless it is known; it is fetched."""
         length = _interval_ns(unclosed.interval)
         until = unclosed.ts + length if length != _UNLIMITED else bar.ts
-        return self._gaps.open(
+        loss = Loss(
             unclosed.symbol, unclosed.channel, since=unclosed.ts, until=until, recv=bar.recv
         )
+        return self._gaps.open(loss)
 
     def _check(self, bar: Bar) -> list[Event] | None:
         rule, evidence = self._check_values(bar)

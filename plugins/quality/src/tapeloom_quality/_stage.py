@@ -162,4 +162,5 @@ def quality(settings: Settings, counters: Counter[str], gaps: Gaps) -> Stage:
                 out.append(event)
         return events if out is None else out
 
+    stage.uses = frozenset(settings.types)  # type: ignore[attr-defined]
     return stage

@@ -7,6 +7,7 @@ from decimal import InvalidOperation
 from typing import TYPE_CHECKING
 
 from tapeloom.events import Event, Reject, Trade
+from tapeloom.plugin import Loss
 
 from ._rules import INFINITY, REPLAYED_ORIGINS, ZERO, Rules, is_positive
 from ._trade_reference import IdState, TradeReference
@@ -100,10 +101,11 @@ class TradeChecks:
         if "sequence" not in self._rules.enabled or not isinstance(trade.id, int):
             return []
         since = reference.newest_ts if reference.has_event else trade.ts
-        return self._gaps.open(
+        loss = Loss(
             trade.symbol, trade.channel, since=since, until=max(since, trade.ts), recv=trade.recv,
             after_id=trade.id - missing - 1, before_id=trade.id,
         )  # fmt: skip
+        return self._gaps.open(loss)
 
     def _check_values(
         self, reference: TradeReference, trade: Trade, id_state: IdState

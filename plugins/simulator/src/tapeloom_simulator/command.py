@@ -99,7 +99,6 @@ def run(args: argparse.Namespace) -> int:
 
 
 async def _run(args: argparse.Namespace) -> None:
-    import time
     from contextlib import ExitStack
 
     import anyio
@@ -117,8 +116,7 @@ async def _run(args: argparse.Namespace) -> None:
             faults=args.faults or (),
             truth=args.truth,
             keep=False,
-            # Clients compare the venue's times with their own.
-            epoch=time.time_ns() // 1_000_000_000 * 1_000_000_000,
+            epoch=None,
             host=args.host,
             port=args.port,
             tls=tls,
@@ -198,7 +196,7 @@ def _certificate(folder: Path, host: str) -> Path:
     except ImportError as problem:
         raise ValueError(
             "--tls without --cert and --key needs the package cryptography."
-            " Run pip install 'tapeloom-simulator[tls]', or give both files."
+            " Run pip install cryptography, or give both files."
         ) from problem
     path = folder / "simulator.pem"
     path.touch(mode=0o600)

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import time
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Container, Sequence
 
     from tapeloom import Stack, Stream
 
@@ -16,12 +15,16 @@ if TYPE_CHECKING:
 
 __all__ = ["add"]
 
-_STAGES = ("quality", "books", "bars")
-#: Channels to stream: the first of these tuples that the venue supports.
-_CHANNELS = (("trades", "quotes", "book"), ("trades", "quotes"), ("trades",))
+#: Channels to stream and the stages for them: the first pair whose channels the venue supports.
+_CHOICES = (
+    (("trades", "quotes", "book"), ("quality", "books", "bars")),
+    (("trades", "quotes"), ("quality", "bars")),
+    (("trades",), ("quality", "bars")),
+)
 _EXAMPLE = """\
 example:
   tapeloom demo --for 10
+  tapeloom demo --sink web
 
 Nothing is configured and nothing leaves this machine: a simulated venue runs inside, and its spot and
 futures markets are streamed by the code that streams the real one.
@@ -43,6 +46,14 @@ def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         "--venue", default="", help="the venue to simulate (default: binance, else the first found)"
     )
     verb.add_argument("--rate", type=float, default=200.0, metavar="N", help="trades a second")
+    verb.add_argument(
+        "--sink",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="an installed sink that gets the events as well, with its default settings, such as web;"
+        " may be given several times",
+    )
     verb.add_argument("--seed", type=int, default=7, help="the same seed makes the same market")
     verb.add_argument(
         "--out", choices=("table", "jsonl", "none"), default="table", help="default: table"
@@ -54,12 +65,12 @@ def run(args: argparse.Namespace) -> int:
     """Run the command; return the exit code."""
     from tapeloom.cli import drive, output
 
-    venue, stages = _installed(args.venue)
-    return drive(lambda: _demo(args, venue, stages), output(args.out), seconds=args.seconds)
+    venue, plugins = _installed(args.venue)
+    return drive(lambda: _demo(args, venue, plugins), output(args.out), seconds=args.seconds)
 
 
-def _installed(venue: str) -> tuple[str, tuple[str, ...]]:
-    """Return a venue that can be simulated, and the demo's stages that are installed.
+def _installed(venue: str) -> tuple[str, Container[str]]:
+    """Return a venue that can be simulated, and the names of the installed plugins.
 
     Raises PluginNotFound if no installed venue can be simulated.
     """
@@ -77,12 +88,12 @@ def _installed(venue: str) -> tuple[str, tuple[str, ...]]:
     if (venue and venue not in venues) or not venues:
         raise PluginNotFound(venue or "binance", venues)
     usual = "binance" if "binance" in venues else venues[0]
-    return venue or usual, tuple(stage for stage in _STAGES if stage in plugins)
+    return venue or usual, plugins
 
 
 @asynccontextmanager
 async def _demo(
-    args: argparse.Namespace, venue: str, stages: tuple[str, ...]
+    args: argparse.Namespace, venue: str, plugins: Container[str]
 ) -> AsyncIterator[Stream]:
     from .market import SimulatedMarket
     from .registry import venue_server
@@ -96,39 +107,47 @@ async def _demo(
         seed=args.seed,
         rate=args.rate,
         keep=False,
-        # Clients compare the venue's times with their own.
-        epoch=time.time_ns(),
+        epoch=None,
     )
-    async with simulation as sim, _open_stream(venue, sim, stages) as stream:
+    async with simulation as sim, _open_stream(venue, sim, plugins, args.sink) as stream:
         yield stream
 
 
-def _open_stream(venue: str, sim: Simulation, stages: tuple[str, ...]) -> Stream:
-    """Open the demo's stack with as many of _CHANNELS as the venue supports.
+def _open_stream(
+    venue: str, sim: Simulation, plugins: Container[str], sinks: Sequence[str]
+) -> Stream:
+    """Open the demo's stack with as many channels as the venue supports.
 
     Raises ConfigError if it supports none.
     """
     import tapeloom
     from tapeloom.errors import ConfigError
 
-    for channels in _CHANNELS:
-        stack = _stack(venue, sim, stages, channels)
+    for channels, wanted in _CHOICES:
+        stages = tuple(stage for stage in wanted if stage in plugins)
+        stack = _stack(venue, sim, stages, channels, sinks)
         try:
             return tapeloom.open(stack)
         except ConfigError:
-            if channels is _CHANNELS[-1]:
+            if (channels, wanted) == _CHOICES[-1]:
                 raise
     raise AssertionError("unreachable")
 
 
 def _stack(
-    venue: str, sim: Simulation, stages: tuple[str, ...], channels: tuple[str, ...]
+    venue: str,
+    sim: Simulation,
+    stages: tuple[str, ...],
+    channels: tuple[str, ...],
+    sinks: Sequence[str],
 ) -> Stack:
-    from tapeloom import FeedSpec, Stack
+    from tapeloom import FeedSpec, SinkSpec, Stack
 
     feeds = [
         FeedSpec(venue, symbols, channels, market=market, stages=stages)
         for market, symbols in sim.venue.markets.items()
     ]
     bars = {"bars": {"every": ["1s", "1m"]}} if "bars" in stages else {}
-    return Stack(feeds=feeds, stages=bars, venues={venue: sim.settings})
+    return Stack(
+        feeds=feeds, stages=bars, venues={venue: sim.settings}, sinks=tuple(map(SinkSpec, sinks))
+    )

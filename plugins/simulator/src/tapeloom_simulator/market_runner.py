@@ -31,7 +31,8 @@ class MarketRunner:
     """Runs the market at `speed` times real time; infinite: as fast as the clients can receive.
 
     `slow` is how to treat a client that is too far behind: "cut" resets its connection, "wait" makes
-    the market wait for it. At infinite speed the market always waits.
+    the market wait for it. At infinite speed the market always waits. `since` is the time on the event
+    loop's clock at which the market's time began; None: when `run` is called.
     """
 
     def __init__(
@@ -45,12 +46,14 @@ class MarketRunner:
         speed: float,
         slow: Literal["cut", "wait"],
         backlog: int,
+        since: float | None = None,
     ) -> None:
         self._market, self._hub, self._server = market, hub, server
         self._truth, self._injector = truth, injector
         self._speed = speed
         self._wait = slow == "wait" or math.isinf(speed)
         self._backlog = backlog
+        self._since = since
         self.finished = anyio.Event()
         self.halted = False  #: set to True to stop the market
 
@@ -63,6 +66,8 @@ class MarketRunner:
                 await checkpoint()
             speed = 1.0
         origin, begin = anyio.current_time(), market.now
+        if self._since is not None:
+            origin, begin = self._since, market.epoch
         while self._is_running():
             if market.trades_left == 0 and not self.finished.is_set():
                 await self._advance((market.now // _ROUND + 1) * _ROUND)

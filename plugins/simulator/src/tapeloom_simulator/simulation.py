@@ -7,6 +7,7 @@ async with serve("binance", symbols=["BTC/USDT"], seed=7, rate=50) as sim:
 from __future__ import annotations
 
 import math
+import time
 from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Literal
@@ -67,6 +68,11 @@ class Simulation:
         """Start the market."""
         self._begin.set()
 
+    @property
+    def has_finished(self) -> bool:
+        """Whether the last trade of a market with a limited number of trades was sent."""
+        return self._runner.finished.is_set()
+
     async def finished(self) -> None:
         """Wait until the last trade of a market with a limited number of trades was sent."""
         await self._runner.finished.wait()
@@ -102,7 +108,7 @@ async def serve(
     faults: Sequence[Fault] | str | Path = (),
     time_scale: float = 1.0,
     limits: bool = True,
-    epoch: int = EPOCH,
+    epoch: int | None = EPOCH,
     depth: int = 200,
     backlog: int = 16 << 20,
     host: str = "127.0.0.1",
@@ -120,13 +126,17 @@ async def serve(
     at once, with the first subscription, after that number of subscriptions, or when `begin` is
     called. A client that is more than *backlog* bytes behind is disconnected, or waited for (*slow*).
     *time_scale* divides the venue's own intervals: pings, ages, windows of its limits. *truth* names
-    a file for the ground truth; with `keep=False` no events are kept in memory.
+    a file for the ground truth; with `keep=False` no events are kept in memory. *epoch* is the market's
+    time at its start, in ns; None: its time is ours, from this call on.
 
     Raises PluginNotFound, PluginBroken, SymbolError, ConfigError (in the faults), OSError.
     """
     if not speed > 0 or not time_scale > 0 or math.isinf(time_scale):
         raise ValueError(f"speed and time_scale must be above 0, not {speed} and {time_scale}")
-    market = SimulatedMarket(symbols, seed=seed, rate=rate, trades=trades, epoch=epoch, depth=depth)
+    # Clients compare the venue's times with their own, so the time that the preparation takes counts.
+    since = anyio.current_time() if epoch is None else None
+    began = time.time_ns() if epoch is None else epoch
+    market = SimulatedMarket(symbols, seed=seed, rate=rate, trades=trades, epoch=began, depth=depth)
     venue_side = venue_server(venue, market) if isinstance(venue, str) else venue(market)
     own = faults_of(venue_side)
     listed = load(Path(faults), own) if isinstance(faults, str | Path) else list(faults)
@@ -141,7 +151,15 @@ async def serve(
         if injector is not None:
             injector.end_connection = server.end_connection
         runner = MarketRunner(
-            market, hub, server, record, injector, speed=speed, slow=slow, backlog=backlog
+            market,
+            hub,
+            server,
+            record,
+            injector,
+            speed=speed,
+            slow=slow,
+            backlog=backlog,
+            since=since,
         )
         listener, port = await server.listen(host, port, tls)
         scheme = "tcp" if framing else "http"

@@ -6,13 +6,25 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import structlog
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from tapeloom.events import Event
 
-__all__ = ["pytest_addoption", "replayed"]
+__all__ = ["pytest_addoption", "pytest_configure", "replayed"]
+
+
+def pytest_configure() -> None:
+    """Let logged exceptions be printed plainly.
+
+    Where rich is installed, structlog prints the values of all variables, which takes longer than a test
+    may wait for what is logged often.
+    """
+    for processor in structlog.get_config()["processors"]:
+        if isinstance(processor, structlog.dev.ConsoleRenderer):
+            processor.exception_formatter = structlog.dev.plain_traceback
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

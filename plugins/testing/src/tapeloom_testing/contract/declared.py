@@ -48,9 +48,16 @@ STAGE: dict[str, str] = {
 #: The guarantees of a sink: key → claim.
 #: The guarantees of a sink.
 SINK: dict[str, str] = {
-    "once": "everything written arrives once, in order",
-    "flushed": "closing flushes the buffer",
-    "failure": "a failed write is reported",
+    "once": "everything written arrives once, in order, exactly, in batches of any size",
+    "acknowledgement": "its guarantee holds when the acknowledgement of any batch is lost",
+    "request": "its guarantee holds when any batch does not reach the store, or an opening fails",
+    "restart": "its guarantee holds after a restart, with batches cut differently",
+    "positions": "a new run begins at 0, with all positions that were stored, the newest of each key",
+    "durable": "what it has acknowledged is stored, also if the process ends without closing it",
+    "killed": "its guarantee holds when the process is killed at random moments",
+    "failure": "a store that cannot be opened is reported with the remedy, without secrets",
+    "check": "`check` describes the store and changes nothing",
+    "threads": "its plain methods may be called in any thread",
     "backends": "it runs on each event loop it declares",
 }
 #: The guarantees of a transport: key → claim.

@@ -20,7 +20,17 @@ from tapeloom_simulator import simulators
 
 from tapeloom_testing.recordings import captures as captures_folder
 
-from . import dialogue, endings, frames, history, keepalive_limits, naming, no_reply, truth
+from . import (
+    dialogue,
+    endings,
+    frames,
+    history,
+    keepalive_limits,
+    naming,
+    no_reply,
+    soundness,
+    truth,
+)
 from .composed import Subject
 from .declared import VENUE, Capture, ContractViolation, NotApplicable
 from .proving import Proving, cached_result
@@ -288,14 +298,16 @@ class VenueContract(Proving):
         keepalive_limits.heartbeat(subject, self._side())
 
     def _events(self, subject: Subject) -> None:
-        truth.filled(self._run(subject), self._claimed("events", subject))
+        soundness.filled(self._run(subject), self._claimed("events", subject))
 
     def _times(self, subject: Subject) -> None:
-        truth.times(self._run(subject), self._claimed("times", subject))
+        run, channels = self._run(subject), self._claimed("times", subject)
+        soundness.times(run, channels)
+        soundness.identified(run, channels, subject.plan().unidentified)
 
     def _truth(self, subject: Subject) -> None:
         run = self._run(subject)
-        truth.clean(run)
+        soundness.clean(run)
         truth.delivered(run, self._claimed("truth", subject), self.unit)
         if self.reason("sides", subject.market):
             truth.sides(run, subject.channels, told=False)
@@ -329,7 +341,7 @@ class VenueContract(Proving):
     def _limits(self, subject: Subject) -> None:
         if subject.plan().codec is not None:
             keepalive_limits.limits(subject, self._side())
-        truth.kept(self._run(subject))
+        soundness.kept(self._run(subject))
 
     def _farewell(self, subject: Subject) -> None:
         if subject.plan().codec is not None:
@@ -365,7 +377,7 @@ class VenueContract(Proving):
                 endings.refused(subject, backend)
                 continue
             run = self._run(subject, backend)
-            truth.clean(run)
+            soundness.clean(run)
             truth.delivered(run, self._claimed("truth", subject), self.unit)
             truth.books(run, self._claimed("book", subject))
 

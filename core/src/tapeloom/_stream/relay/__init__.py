@@ -1,0 +1,1 @@
+"""Relayed feeds: the stages of each venue in them."""

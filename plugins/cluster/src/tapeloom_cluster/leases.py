@@ -1,0 +1,177 @@
+"""What a node may publish now: shared by the steering and the sink."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Mapping, Sequence
+
+from attrs import Factory, define
+from tapeloom.errors import SinkUnavailable
+from tapeloom.events import Event, Gap, Trade
+from tapeloom_nats.state import State
+
+__all__ = ["Lease", "Leases", "Published"]
+
+#: In ns. Events of several feeds may be delivered in another order than that in which they were read, by far
+#: less than this.
+_OVERLAP = 10_000_000_000
+#: A position with open gaps has this in its text.
+_HAS_GAPS = '"open":[['
+
+
+@define(eq=False)
+class Lease:
+    """The right to publish a shard in a slot, under a fence."""
+
+    shard: str
+    slot: int
+    fence: int
+    expected: int  #: number of the last message on the subject
+    state: State  #: what the subject has: the numbers of runs, and positions
+    size: int = 0  #: of what was published since the last checkpoint, in bytes
+    saved_at: float = 0.0  #: when the last checkpoint was saved, in monotonic seconds
+    #: Events that were read before, in ns, are of an earlier lease: there may be a hole behind them that
+    #: nobody has reported. 0: all have been read since.
+    since: int = 0
+    #: The gaps that were published under it, by subscription, begin and id before them.
+    gaps: set[tuple[str, str, str, int, int | str | None]] = Factory(set)
+    #: Another node was live when it began, and publishes what was before the first live event of a subscription:
+    #: until when, in ns, the venue may repeat that. 0: nobody was, or it has passed.
+    beside_until: int = 0
+    #: The subscriptions of which there was a live event since, or a gap.
+    _begun: set[tuple[str, str, str]] = Factory(set)
+
+    def read_beside(self, events: Sequence[Event], indexes: list[int]) -> list[int]:
+        """Return the indexes without the past trades that the venue repeats after the subscription."""
+        if events[0].recv >= self.beside_until:
+            self.beside_until = 0
+            return indexes
+        found, begun = [], self._begun
+        for index in indexes:
+            event = events[index]
+            if type(event) is Trade or type(event) is Gap:
+                key = event.venue, event.symbol, event.channel
+                if type(event) is Trade and event.origin != "live" and key not in begun:
+                    continue
+                begun.add(key)
+            found.append(index)
+        return found
+
+    def own_positions(self, positions: Mapping[str, str]) -> dict[str, str]:
+        """Return *positions* without the open gaps of an earlier lease, which others may have filled since.
+
+        The sink that computes them does not know that the shard was elsewhere in between.
+        """
+        return {
+            key: self._without_stale(key, text) if _HAS_GAPS in text else text
+            for key, text in positions.items()
+        }
+
+    def _without_stale(self, key: str, text: str) -> str:
+        fields = json.loads(text)
+        venue, symbol, channel = json.loads(key)
+        fields["open"] = [
+            [gap, found]
+            for gap, found in fields["open"]
+            if (venue, symbol, channel, gap["since"], gap.get("after_id")) in self.gaps
+        ]
+        return json.dumps(fields, separators=(",", ":"))
+
+    def read_since(self, events: Sequence[Event], indexes: list[int]) -> list[int]:
+        """Return the indexes of the events that were read since the lease began."""
+        if events[0].recv >= self.since + _OVERLAP:
+            self.since = 0  # what follows was read later: it is not compared any more
+            return indexes
+        return [index for index in indexes if events[index].recv >= self.since]
+
+
+@define
+class Published:
+    """What the sink has published, for people."""
+
+    events: int = 0
+    gaps: int = 0
+    fenced: int = 0  #: events that were not published, because another node has their shard
+    last_event: int = 0  #: when the newest event was read, in ns
+    lag: float = 0.0  #: seconds from the read of an event until it was stored, of the last batch
+
+
+@define(eq=False)
+class Leases:
+    """The leases of this node, by shard.
+
+    The lease of the node holds until `valid_until`, by its own monotonic clock. After it nothing is
+    published until the node has joined again and knows which shards are still its own.
+    """
+
+    monotonic: Callable[[], float]
+    valid_until: float = 0.0
+    is_settled: bool = False  #: the node has joined, and knows which shards it holds
+    epoch: int = 0  #: of the run of the sink; 0 until it was opened
+    ended: set[str] = Factory(set)  #: shards whose end was published
+    ending: dict[str, str] = Factory(
+        dict
+    )  #: details of the Status with which a shard ends, by shard
+    #: Details of the Status that shows that what is read of a shard is published, by shard.
+    starting: dict[str, str] = Factory(dict)
+    live: set[str] = Factory(set)  #: shards of which that was published
+    published: Published = Factory(Published)
+    _leases: dict[str, Lease] = Factory(dict)
+    _lock: threading.Lock = Factory(threading.Lock)
+
+    def get(self, shard: str) -> Lease | None:
+        """Return the lease of a shard; None if another node has it."""
+        return self._leases.get(shard)
+
+    def all(self) -> list[Lease]:
+        """Return the leases of all shards that are held."""
+        with self._lock:
+            return [*self._leases.values()]
+
+    def hold(self, lease: Lease) -> None:
+        """Let the sink publish a shard."""
+        with self._lock:
+            self._leases[lease.shard] = lease
+            self.ended.discard(lease.shard)
+
+    def hold_again(self, lease: Lease) -> None:
+        """Let the sink publish a shard under another fence, of which nothing is published yet."""
+        with self._lock:
+            self._leases[lease.shard] = lease
+            self._forget_start(lease.shard)
+
+    def _forget_start(self, shard: str) -> None:
+        self.starting.pop(shard, None)
+        self.live.discard(shard)
+
+    def lose(self, shard: str) -> None:
+        """Let the sink drop what comes of a shard."""
+        with self._lock:
+            self._leases.pop(shard, None)
+            self.ending.pop(shard, None)
+            self._forget_start(shard)
+
+    def go_live(self, shard: str) -> None:
+        """Record that what is read of a shard is published."""
+        with self._lock:
+            if self.starting.pop(shard, None) is not None:
+                self.live.add(shard)
+
+    def end(self, shard: str) -> None:
+        """Record that the end of a shard was published."""
+        self.lose(shard)
+        self.ended.add(shard)
+
+    @property
+    def is_valid(self) -> bool:
+        """Whether the node may publish."""
+        return self.is_settled and self.monotonic() < self.valid_until
+
+    def check(self) -> None:
+        """Raise SinkUnavailable unless the node may publish."""
+        if not self.is_valid:
+            raise SinkUnavailable(
+                "this node has no valid lease in its cluster: it has not joined yet, or NATS could not be"
+                " reached for longer than the lease. It joins again by itself."
+            )

@@ -1,0 +1,299 @@
+"""What a node publishes: under its fence, to its slots, and nothing once another node has one."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Callable, Iterator
+from decimal import Decimal
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from attrs import evolve
+from cluster_ledger import published
+from tapeloom.errors import SinkUnavailable
+from tapeloom.events import Event, Gap, Status, Trade, encode
+from tapeloom.plugin import SinkBatch, SinkRun
+from tapeloom_cluster.leases import Lease, Leases
+from tapeloom_cluster.session import (
+    ACQUIRED,
+    RELEASED,
+    Node,
+    Session,
+    fence,
+    last_message,
+    slot_subject,
+)
+from tapeloom_cluster.shards import ShardTable
+from tapeloom_nats import Settings
+from tapeloom_nats.connection import Connection
+from tapeloom_nats.state import State
+from tapeloom_testing.services import NatsServer
+
+EPOCH = 7
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[NatsServer]:
+    with NatsServer() as running:
+        yield running
+
+
+@pytest.fixture
+def node(server: NatsServer) -> Node:
+    name = f"s{uuid4().hex[:8]}"
+    settings = Settings(servers=server.url, stream=name, prefix=name)
+    return Node("one", "nats", "writer-1", 1, 1, settings, ShardTable(1))
+
+
+def trade(number: int) -> Trade:
+    return Trade("v", "BTC/USD", number, number, Decimal(1), Decimal(2), "buy", number)
+
+
+def batch(first: int, *events: Event, epoch: int = EPOCH) -> SinkBatch:
+    return SinkBatch(epoch, first, events)
+
+
+async def owner(node: Node, fence_number: int, epoch: int = EPOCH) -> tuple[Session, Leases]:
+    """Return the session of a node that has taken the only slot with a fence."""
+    leases = Leases(time.monotonic, time.monotonic() + 60.0, True)
+    session = Session(node, leases, SinkRun("nats", epoch), time.monotonic)
+    await session.open(is_owner=False)
+    connection = Connection(node.settings)
+    await connection.open()
+    lease = Lease("0", 0, fence_number, 0, State())
+    assert await fence(connection, node, epoch, lease)
+    await connection.close()
+    leases.hold(lease)
+    return session, leases
+
+
+def run(main: Callable[[], Any]) -> Any:
+    return asyncio.run(main())
+
+
+def stored(server: NatsServer, node: Node) -> tuple[list[int], int]:
+    """Return the ids that a reader has, and how many messages were of a lower fence."""
+    found = asyncio.run(published(server.url, node.settings.stream))
+    assert found.repeated == 0
+    return sorted(found.trades.get("BTC/USD", {})), found.stale
+
+
+def test_nothing_of_a_node_is_stored_after_another_has_taken_its_slot(
+    server: NatsServer, node: Node
+) -> None:
+    """The lease of the first still holds by its own clock: as if it had been paused after its look."""
+
+    async def main() -> tuple[int, Lease | None]:
+        first, leases = await owner(node, 5)
+        await first.write(batch(1, trade(1)))
+        second, _ = await owner(evolve(node, name="two", writer="writer-2"), 9, epoch=8)
+        await first.write(batch(2, trade(2), trade(3)))
+        await second.write(batch(1, trade(4), epoch=8))
+        await first.write(batch(4, trade(5)))
+        await second.write(batch(2, trade(6), epoch=8))
+        for session in (first, second):
+            await session.close()
+        return leases.published.fenced, leases.get("0")
+
+    fenced, left = run(main)
+
+    assert stored(server, node) == ([1, 4, 6], 0)
+    assert fenced == 3
+    assert left is None
+
+
+def test_a_late_fence_message_of_the_former_owner_does_not_stop_the_new_one(
+    server: NatsServer, node: Node
+) -> None:
+    async def main() -> None:
+        new, _ = await owner(node, 9)
+        await new.write(batch(1, trade(1)))
+        connection = Connection(node.settings)
+        await connection.open()
+        late = Lease("0", 0, 5, 0, State())
+        assert not await fence(connection, evolve(node, name="late"), EPOCH, late)
+        await connection.close()
+        await new.write(batch(2, trade(2)))
+        await new.close()
+
+    run(main)
+
+    assert stored(server, node) == ([1, 2], 1)
+
+
+def test_a_node_whose_lease_has_ended_publishes_nothing(server: NatsServer, node: Node) -> None:
+    async def main() -> None:
+        session, leases = await owner(node, 5)
+        leases.valid_until = time.monotonic()
+        with pytest.raises(SinkUnavailable, match="no valid lease"):
+            await session.write(batch(1, trade(1)))
+        leases.valid_until = time.monotonic() + 60
+        await session.write(batch(1, trade(1)))
+        await session.close()
+
+    run(main)
+
+    assert stored(server, node) == ([1], 0)
+
+
+def test_what_was_stored_before_a_lost_answer_is_not_stored_again(
+    server: NatsServer, node: Node
+) -> None:
+    async def main() -> None:
+        session, leases = await owner(node, 5)
+        await session.write(batch(1, trade(1), trade(2)))
+        lease = leases.get("0")
+        assert lease is not None
+        lease.state, lease.expected = State(), lease.expected - 1  # its answer was not received
+        await session.close()
+        again = Session(node, leases, SinkRun("nats", EPOCH), time.monotonic)
+        await again.open(is_owner=True)
+        await again.write(batch(1, trade(1), trade(2)))
+        await again.write(batch(3, trade(3)))
+        await again.close()
+
+    run(main)
+
+    assert stored(server, node) == ([1, 2, 3], 0)
+
+
+def test_a_shard_is_live_when_the_status_behind_which_it_is_published_is_stored(
+    server: NatsServer, node: Node
+) -> None:
+    """A node that reads but cannot publish is not live: the others would let go of the shard."""
+
+    async def main() -> list[set[str]]:
+        session, leases = await owner(node, 5)
+        leases.starting["0"] = "fence 5"
+        other = Status("v", "BTC/USD", 1, 1, ACQUIRED, "fence 4")
+        mine = evolve(other, detail="fence 5")
+        found = []
+        leases.is_settled = False
+        with pytest.raises(SinkUnavailable):
+            await session.write(batch(1, mine))
+        found.append({*leases.live})
+        leases.is_settled = True
+        await session.write(batch(1, trade(1), other))
+        found.append({*leases.live})
+        await session.write(batch(3, mine))
+        found.append({*leases.live})
+        leases.lose("0")
+        found.append({*leases.live})
+        await session.close()
+        return found
+
+    assert run(main) == [set(), set(), {"0"}, set()]
+
+
+def test_what_was_read_before_the_lease_began_is_not_published_under_it(
+    server: NatsServer, node: Node
+) -> None:
+    """A node that was paused has lost the shard, and got it again: between the two it has read nothing."""
+
+    async def main() -> int:
+        session, leases = await owner(node, 5)
+        lease = leases.get("0")
+        assert lease is not None
+        lease.since = 3
+        await session.write(batch(1, trade(1), trade(2), trade(3)))
+        await session.write(batch(4, trade(4), trade(5)))
+        later = evolve(trade(6), recv=60_000_000_000)
+        await session.write(batch(6, later))
+        await session.close()
+        return lease.since
+
+    assert run(main) == 0
+    assert stored(server, node) == ([3, 4, 5, 6], 0)
+
+
+def test_the_end_of_a_shard_is_published_after_all_that_was_read_of_it(
+    server: NatsServer, node: Node
+) -> None:
+    async def main() -> Any:
+        session, leases = await owner(node, 5)
+        leases.ending["0"] = "shard 0"
+        await session.write(batch(1, trade(1), Status("v", "BTC/USD", 2, 2, RELEASED, "shard 0")))
+        await session.write(batch(3, trade(3)))
+        await session.close()
+        connection = Connection(node.settings)
+        await connection.open()
+        found = await last_message(connection, node.settings.stream, slot_subject(node, "0", 0))
+        await connection.close()
+        return found[1], leases
+
+    header, leases = run(main)
+
+    assert (header.ended, header.count, header.fence, header.last) == (True, 0, 5, 2)
+    assert leases.ended == {"0"}
+    assert leases.published.fenced == 1
+    assert stored(server, node) == ([1], 0)
+
+
+def test_a_body_that_is_too_large_for_a_message_is_published_in_parts(
+    server: NatsServer, node: Node
+) -> None:
+    async def main() -> None:
+        session, _ = await owner(node, 5)
+        session._part_size = 300
+        await session.write(batch(1, *map(trade, range(1, 101))))
+        await session.close()
+
+    run(main)
+
+    assert stored(server, node)[0] == [*range(1, 101)]
+
+
+def test_a_session_that_could_not_be_opened_is_closed_without_an_error(
+    server: NatsServer, node: Node
+) -> None:
+    async def main() -> None:
+        opened, leases = await owner(node, 5)
+        await opened.close()
+        away = evolve(node, settings=evolve(node.settings, servers="nats://127.0.0.1:1"))
+        session = Session(away, leases, SinkRun("nats", EPOCH), time.monotonic)
+        with pytest.raises(SinkUnavailable, match="cannot be reached"):
+            await session.open(is_owner=True)
+        await session.close()
+
+    run(main)
+
+
+def test_a_node_that_begins_beside_another_one_leaves_out_what_the_venue_repeats(
+    server: NatsServer, node: Node
+) -> None:
+    """Once something new has come, or a gap, what was missed is published."""
+
+    async def main() -> None:
+        session, leases = await owner(node, 5)
+        (lease,) = leases.all()
+        lease.beside_until = 1000
+        past = evolve(trade(1), origin="history"), evolve(trade(2), origin="backfill")
+        missed = evolve(trade(4), origin="backfill")
+        await session.write(batch(1, *past, trade(3), missed))
+        await session.write(batch(5, evolve(trade(1001), origin="history")))
+        await session.close()
+
+    run(main)
+
+    assert stored(server, node) == ([3, 4, 1001], 0)
+
+
+def test_the_positions_of_a_shard_that_came_back_have_no_gaps_of_its_earlier_lease() -> None:
+    lease = Lease("0", 0, 5, 0, State())
+    key = '["v","BTC/USD","trades"]'
+    gaps = [
+        Gap("v", "BTC/USD", 9, 9, since, 9, "restart", None, "open", "trades", f"t{since}")
+        for since in (3, 6)
+    ]
+    open_gaps = ",".join(f"[{encode(gap)},[]]" for gap in gaps)
+    text = f'{{"ts":9,"last":[9,9,"t9"],"recent":["t9"],"open":[{open_gaps}]}}'
+    lease.gaps.add(("v", "BTC/USD", "trades", 6, "t6"))
+    found = lease.own_positions({key: text, '["v","ETH/USD","trades"]': '{"ts":4}'})
+
+    fields = json.loads(found[key])
+    assert [gap["after_id"] for gap, _ in fields.pop("open")] == ["t6"]
+    assert fields == {"ts": 9, "last": [9, 9, "t9"], "recent": ["t9"]}
+    assert found['["v","ETH/USD","trades"]'] == '{"ts":4}'

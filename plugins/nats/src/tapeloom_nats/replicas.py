@@ -1,0 +1,493 @@
+"""Merges the copies of a shard that several nodes publish: the union of their events, in order.
+
+A function of the order of the messages in the stream: no clock, no chance. The time is the server's, of each
+message. Events are recognised by the venue's key, because each node cuts its reads and numbers its events
+in its own way.
+
+One subscription of one copy (a *slot*) is a *lane*. While a lane has no hole, its new events are passed on
+at once, and those that another copy brought before are dropped. Behind a hole it is held until another copy
+has passed the hole: then nothing is missing, and the order is kept. What no copy has is reported as a `Gap`.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from typing import Any
+
+from attrs import define, evolve, field
+from tapeloom.events import Event, Gap, Reject, Status, Trade
+
+from .comparison import Lead, Unconfirmed, conflict
+from .recognition import (
+    WINDOW,
+    Ids,
+    Keys,
+    Order,
+    gap_between,
+    gaps_after_takeover,
+    is_recognisable,
+    order_of,
+    order_of_start,
+)
+
+__all__ = ["ACQUIRED", "HOLD", "Replicas"]
+
+#: The state of the Status behind which the node of a slot publishes all that comes.
+ACQUIRED = "acquired"
+
+#: In ns. A lane is held behind a hole for so long at most; a copy without a message for so long is dead.
+HOLD = 3_000_000_000
+#: In ns. The distance of the marks from which on the stream is read again after a restart.
+_MARK = 1_000_000_000
+
+
+@define
+class _Lane:
+    """One subscription of one slot."""
+
+    is_held: bool = False
+    held_since: int = 0  #: the server's time, in ns
+    gaps: list[Gap] = field(
+        factory=list
+    )  #: that it reported before what is held; none: it has just begun
+    queue: deque[Event] = field(factory=deque)  #: what is held, with the gaps in between
+    twins_ts: int = -1  #: the newest time of its events
+    twins: dict[Hashable, int] = field(factory=dict)  #: how often each of that time has come
+
+
+@define
+class _Subscription:
+    """A venue, symbol and channel, over all slots."""
+
+    lanes: dict[int, _Lane] = field(factory=dict)
+    seen: Any = None  #: `Ids` or `Keys`
+    floor: Order | None = None  #: the place of the first event; those before it are not wanted
+    newest: Order | None = None  #: the place of the last event that was passed on
+    last: Event | None = None  #: that event
+    last_at: int = 0
+    last_slot: int = -1
+    heirs: frozenset[int] = frozenset()  #: slots that have what follows: one has ended behind it
+    suppressed: dict[Hashable, int] = field(
+        factory=dict
+    )  #: gaps that another slot has filled, with the time
+    pinned: int | None = None  #: the only slot that is used, where events cannot be recognised
+    is_pinned: bool = False
+
+
+class Replicas:
+    """The copies of one shard."""
+
+    def __init__(
+        self, count: Callable[[str, int], None] = lambda name, count: None, shard: str = ""
+    ) -> None:
+        self.expected = 1  #: how many slots there are to be
+        self.lead = Lead(shard, count)
+        self._count = count
+        self._unconfirmed = Unconfirmed()
+        self._is_compared = False  #: whether another slot lives than that of the current message
+        self._begun_at = 0
+        #: By slot that has not ended: the time of its last message.
+        self._spoke: dict[int, int] = {}
+        self._starting: set[int] = set()  # their node has begun, and may have missed something
+        self._subscriptions: dict[tuple[str, str, str], _Subscription] = {}
+        self._held: dict[tuple[int, int], tuple[_Subscription, int]] = {}
+        self._marks: deque[tuple[int, int]] = deque()  # time and number of a message
+
+    @property
+    def oldest(self) -> int | None:
+        """The number of the message from which on to read again for the same state."""
+        return self._marks[0][1] if self._marks else None
+
+    @property
+    def held(self) -> int:
+        """How many events are held."""
+        return sum(len(of.lanes[slot].queue) for of, slot in self._held.values())
+
+    # --------------------------------------------------------------------------------- what arrives
+
+    def begin(self, slot: int, number: int, at: int, *, begun: bool = False) -> list[Event]:
+        """Another node, or another run of it, sends this slot from now on.
+
+        *begun* tells that it begins only now; otherwise this is the first message of it that is read.
+        """
+        has_died = slot in self._spoke  # the one before has not ended
+        out = self._advance(slot, number, at)
+        if begun:
+            self._starting.add(slot)
+        for subscription in self._subscriptions.values():
+            if subscription.heirs:
+                subscription.heirs = frozenset() if has_died else subscription.heirs - {slot}
+            lane = subscription.lanes.get(slot)
+            if lane is None:
+                continue
+            while lane.is_held and lane.queue:
+                out += self._release(subscription, slot, at, is_covered=False)
+            if subscription.pinned == slot:
+                subscription.pinned = None
+            self._hold(subscription, slot, at)
+        return out
+
+    def end(self, slot: int, number: int, at: int) -> list[Event]:
+        """Take note that nothing more comes of this slot: another slot has all that follows."""
+        out = self._advance(slot, number, at)
+        del self._spoke[slot]
+        heirs = frozenset(self._spoke) - self._starting
+        for subscription in self._subscriptions.values():
+            lane = subscription.lanes.get(slot)
+            while lane is not None and lane.is_held and lane.queue:
+                out += self._release(subscription, slot, at, is_covered=False)
+            # One that has not found its place has nothing to hand over, such as the successor of a
+            # dead node that has not received anything yet.
+            if slot in subscription.heirs or (lane is not None and not lane.is_held):
+                subscription.heirs = heirs
+            if lane is not None:
+                self._held.pop((id(subscription), slot), None)
+                del subscription.lanes[slot]
+            if subscription.pinned == slot:
+                subscription.pinned = None
+        return out + self._try_all(at)
+
+    def add(self, slot: int, events: Sequence[Event], number: int, at: int) -> list[Event]:
+        """Return what to pass on when a slot brings these events, in message *number*, at *at* in ns."""
+        out = self._advance(slot, number, at)
+        subscriptions = self._subscriptions
+        if (is_compared := bool(self._others(slot, at))) and events:
+            out += self.lead.report(events[-1].venue, at)
+        self._is_compared = is_compared
+        for event in events:
+            key = event.venue, event.symbol, event.channel
+            subscription = subscriptions.get(key)
+            kind = type(event)
+            if kind is Status and getattr(event, "state", "") == ACQUIRED:
+                self._starting.discard(slot)
+            if subscription is None:
+                if not event.symbol or kind is Status or kind is Reject:
+                    out += self._about_all(slot, event, at)
+                    continue
+                subscription = subscriptions[key] = _Subscription()
+            lane = subscription.lanes.get(slot)
+            if lane is None:
+                lane = subscription.lanes[slot] = _Lane()
+                if subscription.last is not None:
+                    self._hold(subscription, slot, at)
+            if kind is Gap:
+                self._gap(subscription, slot, event, at, out)  # type: ignore[arg-type]
+            elif kind is Status or kind is Reject:
+                out.append(event)
+            elif lane.is_held and not subscription.is_pinned:
+                lane.queue.append(event)
+                out += self._settle(subscription, at)
+            else:
+                self._pass(subscription, slot, lane, event, at, out)
+        return out
+
+    def _advance(self, slot: int, number: int, at: int) -> list[Event]:
+        """Take note of the time; return what was held for too long."""
+        self._begun_at = self._begun_at or at
+        self._spoke[slot] = at
+        self._unconfirmed.advance(at)
+        marks = self._marks
+        if not marks or at >= marks[-1][0] + _MARK:
+            marks.append((at, number))
+            while len(marks) > 1 and marks[1][0] <= at - WINDOW:
+                marks.popleft()
+        return self._try_all(at) if self._held else []
+
+    def _about_all(self, slot: int, event: Event, at: int) -> list[Event]:
+        """Take an event about a node's whole feed: a gap concerns each subscription of the venue."""
+        out: list[Event] = []
+        if type(event) is not Gap:
+            return [event]
+        for (venue, symbol, channel), subscription in self._subscriptions.items():
+            is_meant = venue == event.venue and event.channel in ("", channel)
+            if is_meant and slot in subscription.lanes:
+                of_one = evolve(event, symbol=symbol, channel=channel)
+                self._gap(subscription, slot, of_one, at, out)
+        return out
+
+    # ------------------------------------------------------------------------------------- passing
+
+    def _pass(
+        self,
+        subscription: _Subscription,
+        slot: int,
+        lane: _Lane,
+        event: Event,
+        at: int,
+        out: list[Event],
+    ) -> None:
+        """Pass on an event of a lane that is not held, unless it was."""
+        if subscription.is_pinned or not is_recognisable(event):
+            self._pass_pinned(subscription, slot, event, at, out)
+            return
+        order = order_of(event)
+        key: Any = order
+        seen = subscription.seen
+        if type(event) is not Trade or type(event.id) is not int:
+            if seen is None:
+                seen = subscription.seen = Keys()
+            key = self._key(lane, event)
+        elif seen is None:
+            seen = subscription.seen = Ids()
+        elif type(seen) is not Ids:
+            key = event.identity
+        if key in seen:
+            out += self._repeated(subscription, slot, event, key, at)
+        elif (
+            subscription.floor is not None
+            and order < subscription.floor
+            and getattr(event, "origin", "live") == "live"
+        ):
+            self._count("replica_late", 1)
+        else:
+            if type(seen) is Keys:
+                seen.add(key, at, order)
+                if subscription.floor is not None and seen.floor > subscription.floor:
+                    subscription.floor = seen.floor
+            else:
+                seen.add(key, at)
+            if self._is_compared:
+                self._unconfirmed.add((id(subscription), key), event)
+            if subscription.newest is not None and order < subscription.newest:
+                event = self._late(event)
+            else:
+                subscription.newest, subscription.last = order, event
+                subscription.last_at, subscription.last_slot = at, slot
+                subscription.heirs = frozenset()
+            out.append(event)
+            if subscription.floor is None:
+                subscription.floor = order
+        if self._held and len(subscription.lanes) > 1:
+            out += self._settle(subscription, at)
+
+    def _late(self, event: Event) -> Event:
+        """Return a trade as one that fills a gap: it was held back for longer than the others waited."""
+        if type(event) is not Trade or event.origin != "live":
+            return event
+        self._count("replica_late", 1)
+        return evolve(event, origin="backfill")
+
+    @staticmethod
+    def _key(lane: _Lane, event: Event) -> Hashable:
+        """Return the key of an event without a number: equal ones of one time are counted."""
+        identity = event.identity
+        if type(event) is Trade and event.id != "":
+            return identity
+        if event.ts > lane.twins_ts:
+            lane.twins_ts = event.ts
+            lane.twins.clear()
+        count = lane.twins.get(identity, 0)
+        lane.twins[identity] = count + 1
+        return identity, count
+
+    def _repeated(
+        self, subscription: _Subscription, slot: int, event: Event, key: Hashable, at: int
+    ) -> Iterator[Event]:
+        """Take note which slot was first, where it is known; yield a reject if the copies differ."""
+        self._count("replica_repeats", 1)
+        if event == subscription.last or subscription.newest == order_of(event):
+            first = subscription.last_slot
+            if first != slot:
+                self.lead.add(first, at - subscription.last_at)
+        before = self._unconfirmed.get((id(subscription), key), is_last=self.expected <= 2)
+        if before is not None and (reject := conflict(before, event)) is not None:
+            self._count("replica_conflicts", 1)
+            yield reject
+
+    def _pass_pinned(
+        self, subscription: _Subscription, slot: int, event: Event, at: int, out: list[Event]
+    ) -> None:
+        """Pass on an event that cannot be recognised: of one slot only, as long as that lives."""
+        subscription.is_pinned = True
+        pinned = subscription.pinned
+        if pinned is not None and pinned != slot:
+            if self._spoke.get(pinned, 0) > at - HOLD:
+                return
+            pinned = None
+        if pinned is None:
+            last = subscription.last
+            if last is not None and subscription.last_slot != slot:
+                out.append(gap_between(last, event, "disconnect"))
+            subscription.pinned = slot
+        subscription.last, subscription.last_slot = event, slot
+        out.append(event)
+
+    # ------------------------------------------------------------------------------------- holding
+
+    def _gap(
+        self, subscription: _Subscription, slot: int, gap: Gap, at: int, out: list[Event]
+    ) -> None:
+        """Take a gap that a lane reports, or what has become of one."""
+        lane = subscription.lanes[slot]
+        identity = gap.identity
+        if identity in subscription.suppressed:
+            return
+        if lane.is_held:
+            lane.queue.append(gap)
+            return
+        if gap.state in ("filled", "partial") or not self._has_others(slot, at):
+            out.append(gap)  # what has become of one that was passed on; or nobody else can fill it
+            return
+        lane.gaps.append(gap)
+        self._hold(subscription, slot, at)
+
+    def _hold(self, subscription: _Subscription, slot: int, at: int) -> None:
+        lane = subscription.lanes[slot]
+        if not lane.is_held:
+            lane.is_held, lane.held_since = True, at
+            self._held[id(subscription), slot] = subscription, slot
+
+    def _others(self, slot: int, at: int) -> list[int]:
+        """Return the other slots that live."""
+        return [
+            other for other, spoke in self._spoke.items() if other != slot and spoke > at - HOLD
+        ]
+
+    def _is_early(self, at: int) -> bool:
+        """Return whether slots that there are to be may have yet to send their first message."""
+        return len(self._spoke) < self.expected and at - self._begun_at < HOLD
+
+    def _has_others(self, slot: int, at: int) -> bool:
+        return self._is_early(at) or bool(self._others(slot, at))
+
+    def _try_all(self, at: int) -> list[Event]:
+        out: list[Event] = []
+        for subscription, _ in list(self._held.values()):
+            out += self._settle(subscription, at)
+        return out
+
+    def _settle(self, subscription: _Subscription, at: int) -> list[Event]:
+        """Release what may be of all lanes of a subscription: one may let another go on."""
+        out: list[Event] = []
+        before, waiting = -1, 0
+        while waiting != before:
+            before, waiting = waiting, 0
+            for slot, lane in list(subscription.lanes.items()):
+                if lane.is_held and lane.queue:
+                    out += self._try(subscription, slot, at)
+                    waiting += len(lane.queue)
+        return out
+
+    def _try(self, subscription: _Subscription, slot: int, at: int) -> list[Event]:
+        """Release what is held of a lane as far as it may be."""
+        out: list[Event] = []
+        lane = subscription.lanes[slot]
+        while lane.is_held and lane.queue:
+            first = _first(lane.queue)
+            if first is None:  # only gaps, and what fills them: it is not known yet where they end
+                if at - lane.held_since < HOLD:
+                    break
+                out += self._release(subscription, slot, at, is_covered=False)
+                continue
+            order, newest = order_of(first), subscription.newest
+            if newest is not None and newest >= order:
+                out += self._release(subscription, slot, at, is_covered=True)
+            elif at - lane.held_since >= HOLD or not self._is_awaited(
+                subscription, slot, order, at
+            ):
+                out += self._release(subscription, slot, at, is_covered=False)
+            else:
+                break
+        return out
+
+    def _is_awaited(self, subscription: _Subscription, slot: int, order: Order, at: int) -> bool:
+        """Return whether another slot may still bring something before *order*."""
+        if self._is_early(at):
+            return True
+        for other in self._others(slot, at):
+            lane = subscription.lanes.get(other)
+            if lane is None or not lane.is_held:
+                return True
+            first = _first(lane.queue)
+            if first is None or order_of(first) < order:
+                return True
+            if order_of(first) == order and other < slot:
+                return True
+        return False
+
+    def _release(
+        self, subscription: _Subscription, slot: int, at: int, *, is_covered: bool
+    ) -> list[Event]:
+        """Pass on what is held of a lane, up to its next gap.
+
+        *is_covered* says that another slot has brought what is before it; else its gap is passed on.
+        """
+        lane = subscription.lanes[slot]
+        out: list[Event] = []
+        queue, lane.queue = lane.queue, deque()
+        lane.is_held = False
+        self._held.pop((id(subscription), slot), None)
+        while queue and type(queue[0]) is Gap:
+            lane.gaps.append(queue.popleft())  # type: ignore[arg-type]
+        gaps, lane.gaps = lane.gaps, []
+        if gaps and not queue and not is_covered and self._is_behind(subscription, gaps[0]):
+            return list(gaps)  # nothing came after them, of any slot
+        for gap in gaps:
+            subscription.suppressed[gap.identity] = at
+        if queue and not is_covered:
+            if gaps:
+                out += self._common_gap(subscription, gaps, queue[0], at)
+            elif slot not in subscription.heirs:
+                out += gaps_after_takeover(subscription.last, queue[0])
+        while queue:
+            event = queue.popleft()
+            if type(event) is Gap:
+                if event.identity in subscription.suppressed:
+                    continue
+                if event.state in (
+                    "filled",
+                    "partial",
+                ):  # what has become of one that was passed on
+                    out.append(event)
+                    continue
+                lane.gaps.append(event)
+                lane.queue = queue
+                self._hold(subscription, slot, at)
+                break
+            self._pass(subscription, slot, lane, event, at, out)
+        while subscription.suppressed:
+            oldest = next(iter(subscription.suppressed))
+            if subscription.suppressed[oldest] >= at - 60 * WINDOW:
+                break
+            del subscription.suppressed[oldest]
+        return out
+
+    @staticmethod
+    def _is_behind(subscription: _Subscription, gap: Gap) -> bool:
+        """Return whether nothing was passed on that comes after the begin of a gap."""
+        last = subscription.last
+        return last is None or order_of(last) <= order_of_start(gap, last)
+
+    @staticmethod
+    def _common_gap(
+        subscription: _Subscription, gaps: Sequence[Gap], following: Event, at: int
+    ) -> Iterator[Event]:
+        """Yield the part of a gap that no slot has brought, before *following*."""
+        gap, last = gaps[-1], subscription.last
+        for reported in gaps:
+            subscription.suppressed.pop(reported.identity, None)  # one of them may be told twice
+        if last is None or Replicas._is_behind(subscription, gaps[0]):
+            yield from gaps
+            return
+        low = last.id if type(last) is Trade else None
+        high = following.id if type(following) is Trade else gap.before_id
+        missing = None
+        if type(low) is int and type(high) is int:
+            missing = high - low - 1
+            if missing <= 0:
+                return
+        for reported in gaps:
+            subscription.suppressed[reported.identity] = at
+        yield evolve(
+            gap, since=last.ts, until=max(last.ts, following.ts), ts=max(last.ts, following.ts),
+            after_id=low, before_id=high, missing=missing, state="unrecoverable",
+        )  # fmt: skip
+
+
+def _first(queue: deque[Event]) -> Event | None:
+    """Return the first event that is held and no gap, and that came live."""
+    for event in queue:
+        if type(event) is not Gap and getattr(event, "origin", "live") == "live":
+            return event
+    return None

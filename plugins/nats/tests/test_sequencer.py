@@ -1,0 +1,220 @@
+"""The order of events: batches of several shards, copies with fences, and what is read again."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from decimal import Decimal
+from typing import Any
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from msgspec.structs import replace
+from tapeloom.events import Event, Gap, Status, Trade
+from tapeloom_nats.messages import HEADER, Header, body_of, header_text, shard_of, subject_of
+from tapeloom_nats.sequencer import Sequencer
+
+ONE = Decimal(1)
+START = 1_700_000_000_000_000_000
+MS = 1_000_000
+SYMBOLS = ("BTC/USDT", "ETH/USDT", "SOL/USDT", "XRP/USDT", "ADA/USDT")
+PREFIX = "events"
+
+
+def trade(n: int, symbol: str = "") -> Trade:
+    symbol = symbol or SYMBOLS[n % len(SYMBOLS)]
+    return Trade("acme", symbol, START + n * MS, START, ONE, ONE, "buy", n + 1)
+
+
+class Log:
+    """A stream: messages with their numbers and times."""
+
+    def __init__(self) -> None:
+        self.messages: list[tuple[int, int, str, Mapping[str, str], bytes]] = []
+
+    def publish(
+        self,
+        subject: str,
+        header: Header,
+        events: Sequence[Event] = (),
+        numbers: Sequence[int] = (),
+        *,
+        parts: int = 1,
+    ) -> None:
+        body = b""
+        if events:
+            size, body = body_of(events, numbers, {})
+            header = replace(header, first=numbers[0], count=len(events), events_bytes=size)
+        length = -(-len(body) // parts) or 1
+        for part in range(parts):
+            piece = replace(header, part=part + 1, parts=parts)
+            number = len(self.messages) + 1
+            headers = {HEADER: header_text(piece)}
+            data = body[part * length : (part + 1) * length]
+            self.messages.append((number, START + number * MS, subject, headers, data))
+
+    def batch(
+        self, first: int, events: Sequence[Event], shards: int, *, parts: int = 1, lost: int = -1
+    ) -> None:
+        """Publish a batch as a sink does; the message with the index *lost* is not stored."""
+        by_shard: dict[str, list[int]] = {}
+        for index, event in enumerate(events):
+            by_shard.setdefault(shard_of(event.venue, event.symbol, shards), []).append(index)
+        last = first + len(events) - 1
+        header = Header(1, "sink", 1, 0, last, 0, 0, "w", shards, 0, len(by_shard))
+        for place, (shard, indexes) in enumerate(by_shard.items()):
+            if place != lost:
+                of_shard = [events[index] for index in indexes]
+                numbers = [first + index for index in indexes]
+                subject = subject_of(PREFIX, "sink", shard)
+                self.publish(subject, header, of_shard, numbers, parts=parts)
+
+    def copy(
+        self, slot: int, fence: int, events: Sequence[Event] = (), first: int = 1, **header: Any
+    ) -> None:
+        """Publish a message of a node in a cluster."""
+        given = Header(1, "sink", 100 + fence, 0, first + len(events) - 1, 0, fence, "w")
+        given = replace(given, **{"slot": slot, "node": f"node-{fence}", "replicas": 2, **header})
+        numbers = range(first, first + len(events))
+        self.publish(f"{PREFIX}.sink.0.{slot}", given, events, numbers)
+
+
+def read(log: Log, start: int = 1, after: int = 0) -> tuple[list[Event], Counter[str]]:
+    """Return what follows from the messages after *after*, when reading begins at *start*."""
+    counters: Counter[str] = Counter()
+    sequencer = Sequencer(PREFIX, lambda name, count: counters.update({name: count}))
+    out: list[Event] = []
+    for message in log.messages[start - 1 :]:
+        events = sequencer.add(*message)
+        if message[0] > after:
+            out += events
+    return out, counters
+
+
+def test_events_of_a_batch_in_several_shards_are_joined_in_the_order_of_their_numbers() -> None:
+    log = Log()
+    events = [trade(n) for n in range(20)]
+    log.batch(1, events[:11], 4)
+    log.batch(12, events[11:], 4)
+
+    assert len(log.messages) == 4
+    assert read(log)[0] == events
+
+
+def test_a_batch_of_which_a_message_was_never_stored_waits_for_the_next_message_of_its_sink() -> (
+    None
+):
+    log = Log()
+    events = [trade(n) for n in range(9)]
+    log.batch(1, events, 4, lost=0)
+    assert read(log)[0] == []
+    log.batch(10, [trade(9), trade(10)], 4)
+
+    lost = shard_of("acme", events[0].symbol, 4)
+    kept = [event for event in events if shard_of("acme", event.symbol, 4) != lost]
+    assert kept
+    assert read(log)[0] == [*kept, trade(9), trade(10)]
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    sizes=st.lists(st.integers(1, 9), min_size=1, max_size=8),
+    shards=st.sampled_from([1, 3, 6]),
+    parts=st.sampled_from([1, 3]),
+    data=st.data(),
+)
+def test_reading_again_from_the_oldest_message_gives_what_follows_any_cursor(
+    sizes: list[int], shards: int, parts: int, data: st.DataObject
+) -> None:
+    log = Log()
+    number = 0
+    for size in sizes:
+        events = [trade(number + n) for n in range(size)]
+        log.batch(number + 1, events, shards, parts=parts)
+        number += size
+    stop = data.draw(st.integers(0, len(log.messages)))
+    sequencer = Sequencer(PREFIX)
+    before: list[Event] = []
+    for message in log.messages[:stop]:
+        before += sequencer.add(*message)
+    after, _ = read(log, sequencer.oldest(stop), stop)
+
+    assert before + after == [trade(n) for n in range(number)]
+
+
+# ------------------------------------------------------------------------------------------ copies
+
+
+def test_messages_of_a_node_that_lost_its_lease_are_dropped() -> None:
+    log = Log()
+    log.copy(0, 5)
+    log.copy(0, 5, [trade(0, "BTC/USDT")])
+    log.copy(0, 9)  # another node has taken the slot
+    log.copy(0, 5, [trade(1, "BTC/USDT")], first=2)  # the first one wakes up
+    log.copy(0, 9, [trade(2, "BTC/USDT")])
+    log.copy(1, 3, [trade(n, "BTC/USDT") for n in range(3)])  # a lower fence of another slot counts
+
+    events, counters = read(log)
+    assert [event.id for event in events if isinstance(event, Trade)] == [1, 2, 3]
+    assert counters["fenced_messages"] == 1
+    assert not [event for event in events if isinstance(event, Gap)]
+
+
+def test_a_fence_that_was_seen_before_a_restart_still_counts_after_it() -> None:
+    log = Log()
+    log.copy(0, 9, [trade(0, "BTC/USDT")])
+    before = Sequencer(PREFIX)
+    before.add(*log.messages[0])
+    after = Sequencer(PREFIX)
+    after.raise_fences(before.fences)
+    log.copy(0, 5, [trade(1, "BTC/USDT")], first=2)
+
+    assert after.add(*log.messages[1]) == []
+
+
+def test_a_move_over_a_spare_slot_has_no_gap_and_no_repetition() -> None:
+    log = Log()
+    log.copy(0, 5, [trade(n, "BTC/USDT") for n in range(3)])
+    log.copy(1, 6, [trade(n, "BTC/USDT") for n in range(2, 4)])
+    log.copy(0, 5, [trade(3, "BTC/USDT")], first=4)
+    log.copy(0, 5, ended=True)
+    log.copy(1, 6, [trade(4, "BTC/USDT")], first=3)
+
+    events, _ = read(log)
+    assert events == [trade(n, "BTC/USDT") for n in range(5)]
+
+
+def test_a_status_without_a_symbol_comes_once_though_each_shard_of_a_node_has_it() -> None:
+    log = Log()
+    status = Status("acme", "", START, START, "connected")
+    for shard in (0, 1, 2):
+        header = Header(1, "sink", 100, 0, 1, 0, 5, "w", slot=0, node="a", replicas=1)
+        log.publish(f"{PREFIX}.sink.{shard}.0", header, [status], [1])
+
+    assert read(log)[0] == [status]
+
+
+def test_subjects_that_are_not_of_this_form_are_left_alone() -> None:
+    log = Log()
+    for subject in (f"{PREFIX}.sink", f"{PREFIX}.a.b.c", f"{PREFIX}.a.b.1.2", "other.sink.0"):
+        log.messages.append((1, START, subject, {}, b"anything"))
+
+    assert read(log)[0] == []
+
+
+def test_what_a_node_missed_that_has_a_slot_again_is_a_gap_but_not_behind_another_fence_alone() -> (
+    None
+):
+    """Its run is the same. Only `begun` says that it did not read the shard in between."""
+    log = Log()
+    run = {"epoch": 7, "replicas": 1}
+    log.copy(0, 5, [trade(n, "BTC/USDT") for n in range(3)], **run)
+    log.copy(0, 9, first=4, **run)
+    log.copy(0, 9, [trade(3, "BTC/USDT")], first=4, **run)
+    log.copy(0, 12, first=5, begun=True, **run)
+    log.copy(0, 12, [trade(6, "BTC/USDT")], first=5, **run)
+    events, _ = read(log)
+
+    assert [event.id for event in events if isinstance(event, Trade)] == [1, 2, 3, 4, 7]
+    gaps = [(event.after_id, event.before_id) for event in events if isinstance(event, Gap)]
+    assert gaps == [(4, 7)]
