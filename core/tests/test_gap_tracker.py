@@ -238,6 +238,24 @@ def test_a_gap_that_goes_on_is_reported_again_whatever_the_venues_clock_was_esti
     assert fill.waiting  # what was missed since then is requested
 
 
+def test_a_trade_that_came_late_does_not_show_that_an_answer_reaches_back_to_the_gaps_begin() -> None:
+    """The answer has three trades: those of which two came after the gap, in the wrong order."""
+    rig = Rig()
+    rig.gaps.request = lambda query: Request(url="")
+    rig.read(trade(10, "a"))
+    rig.cut(11)
+    rig.read(trade(80, "j"), trade(79, "i"))
+    fill = rig.gaps.watched[TRADES].fill
+    fill.next_query()
+    (gap,) = fill.process(
+        [trade(81, "k"), trade(80, "j"), trade(79, "i")], Request(url=""), 90 * SECOND
+    )
+
+    assert isinstance(gap, Gap)
+    assert (gap.since, gap.until) == (10 * SECOND, 80 * SECOND)
+    assert gap.state == "unrecoverable"
+
+
 def test_a_loss_that_was_reported_is_not_reported_again_by_a_stage() -> None:
     rig = Rig()
     rig.read(trade(10, 1))

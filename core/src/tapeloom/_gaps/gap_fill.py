@@ -46,6 +46,7 @@ class TrackedGap:
     pages: int = 0  #: number of answers requested for it
     #: The ids of its events that were delivered since; of bars the times, of trades without id a number.
     found: set[int | str | tuple[str, int]] = Factory(set)
+    before: Collection[int | str] = ()  #: ids of events delivered before it, around its begin
 
     @property
     def missing(self) -> int | None:
@@ -121,11 +122,11 @@ class GapFill:
         return end
 
     def add(self, tracked: TrackedGap, known: Collection[int | str] = ()) -> list[Event]:
-        """Let a new gap wait to be filled; *known* are the ids around it that were delivered.
+        """Let a new gap wait to be filled; *known* are other ids around it that were delivered.
 
         Returns the final Gap of the oldest one if too many wait.
         """
-        self._known.update(known)
+        self._known.update(tracked.before, known)
         self.waiting.append(tracked)
         if len(self.waiting) <= _MAX_WAITING:
             return []
@@ -194,7 +195,7 @@ class GapFill:
             out += self._missed(tracked, answer)
             has_grown = tracked.gap.until > self._asked_until  # since the answer was requested
             if tracked.missing == 0 or answer.covers(tracked) or (exhausted and not has_grown):
-                complete = request.paged or answer.reaches_start(tracked, self._known)
+                complete = request.paged or answer.reaches_start(tracked)
                 out.append(self.close(tracked, recv, complete=complete))
             elif tracked.pages >= _MAX_PAGES:
                 out.append(self.close(tracked, recv))
@@ -365,10 +366,10 @@ class _Answer:
             return True
         return bool(self._rows) and self._rows[-1][1].ts > tracked.gap.until
 
-    def reaches_start(self, tracked: TrackedGap, known: Collection[int | str]) -> bool:
+    def reaches_start(self, tracked: TrackedGap) -> bool:
         """Return whether the answer reaches back to the last event before a gap.
 
-        *known* are ids around the gap that were delivered. Where trades have ids, their times are no sign.
+        Where trades have ids, neither their times nor a trade that came late, after the gap, are a sign.
         """
         gap, rows, places = tracked.gap, self._rows, self._places
         if gap.after_id in places or not rows:
@@ -376,7 +377,7 @@ class _Answer:
         if self._is_bars or self._is_numbered or gap.after_id is None:
             return rows[0][1].ts < gap.since
         end = rows[places.get(gap.before_id or "", 0)]
-        return rows[0][0] in known and rows[0][1].ts < end[1].ts
+        return rows[0][0] in tracked.before and rows[0][1].ts < end[1].ts
 
     def advances(self, tracked: TrackedGap) -> bool:
         """Return whether the answer reaches beyond where the gap's last one ended."""

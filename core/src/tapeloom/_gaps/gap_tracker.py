@@ -358,7 +358,7 @@ class GapTracker:
         self.last_seen.clock_offset.mark_complete(subscription.channel, until)
         times, ids = (gap.since, until), (id_of(gap.last), before_id)
         gap.reported = self._new_gap(watched, gap, recv, times, ids)
-        return self._report(watched, gap.reported, gap.known)
+        return self._report(watched, gap.reported)
 
     def _new_gap(
         self, watched: Watched, gap: OpenGap, recv: int, times: Sequence[int], ids: Sequence[_Id]
@@ -369,14 +369,15 @@ class GapTracker:
             self._venue, symbol, until, recv, since, until, gap.cause, None, "open", channel,
             *ids,
         )  # fmt: skip
-        return TrackedGap(report, since, ids[0] if type(ids[0]) is int else None)
+        position_id = ids[0] if type(ids[0]) is int else None
+        return TrackedGap(report, since, position_id, before=gap.known)
 
     def _report(
         self, watched: Watched, tracked: TrackedGap, known: Collection[int | str] | None = ()
     ) -> list[Event]:
         """Return the Gap to emit for a new gap, and let it be filled if the venue can answer.
 
-        *known* are the ids around it that were delivered; None if what is missing cannot be told from it.
+        *known* are other ids around it that were delivered; None if what is missing cannot be told from it.
         """
         fill = watched.fill
         watched.reported_at = self._clock.monotonic()
