@@ -238,7 +238,9 @@ def test_a_gap_that_goes_on_is_reported_again_whatever_the_venues_clock_was_esti
     assert fill.waiting  # what was missed since then is requested
 
 
-def test_a_trade_that_came_late_does_not_show_that_an_answer_reaches_back_to_the_gaps_begin() -> None:
+def test_a_trade_that_came_late_does_not_show_that_an_answer_reaches_back_to_the_gaps_begin() -> (
+    None
+):
     """The answer has three trades: those of which two came after the gap, in the wrong order."""
     rig = Rig()
     rig.gaps.request = lambda query: Request(url="")

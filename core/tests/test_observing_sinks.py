@@ -26,17 +26,21 @@ class Screen:
     guarantee = "at_most_once"
 
     def __init__(
-        self, failures: int = 0, look: Callable[[list[Event]], None] = lambda _: None
+        self,
+        failures: int = 0,
+        look: Callable[[list[Event]], None] = lambda _: None,
+        error: type[Exception] = SinkUnavailable,
     ) -> None:
         self.batches: list[list[Event]] = []
         self.opened = self.closed = 0
         self._failures = failures
         self._look = look
+        self._error = error
 
     async def open(self, run: SinkRun) -> Resume:
         self.opened += 1
         if self.opened <= self._failures:
-            raise SinkUnavailable("the port is in use.")
+            raise self._error("the port is in use.")
         return Resume()
 
     def observe(self, events: list[Event]) -> None:
@@ -148,3 +152,22 @@ async def test_one_that_cannot_be_opened_at_the_start_is_opened_later(registry: 
                 await anyio.sleep(0.01)
 
     assert screen.opened == 3
+
+
+async def test_one_whose_opening_has_a_defect_is_disabled_and_not_opened_for_ever(
+    registry: Registry,
+) -> None:
+    screen = Screen(failures=1000, error=NameError)
+    registry.register(Plugin(screen), "screen")
+    feed = FeedSpec("acme", ["BTC/USD", "ETH/USD"], ["trades"])
+    stack = Stack(feeds=(feed,), sinks=(SinkSpec("screen"),))
+    dial = sending(*READS).dial
+    with capture_logs() as logs, anyio.fail_after(20):
+        async with tapeloom.open(stack, registry=registry, dial=dial, seed=1) as stream:
+            stream.consume(Trade)
+            while not any(log["event"] == "sink_disabled" for log in logs):  # noqa: ASYNC110 - as above
+                await anyio.sleep(0.01)
+
+    (log,) = [log for log in logs if log["event"] == "sink_disabled"]
+    assert log["reason"] == "opening it raises NameError: the port is in use."
+    assert screen.opened == 4

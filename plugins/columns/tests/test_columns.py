@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from collections.abc import Iterator
 from decimal import Decimal
 from fractions import Fraction
 from types import NoneType, UnionType
@@ -14,8 +15,20 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tapeloom.events import Bar, Book, Event, Gap, Levels, Quote, Reject, Status, Ticker, Trade
-from tapeloom.events.base import BaseEvent
+from tapeloom.events import (
+    BY_TYPE,
+    Bar,
+    Book,
+    Event,
+    Gap,
+    Levels,
+    Quote,
+    Reject,
+    Status,
+    Ticker,
+    Trade,
+)
+from tapeloom.events.base import BaseEvent, _registered
 from tapeloom_columns import (
     VERSION,
     ColumnOverflow,
@@ -55,6 +68,15 @@ class Funding(BaseEvent):
     trade: Trade | None
     order_id: int | str | None = None
     channel: str = "funding"
+
+
+@pytest.fixture(autouse=True)
+def _forget_classes() -> Iterator[None]:
+    """Leave no class of a test behind: a store makes a table for each type that there is."""
+    before = {**BY_TYPE}
+    yield
+    for name in {*BY_TYPE} - {*before}:
+        del _registered[name]
 
 
 CLASSES = [Trade, Quote, Book, Bar, Ticker, Gap, Reject, Status, Funding]

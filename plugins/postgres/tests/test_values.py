@@ -234,10 +234,11 @@ def test_a_class_that_is_defined_while_the_sink_runs_gets_a_table_and_a_field_a_
         ("_hidden", {}, "no name for a table"),
         ("x" * 60, {}, "no name for a table"),
         ("postgres_clash", {"n": int}, "field 'n'"),
+        ("postgres_unread", {"level": "Unknown"}, "Import the name outside"),
     ],
 )
 def test_a_class_that_cannot_have_a_table_is_refused_and_no_other_event(
-    store: Store, schema: str, read: Read, name: str, kinds: dict[str, type], match: str
+    store: Store, schema: str, read: Read, name: str, kinds: dict[str, Any], match: str
 ) -> None:
     common = {"venue": str, "symbol": str, "channel": str, "ts": int, "recv": int}
     cls: Any = event_class(

@@ -139,8 +139,17 @@ _SCALARS: dict[Any, tuple[str, Encode]] = {
 
 
 def columns(event_class: type[BaseEvent]) -> tuple[Column, ...]:
-    """Return the columns of an event class, in the order of its fields."""
-    hints = get_type_hints(event_class)
+    """Return the columns of an event class, in the order of its fields.
+
+    Raises BatchRefused if a type hint names something that its module does not know.
+    """
+    try:
+        hints = get_type_hints(event_class)
+    except NameError as error:
+        raise BatchRefused(
+            f"the type hints of {event_class.__name__} cannot be read: {error}."
+            " Import the name outside `if TYPE_CHECKING`."
+        ) from None
     names = [attribute.name for attribute in attrs.fields(event_class)]  # type: ignore[arg-type]
     return tuple(column for name in names for column in _columns(name, hints[name]))
 

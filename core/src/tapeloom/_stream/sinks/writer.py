@@ -133,13 +133,22 @@ class Writer:
             self.on_late_positions(self.positions)
 
     async def open_at_last(self) -> None:
-        """Open the sink, trying again until it can be reached. Raises SinkRefused."""
+        """Open the sink, trying again until it can be reached.
+
+        Raises SinkRefused, also if opening raises something else a few times: that is no store that is down.
+        """
+        attempts = 0
         while True:
             try:
                 return await self.open()
             except SinkRefused:
                 raise
+            except (SinkUnavailable, OSError) as error:
+                await self._wait(error)
             except Exception as error:
+                attempts += 1
+                if attempts == _MAX_ATTEMPTS:
+                    raise SinkRefused(f"opening it raises {explain(error)}") from error
                 await self._wait(error)
 
     async def write(self, first: int, events: Sequence[Event]) -> None:
