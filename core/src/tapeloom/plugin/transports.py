@@ -6,7 +6,6 @@ error messages with either.
 
 from __future__ import annotations
 
-import html
 import http
 import os
 import re
@@ -158,6 +157,8 @@ def handshake_refused(
 
 def plain_text(body: bytes) -> str:
     """Return the text of an HTTP body for a message: one short line without markup."""
+    import html  # its table of names takes a megabyte in every other process
+
     text = html.unescape(_MARKUP.sub(" ", body[:MAX_REFUSAL_BYTES].decode(errors="replace")))
     line = " ".join("".join(char if char.isprintable() else " " for char in text).split())
     return line if len(line) <= _SHOWN_CHARACTERS else f"{line[: _SHOWN_CHARACTERS - 1]}…"
