@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import gc
 import importlib.util
 import io
 import json
@@ -730,6 +731,32 @@ def test_replay_runs_the_pipeline_over_a_recording(
     assert types.count("trade") == 40
     assert totals["rejects"] == {}
     assert (totals["frames"], totals["errors"]) == (40, [])
+
+
+GC_SEEN = """\
+import gc, sys
+from tapeloom.hooks import hookimpl
+
+@hookimpl
+def aggregate(feed):
+    def stage(events):
+        sys.stderr.write(f"threshold={gc.get_threshold()[0]}\\n")
+        return events
+    return stage
+"""
+
+
+def test_a_command_has_the_garbage_collector_run_less_often_and_leaves_it_as_it_was(
+    tape: str, site: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    install(site, "seen", GC_SEEN)
+    monkeypatch.setenv("TAPELOOM_PLUGINS", "acme,marker,seen")
+    before = gc.get_threshold()
+    code = main(["replay", tape, *REPLAY, "--stages", "seen", "--out", "none"])
+
+    assert code == 0
+    assert "threshold=50000" in capsys.readouterr().err
+    assert gc.get_threshold() == before
 
 
 def test_replay_shows_its_progress_on_a_terminal_and_not_in_a_file(tape: str) -> None:

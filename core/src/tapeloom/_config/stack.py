@@ -168,7 +168,7 @@ class Process:
     """Changes to the Python process that the stream runs in, ``[process]``."""
 
     #: Number of new objects after which the garbage collector runs; it ignores objects that existed
-    #: when the stream opened. Default 0: the garbage collector is not changed.
+    #: when the stream opened. Default 0: the garbage collector is not changed; commands have 50,000.
     gc_threshold: int = attrs.field(default=0, validator=validators.not_negative)
 
 

@@ -9,6 +9,7 @@ from contextlib import AbstractAsyncContextManager
 
 import anyio
 
+from tapeloom._runtime.gc_tuning import gc_tuned
 from tapeloom._stream.consumers import Consumer
 from tapeloom._stream.stream import Stream
 from tapeloom.errors import (
@@ -29,6 +30,9 @@ from ._table import Table
 
 #: Seconds between two refreshes of the output.
 _REFRESH_SECONDS = 0.25
+#: Number of new objects after which the garbage collector runs, if the stack says nothing else: events that
+#: wait in queues would be visited again and again.
+_GC_THRESHOLD = 50_000
 
 
 def drive(
@@ -54,7 +58,7 @@ def drive(
         # uvloop is used whenever it is installed, as by tapeloom[fast].
         has_uvloop = backend == "asyncio" and importlib.util.find_spec("uvloop") is not None
         options = {"use_uvloop": True} if has_uvloop else {}
-        with events_only(), StopSignals() as signals:
+        with gc_tuned(_GC_THRESHOLD), events_only(), StopSignals() as signals:
             return anyio.run(
                 _drive, make, out, seconds, signals, live, backend=backend, backend_options=options
             )
