@@ -15,10 +15,11 @@ from collections import deque
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import Any
 
-from attrs import define, evolve, field
+from attrs import evolve
 from tapeloom.events import Event, Gap, Reject, Status, Trade
 
 from .comparison import Lead, Unconfirmed, conflict
+from .lanes import Lane, Subscription
 from .recognition import (
     WINDOW,
     Ids,
@@ -28,7 +29,6 @@ from .recognition import (
     gaps_after_takeover,
     is_recognisable,
     order_of,
-    order_of_start,
 )
 
 __all__ = ["ACQUIRED", "HOLD", "Replicas"]
@@ -40,39 +40,6 @@ ACQUIRED = "acquired"
 HOLD = 3_000_000_000
 #: In ns. The distance of the marks from which on the stream is read again after a restart.
 _MARK = 1_000_000_000
-
-
-@define
-class _Lane:
-    """One subscription of one slot."""
-
-    is_held: bool = False
-    held_since: int = 0  #: the server's time, in ns
-    gaps: list[Gap] = field(
-        factory=list
-    )  #: that it reported before what is held; none: it has just begun
-    queue: deque[Event] = field(factory=deque)  #: what is held, with the gaps in between
-    twins_ts: int = -1  #: the newest time of its events
-    twins: dict[Hashable, int] = field(factory=dict)  #: how often each of that time has come
-
-
-@define
-class _Subscription:
-    """A venue, symbol and channel, over all slots."""
-
-    lanes: dict[int, _Lane] = field(factory=dict)
-    seen: Any = None  #: `Ids` or `Keys`
-    floor: Order | None = None  #: the place of the first event; those before it are not wanted
-    newest: Order | None = None  #: the place of the last event that was passed on
-    last: Event | None = None  #: that event
-    last_at: int = 0
-    last_slot: int = -1
-    heirs: frozenset[int] = frozenset()  #: slots that have what follows: one has ended behind it
-    suppressed: dict[Hashable, int] = field(
-        factory=dict
-    )  #: gaps that another slot has filled, with the time
-    pinned: int | None = None  #: the only slot that is used, where events cannot be recognised
-    is_pinned: bool = False
 
 
 class Replicas:
@@ -90,8 +57,8 @@ class Replicas:
         #: By slot that has not ended: the time of its last message.
         self._spoke: dict[int, int] = {}
         self._starting: set[int] = set()  # their node has begun, and may have missed something
-        self._subscriptions: dict[tuple[str, str, str], _Subscription] = {}
-        self._held: dict[tuple[int, int], tuple[_Subscription, int]] = {}
+        self._subscriptions: dict[tuple[str, str, str], Subscription] = {}
+        self._held: dict[tuple[int, int], tuple[Subscription, int]] = {}
         self._marks: deque[tuple[int, int]] = deque()  # time and number of a message
 
     @property
@@ -165,10 +132,10 @@ class Replicas:
                 if not event.symbol or kind is Status or kind is Reject:
                     out += self._about_all(slot, event, at)
                     continue
-                subscription = subscriptions[key] = _Subscription()
+                subscription = subscriptions[key] = Subscription()
             lane = subscription.lanes.get(slot)
             if lane is None:
-                lane = subscription.lanes[slot] = _Lane()
+                lane = subscription.lanes[slot] = Lane()
                 if subscription.last is not None:
                     self._hold(subscription, slot, at)
             if kind is Gap:
@@ -210,9 +177,9 @@ class Replicas:
 
     def _pass(
         self,
-        subscription: _Subscription,
+        subscription: Subscription,
         slot: int,
-        lane: _Lane,
+        lane: Lane,
         event: Event,
         at: int,
         out: list[Event],
@@ -227,7 +194,7 @@ class Replicas:
         if type(event) is not Trade or type(event.id) is not int:
             if seen is None:
                 seen = subscription.seen = Keys()
-            key = self._key(lane, event)
+            key = lane.key(event)
         elif seen is None:
             seen = subscription.seen = Ids()
         elif type(seen) is not Ids:
@@ -268,21 +235,8 @@ class Replicas:
         self._count("replica_late", 1)
         return evolve(event, origin="backfill")
 
-    @staticmethod
-    def _key(lane: _Lane, event: Event) -> Hashable:
-        """Return the key of an event without a number: equal ones of one time are counted."""
-        identity = event.identity
-        if type(event) is Trade and event.id != "":
-            return identity
-        if event.ts > lane.twins_ts:
-            lane.twins_ts = event.ts
-            lane.twins.clear()
-        count = lane.twins.get(identity, 0)
-        lane.twins[identity] = count + 1
-        return identity, count
-
     def _repeated(
-        self, subscription: _Subscription, slot: int, event: Event, key: Hashable, at: int
+        self, subscription: Subscription, slot: int, event: Event, key: Hashable, at: int
     ) -> Iterator[Event]:
         """Take note which slot was first, where it is known; yield a reject if the copies differ."""
         self._count("replica_repeats", 1)
@@ -296,7 +250,7 @@ class Replicas:
             yield reject
 
     def _pass_pinned(
-        self, subscription: _Subscription, slot: int, event: Event, at: int, out: list[Event]
+        self, subscription: Subscription, slot: int, event: Event, at: int, out: list[Event]
     ) -> None:
         """Pass on an event that cannot be recognised: of one slot only, as long as that lives."""
         subscription.is_pinned = True
@@ -316,7 +270,7 @@ class Replicas:
     # ------------------------------------------------------------------------------------- holding
 
     def _gap(
-        self, subscription: _Subscription, slot: int, gap: Gap, at: int, out: list[Event]
+        self, subscription: Subscription, slot: int, gap: Gap, at: int, out: list[Event]
     ) -> None:
         """Take a gap that a lane reports, or what has become of one."""
         lane = subscription.lanes[slot]
@@ -332,7 +286,7 @@ class Replicas:
         lane.gaps.append(gap)
         self._hold(subscription, slot, at)
 
-    def _hold(self, subscription: _Subscription, slot: int, at: int) -> None:
+    def _hold(self, subscription: Subscription, slot: int, at: int) -> None:
         lane = subscription.lanes[slot]
         if not lane.is_held:
             lane.is_held, lane.held_since = True, at
@@ -357,7 +311,7 @@ class Replicas:
             out += self._settle(subscription, at)
         return out
 
-    def _settle(self, subscription: _Subscription, at: int) -> list[Event]:
+    def _settle(self, subscription: Subscription, at: int) -> list[Event]:
         """Release what may be of all lanes of a subscription: one may let another go on."""
         out: list[Event] = []
         before, waiting = -1, 0
@@ -369,12 +323,12 @@ class Replicas:
                     waiting += len(lane.queue)
         return out
 
-    def _try(self, subscription: _Subscription, slot: int, at: int) -> list[Event]:
+    def _try(self, subscription: Subscription, slot: int, at: int) -> list[Event]:
         """Release what is held of a lane as far as it may be."""
         out: list[Event] = []
         lane = subscription.lanes[slot]
         while lane.is_held and lane.queue:
-            first = _first(lane.queue)
+            first = lane.first_live()
             if first is None:  # only gaps, and what fills them: it is not known yet where they end
                 if at - lane.held_since < HOLD:
                     break
@@ -391,7 +345,7 @@ class Replicas:
                 break
         return out
 
-    def _is_awaited(self, subscription: _Subscription, slot: int, order: Order, at: int) -> bool:
+    def _is_awaited(self, subscription: Subscription, slot: int, order: Order, at: int) -> bool:
         """Return whether another slot may still bring something before *order*."""
         if self._is_early(at):
             return True
@@ -399,7 +353,7 @@ class Replicas:
             lane = subscription.lanes.get(other)
             if lane is None or not lane.is_held:
                 return True
-            first = _first(lane.queue)
+            first = lane.first_live()
             if first is None or order_of(first) < order:
                 return True
             if order_of(first) == order and other < slot:
@@ -407,7 +361,7 @@ class Replicas:
         return False
 
     def _release(
-        self, subscription: _Subscription, slot: int, at: int, *, is_covered: bool
+        self, subscription: Subscription, slot: int, at: int, *, is_covered: bool
     ) -> list[Event]:
         """Pass on what is held of a lane, up to its next gap.
 
@@ -421,13 +375,13 @@ class Replicas:
         while queue and type(queue[0]) is Gap:
             lane.gaps.append(queue.popleft())  # type: ignore[arg-type]
         gaps, lane.gaps = lane.gaps, []
-        if gaps and not queue and not is_covered and self._is_behind(subscription, gaps[0]):
+        if gaps and not queue and not is_covered and subscription.is_behind(gaps[0]):
             return list(gaps)  # nothing came after them, of any slot
         for gap in gaps:
             subscription.suppressed[gap.identity] = at
         if queue and not is_covered:
             if gaps:
-                out += self._common_gap(subscription, gaps, queue[0], at)
+                out += subscription.common_gap(gaps, queue[0], at)
             elif slot not in subscription.heirs:
                 out += gaps_after_takeover(subscription.last, queue[0])
         while queue:
@@ -446,48 +400,5 @@ class Replicas:
                 self._hold(subscription, slot, at)
                 break
             self._pass(subscription, slot, lane, event, at, out)
-        while subscription.suppressed:
-            oldest = next(iter(subscription.suppressed))
-            if subscription.suppressed[oldest] >= at - 60 * WINDOW:
-                break
-            del subscription.suppressed[oldest]
+        subscription.forget_suppressed(at - 60 * WINDOW)
         return out
-
-    @staticmethod
-    def _is_behind(subscription: _Subscription, gap: Gap) -> bool:
-        """Return whether nothing was passed on that comes after the begin of a gap."""
-        last = subscription.last
-        return last is None or order_of(last) <= order_of_start(gap, last)
-
-    @staticmethod
-    def _common_gap(
-        subscription: _Subscription, gaps: Sequence[Gap], following: Event, at: int
-    ) -> Iterator[Event]:
-        """Yield the part of a gap that no slot has brought, before *following*."""
-        gap, last = gaps[-1], subscription.last
-        for reported in gaps:
-            subscription.suppressed.pop(reported.identity, None)  # one of them may be told twice
-        if last is None or Replicas._is_behind(subscription, gaps[0]):
-            yield from gaps
-            return
-        low = last.id if type(last) is Trade else None
-        high = following.id if type(following) is Trade else gap.before_id
-        missing = None
-        if type(low) is int and type(high) is int:
-            missing = high - low - 1
-            if missing <= 0:
-                return
-        for reported in gaps:
-            subscription.suppressed[reported.identity] = at
-        yield evolve(
-            gap, since=last.ts, until=max(last.ts, following.ts), ts=max(last.ts, following.ts),
-            after_id=low, before_id=high, missing=missing, state="unrecoverable",
-        )  # fmt: skip
-
-
-def _first(queue: deque[Event]) -> Event | None:
-    """Return the first event that is held and no gap, and that came live."""
-    for event in queue:
-        if type(event) is not Gap and getattr(event, "origin", "live") == "live":
-            return event
-    return None

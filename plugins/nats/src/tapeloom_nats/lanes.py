@@ -1,0 +1,99 @@
+"""What is known of one subscription while the copies of a shard are merged: of each copy, and over all."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Hashable, Iterator, Sequence
+from typing import Any
+
+from attrs import define, evolve, field
+from tapeloom.events import Event, Gap, Trade
+
+from .recognition import Order, order_of, order_of_start
+
+__all__ = ["Lane", "Subscription"]
+
+
+@define
+class Lane:
+    """One subscription of one slot."""
+
+    is_held: bool = False
+    held_since: int = 0  #: the server's time, in ns
+    #: That it reported before what is held; none: it has just begun.
+    gaps: list[Gap] = field(factory=list)
+    queue: deque[Event] = field(factory=deque)  #: what is held, with the gaps in between
+    twins_ts: int = -1  #: the newest time of its events
+    twins: dict[Hashable, int] = field(factory=dict)  #: how often each of that time has come
+
+    def key(self, event: Event) -> Hashable:
+        """Return the key of an event without a number: equal ones of one time are counted."""
+        identity = event.identity
+        if type(event) is Trade and event.id != "":
+            return identity
+        if event.ts > self.twins_ts:
+            self.twins_ts = event.ts
+            self.twins.clear()
+        count = self.twins.get(identity, 0)
+        self.twins[identity] = count + 1
+        return identity, count
+
+    def first_live(self) -> Event | None:
+        """Return the first event that is held and no gap, and that came live."""
+        for event in self.queue:
+            if type(event) is not Gap and getattr(event, "origin", "live") == "live":
+                return event
+        return None
+
+
+@define
+class Subscription:
+    """A venue, symbol and channel, over all slots."""
+
+    lanes: dict[int, Lane] = field(factory=dict)
+    seen: Any = None  #: `Ids` or `Keys`
+    floor: Order | None = None  #: the place of the first event; those before it are not wanted
+    newest: Order | None = None  #: the place of the last event that was passed on
+    last: Event | None = None  #: that event
+    last_at: int = 0
+    last_slot: int = -1
+    heirs: frozenset[int] = frozenset()  #: slots that have what follows: one has ended behind it
+    #: Gaps that another slot has filled, with the time.
+    suppressed: dict[Hashable, int] = field(factory=dict)
+    pinned: int | None = None  #: the only slot that is used, where events cannot be recognised
+    is_pinned: bool = False
+
+    def is_behind(self, gap: Gap) -> bool:
+        """Return whether nothing was passed on that comes after the begin of a gap."""
+        last = self.last
+        return last is None or order_of(last) <= order_of_start(gap, last)
+
+    def common_gap(self, gaps: Sequence[Gap], following: Event, at: int) -> Iterator[Event]:
+        """Yield the part of the last of *gaps* that no slot has brought, before *following*."""
+        gap, last = gaps[-1], self.last
+        for reported in gaps:
+            self.suppressed.pop(reported.identity, None)  # one of them may be told twice
+        if last is None or self.is_behind(gaps[0]):
+            yield from gaps
+            return
+        low = last.id if type(last) is Trade else None
+        high = following.id if type(following) is Trade else gap.before_id
+        missing = None
+        if type(low) is int and type(high) is int:
+            missing = high - low - 1
+            if missing <= 0:
+                return
+        for reported in gaps:
+            self.suppressed[reported.identity] = at
+        yield evolve(
+            gap, since=last.ts, until=max(last.ts, following.ts), ts=max(last.ts, following.ts),
+            after_id=low, before_id=high, missing=missing, state="unrecoverable",
+        )  # fmt: skip
+
+    def forget_suppressed(self, before: int) -> None:
+        """Forget the gaps that were filled before that time, in ns."""
+        while self.suppressed:
+            oldest = next(iter(self.suppressed))
+            if self.suppressed[oldest] >= before:
+                break
+            del self.suppressed[oldest]
