@@ -61,7 +61,10 @@ def _translated(error: psycopg.Error, secrets: Sequence[str]) -> SinkError:
     text = text.rstrip(".")
     if not code and isinstance(error, psycopg.OperationalError):
         if _REFUSED_CONNECTION.search(text):
-            return SinkRefused(f"{text}. Check `dsn` and `password`, and the server's pg_hba.conf.")
+            check = "Check `dsn` and `password`, and the server's pg_hba.conf"
+            if "certificate" in text:
+                check = "Check sslmode, sslrootcert, sslcert and sslkey in `dsn`"
+            return SinkRefused(f"{text}. {check}.")
         return SinkUnavailable(f"{text}. Check that the server runs and `dsn` names its address.")
     if code in _UNAVAILABLE:
         return SinkUnavailable(f"{text}. {_UNAVAILABLE[code]}.")
