@@ -121,6 +121,9 @@ def check(session: nox.Session, *paths: Path, marks: str = "", options: list[str
         session.error(f"no such tests: {', '.join(missing)}")
     workers = min(os.cpu_count() or 1, 4)  # two sessions at a time: many tests wait for a socket
     parallel = ["--numprocesses", str(workers), "--dist", "worksteal", "--durations", "15"]
+    # A test that takes too long ends its worker: an exception in the midst of an event loop may leave it hanging.
+    # Two sessions on two cores take their time.
+    parallel += ["--timeout-method", "thread", "--timeout", "300"]
     # If bytecode is not written, every child process of a test compiles all that it imports.
     session.env["PYTHONDONTWRITEBYTECODE"] = ""
     # A server that is not installed must fail its tests, not skip them.

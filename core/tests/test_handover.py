@@ -67,7 +67,7 @@ async def streaming(
     wire = FakeWire(exchange.serve)
     events: list[Event] = []
     feed = FeedSpec("acme", ["BTC/USD"], ["trades"])
-    with anyio.fail_after(110):
+    with anyio.fail_after(250):
         async with (
             clock.running(),
             tapeloom.open(feed, registry=registry, clock=clock, dial=wire.dial, seed=1) as stream,
