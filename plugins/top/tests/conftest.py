@@ -10,7 +10,8 @@ import subprocess
 import sys
 import termios
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,18 +33,33 @@ def url() -> Iterator[str]:
         yield simulator.url
 
 
+@pytest.fixture
+def stack_file(url: str, tmp_path: Path) -> Callable[..., Path]:
+    def write(address: str = url, more: str = "") -> Path:
+        file = tmp_path / "stack.toml"
+        file.write_text(
+            '[[feed]]\nvenue = "binance"\nsymbols = ["BTC/USDT"]\nchannels = ["trades"]\n'
+            f'max_attempts = 1\n{more}[venue.binance]\nbase_url = "{address}"\n'
+        )
+        return file
+
+    return write
+
+
 class Terminal:
     """A command in a terminal of its own."""
 
     def __init__(
-        self, *arguments: str, columns: int = 80, lines: int = 24, reads: bool = True
-    ) -> None:
+        self, *arguments: str, columns: int = 80, lines: int = 24, reads: bool = True,
+        folder: Path | None = None,
+    ) -> None:  # fmt: skip
         self.master, worker = pty.openpty()
         fcntl.ioctl(worker, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
         environment = {**os.environ, "TERM": "xterm-256color", "NO_COLOR": "1"}
         self.process = subprocess.Popen(
             [sys.executable, "-m", "tapeloom", *arguments],
             stdin=worker, stdout=worker, stderr=worker, env=environment, start_new_session=True,
+            cwd=folder,
         )  # fmt: skip
         os.close(worker)
         self._seen = b""
@@ -75,6 +91,16 @@ class Terminal:
     def press(self, keys: str) -> None:
         os.write(self.master, keys.encode())
 
+    def streaming(self, seconds: float = 30) -> int:
+        """Return the id of the process that streams, once it runs."""
+        deadline = time.monotonic() + seconds
+        while True:
+            for child in children(self.process.pid):
+                if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes():
+                    return child
+            assert time.monotonic() < deadline, self.text
+            time.sleep(0.05)
+
     def wait(self) -> int:
         code = self.process.wait(60)
         if self._reader.is_alive():
@@ -88,6 +114,11 @@ class Terminal:
         if self._reader.is_alive():
             self._reader.join(10)
         os.close(self.master)
+
+
+def children(process: int) -> list[int]:
+    """Return the ids of the processes that a process has started."""
+    return [*map(int, Path(f"/proc/{process}/task/{process}/children").read_text().split())]
 
 
 @pytest.fixture

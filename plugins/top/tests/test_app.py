@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import csv
 import json
-import threading
+import multiprocessing
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,14 @@ import pytest
 import tapeloom
 from tapeloom import FeedSpec, Stack
 from tapeloom.errors import ConfigError
-from tapeloom_screens import Market
 from tapeloom_top.app import TopApp
 from tapeloom_top.feeding import Feeding
+from tapeloom_top.picture import Query
 from textual.pilot import Pilot
 
 SYMBOLS = ("BTC/USDT", "ETH/USDT")
+#: What stands on each page once it is drawn, also in a small terminal.
+DRAWN = ("BTC/USDT", "TRADES", "no gaps", "spot#1", "queue", "connected")
 
 
 @pytest.fixture
@@ -48,12 +51,11 @@ def written(folder: Path, ending: str) -> list[str]:
 @asynccontextmanager
 async def shown(
     opener: Callable[[], tapeloom.Stream], *, size: tuple[int, int] = (80, 24), backend: str = "asyncio",
-    **options: Any,
+    queue_size: int = 65_536, **options: Any,
 ) -> AsyncIterator[Pilot[None]]:  # fmt: skip
     """Run the app over a stream until the block is left."""
-    market = Market()
-    with Feeding(opener, market, backend) as feeding:
-        app = TopApp(market, feeding, title="test", **options)
+    with Feeding(opener, backend, queue_size=queue_size) as feeding:
+        app = TopApp(feeding, title="test", **options)
         async with app.run_test(size=size, notifications=True) as pilot:
             yield pilot
 
@@ -70,7 +72,7 @@ async def until(pilot: Pilot[None], *wanted: str) -> str:
 
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])
 async def test_every_page_shows_a_stream_of_either_event_loop(url: str, backend: str) -> None:
-    opener = lambda: tapeloom.open(stack(url, backend=backend))  # noqa: E731
+    opener = partial(tapeloom.open, stack(url, backend=backend))
     async with shown(opener, backend=backend) as pilot:
         await until(pilot, "live", "conn 1/1", "BTC/USDT", "ETH/USDT", "▲")
         await pilot.press("2")
@@ -88,7 +90,7 @@ async def test_every_page_shows_a_stream_of_either_event_loop(url: str, backend:
 
 
 async def test_filter_order_pause_help_and_export(url: str, tmp_path: Path) -> None:
-    async with shown(lambda: tapeloom.open(stack(url)), folder=tmp_path) as pilot:
+    async with shown(partial(tapeloom.open, stack(url)), folder=tmp_path) as pilot:
         await until(pilot, "BTC/USDT", "ETH/USDT")
         await pilot.press("slash", *"eth", "enter")
         filtered = await until(pilot, "/eth", "ETH/USDT")
@@ -115,17 +117,17 @@ async def test_filter_order_pause_help_and_export(url: str, tmp_path: Path) -> N
 
 
 async def test_an_export_that_cannot_be_written_is_said(url: str, tmp_path: Path) -> None:
-    async with shown(lambda: tapeloom.open(stack(url)), folder=tmp_path / "no") as pilot:
+    async with shown(partial(tapeloom.open, stack(url)), folder=tmp_path / "no") as pilot:
         await until(pilot, "BTC/USDT")
         await pilot.press("e")
         await until(pilot, "cannot write")
 
 
 async def test_the_gaps_of_a_queue_that_was_full_are_in_the_ledger(
-    url: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    url: str, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("tapeloom_top.feeding._QUEUE_SIZE", 2)
-    async with shown(lambda: tapeloom.open(stack(url)), folder=tmp_path, size=(120, 40)) as pilot:
+    opener = partial(tapeloom.open, stack(url))
+    async with shown(opener, folder=tmp_path, size=(120, 40), queue_size=2) as pilot:
         await pilot.press("3")
         await until(pilot, "overflow", "unrecoverable", "dropped")
         await pilot.press("e")
@@ -136,11 +138,11 @@ async def test_the_gaps_of_a_queue_that_was_full_are_in_the_ledger(
 
 @pytest.mark.parametrize("size", [(80, 24), (120, 40), (30, 8)])
 async def test_no_page_is_wider_than_the_terminal(url: str, size: tuple[int, int]) -> None:
-    async with shown(lambda: tapeloom.open(stack(url)), size=size) as pilot:
+    async with shown(partial(tapeloom.open, stack(url)), size=size) as pilot:
         await until(pilot, "BTC/USDT")
-        for page in "123456":
+        for page, drawn in zip("123456", DRAWN, strict=True):
             await pilot.press(page)
-            await pilot.pause()
+            await until(pilot, drawn)
             lines = text(pilot.app).splitlines()  # type: ignore[arg-type]
             assert len(lines) == size[1]
             assert {len(line) for line in lines} == {size[0]}
@@ -154,18 +156,18 @@ async def test_a_recording_is_shown_and_stays_after_its_end(url: str, tmp_path: 
             if seen > 100:
                 break
 
-    async with shown(lambda: tapeloom.replay(tmp_path, stack(url))) as pilot:
+    async with shown(partial(tapeloom.replay, tmp_path, stack(url))) as pilot:
         await until(pilot, "ended", "BTC/USDT", "ETH/USDT")
         await pilot.press("2")
         await until(pilot, "candles", "█")
-        assert sum(row.trades for row in pilot.app.market.rows()) >= seen  # type: ignore[attr-defined]
+        rows = pilot.app.source.read(Query("symbols")).rows  # type: ignore[attr-defined]
+        assert sum(row.trades for row in rows) >= seen
 
 
 async def test_a_stream_that_fails_says_so_and_the_error_is_that_of_the_command(url: str) -> None:
     dead = stack("http://127.0.0.1:9")
-    market = Market()
-    with Feeding(lambda: tapeloom.open(dead), market) as feeding:
-        app = TopApp(market, feeding, title="test")
+    with Feeding(partial(tapeloom.open, dead)) as feeding:
+        app = TopApp(feeding, title="test")
         async with app.run_test(size=(120, 24)) as pilot:
             await until(pilot, "feed 'spot'")
 
@@ -175,9 +177,12 @@ async def test_a_stream_that_fails_says_so_and_the_error_is_that_of_the_command(
 
 def test_mistakes_of_the_stack_are_raised_before_there_is_a_screen(url: str) -> None:
     wrong = {"feed": [{"venue": "binance", "symbols": ["BTC/USDT"], "channels": ["tradez"]}]}
-    threads = threading.active_count()
+    with pytest.raises(ConfigError) as here:
+        tapeloom.open(wrong)
 
-    with pytest.raises(ConfigError, match="tradez"):
-        Feeding(lambda: tapeloom.open(wrong), Market()).__enter__()
+    with pytest.raises(ConfigError, match="tradez") as there:
+        Feeding(partial(tapeloom.open, wrong)).__enter__()
 
-    assert threading.active_count() == threads
+    assert str(there.value) == str(here.value)
+    assert there.value.mistakes == here.value.mistakes
+    assert multiprocessing.active_children() == []

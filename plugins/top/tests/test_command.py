@@ -23,19 +23,6 @@ def default_logging() -> Iterator[None]:
     structlog.reset_defaults()
 
 
-@pytest.fixture
-def stack_file(url: str, tmp_path: Path) -> Callable[..., Path]:
-    def write(address: str = url, more: str = "") -> Path:
-        file = tmp_path / "stack.toml"
-        file.write_text(
-            '[[feed]]\nvenue = "binance"\nsymbols = ["BTC/USDT"]\nchannels = ["trades"]\n'
-            f'max_attempts = 1\n{more}[venue.binance]\nbase_url = "{address}"\n'
-        )
-        return file
-
-    return write
-
-
 @pytest.mark.slow
 def test_keys_end_it_and_the_terminal_is_given_back(
     terminal: Any, stack_file: Callable[..., Path]

@@ -22,6 +22,8 @@ from tapeloom.plugin import StageTime, StreamState
 from tapeloom_screens import Market
 from tapeloom_simulator import serve
 from tapeloom_top.app import TopApp
+from tapeloom_top.picture import Picture, Query
+from tapeloom_top.picture import picture as drawn_of
 
 pytest.importorskip("tapeloom_binance", reason="there is no venue to simulate")
 pytest.importorskip("tapeloom_books", reason="there is no order book")
@@ -40,16 +42,13 @@ PICTURES = (
 
 
 class Still:
-    """A stream that has ended its work."""
+    """A market to which nothing is added any more."""
 
-    has_ended = False
-    error = None
+    def __init__(self, market: Market) -> None:
+        self.market = market
 
-    def refresh(self) -> None:
-        """Do nothing."""
-
-    def stop(self) -> None:
-        """Do nothing."""
+    def read(self, query: Query) -> Picture:
+        return drawn_of(self.market, query, self.market.health())
 
 
 @pytest.fixture
@@ -160,7 +159,7 @@ async def test_the_pictures_show_what_the_app_draws() -> None:
         market.refresh(found)
     drawn = {}
     for page, name, size in PICTURES:
-        app = TopApp(market, Still(), title="stack.toml")
+        app = TopApp(Still(market), title="stack.toml")
         async with app.run_test(size=size) as pilot:
             await pilot.press(page)
             await pilot.pause(0.3)

@@ -8,12 +8,9 @@ delivered.
 from __future__ import annotations
 
 import argparse
-import logging
 import sys
 from collections.abc import Iterable, Sequence
 from importlib.metadata import version
-
-import structlog
 
 from tapeloom._compose.discovery import installed
 from tapeloom._compose.registry import Registry
@@ -22,7 +19,6 @@ from tapeloom.errors import (
     PluginError,
     SymbolError,
     TapeloomError,
-    masked,
     nearest,
     unwrap_single,
 )
@@ -32,6 +28,7 @@ from . import _plugins as plugins
 from . import _record as record
 from . import _replay as replay
 from . import _run as run
+from ._output import configure_logging
 from ._signals import INTERRUPTED
 from ._stdout import OutputFailed, standard_streams
 
@@ -63,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(arguments: Sequence[str]) -> int:
     try:
         args = _parser(arguments).parse_args(arguments)
-        _configure_logging(debug=args.debug)
+        configure_logging(debug=args.debug)
         code: int = args.run(args)
     except (ConfigError, PluginError, SymbolError) as error:
         print(f"tapeloom: {error}", file=sys.stderr)
@@ -115,22 +112,3 @@ def _add_plugin_commands(verbs: argparse._SubParsersAction[argparse.ArgumentPars
             registry.call(name, "commands", verbs=verbs)
         except PluginError as error:
             print(f"tapeloom: {error}", file=sys.stderr)
-
-
-def _configure_logging(*, debug: bool) -> None:
-    """Configure structlog. Only the command line does so; the library leaves it to the application."""
-    structlog.configure(
-        processors=[
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="%H:%M:%S", utc=True),
-            # Not that of rich, where it is installed: it prints the values of variables, secrets too.
-            structlog.dev.ConsoleRenderer(
-                colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
-            ),
-            lambda _logger, _name, line: masked(str(line)),
-        ],
-        wrapper_class=structlog.make_filtering_bound_logger(
-            logging.DEBUG if debug else logging.WARNING
-        ),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-    )

@@ -1,10 +1,11 @@
-"""The outputs of the command line (table, JSON lines, none) and its summary line."""
+"""The outputs of the command line (table, JSON lines, none), its summary line and its log lines."""
 
 from __future__ import annotations
 
 import errno
 import io
 import json
+import logging
 import sys
 import time
 from collections import Counter
@@ -13,6 +14,7 @@ from typing import IO, Any, Protocol
 
 import structlog
 
+from tapeloom.errors import masked
 from tapeloom.events import Event, Reject, Status, encode
 
 from ._stdout import OutputFailed
@@ -131,3 +133,25 @@ class Summary:
             "seconds": round(time.monotonic() - self._began, 3),
         }
         print(json.dumps(totals), file=sys.stderr, flush=True)
+
+
+def configure_logging(*, debug: bool) -> None:
+    """Configure structlog. Only the command line does so; the library leaves it to the application.
+
+    A process that a command starts calls it too.
+    """
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="%H:%M:%S", utc=True),
+            # Not that of rich, where it is installed: it prints the values of variables, secrets too.
+            structlog.dev.ConsoleRenderer(
+                colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
+            ),
+            lambda _logger, _name, line: masked(str(line)),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(
+            logging.DEBUG if debug else logging.WARNING
+        ),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )

@@ -1,19 +1,22 @@
-"""`TopApp`: the screen. It reads a `Market` a few times a second, and nothing waits for it."""
+"""`TopApp`: the screen. It asks for a picture a few times a second, and nothing waits for it."""
 
 from __future__ import annotations
 
-import asyncio  # noqa: TID251 - textual runs on asyncio; the stream has a thread and a loop of its own
+import asyncio  # noqa: TID251 - textual runs on asyncio; the stream has a process of its own
 import os
 import signal
 import threading
+import time
 from contextlib import suppress
 from pathlib import Path
 from typing import ClassVar, Protocol
 
+import anyio
+import anyio.to_thread
 from attrs import define
 from rich.text import Text
 from tapeloom.units import duration_ns
-from tapeloom_screens import Health, Market, Order
+from tapeloom_screens import Health, Order
 from textual.app import App, ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical
@@ -23,13 +26,15 @@ from textual.widgets import ContentSwitcher, Footer, Input, Static
 from . import pages
 from .chart import BAR_LEGEND, GAP_LEGEND, chart
 from .exporting import export
+from .feeding import StreamGone
 from .formats import clock, count
 from .listing import Listing
+from .picture import Key, Picture, Query
 
 __all__ = ["Source", "TopApp"]
 
-#: Seconds between two pictures, and between two states of the stream.
-_DRAW_SECONDS, _STATE_SECONDS = 0.25, 1.0
+#: Seconds between two pictures, and without an answer until the screen says so.
+_DRAW_SECONDS, _SILENT_SECONDS = 0.25, 3.0
 _PAGES = ("symbols", "symbol", "gaps", "connections", "pipeline", "log")
 #: Seconds from a signal to the end of the process: the stream has 5 to deliver what was read to its sinks.
 _END_SECONDS = 8.0
@@ -42,8 +47,6 @@ _LISTINGS = {
 }  # fmt: skip
 _INTERVALS = ("1s", "5s", "15s", "1m", "5m", "15m", "1h", "4h", "1d")
 _ORDERS: tuple[Order, ...] = ("name", "rate", "gaps", "rejects", "age")
-#: Rows of a page that are read; the filter finds the others.
-_ROWS = 500
 _HELP = f"""\
 1 … 6      pages: symbols, one symbol, gaps, connections, pipeline, log
 ↑ ↓ PgUp PgDn Home End, mouse: move the cursor
@@ -66,14 +69,8 @@ marks      {GAP_LEGEND}
 class Source(Protocol):
     """What the app knows of the stream."""
 
-    has_ended: bool
-    error: Exception | None
-
-    def refresh(self) -> None:
-        """Give the market what the stream says of itself now."""
-
-    def stop(self) -> None:
-        """Stop reading."""
+    def read(self, query: Query, /) -> Picture:
+        """Return what is to be drawn; from any thread. Raises StreamGone if there is no more to come."""
 
 
 @define
@@ -85,7 +82,8 @@ class View:
     match: str = ""
     order: Order = "name"
     interval: str = "1s"
-    symbol: tuple[str, str] | None = None
+    symbol: Key | None = None
+    step: int = 0  #: so many symbols after that one
     paused: bool = False
 
 
@@ -138,15 +136,21 @@ class TopApp(App[None]):
     ]
 
     def __init__(
-        self, market: Market, source: Source, *, title: str = "", folder: Path = Path(),
+        self,
+        source: Source,
+        *,
+        title: str = "",
+        folder: Path = Path(),
         seconds: float | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         super().__init__()
-        self.market = market
         self.source = source
         self.folder = folder
         self.seconds = seconds
         self.view = View(title)
+        self.health = Health(0, 0.0)  #: that of the last picture that had one
+        self._is_wanted = asyncio.Event()  # a drawing, before its time
+        self._asked = float("inf")  # when the picture was asked for that has not come yet
         # Kept here, since a timer may still draw while the screen is taken down and they are not found.
         self.head, self.menu = Static(id="head"), Static(id="menu")
         self.chart, self.ladder, self.tape = (
@@ -174,8 +178,7 @@ class TopApp(App[None]):
 
     def on_mount(self) -> None:
         """Begin to draw."""
-        self.set_interval(_DRAW_SECONDS, self.draw)
-        self.set_interval(_STATE_SECONDS, self.source.refresh)
+        self.set_interval(_SILENT_SECONDS, self._show_silence)
         if self.seconds is not None:
             self.set_timer(self.seconds, self.exit)
         with suppress(
@@ -185,7 +188,7 @@ class TopApp(App[None]):
             for number in (signal.SIGTERM, signal.SIGINT):
                 loop.add_signal_handler(number, self.end)
         self.listings["symbols"].focus()
-        self.draw(force=True)
+        self.run_worker(self._draw_always())
 
     def end(self) -> None:
         """End the app and then the process, also if the terminal takes nothing any more."""
@@ -196,37 +199,75 @@ class TopApp(App[None]):
 
     # --------------------------------------------------------------------------------------- drawing
 
-    def draw(self, *, force: bool = False) -> None:
-        """Draw the page that is seen, unless the screen is paused."""
-        if self.view.paused and not force:
-            return
-        health = self.market.health()
-        self.head.update(self._head(health))
+    def draw(self) -> None:
+        """Draw soon, also if the screen is paused."""
+        self._is_wanted.set()
+
+    async def _draw_always(self) -> None:
+        """Draw a few times a second unless the screen is paused, and when something else is to be seen."""
+        while True:
+            is_wanted = self._is_wanted.is_set()
+            self._is_wanted.clear()
+            if is_wanted or not self.view.paused:
+                query = self._query()
+                picture = await self._read(query)
+                if picture is None:
+                    return
+                if is_wanted or not self.view.paused:
+                    self._show(query, picture)
+            with anyio.move_on_after(_DRAW_SECONDS):
+                await self._is_wanted.wait()
+
+    def _query(self) -> Query:
+        view = self.view
+        candles, trades = max(self.chart.size.width, 10), self.tape.size.height
+        return Query(
+            view.page, view.match, view.order, view.symbol, view.step, view.interval, candles, trades
+        )  # fmt: skip
+
+    async def _read(self, query: Query) -> Picture | None:
+        """Return the picture; None if the stream is gone, which ends the app."""
+        self._asked = time.monotonic()
+        try:
+            return await anyio.to_thread.run_sync(self.source.read, query, abandon_on_cancel=True)
+        except StreamGone:
+            self.exit()
+            return None
+        finally:
+            self._asked = float("inf")
+
+    def _show(self, query: Query, picture: Picture) -> None:
+        self.health = health = picture.health or self.health
+        self.head.update(self._head(picture))
         self.menu.update(self._menu())
-        if self.view.page == "symbol":
-            self._draw_symbol()
-            return
         width = self.size.width
+        if query.page == "symbol":
+            self._show_symbol(query, picture)
+            return
         page = {
-            "symbols": lambda: pages.overview(
-                self.market.rows(self.view.match, order=self.view.order, count=_ROWS), width
-            ),
-            "gaps": lambda: pages.gaps(self.market.gaps(self.view.match, count=_ROWS), width),
+            "symbols": lambda: pages.overview(picture.rows, width),
+            "gaps": lambda: pages.gaps(picture.gaps, width),
             "connections": lambda: pages.connections(health, width),
             "pipeline": lambda: pages.pipeline(health, width),
-            "log": lambda: pages.log(
-                pages.newest_first([*self.market.statuses(), *self.market.rejects()]), width
-            ),
-        }[self.view.page]()
-        self.listings[self.view.page].show(*page)
+            "log": lambda: pages.log(picture.events, width),
+        }[query.page]()
+        self.listings[query.page].show(*page)
 
-    def _head(self, health: Health) -> Text:
+    def _show_silence(self) -> None:
+        """Say that the stream does not answer, if it has not for long."""
+        seconds = time.monotonic() - self._asked
+        if seconds >= _SILENT_SECONDS:
+            text = f" {self.view.title[:24]} the stream has not answered for {seconds:.0f} s"
+            self.head.update(Text(text, "bold red", no_wrap=True))
+
+    def _head(self, picture: Picture) -> Text:
+        health = self.health
         text = Text(no_wrap=True)
-        text.append(f" {self.view.title[:24]} ", "bold").append(f"{clock(self.market.now)} UTC ")
-        if self.source.error is not None:
-            return text.append(str(self.source.error), "bold red")
+        text.append(f" {self.view.title[:24]} ", "bold").append(f"{clock(picture.now)} UTC ")
+        if picture.error:
+            return text.append(picture.error, "bold red")
         mode, colour = ("replay", "cyan") if health.is_replay else ("live", "green")
-        if self.source.has_ended:
+        if picture.has_ended:
             mode, colour = "ended", "yellow"
         connected = sum(feed.connected for feed in health.feeds)
         connections = sum(len(feed.state.connections) for feed in health.feeds)
@@ -238,7 +279,7 @@ class TopApp(App[None]):
             f"  conn {connected}/{connections}", "" if connected == connections else "yellow"
         )
         text.append(f"  {count(health.rates.get('frames', 0))} frames/s")
-        text.append(f"  gaps {count(self.market.gap_count)}")
+        text.append(f"  gaps {count(picture.gap_count)}")
         if dropped:
             text.append(f"  dropped {count(dropped)}", "red")
         return text
@@ -254,27 +295,26 @@ class TopApp(App[None]):
             text.append(f"  by {self.view.order}", "dim")
         return text
 
-    def _draw_symbol(self) -> None:
-        symbols = self.market.symbols()
-        if self.view.symbol is None and symbols:
-            self.view.symbol = symbols[0]
+    def _show_symbol(self, query: Query, picture: Picture) -> None:
         panel, book, trades = self.chart, self.ladder, self.tape
-        if self.view.symbol is None:
+        if self.view.symbol == query.symbol:  # no other one was chosen meanwhile
+            self.view.symbol = picture.symbol
+            self.view.step -= query.step
+        if picture.symbol is None:
             panel.update(Text("waiting for the first event …", "dim"))
             return
-        venue, symbol = self.view.symbol
-        length, width = duration_ns(self.view.interval), panel.size.width
-        title = Text().append(f"{venue} {symbol} ", "bold").append(f"{self.view.interval} candles")
-        candles = self.market.candles(venue, symbol, length, max(width, 10))
-        drawn = chart(candles, length, width, panel.size.height - 1)
+        venue, symbol = picture.symbol
+        length, width = duration_ns(query.interval), panel.size.width
+        title = Text().append(f"{venue} {symbol} ", "bold").append(f"{query.interval} candles")
+        drawn = chart(picture.candles, length, width, panel.size.height - 1)
         panel.update(title.append("\n").append_text(drawn))
         side = book.size.width
-        book.update(pages.ladder(self.market.ladder(venue, symbol), book.size.height, side))
-        trades.update(pages.tape(self.market.tape(venue, symbol), trades.size.height, side))
+        book.update(pages.ladder(picture.ladder, book.size.height, side))
+        trades.update(pages.tape(picture.tape, trades.size.height, side))
 
     def on_resize(self) -> None:
         """Draw for the new size."""
-        self.call_after_refresh(self.draw, force=True)
+        self.call_after_refresh(self.draw)
 
     # --------------------------------------------------------------------------------------- actions
 
@@ -287,33 +327,32 @@ class TopApp(App[None]):
         self.switcher.current = page
         if page != "symbol":
             self.listings[page].focus()
-        self.call_after_refresh(self.draw, force=True)
+        self.call_after_refresh(self.draw)
 
     def on_listing_chosen(self, chosen: Listing.Chosen) -> None:
         """Open the symbol of a row; of a page that may have cut it, show the whole row."""
         if self.view.page != "symbols":
             self.notify(self.listings[self.view.page].chosen, markup=False)
         elif isinstance(chosen.key, tuple):
-            self.view.symbol = chosen.key
+            self.view.symbol, self.view.step = chosen.key, 0
             self.action_page("symbol")
 
     def action_step(self, by: int) -> None:
         """Show the next symbol, or the one before."""
-        symbols = self.market.symbols()
-        if symbols and self.view.symbol in symbols:
-            self.view.symbol = symbols[(symbols.index(self.view.symbol) + by) % len(symbols)]
-            self.draw(force=True)
+        if self.view.symbol is not None:
+            self.view.step += by
+            self.draw()
 
     def action_interval(self, by: int) -> None:
         """Show longer or shorter candles."""
         place = _INTERVALS.index(self.view.interval) + by
         self.view.interval = _INTERVALS[min(max(place, 0), len(_INTERVALS) - 1)]
-        self.draw(force=True)
+        self.draw()
 
     def action_order(self) -> None:
         """Order the symbols in the next way."""
         self.view.order = _ORDERS[(_ORDERS.index(self.view.order) + 1) % len(_ORDERS)]
-        self.draw(force=True)
+        self.draw()
 
     def action_filter(self) -> None:
         """Ask for a filter."""
@@ -323,7 +362,7 @@ class TopApp(App[None]):
     def on_input_changed(self, changed: Input.Changed) -> None:
         """Filter while it is typed."""
         self.view.match = changed.value
-        self.draw(force=True)
+        self.draw()
 
     def on_input_submitted(self) -> None:
         """Keep the filter."""
@@ -342,23 +381,25 @@ class TopApp(App[None]):
     def action_pause(self) -> None:
         """Hold the picture, or go on."""
         self.view.paused = not self.view.paused
-        self.draw(force=True)
+        self.draw()
 
     def action_export(self) -> None:
         """Write files, and say where they are."""
-        rows, gaps = (
-            self.market.rows(self.view.match, count=10**9),
-            self.market.gaps(self.view.match, count=10**9),
-        )
+        self.run_worker(self._export())
+
+    async def _export(self) -> None:
+        picture = await self._read(Query("export", self.view.match))
+        if picture is None:
+            return
         try:
-            table, ledger = export(self.folder, self.market.now, rows, gaps)
+            table, ledger = export(self.folder, picture.now, picture.rows, picture.gaps)
         except OSError as error:
             self.notify(
                 f"cannot write to {self.folder}: {error.strerror}", severity="error", markup=False
             )
             return
         self.notify(
-            f"{len(rows)} symbols: {table}\n{len(gaps)} gaps: {ledger}",
+            f"{len(picture.rows)} symbols: {table}\n{len(picture.gaps)} gaps: {ledger}",
             title="written",
             markup=False,
         )

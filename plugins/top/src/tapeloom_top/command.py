@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import logging
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,9 +21,6 @@ examples:
 
 Keys are listed by ?, and q ends it.
 """
-#: Seconds after which a thread that computes lets another one run. Python's own 5 ms would delay each
-#: read of a socket by as much while the screen is drawn.
-_SWITCH_SECONDS = 0.0005
 
 
 def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -59,10 +56,6 @@ def _seconds(text: str) -> float:
 
 def run(args: argparse.Namespace) -> int:
     """Run the command; return the exit code. Raises TapeloomError if the stream cannot be opened."""
-    import structlog
-    from tapeloom.errors import unwrap_single
-    from tapeloom_screens import Market
-
     from .app import TopApp
     from .feeding import Feeding
 
@@ -70,23 +63,11 @@ def run(args: argparse.Namespace) -> int:
         print("tapeloom: top needs a terminal. Elsewhere use tapeloom run.", file=sys.stderr)
         return 2
     opener, backend, title = source(args)
-    market = Market()
-    interval = sys.getswitchinterval()
-    try:
-        with Feeding(opener, market, backend) as feeding:
-            sys.setswitchinterval(_SWITCH_SECONDS)
-            # Log lines would break the screen, which shows the same changes of state itself.
-            structlog.configure(
-                wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL)
-            )
-            app = TopApp(market, feeding, title=title, folder=args.export, seconds=args.seconds)
-            app.run()
-    except BaseExceptionGroup as group:
-        raise unwrap_single(group) from None
-    finally:
-        sys.setswitchinterval(interval)
-    if problem := feeding.problem:
-        print(f"tapeloom: {problem}", file=sys.stderr)
+    with Feeding(opener, backend, debug=args.debug) as feeding:
+        app = TopApp(feeding, title=title, folder=args.export, seconds=args.seconds)
+        app.run()
+    if feeding.problem:
+        print(f"tapeloom: {feeding.problem}", file=sys.stderr)
     return feeding.exit_code or app.return_code or 0
 
 
@@ -109,9 +90,9 @@ def source(args: argparse.Namespace) -> tuple[Callable[[], Stream], str, str]:
                 "--stack", "recordings need the stack that they were made with. Give it."
             )
         path = sources[0]
-        return lambda: tapeloom.open(path), _backend(path), Path(path).name
+        return partial(tapeloom.open, path), _backend(path), Path(path).name
     speed = _speed(args.speed)
-    opener = lambda: tapeloom.replay(sources, args.stack, speed=speed)  # noqa: E731
+    opener = partial(tapeloom.replay, sources, args.stack, speed=speed)
     name = f"{Path(sources[0]).name}{', …' if len(sources) > 1 else ''}"
     return opener, _backend(args.stack), name
 

@@ -1,69 +1,86 @@
-"""`Feeding`: runs a stream in a thread of its own, and gives its events to a `Market`."""
+"""`Feeding`: a process of its own that streams and keeps a `Market`, and answers what the screen asks of it.
+
+The screen shares no interpreter lock with the stream, so that drawing cannot delay it.
+"""
 
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable
-from contextlib import ExitStack
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from multiprocessing import get_context
+from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
-import anyio
-from anyio.from_thread import BlockingPortal, start_blocking_portal
-from tapeloom import Consumer, Event, Status, Stream
-from tapeloom.errors import ConfigError, Mistake, PluginError, SymbolError, TapeloomError
-from tapeloom_screens import Market
+from tapeloom import Stream
+from tapeloom.errors import ConfigError, Mistake, TapeloomError
 
-__all__ = ["Feeding"]
+from .picture import Picture, Query
+from .streaming import END_SECONDS, QUEUE_SIZE, Ended, Failed, run
 
-#: Events that may wait for the market: more than a second of a fast stream, about 20 MB.
-_QUEUE_SIZE = 65_536
-#: Seconds between two looks into the queue. To wait for each batch would cost the stream's thread a turn of
-#: its event loop for each; a screen needs no more than this.
-_LOOK_SECONDS = 0.05
-#: The states of a `Status` that show that a venue was reached.
-_CONNECTED = frozenset({"connected", "logged_in", "subscribed", "live"})
+__all__ = ["Feeding", "StreamGone"]
+
+#: Seconds between two looks at whether an answer is still wanted.
+_LOOK_SECONDS = 0.25
+#: Seconds for a process to end after the stream in it has ended.
+_EXIT_SECONDS = 2.0
+_HANGS = "the process that streams did not end in time and was killed. Its sinks may lack the last events."
+
+
+class StreamGone(TapeloomError):
+    """The process that streams has ended, and answers nothing any more."""
 
 
 class Feeding:
-    """A stream in a thread, whose events go to a market. Leaving the context stops the stream.
+    """A stream in a process of its own. Leaving the context stops the stream and ends the process.
 
-    Entering it opens the stream, and raises what opening raises. If the market is slow, events are
-    dropped, and a `Gap` says so; nothing waits for it.
+    Entering it opens the stream, and raises what opening raises. *opener* is pickled: a function of a
+    module, or a `functools.partial` of one.
     """
 
     def __init__(
-        self, opener: Callable[[], Stream], market: Market, backend: str = "asyncio"
+        self,
+        opener: Callable[[], Stream],
+        backend: str = "asyncio",
+        *,
+        debug: bool = False,
+        queue_size: int = QUEUE_SIZE,
     ) -> None:
-        self.market = market
-        self.has_ended = False  #: No more events come.
-        self.error: Exception | None = None  #: The error that ended the stream.
-        self.is_connected = False  #: A venue was reached, or an event came.
-        self.last_failure = ""  #: Why the last attempt to connect failed.
-        self._opener = opener
+        self.problem = ""  #: What went wrong, in a sentence; known after the end.
+        self.exit_code = (
+            0  #: The exit code of the command, as of ``tapeloom run``; known after the end.
+        )
         self._backend = backend
-        self._resources = ExitStack()
-        self._stream: Stream | None = None
-        self._portal: BlockingPortal | None = None
+        self._is_stopping = self._has_ended = False
+        self._asking = threading.Lock()
+        context = get_context("spawn")
+        self._connection, self._other_end = context.Pipe()
+        options = {"backend": backend, "folder": str(Path.cwd()), "debug": debug}
+        self._process = context.Process(
+            target=run,
+            args=(self._other_end, opener),
+            kwargs={**options, "queue_size": queue_size},
+            name="tapeloom stream",
+        )
 
     def __enter__(self) -> Self:
         if importlib.util.find_spec(self._backend) is None:
             problem = f"{self._backend} is not installed. Try: pip install {self._backend}"
             raise ConfigError([Mistake("backend", problem)])
-        has_uvloop = self._backend == "asyncio" and importlib.util.find_spec("uvloop") is not None
-        options = {"use_uvloop": True} if has_uvloop else {}
-        with ExitStack() as resources:
-            portal = resources.enter_context(
-                start_blocking_portal(self._backend, options, name="tapeloom")
-            )
-            stream = portal.call(self._opener)
-            resources.enter_context(portal.wrap_async_context_manager(stream))
-            future = portal.start_task_soon(self._consume, stream)
-            resources.callback(future.result)
-            resources.callback(portal.call, stream.stop)
-            self._stream, self._portal = stream, portal
-            self._resources = resources.pop_all()
-        self.refresh()
+        with _interrupts_ignored():
+            self._process.start()
+        self._other_end.close()  # else the end of that process would not end the connection
+        try:
+            message = self._receive()
+            if isinstance(message, Failed):
+                raise message.error()
+        except BaseException:
+            self._end_process()
+            raise
         return self
 
     def __exit__(
@@ -72,63 +89,76 @@ class Feeding:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._resources.__exit__(kind, error, trace)
-
-    def stop(self) -> None:
-        """Stop reading; what was read still arrives."""
-        if self._stream is not None and self._portal is not None and not self.has_ended:
-            self._portal.start_task_soon(_stop, self._stream)
-
-    def refresh(self) -> None:
-        """Give the market what the stream says of itself now; from any thread."""
-        if self._stream is not None:
-            self.market.refresh(self._stream.state())
-
-    async def _consume(self, stream: Stream) -> None:
-        consumer: Consumer[Event] = stream.consume(
-            policy="drop_oldest", size=_QUEUE_SIZE, name="top"
-        )
-        queue = consumer.queue
+        self._is_stopping = True
+        deadline = time.monotonic() + END_SECONDS + _EXIT_SECONDS
         try:
-            while not queue.closed:
-                while events := queue.get_nowait():
-                    self._add(events)
-                await anyio.sleep(_LOOK_SECONDS)
-            while events := await consumer.batch():
-                self._add(events)
-        except TapeloomError as error:
-            self.error = error
+            with self._asking, suppress(StreamGone):
+                with suppress(OSError):
+                    self._connection.send(None)
+                while self._connection.poll(max(deadline - time.monotonic(), 0)):
+                    self._receive()
+                self._set_end(Ended(_HANGS, 1))
         finally:
-            self.has_ended = True
+            self._end_process()
 
-    def _add(self, events: list[Event]) -> None:
-        if not self.is_connected:
-            self._look_for_connection(events)
-        self.market.add(events)
+    def read(self, query: Query) -> Picture:
+        """Return what is to be drawn; from any thread. Raises StreamGone."""
+        with self._asking:
+            try:
+                self._connection.send(query)
+            except OSError:
+                self._receive()
+            while not self._connection.poll(_LOOK_SECONDS):
+                if self._is_stopping:
+                    raise StreamGone("the stream is being ended")
+            answer: Picture = self._receive()
+            return answer
 
-    def _look_for_connection(self, events: list[Event]) -> None:
-        for event in events:
-            if not isinstance(event, Status) or event.state in _CONNECTED:
-                self.is_connected = True
-            elif event.state == "reconnecting":
-                self.last_failure = event.detail
+    def _receive(self) -> Any:
+        """Return the next message. Raises StreamGone if it is the last one, or if none comes any more."""
+        try:
+            message = self._connection.recv()
+        except (EOFError, OSError):
+            if not self._has_ended:
+                self._process.join(_EXIT_SECONDS)
+                self._set_end(Ended(_reason(self._process.exitcode), 1))
+        else:
+            if not isinstance(message, Ended):
+                return message
+            self._set_end(message)
+        raise StreamGone(self.problem)
 
-    @property
-    def problem(self) -> str:
-        """What went wrong, in a sentence; empty if nothing did."""
-        if self.error is not None:
-            return str(self.error)
-        if not self.is_connected:
-            return f"no connection was established. {self.last_failure}".rstrip()
-        return ""
+    def _set_end(self, ended: Ended) -> None:
+        self._has_ended, self.problem, self.exit_code = True, ended.problem, ended.exit_code
 
-    @property
-    def exit_code(self) -> int:
-        """The exit code of the command: 0, 1 or 2, as of ``tapeloom run``."""
-        if isinstance(self.error, ConfigError | PluginError | SymbolError):
-            return 2
-        return 1 if self.problem else 0
+    def _end_process(self) -> None:
+        """End the process, which ends by itself when the connection does, unless it hangs."""
+        self._connection.close()
+        self._process.join(_EXIT_SECONDS)
+        if self._process.is_alive():
+            self._process.kill()
+            self._process.join()
+        self._process.close()
 
 
-async def _stop(stream: Stream) -> None:
-    stream.stop()
+def _reason(exit_code: int | None) -> str:
+    """Say why a process has ended that was to go on."""
+    how = "closed its connection"
+    if exit_code is not None and exit_code < 0:
+        how = f"was killed by the signal {signal.Signals(-exit_code).name}"
+    elif exit_code is not None:
+        how = f"ended with the exit code {exit_code}"
+    return f"the process that streams {how}. No events are read any more: start the command again."
+
+
+@contextmanager
+def _interrupts_ignored() -> Iterator[None]:
+    """Have a process that is started here ignore Ctrl-C: it is meant for this one, which ends the other."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)

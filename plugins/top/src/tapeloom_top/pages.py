@@ -185,11 +185,6 @@ def _logged(event: Status | Reject) -> list[Cell]:
     ]
 
 
-def newest_first(events: Sequence[Status | Reject]) -> list[Status | Reject]:
-    """Return events by our time, the newest first."""
-    return sorted(events, key=lambda event: event.recv, reverse=True)
-
-
 def ladder(view: LadderView | None, lines: int, width: int) -> Text:
     """Return the best levels, asks above bids, with the sizes as bars."""
     if view is None:
