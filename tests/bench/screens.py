@@ -12,7 +12,8 @@ scrape every two seconds; `all`: the page, top and metrics at once. A variant `�
 With `--parts` it prints instead what each of them adds to the thread of the stream, as a ratio to parsing and
 stages, in one process without a network: blocks with and without it take turns.
 
-CPU is that of the whole process that streams, with all its threads; in µs a trade. Delays are from the read to the
+CPU is that of the whole process that streams, with all its threads; in µs a trade. The screen of `top` is a process
+of its own, whose CPU is `screen_us`. Delays are from the read to the
 consumer. Printed are the medians of the turns, and the medians of the ratios to `alone` of the same turn.
 """
 
@@ -34,7 +35,10 @@ import sys
 import threading
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from functools import partial
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
@@ -69,16 +73,17 @@ def stack(url: str, variant: str, page: int, metrics: int) -> dict[str, Any]:
 
 
 class Meter:
-    """A consumer that measures between two moments."""
+    """A consumer that measures between two moments; *wait* returns when everybody looks."""
 
-    def __init__(self, seconds: float) -> None:
+    def __init__(self, seconds: float, wait: Callable[[], object]) -> None:
         self.seconds = seconds
         self.figures: dict[str, float] = {}
         self.may_begin = threading.Event()
-        threading.Thread(target=self._wait, daemon=True).start()
+        self._wait = wait
+        threading.Thread(target=self._begin, daemon=True).start()
 
-    def _wait(self) -> None:
-        sys.stdin.readline()
+    def _begin(self) -> None:
+        self._wait()
         self.may_begin.set()
 
     async def consume(self, stream: Any) -> None:
@@ -129,38 +134,62 @@ def measure(url: str, variant: str, seconds: float, page: int, metrics: int) -> 
     import tapeloom
     from anyio.from_thread import start_blocking_portal
 
-    meter, tables = Meter(seconds), stack(url, variant, page, metrics)
+    tables = stack(url, variant, page, metrics)
     if variant in ("top", "all"):
-        _measure_top(meter, tables)
+        figures = _measure_top(tables, seconds)
     else:
+        meter = Meter(seconds, sys.stdin.readline)
         with (
             start_blocking_portal() as portal,
             portal.wrap_async_context_manager(portal.call(tapeloom.open, tables)) as stream,
         ):
             portal.call(meter.consume, stream)
-    print(json.dumps(meter.figures), flush=True)
+        figures = meter.figures
+    print(json.dumps(figures), flush=True)
 
 
-def _measure_top(meter: Meter, tables: dict[str, Any]) -> None:
+@contextlib.asynccontextmanager
+async def _measured(
+    tables: dict[str, Any], seconds: float, control: Connection
+) -> AsyncIterator[Any]:
+    """Open a stream with a meter, in the process that `top` has for it; send the figures."""
     import tapeloom
-    from tapeloom_screens import Market
+
+    meter = Meter(seconds, control.recv)
+
+    async def consume() -> None:
+        await meter.consume(stream)
+        control.send(meter.figures)
+
+    async with tapeloom.open(tables) as stream:
+        measured = asyncio.create_task(consume())
+        yield stream
+        await measured
+
+
+def _measure_top(tables: dict[str, Any], seconds: float) -> dict[str, float]:
+    """Show a stream with `top`, and return what its process has measured; `screen_us` is the CPU of ours."""
     from tapeloom_top.app import TopApp
-    from tapeloom_top.command import _SWITCH_SECONDS
     from tapeloom_top.feeding import Feeding
 
-    sys.setswitchinterval(_SWITCH_SECONDS)  # as the command does
-    market = Market()
-    with Feeding(lambda: tapeloom.open(tables), market) as feeding:
-        assert feeding._portal is not None
-        measured = feeding._portal.start_task_soon(meter.consume, feeding._stream)
+    ours, theirs = Pipe()
+    figures: dict[str, float] = {}
 
-        async def watch() -> None:
-            app = TopApp(market, feeding)
-            async with app.run_test(size=(120, 40)):
-                while not measured.done():  # noqa: ASYNC110 - of another thread
-                    await asyncio.sleep(0.2)
+    async def watch() -> None:
+        app = TopApp(feeding)
+        async with app.run_test(size=(120, 40)):
+            await asyncio.to_thread(sys.stdin.readline)
+            ours.send("begin")
+            await asyncio.sleep(WARM_UP)
+            cpu, began = time.process_time(), time.monotonic()
+            await asyncio.to_thread(ours.poll, None)
+            cpu, lasted = time.process_time() - cpu, time.monotonic() - began
+            figures.update(ours.recv())
+            figures["screen_us"] = cpu / lasted / figures["trades_s"] * 1e6
 
+    with Feeding(partial(_measured, tables, seconds, theirs)) as feeding:  # type: ignore[arg-type]
         asyncio.run(watch())
+    return figures
 
 
 # ---------------------------------------------------------------------------------------- the parts

@@ -51,10 +51,10 @@ def written(folder: Path, ending: str) -> list[str]:
 @asynccontextmanager
 async def shown(
     opener: Callable[[], tapeloom.Stream], *, size: tuple[int, int] = (80, 24), backend: str = "asyncio",
-    queue_size: int = 65_536, **options: Any,
+    **options: Any,
 ) -> AsyncIterator[Pilot[None]]:  # fmt: skip
     """Run the app over a stream until the block is left."""
-    with Feeding(opener, backend, queue_size=queue_size) as feeding:
+    with Feeding(opener, backend) as feeding:
         app = TopApp(feeding, title="test", **options)
         async with app.run_test(size=size, notifications=True) as pilot:
             yield pilot

@@ -12,7 +12,7 @@ import structlog
 from tapeloom._compose.plan import StageStep
 from tapeloom.errors import StageFailed
 from tapeloom.events import Event, Reject, Status
-from tapeloom.plugin import Feed, Stage, StageTime, TimedStage, channel_parts
+from tapeloom.plugin import Feed, Stage, StageTime, TimedStage, TradeBatch, channel_parts
 
 from .bar_revisions import BarRevisions
 
@@ -68,6 +68,8 @@ class Pipeline:
                 index += 1
         except Exception as error:
             return self(self._recover(index, error, events), index + 1)
+        if type(events) is TradeBatch:
+            events.feed = self._feed
         return events
 
     def times(self) -> dict[str, StageTime]:

@@ -53,13 +53,15 @@ class TradeBatch(list[Any]):
     All trades share their `recv`. Stages may treat it as a plain list, and parsers need not create it.
     """
 
-    __slots__ = ("subscription_ids", "validated")
+    __slots__ = ("feed", "subscription_ids", "validated")
 
     def __init__(self, trades: Iterable[Event] = (), subscription_ids: Iterable[int] = ()) -> None:
         super().__init__(trades)
         #: Per trade, a small number for its symbol and channel, the same while the feed lives. Stages
         #: find their state by this number, without reading type, symbol, channel and origin.
         self.subscription_ids = list(subscription_ids)
+        #: The feed in which these numbers are unique. Core sets it before the batch is delivered.
+        self.feed: Feed | None = None
         #: Whether a stage has checked that all prices and sizes are finite and above zero.
         self.validated = False
 

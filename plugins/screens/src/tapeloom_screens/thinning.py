@@ -10,12 +10,11 @@ from __future__ import annotations
 import time
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from operator import attrgetter, countOf
 from threading import Lock
 from typing import TypeAlias
 
 from tapeloom.events import Event, Trade
-from tapeloom.plugin import TradeBatch
+from tapeloom.plugin import Feed, TradeBatch
 
 from .windows import SECOND
 
@@ -28,7 +27,8 @@ VenueChannel: TypeAlias = tuple[str, str]
 _LOOK_SECONDS = 10.0
 #: Seconds with less than half of the rate after which all trades are passed on again.
 _CALM_SECONDS = 10
-_symbol, _channel = attrgetter("symbol"), attrgetter("channel")
+#: How many numbers are collected, if nobody reads, before they are counted.
+_MOST_IDS = 65_536
 
 
 class Counted:
@@ -39,6 +39,44 @@ class Counted:
     def __init__(self) -> None:
         self.numbers: Counter[str] = Counter()
         self.last: dict[str, Event] = {}
+
+    def add(self, symbol: str, number: int, last: Event) -> None:
+        """Count so many trades of a symbol."""
+        self.numbers[symbol] += number
+        before = self.last.get(symbol)
+        if before is None or before.recv <= last.recv:
+            self.last[symbol] = last
+
+
+class CountedById:
+    """The same of one feed, by the numbers that its batches carry: no trade is read for it.
+
+    The numbers are collected and counted later, since that is done faster with many of them.
+    """
+
+    __slots__ = ("_feed", "_ids", "_last", "_numbers")
+
+    def __init__(self, feed: Feed) -> None:
+        self._feed = feed  # kept, so that no other one gets its `id`
+        self._ids: list[int] = []
+        self._numbers: Counter[int] = Counter()
+        self._last: dict[int, Event] = {}
+
+    def add(self, trades: TradeBatch) -> None:
+        """Count a batch."""
+        ids = trades.subscription_ids
+        self._last.update(zip(ids, trades, strict=True))
+        self._ids += ids
+        if len(self._ids) > _MOST_IDS:
+            self._numbers.update(self._ids)
+            self._ids.clear()
+
+    def add_to(self, counted: Mapping[VenueChannel, Counted]) -> None:
+        """Add what was counted, by venue, channel and symbol."""
+        self._numbers.update(self._ids)
+        for number, trade in self._last.items():
+            place = counted[trade.venue, trade.channel]
+            place.add(trade.symbol, self._numbers[number], trade)
 
 
 class Thinning:
@@ -58,7 +96,8 @@ class Thinning:
         self._followed: Mapping[Key, int] = {}  # see `whole_since`; never changed in place
         self._thin_until = 0
         self._counted: dict[VenueChannel, Counted] = defaultdict(Counted)
-        self._lock = Lock()  # of what is counted
+        self._by_feed: dict[int, CountedById] = {}  # by the `id` of the feed
+        self._lock = Lock()  # of both
 
     # --------------------------------------------------------------------------------- for screens
 
@@ -78,6 +117,9 @@ class Thinning:
         """Return what was counted since the last call."""
         with self._lock:
             counted, self._counted = self._counted, defaultdict(Counted)
+            by_feed, self._by_feed = self._by_feed, {}
+        for by_id in by_feed.values():
+            by_id.add_to(counted)
         return counted
 
     # ------------------------------------------------------------------------------- for the stream
@@ -129,18 +171,18 @@ class Thinning:
         return chosen
 
     def _count(self, trades: Sequence[Event], chosen: Sequence[Event]) -> None:
-        venue, channel = trades[0].venue, trades[0].channel
-        is_one_place = type(trades) is TradeBatch and countOf(
-            map(_channel, trades), channel
-        ) == len(trades)
-        if not is_one_place:
+        if (
+            type(trades) is TradeBatch
+            and trades.feed is not None
+            and len(trades.subscription_ids) == len(trades)
+        ):
+            key = id(trades.feed)
+            by_id = self._by_feed.get(key)
+            if by_id is None:
+                by_id = self._by_feed[key] = CountedById(trades.feed)
+            by_id.add(trades)
+        else:
             for trade in trades:
-                counted = self._counted[trade.venue, trade.channel]
-                counted.numbers[trade.symbol] += 1
-                counted.last[trade.symbol] = trade
-        else:  # in C, for it concerns every trade of the stream
-            counted, symbols = self._counted[venue, channel], [*map(_symbol, trades)]
-            counted.numbers.update(symbols)
-            counted.last.update(zip(symbols, trades, strict=True))
+                self._counted[trade.venue, trade.channel].add(trade.symbol, 1, trade)
         for trade in chosen:
             self._counted[trade.venue, trade.channel].numbers[trade.symbol] -= 1

@@ -20,7 +20,7 @@ from tapeloom import Stream
 from tapeloom.errors import ConfigError, Mistake, TapeloomError
 
 from .picture import Picture, Query
-from .streaming import END_SECONDS, QUEUE_SIZE, Ended, Failed, run
+from .streaming import END_SECONDS, Ended, Failed, run
 
 __all__ = ["Feeding", "StreamGone"]
 
@@ -43,27 +43,19 @@ class Feeding:
     """
 
     def __init__(
-        self,
-        opener: Callable[[], Stream],
-        backend: str = "asyncio",
-        *,
-        debug: bool = False,
-        queue_size: int = QUEUE_SIZE,
+        self, opener: Callable[[], Stream], backend: str = "asyncio", *, debug: bool = False
     ) -> None:
-        self.problem = ""  #: What went wrong, in a sentence; known after the end.
-        self.exit_code = (
-            0  #: The exit code of the command, as of ``tapeloom run``; known after the end.
-        )
+        #: What went wrong, in a sentence, and the exit code of the command; known after the end.
+        self.problem, self.exit_code = "", 0
         self._backend = backend
         self._is_stopping = self._has_ended = False
         self._asking = threading.Lock()
         context = get_context("spawn")
         self._connection, self._other_end = context.Pipe()
-        options = {"backend": backend, "folder": str(Path.cwd()), "debug": debug}
         self._process = context.Process(
             target=run,
             args=(self._other_end, opener),
-            kwargs={**options, "queue_size": queue_size},
+            kwargs={"backend": backend, "folder": str(Path.cwd()), "debug": debug},
             name="tapeloom stream",
         )
 

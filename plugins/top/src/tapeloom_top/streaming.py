@@ -21,23 +21,20 @@ from typing import Any
 
 import anyio
 from attrs import frozen
-from tapeloom import Consumer, Event, Status, Stream
+from tapeloom import Event, Status, Stream
 from tapeloom.cli import configure_logging
 from tapeloom.errors import ConfigError, PluginError, SymbolError, TapeloomError, unwrap_single
 from tapeloom_screens import Market
 
 from .picture import Picture, Query, picture
 
-__all__ = ["END_SECONDS", "QUEUE_SIZE", "Ended", "Failed", "Opened", "run"]
+__all__ = ["END_SECONDS", "Ended", "Failed", "Opened", "run"]
 
 #: Seconds from the wish to end to the end: the stream has 5 to deliver what was read to its sinks.
 END_SECONDS = 8.0
 #: The exit code of a process that was ended before that.
 _INTERRUPTED = 130
-#: Events that may wait for the market: more than a second of a fast stream, about 20 MB.
-QUEUE_SIZE = 65_536
-#: Seconds between two looks into the queue. To wait for each batch would cost the stream's thread a turn of
-#: its event loop for each; a screen needs no more than this.
+#: Seconds between two looks at whether the stream is to end.
 _LOOK_SECONDS = 0.05
 #: Seconds after which the stream is asked again what it says of itself.
 _STATE_SECONDS = 1.0
@@ -87,17 +84,11 @@ class Ended:
 
 
 def run(
-    connection: Connection,
-    opener: Callable[[], Stream],
-    *,
-    backend: str,
-    folder: str,
-    debug: bool,
-    queue_size: int,
+    connection: Connection, opener: Callable[[], Stream], *, backend: str, folder: str, debug: bool
 ) -> None:
     """Run a stream in this process until the other end of *connection* wants it to end or is gone.
 
-    Relative paths are those of *folder*. *queue_size* is how many events may wait for the market.
+    Relative paths are those of *folder*.
     """
     # They are for the process of the screen, which then ends this one.
     for name in ("SIGINT", "SIGHUP"):
@@ -106,7 +97,7 @@ def run(
     os.chdir(folder)
     configure_logging(debug=debug)
     sys.setswitchinterval(_SWITCH_SECONDS)
-    streaming = Streaming(connection, opener, queue_size)
+    streaming = Streaming(connection, opener)
     signal.signal(signal.SIGTERM, lambda *_: streaming.stopping.set())
     threading.Thread(target=streaming.answer, name="answers", daemon=True).start()
     has_uvloop = backend == "asyncio" and importlib.util.find_spec("uvloop") is not None
@@ -121,19 +112,13 @@ def run(
 
 
 class Streaming:
-    """A stream whose events go to a market, and the answers to queries about it.
+    """A stream whose events go to a market, and the answers to queries about it."""
 
-    If the market is slow, events are dropped, and a `Gap` says so; nothing waits for it.
-    """
-
-    def __init__(
-        self, connection: Connection, opener: Callable[[], Stream], queue_size: int
-    ) -> None:
+    def __init__(self, connection: Connection, opener: Callable[[], Stream]) -> None:
         self.stopping = threading.Event()
         self._connection = connection
         self._sending = threading.Lock()
         self._opener = opener
-        self._queue_size = queue_size
         self._market = Market()
         self._stream: Stream | None = None
         self._refreshed = float("-inf")
@@ -168,26 +153,22 @@ class Streaming:
             await anyio.sleep(_LOOK_SECONDS)
 
     async def _consume(self, stream: Stream) -> None:
-        consumer: Consumer[Event] = stream.consume(
-            policy="drop_oldest", size=self._queue_size, name="top"
-        )
-        queue = consumer.queue
+        stream.observe(self._add, "top")
         try:
-            while not queue.closed:
-                while events := queue.get_nowait():
-                    self._add(events)
-                await anyio.sleep(_LOOK_SECONDS)
-            while events := await consumer.batch():
-                self._add(events)
+            await stream.run()
         except TapeloomError as error:
             self._error = error
         finally:
             self._has_ended = True
 
     def _add(self, events: list[Event]) -> None:
-        if not self._is_connected:
-            self._look_for_connection(events)
-        self._market.add(events)
+        try:
+            if not self._is_connected:
+                self._look_for_connection(events)
+            self._market.add(events)
+        except Exception as error:  # the stream calls this no more
+            self._error = error
+            raise
 
     def _look_for_connection(self, events: list[Event]) -> None:
         for event in events:
