@@ -394,6 +394,30 @@ async def test_plain_and_async_callbacks_get_every_event_in_order(registry: Regi
     assert plain == waited == list(range(50))
 
 
+async def test_an_observer_is_called_with_each_batch_until_it_raises(registry: Registry) -> None:
+    batches: list[list[Any]] = []
+    failed: list[list[Any]] = []
+
+    def failing(events: list[Any]) -> None:
+        failed.append(events)
+        raise ValueError("no more")
+
+    async with opened(registry, sending(range(10), range(10, 30))) as stream:
+        stream.observe(batches.append)
+        stream.observe(failing, "failing")
+        trades = stream.of(Trade)
+        with anyio.fail_after(10):
+            async for trade in trades:
+                if trade.id == 29:
+                    break
+        assert {queue.name: queue.waiting for queue in stream.state().queues}["observer"] == 0
+
+    assert [event.id for batch in batches for event in batch if type(event) is Trade] == [
+        *range(30)
+    ]
+    assert len(failed) == 1
+
+
 async def test_a_plain_callback_is_called_before_waiting_consumers_run(registry: Registry) -> None:
     """Even if a consumer that attached earlier has been woken, but has not run yet."""
     log: list[tuple[str, Any]] = []

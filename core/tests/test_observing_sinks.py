@@ -10,8 +10,8 @@ import anyio
 import pytest
 import tapeloom
 from structlog.testing import capture_logs
-from tapeloom import Event, FeedSpec, Registry, SinkSpec, Stack, Trade
-from tapeloom.errors import SinkUnavailable
+from tapeloom import Event, FeedSpec, QueueSpec, Registry, SinkSpec, Stack, Trade
+from tapeloom.errors import ConfigError, SinkUnavailable
 from tapeloom.hooks import hookimpl
 from tapeloom.plugin import Endpoint, Resume, SinkRun
 from tapeloom_testing import FakeWire, WireEnd
@@ -171,3 +171,26 @@ async def test_one_whose_opening_has_a_defect_is_disabled_and_not_opened_for_eve
     (log,) = [log for log in logs if log["event"] == "sink_disabled"]
     assert log["reason"] == "opening it raises NameError: the port is in use."
     assert screen.opened == 4
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("queue", QueueSpec(100, "block")), ("spool", 1_000_000), ("max_batch", 10),
+        ("max_batch_delay", 0.0),
+    ],
+)  # fmt: skip
+async def test_settings_of_a_queue_that_it_does_not_have_are_refused(
+    registry: Registry, key: str, value: Any
+) -> None:
+    registry.register(Plugin(Screen()), "screen")
+    feed = FeedSpec("acme", ["BTC/USD"], ["trades"])
+    stack = Stack(feeds=(feed,), sinks=(SinkSpec("screen", **{key: value}),))
+    with pytest.raises(ConfigError) as caught:
+        tapeloom.open(stack, registry=registry)
+
+    (mistake,) = caught.value.mistakes
+    assert str(mistake) == (
+        f"sink[0].{key}: the sink 'screen' is called with each batch and has no queue or spool."
+        " Remove this key."
+    )

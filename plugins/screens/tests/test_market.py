@@ -605,3 +605,55 @@ def test_trades_of_two_channels_in_one_batch_are_counted_apart() -> None:
     assert {key: (after[key][0] - n, after[key][1] - m) for key, (n, m) in before.items()} == {
         "A/USDT": (60, 120), "B/USDT": (60, 120),
     }  # fmt: skip
+
+
+@settings(deadline=None)  # a shared machine may halt for long
+@given(
+    batches=st.lists(
+        st.tuples(
+            st.integers(0, 2), st.lists(st.integers(0, 3), min_size=1, max_size=12), st.booleans()
+        ),
+        max_size=30,
+    )
+)
+def test_what_is_counted_by_the_numbers_of_feeds_is_what_is_counted_trade_by_trade(
+    batches: list[tuple[int, list[int], bool]],
+) -> None:
+    """Three feeds of one venue have the same numbers for other symbols and channels."""
+    symbols = [
+        {0: ("A/USDT", "trades"), 1: ("B/USDT", "trades"), 2: ("A/USDT", "agg_trades"), 3: ("C/USDT", "trades")},
+        {0: ("B/USDT", "trades"), 1: ("A/USDT", "trades"), 2: ("D/USDT", "trades"), 3: ("E/USDT", "trades")},
+        {0: ("F/USDT", "trades"), 1: ("C/USDT", "trades"), 2: ("A/USDT", "trades"), 3: ("F/USDT", "agg_trades")},
+    ]  # fmt: skip
+    feeds = [object() for _ in symbols]
+    by_number, by_trade = Market(Limits(rate=50)), Market(Limits(rate=50))
+    for market in (by_number, by_trade):
+        fed(market, range(2))  # the first second shows that there are many
+        market.rows()
+    for place, (feed, numbers, is_read) in enumerate(batches):
+        trades = [
+            trade(2 + place / 100, str(place + 1), symbol=symbol, channel=channel)
+            for symbol, channel in map(symbols[feed].__getitem__, numbers)
+        ]
+        batch = TradeBatch(trades, numbers)
+        batch.feed = feeds[feed]  # type: ignore[assignment]
+        by_number.add(batch)
+        by_trade.add(list(trades))
+        if is_read:
+            assert by_number.rows() == by_trade.rows()
+    assert by_number.rows() == by_trade.rows()
+
+
+def test_a_batch_whose_numbers_do_not_fit_its_trades_is_counted_trade_by_trade() -> None:
+    market = Market(Limits(rate=50))
+    fed(market, range(2))
+    before = {row.symbol: row.trades for row in market.rows()}
+    batch = TradeBatch([trade(2, symbol="A/USDT"), trade(2, symbol="B/USDT")], [1])
+    batch.feed = object()  # type: ignore[assignment]
+    market.add(batch)
+
+    after = {row.symbol: row.trades for row in market.rows()}
+    assert {symbol: after[symbol] - before[symbol] for symbol in before} == {
+        "A/USDT": 1,
+        "B/USDT": 1,
+    }

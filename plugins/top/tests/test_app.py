@@ -16,6 +16,7 @@ import pytest
 import tapeloom
 from tapeloom import FeedSpec, Stack
 from tapeloom.errors import ConfigError
+from tapeloom_simulator import Fault, serve
 from tapeloom_top.app import TopApp
 from tapeloom_top.feeding import Feeding
 from tapeloom_top.picture import Query
@@ -84,7 +85,7 @@ async def test_every_page_shows_a_stream_of_either_event_loop(url: str, backend:
         await pilot.press("4")
         await until(pilot, "CONNECTION", "spot#1", "open", "4/4", "trades quotes BTC/USDT")
         await pilot.press("5")
-        await until(pilot, "top (drop_oldest)", "/65.5k")
+        await until(pilot, "top (block)")
         await pilot.press("6")
         await until(pilot, "connected", "subscribed", "spot#1: 4 subscriptions")
 
@@ -123,17 +124,19 @@ async def test_an_export_that_cannot_be_written_is_said(url: str, tmp_path: Path
         await until(pilot, "cannot write")
 
 
-async def test_the_gaps_of_a_queue_that_was_full_are_in_the_ledger(
-    url: str, tmp_path: Path
-) -> None:
-    opener = partial(tapeloom.open, stack(url))
-    async with shown(opener, folder=tmp_path, size=(120, 40), queue_size=2) as pilot:
-        await pilot.press("3")
-        await until(pilot, "overflow", "unrecoverable", "dropped")
-        await pilot.press("e")
-        await until(pilot, "written")
+async def test_the_gaps_of_the_stream_are_in_the_ledger_and_in_the_export(tmp_path: Path) -> None:
+    fault = Fault(kind="disconnect", how="abrupt", after=50, channel="trades")
+    async with serve("binance", symbols=[*SYMBOLS], seed=7, rate=200, faults=[fault]) as simulator:
+        opener = partial(tapeloom.open, stack(simulator.url))
+        async with shown(opener, folder=tmp_path, size=(120, 40)) as pilot:
+            await pilot.press("3")
+            await until(pilot, "disconnect", *SYMBOLS)
+            await pilot.press("e")
+            await until(pilot, "written")
 
-    assert {json.loads(line)["cause"] for line in written(tmp_path, ".gaps.jsonl")} == {"overflow"}
+    assert {json.loads(line)["cause"] for line in written(tmp_path, ".gaps.jsonl")} == {
+        "disconnect"
+    }
 
 
 @pytest.mark.parametrize("size", [(80, 24), (120, 40), (30, 8)])

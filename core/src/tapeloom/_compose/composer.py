@@ -58,6 +58,8 @@ from .stage_checks import check_stages
 CallHook = Callable[..., Any]
 #: Returns the function that opens the connections of a feed, given that of the stack's transport plugin.
 DialOf = Callable[[Feed, Dial | None], Dial]
+#: The problem of a setting that is for sinks with a queue; in braces, the plugin.
+_NO_QUEUE = "the sink {!r} is called with each batch and has no queue or spool. Remove this key."
 #: Mistakes at these keys receive the place of their feed in the stack.
 _FEED_KEYS = frozenset({"", "channels", "symbols", "market", "stages", "venue"})
 
@@ -191,6 +193,9 @@ class _Composer:
                 spec.use, f"{problem}. This is a defect of the plugin."
             )
             return None
+        for key in ("queue", "spool", "max_batch", "max_batch_delay") if takes == "observe" else ():
+            if getattr(spec, key) != getattr(SinkSpec(spec.use), key):
+                self.mistakes.append(Mistake(f"{place}.{key}", _NO_QUEUE.format(spec.use)))
         return SinkPlan(spec, sink)
 
     def steering(self, plans: Sequence[FeedPlan], sinks: Sequence[SinkPlan]) -> Steering | None:
