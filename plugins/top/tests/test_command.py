@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import pickle
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,6 +13,16 @@ from typing import Any
 import pytest
 import structlog
 from tapeloom.cli._main import main
+from tapeloom.errors import (
+    BackendUnsupported,
+    ConfigError,
+    Mistake,
+    PluginNotFound,
+    RetriesExhausted,
+    SinkRefused,
+    SymbolError,
+)
+from tapeloom_top.streaming import Failed
 
 #: What a terminal gets when a program takes the whole screen, and when it gives it back.
 TAKEN, GIVEN_BACK = "\x1b[?1049h", "\x1b[?1049l"
@@ -119,3 +131,41 @@ def test_options_that_do_not_fit_are_refused(
 
     assert main(["top", *arguments]) == 2
     assert problem in capsys.readouterr().err
+
+
+class Unpicklable(SymbolError):
+    def __init__(self) -> None:
+        super().__init__("no such symbol. Choose another one.")
+        self.lock = threading.Lock()
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (ConfigError([Mistake("feed[0].venue", "unknown", 3)], "stack.toml"), ConfigError),
+        (PluginNotFound("binanse", ["binance"]), PluginNotFound),
+        (BackendUnsupported("ccxt", "trio", ["asyncio"]), BackendUnsupported),
+        (SinkRefused("the password is wrong. Set another one."), SinkRefused),
+        (RetriesExhausted("spot", 3, "refused"), RetriesExhausted),
+        (Unpicklable(), SymbolError),
+    ],
+)
+def test_an_error_of_opening_arrives_in_the_other_process_with_class_and_message(
+    error: Exception, kind: type[Exception]
+) -> None:
+    arrived = pickle.loads(pickle.dumps(Failed.of(error))).error()
+
+    assert type(arrived) is kind
+    assert str(arrived) == str(error)
+    if kind is not SymbolError:
+        assert vars(arrived) == vars(error)
+
+
+def test_a_defect_in_opening_arrives_with_its_trace() -> None:
+    try:
+        {}["no such key"]
+    except KeyError as error:
+        failed = Failed.of(error)
+
+    assert "test_command.py" in str(failed.error())
+    assert "KeyError: 'no such key'" in str(failed.error())

@@ -1,7 +1,7 @@
 """The command ``top``: watch a stream in the terminal, live or from a recording.
 
-`command` reads the options, `feeding` runs the stream in a thread of its own, and `app` shows what a
-`tapeloom_screens.Market` says. A slow terminal delays only the screen.
+`command` reads the options, `feeding` starts a process that streams, and `streaming` is what runs in it: it keeps
+a `tapeloom_screens.Market`. `app` asks it for a `picture` and shows it. A slow terminal delays only the screen.
 """
 
 from __future__ import annotations

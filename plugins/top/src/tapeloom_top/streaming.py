@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import pickle
 import signal
 import sys
 import threading
@@ -66,7 +67,14 @@ class Failed:
         """Return what carries *error*; of one that is a defect, its trace as text."""
         if not isinstance(error, TapeloomError):
             return cls(RuntimeError, (_trace(error),), {})
-        return cls(type(error), error.args, dict(vars(error)))
+        found = cls(type(error), error.args, dict(vars(error)))
+        try:
+            pickle.dumps(found)
+        except Exception:  # an attribute of a plugin's own class cannot be carried
+            kinds = (ConfigError, PluginError, SymbolError, TapeloomError)
+            kind = next(kind for kind in kinds if isinstance(error, kind))
+            return cls(kind, (str(error),), {})
+        return found
 
     def error(self) -> BaseException:
         """Return the exception."""
@@ -139,16 +147,16 @@ class Streaming:
                 self.send(Opened())
                 _silence()
                 await self._consume(stream)
-                await self._end_is_wanted()
+                await self._until_end_is_wanted()
 
     async def _wait_for_end(self, opening: anyio.CancelScope) -> None:
-        await self._end_is_wanted()
+        await self._until_end_is_wanted()
         if self._stream is None:
             opening.cancel()
         else:
             self._stream.stop()  # what was read still arrives
 
-    async def _end_is_wanted(self) -> None:
+    async def _until_end_is_wanted(self) -> None:
         while not self.stopping.is_set():  # noqa: ASYNC110 - set by other threads and a signal handler
             await anyio.sleep(_LOOK_SECONDS)
 
