@@ -125,8 +125,10 @@ async def test_an_export_that_cannot_be_written_is_said(url: str, tmp_path: Path
 
 
 async def test_the_gaps_of_the_stream_are_in_the_ledger_and_in_the_export(tmp_path: Path) -> None:
-    fault = Fault(kind="disconnect", how="abrupt", after=50, channel="trades")
-    async with serve("binance", symbols=[*SYMBOLS], seed=7, rate=200, faults=[fault]) as simulator:
+    fault = Fault(kind="disconnect", how="abrupt", after=100, every=400, count=5, channel="trades")
+    async with serve(
+        "binance", symbols=[*SYMBOLS], seed=7, rate=200, faults=[fault], start="first_subscription"
+    ) as simulator:
         opener = partial(tapeloom.open, stack(simulator.url))
         async with shown(opener, folder=tmp_path, size=(120, 40)) as pilot:
             await pilot.press("3")
