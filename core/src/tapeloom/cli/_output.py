@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import io
 import json
-import logging
 import sys
 import time
 from collections import Counter
@@ -150,8 +149,6 @@ def configure_logging(*, debug: bool) -> None:
             ),
             lambda _logger, _name, line: masked(str(line)),
         ],
-        wrapper_class=structlog.make_filtering_bound_logger(
-            logging.DEBUG if debug else logging.WARNING
-        ),
+        wrapper_class=structlog.make_filtering_bound_logger("debug" if debug else "warning"),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
     )
