@@ -45,6 +45,7 @@ class Firehose:
         self.symbols = symbols
         self.rate = rate
         self.records = records  #: one TLS record per frame, as venues send them
+        self.group = 1  #: frames of a paced sending that go out together
         self.frames: list[tuple[str, bytes]] = []
         for trade_data in frames.synthetic_trades(
             count, symbols, start=start, per_second=per_second
@@ -152,18 +153,19 @@ class Firehose:
                 peer.send(piece[start : start + _CHUNK])
 
     def _send_paced(self, peer: Peer, selected: list[bytes]) -> None:
-        """Send each frame at its due time, and record the send times in `stamps`."""
+        """Send each group of frames at the due time of its first, and record the send times in `stamps`."""
         now, period, stamps = time.perf_counter_ns, 1e9 / self.rate, array("q")
         started = now()
-        for number, frame in enumerate(selected):
+        for number in range(0, len(selected), self.group):
+            group = selected[number : number + self.group]
             due = started + number * period
             # Busy-wait for the rest: `time.sleep` is too coarse.
             if due - now() > 200_000:
                 time.sleep((due - now() - 150_000) / 1e9)
             while now() < due:
                 pass
-            stamps.append(now())
-            peer.send(frame)
+            stamps.extend([now()] * len(group))
+            peer.send(b"".join(group))
         self.stamps = stamps
 
 
@@ -247,6 +249,7 @@ def main() -> None:
         "--rate", type=float, default=0, help="frames a second; 0: as fast as can be"
     )
     parser.add_argument("--per-second", type=int, default=500, help="trades a second of event time")
+    parser.add_argument("--group", type=int, default=1, help="paced frames that go out together")
     parser.add_argument("--tls", type=Path, help="a folder with cert.pem and key.pem")
     parser.add_argument("--cpu", type=int, help="the processor to stay on")
     given = parser.parse_args()
@@ -265,6 +268,7 @@ def main() -> None:
         given.per_second,
         records=context is not None,
     )
+    firehose.group = given.group
     listener = socket.create_server(("127.0.0.1", 0), backlog=256)
     scheme = "wss" if context else "ws"
     print(json.dumps({"url": f"{scheme}://127.0.0.1:{listener.getsockname()[1]}"}), flush=True)

@@ -4,8 +4,8 @@
     python tests/bench/screens.py --turns 5 --seconds 8 --only alone page
 
 Streams without and with screens take turns, each in a process of its own, so that whatever else the machine does
-meets all. Each reads the frames of a process that sends at a fixed pace, with the stages quality and bars, and
-a consumer. The screens are: `page`, the sink `web` with a browser that shows a symbol; `tabs`, the same with
+meets all. Each reads the frames of a process that sends 50 at a time at a fixed pace, with the stages quality and
+bars, and a consumer. The screens are: `page`, the sink `web` with a browser that shows a symbol; `tabs`, the same with
 ten connections to the page that never read; `top`, which draws the table of symbols; `metrics`, the sink with a
 scrape every two seconds; `all`: the page, top and metrics at once. A variant `… idle` has nobody who looks.
 
@@ -13,8 +13,8 @@ With `--parts` it prints instead what each of them adds to the thread of the str
 stages, in one process without a network: blocks with and without it take turns.
 
 CPU is that of the whole process that streams, with all its threads; in µs a trade. The screen of `top` is a process
-of its own, whose CPU is `screen_us`. Delays are from the read to the
-consumer. Printed are the medians of the turns, and the medians of the ratios to `alone` of the same turn.
+of its own, whose CPU is `screen_us`. Delays are from the read to the consumer. Printed are the medians of the turns,
+and the medians of the ratios to `alone` of the same turn.
 """
 
 from __future__ import annotations
@@ -50,6 +50,9 @@ VARIANTS = ("alone", "page idle", "page", "tabs", "metrics", "top", "all")
 #: Seconds after everybody looks that are not measured, and in which everybody must look.
 WARM_UP, PATIENCE = 3.0, 25.0
 _SYMBOLS = 10
+#: Trades that are sent together. One by one the CPU of a trade would depend on how many the reader finds at once,
+#: which is what the machine leaves it time for.
+_GROUP = 50
 
 
 # ------------------------------------------------------------------------------- the process that streams
@@ -227,8 +230,11 @@ def parts(rounds: int, size: int) -> None:
         "a queue of 50 ms": kept.append,
     }
     took: dict[str, list[float]] = {name: [] for name in observers}
-    for _ in range(rounds):
-        for name, observe in observers.items():
+    names = [*observers]
+    for number in range(rounds):
+        first = number % len(names)  # they take turns in being the first
+        for name in names[first:] + names[:first]:
+            observe = observers[name]
             batches = [[next(payloads) for _ in range(size)] for _ in range(block // size)]
             looked_at.row("binance", symbols[0])
             table.rows()
@@ -239,8 +245,10 @@ def parts(rounds: int, size: int) -> None:
             took[name].append((time.thread_time() - began) / block * 1e6)
     for name, found in took.items():
         more = [b - a for a, b in zip(took["nothing"], found, strict=True)]
+        ratio = statistics.median(b / a for a, b in zip(took["nothing"], found, strict=True))
         print(
-            f"{name:20} {statistics.median(found):6.3f} µs a trade, {statistics.median(more):+6.3f}"
+            f"{name:20} {statistics.median(found):6.3f} µs a trade, {statistics.median(more):+6.3f},"
+            f" × {ratio:.3f}"
         )
 
 
@@ -395,7 +403,7 @@ def main() -> None:
     rows: dict[str, list[dict[str, float]]] = {variant: [] for variant in given.only}
     count = round(given.rate * (given.seconds + WARM_UP + PATIENCE))
     firehose = str(Path(__file__).with_name("firehose.py"))
-    pace = ["--rate", str(given.rate), "--per-second", str(given.rate)]
+    pace = ["--rate", str(given.rate), "--per-second", str(given.rate), "--group", str(_GROUP)]
     with started(firehose, "--count", str(count), *pace) as sender:
         assert sender.stdout is not None
         url = json.loads(sender.stdout.readline())["url"].replace("ws://", "http://")
