@@ -303,6 +303,8 @@ class TopApp(App[None]):
         if picture.symbol is None:
             panel.update(Text("waiting for the first event …", "dim"))
             return
+        if not book.size.width:  # the page was opened just now; it is drawn again once it has a size
+            return
         venue, symbol = picture.symbol
         length, width = duration_ns(query.interval), panel.size.width
         title = Text().append(f"{venue} {symbol} ", "bold").append(f"{query.interval} candles")
