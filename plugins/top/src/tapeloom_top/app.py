@@ -303,7 +303,7 @@ class TopApp(App[None]):
         if picture.symbol is None:
             panel.update(Text("waiting for the first event …", "dim"))
             return
-        if not book.size.width:  # the page was opened just now; it is drawn again once it has a size
+        if not book.size.width:  # not laid out yet; it is drawn again then
             return
         venue, symbol = picture.symbol
         length, width = duration_ns(query.interval), panel.size.width
