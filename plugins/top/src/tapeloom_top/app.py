@@ -20,14 +20,14 @@ from tapeloom_screens import Health, Order
 from textual.app import App, ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical
-from textual.screen import ModalScreen
 from textual.widgets import ContentSwitcher, Footer, Input, Static
 
 from . import pages
-from .chart import BAR_LEGEND, GAP_LEGEND, chart
+from .chart import chart
 from .exporting import export
 from .feeding import StreamGone
 from .formats import clock, count
+from .help import Help
 from .listing import Listing
 from .picture import Key, Picture, Query
 
@@ -47,23 +47,6 @@ _LISTINGS = {
 }  # fmt: skip
 _INTERVALS = ("1s", "5s", "15s", "1m", "5m", "15m", "1h", "4h", "1d")
 _ORDERS: tuple[Order, ...] = ("name", "rate", "gaps", "rejects", "age")
-_HELP = f"""\
-1 … 6      pages: symbols, one symbol, gaps, connections, pipeline, log
-↑ ↓ PgUp PgDn Home End, mouse: move the cursor
-Enter      open the symbol at the cursor; elsewhere show the whole row
-n b        next symbol, symbol before
-+ -        longer candles, shorter candles
-/          filter symbols and gaps; Esc ends the filter
-o          order of the symbols: name, rate, gaps, rejects, age
-Space      pause the screen; the stream goes on
-e          write symbols (CSV) and gaps (JSON lines) to files
-q          quit
-
-P50 P99    from the venue's time to our read, in the last half minute
-AGE        time since the last event of any channel
-marks      {GAP_LEGEND}
-           {BAR_LEGEND}
-"""
 
 
 class Source(Protocol):
@@ -85,18 +68,6 @@ class View:
     symbol: Key | None = None
     step: int = 0  #: so many symbols after that one
     paused: bool = False
-
-
-class Help(ModalScreen[None]):
-    """The keys."""
-
-    BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("escape,q,question_mark,enter", "dismiss", "Close")
-    ]
-
-    def compose(self) -> ComposeResult:
-        """Create the text."""
-        yield Static(Text(_HELP), id="help")
 
 
 class TopApp(App[None]):
