@@ -33,6 +33,7 @@ from .consumer_tasks import ConsumerTasks
 from .consumers import Batches, Consumer
 from .feed.runner import FeedRunner
 from .queues import Queue
+from .sinks.checkpoints import checkpoints_after
 from .sinks.observed import Observed
 
 if TYPE_CHECKING:
@@ -301,7 +302,7 @@ class Stream:
     async def _steer(self, steering: Steering) -> None:
         """Run the steering until cancelled; stop the stream if it fails."""
         try:
-            await steering.run(Steered(self._feeds, self._deliver, self._clock))
+            await steering.run(Steered(self._feeds, self._deliver, self._clock, checkpoints_after))
         except TapeloomError as error:
             self._steering_error = error
             log.error("steering_failed", reason=str(error))

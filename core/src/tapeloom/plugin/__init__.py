@@ -50,7 +50,7 @@ from .protocol import (
 from .relays import Cursor, Relay, RelayedBatch
 from .sinks import CheckedSink, Guarantee, IdleSink, ObservingSink, Resume, Sink, SinkBatch, SinkRun
 from .state import DELAY_BOUNDS, ConnectionState, FeedState, QueueState, StageTime, StreamState
-from .steering import FeedOutline, Steered, SteeredFeed, Steering
+from .steering import FeedOutline, Steered, SteeredFeed, Steering, StoredPositions
 from .timing import NO_CLOCK, Clock, ClockOffset, ClockStepDetector, TimeLimit, WallDeadline
 
 __all__ = [
@@ -104,6 +104,7 @@ __all__ = [
     "Steered",
     "SteeredFeed",
     "Steering",
+    "StoredPositions",
     "StreamState",
     "Subscription",
     "TimeLimit",

@@ -45,6 +45,18 @@ class SteeredFeed(Protocol):
         ...
 
 
+class StoredPositions(Protocol):
+    """Up to where something that was stored has the events of each subscription."""
+
+    def add(self, events: Sequence[Event], /) -> None:
+        """Take note of events that are stored now, in order."""
+        ...
+
+    def changed(self) -> Mapping[str, str]:
+        """Return, as texts, the positions that have changed since it was last called."""
+        ...
+
+
 @frozen(eq=False)
 class Steered:
     """What `Steering.run` gets: the running feeds by name."""
@@ -53,6 +65,9 @@ class Steered:
     #: Delivers events to the consumers and sinks, in order with those of the feeds.
     emit: Callable[[list[Event]], Awaitable[None]]
     clock: Clock
+    #: Returns what keeps positions, beginning with those that were stored, as texts. With it a plugin that leaves
+    #: out events of a batch stores the positions of those that it has stored.
+    positions: Callable[[Mapping[str, str]], StoredPositions]
 
 
 class Steering(Protocol):

@@ -176,20 +176,18 @@ class Bars:
         self, symbol_bars: SymbolBars, trade: Trade, index: int, splices: list[_Splice]
     ) -> bool:
         """Update the venue clock from a trade; return False, and reject it, if it is too far ahead."""
-        clock = self._clock
+        clock, ts, recv = self._clock, trade.ts, trade.recv
         limit = clock.limit
-        if trade.ts - trade.recv > limit.allowed and limit.exceeds(
-            trade.ts, trade.recv, symbol_bars.newest_ts
-        ):
+        if ts - recv > limit.allowed and limit.exceeds(ts, recv, symbol_bars.newest_ts):
             splices.append((index, [], symbol_bars.reject_ahead(trade, limit.agreed)))
             return False
-        max_ts = clock.record_recv(trade.recv)
+        max_ts = clock.record_recv(recv)
         if trade.origin == "live" or not clock.has_offset:
-            clock.last_ts = trade.ts
-            if trade.ts > max_ts:
-                clock.raise_offset(trade.ts)
-        elif trade.ts > trade.recv + clock.estimated_offset + self._settings.lateness:
-            symbol_bars.doubt(trade.ts)  # a past trade of the future: the clock was set meanwhile
+            clock.last_ts = ts
+            if ts > max_ts:
+                clock.raise_offset(ts)
+        elif ts > recv + clock.estimated_offset + self._settings.lateness:
+            symbol_bars.doubt(ts)  # a past trade of the future: the clock was set meanwhile
         return True
 
     def _rollover(

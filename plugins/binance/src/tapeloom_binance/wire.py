@@ -7,12 +7,13 @@ The `#:` lines above a struct are one sample payload (recorded, or from the venu
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from decimal import Decimal
-from typing import Annotated, ClassVar, TypeAlias
+from typing import Annotated, Any, ClassVar, TypeAlias
 
 from attrs import define
 from msgspec import Meta, Struct, field
-from tapeloom.events import Bar, Book, Event, Origin, Quote, Reject, Side, Ticker, Trade
+from tapeloom.events import Bar, Book, Event, Origin, Quote, Reject, Ticker, Trade
 from tapeloom.plugin.bounds import INT_LIMIT, number
 
 __all__ = ["AggregateTrade", "DepthSnapshot", "HistoricalTrade", "KlineRow", "Route"]
@@ -21,6 +22,8 @@ Level: TypeAlias = tuple[str, str]
 #: A time or an id. msgspec accepts longer integers where there is no limit.
 Int64: TypeAlias = Annotated[int, Meta(ge=0, le=INT_LIMIT - 1)]
 
+#: Creates a trade without calling `Trade.__init__`; all of its fields must be set.
+new_trade: Callable[[type[Trade]], Any] = Trade.__new__
 #: What is read as the size of a message that is no trade, in a batch.
 _NO_SIZE = "0"
 #: The price of a route before its first trade.
@@ -65,18 +68,30 @@ class TradeMessage(Struct, gc=False, kw_only=True):
     X: str = "MARKET"
 
     def to_event(self, route: Route, recv: int) -> Event:
-        venue, symbol, channel = route.venue, route.symbol, route.channel
-        ts = self.T * route.time_unit_ns
-        price, size = route.parse_price(self.p), number(self.q)
+        # Setting the fields of a trade takes half the time of calling the class.
+        trade = new_trade(Trade)
+        trade.ts = ts = self.T * route.time_unit_ns
+        trade.price = route.parse_price(self.p)
+        trade.size = size = number(self.q)
         if ts >= INT_LIMIT or not size.is_finite():
             raise ValueError(f"expected a time before 2262 and a size, got {self.T} and {size}")
-        side: Side = "sell" if self.m else "buy"
-        trade = Trade(venue, symbol, ts, recv, price, size, side, self.t, channel, route.origin)
+        trade.venue, trade.symbol, trade.recv = route.venue, route.symbol, recv
+        trade.side = "sell" if self.m else "buy"
+        trade.id = self.t
+        trade.channel, trade.origin = route.channel, route.origin
         if self.X == "MARKET":
-            return trade
+            return trade  # type: ignore[no-any-return]  # `new_trade` has no type of its own
         # Trades of the insurance fund and deleveraging never stood in the book or in a kline.
-        evidence = f"X={self.X}"
-        return Reject(venue, symbol, ts, recv, "not_market_trade", evidence, trade, channel)
+        return Reject(
+            route.venue,
+            route.symbol,
+            ts,
+            recv,
+            "not_market_trade",
+            f"X={self.X}",
+            trade,
+            route.channel,
+        )
 
 
 #: {"e":"trade","E":1721347022956,"T":1721347022956,"s":"BTCUSDT","t":5182005737,"p":"63943.90",

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import threading
 from collections.abc import Callable, Mapping, Sequence
 
 from attrs import Factory, define
 from tapeloom.errors import SinkUnavailable
 from tapeloom.events import Event, Gap, Trade
+from tapeloom.plugin import StoredPositions
+from tapeloom_nats.messages import events_of
 from tapeloom_nats.state import State
 
 __all__ = ["Lease", "Leases", "Published"]
@@ -16,8 +17,6 @@ __all__ = ["Lease", "Leases", "Published"]
 #: In ns. Events of several feeds may be delivered in another order than that in which they were read, by far
 #: less than this.
 _OVERLAP = 10_000_000_000
-#: A position with open gaps has this in its text.
-_HAS_GAPS = '"open":[['
 
 
 @define(eq=False)
@@ -28,14 +27,15 @@ class Lease:
     slot: int
     fence: int
     expected: int  #: number of the last message on the subject
-    state: State  #: what the subject has: the numbers of runs, and positions
+    state: State  #: what the subject has: the numbers of runs, and positions at a checkpoint
+    #: The positions of the events that the subject has. Those that core computes for the sink are also of events
+    #: that this node has read and, without a lease, not published.
+    kept: StoredPositions
     size: int = 0  #: of what was published since the last checkpoint, in bytes
     saved_at: float = 0.0  #: when the last checkpoint was saved, in monotonic seconds
     #: Events that were read before, in ns, are of an earlier lease: there may be a hole behind them that
     #: nobody has reported. 0: all have been read since.
     since: int = 0
-    #: The gaps that were published under it, by subscription, begin and id before them.
-    gaps: set[tuple[str, str, str, int, int | str | None]] = Factory(set)
     #: Another node was live when it began, and publishes what was before the first live event of a subscription:
     #: until when, in ns, the venue may repeat that. 0: nobody was, or it has passed.
     beside_until: int = 0
@@ -58,25 +58,28 @@ class Lease:
             found.append(index)
         return found
 
-    def own_positions(self, positions: Mapping[str, str]) -> dict[str, str]:
-        """Return *positions* without the open gaps of an earlier lease, which others may have filled since.
+    def begin_with(self, positions: Mapping[str, str], kept: StoredPositions) -> None:
+        """Let the subject stand at *positions*, also in subscriptions of which it has other ones.
 
-        The sink that computes them does not know that the shard was elsewhere in between.
+        An earlier owner of the slot may have left open gaps that another slot has filled since.
         """
-        return {
-            key: self._without_stale(key, text) if _HAS_GAPS in text else text
-            for key, text in positions.items()
-        }
+        self.state.changed.update(self.state.positions, positions)
+        self.state.positions, self.kept = dict(positions), kept
 
-    def _without_stale(self, key: str, text: str) -> str:
-        fields = json.loads(text)
-        venue, symbol, channel = json.loads(key)
-        fields["open"] = [
-            [gap, found]
-            for gap, found in fields["open"]
-            if (venue, symbol, channel, gap["since"], gap.get("after_id")) in self.gaps
-        ]
-        return json.dumps(fields, separators=(",", ":"))
+    def stored(self, events: Sequence[Event]) -> None:
+        """Take note of events that the subject has now."""
+        self.kept.add(events)
+
+    def read_back(self) -> None:
+        """Take note of the events of the messages that were read from the subject."""
+        bodies, self.state.bodies = self.state.bodies, []
+        for header, body in bodies:
+            self.kept.add([event for _, event in events_of(header, body)])
+
+    def checkpoint(self) -> State:
+        """Return the state with the positions of what the subject has."""
+        self.state.update(self.kept.changed())
+        return self.state
 
     def read_since(self, events: Sequence[Event], indexes: list[int]) -> list[int]:
         """Return the indexes of the events that were read since the lease began."""

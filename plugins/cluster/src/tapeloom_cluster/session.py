@@ -16,7 +16,7 @@ from typing import Any
 from attrs import define
 from msgspec.structs import replace
 from tapeloom.errors import SinkUnavailable
-from tapeloom.events import Gap, Status
+from tapeloom.events import Event, Gap, Status
 from tapeloom.plugin import Resume, SinkBatch, SinkRun
 from tapeloom_nats.connection import EXPECTED_LAST, WRONG_LAST, ApiError, Connection, answer
 from tapeloom_nats.messages import (
@@ -154,6 +154,7 @@ async def fence(
         is_owner = is_owner and (header.fence <= lease.fence)
         if at < number:
             lease.state.add(lease.shard, header, message.data)
+    lease.read_back()
     lease.expected = number
     return is_owner
 
@@ -163,6 +164,7 @@ class _Outgoing:
     """The message of a batch for one shard, which is sent in parts if it is too large for one."""
 
     lease: Lease
+    events: Sequence[Event]
     header: Header
     body: bytes
     size: int  #: how many bytes of the body a part has at most
@@ -292,12 +294,7 @@ class Session:
                 continue
             events = [batch.events[index] for index in missing]
             numbers = [batch.first + index for index in missing]
-            lease.gaps.update(
-                (e.venue, e.symbol, e.channel, e.since, e.after_id)
-                for e in events
-                if type(e) is Gap
-            )
-            of_shard = lease.own_positions(positions.get(shard, {}))
+            of_shard = positions.get(shard, {})
             events_bytes, body = body_of(events, numbers, of_shard)
             header = replace(
                 header_of(self._node, self._epoch, lease),
@@ -305,7 +302,7 @@ class Session:
                 events_bytes=events_bytes,
             )  # fmt: skip
             lease.state.update(of_shard)
-            yield _Outgoing(lease, header, body, self._part_size)
+            yield _Outgoing(lease, events, header, body, self._part_size)
 
     def _split(self, batch: SinkBatch) -> dict[str, list[int]]:
         """Return the indexes of the events by shard. Those without a symbol are in all that are held."""
@@ -348,6 +345,7 @@ class Session:
                 continue
             if item.part > item.parts:
                 lease.size += len(item.body)
+                lease.stored(item.events)
                 lease.state.run(self._epoch).add(lease.shard, item.header)
         return [item for item in sent if item.part <= item.parts]
 
@@ -397,7 +395,7 @@ class Session:
                 continue
             await self._save(lease)
             header = header_of(self._node, self._epoch, lease, ended=True)
-            item = _Outgoing(lease, header, b"", self._part_size)
+            item = _Outgoing(lease, (), header, b"", self._part_size)
             while await self._publish([item]):
                 pass
             self._leases.end(shard)
@@ -405,6 +403,6 @@ class Session:
     async def _save(self, lease: Lease) -> None:
         assert self._info is not None
         checkpoint = checkpoint_of(self._connection, self._node, lease.shard, lease.slot)
-        await checkpoint.save(lease.state, self._info, lease.expected)
+        await checkpoint.save(lease.checkpoint(), self._info, lease.expected)
         lease.size = 0
         lease.saved_at = self._monotonic()

@@ -59,7 +59,6 @@ class ClusterSteering:
             self.node, self.leases, run, monotonic
         )
         self.sink.make_session = make
-        self.sink.has_checkpoints = False  # a node that takes a shard reads its positions alone
 
     def describe(self) -> Sequence[str]:
         """Return lines for `tapeloom check`."""

@@ -226,8 +226,8 @@ class ShardStreams:
         now = self.steered.clock.time_ns()
         leases = {
             number: Lease(
-                str(number), shard.slot, shard.fence, 0, State(),
-                saved_at=self.steered.clock.monotonic(), since=now,
+                str(number), shard.slot, shard.fence, 0, State(keeps_events=True),
+                self.steered.positions({}), saved_at=self.steered.clock.monotonic(), since=now,
                 beside_until=0 if shard.resume else now + _REPEATED,
             )
             for number, shard in new.items()
@@ -237,8 +237,9 @@ class ShardStreams:
         for number, lease in leases.items():
             if lease.shard in used:
                 await self._take_over(lease)
-            if new[number].resume:
-                stored |= await self._positions(lease)
+            found = await self._positions(lease) if new[number].resume else {}
+            stored |= found
+            lease.begin_with(found, self.steered.positions(found))
             if self._shards.get(number) is new[number]:
                 self.leases.hold(lease)
         await self._add(new, stored)
@@ -249,6 +250,7 @@ class ShardStreams:
         assert connection is not None
         checkpoint = checkpoint_of(connection, self.node, lease.shard, lease.slot)
         lease.expected = await checkpoint.load(lease.state, info) - 1
+        lease.kept = self.steered.positions(lease.state.positions)
         await fence(connection, self.node, self.leases.epoch, lease, begun=True)
 
     async def _current(self) -> StreamInfo:
@@ -257,7 +259,7 @@ class ShardStreams:
 
     async def _positions(self, lease: Lease) -> dict[str, str]:
         """Return the newest positions of a shard, of all its slots."""
-        found = dict(lease.state.positions)
+        found = dict(lease.checkpoint().positions)
         for slot in range(self.node.replicas + 1):
             if slot != lease.slot:
                 for key, text in (await self._read_positions(lease.shard, slot)).items():
@@ -268,7 +270,7 @@ class ShardStreams:
     async def _read_positions(self, shard: str, slot: int) -> Mapping[str, str]:
         connection = self._connection
         assert connection is not None
-        other = Lease(shard, slot, 0, 0, State())
+        other = Lease(shard, slot, 0, 0, State(keeps_events=True), self.steered.positions({}))
         subject = slot_subject(self.node, shard, slot)
         stream = self.node.settings.stream
         last, _ = await last_message(connection, stream, subject)
@@ -276,10 +278,12 @@ class ShardStreams:
             return {}  # it was never used
         info = await self._current()
         first = await checkpoint_of(connection, self.node, shard, slot).load(other.state, info)
+        other.kept = self.steered.positions(other.state.positions)
         if last >= first:
             async for _, message in connection.read(stream, subject, first=first, last=last):
                 other.state.add(shard, parse_header(message.headers), message.data)
-        return other.state.positions
+        other.read_back()
+        return other.checkpoint().positions
 
     async def _add(self, new: Mapping[int, _Shard], stored: Mapping[str, str]) -> None:
         """Add the symbols of new shards to the feeds, all at once."""

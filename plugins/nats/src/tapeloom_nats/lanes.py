@@ -11,11 +11,11 @@ from tapeloom.events import Event, Gap, Trade
 
 from .recognition import Order, order_of, order_of_start
 
-__all__ = ["Lane", "Subscription"]
+__all__ = ["SlotLane", "Subscription"]
 
 
 @define
-class Lane:
+class SlotLane:
     """One subscription of one slot."""
 
     is_held: bool = False
@@ -50,7 +50,7 @@ class Lane:
 class Subscription:
     """A venue, symbol and channel, over all slots."""
 
-    lanes: dict[int, Lane] = field(factory=dict)
+    lanes: dict[int, SlotLane] = field(factory=dict)
     seen: Any = None  #: `Ids` or `Keys`
     floor: Order | None = None  #: the place of the first event; those before it are not wanted
     newest: Order | None = None  #: the place of the last event that was passed on

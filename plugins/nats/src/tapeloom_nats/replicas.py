@@ -19,7 +19,7 @@ from attrs import evolve
 from tapeloom.events import Event, Gap, Reject, Status, Trade
 
 from .comparison import Lead, Unconfirmed, conflict
-from .lanes import Lane, Subscription
+from .lanes import SlotLane, Subscription
 from .recognition import (
     WINDOW,
     Ids,
@@ -135,7 +135,7 @@ class Replicas:
                 subscription = subscriptions[key] = Subscription()
             lane = subscription.lanes.get(slot)
             if lane is None:
-                lane = subscription.lanes[slot] = Lane()
+                lane = subscription.lanes[slot] = SlotLane()
                 if subscription.last is not None:
                     self._hold(subscription, slot, at)
             if kind is Gap:
@@ -179,7 +179,7 @@ class Replicas:
         self,
         subscription: Subscription,
         slot: int,
-        lane: Lane,
+        lane: SlotLane,
         event: Event,
         at: int,
         out: list[Event],

@@ -7,6 +7,7 @@ from here. The end of the connection says that the process of the screen is gone
 
 from __future__ import annotations
 
+import gc
 import importlib.util
 import os
 import pickle
@@ -42,6 +43,8 @@ _STATE_SECONDS = 1.0
 #: Seconds after which a thread that computes lets another one run. Python's own 5 ms would delay each
 #: read of a socket by as much while a query is answered.
 _SWITCH_SECONDS = 0.0005
+#: Number of new objects after which the garbage collector runs, as of the other commands that stream.
+_GC_THRESHOLD = 50_000
 #: The states of a `Status` that show that a venue was reached.
 _CONNECTED = frozenset({"connected", "logged_in", "subscribed", "live"})
 
@@ -105,6 +108,7 @@ def run(
     os.chdir(folder)
     configure_logging(debug=debug)
     sys.setswitchinterval(_SWITCH_SECONDS)
+    gc.set_threshold(_GC_THRESHOLD)
     streaming = Streaming(connection, opener)
     signal.signal(signal.SIGTERM, lambda *_: streaming.stopping.set())
     threading.Thread(target=streaming.answer, name="answers", daemon=True).start()

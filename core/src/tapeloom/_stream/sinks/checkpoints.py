@@ -56,6 +56,14 @@ class Checkpoints:
         self._positions.update(changed)
         self._unsaved.update(changed)
 
+    def changed(self) -> Mapping[str, str]:
+        """Return, as texts, the positions that have changed since this was last called."""
+        self.fold()
+        by_key = self._positions.by_key()
+        found = texts({key: by_key[key] for key in self._unsaved})
+        self._unsaved.clear()
+        return found
+
     def texts_after(self, events: Sequence[Event]) -> Mapping[str, str]:
         """Return, as texts, the positions after *events* that have changed since the last checkpoint.
 
@@ -67,3 +75,10 @@ class Checkpoints:
         unsaved = {key: by_key[key] for key in self._unsaved}
         changed = {} if events is self._last else self._positions.after(events)
         return texts({**unsaved, **changed})
+
+
+def checkpoints_after(stored: Mapping[str, str]) -> Checkpoints:
+    """Return checkpoints that begin with positions that were stored, as texts."""
+    positions = Positions()
+    positions.restore(stored)
+    return Checkpoints(positions)
