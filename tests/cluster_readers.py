@@ -175,11 +175,11 @@ def _compare_one(
         return
     waiting: defaultdict[Any, deque[int]] = defaultdict(deque)
     for index, trade in enumerate(expected):
-        waiting[trade.price, trade.size, trade.ts // MS].append(index)
+        waiting[_key(trade)].append(index)
     places: dict[str, int] = {}  # of the ids of the venue in the truth
     last, found = -1, set[int]()
     for trade in trades:
-        same = waiting[trade.price, trade.size, trade.ts // MS]
+        same = waiting[_key(trade)]
         if str(trade.id) in places:
             counts.note("twice", trade)
         elif not same:
@@ -199,13 +199,23 @@ def _compare_one(
             counts["expected"] += 1
             if index not in found:
                 counts["missing"] += 1
-                if not any(_holds(gap, index, trade.ts, places) for gap in gaps):
+                if not any(_holds(gap, index, expected, places) for gap in gaps):
                     counts.note("unnamed", trades[0].venue, trades[0].symbol, trade)
 
 
-def _holds(gap: Gap, index: int, ts: int, places: Mapping[str, int]) -> bool:
-    """Return whether a gap names the trade with this place in the truth and this time."""
+def _holds(gap: Gap, index: int, expected: Sequence[Any], places: Mapping[str, int]) -> bool:
+    """Return whether a gap names the trade with this place in the truth.
+
+    Of equal trades at its edge it is not known which one was delivered.
+    """
     after, before = places.get(str(gap.after_id)), places.get(str(gap.before_id))
+    trade = expected[index]
     if after is not None and before is not None:
-        return after < index < before
-    return gap.since // MS <= ts // MS <= gap.until // MS
+        edges = {_key(expected[after]), _key(expected[before])}
+        return after < index < before or _key(trade) in edges
+    return gap.since // MS <= trade.ts // MS <= gap.until // MS
+
+
+def _key(trade: Any) -> tuple[Any, ...]:
+    """Return what a trade is recognised by."""
+    return trade.price, trade.size, trade.ts // MS

@@ -59,7 +59,9 @@ def batch(first: int, *events: Event, epoch: int = EPOCH) -> SinkBatch:
     return SinkBatch(epoch, first, events)
 
 
-async def owner(node: Node, fence_number: int, epoch: int = EPOCH) -> tuple[Session, Leases]:
+async def owner(
+    node: Node, fence_number: int, epoch: int = EPOCH, *, begun: bool = False
+) -> tuple[Session, Leases]:
     """Return the session of a node that has taken the only slot with a fence."""
     leases = Leases(time.monotonic, time.monotonic() + 60.0, True)
     session = Session(node, leases, SinkRun("nats", epoch), time.monotonic)
@@ -67,7 +69,7 @@ async def owner(node: Node, fence_number: int, epoch: int = EPOCH) -> tuple[Sess
     connection = Connection(node.settings)
     await connection.open()
     lease = Lease("0", 0, fence_number, 0, State(keeps_events=True), checkpoints_after({}))
-    assert await fence(connection, node, epoch, lease)
+    assert await fence(connection, node, epoch, lease, begun=begun)
     await connection.close()
     leases.hold(lease)
     return session, leases
@@ -338,6 +340,31 @@ def test_a_message_whose_answer_was_lost_counts_in_the_positions(
         return await saved(node)
 
     assert run(main)["BTC/USD"]["last"][2] == 2
+
+
+def test_an_open_gap_of_an_earlier_owner_of_the_slot_is_not_taken_over(
+    server: NatsServer, node: Node
+) -> None:
+    """Of the last owner it is: nobody else is to fill it. The one before has left it to another slot."""
+
+    async def main() -> dict[str, Any]:
+        gaps = [
+            Gap("v", symbol, 9, 9, since, 9, "restart", None, "open", "trades", since)
+            for symbol, since in (("BTC/USD", 3), ("ETH/USD", 4))
+        ]
+        for number, gap in enumerate(gaps, 1):
+            session, _ = await owner(node, number, number, begun=True)
+            await session.write(batch(1, gap, evolve(trade(9), symbol=gap.symbol), epoch=number))
+            await session.close()
+        last, leases = await owner(node, 9, begun=True)
+        (lease,) = leases.all()
+        await last.close()
+        return {
+            json.loads(key)[1]: [gap["since"] for gap, _ in json.loads(text).get("open", [])]
+            for key, text in lease.checkpoint().positions.items()
+        }
+
+    assert run(main) == {"BTC/USD": [], "ETH/USD": [4]}
 
 
 def test_a_shard_that_came_back_begins_with_the_positions_of_its_last_owner() -> None:

@@ -52,6 +52,10 @@ class StoredPositions(Protocol):
         """Take note of events that are stored now, in order."""
         ...
 
+    def forget_gaps(self) -> None:
+        """Forget the gaps without a final state: who stored them has ended, and the next one reports its own."""
+        ...
+
     def changed(self) -> Mapping[str, str]:
         """Return, as texts, the positions that have changed since it was last called."""
         ...

@@ -74,7 +74,12 @@ class Lease:
         """Take note of the events of the messages that were read from the subject."""
         bodies, self.state.bodies = self.state.bodies, []
         for header, body in bodies:
-            self.kept.add([event for _, event in events_of(header, body)])
+            if (
+                header.begun
+            ):  # what the owner before has not filled was reported again, or is in another slot
+                self.kept.forget_gaps()
+            else:
+                self.kept.add([event for _, event in events_of(header, body)])
 
     def checkpoint(self) -> State:
         """Return the state with the positions of what the subject has."""

@@ -56,7 +56,8 @@ class Run:
 class State:
     """The runs of a sink by epoch, and its positions.
 
-    With *keeps_events* it keeps the bodies of the messages that are added, for the events in them.
+    With *keeps_events* it keeps the bodies of the messages that are added, for the events in them, and an empty one
+    where another node has begun.
     """
 
     def __init__(self, *, keeps_events: bool = False) -> None:
@@ -82,6 +83,8 @@ class State:
     def add(self, shard: str, header: Header, part: bytes) -> None:
         """Take account of the next message of a shard. Raises ValueError if it cannot be read."""
         if not header.count:
+            if header.begun and self._keeps_events:
+                self.bodies.append((header, b""))
             return
         if (body := self._bodies.add(shard, header, part)) is None:
             return

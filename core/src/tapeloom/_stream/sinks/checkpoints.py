@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
+from attrs import evolve
+
 from tapeloom.events import Event
 
 from .positions import Latest, Positions, texts
@@ -55,6 +57,13 @@ class Checkpoints:
         self._pending = Latest(self._positions)
         self._positions.update(changed)
         self._unsaved.update(changed)
+
+    def forget_gaps(self) -> None:
+        """Forget the gaps without a final state: they are not filled by whoever continues."""
+        self.fold()
+        found = {key: of for key, of in self._positions.by_key().items() if of.open}
+        self._positions.update({key: evolve(of, open=()) for key, of in found.items()})
+        self._unsaved.update(found)
 
     def changed(self) -> Mapping[str, str]:
         """Return, as texts, the positions that have changed since this was last called."""
