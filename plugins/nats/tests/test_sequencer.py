@@ -218,3 +218,57 @@ def test_what_a_node_missed_that_has_a_slot_again_is_a_gap_but_not_behind_anothe
     assert [event.id for event in events if isinstance(event, Trade)] == [1, 2, 3, 4, 7]
     gaps = [(event.after_id, event.before_id) for event in events if isinstance(event, Gap)]
     assert gaps == [(4, 7)]
+
+
+def named(n: int, symbol: str) -> Trade:
+    """A trade of which the id is no number."""
+    return Trade("acme", symbol, START + n * MS, START, ONE, ONE, "buy", f"x{n}")
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    steps=st.lists(
+        st.tuples(
+            st.sampled_from(["goes on", "another node"]),
+            st.sampled_from(SYMBOLS[:3]),
+            st.integers(0, 3),  # trades that are lost before it
+            st.sampled_from([0, 1, 4, 14]),  # seconds before it
+        ),
+        min_size=2,
+        max_size=25,
+    ),
+    is_named=st.booleans(),
+    data=st.data(),
+)
+def test_a_restarted_reader_goes_on_as_one_that_was_not_whatever_was_quiet_meanwhile(
+    steps: list[tuple[str, str, int, int]], is_named: bool, data: st.DataObject
+) -> None:
+    log = Log()
+    fence, first, seconds, made = 1, 1, 0, Counter[str]()
+    for what, symbol, lost, wait in steps:
+        seconds += wait
+        if what == "another node":
+            fence, first = fence + 1, 1
+            log.copy(0, fence, begun=True, replicas=1)
+        else:
+            made[symbol] += lost + 1
+            make = named if is_named else trade
+            log.copy(0, fence, [make(made[symbol], symbol)], first, replicas=1)
+            first += 1
+        number, _, *rest = log.messages[-1]
+        log.messages[-1] = number, START + seconds * 1000 * MS + number, *rest
+    stop = data.draw(st.integers(0, len(log.messages)))
+    once = Sequencer(PREFIX)
+    for message in log.messages[:stop]:
+        once.add(*message)
+    oldest, memory = once.oldest(stop), once.memory(stop)
+    again = Sequencer(PREFIX)
+    again.remember(memory, oldest, START)
+    skipped = False
+    for message in log.messages[oldest - 1 :]:
+        if message[0] > stop and not skipped:
+            again.raise_fences(once.fences)
+            skipped = True
+        events = again.add(*message)
+        if message[0] > stop:
+            assert events == once.add(*message)

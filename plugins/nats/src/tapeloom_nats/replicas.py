@@ -19,7 +19,7 @@ from attrs import evolve
 from tapeloom.events import Event, Gap, Reject, Status, Trade
 
 from .comparison import Lead, Unconfirmed, conflict
-from .lanes import SlotLane, Subscription
+from .lanes import Quiet, SlotLane, Subscription
 from .recognition import (
     WINDOW,
     Ids,
@@ -53,7 +53,7 @@ class Replicas:
         self._count = count
         self._unconfirmed = Unconfirmed()
         self._is_compared = False  #: whether another slot lives than that of the current message
-        self._begun_at = 0
+        self._begun_at = self._number = 0  # the time of the first message, the number of the newest
         #: By slot that has not ended: the time of its last message.
         self._spoke: dict[int, int] = {}
         self._starting: set[int] = set()  # their node has begun, and may have missed something
@@ -70,6 +70,19 @@ class Replicas:
     def held(self) -> int:
         """How many events are held."""
         return sum(len(of.lanes[slot].queue) for of, slot in self._held.values())
+
+    # ----------------------------------------------------------------------------- what is remembered
+
+    def quiet(self, before: int) -> Iterator[Quiet]:
+        """Yield the subscriptions whose last event was in a message before that number."""
+        for subscription in self._subscriptions.values():
+            if subscription.last_number < before and (found := subscription.quiet()) is not None:
+                yield found
+
+    def remember(self, quiet: Quiet, at: int) -> None:
+        """Take over a subscription of before a restart, at the server's time *at* in ns."""
+        key = quiet.venue, quiet.symbol, quiet.channel
+        self._subscriptions[key] = Subscription.of(quiet, at)
 
     # --------------------------------------------------------------------------------- what arrives
 
@@ -151,7 +164,7 @@ class Replicas:
 
     def _advance(self, slot: int, number: int, at: int) -> list[Event]:
         """Take note of the time; return what was held for too long."""
-        self._begun_at = self._begun_at or at
+        self._begun_at, self._number = self._begun_at or at, number
         self._spoke[slot] = at
         self._unconfirmed.advance(at)
         marks = self._marks
@@ -221,6 +234,7 @@ class Replicas:
             else:
                 subscription.newest, subscription.last = order, event
                 subscription.last_at, subscription.last_slot = at, slot
+                subscription.last_number = self._number
                 subscription.heirs = frozenset()
             out.append(event)
             if subscription.floor is None:

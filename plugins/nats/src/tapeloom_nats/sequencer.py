@@ -11,16 +11,21 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import chain
 from operator import itemgetter
 
+import msgspec
 from attrs import Factory, define, frozen
 from tapeloom.events import Event, Gap
 
+from .lanes import Quiet
 from .messages import Bodies, Header, events_of, parse_header, unpacked
 from .replicas import Replicas
 
-__all__ = ["Sequencer", "ShardCopy", "copy_of"]
+__all__ = ["Memory", "Sequencer", "ShardCopy", "copy_of"]
 
 #: How many numbers of events without a symbol are kept, to recognise them in other shards.
 _REMEMBERED = 4096
+
+#: How many quiet subscriptions are remembered: more do not fit into a message of a few hundred kB.
+_MOST_QUIET = 5_000
 
 _number = itemgetter(0)
 
@@ -32,6 +37,24 @@ class ShardCopy:
     sink: str
     shard: str
     slot: int | None = None  #: in a cluster, which copy of the shard
+
+    def __str__(self) -> str:
+        return f"{self.sink} {self.shard} {self.slot}"
+
+    @classmethod
+    def parse(cls, text: str) -> ShardCopy:
+        """Return the copy that `str` shows. Raises ValueError for any other text."""
+        sink, shard, slot = text.rsplit(" ", 2)
+        return cls(sink, shard, int(slot))
+
+
+class Memory(msgspec.Struct):
+    """What a reader has to remember over a restart: it reads messages again, but only those of seconds."""
+
+    number: int  #: after which message
+    epochs: dict[str, int]  #: by copy: the run whose messages came last
+    #: By sink and shard: the subscriptions without an event in the messages that are read again.
+    quiet: dict[str, list[Quiet]]
 
 
 def copy_of(subject: str, prefix: str) -> ShardCopy | None:
@@ -104,17 +127,40 @@ class Sequencer:
     @property
     def fences(self) -> Mapping[str, int]:
         """The highest fence that was seen of each copy of a shard, to be kept with the cursor."""
-        return {
-            f"{place.sink} {place.shard} {place.slot}": fence
-            for place, fence in self._fences.items()
-        }
+        return {str(place): fence for place, fence in self._fences.items()}
 
     def raise_fences(self, fences: Mapping[str, int]) -> None:
         """Take over fences that were seen before. To be called when what was read before is read again."""
         for text, fence in fences.items():
-            sink, shard, slot = text.rsplit(" ", 2)
-            place = ShardCopy(sink, shard, int(slot))
+            place = ShardCopy.parse(text)
             self._fences[place] = max(fence, self._fences.get(place, 0))
+
+    def memory(self, number: int) -> Memory:
+        """Return what is to be remembered after message *number*, beside what is read again."""
+        before = self.oldest(number)
+        quiet = {
+            f"{sink} {shard}": found
+            for (sink, shard), merge in self._replicas.items()
+            if (found := [*merge.quiet(before)])
+        }
+        if sum(map(len, quiet.values())) > _MOST_QUIET:
+            quiet = {}
+        return Memory(number, {str(place): epoch for place, epoch in self._epochs.items()}, quiet)
+
+    def remember(self, memory: Memory, first: int, at: int) -> None:
+        """Take over what was remembered, before messages from *first* on are read again.
+
+        *at* is the server's time in ns. A subscription of which something is read again needs no memory, and one
+        that was remembered before them may have had events since.
+        """
+        if memory.number < first or not memory.quiet:
+            return
+        self._epochs.update({ShardCopy.parse(text): epoch for text, epoch in memory.epochs.items()})
+        for text, found in memory.quiet.items():
+            merge = self._merge(*text.rsplit(" ", 1))
+            for quiet in found:
+                if quiet.number < first:
+                    merge.remember(quiet, at)
 
     def oldest(self, number: int) -> int:
         """Return from which message on to read again, to have the same state after message *number*."""
@@ -175,10 +221,7 @@ class Sequencer:
             self._count("fenced_messages", 1)
             return []
         self._fences[place] = header.fence
-        key = place.sink, place.shard
-        merge = self._replicas.get(key)
-        if merge is None:
-            merge = self._replicas[key] = Replicas(self._count, place.shard)
+        merge = self._merge(place.sink, place.shard)
         merge.expected = header.replicas
         slot = place.slot
         assert slot is not None
@@ -198,6 +241,12 @@ class Sequencer:
             if event.symbol or type(event) is Gap or self._is_new(header.epoch, index)
         ]
         return out + merge.add(slot, events, number, at)
+
+    def _merge(self, sink: str, shard: str) -> Replicas:
+        merge = self._replicas.get((sink, shard))
+        if merge is None:
+            merge = self._replicas[sink, shard] = Replicas(self._count, shard)
+        return merge
 
     def _is_new(self, epoch: int, number: int) -> bool:
         """Return whether an event without a symbol, which each shard of a node has, is the first."""

@@ -25,7 +25,7 @@ from .messages import token
 from .selection import selection
 from .sequencer import Sequencer
 from .settings import Settings, start_time
-from .state import load_cursor, save_cursor
+from .state import load_cursor, load_memory, save_cursor
 from .stream import StreamInfo, find
 
 __all__ = ["NatsSource"]
@@ -154,6 +154,11 @@ class NatsSource:
         if state is None and self._cursor is not None:
             state = _restored(self._cursor)
         start = self._first_start(info) if state is None else self._continue(state, info)
+        if state is not None and self._settings.cursor:
+            memory = await load_memory(connection, name, self._settings.cursor, self._origin)
+            if memory is not None:
+                first = start["opt_start_seq"]
+                self._sequencer.remember(memory, first, self._feed.clock.time_ns())
         consumer = Consumer(connection, name)
         self._before.clear()
         await consumer.open(self._subjects, start)
@@ -287,7 +292,10 @@ class NatsSource:
         if self._settings.cursor and state is not None and now - self._saved_at > _SAVE_SECONDS:
             self._saved_at = now
             cursor = self._cursor_after(state, 0)
-            await save_cursor(connection, self._settings.stream, self._settings.cursor, cursor)
+            memory = self._sequencer.memory(state.number)
+            await save_cursor(
+                connection, self._settings.stream, self._settings.cursor, cursor, memory
+            )
 
 
 def _origin(info: StreamInfo) -> str:

@@ -20,9 +20,10 @@ from tapeloom.plugin import Cursor
 
 from .connection import ApiError, Connection, answer
 from .messages import Bodies, Header, Message, parse_header, positions_of, token
+from .sequencer import Memory
 from .stream import StreamInfo, bucket_of, refuse
 
-__all__ = ["Checkpoint", "State", "last_header", "load_cursor", "save_cursor"]
+__all__ = ["Checkpoint", "State", "last_header", "load_cursor", "load_memory", "save_cursor"]
 
 #: Number of values that a checkpoint is spread over, because a value is at most one message.
 _PIECES = 64
@@ -209,6 +210,19 @@ async def last_header(connection: Connection, stream: str, subject: str) -> Head
 
 async def load_cursor(connection: Connection, stream: str, name: str, feed: str) -> Cursor | None:
     """Return the cursor that a reader has saved in the bucket of a stream; None if there is none."""
+    saved = await _load_reader(connection, stream, name)
+    if saved is None:
+        return None
+    return Cursor(feed, saved.origin, saved.number, text=saved.text)
+
+
+async def load_memory(connection: Connection, stream: str, name: str, origin: str) -> Memory | None:
+    """Return what a reader has saved beside its cursor of the stream *origin*; None if there is nothing."""
+    saved = await _load_reader(connection, stream, name)
+    return saved.memory if saved is not None and saved.origin == origin else None
+
+
+async def _load_reader(connection: Connection, stream: str, name: str) -> _Reader | None:
     subject = f"$KV.{bucket_of(stream)}.reader.{name}"
     try:
         (found,) = await _last(connection, f"KV_{bucket_of(stream)}", [subject])
@@ -216,13 +230,14 @@ async def load_cursor(connection: Connection, stream: str, name: str, feed: str)
         return None  # there is no bucket yet
     if found is None:
         return None
-    saved = msgspec.json.decode(b64decode(found.get("data", "")), type=_Reader)
-    return Cursor(feed, saved.origin, saved.number, text=saved.text)
+    return msgspec.json.decode(b64decode(found.get("data", "")), type=_Reader)
 
 
-async def save_cursor(connection: Connection, stream: str, name: str, cursor: Cursor) -> None:
-    """Save the cursor of a reader in the bucket of a stream. Raises SinkUnavailable."""
-    body = msgspec.json.encode(_Reader(cursor.origin, cursor.number, cursor.text))
+async def save_cursor(
+    connection: Connection, stream: str, name: str, cursor: Cursor, memory: Memory
+) -> None:
+    """Save the cursor of a reader, and what it remembers, in the bucket of a stream. Raises SinkUnavailable."""
+    body = msgspec.json.encode(_Reader(cursor.origin, cursor.number, cursor.text, memory))
     message = Message(f"$KV.{bucket_of(stream)}.reader.{name}", {}, body)
     (reply,) = await connection.exchange([message])
     try:
@@ -240,6 +255,7 @@ class _Reader(msgspec.Struct):
     origin: str
     number: int
     text: str
+    memory: Memory | None = None
 
 
 async def _last(
