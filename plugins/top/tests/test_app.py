@@ -125,6 +125,7 @@ async def test_an_export_that_cannot_be_written_is_said(url: str, tmp_path: Path
 
 
 async def test_the_gaps_of_the_stream_are_in_the_ledger_and_in_the_export(tmp_path: Path) -> None:
+    pytest.importorskip("tapeloom_binance", reason="there is no venue to simulate")
     fault = Fault(kind="disconnect", how="abrupt", after=100, every=400, count=5, channel="trades")
     async with serve(
         "binance", symbols=[*SYMBOLS], seed=7, rate=200, faults=[fault], start="first_subscription"
