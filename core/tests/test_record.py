@@ -72,6 +72,31 @@ async def test_replaying_the_tape_yields_the_events_of_the_live_stream(
     assert plain(replayed) == plain(live)
 
 
+class CancellingClock(VirtualClock):
+    """A clock of which the first sleep is cancelled at the moment at which it ends."""
+
+    scope: anyio.CancelScope
+
+    async def sleep(self, seconds: float) -> None:
+        if self.scope.cancel_called:
+            await anyio.sleep_forever()
+        self.scope.cancel()
+
+
+async def test_nothing_is_lost_if_the_end_comes_at_the_moment_of_a_write(
+    tmp_path: Path, anyio_backend: str
+) -> None:
+    clock = CancellingClock(NOW)
+    recorder = Recorder(tmp_path / "t.jsonl", feed(clock), clock)
+    recorder.frames(1, NOW, [b"first", b"second"], 11)
+    with anyio.fail_after(10):
+        with anyio.CancelScope() as clock.scope:
+            await recorder.run()
+
+    records = list(Tape(tmp_path / "t.jsonl"))
+    assert [r.frame for r in records if isinstance(r, RecordedFrame)] == [b"first", b"second"]
+
+
 async def test_rest_responses_are_recorded(registry: Registry, tmp_path: Path) -> None:
     book = b'{"b": [["1.5", "2"]], "a": [["1.6", "3"]], "u": 7}'
     http = {"/symbols": (200, {}, b'["BTC/USD"]'), "/book?s=BTC/USD": (200, {}, book)}

@@ -102,7 +102,9 @@ class Recorder:
             return
         lines, self._pending, self._size = self._pending, [], 0
         try:
-            await anyio.to_thread.run_sync(self._write_lines, lines)
+            # A cancellation before the thread begins would lose the lines.
+            with anyio.CancelScope(shield=True):
+                await anyio.to_thread.run_sync(self._write_lines, lines)
         except OSError as error:
             self._pending[:0] = lines
             self._size += sum(map(len, lines))
