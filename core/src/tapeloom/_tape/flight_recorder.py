@@ -177,7 +177,9 @@ class FlightRecorder:
         self._written += sum(map(len, lines))
         head = head_line(self._feed, stages="")
         try:
-            await anyio.to_thread.run_sync(_append, path, head, b"".join(lines))
+            # A cancellation before the thread begins would lose the lines.
+            with anyio.CancelScope(shield=True):
+                await anyio.to_thread.run_sync(_append, path, head, b"".join(lines))
         except OSError as error:
             self._report_failure(path, error)
 
