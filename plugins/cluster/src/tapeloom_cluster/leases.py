@@ -59,9 +59,10 @@ class Lease:
         return found
 
     def begin_with(self, positions: Mapping[str, str], kept: StoredPositions) -> None:
-        """Let the subject stand at *positions*, also in subscriptions of which it has other ones.
+        """Replace the positions of the subject by *positions*, which *kept* begins with.
 
-        An earlier owner of the slot may have left open gaps that another slot has filled since.
+        Those that it had are of an earlier owner of the slot. Gaps that are open in them may have been filled
+        since, by the owner of another slot.
         """
         self.state.changed.update(self.state.positions, positions)
         self.state.positions, self.kept = dict(positions), kept
@@ -74,9 +75,8 @@ class Lease:
         """Take note of the events of the messages that were read from the subject."""
         bodies, self.state.bodies = self.state.bodies, []
         for header, body in bodies:
-            if (
-                header.begun
-            ):  # what the owner before has not filled was reported again, or is in another slot
+            if header.begun:
+                # What the owner before has not filled was reported again, or is in another slot.
                 self.kept.forget_gaps()
             else:
                 self.kept.add([event for _, event in events_of(header, body)])

@@ -52,7 +52,7 @@ class SlotLane:
 
 
 class Quiet(Struct, frozen=True, array_like=True):
-    """What is remembered of a subscription of which nothing has come for long, as `Subscription` has it."""
+    """What a reader keeps, over a restart, of a `Subscription` whose last event is older than what it reads again."""
 
     venue: str
     symbol: str
@@ -85,16 +85,8 @@ class Subscription:
     def of(cls, quiet: Quiet, at: int) -> Subscription:
         """Return the subscription that was remembered; *at* is the server's time in ns."""
         last = Trade(
-            quiet.venue,
-            quiet.symbol,
-            quiet.ts,
-            quiet.ts,
-            _NONE,
-            _NONE,
-            None,
-            quiet.id,
-            quiet.channel,
-        )
+            quiet.venue, quiet.symbol, quiet.ts, quiet.ts, _NONE, _NONE, None, quiet.id, quiet.channel
+        )  # fmt: skip
         order = order_of(last)
         found = cls(newest=order, last=last, last_at=at, last_number=quiet.number)
         found.lanes = {slot: SlotLane() for slot in quiet.slots}
