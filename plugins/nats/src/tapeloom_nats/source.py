@@ -25,7 +25,7 @@ from .messages import token
 from .selection import selection
 from .sequencer import Sequencer
 from .settings import Settings, start_time
-from .state import load_cursor, load_memory, save_cursor
+from .state import load_reader, save_cursor
 from .stream import StreamInfo, find
 
 __all__ = ["NatsSource"]
@@ -147,18 +147,19 @@ class NatsSource:
             )
         state = self._state
         self._origin = _origin(info)
-        if state is None and self._cursor is None and self._settings.cursor:
-            self._cursor = await load_cursor(
+        saved, memory = None, None
+        if self._settings.cursor:
+            saved, memory = await load_reader(
                 connection, name, self._settings.cursor, self._feed.name
             )
+            self._cursor = self._cursor or saved
         if state is None and self._cursor is not None:
             state = _restored(self._cursor)
         start = self._first_start(info) if state is None else self._continue(state, info)
-        if state is not None and self._settings.cursor:
-            memory = await load_memory(connection, name, self._settings.cursor, self._origin)
-            if memory is not None:
-                first = start["opt_start_seq"]
-                self._sequencer.remember(memory, first, self._feed.clock.time_ns())
+        is_here = saved is not None and saved.origin == self._origin
+        if state is not None and is_here and memory is not None:
+            first = start["opt_start_seq"]
+            self._sequencer.remember(memory, first, self._feed.clock.time_ns())
         consumer = Consumer(connection, name)
         self._before.clear()
         await consumer.open(self._subjects, start)

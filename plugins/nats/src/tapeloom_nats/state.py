@@ -23,7 +23,7 @@ from .messages import Bodies, Header, Message, parse_header, positions_of, token
 from .sequencer import Memory
 from .stream import StreamInfo, bucket_of, refuse
 
-__all__ = ["Checkpoint", "State", "last_header", "load_cursor", "load_memory", "save_cursor"]
+__all__ = ["Checkpoint", "State", "last_header", "load_cursor", "load_reader", "save_cursor"]
 
 #: Number of values that a checkpoint is spread over, because a value is at most one message.
 _PIECES = 64
@@ -210,27 +210,23 @@ async def last_header(connection: Connection, stream: str, subject: str) -> Head
 
 async def load_cursor(connection: Connection, stream: str, name: str, feed: str) -> Cursor | None:
     """Return the cursor that a reader has saved in the bucket of a stream; None if there is none."""
-    saved = await _load_reader(connection, stream, name)
-    if saved is None:
-        return None
-    return Cursor(feed, saved.origin, saved.number, text=saved.text)
+    cursor, _ = await load_reader(connection, stream, name, feed)
+    return cursor
 
 
-async def load_memory(connection: Connection, stream: str, name: str, origin: str) -> Memory | None:
-    """Return what a reader has saved beside its cursor of the stream *origin*; None if there is nothing."""
-    saved = await _load_reader(connection, stream, name)
-    return saved.memory if saved is not None and saved.origin == origin else None
-
-
-async def _load_reader(connection: Connection, stream: str, name: str) -> _Reader | None:
+async def load_reader(
+    connection: Connection, stream: str, name: str, feed: str
+) -> tuple[Cursor | None, Memory | None]:
+    """Return the cursor that a reader has saved in the bucket of a stream, and what it remembers; None if nothing."""
     subject = f"$KV.{bucket_of(stream)}.reader.{name}"
     try:
         (found,) = await _last(connection, f"KV_{bucket_of(stream)}", [subject])
     except SinkUnavailable:
-        return None  # there is no bucket yet
+        return None, None  # there is no bucket yet
     if found is None:
-        return None
-    return msgspec.json.decode(b64decode(found.get("data", "")), type=_Reader)
+        return None, None
+    saved = msgspec.json.decode(b64decode(found.get("data", "")), type=_Reader)
+    return Cursor(feed, saved.origin, saved.number, text=saved.text), saved.memory
 
 
 async def save_cursor(
