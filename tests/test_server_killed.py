@@ -186,9 +186,15 @@ class PlainClient:
         assert json.loads(self._socket.recv(PATIENCE))["type"] == "stream.subscribed"
 
     def read_until(self, condition: Callable[[Event], bool]) -> None:
-        """Read events until one fulfils a condition, or the connection is lost."""
+        """Read events until one fulfils a condition, or the connection is lost.
+
+        Raises:
+            AssertionError: No event fulfilled it in time, though events came.
+        """
+        deadline = time.monotonic() + PATIENCE
         try:
             while True:
+                assert time.monotonic() < deadline, self.events[-5:]
                 events = [*map(decode, str(self._socket.recv(PATIENCE)).splitlines())]
                 self.events += events
                 if any(map(condition, events)):
@@ -206,7 +212,8 @@ def _is_live_trade(event: Event) -> bool:
 
 
 def _has_stored(folder: Path) -> bool:
-    return any(path.stat().st_size for path in folder.glob("store/**/*") if path.is_file())
+    """Tell whether a trade is in the store's lines; its database has bytes from the start."""
+    return any('"trade"' in path.read_text() for path in folder.glob("store/*.jsonl*"))
 
 
 def _newest_of(served: Served) -> int:
