@@ -172,8 +172,10 @@ class Parser:
         venue, time_unit_ns, to_decimal = self._feed.venue, self._names.time_unit_ns, number
         limit, is_finite = INT_LIMIT, Decimal.is_finite
         # What can be done for all of them at once is done in C.
-        sizes = list(map(to_decimal, [message.q for message in messages]))
-        if not all(map(is_finite, sizes)):
+        texts = [message.q for message in messages]
+        sizes = list(map(to_decimal, texts))
+        together = "".join(texts)
+        if "n" in together or "N" in together:  # as in Infinity and NaN, and in no finite number
             raise ValueError("a size is not finite")
         trades = list(map(new_trade, repeat(Trade, len(routes))))
         for trade, route, message, size in zip(trades, routes, messages, sizes, strict=True):
