@@ -675,12 +675,12 @@ def test_after_a_restart_what_the_venue_repeats_is_left_out_and_what_is_new_is_d
     old = Gap(
         "acme", "BTC/USD", 4 * SECOND, 0, 2 * SECOND, 4 * SECOND, "restart", None, "open", "trades", "b",
     )  # fmt: skip
-    rig.gaps.resume(TRADES, 5 * SECOND, trade(5, "e"), ["d", "e"], [(old, {"c"})])
-    past = [(1, "a"), (2.5, "c"), (3, "c2"), (4.5, "d"), (5, "e"), (5, "f"), (6, "g")]
+    rig.gaps.resume(TRADES, 5 * SECOND, trade(5, "e"), ["b1", "d", "e"], [(old, {"c"})])
+    past = [(1, "a"), (2, "b1"), (2, "b"), (2.5, "c"), (3, "c2"), (4.5, "d"), (5, "e"), (5, "f"), (6, "g")]
     batch = [evolve(trade(at, name), origin="history") for at, name in past]
     delivered = rig.gaps.process([*batch, trade(7, "h")])
 
     assert [event.id for event in delivered if isinstance(event, Trade)] == ["c2", "f", "g", "h"]
     gaps = [(event.since, event.until) for event in delivered if isinstance(event, Gap)]
     assert gaps == [(5 * SECOND, 5 * SECOND)]  # it is from there on that the venue sends all
-    assert rig.counters["repeated_trades"] == 4
+    assert rig.counters["repeated_trades"] == 6

@@ -73,7 +73,7 @@ class TrackedGap:
                 return event_id < gap.before_id
         if event_id == "":  # at the edges it cannot be distinguished from a delivered trade
             return gap.since < ts < gap.until
-        return gap.since <= ts <= gap.until and event_id != gap.before_id
+        return gap.since <= ts <= gap.until and event_id not in (gap.after_id, gap.before_id)
 
     def report(self, recv: int, *, complete: bool) -> Gap:
         """Return the Gap with its final state; *complete*: answers covered it from end to end."""
@@ -229,8 +229,10 @@ class GapFill:
         return (tracked := self._gap_with(event)) is not None and event.id in tracked.found
 
     def misses(self, event: Event) -> bool:
-        """Return whether a trade lies in a gap and has not come since."""
-        return type(event) is Trade and any(
+        """Return whether a trade lies in a gap, and has come neither since nor before it at the same time."""
+        if type(event) is not Trade or (event.id != "" and event.id in self._known):
+            return False
+        return any(
             tracked.holds(event.id, event.ts) and event.id not in tracked.found for tracked in self
         )
 
