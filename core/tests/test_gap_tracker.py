@@ -676,7 +676,17 @@ def test_after_a_restart_what_the_venue_repeats_is_left_out_and_what_is_new_is_d
         "acme", "BTC/USD", 4 * SECOND, 0, 2 * SECOND, 4 * SECOND, "restart", None, "open", "trades", "b",
     )  # fmt: skip
     rig.gaps.resume(TRADES, 5 * SECOND, trade(5, "e"), ["b1", "d", "e"], [(old, {"c"})])
-    past = [(1, "a"), (2, "b1"), (2, "b"), (2.5, "c"), (3, "c2"), (4.5, "d"), (5, "e"), (5, "f"), (6, "g")]
+    past = [
+        (1, "a"),
+        (2, "b1"),
+        (2, "b"),
+        (2.5, "c"),
+        (3, "c2"),
+        (4.5, "d"),
+        (5, "e"),
+        (5, "f"),
+        (6, "g"),
+    ]
     batch = [evolve(trade(at, name), origin="history") for at, name in past]
     delivered = rig.gaps.process([*batch, trade(7, "h")])
 

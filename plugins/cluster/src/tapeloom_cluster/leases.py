@@ -39,11 +39,14 @@ class Lease:
     #: Another node was live when it began, and publishes what was before the first live event of a subscription:
     #: until when, in ns, the venue may repeat that. 0: nobody was, or it has passed.
     beside_until: int = 0
-    #: The subscriptions of which there was a live event since, or a gap.
-    _begun: set[tuple[str, str, str]] = Factory(set)
+    #: By subscription: the number of its first live event since, or of its first gap.
+    _begun: dict[tuple[str, str, str], int] = Factory(dict)
 
-    def read_beside(self, events: Sequence[Event], indexes: list[int]) -> list[int]:
-        """Return the indexes without the past trades that the venue repeats after the subscription."""
+    def read_beside(self, events: Sequence[Event], indexes: list[int], first: int) -> list[int]:
+        """Return the indexes without the past trades that the venue repeats after the subscription.
+
+        *first* is the number of the first of *events*. Events that are written again have the same answer.
+        """
         if events[0].recv >= self.beside_until:
             self.beside_until = 0
             return indexes
@@ -51,10 +54,11 @@ class Lease:
         for index in indexes:
             event = events[index]
             if type(event) is Trade or type(event) is Gap:
-                key = event.venue, event.symbol, event.channel
-                if type(event) is Trade and event.origin != "live" and key not in begun:
+                key, number = (event.venue, event.symbol, event.channel), first + index
+                is_past = type(event) is Trade and event.origin != "live"
+                if is_past and number < begun.get(key, number + 1):
                     continue
-                begun.add(key)
+                begun.setdefault(key, number)
             found.append(index)
         return found
 

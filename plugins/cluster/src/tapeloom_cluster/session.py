@@ -259,6 +259,8 @@ class Session:
             rest = await self._publish(rest)
         self._note(batch)
         await self._follow_statuses(batch)
+        if not self._leases.is_valid:
+            return  # another node may have saved a checkpoint since
         for lease in self._leases.all():
             is_late = self._monotonic() - lease.saved_at > _CHECKPOINT_SECONDS
             if lease.size > _CHECKPOINT_BYTES or (lease.size and is_late):
@@ -289,7 +291,7 @@ class Session:
             if lease.since:
                 missing = lease.read_since(batch.events, missing)
             if lease.beside_until:
-                missing = lease.read_beside(batch.events, missing)
+                missing = lease.read_beside(batch.events, missing, batch.first)
             if not missing:
                 continue
             events = [batch.events[index] for index in missing]

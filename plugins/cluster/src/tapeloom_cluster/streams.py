@@ -13,7 +13,7 @@ from tapeloom.events import Status
 from tapeloom.plugin import FeedOutline, Steered
 from tapeloom_nats.connection import Connection
 from tapeloom_nats.messages import parse_header
-from tapeloom_nats.state import State
+from tapeloom_nats.state import Checkpoint, State
 from tapeloom_nats.stream import StreamInfo, ensure
 
 from .coordinator import Refence, Start
@@ -240,18 +240,24 @@ class ShardStreams:
             found = await self._positions(lease) if new[number].resume else {}
             stored |= found
             lease.begin_with(found, self.steered.positions(found))
+            # Whoever reads the slot next begins with these, and not with those of its last owner.
+            await self._checkpoint(lease).save(
+                lease.checkpoint(), await self._current(), lease.expected
+            )
             if self._shards.get(number) is new[number]:
                 self.leases.hold(lease)
         await self._add(new, stored)
 
     async def _take_over(self, lease: Lease) -> None:
         """Fence a slot that was used before, and read what it has."""
-        connection, info = self._connection, await self._current()
-        assert connection is not None
-        checkpoint = checkpoint_of(connection, self.node, lease.shard, lease.slot)
-        lease.expected = await checkpoint.load(lease.state, info) - 1
+        assert self._connection is not None
+        lease.expected = await self._checkpoint(lease).load(lease.state, await self._current()) - 1
         lease.kept = self.steered.positions(lease.state.positions)
-        await fence(connection, self.node, self.leases.epoch, lease, begun=True)
+        await fence(self._connection, self.node, self.leases.epoch, lease, begun=True)
+
+    def _checkpoint(self, lease: Lease) -> Checkpoint:
+        assert self._connection is not None
+        return checkpoint_of(self._connection, self.node, lease.shard, lease.slot)
 
     async def _current(self) -> StreamInfo:
         assert self._connection is not None
@@ -277,7 +283,7 @@ class ShardStreams:
         if not last:
             return {}  # it was never used
         info = await self._current()
-        first = await checkpoint_of(connection, self.node, shard, slot).load(other.state, info)
+        first = await self._checkpoint(other).load(other.state, info)
         other.kept = self.steered.positions(other.state.positions)
         if last >= first:
             async for _, message in connection.read(stream, subject, first=first, last=last):
