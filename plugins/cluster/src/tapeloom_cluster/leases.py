@@ -63,7 +63,7 @@ class Lease:
         return found
 
     def begin_with(self, positions: Mapping[str, str], kept: StoredPositions) -> None:
-        """Replace the positions of the subject by *positions*, which *kept* begins with.
+        """Replace the positions of the subject by *positions*, of all slots, which *kept* begins with.
 
         Those that it had are of an earlier owner of the slot. Gaps that are open in them may have been filled
         since, by the owner of another slot.

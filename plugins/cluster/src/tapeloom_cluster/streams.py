@@ -237,10 +237,13 @@ class ShardStreams:
         for number, lease in leases.items():
             if lease.shard in used:
                 await self._take_over(lease)
-            found = await self._positions(lease) if new[number].resume else {}
-            stored |= found
+            # Whoever continues after this slot needs also those of symbols without an event until then.
+            found = await self._positions(lease)
             lease.begin_with(found, self.steered.positions(found))
-            # Whoever reads the slot next begins with these, and not with those of its last owner.
+            if new[number].resume:
+                stored |= found
+            else:
+                lease.kept.forget_gaps()  # the node that is live fills them
             await self._checkpoint(lease).save(
                 lease.checkpoint(), await self._current(), lease.expected
             )
