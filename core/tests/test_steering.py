@@ -155,6 +155,26 @@ async def test_added_symbols_continue_after_the_positions_that_are_stored(
     assert [(gap.symbol, gap.since, gap.cause) for gap in gaps] == [("BTC/USD", 3, "restart")]
 
 
+async def test_symbols_that_are_dropped_before_they_were_subscribed_to_continue_after_nothing(
+    registry: Registry,
+) -> None:
+    """A node may lose the symbols that it took over before its feeds have connected."""
+    stored = {json.dumps(["acme", "BTC/USD", "trades"]): json.dumps({"ts": 3})}
+
+    async def play(steered: Steered) -> None:
+        feed = steered.feeds["acme"]
+        await feed.add(["BTC/USD"], stored)
+        await feed.drop(["BTC/USD"])
+        await feed.add(["BTC/USD", "ETH/USD"], {})
+
+    async with opened(registry, Steerer(play), FakeWire(market)) as stream:
+        found = await first(stream.of(Trade, Gap), 2)
+
+    assert {(type(event), event.symbol) for event in found} == {
+        (Trade, "BTC/USD"), (Trade, "ETH/USD"),
+    }  # fmt: skip
+
+
 async def test_symbols_that_are_added_when_the_feeds_have_ended_are_not_subscribed_to(
     registry: Registry,
 ) -> None:

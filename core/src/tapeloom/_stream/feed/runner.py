@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -286,6 +286,7 @@ class FeedRunner:
         feed.symbols[:] = [symbol for symbol in feed.symbols if symbol not in removed]
         self.plan.record_symbols()
         await self._connections.drop(removed)
+        self._forget_resumed(removed)
         if self._source is not None:
             self._source.forget(removed)
         if self.plan.source is not None:
@@ -293,6 +294,13 @@ class FeedRunner:
         for symbol in removed:
             feed.listing.remove(symbol)
         self.plan.record_symbols(unlisted=removed)
+
+    def _forget_resumed(self, symbols: Collection[str]) -> None:
+        """Forget the gaps behind what is stored of *symbols* that no connection has had yet."""
+        gaps, now = self.plan.gaps, self.plan.feed.clock.time_ns()
+        if left := [Subscription(*key) for key in gaps.watched if key[0] in symbols]:
+            self.plan.facts.record(now, "forgotten", of=left)
+            gaps.forget(left)
 
 
 def _pipeline(plan: FeedPlan) -> Pipeline | RelayPipeline:
