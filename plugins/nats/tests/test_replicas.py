@@ -578,3 +578,23 @@ def test_a_gap_behind_which_nothing_comes_is_held_for_a_while_only() -> None:
     assert (before, after) == ([], [(1, 5)])
     assert stream.gaps == [(1, 5)]
     assert stream.ids == [1, 1, 5]
+
+
+def test_a_gap_that_goes_on_is_told_again_though_a_part_of_it_has_come() -> None:
+    """Its node filled a part of it and died; what is left is told by the next one, from the same begin."""
+
+    def until(n: int, state: Any) -> Gap:
+        return evolve(hole(1, n), after_id="t1", before_id=None, missing=None, state=state)
+
+    stream = Stream(replicas=1)
+    stream.send(0, evolve(trade(1), id="t1"))
+    stream.restart(0)
+    stream.send(0, until(5, "open"))
+    stream.send(0, trade(1, "ETH/USDT"), after=HOLD)
+    stream.send(0, evolve(trade(3), id="t3", origin="backfill"), until(5, "filled"))
+    stream.restart(0)
+    stream.send(0, until(9, "unrecoverable"))
+    stream.send(0, trade(2, "ETH/USDT"), after=HOLD)
+
+    told = [((e.until - START) // MS, e.state) for e in stream.out if isinstance(e, Gap)]
+    assert told == [(5, "open"), (5, "filled"), (9, "unrecoverable")]

@@ -76,8 +76,8 @@ class Subscription:
     last_number: int = 0  #: of the message that it was in
     last_slot: int = -1
     heirs: frozenset[int] = frozenset()  #: slots that have what follows: one has ended behind it
-    #: Gaps that another slot has filled, with the time.
-    suppressed: dict[Hashable, int] = field(factory=dict)
+    #: Gaps that another slot has filled: when that was found, and until when they lasted, in ns.
+    suppressed: dict[Hashable, tuple[int, int]] = field(factory=dict)
     pinned: int | None = None  #: the only slot that is used, where events cannot be recognised
     is_pinned: bool = False
 
@@ -109,6 +109,18 @@ class Subscription:
         last = self.last
         return last is None or order_of(last) <= order_of_start(gap, last)
 
+    def is_within(self, gap: Gap) -> bool:
+        """Return whether nothing was passed on that comes after the end of a gap."""
+        return self.last is None or self.last.ts < gap.until or self.is_behind(gap)
+
+    def suppress(self, gap: Gap, at: int) -> None:
+        """Do not pass on a gap, found at *at* in ns to be filled by another slot, when it is told again."""
+        self.suppressed[gap.identity] = at, gap.until
+
+    def is_suppressed(self, gap: Gap) -> bool:
+        """Return whether a gap is not to be passed on. One that lasts longer by now is another one."""
+        return gap.until <= self.suppressed.get(gap.identity, (0, -1))[1]
+
     def common_gap(self, gaps: Sequence[Gap], following: Event, at: int) -> Iterator[Event]:
         """Yield the part of the last of *gaps* that no slot has brought, before *following*."""
         gap, last = gaps[-1], self.last
@@ -125,7 +137,7 @@ class Subscription:
             if missing <= 0:
                 return
         for reported in gaps:
-            self.suppressed[reported.identity] = at
+            self.suppress(reported, at)
         yield evolve(
             gap, since=last.ts, until=max(last.ts, following.ts), ts=max(last.ts, following.ts),
             after_id=low, before_id=high, missing=missing, state="unrecoverable",
@@ -135,6 +147,6 @@ class Subscription:
         """Forget the gaps that were filled before that time, in ns."""
         while self.suppressed:
             oldest = next(iter(self.suppressed))
-            if self.suppressed[oldest] >= before:
+            if self.suppressed[oldest][0] >= before:
                 break
             del self.suppressed[oldest]

@@ -288,8 +288,7 @@ class Replicas:
     ) -> None:
         """Take a gap that a lane reports, or what has become of one."""
         lane = subscription.lanes[slot]
-        identity = gap.identity
-        if identity in subscription.suppressed:
+        if subscription.is_suppressed(gap):
             return
         if lane.is_held:
             lane.queue.append(gap)
@@ -389,10 +388,11 @@ class Replicas:
         while queue and type(queue[0]) is Gap:
             lane.gaps.append(queue.popleft())  # type: ignore[arg-type]
         gaps, lane.gaps = lane.gaps, []
-        if gaps and not queue and not is_covered and subscription.is_behind(gaps[0]):
-            return list(gaps)  # nothing came after them, of any slot
+        if not queue and not is_covered:  # some are passed on: nothing came after them, of any slot
+            out += [gap for gap in gaps if subscription.is_within(gap)]
+            gaps = [gap for gap in gaps if not subscription.is_within(gap)]
         for gap in gaps:
-            subscription.suppressed[gap.identity] = at
+            subscription.suppress(gap, at)
         if queue and not is_covered:
             if gaps:
                 out += subscription.common_gap(gaps, queue[0], at)
@@ -401,13 +401,10 @@ class Replicas:
         while queue:
             event = queue.popleft()
             if type(event) is Gap:
-                if event.identity in subscription.suppressed:
+                if subscription.is_suppressed(event):
                     continue
-                if event.state in (
-                    "filled",
-                    "partial",
-                ):  # what has become of one that was passed on
-                    out.append(event)
+                if event.state in ("filled", "partial"):
+                    out.append(event)  # what has become of one that was passed on
                     continue
                 lane.gaps.append(event)
                 lane.queue = queue
