@@ -4,19 +4,14 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Hashable, Iterator, Sequence
-from decimal import Decimal
 from typing import Any
 
 from attrs import define, evolve, field
-from msgspec import Struct
 from tapeloom.events import Event, Gap, Trade
 
 from .recognition import Order, order_of, order_of_start
 
-__all__ = ["Quiet", "SlotLane", "Subscription"]
-
-#: Price and size of a trade of which only the place is known.
-_NONE = Decimal(0)
+__all__ = ["SlotLane", "Subscription"]
 
 
 @define
@@ -51,18 +46,6 @@ class SlotLane:
         return None
 
 
-class Quiet(Struct, frozen=True, array_like=True):
-    """What a reader keeps, over a restart, of a `Subscription` whose last event is older than what it reads again."""
-
-    venue: str
-    symbol: str
-    channel: str
-    number: int  #: of the message with its last event
-    ts: int  #: of its last event, in ns
-    id: int | str  #: of its last event, if that was a trade; else empty
-    slots: list[int]  #: those that have continued without a hole since
-
-
 @define
 class Subscription:
     """A venue, symbol and channel, over all slots."""
@@ -80,29 +63,6 @@ class Subscription:
     suppressed: dict[Hashable, tuple[int, int]] = field(factory=dict)
     pinned: int | None = None  #: the only slot that is used, where events cannot be recognised
     is_pinned: bool = False
-
-    @classmethod
-    def of(cls, quiet: Quiet, at: int) -> Subscription:
-        """Return the subscription that was remembered; *at* is the server's time in ns."""
-        last = Trade(
-            quiet.venue, quiet.symbol, quiet.ts, quiet.ts, _NONE, _NONE, None, quiet.id, quiet.channel
-        )  # fmt: skip
-        order = order_of(last)
-        found = cls(newest=order, last=last, last_at=at, last_number=quiet.number)
-        found.lanes = {slot: SlotLane() for slot in quiet.slots}
-        found.floor = order + 1  # what came until then was passed on
-        return found
-
-    def quiet(self) -> Quiet | None:
-        """Return what to remember of it; None if nothing was passed on, or where one slot only is used."""
-        last = self.last
-        if last is None or self.is_pinned:
-            return None
-        last_id = last.id if type(last) is Trade else ""
-        slots = [slot for slot, lane in self.lanes.items() if not lane.is_held]
-        return Quiet(
-            last.venue, last.symbol, last.channel, self.last_number, last.ts, last_id, slots
-        )
 
     def is_behind(self, gap: Gap) -> bool:
         """Return whether nothing was passed on that comes after the begin of a gap."""

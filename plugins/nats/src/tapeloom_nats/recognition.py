@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import deque
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from typing import Any, TypeAlias
 
 from attrs import evolve
@@ -21,6 +21,8 @@ WINDOW = 10_000_000_000
 _MARK = 1_000_000_000
 #: How many ranges of ids are kept of a subscription, whatever their age.
 _MAX_RANGES = 50_000
+#: How many of them a reader keeps over a restart.
+_MAX_KEPT = 1_000
 
 #: The place of an event among those of its subscription: its number, or its time in ns.
 Order: TypeAlias = int
@@ -29,10 +31,15 @@ Order: TypeAlias = int
 class Ids:
     """The ids that a numbered subscription has passed on, as ranges with the time of their last one."""
 
-    def __init__(self) -> None:
-        self._lows: list[int] = []
-        self._highs: list[int] = []
-        self._times: list[int] = []
+    def __init__(self, ranges: Sequence[tuple[int, int, int]] = ()) -> None:
+        self._lows = [low for low, _, _ in ranges]
+        self._highs = [high for _, high, _ in ranges]
+        self._times = [at for _, _, at in ranges]
+
+    def ranges(self) -> list[tuple[int, int, int]]:
+        """Return the newest ranges, the oldest first: the lowest id, the highest, and the time of the last."""
+        found = zip(self._lows, self._highs, self._times, strict=True)
+        return list(found)[-_MAX_KEPT:]
 
     def __contains__(self, number: int) -> bool:
         highs = self._highs

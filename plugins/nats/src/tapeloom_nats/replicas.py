@@ -16,10 +16,10 @@ from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import Any
 
 from attrs import evolve
-from tapeloom.events import Event, Gap, Reject, Status, Trade
+from tapeloom.events import OURS, Event, Gap, Reject, Status, Trade
 
 from .comparison import Lead, Unconfirmed, conflict
-from .lanes import Quiet, SlotLane, Subscription
+from .lanes import SlotLane, Subscription
 from .recognition import (
     WINDOW,
     Ids,
@@ -30,6 +30,7 @@ from .recognition import (
     is_recognisable,
     order_of,
 )
+from .restart import KeptShard, Key, Recalled, keep, recalled, restored
 
 __all__ = ["ACQUIRED", "HOLD", "Replicas"]
 
@@ -57,9 +58,11 @@ class Replicas:
         #: By slot that has not ended: the time of its last message.
         self._spoke: dict[int, int] = {}
         self._starting: set[int] = set()  # their node has begun, and may have missed something
-        self._subscriptions: dict[tuple[str, str, str], Subscription] = {}
+        self._subscriptions: dict[Key, Subscription] = {}
         self._held: dict[tuple[int, int], tuple[Subscription, int]] = {}
         self._marks: deque[tuple[int, int]] = deque()  # time and number of a message
+        self._kept: KeptShard | None = None  # what is to be restored
+        self._recalled: dict[Key, Recalled] = {}
 
     @property
     def oldest(self) -> int | None:
@@ -73,16 +76,41 @@ class Replicas:
 
     # ----------------------------------------------------------------------------- what is remembered
 
-    def quiet(self, before: int) -> Iterator[Quiet]:
-        """Yield the subscriptions whose last event was in a message before that number."""
-        for subscription in self._subscriptions.values():
-            if subscription.last_number < before and (found := subscription.quiet()) is not None:
-                yield found
+    def keep(self) -> KeptShard:
+        """Return what a reader keeps over a restart, as of the newest message."""
+        subscriptions = [keep(key, of) for key, of in self._subscriptions.items()]
+        nodes = dict(self.lead.nodes)
+        return KeptShard(self._begun_at, {**self._spoke}, [*self._starting], nodes, subscriptions)
 
-    def remember(self, quiet: Quiet, at: int) -> None:
-        """Take over a subscription of before a restart, at the server's time *at* in ns."""
-        key = quiet.venue, quiet.symbol, quiet.channel
-        self._subscriptions[key] = Subscription.of(quiet, at)
+    def remember(self, kept: KeptShard) -> None:
+        """Go on from what was kept, once `recall` has got the messages until then."""
+        self._kept = kept
+        self._recalled = {
+            (of.venue, of.symbol, of.channel): recalled(of) for of in kept.subscriptions
+        }
+
+    def recall(self, slot: int, events: Sequence[Event], number: int, at: int) -> None:
+        """Take note of what a slot brought in a message before that of which everything else is kept."""
+        self._mark(number, at)
+        for event in events:
+            if type(event) in OURS or (type(event) is Trade and type(event.id) is int):
+                continue
+            again = self._recalled.get((event.venue, event.symbol, event.channel))
+            if again is not None:
+                again.add(slot, event, at)
+
+    def restore(self) -> None:
+        """Take over what was kept: from now on the messages are new."""
+        kept, self._kept = self._kept, None
+        if kept is None:
+            return
+        self._begun_at, self._spoke = kept.begun_at, dict(kept.spoke)
+        self._starting, self.lead.nodes = {*kept.starting}, dict(kept.nodes)
+        for (key, again), of in zip(self._recalled.items(), kept.subscriptions, strict=True):
+            found = self._subscriptions[key] = restored(of, again)
+            held = [slot for slot, lane in found.lanes.items() if lane.is_held]
+            self._held.update({(id(found), slot): (found, slot) for slot in held})
+        self._recalled.clear()
 
     # --------------------------------------------------------------------------------- what arrives
 
@@ -167,12 +195,16 @@ class Replicas:
         self._begun_at, self._number = self._begun_at or at, number
         self._spoke[slot] = at
         self._unconfirmed.advance(at)
+        self._mark(number, at)
+        return self._try_all(at) if self._held else []
+
+    def _mark(self, number: int, at: int) -> None:
+        """Take note of from where on to read again."""
         marks = self._marks
         if not marks or at >= marks[-1][0] + _MARK:
             marks.append((at, number))
             while len(marks) > 1 and marks[1][0] <= at - WINDOW:
                 marks.popleft()
-        return self._try_all(at) if self._held else []
 
     def _about_all(self, slot: int, event: Event, at: int) -> list[Event]:
         """Take an event about a node's whole feed: a gap concerns each subscription of the venue."""

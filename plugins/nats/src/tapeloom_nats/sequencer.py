@@ -11,21 +11,17 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import chain
 from operator import itemgetter
 
-import msgspec
 from attrs import Factory, define, frozen
 from tapeloom.events import Event, Gap
 
-from .lanes import Quiet
 from .messages import Bodies, Header, events_of, parse_header, unpacked
 from .replicas import Replicas
+from .restart import Memory
 
-__all__ = ["Memory", "Sequencer", "ShardCopy", "copy_of"]
+__all__ = ["Sequencer", "ShardCopy", "copy_of"]
 
 #: How many numbers of events without a symbol are kept, to recognise them in other shards.
 _REMEMBERED = 4096
-
-#: How many quiet subscriptions are remembered: more do not fit into a message of a few hundred kB.
-_MOST_QUIET = 5_000
 
 _number = itemgetter(0)
 
@@ -46,15 +42,6 @@ class ShardCopy:
         """Return the copy that `str` shows. Raises ValueError for any other text."""
         sink, shard, slot = text.rsplit(" ", 2)
         return cls(sink, shard, int(slot))
-
-
-class Memory(msgspec.Struct):
-    """What a reader has to remember over a restart: it reads messages again, but only those of seconds."""
-
-    number: int  #: after which message
-    epochs: dict[str, int]  #: by copy: the run whose messages came last
-    #: By sink and shard: the subscriptions without an event in the messages that are read again.
-    quiet: dict[str, list[Quiet]]
 
 
 def copy_of(subject: str, prefix: str) -> ShardCopy | None:
@@ -102,6 +89,10 @@ class Sequencer:
         self._epochs: dict[ShardCopy, int] = {}
         self._places: dict[str, ShardCopy | None] = {}
         self._replicas: dict[tuple[str, str], Replicas] = {}
+        #: The numbers of the last messages of nodes that had been replaced.
+        self._stale: deque[int] = deque(maxlen=_REMEMBERED)
+        self._memory: Memory | None = None  # what is to be restored
+        self._known_stale = frozenset[int]()
         self._shared: deque[tuple[int, int]] = deque(maxlen=_REMEMBERED)
         self._is_shared: set[tuple[int, int]] = set()
 
@@ -136,31 +127,31 @@ class Sequencer:
             self._fences[place] = max(fence, self._fences.get(place, 0))
 
     def memory(self, number: int) -> Memory:
-        """Return what is to be remembered after message *number*, beside what is read again."""
-        before = self.oldest(number)
-        quiet = {
-            f"{sink} {shard}": found
-            for (sink, shard), merge in self._replicas.items()
-            if (found := [*merge.quiet(before)])
-        }
-        if sum(map(len, quiet.values())) > _MOST_QUIET:
-            quiet = {}
-        return Memory(number, {str(place): epoch for place, epoch in self._epochs.items()}, quiet)
+        """Return what a reader keeps, besides what it reads again, as of its last message: *number*."""
+        if self._memory is not None:
+            return self._memory  # it is being restored
+        first = self.oldest(number)
+        shards = {f"{sink} {shard}": of.keep() for (sink, shard), of in self._replicas.items()}
+        epochs = {str(place): epoch for place, epoch in self._epochs.items()}
+        stale = [number for number in self._stale if number >= first]
+        return Memory(number, first, stale, epochs, {**self.fences}, shards)
 
-    def remember(self, memory: Memory, first: int, at: int) -> None:
-        """Take over what was remembered, before messages from *first* on are read again.
+    def remember(self, memory: Memory) -> None:
+        """Go on as the reader that kept *memory*. The messages from `Memory.first` on are to be added next."""
+        self._memory, self._known_stale = memory, frozenset(memory.stale)
+        self._stale.extend(memory.stale)
+        for text, kept in memory.shards.items():
+            sink, shard = text.rsplit(" ", 1)
+            self._merge(sink, shard).remember(kept)
 
-        *at* is the server's time in ns. A subscription of which something is read again needs no memory, and one
-        that was remembered before them may have had events since.
-        """
-        if memory.number < first or not memory.quiet:
-            return
-        self._epochs.update({ShardCopy.parse(text): epoch for text, epoch in memory.epochs.items()})
-        for text, found in memory.quiet.items():
-            merge = self._merge(*text.rsplit(" ", 1))
-            for quiet in found:
-                if quiet.number < first:
-                    merge.remember(quiet, at)
+    def _restore(self) -> None:
+        """Take over what was kept: all that follows from the messages until then has been read again."""
+        assert self._memory is not None
+        memory, self._memory = self._memory, None
+        self._epochs = {ShardCopy.parse(text): epoch for text, epoch in memory.epochs.items()}
+        self.raise_fences(memory.fences)
+        for merge in self._replicas.values():
+            merge.restore()
 
     def oldest(self, number: int) -> int:
         """Return from which message on to read again, to have the same state after message *number*."""
@@ -217,8 +208,14 @@ class Sequencer:
     def _add_copy(
         self, number: int, at: int, place: ShardCopy, header: Header, data: bytes
     ) -> list[Event]:
+        if self._memory is not None:
+            if number <= self._memory.number:
+                self._recall(number, at, place, header, data)
+                return []
+            self._restore()
         if header.fence < self._fences.get(place, 0):
             self._count("fenced_messages", 1)
+            self._stale.append(number)
             return []
         self._fences[place] = header.fence
         merge = self._merge(place.sink, place.shard)
@@ -232,15 +229,31 @@ class Sequencer:
             out = merge.begin(slot, number, at, begun=header.begun)
         if header.ended:
             return out + merge.end(slot, number, at)
-        body = self._body(number, f"{place.sink}.{place.shard}.{slot}", header, data)
+        events = self._events(number, place, header, data)
+        return out if events is None else out + merge.add(slot, events, number, at)
+
+    def _recall(self, number: int, at: int, place: ShardCopy, header: Header, data: bytes) -> None:
+        """Read a message again of which everything but the keys of its events is kept."""
+        if number in self._known_stale or place.slot is None or header.ended:
+            return
+        events = self._events(number, place, header, data)
+        self._merge(place.sink, place.shard).recall(place.slot, events or (), number, at)
+
+    def _events(
+        self, number: int, place: ShardCopy, header: Header, data: bytes
+    ) -> list[Event] | None:
+        """Return the events of a body that is complete with this message; None if it is not.
+
+        An event without a symbol is in each shard of a node: it is returned once.
+        """
+        body = self._body(number, f"{place.sink}.{place.shard}.{place.slot}", header, data)
         if body is None:
-            return out
-        events = [
+            return None
+        return [
             event
             for index, event in events_of(header, body)
             if event.symbol or type(event) is Gap or self._is_new(header.epoch, index)
         ]
-        return out + merge.add(slot, events, number, at)
 
     def _merge(self, sink: str, shard: str) -> Replicas:
         merge = self._replicas.get((sink, shard))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 import anyio
@@ -22,10 +22,11 @@ from tapeloom.plugin import Cursor, Feed, RelayedBatch
 from .connection import EXPECTED_LAST, ApiError, Connection
 from .consumer import Consumer, Lost, Received
 from .messages import token
+from .restart import Memory
 from .selection import selection
 from .sequencer import Sequencer
 from .settings import Settings, start_time
-from .state import load_reader, save_cursor
+from .state import load_reader, save_reader
 from .stream import StreamInfo, find
 
 __all__ = ["NatsSource"]
@@ -82,7 +83,7 @@ class NatsSource:
         self._lost_since: dict[str, int] | None = None
         self._told: set[str] = set()
         self._newest: dict[str, int] = {}  # by subject: the time of the last event, in ns
-        self._saved_at = 0.0
+        self._saved_at, self._saves = 0.0, 0
 
     def _new_sequencer(self) -> Sequencer:
         return Sequencer(self._settings.prefix, self._count)
@@ -147,23 +148,32 @@ class NatsSource:
             )
         state = self._state
         self._origin = _origin(info)
-        saved, memory = None, None
+        saved, memories = None, list[Memory]()
         if self._settings.cursor:
-            saved, memory = await load_reader(
+            saved, memories = await load_reader(
                 connection, name, self._settings.cursor, self._feed.name
             )
             self._cursor = self._cursor or saved
         if state is None and self._cursor is not None:
             state = _restored(self._cursor)
         start = self._first_start(info) if state is None else self._continue(state, info)
-        is_here = saved is not None and saved.origin == self._origin
-        if state is not None and is_here and memory is not None:
-            first = start["opt_start_seq"]
-            self._sequencer.remember(memory, first, self._feed.clock.time_ns())
+        if state is not None and saved is not None and saved.origin == self._origin:
+            self._remember(memories, start, info)
         consumer = Consumer(connection, name)
         self._before.clear()
         await consumer.open(self._subjects, start)
         return consumer
+
+    def _remember(
+        self, memories: Sequence[Memory], start: dict[str, Any], info: StreamInfo
+    ) -> None:
+        """Go on from the newest memory that is not newer than what the store has; *start* earlier for it."""
+        number, first = self._skips_until, start["opt_start_seq"]
+        usable = [memory for memory in memories if memory.number <= number]
+        if usable and info.first <= number:
+            memory = max(usable, key=lambda memory: memory.number)
+            start["opt_start_seq"] = max(min(first, memory.first), info.first, 1)
+            self._sequencer.remember(memory)
 
     def _first_start(self, info: StreamInfo) -> dict[str, Any]:
         """Return where to begin if nothing was read before."""
@@ -290,12 +300,19 @@ class NatsSource:
         """Save the cursor in the bucket, if the settings say so."""
         now = self._feed.clock.monotonic()
         state = self._state
-        if self._settings.cursor and state is not None and now - self._saved_at > _SAVE_SECONDS:
+        is_due = now - self._saved_at > _SAVE_SECONDS and not self._skips_until
+        if self._settings.cursor and state is not None and is_due:
             self._saved_at = now
             cursor = self._cursor_after(state, 0)
             memory = self._sequencer.memory(state.number)
-            await save_cursor(
-                connection, self._settings.stream, self._settings.cursor, cursor, memory
+            self._saves += 1
+            await save_reader(
+                connection,
+                self._settings.stream,
+                self._settings.cursor,
+                cursor,
+                memory,
+                self._saves,
             )
 
 

@@ -20,13 +20,17 @@ from tapeloom.plugin import Cursor
 
 from .connection import ApiError, Connection, answer
 from .messages import Bodies, Header, Message, parse_header, positions_of, token
-from .sequencer import Memory
+from .restart import Memory
 from .stream import StreamInfo, bucket_of, refuse
 
-__all__ = ["Checkpoint", "State", "last_header", "load_cursor", "load_reader", "save_cursor"]
+__all__ = ["Checkpoint", "State", "last_header", "load_cursor", "load_reader", "save_reader"]
 
 #: Number of values that a checkpoint is spread over, because a value is at most one message.
 _PIECES = 64
+#: How many memories of a reader are in the bucket.
+_MEMORIES = 4
+#: Bytes of a message besides its body, at most.
+_HEADERS = 1024
 #: JetStream's number of the error that there is no such message.
 _NO_MESSAGE = 10037
 
@@ -216,33 +220,54 @@ async def load_cursor(connection: Connection, stream: str, name: str, feed: str)
 
 async def load_reader(
     connection: Connection, stream: str, name: str, feed: str
-) -> tuple[Cursor | None, Memory | None]:
-    """Return the cursor that a reader has saved in the bucket of a stream, and what it remembers; None if nothing."""
+) -> tuple[Cursor | None, list[Memory]]:
+    """Return the cursor that a reader has saved in the bucket of a stream, and what it keeps, of several times.
+
+    None and an empty list if it has saved nothing.
+    """
     subject = f"$KV.{bucket_of(stream)}.reader.{name}"
+    subjects = [subject, *(f"{subject}.{place}" for place in range(_MEMORIES))]
     try:
-        (found,) = await _last(connection, f"KV_{bucket_of(stream)}", [subject])
+        bodies = await _last(connection, f"KV_{bucket_of(stream)}", subjects)
     except SinkUnavailable:
-        return None, None  # there is no bucket yet
-    if found is None:
-        return None, None
-    saved = msgspec.json.decode(b64decode(found.get("data", "")), type=_Reader)
-    return Cursor(feed, saved.origin, saved.number, text=saved.text), saved.memory
+        return None, []  # there is no bucket yet
+    found = [None if body is None else b64decode(body.get("data", "")) for body in bodies]
+    if found[0] is None:
+        return None, []
+    saved = msgspec.json.decode(found[0], type=_Reader)
+    entries = [msgspec.json.decode(body, type=_Kept) for body in found[1:] if body is not None]
+    memories = [entry.memory for entry in entries if entry.origin == saved.origin]
+    return Cursor(feed, saved.origin, saved.number, text=saved.text), memories
 
 
-async def save_cursor(
-    connection: Connection, stream: str, name: str, cursor: Cursor, memory: Memory
+async def save_reader(
+    connection: Connection, stream: str, name: str, cursor: Cursor, memory: Memory, count: int
 ) -> None:
-    """Save the cursor of a reader, and what it remembers, in the bucket of a stream. Raises SinkUnavailable."""
-    body = msgspec.json.encode(_Reader(cursor.origin, cursor.number, cursor.text, memory))
-    message = Message(f"$KV.{bucket_of(stream)}.reader.{name}", {}, body)
-    (reply,) = await connection.exchange([message])
-    try:
-        answer(reply)
-    except ApiError as error:
-        raise SinkUnavailable(
-            f"the bucket {bucket_of(stream)!r} does not take the cursor: {error.text}. Start the stack that"
-            " writes to the stream, or leave out cursor."
-        ) from None
+    """Save the cursor of a reader, and what it keeps, in the bucket of a stream, for the *count*-th time.
+
+    What a store has may be older than what was read. So several are there: of the last times, and of every 4th,
+    16th and 64th. What is too large for a message is left out. Raises SinkUnavailable.
+    """
+    subject, place = f"$KV.{bucket_of(stream)}.reader.{name}", 0
+    while place < _MEMORIES - 1 and count % 4 ** (place + 1) == 0:
+        place += 1
+    bodies = {
+        f"{subject}.{place}": msgspec.json.encode(_Kept(cursor.origin, memory)),
+        subject: msgspec.json.encode(_Reader(cursor.origin, cursor.number, cursor.text)),
+    }
+    messages = [
+        Message(subject, {}, body)
+        for subject, body in bodies.items()
+        if len(body) < connection.max_payload - _HEADERS
+    ]
+    for reply in await connection.exchange(messages):
+        try:
+            answer(reply)
+        except ApiError as error:
+            raise SinkUnavailable(
+                f"the bucket {bucket_of(stream)!r} does not take the cursor: {error.text}. Start the stack that"
+                " writes to the stream, or leave out cursor."
+            ) from None
 
 
 class _Reader(msgspec.Struct):
@@ -251,7 +276,13 @@ class _Reader(msgspec.Struct):
     origin: str
     number: int
     text: str
-    memory: Memory | None = None
+
+
+class _Kept(msgspec.Struct):
+    """What a reader keeps, and of which stream."""
+
+    origin: str
+    memory: Memory
 
 
 async def _last(

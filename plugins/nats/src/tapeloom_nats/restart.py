@@ -1,0 +1,166 @@
+"""What a reader keeps over a restart, so that it goes on as if it had not been restarted.
+
+It reads the messages of the last seconds again, for the keys of their events. All else that a merge knows may
+follow from messages of any age: it is kept here, as of one message.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict, deque
+from collections.abc import Mapping
+from decimal import Decimal
+from typing import TypeAlias
+
+from msgspec import Struct
+from tapeloom.events import Event, Gap, Quote, Trade, decode, encode
+
+from .lanes import SlotLane, Subscription
+from .recognition import Ids, Keys, order_of
+
+__all__ = ["KeptShard", "KeptSubscription", "Key", "Memory", "Recalled", "keep", "restored"]
+
+Key: TypeAlias = tuple[str, str, str]  #: venue, symbol and channel of a subscription
+
+_ZERO = Decimal(0)
+
+
+class KeptLane(Struct, frozen=True, array_like=True):
+    """What is kept of a `SlotLane`. Events are JSON."""
+
+    slot: int
+    is_held: bool
+    held_since: int
+    gaps: list[str]
+    queue: list[str]
+
+
+class KeptSubscription(Struct, frozen=True, array_like=True):
+    """What is kept of a `Subscription`."""
+
+    venue: str
+    symbol: str
+    channel: str
+    last: tuple[int, int | str | None] | None  #: time in ns and, of a trade, id of the last event
+    last_at: int
+    last_number: int
+    last_slot: int
+    floor: int | None
+    ranges: list[tuple[int, int, int]] | None  #: of `Ids`
+    heirs: list[int]
+    suppressed: list[
+        tuple[int, int | str | None, int, int]
+    ]  #: begin and id of a gap, and its value
+    pinned: int | None
+    is_pinned: bool
+    lanes: list[KeptLane]
+
+
+class KeptShard(Struct, frozen=True):
+    """What is kept of the copies of a shard."""
+
+    begun_at: int
+    spoke: dict[int, int]
+    starting: list[int]
+    nodes: dict[int, str]
+    subscriptions: list[KeptSubscription]
+
+
+class Memory(Struct, frozen=True):
+    """What a reader keeps of all shards."""
+
+    number: int  #: after which message
+    first: int  #: from which message on to read again
+    stale: list[int]  #: the messages since of nodes that had been replaced
+    epochs: dict[str, int]  #: by copy: the run whose messages came last
+    fences: dict[str, int]  #: by copy: the highest fence
+    shards: dict[str, KeptShard]
+
+
+def keep(key: Key, of: Subscription) -> KeptSubscription:
+    """Return what to keep of a subscription."""
+    last, seen = of.last, of.seen
+    return KeptSubscription(
+        *key,
+        None if last is None else (last.ts, last.id if type(last) is Trade else None),
+        of.last_at, of.last_number, of.last_slot, of.floor,
+        seen.ranges() if type(seen) is Ids else None,
+        [*of.heirs],
+        [(*identity[-2:], *found) for identity, found in of.suppressed.items()],  # type: ignore[index]
+        of.pinned, of.is_pinned,
+        [
+            KeptLane(
+                slot, lane.is_held, lane.held_since, [*map(encode, lane.gaps)],
+                [*map(encode, lane.queue)],
+            )
+            for slot, lane in of.lanes.items()
+        ],
+    )  # fmt: skip
+
+
+class Recalled:
+    """The keys of the events of one subscription that are read again: of all that was not held in the end.
+
+    *held* is by slot how many were. A live event below *floor* came too late to be passed on.
+    """
+
+    def __init__(self, held: Mapping[int, int], floor: int | None) -> None:
+        self.seen = Keys()
+        self.lanes: dict[int, SlotLane] = {}
+        self._held, self._floor = held, floor or 0
+        self._last: defaultdict[int, deque[tuple[Event, int]]] = defaultdict(deque)
+
+    def add(self, slot: int, event: Event, at: int) -> None:
+        """Add an event without a number, which a slot brought at *at*, in ns."""
+        last = self._last[slot]
+        last.append((event, at))
+        if len(last) <= self._held.get(slot, 0):
+            return
+        event, at = last.popleft()
+        key = self.lanes.setdefault(slot, SlotLane()).key(event)
+        order = order_of(event)
+        is_late = order < self._floor and getattr(event, "origin", "live") == "live"
+        if key not in self.seen and not is_late:
+            self.seen.add(key, at, order)
+
+
+def recalled(kept: KeptSubscription) -> Recalled:
+    """Return what takes the events that are read again until a subscription is `restored`."""
+    held = {
+        lane.slot: sum(type(decode(event)) is not Gap for event in lane.queue)
+        for lane in kept.lanes
+    }
+    return Recalled(held, kept.floor)
+
+
+def restored(kept: KeptSubscription, again: Recalled) -> Subscription:
+    """Return the subscription that was kept, with the keys of what was read again."""
+    key = kept.venue, kept.symbol, kept.channel
+    found = Subscription(
+        last_at=kept.last_at, last_number=kept.last_number, last_slot=kept.last_slot,
+        floor=kept.floor, heirs=frozenset(kept.heirs), pinned=kept.pinned, is_pinned=kept.is_pinned,
+    )  # fmt: skip
+    found.suppressed = {
+        (Gap.type, *key, since, after_id): (at, until)
+        for since, after_id, at, until in kept.suppressed
+    }
+    if kept.last is not None:
+        found.last = _placeholder(key, *kept.last)
+        found.newest = None if kept.is_pinned else order_of(found.last)
+    if kept.ranges is not None:
+        found.seen = Ids(kept.ranges)
+    elif not kept.is_pinned and kept.last is not None:
+        found.seen = again.seen
+    for of in kept.lanes:
+        lane = found.lanes[of.slot] = again.lanes.get(of.slot) or SlotLane()
+        lane.is_held, lane.held_since = of.is_held, of.held_since
+        lane.gaps.extend(map(decode, of.gaps))  # type: ignore[arg-type]  # they are gaps
+        lane.queue.extend(map(decode, of.queue))
+    return found
+
+
+def _placeholder(key: Key, ts: int, trade_id: int | str | None) -> Event:
+    """Return an event of which only the place is known: a trade, or any other that has no id."""
+    venue, symbol, channel = key
+    if trade_id is None:
+        return Quote(venue, symbol, ts, ts, None, None, None, None, None, channel)
+    return Trade(venue, symbol, ts, ts, _ZERO, _ZERO, None, trade_id, channel)
