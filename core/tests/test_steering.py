@@ -168,11 +168,37 @@ async def test_symbols_that_are_dropped_before_they_were_subscribed_to_continue_
         await feed.add(["BTC/USD", "ETH/USD"], {})
 
     async with opened(registry, Steerer(play), FakeWire(market)) as stream:
-        found = await first(stream.of(Trade, Gap), 2)
+        found = await first(stream.of(Trade, Gap), 3)
 
-    assert {(type(event), event.symbol) for event in found} == {
-        (Trade, "BTC/USD"), (Trade, "ETH/USD"),
-    }  # fmt: skip
+    # The gap is told as the symbol is dropped, and not again with what comes when it was added anew.
+    assert [type(event) for event in found] == [Gap, Trade, Trade]
+    assert {event.symbol for event in found[1:]} == {"BTC/USD", "ETH/USD"}
+
+
+async def test_the_gap_of_a_symbol_that_is_dropped_before_it_had_an_event_is_told(
+    registry: Registry,
+) -> None:
+    """Who drops it has handed it over: what was missed before it was subscribed to has nobody else to tell."""
+    stored = {json.dumps(["acme", "BTC/USD", "trades"]): json.dumps({"ts": 3})}
+
+    async def silent(end: WireEnd, endpoint: Endpoint) -> None:
+        while True:
+            end.push(json.dumps({"ok": json.loads(await end.take())["id"]}))
+
+    async def play(steered: Steered) -> None:
+        feed = steered.feeds["acme"]
+        await feed.add(["BTC/USD"], stored)
+        with anyio.fail_after(5):
+            while not feed.is_live(["BTC/USD"]):  # noqa: ASYNC110
+                await anyio.sleep(0.01)
+        await feed.drop(["BTC/USD"])
+
+    async with opened(registry, Steerer(play), FakeWire(silent)) as stream:
+        (gap,) = await first(stream.of(Gap), 1)
+
+    assert (gap.symbol, gap.since, gap.cause, gap.state) == (
+        "BTC/USD", 3, "restart", "unrecoverable",
+    )  # fmt: skip
 
 
 async def test_symbols_that_are_added_when_the_feeds_have_ended_are_not_subscribed_to(

@@ -160,8 +160,8 @@ class Firehose:
             group = selected[number : number + self.group]
             due = started + number * period
             # Busy-wait for the rest: `time.sleep` is too coarse.
-            if due - now() > 200_000:
-                time.sleep((due - now() - 150_000) / 1e9)
+            if (wait := due - now()) > 200_000:
+                time.sleep((wait - 150_000) / 1e9)
             while now() < due:
                 pass
             stamps.extend([now()] * len(group))

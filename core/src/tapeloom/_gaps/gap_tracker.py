@@ -316,11 +316,16 @@ class GapTracker:
                     del self.watched[key]
         return gaps
 
-    def close_all(self, now: int) -> list[Event]:
-        """Return the final report of each gap at the end of the feed, *now* in ns on our clock."""
+    def close_all(self, now: int, symbols: Collection[str] | None = None) -> list[Event]:
+        """Return the final report of each gap at the end of the feed, *now* in ns on our clock.
+
+        With *symbols* only theirs: these are not wanted any more.
+        """
         gaps: list[Event] = []
         clock_offset = self.last_seen.clock_offset
-        for watched in self.watched.values():
+        for key, watched in self.watched.items():
+            if symbols is not None and key[0] not in symbols:
+                continue
             gap, fill = watched.open, watched.fill
             watched.open = None
             if gap is not None:
@@ -333,7 +338,7 @@ class GapTracker:
         return gaps
 
     def forget(self, subscriptions: Collection[Subscription]) -> None:
-        """Remove subscriptions that are no longer wanted, without reporting their gaps."""
+        """Remove subscriptions that are no longer wanted."""
         self.last_seen.forget(subscriptions)
         for subscription in subscriptions:
             self.live.discard(subscription)

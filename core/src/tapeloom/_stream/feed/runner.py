@@ -280,9 +280,13 @@ class FeedRunner:
         return self._connections.are_live({*symbols})
 
     async def drop(self, symbols: Sequence[str]) -> None:
-        """Unsubscribe from symbols."""
+        """Unsubscribe from symbols; report their gaps, which nobody fills any more."""
         removed = {resolve(symbol) for symbol in symbols}
         feed = self.plan.feed
+        now = feed.clock.time_ns()
+        self.plan.facts.record(now, "dropped", of=sorted(removed))
+        if reports := self.plan.gaps.close_all(now, removed):
+            await self.emit(reports)
         feed.symbols[:] = [symbol for symbol in feed.symbols if symbol not in removed]
         self.plan.record_symbols()
         await self._connections.drop(removed)
