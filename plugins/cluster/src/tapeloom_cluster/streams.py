@@ -86,7 +86,14 @@ class ShardStreams:
     # ------------------------------------------------------------------------------------ requests
 
     def start(self, action: Start) -> None:
-        """Begin to stream a shard."""
+        """Begin to stream a shard.
+
+        If it was begun before, beside another node that has died since, it is begun anew: its symbols are
+        dropped first, so that they continue after what is stored.
+        """
+        known = self._shards.get(action.shard)
+        if known is not None and known.is_added:
+            self._to_drop.append(action.shard)
         self._shards[action.shard] = _Shard(action.slot, action.fence, action.resume)
         self._work.set()
 
