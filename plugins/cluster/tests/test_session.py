@@ -5,10 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from decimal import Decimal
 from typing import Any
-from uuid import uuid4
 
 import pytest
 from attrs import evolve
@@ -28,27 +27,12 @@ from tapeloom_cluster.session import (
     last_message,
     slot_subject,
 )
-from tapeloom_cluster.shards import ShardTable
-from tapeloom_nats import Settings
 from tapeloom_nats.connection import Connection
 from tapeloom_nats.state import State
 from tapeloom_nats.stream import find
 from tapeloom_testing.services import NatsServer
 
 EPOCH = 7
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[NatsServer]:
-    with NatsServer() as running:
-        yield running
-
-
-@pytest.fixture
-def node(server: NatsServer) -> Node:
-    name = f"s{uuid4().hex[:8]}"
-    settings = Settings(servers=server.url, stream=name, prefix=name)
-    return Node("one", "nats", "writer-1", 1, 1, settings, ShardTable(1))
 
 
 def trade(number: int) -> Trade:

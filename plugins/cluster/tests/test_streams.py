@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from decimal import Decimal
-from uuid import uuid4
 
 import anyio
 import pytest
@@ -17,12 +16,9 @@ from tapeloom.plugin import FeedOutline, SinkBatch, SinkRun, Steered
 from tapeloom_cluster.coordinator import Start
 from tapeloom_cluster.leases import Lease, Leases
 from tapeloom_cluster.session import Node, Session, fence
-from tapeloom_cluster.shards import ShardTable
 from tapeloom_cluster.streams import ShardStreams
-from tapeloom_nats import Settings
 from tapeloom_nats.connection import Connection
 from tapeloom_nats.state import State
-from tapeloom_testing.services import NatsServer
 
 pytestmark = pytest.mark.anyio
 FEED = FeedOutline("acme", "acme", ("BTC/USD",), ("trades",), (), ())
@@ -31,19 +27,6 @@ FEED = FeedOutline("acme", "acme", ("BTC/USD",), ("trades",), (), ())
 @pytest.fixture
 def anyio_backend() -> str:
     return "asyncio"
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[NatsServer]:
-    with NatsServer() as running:
-        yield running
-
-
-@pytest.fixture
-def node(server: NatsServer) -> Node:
-    name = f"s{uuid4().hex[:8]}"
-    settings = Settings(servers=server.url, stream=name, prefix=name)
-    return Node("one", "nats", "writer-1", 1, 1, settings, ShardTable(1))
 
 
 class Asked:

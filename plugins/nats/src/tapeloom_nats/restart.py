@@ -1,7 +1,7 @@
 """What a reader keeps over a restart, so that it goes on as if it had not been restarted.
 
-It reads the messages of the last seconds again, for the keys of their events. All else that a merge knows may
-follow from messages of any age: it is kept here, as of one message.
+It reads the messages of the last seconds again, to have the keys by which it recognises an event that comes
+again. All else that it knows may follow from messages of any age. So it is kept, as it was after one message.
 """
 
 from __future__ import annotations
@@ -47,9 +47,8 @@ class KeptSubscription(Struct, frozen=True, array_like=True):
     floor: int | None
     ranges: list[tuple[int, int, int]] | None  #: of `Ids`
     heirs: list[int]
-    suppressed: list[
-        tuple[int, int | str | None, int, int]
-    ]  #: begin and id of a gap, and its value
+    #: Of each gap: its `since`, its `after_id`, and its value in `Subscription.suppressed`.
+    suppressed: list[tuple[int, int | str | None, int, int]]
     pinned: int | None
     is_pinned: bool
     lanes: list[KeptLane]
@@ -98,9 +97,10 @@ def keep(key: Key, of: Subscription) -> KeptSubscription:
 
 
 class Recalled:
-    """The keys of the events of one subscription that are read again: of all that was not held in the end.
+    """The keys of the events of one subscription, from the messages that are read again.
 
-    *held* is by slot how many were. A live event below *floor* came too late to be passed on.
+    *held* is, by slot, how many of the last events are left out: they had not been passed on when everything
+    else was kept. So is a live event below *floor*, which came too late to be passed on.
     """
 
     def __init__(self, held: Mapping[int, int], floor: int | None) -> None:

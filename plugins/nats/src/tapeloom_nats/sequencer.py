@@ -133,7 +133,7 @@ class Sequencer:
         first = self.oldest(number)
         shards = {f"{sink} {shard}": of.keep() for (sink, shard), of in self._replicas.items()}
         epochs = {str(place): epoch for place, epoch in self._epochs.items()}
-        stale = [number for number in self._stale if number >= first]
+        stale = [dropped for dropped in self._stale if dropped >= first]
         return Memory(number, first, stale, epochs, {**self.fences}, shards)
 
     def remember(self, memory: Memory) -> None:

@@ -167,7 +167,10 @@ class NatsSource:
     def _remember(
         self, memories: Sequence[Memory], start: dict[str, Any], info: StreamInfo
     ) -> None:
-        """Go on from the newest memory that is not newer than what the store has; *start* earlier for it."""
+        """Go on from the newest memory that is no newer than what the store has.
+
+        *start* says from which message on to read: that is changed to an earlier one if the memory needs it.
+        """
         number, first = self._skips_until, start["opt_start_seq"]
         usable = [memory for memory in memories if memory.number <= number]
         if usable and info.first <= number:
@@ -306,14 +309,8 @@ class NatsSource:
             cursor = self._cursor_after(state, 0)
             memory = self._sequencer.memory(state.number)
             self._saves += 1
-            await save_reader(
-                connection,
-                self._settings.stream,
-                self._settings.cursor,
-                cursor,
-                memory,
-                self._saves,
-            )
+            stream, name = self._settings.stream, self._settings.cursor
+            await save_reader(connection, stream, name, cursor, memory, self._saves)
 
 
 def _origin(info: StreamInfo) -> str:
