@@ -223,6 +223,19 @@ def test_what_a_node_missed_that_has_a_slot_again_is_a_gap_but_not_behind_anothe
     assert gaps == [(4, 7)]
 
 
+def test_a_fence_without_events_shows_that_its_node_lives() -> None:
+    """The stream took nothing for a while: the node that read on has yet to publish what it holds."""
+    log, away = Log(), 7_000 * MS
+    log.copy(0, 5, [trade(n, "BTC/USDT") for n in range(3)], epoch=7)
+    log.copy(0, 9, first=4, epoch=7)
+    log.copy(1, 10, begun=True)
+    log.copy(1, 10, [trade(n, "BTC/USDT") for n in (6, 7)])
+    log.copy(0, 9, [trade(n, "BTC/USDT") for n in range(3, 8)], first=4, epoch=7)
+    log.messages[1:] = [(number, at + away, *rest) for number, at, *rest in log.messages[1:]]
+
+    assert read(log)[0] == [trade(n, "BTC/USDT") for n in range(8)]
+
+
 def named(n: int, symbol: str) -> Trade:
     """A trade of which the id is no number."""
     return Trade("acme", symbol, START + n * MS, START, ONE, ONE, "buy", f"x{n}")

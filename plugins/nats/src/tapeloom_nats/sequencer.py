@@ -229,26 +229,24 @@ class Sequencer:
             out = merge.begin(slot, number, at, begun=header.begun)
         if header.ended:
             return out + merge.end(slot, number, at)
-        events = self._events(number, place, header, data)
-        return out if events is None else out + merge.add(slot, events, number, at)
+        # Also one without events, such as a fence, shows that its sender lives.
+        return out + merge.add(slot, self._events(number, place, header, data), number, at)
 
     def _recall(self, number: int, at: int, place: ShardCopy, header: Header, data: bytes) -> None:
         """Read a message again of which everything but the keys of its events is kept."""
         if number in self._known_stale or place.slot is None or header.ended:
             return
         events = self._events(number, place, header, data)
-        self._merge(place.sink, place.shard).recall(place.slot, events or (), number, at)
+        self._merge(place.sink, place.shard).recall(place.slot, events, number, at)
 
-    def _events(
-        self, number: int, place: ShardCopy, header: Header, data: bytes
-    ) -> list[Event] | None:
-        """Return the events of a body that is complete with this message; None if it is not.
+    def _events(self, number: int, place: ShardCopy, header: Header, data: bytes) -> list[Event]:
+        """Return the events of a body that is complete with this message; none if it is not.
 
         An event without a symbol is in each shard of a node: it is returned once.
         """
         body = self._body(number, f"{place.sink}.{place.shard}.{place.slot}", header, data)
         if body is None:
-            return None
+            return []
         return [
             event
             for index, event in events_of(header, body)
