@@ -598,3 +598,20 @@ def test_a_gap_that_goes_on_is_told_again_though_a_part_of_it_has_come() -> None
 
     told = [((e.until - START) // MS, e.state) for e in stream.out if isinstance(e, Gap)]
     assert told == [(5, "open"), (5, "filled"), (9, "unrecoverable")]
+
+
+def test_a_gap_that_two_nodes_tell_and_fill_is_told_and_filled_once() -> None:
+    """Both continue after the same event, because their leases had ended together."""
+    opened = evolve(hole(1, 4), state="open")
+    filling = [evolve(trade(n), origin="backfill") for n in (2, 3)]
+    stream = Stream(replicas=1)
+    stream.send(0, trade(1))
+    stream.restart(0)
+    stream.begin(1)
+    stream.send(1, opened, trade(4), *filling, evolve(opened, state="filled"), trade(5))
+    stream.send(0, opened, trade(4), *filling, evolve(opened, state="filled"), trade(5))
+    stream.end(0)
+    stream.send(1, trade(6))
+
+    assert sorted(stream.ids) == [*range(1, 7)]
+    assert [e.state for e in stream.out if isinstance(e, Gap)] == ["open", "filled"]

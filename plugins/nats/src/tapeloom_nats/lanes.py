@@ -13,6 +13,8 @@ from .recognition import Order, order_of, order_of_start
 
 __all__ = ["SlotLane", "Subscription"]
 
+_TOLD = -1
+
 
 @define
 class SlotLane:
@@ -59,7 +61,8 @@ class Subscription:
     last_number: int = 0  #: of the message that it was in
     last_slot: int = -1
     heirs: frozenset[int] = frozenset()  #: slots that have what follows: one has ended behind it
-    #: Gaps that another slot has filled: when that was found, and until when they lasted, in ns.
+    #: By gap: when it was last passed on or left out, and up to which end it is not passed on again, in ns.
+    #: `_TOLD`: what becomes of it is.
     suppressed: dict[Hashable, tuple[int, int]] = field(factory=dict)
     pinned: int | None = None  #: the only slot that is used, where events cannot be recognised
     is_pinned: bool = False
@@ -73,21 +76,28 @@ class Subscription:
         """Return whether nothing was passed on that comes after the end of a gap."""
         return self.last is None or self.last.ts < gap.until or self.is_behind(gap)
 
+    def tell(self, gap: Gap, at: int) -> Gap:
+        """Return a gap that is passed on at *at*, in ns. Once it is filled, no other slot tells it again."""
+        self.suppressed[gap.identity] = at, gap.until if gap.state == "filled" else _TOLD
+        return gap
+
     def suppress(self, gap: Gap, at: int) -> None:
-        """Do not pass on a gap, found at *at* in ns to be filled by another slot, when it is told again."""
-        self.suppressed[gap.identity] = at, gap.until
+        """Do not pass on a gap, found at *at* in ns to be filled by another slot, when it is told again.
+
+        One that a slot has told before is not filled until a slot says so.
+        """
+        if self.suppressed.get(gap.identity, (at, 0))[1] != _TOLD:
+            self.suppressed[gap.identity] = at, gap.until
 
     def is_suppressed(self, gap: Gap) -> bool:
         """Return whether a gap is not to be passed on. One that lasts longer by now is another one."""
-        return gap.until <= self.suppressed.get(gap.identity, (0, -1))[1]
+        return gap.until <= self.suppressed.get(gap.identity, (0, _TOLD))[1]
 
     def common_gap(self, gaps: Sequence[Gap], following: Event, at: int) -> Iterator[Event]:
         """Yield the part of the last of *gaps* that no slot has brought, before *following*."""
         gap, last = gaps[-1], self.last
-        for reported in gaps:
-            self.suppressed.pop(reported.identity, None)  # one of them may be told twice
         if last is None or self.is_behind(gaps[0]):
-            yield from gaps
+            yield from [self.tell(reported, at) for reported in gaps]
             return
         low = last.id if type(last) is Trade else None
         high = following.id if type(following) is Trade else gap.before_id

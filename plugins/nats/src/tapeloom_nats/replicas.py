@@ -326,7 +326,8 @@ class Replicas:
             lane.queue.append(gap)
             return
         if gap.state in ("filled", "partial") or not self._has_others(slot, at):
-            out.append(gap)  # what has become of one that was passed on; or nobody else can fill it
+            # What has become of one that was passed on; or nobody else can fill it.
+            out.append(subscription.tell(gap, at))
             return
         lane.gaps.append(gap)
         self._hold(subscription, slot, at)
@@ -421,7 +422,7 @@ class Replicas:
             lane.gaps.append(queue.popleft())  # type: ignore[arg-type]
         gaps, lane.gaps = lane.gaps, []
         if not queue and not is_covered:  # some are passed on: nothing came after them, of any slot
-            out += [gap for gap in gaps if subscription.is_within(gap)]
+            out += [subscription.tell(gap, at) for gap in gaps if subscription.is_within(gap)]
             gaps = [gap for gap in gaps if not subscription.is_within(gap)]
         for gap in gaps:
             subscription.suppress(gap, at)
@@ -436,7 +437,7 @@ class Replicas:
                 if subscription.is_suppressed(event):
                     continue
                 if event.state in ("filled", "partial"):
-                    out.append(event)  # what has become of one that was passed on
+                    out.append(subscription.tell(event, at))  # what has become of one
                     continue
                 lane.gaps.append(event)
                 lane.queue = queue
