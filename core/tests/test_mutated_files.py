@@ -191,6 +191,7 @@ FACTS = [
     {"fact": "tick", "now": 1_700_000_001_000_000_000},
     {"fact": "listing"},
     {"fact": "answered"},
+    {"fact": "leaving", "of": ["BTC/USD"]},
     {"fact": "dropped", "of": ["BTC/USD"]},
     {"fact": "forgotten", "of": [["BTC/USD", "trades"]]},
     {"fact": "ended"},

@@ -14,7 +14,7 @@ from tapeloom import Gap, Registry, Status, Trade
 from tapeloom.errors import BackendUnsupported, ConfigError, Mistake, TapeloomError
 from tapeloom.hooks import hookimpl
 from tapeloom.plugin import Endpoint, FeedOutline, Steered
-from tapeloom_testing import FakeWire, WireEnd
+from tapeloom_testing import FakeVenue, FakeWire, WireEnd
 
 pytestmark = pytest.mark.anyio
 
@@ -199,6 +199,52 @@ async def test_the_gap_of_a_symbol_that_is_dropped_before_it_had_an_event_is_tol
     assert (gap.symbol, gap.since, gap.cause, gap.state) == (
         "BTC/USD", 3, "restart", "unrecoverable",
     )  # fmt: skip
+
+
+class Archive:
+    """What a venue answers over REST: the trades 4, 5 and 6."""
+
+    def get(self, path: str, default: Any = None) -> Any:
+        rows = [json.loads(trade(number, "BTCUSD")) for number in (4, 5, 6)]
+        return 200, {}, json.dumps(["BTC/USD"] if path == "/symbols" else rows).encode()
+
+
+async def test_what_was_missed_of_a_quiet_symbol_is_fetched_before_it_is_dropped(
+    registry: Registry,
+) -> None:
+    """Whoever goes on has begun beside it, and cannot know of it."""
+    position = json.dumps({"ts": 3, "last": [3, 3, 3]})
+    stored = {json.dumps(["acme", "BTC/USD", "trades"]): position}
+
+    async def silent(end: WireEnd, endpoint: Endpoint) -> None:
+        while True:
+            end.push(json.dumps({"ok": json.loads(await end.take())["id"]}))
+
+    async def play(steered: Steered) -> None:
+        feed = steered.feeds["acme"]
+        await feed.add(["BTC/USD"], stored)
+        with anyio.fail_after(5):
+            while not feed.is_live(["BTC/USD"]):  # noqa: ASYNC110
+                await anyio.sleep(0.01)
+        await feed.fill_gaps(["BTC/USD"], 4.0)
+        await feed.drop(["BTC/USD"])
+        await steered.emit([Status("acme", "BTC/USD", 9, 9, "released")])
+
+    venue = FakeVenue(lambda client: anyio.sleep_forever(), http=Archive())  # type: ignore[arg-type]
+    async with venue.serve():
+        rest = {"venue": {"acme": {"rest": venue.url("http"), "past_trades": True}}}
+        registry.register(Steerer(play), "steerer")
+        wire = FakeWire(silent)
+        stack = {**STACK, **rest}
+        async with tapeloom.open(stack, registry=registry, dial=wire.dial, seed=1) as stream:
+            found: list[Any] = []
+            with anyio.fail_after(5):
+                async for event in stream.of(Trade, Gap, Status):
+                    found.append(event.id if isinstance(event, Trade) else event.state)
+                    if found[-1] == "released":
+                        break
+
+    assert found[-6:] == ["open", 4, 5, 6, "filled", "released"]
 
 
 async def test_symbols_that_are_added_when_the_feeds_have_ended_are_not_subscribed_to(

@@ -11,7 +11,7 @@ import pytest
 from attrs import evolve
 from tapeloom._runtime.system_clock import SystemClock
 from tapeloom._stream.sinks.checkpoints import checkpoints_after
-from tapeloom.events import Event, Trade
+from tapeloom.events import Event, Status, Trade
 from tapeloom.plugin import FeedOutline, SinkBatch, SinkRun, Steered
 from tapeloom_cluster.coordinator import Start
 from tapeloom_cluster.leases import Lease, Leases
@@ -40,6 +40,9 @@ class Asked:
 
     async def drop(self, symbols: Sequence[str]) -> None:
         self.calls.append(("drop", False))
+
+    async def fill_gaps(self, symbols: Sequence[str], seconds: float) -> None:
+        self.calls.append(("fill", seconds > 0))
 
     def is_live(self, symbols: Sequence[str]) -> bool:
         return False
@@ -86,3 +89,29 @@ async def test_a_shard_that_was_begun_beside_a_node_that_died_is_begun_anew_afte
     await streams.close()
 
     assert feed.calls == [("add", False), ("drop", False), ("add", True)]
+
+
+async def test_a_shard_that_ends_fills_its_gaps_before_its_symbols_are_dropped(node: Node) -> None:
+    feed, released = Asked(), []
+
+    async def emit(events: list[Event]) -> None:
+        released.extend(event.state for event in events if isinstance(event, Status))
+
+    steered = Steered({"acme": feed}, emit, SystemClock(), checkpoints_after)
+    leases = Leases(time.monotonic, time.monotonic() + 60.0, True, epoch=9)
+    streams = ShardStreams(node, leases, [FEED], steered)
+    await streams.open()
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(streams.run)
+        with anyio.fail_after(20):
+            streams.start(Start(0, 0, 11, resume=True))
+            while not streams.is_idle:  # noqa: ASYNC110
+                await anyio.sleep(0.01)
+            streams.stop(0)
+            while not released:  # noqa: ASYNC110
+                await anyio.sleep(0.01)
+        tasks.cancel_scope.cancel()
+    await streams.close()
+
+    assert feed.calls == [("add", False), ("fill", True), ("drop", False)]
+    assert released == ["released"]

@@ -96,7 +96,7 @@ class GapFill:
 
     def __init__(self, subscription: Subscription) -> None:
         self.subscription = subscription
-        self.queued = False  #: set and read by the queue of requests
+        self.queued = False  #: until what was found of all that waits is emitted
         self.waiting: deque[TrackedGap] = deque()  #: not filled yet, oldest first
         self.past: deque[TrackedGap] = deque(maxlen=_MAX_PAST)  #: with a final state, oldest first
         self._kind = fill_kind(subscription.channel) or "trades"

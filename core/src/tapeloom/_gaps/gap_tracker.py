@@ -302,19 +302,32 @@ class GapTracker:
         *now* is in monotonic seconds. Subscriptions without a recent gap are no longer watched.
         """
         gaps: list[Event] = []
-        last = self.last_seen.last_recv
         for key, watched in list(self.watched.items()):
             gap = watched.open
             if gap is not None and gap.confirmed is not None:
-                until, recv, at = gap.confirmed
-                if now - at > _FIRST_EVENT_SECONDS:
-                    gaps += self._report_open(watched, gap, until, max(recv, last), None)
+                if now - gap.confirmed[2] > _FIRST_EVENT_SECONDS:
+                    gaps += self._report_confirmed(watched, gap)
             elif gap is None and now - watched.reported_at > _LATE_SECONDS:
                 event = self.last_seen.last_event(key)
                 can_fill = fill_kind(key[1]) is not None
                 if not can_fill or (event is not None and watched.fill.is_over(event.ts)):
                     del self.watched[key]
         return gaps
+
+    def report_now(self, symbols: Collection[str]) -> list[Event]:
+        """Return what `overdue` would in a while, for each of these symbols."""
+        gaps: list[Event] = []
+        for watched in self._watched_of(symbols):
+            if watched.open is not None and watched.open.confirmed is not None:
+                gaps += self._report_confirmed(watched, watched.open)
+        return gaps
+
+    def is_filling(self, symbols: Collection[str]) -> bool:
+        """Return whether gaps of these symbols are being filled."""
+        return any(watched.fill.queued for watched in self._watched_of(symbols))
+
+    def _watched_of(self, symbols: Collection[str]) -> list[Watched]:
+        return [watched for key, watched in self.watched.items() if key[0] in symbols]
 
     def close_all(self, now: int, symbols: Collection[str] | None = None) -> list[Event]:
         """Return the final report of each gap at the end of the feed, *now* in ns on our clock.
@@ -323,9 +336,8 @@ class GapTracker:
         """
         gaps: list[Event] = []
         clock_offset = self.last_seen.clock_offset
-        for key, watched in self.watched.items():
-            if symbols is not None and key[0] not in symbols:
-                continue
+        all_watched = self.watched.values() if symbols is None else self._watched_of(symbols)
+        for watched in all_watched:
             gap, fill = watched.open, watched.fill
             watched.open = None
             if gap is not None:
@@ -349,6 +361,11 @@ class GapTracker:
         return [watched.fill for watched in self.watched.values() if watched.fill.waiting]
 
     # -------------------------------------------------------------------------------------- reports
+
+    def _report_confirmed(self, watched: Watched, gap: OpenGap) -> list[Event]:
+        assert gap.confirmed is not None
+        until, recv, _ = gap.confirmed
+        return self._report_open(watched, gap, until, max(recv, self.last_seen.last_recv), None)
 
     def _report_open(
         self, watched: Watched, gap: OpenGap, until: int, recv: int, before_id: int | str | None

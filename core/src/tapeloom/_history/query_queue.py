@@ -128,6 +128,10 @@ class HistoryClient:
                 if len(_failed(events)) < len(events):
                     self._plan.facts.record(self._plan.feed.clock.time_ns(), "history_emitted")
                 await self._emit(events)
+        if isinstance(item, GapFill):
+            item.queued = bool(item.waiting)
+            if item.queued:
+                self._enqueue_fill(item)
         free.release()
         processed.set()
 
@@ -150,18 +154,12 @@ class HistoryClient:
         self._record(fill, "requested")
         request = self.request(query)
         if query is None or request is None or not self._is_subscribed(fill):
-            fill.queued = False
             return self.give_up(fill)
         events = await self._page(query, request)
         if (failed := _failed(events)) or not self._is_subscribed(fill):
             # Without a native name, the answer about a symbol that was removed cannot be parsed.
-            filled = [*failed, *self.give_up(fill)]
-        else:
-            filled = self.fill(fill, events, request, self._rest.answered_at)
-        fill.queued = bool(fill.waiting)
-        if fill.queued:
-            self._enqueue_fill(fill)
-        return filled
+            return [*failed, *self.give_up(fill)]
+        return self.fill(fill, events, request, self._rest.answered_at)
 
     def give_up(self, fill: GapFill) -> list[Event]:
         """Return the final Gaps of what was requested last: there is no answer."""

@@ -15,7 +15,7 @@ from tapeloom.plugin import Clock, Request
 #: The facts. The reference of the tape format has their fields.
 FactName: TypeAlias = Literal[
     "opened", "handover", "handover_read", "reply", "status",
-    "live", "refused", "lost", "stalled", "dropped", "forgotten", "stalls_checked", "feed_checked", "tick",
+    "live", "refused", "lost", "stalled", "leaving", "dropped", "forgotten", "stalls_checked", "feed_checked", "tick",
     "listing", "answered", "requested", "filled", "given_up", "history_emitted", "symbols", "resumed", "ended",
 ]  # fmt: skip
 

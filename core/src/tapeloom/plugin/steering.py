@@ -36,8 +36,12 @@ class SteeredFeed(Protocol):
         """
         ...
 
+    async def fill_gaps(self, symbols: Sequence[str], seconds: float) -> None:
+        """Report the gaps of symbols that are to be dropped, and fill them: for so many *seconds* at most."""
+        ...
+
     async def drop(self, symbols: Sequence[str]) -> None:
-        """Unsubscribe from symbols."""
+        """Unsubscribe from symbols. What is not filled of their gaps is told as missing."""
         ...
 
     def is_live(self, symbols: Sequence[str]) -> bool:

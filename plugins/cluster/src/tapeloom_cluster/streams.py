@@ -35,6 +35,8 @@ log = structlog.get_logger()
 
 #: Seconds after which a shard is released even if its end could not be published.
 _END_SECONDS = 10.0
+#: Seconds for which a shard that ends fills its gaps.
+_FILL_SECONDS = 3.0
 #: Seconds after which the Status that shows that a shard is published is delivered again: a queue may drop it.
 _ANNOUNCE_SECONDS = 10.0
 #: In ns. For so long after a subscription a venue may repeat past trades.
@@ -363,10 +365,17 @@ class ShardStreams:
 
     async def _stop(self) -> None:
         """Drop the symbols of shards that end, and have their end published after all that was read."""
-        for number, shard in [*self._shards.items()]:
+        stopped = {*self.leases.ending, *self.leases.ended}
+        ending = {
+            number: shard
+            for number, shard in self._shards.items()
+            if shard.stop_until is not None and str(number) not in stopped
+        }
+        await self._fill_gaps([number for number in ending if self._shards[number].is_added])
+        for number, shard in ending.items():
+            if self._shards.get(number) is not shard:
+                continue  # it was lost meanwhile
             key = str(number)
-            if shard.stop_until is None or key in self.leases.ending or key in self.leases.ended:
-                continue
             await self._drop(number)
             lease = self.leases.get(key)
             if not self._symbols[number] or lease is None:
@@ -374,6 +383,16 @@ class ShardStreams:
                 continue
             self.leases.ending[key] = detail = self._detail(lease)
             await self._emit(number, RELEASED, detail)
+
+    async def _fill_gaps(self, numbers: Sequence[int]) -> None:
+        """Fill what is missing behind these shards' own beginnings: whoever goes on has begun beside them."""
+        symbols: dict[str, list[str]] = {}
+        for number in numbers:
+            for feed, names in self._symbols[number].items():
+                symbols.setdefault(feed, []).extend(names)
+        async with anyio.create_task_group() as tasks:
+            for feed, names in symbols.items():
+                tasks.start_soon(self.steered.feeds[feed].fill_gaps, names, _FILL_SECONDS)
 
 
 def _ts(text: str) -> int:

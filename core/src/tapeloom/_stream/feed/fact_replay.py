@@ -94,6 +94,8 @@ class FactReplay:
                 gaps.connection_lost(_subscriptions(of), int(fields["last_recv"]), stalled)
             case "stalled" if Subscription(*of) in gaps.live:
                 gaps.stalled(Subscription(*of), fact.recv, min(float(fields["seconds"]), 1e9))
+            case "leaving":
+                return gaps.report_now({*map(str, of)})
             case "dropped":
                 return gaps.close_all(fact.recv, {*map(str, of)})
             case "forgotten":

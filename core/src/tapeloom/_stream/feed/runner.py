@@ -39,6 +39,8 @@ log = structlog.get_logger()
 
 #: Seconds between two checks of whether a timed stage is due.
 TICK_SECONDS = 0.1
+#: Seconds between two looks at whether gaps are filled.
+_POLL_SECONDS = 0.02
 
 #: Delivers events to the queues, those of a relay with the cursor after them.
 Deliver = Callable[..., Awaitable[None]]
@@ -278,6 +280,16 @@ class FeedRunner:
         if self.plan.source is not None:
             return self._source is not None
         return self._connections.are_live({*symbols})
+
+    async def fill_gaps(self, symbols: Sequence[str], seconds: float) -> None:
+        """Report the gaps of *symbols*, and wait until they are filled, for *seconds* at most."""
+        gaps, clock, of = self.plan.gaps, self.plan.feed.clock, {*map(resolve, symbols)}
+        self.plan.facts.record(clock.time_ns(), "leaving", of=sorted(of))
+        if reports := gaps.report_now(of):
+            await self.emit(reports)
+        until = clock.monotonic() + seconds
+        while gaps.is_filling(of) and clock.monotonic() < until:
+            await clock.sleep(_POLL_SECONDS)
 
     async def drop(self, symbols: Sequence[str]) -> None:
         """Unsubscribe from symbols; report their gaps, which nobody fills any more."""
