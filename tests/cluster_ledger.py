@@ -176,14 +176,21 @@ def nodes(
 # ------------------------------------------------------------------------------------------ the bucket
 
 
+_NO_BUCKET = (
+    nats.js.errors.NotFoundError,
+    nats.js.errors.ServiceUnavailableError,
+    nats.errors.TimeoutError,
+)
+
+
 async def view(url: str, bucket: str = "tapeloom_cluster") -> View:
-    """Return what the bucket says now."""
+    """Return what the bucket says now: nothing if there is none, or no server leads it."""
     found = View()
     client = await nats.connect(url)
     try:
         context = client.jetstream()
         config = ConsumerConfig(ack_policy=AckPolicy.NONE)
-        with contextlib.suppress(nats.js.errors.NotFoundError, nats.errors.TimeoutError):
+        with contextlib.suppress(*_NO_BUCKET):
             subscription = await context.pull_subscribe(
                 f"$KV.{bucket}.>", stream=f"KV_{bucket}", config=config
             )
@@ -195,9 +202,10 @@ async def view(url: str, bucket: str = "tapeloom_cluster") -> View:
                     key = message.subject.removeprefix(f"$KV.{bucket}.")
                     value = None if gone else message.data
                     found.apply(key, message.metadata.sequence.stream, value)
+            return found
     finally:
         await client.close()
-    return found
+    return View()
 
 
 async def settled(url: str, shards: int, replicas: int, but: frozenset[str] = frozenset()) -> View:
