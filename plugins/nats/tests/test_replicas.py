@@ -615,3 +615,24 @@ def test_a_gap_that_two_nodes_tell_and_fill_is_told_and_filled_once() -> None:
 
     assert sorted(stream.ids) == [*range(1, 7)]
     assert [e.state for e in stream.out if isinstance(e, Gap)] == ["open", "filled"]
+
+
+def test_past_trades_that_come_too_late_to_be_recognised_are_passed_on_within_a_gap_only() -> None:
+    """A node that could not publish for long has fetched what nobody else has, and what another node had."""
+
+    def named(n: int, origin: Any = "live") -> Trade:
+        return evolve(trade(n), id=f"t{n}", origin=origin)
+
+    lost = evolve(hole(2, 6), after_id="t2", before_id="t6", missing=None)
+    stream = Stream(replicas=1)
+    stream.send(0, named(1), named(2))
+    stream.restart(0)
+    stream.send(0, lost, named(6), named(7))
+    stream.send(0, named(8), after=HOLD)
+    stream.send(0, *(named(n) for n in range(20, 24)), after=2 * WINDOW)
+    stream.send(0, named(30), after=2 * WINDOW)
+    stream.send(1, *(named(n, "history") for n in range(3, 9)), named(31))
+    stream.end(0)
+    stream.send(1, named(32))
+
+    assert stream.ids == [f"t{n}" for n in (1, 2, 6, 7, 8, 20, 21, 22, 23, 30, 3, 4, 5, 31, 32)]

@@ -6,14 +6,12 @@ from collections import deque
 from collections.abc import Hashable, Iterator, Sequence
 from typing import Any
 
-from attrs import define, evolve, field
+from attrs import define, evolve, field, frozen
 from tapeloom.events import Event, Gap, Trade
 
 from .recognition import Order, order_of, order_of_start
 
-__all__ = ["SlotLane", "Subscription"]
-
-_TOLD = -1
+__all__ = ["KnownGap", "SlotLane", "Subscription"]
 
 
 @define
@@ -48,6 +46,16 @@ class SlotLane:
         return None
 
 
+@frozen
+class KnownGap:
+    """A gap that was passed on, or left out because another slot has filled it. Times are in ns."""
+
+    at: int  #: when that was, by the server's clock
+    since: int
+    until: int
+    lasts: bool  #: It was passed on, and no slot has filled it since.
+
+
 @define
 class Subscription:
     """A venue, symbol and channel, over all slots."""
@@ -61,9 +69,7 @@ class Subscription:
     last_number: int = 0  #: of the message that it was in
     last_slot: int = -1
     heirs: frozenset[int] = frozenset()  #: slots that have what follows: one has ended behind it
-    #: By gap: when it was last passed on or left out, and up to which end it is not passed on again, in ns.
-    #: `_TOLD`: what becomes of it is.
-    suppressed: dict[Hashable, tuple[int, int]] = field(factory=dict)
+    known_gaps: dict[Hashable, KnownGap] = field(factory=dict)  #: by identity, the oldest first
     pinned: int | None = None  #: the only slot that is used, where events cannot be recognised
     is_pinned: bool = False
 
@@ -78,7 +84,7 @@ class Subscription:
 
     def tell(self, gap: Gap, at: int) -> Gap:
         """Return a gap that is passed on at *at*, in ns. Once it is filled, no other slot tells it again."""
-        self.suppressed[gap.identity] = at, gap.until if gap.state == "filled" else _TOLD
+        self.known_gaps[gap.identity] = KnownGap(at, gap.since, gap.until, gap.state != "filled")
         return gap
 
     def suppress(self, gap: Gap, at: int) -> None:
@@ -86,12 +92,21 @@ class Subscription:
 
         One that a slot has told before is not filled until a slot says so.
         """
-        if self.suppressed.get(gap.identity, (at, 0))[1] != _TOLD:
-            self.suppressed[gap.identity] = at, gap.until
+        known = self.known_gaps.get(gap.identity)
+        if known is None or not known.lasts:
+            self.known_gaps[gap.identity] = KnownGap(at, gap.since, gap.until, lasts=False)
 
     def is_suppressed(self, gap: Gap) -> bool:
         """Return whether a gap is not to be passed on. One that lasts longer by now is another one."""
-        return gap.until <= self.suppressed.get(gap.identity, (0, _TOLD))[1]
+        known = self.known_gaps.get(gap.identity)
+        return known is not None and not known.lasts and gap.until <= known.until
+
+    def may_lack(self, event: Event) -> bool:
+        """Return whether an event lies in a gap that lasts. At its edges are events that were passed on."""
+        return any(
+            known.lasts and known.since < event.ts < known.until
+            for known in self.known_gaps.values()
+        )
 
     def common_gap(self, gaps: Sequence[Gap], following: Event, at: int) -> Iterator[Event]:
         """Yield the part of the last of *gaps* that no slot has brought, before *following*."""
@@ -108,15 +123,16 @@ class Subscription:
                 return
         for reported in gaps:
             self.suppress(reported, at)
-        yield evolve(
+        part = evolve(
             gap, since=last.ts, until=max(last.ts, following.ts), ts=max(last.ts, following.ts),
             after_id=low, before_id=high, missing=missing, state="unrecoverable",
         )  # fmt: skip
+        yield self.tell(part, at)
 
-    def forget_suppressed(self, before: int) -> None:
-        """Forget the gaps that were filled before that time, in ns."""
-        while self.suppressed:
-            oldest = next(iter(self.suppressed))
-            if self.suppressed[oldest][0] >= before:
+    def forget_gaps(self, before: int) -> None:
+        """Forget the gaps that were passed on or left out before that time, in ns."""
+        while self.known_gaps:
+            oldest = next(iter(self.known_gaps))
+            if self.known_gaps[oldest].at >= before:
                 break
-            del self.suppressed[oldest]
+            del self.known_gaps[oldest]

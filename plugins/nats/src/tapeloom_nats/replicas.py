@@ -249,7 +249,7 @@ class Replicas:
         elif (
             subscription.floor is not None
             and order < subscription.floor
-            and getattr(event, "origin", "live") == "live"
+            and (getattr(event, "origin", "live") == "live" or not subscription.may_lack(event))
         ):
             self._count("replica_late", 1)
         else:
@@ -430,7 +430,8 @@ class Replicas:
             if gaps:
                 out += subscription.common_gap(gaps, queue[0], at)
             elif slot not in subscription.heirs:
-                out += gaps_after_takeover(subscription.last, queue[0])
+                found = gaps_after_takeover(subscription.last, queue[0])
+                out += [subscription.tell(gap, at) for gap in found]
         while queue:
             event = queue.popleft()
             if type(event) is Gap:
@@ -444,5 +445,5 @@ class Replicas:
                 self._hold(subscription, slot, at)
                 break
             self._pass(subscription, slot, lane, event, at, out)
-        subscription.forget_suppressed(at - 60 * WINDOW)
+        subscription.forget_gaps(at - 60 * WINDOW)
         return out

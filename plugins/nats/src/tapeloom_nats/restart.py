@@ -11,10 +11,11 @@ from collections.abc import Mapping
 from decimal import Decimal
 from typing import TypeAlias
 
+from attrs import astuple
 from msgspec import Struct
 from tapeloom.events import Event, Gap, Quote, Trade, decode, encode
 
-from .lanes import SlotLane, Subscription
+from .lanes import KnownGap, SlotLane, Subscription
 from .recognition import Ids, Keys, order_of
 
 __all__ = ["KeptShard", "KeptSubscription", "Key", "Memory", "Recalled", "keep", "restored"]
@@ -47,8 +48,7 @@ class KeptSubscription(Struct, frozen=True, array_like=True):
     floor: int | None
     ranges: list[tuple[int, int, int]] | None  #: of `Ids`
     heirs: list[int]
-    #: Of each gap: its `since`, its `after_id`, and its value in `Subscription.suppressed`.
-    suppressed: list[tuple[int, int | str | None, int, int]]
+    known_gaps: list[tuple[int | str | None, int, int, int, bool]]  #: `after_id`, and a `KnownGap`
     pinned: int | None
     is_pinned: bool
     lanes: list[KeptLane]
@@ -84,7 +84,7 @@ def keep(key: Key, of: Subscription) -> KeptSubscription:
         of.last_at, of.last_number, of.last_slot, of.floor,
         seen.ranges() if type(seen) is Ids else None,
         [*of.heirs],
-        [(*identity[-2:], *found) for identity, found in of.suppressed.items()],  # type: ignore[index]
+        [(identity[-1], *astuple(gap)) for identity, gap in of.known_gaps.items()],  # type: ignore[index]
         of.pinned, of.is_pinned,
         [
             KeptLane(
@@ -139,10 +139,8 @@ def restored(kept: KeptSubscription, again: Recalled) -> Subscription:
         last_at=kept.last_at, last_number=kept.last_number, last_slot=kept.last_slot,
         floor=kept.floor, heirs=frozenset(kept.heirs), pinned=kept.pinned, is_pinned=kept.is_pinned,
     )  # fmt: skip
-    found.suppressed = {
-        (Gap.type, *key, since, after_id): (at, until)
-        for since, after_id, at, until in kept.suppressed
-    }
+    for after_id, at, since, until, lasts in kept.known_gaps:
+        found.known_gaps[Gap.type, *key, since, after_id] = KnownGap(at, since, until, lasts)
     if kept.last is not None:
         found.last = _placeholder(key, *kept.last)
         found.newest = None if kept.is_pinned else order_of(found.last)
