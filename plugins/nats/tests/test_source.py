@@ -25,6 +25,7 @@ from tapeloom import Event, Gap, Registry, Reject, Status, Trade
 from tapeloom.errors import BackendUnsupported, ConfigError, ConnectionFailed
 from tapeloom.plugin import SinkBatch, SinkRun
 from tapeloom_nats.messages import HEADER
+from tapeloom_nats.stream import bucket_of
 from tapeloom_testing.services import NatsServer
 
 from .conftest import Bench
@@ -239,6 +240,24 @@ async def test_a_stack_without_a_store_keeps_its_cursor_in_the_bucket(bench: Ben
     await writer.write(trades(13, 20))
     async with reading(stack) as reader:
         assert await reader.take(7) == trades(13, 20)
+    await writer.close()
+
+
+async def test_what_a_reader_of_another_version_kept_is_left_out(bench: Bench) -> None:
+    writer = Writer(bench)
+    await writer.write(trades(0, 10))
+    stack = stack_of(bench, start="first", cursor="reader-1")
+    async with reading(stack) as reader:
+        await reader.take(10)
+    client = await nats.connect(bench.url)
+    await client.publish(
+        f"$KV.{bucket_of(bench.name)}.reader.reader-1.0", b'{"origin":"x","memory":7}'
+    )
+    await client.flush()
+    await client.close()
+    await writer.write(trades(10, 20))
+    async with reading(stack) as reader:
+        assert await reader.take(10) == trades(10, 20)
     await writer.close()
 
 

@@ -86,6 +86,7 @@ CounterName = Literal[
 #: again, and meanwhile the queue of the sink fills up.
 #: consumer_overflowed: The queue of a callback or sink with the policy "error" was full, and it was ended.
 #: relay_stream_lost: The stream that a relay has read was deleted, or lost its last messages (nats).
+#: reader_memory_unreadable: What a reader kept is of another version; it may repeat what came just before (nats).
 #: drain_incomplete: Callbacks did not process what was queued within the time allowed at the end.
 #: tape_failed: A recording could not be written; it is tried again.
 #: tape_incomplete: Frames are missing in a recording, because it could not be written in time.
@@ -107,7 +108,7 @@ LogEvent = Literal[
     "symbols_unchecked", "request_failed", "request_abandoned", "request_impossible",
     "stage_failed", "callback_failed", "sink_unavailable", "sink_recovered", "sink_failed", "sink_disabled",
     "sink_conflict", "sink_incomplete", "sink_position_unreadable", "spool_failed", "consumer_overflowed",
-    "relay_stream_lost", "drain_incomplete", "tape_failed", "tape_incomplete", "flight_saved", "flight_failed",
+    "relay_stream_lost", "reader_memory_unreadable", "drain_incomplete", "tape_failed", "tape_incomplete", "flight_saved", "flight_failed",
     "frame_incomplete", "store_unreadable", "cluster_joined", "cluster_lease_ended", "cluster_unavailable", "shard_end_missing",
     "metrics_listening", "metrics_unsent", "metrics_sent", "chaos_injected",
 ]  # fmt: skip

@@ -14,6 +14,7 @@ from typing import Any
 from zlib import crc32
 
 import msgspec
+import structlog
 from attrs import Factory, define
 from tapeloom.errors import SinkUnavailable
 from tapeloom.plugin import Cursor
@@ -24,6 +25,8 @@ from .restart import Memory
 from .stream import StreamInfo, bucket_of, refuse
 
 __all__ = ["Checkpoint", "State", "last_header", "load_cursor", "load_reader", "save_reader"]
+
+log = structlog.get_logger()
 
 #: Number of values that a checkpoint is spread over, because a value is at most one message.
 _PIECES = 64
@@ -235,8 +238,8 @@ async def load_reader(
     if found[0] is None:
         return None, []
     saved = msgspec.json.decode(found[0], type=_Reader)
-    entries = [msgspec.json.decode(body, type=_Kept) for body in found[1:] if body is not None]
-    memories = [entry.memory for entry in entries if entry.origin == saved.origin]
+    entries = [_kept(name, body) for body in found[1:] if body is not None]
+    memories = [kept.memory for kept in entries if kept and kept.origin == saved.origin]
     return Cursor(feed, saved.origin, saved.number, text=saved.text), memories
 
 
@@ -283,6 +286,15 @@ class _Kept(msgspec.Struct):
 
     origin: str
     memory: Memory
+
+
+def _kept(name: str, body: bytes) -> _Kept | None:
+    """Return what a reader kept; None if it is of another version of tapeloom-nats."""
+    try:
+        return msgspec.json.decode(body, type=_Kept)
+    except msgspec.MsgspecError as error:
+        log.warning("reader_memory_unreadable", cursor=name, reason=str(error))
+        return None
 
 
 async def _last(
