@@ -12,7 +12,7 @@ from attrs import evolve, frozen
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tapeloom.events import Book, Event, Gap, Quote, Reject, Status, Trade
-from tapeloom_nats.recognition import WINDOW
+from tapeloom_nats.recognition import WINDOW, Keys
 from tapeloom_nats.replicas import HOLD, Replicas
 
 MS = 1_000_000
@@ -268,6 +268,22 @@ def test_books_of_deltas_without_ids_come_from_one_copy_at_a_time() -> None:
     stream.send(1, delta(3), after=HOLD)
 
     assert [type(event).__name__ for event in stream.out] == ["Book", "Book", "Gap", "Book"]
+
+
+@settings(max_examples=200, deadline=None)
+@given(pauses=st.lists(st.sampled_from([1, 100, 400, 700, 1100, 5000, 60_000]), max_size=60))
+def test_a_key_is_known_as_long_as_its_event_does_not_lie_below_the_floor(
+    pauses: list[int],
+) -> None:
+    """What is neither known nor below the floor would be passed on again when it comes again."""
+    keys, at = Keys(), START
+    for count, pause in enumerate(pauses):
+        at += pause * MS
+        keys.add(count, at, at)
+        times = [START + sum(pauses[: index + 1]) * MS for index in range(count + 1)]
+        unknown = [time for index, time in enumerate(times) if index not in keys]
+        assert all(time < keys.floor for time in unknown)
+        assert all(time < at - WINDOW for time in unknown)
 
 
 def test_memory_is_bounded_by_time() -> None:

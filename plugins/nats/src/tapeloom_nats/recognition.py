@@ -77,6 +77,7 @@ class Keys:
         self._times: dict[Hashable, int] = {}
         self._marks: deque[tuple[int, Order]] = deque()  # what was newest at a time
         self._newest: Order = 0
+        self._forgotten_until = -1  # the time of the last mark that was forgotten
         self.floor: Order = 0  #: what lies before it was passed on too long ago to be recognised
 
     def __contains__(self, key: Hashable) -> bool:
@@ -89,11 +90,11 @@ class Keys:
         self._newest = max(self._newest, order)
         if not marks or at > marks[-1][0] + _MARK:
             marks.append((at, self._newest))
-        before = at - WINDOW
-        while marks[0][0] < before:
-            self.floor = marks.popleft()[1] + 1
-        before -= _MARK  # those of one mark are known until the next one is forgotten
-        while (oldest := next(iter(times))) is not key and times[oldest] < before:
+        while marks[0][0] < at - WINDOW:
+            self._forgotten_until, newest = marks.popleft()
+            self.floor = newest + 1
+        # What came after that mark may lie above the floor: it is known until the next one is forgotten.
+        while (oldest := next(iter(times))) is not key and times[oldest] <= self._forgotten_until:
             del times[oldest]
 
 
