@@ -652,3 +652,20 @@ def test_past_trades_that_come_too_late_to_be_recognised_are_passed_on_within_a_
     stream.send(1, named(32))
 
     assert stream.ids == [f"t{n}" for n in (1, 2, 6, 7, 8, 20, 21, 22, 23, 30, 3, 4, 5, 31, 32)]
+
+
+def test_numbered_trades_that_come_far_too_late_are_passed_on_within_a_gap_only() -> None:
+    """A node could not publish for long. Meanwhile the other one lost some, and its ranges were forgotten."""
+    stream = Stream()
+    stream.send(0, trade(1), trade(2))
+    stream.send(0, hole(2, 6), trade(6), trade(7), after=2 * HOLD)
+    stream.send(0, hole(7, 10), trade(10), after=2 * WINDOW)
+    stream.send(0, trade(11), after=2 * WINDOW)
+    stream.send(1, *(trade(n) for n in range(1, 12)))
+    stream.send(1, trade(12))
+    stream.send(0, trade(12))
+
+    assert stream.ids == [1, 2, 6, 7, 10, 11, 3, 4, 5, 8, 9, 12]
+    assert [event.origin for event in stream.out if isinstance(event, Trade)][6:11] == [
+        "backfill"
+    ] * 5

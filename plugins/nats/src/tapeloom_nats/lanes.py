@@ -53,7 +53,21 @@ class KnownGap:
     at: int  #: when that was, by the server's clock
     since: int
     until: int
+    after_id: int | str | None
+    before_id: int | str | None
     lasts: bool  #: It was passed on, and no slot has filled it since.
+
+    def holds(self, event: Event) -> bool:
+        """Return whether an event lies between the edges, where there are events that were passed on."""
+        low, high = self.after_id, self.before_id
+        if type(event) is Trade and type(event.id) is type(low) is type(high) is int:
+            return low < event.id < high
+        return self.since < event.ts < self.until
+
+
+def known_gap(gap: Gap, at: int, *, lasts: bool) -> KnownGap:
+    """Return what is known of a gap since *at*, in ns."""
+    return KnownGap(at, gap.since, gap.until, gap.after_id, gap.before_id, lasts)
 
 
 @define
@@ -84,7 +98,7 @@ class Subscription:
 
     def tell(self, gap: Gap, at: int) -> Gap:
         """Return a gap that is passed on at *at*, in ns. Once it is filled, no other slot tells it again."""
-        self.known_gaps[gap.identity] = KnownGap(at, gap.since, gap.until, gap.state != "filled")
+        self.known_gaps[gap.identity] = known_gap(gap, at, lasts=gap.state != "filled")
         return gap
 
     def suppress(self, gap: Gap, at: int) -> None:
@@ -94,7 +108,7 @@ class Subscription:
         """
         known = self.known_gaps.get(gap.identity)
         if known is None or not known.lasts:
-            self.known_gaps[gap.identity] = KnownGap(at, gap.since, gap.until, lasts=False)
+            self.known_gaps[gap.identity] = known_gap(gap, at, lasts=False)
 
     def is_suppressed(self, gap: Gap) -> bool:
         """Return whether a gap is not to be passed on. One that lasts longer by now is another one."""
@@ -102,11 +116,8 @@ class Subscription:
         return known is not None and not known.lasts and gap.until <= known.until
 
     def may_lack(self, event: Event) -> bool:
-        """Return whether an event lies in a gap that lasts. At its edges are events that were passed on."""
-        return any(
-            known.lasts and known.since < event.ts < known.until
-            for known in self.known_gaps.values()
-        )
+        """Return whether an event lies in a gap that lasts."""
+        return any(known.lasts and known.holds(event) for known in self.known_gaps.values())
 
     def common_gap(self, gaps: Sequence[Gap], following: Event, at: int) -> Iterator[Event]:
         """Yield the part of the last of *gaps* that no slot has brought, before *following*."""

@@ -5,13 +5,14 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections import deque
 from collections.abc import Hashable, Sequence
+from itertools import takewhile
 from typing import Any, TypeAlias
 
 from attrs import evolve
 from tapeloom.events import Book, Event, Gap, Quote, Trade
 
 __all__ = [
-    "WINDOW", "Ids", "Keys", "Order", "gap_between", "gaps_after_takeover", "is_recognisable",
+    "MAX_KEPT", "WINDOW", "Ids", "Keys", "Order", "gap_between", "gaps_after_takeover", "is_recognisable",
     "order_of", "order_of_start",
 ]  # fmt: skip
 
@@ -22,7 +23,7 @@ _MARK = 1_000_000_000
 #: How many ranges of ids are kept of a subscription, whatever their age.
 _MAX_RANGES = 50_000
 #: How many of them a reader keeps over a restart.
-_MAX_KEPT = 1_000
+MAX_KEPT = 1_000
 
 #: The place of an event among those of its subscription: its number, or its time in ns.
 Order: TypeAlias = int
@@ -32,6 +33,7 @@ class Ids:
     """The ids that a numbered subscription has passed on, as ranges with the time of their last one."""
 
     def __init__(self, ranges: Sequence[tuple[int, int, int]] = ()) -> None:
+        self.floor: Order = 0  #: what lies before it was passed on too long ago to be recognised
         self._lows = [low for low, _, _ in ranges]
         self._highs = [high for _, high, _ in ranges]
         self._times = [at for _, _, at in ranges]
@@ -39,7 +41,7 @@ class Ids:
     def ranges(self) -> list[tuple[int, int, int]]:
         """Return the newest ranges, the oldest first: the lowest id, the highest, and the time of the last."""
         found = zip(self._lows, self._highs, self._times, strict=True)
-        return list(found)[-_MAX_KEPT:]
+        return list(found)[-MAX_KEPT:]
 
     def __contains__(self, number: int) -> bool:
         highs = self._highs
@@ -63,11 +65,12 @@ class Ids:
             self._forget(at - WINDOW)
 
     def _forget(self, before: int) -> None:
-        """Forget the oldest ranges, but not the newest one."""
-        count = sum(1 for time in self._times[:-1] if time < before)
+        """Forget the lowest ranges as far as they are old, but not the newest one."""
+        count = sum(1 for _ in takewhile(lambda time: time < before, self._times[:-1]))
         count = max(count, len(self._times) - _MAX_RANGES)
         for items in (self._lows, self._highs, self._times):
             del items[:count]
+        self.floor = self._lows[0]
 
 
 class Keys:

@@ -249,16 +249,16 @@ class Replicas:
         elif (
             subscription.floor is not None
             and order < subscription.floor
-            and (getattr(event, "origin", "live") == "live" or not subscription.may_lack(event))
+            and not subscription.may_lack(event)
         ):
             self._count("replica_late", 1)
         else:
             if type(seen) is Keys:
                 seen.add(key, at, order)
-                if subscription.floor is not None and seen.floor > subscription.floor:
-                    subscription.floor = seen.floor
             else:
                 seen.add(key, at)
+            if subscription.floor is not None and seen.floor > subscription.floor:
+                subscription.floor = seen.floor
             if self._is_compared:
                 self._unconfirmed.add((id(subscription), key), event)
             if subscription.newest is not None and order < subscription.newest:

@@ -7,16 +7,15 @@ again. All else that it knows may follow from messages of any age. So it is kept
 from __future__ import annotations
 
 from collections import defaultdict, deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from typing import TypeAlias
 
-from attrs import astuple
 from msgspec import Struct
 from tapeloom.events import Event, Gap, Quote, Trade, decode, encode
 
 from .lanes import KnownGap, SlotLane, Subscription
-from .recognition import Ids, Keys, order_of
+from .recognition import MAX_KEPT, Ids, Keys, order_of
 
 __all__ = ["KeptShard", "KeptSubscription", "Key", "Memory", "Recalled", "keep", "restored"]
 
@@ -48,7 +47,7 @@ class KeptSubscription(Struct, frozen=True, array_like=True):
     floor: int | None
     ranges: list[tuple[int, int, int]] | None  #: of `Ids`
     heirs: list[int]
-    known_gaps: list[tuple[int | str | None, int, int, int, bool]]  #: `after_id`, and a `KnownGap`
+    known_gaps: list[KnownGap]
     pinned: int | None
     is_pinned: bool
     lanes: list[KeptLane]
@@ -77,14 +76,16 @@ class Memory(Struct, frozen=True):
 
 def keep(key: Key, of: Subscription) -> KeptSubscription:
     """Return what to keep of a subscription."""
-    last, seen = of.last, of.seen
+    last, floor = of.last, of.floor
+    ranges = of.seen.ranges() if type(of.seen) is Ids else None
+    if ranges and floor is not None and len(ranges) == MAX_KEPT:
+        floor = max(floor, ranges[0][0])  # there may have been others before it
     return KeptSubscription(
         *key,
         None if last is None else (last.ts, last.id if type(last) is Trade else None),
-        of.last_at, of.last_number, of.last_slot, of.floor,
-        seen.ranges() if type(seen) is Ids else None,
+        of.last_at, of.last_number, of.last_slot, floor, ranges,
         [*of.heirs],
-        [(identity[-1], *astuple(gap)) for identity, gap in of.known_gaps.items()],  # type: ignore[index]
+        [*of.known_gaps.values()],
         of.pinned, of.is_pinned,
         [
             KeptLane(
@@ -100,13 +101,16 @@ class Recalled:
     """The keys of the events of one subscription, from the messages that are read again.
 
     *held* is, by slot, how many of the last events are left out: they had not been passed on when everything
-    else was kept. So is a live event below *floor*, which came too late to be passed on.
+    else was kept. So is an event below *floor* in none of *gaps*, which came too late to be passed on.
     """
 
-    def __init__(self, held: Mapping[int, int], floor: int | None) -> None:
+    def __init__(
+        self, held: Mapping[int, int], floor: int | None, gaps: Sequence[KnownGap]
+    ) -> None:
         self.seen = Keys()
         self.lanes: dict[int, SlotLane] = {}
         self._held, self._floor = held, floor or 0
+        self._gaps = [gap for gap in gaps if gap.lasts]
         self._last: defaultdict[int, deque[tuple[Event, int]]] = defaultdict(deque)
 
     def add(self, slot: int, event: Event, at: int) -> None:
@@ -118,7 +122,7 @@ class Recalled:
         event, at = last.popleft()
         key = self.lanes.setdefault(slot, SlotLane()).key(event)
         order = order_of(event)
-        is_late = order < self._floor and getattr(event, "origin", "live") == "live"
+        is_late = order < self._floor and not any(gap.holds(event) for gap in self._gaps)
         if key not in self.seen and not is_late:
             self.seen.add(key, at, order)
 
@@ -129,7 +133,7 @@ def recalled(kept: KeptSubscription) -> Recalled:
         lane.slot: sum(type(decode(event)) is not Gap for event in lane.queue)
         for lane in kept.lanes
     }
-    return Recalled(held, kept.floor)
+    return Recalled(held, kept.floor, kept.known_gaps)
 
 
 def restored(kept: KeptSubscription, again: Recalled) -> Subscription:
@@ -139,8 +143,7 @@ def restored(kept: KeptSubscription, again: Recalled) -> Subscription:
         last_at=kept.last_at, last_number=kept.last_number, last_slot=kept.last_slot,
         floor=kept.floor, heirs=frozenset(kept.heirs), pinned=kept.pinned, is_pinned=kept.is_pinned,
     )  # fmt: skip
-    for after_id, at, since, until, lasts in kept.known_gaps:
-        found.known_gaps[Gap.type, *key, since, after_id] = KnownGap(at, since, until, lasts)
+    found.known_gaps = {(Gap.type, *key, gap.since, gap.after_id): gap for gap in kept.known_gaps}
     if kept.last is not None:
         found.last = _placeholder(key, *kept.last)
         found.newest = None if kept.is_pinned else order_of(found.last)
