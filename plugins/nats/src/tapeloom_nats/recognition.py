@@ -97,7 +97,7 @@ class Keys:
             self._forgotten_until, newest = marks.popleft()
             self.floor = newest + 1
         # What came after that mark may lie above the floor: it is known until the next one is forgotten.
-        while (oldest := next(iter(times))) is not key and times[oldest] <= self._forgotten_until:
+        while (oldest := next(iter(times))) is not key and times[oldest] < self._forgotten_until:
             del times[oldest]
 
 
