@@ -669,3 +669,42 @@ def test_numbered_trades_that_come_far_too_late_are_passed_on_within_a_gap_only(
     assert [event.origin for event in stream.out if isinstance(event, Trade)][6:11] == [
         "backfill"
     ] * 5
+
+
+def test_a_node_that_was_away_for_less_says_nothing_about_the_rest_of_a_gap() -> None:
+    """Both continue after the same trade. What one of them has is passed on; that it lost less is not."""
+    stream = Stream(replicas=1)
+    stream.send(0, trade(1), trade(2))
+    stream.send(1)
+    stream.end(0)
+    stream.restart(0)
+    stream.send(0, hole(2, 8), trade(8), trade(9))
+    stream.send(0, trade(10), after=HOLD)
+    stream.send(0, trade(11), after=2 * WINDOW)
+    less = evolve(hole(2, 4), before_id=None, missing=None)
+    stream.send(1, less, evolve(hole(2, 4), state="filled"), *(trade(n) for n in (4, 5, 6)))
+    stream.send(1, *(trade(n) for n in (7, 8, 9, 10, 11)))
+    stream.send(1, trade(12), after=HOLD)
+
+    assert stream.ids == [1, 2, 8, 9, 10, 11, 4, 5, 6, 7, 12]
+    told = [(gap.before_id, gap.state) for gap in stream.out if isinstance(gap, Gap)]
+    assert told == [(8, "unrecoverable")]
+
+
+def test_a_gap_that_was_filled_in_part_is_not_filled_by_what_may_have_come_before() -> None:
+    def named(n: int, origin: Any = "live") -> Trade:
+        return evolve(trade(n), id=f"t{n}", origin=origin)
+
+    lost = evolve(hole(2, 9), after_id="t2", before_id="t9", missing=None)
+    stream = Stream(replicas=1)
+    stream.send(0, named(1), named(2))
+    stream.restart(0)
+    stream.send(0, lost, named(9))
+    stream.send(0, named(10), after=HOLD)
+    stream.send(0, *(named(n, "backfill") for n in (4, 5)), evolve(lost, state="partial"))
+    for n in range(20, 50):
+        stream.send(0, named(n), after=SECOND)
+    stream.send(1, *(named(n, "history") for n in range(3, 9)), named(49))
+
+    assert stream.ids == [f"t{n}" for n in (1, 2, 9, 10, 4, 5, *range(20, 50))]
+    assert [e.state for e in stream.out if isinstance(e, Gap)] == ["unrecoverable", "partial"]

@@ -9,7 +9,7 @@ from typing import Any
 from attrs import define, evolve, field, frozen
 from tapeloom.events import Event, Gap, Trade
 
-from .recognition import Order, order_of, order_of_start
+from .recognition import WINDOW, Order, order_of, order_of_start
 
 __all__ = ["KnownGap", "SlotLane", "Subscription"]
 
@@ -56,6 +56,7 @@ class KnownGap:
     after_id: int | str | None
     before_id: int | str | None
     lasts: bool  #: It was passed on, and no slot has filled it since.
+    came_at: int = 0  #: when the first event of it was passed on since; 0: none was
 
     def holds(self, event: Event) -> bool:
         """Return whether an event lies between the edges, where there are events that were passed on."""
@@ -63,6 +64,12 @@ class KnownGap:
         if type(event) is Trade and type(event.id) is type(low) is type(high) is int:
             return low < event.id < high
         return self.since < event.ts < self.until
+
+    def ends_after(self, gap: Gap) -> bool:
+        """Return whether it ends later than *gap*, which begins with the same event."""
+        if type(self.before_id) is type(gap.before_id) is int:
+            return gap.before_id < self.before_id
+        return gap.until < self.until
 
 
 def known_gap(gap: Gap, at: int, *, lasts: bool) -> KnownGap:
@@ -98,7 +105,10 @@ class Subscription:
 
     def tell(self, gap: Gap, at: int) -> Gap:
         """Return a gap that is passed on at *at*, in ns. Once it is filled, no other slot tells it again."""
-        self.known_gaps[gap.identity] = known_gap(gap, at, lasts=gap.state != "filled")
+        before = self.known_gaps.get(gap.identity)
+        came_at = before.came_at if before is not None else 0
+        known = known_gap(gap, at, lasts=gap.state != "filled")
+        self.known_gaps[gap.identity] = evolve(known, came_at=came_at)
         return gap
 
     def suppress(self, gap: Gap, at: int) -> None:
@@ -111,29 +121,46 @@ class Subscription:
             self.known_gaps[gap.identity] = known_gap(gap, at, lasts=False)
 
     def is_suppressed(self, gap: Gap) -> bool:
-        """Return whether a gap is not to be passed on. One that lasts longer by now is another one."""
-        known = self.known_gaps.get(gap.identity)
-        return known is not None and not known.lasts and gap.until <= known.until
+        """Return whether a gap is not to be passed on.
 
-    def may_lack(self, event: Event) -> bool:
-        """Return whether an event lies in a gap that lasts."""
-        return any(known.lasts and known.holds(event) for known in self.known_gaps.values())
+        One that was filled is told again if it lasts longer by now. Of one that lasts, a slot that was away for
+        less says nothing about the rest.
+        """
+        known = self.known_gaps.get(gap.identity)
+        if known is None:
+            return False
+        return known.ends_after(gap) if known.lasts else gap.until <= known.until
+
+    def may_lack(self, event: Event, at: int) -> bool:
+        """Return whether an event lies in a gap that lasts, of which what has come is still recognised."""
+        return any(
+            known.lasts and at - (known.came_at or at) < WINDOW and known.holds(event)
+            for known in self.known_gaps.values()
+        )
+
+    def note_late(self, event: Event, at: int) -> None:
+        """Take note that an event which others had passed was passed on at *at*, in ns."""
+        for key, known in self.known_gaps.items():
+            if known.lasts and not known.came_at and known.holds(event):
+                self.known_gaps[key] = evolve(known, came_at=at)
 
     def common_gap(self, gaps: Sequence[Gap], following: Event, at: int) -> Iterator[Event]:
         """Yield the part of the last of *gaps* that no slot has brought, before *following*."""
         gap, last = gaps[-1], self.last
         if last is None or self.is_behind(gaps[0]):
-            yield from [self.tell(reported, at) for reported in gaps]
+            yield from [
+                self.tell(reported, at) for reported in gaps if not self.is_suppressed(reported)
+            ]
             return
         low = last.id if type(last) is Trade else None
         high = following.id if type(following) is Trade else gap.before_id
         missing = None
+        for reported in gaps:
+            self.suppress(reported, at)
         if type(low) is int and type(high) is int:
             missing = high - low - 1
             if missing <= 0:
                 return
-        for reported in gaps:
-            self.suppress(reported, at)
         part = evolve(
             gap, since=last.ts, until=max(last.ts, following.ts), ts=max(last.ts, following.ts),
             after_id=low, before_id=high, missing=missing, state="unrecoverable",

@@ -249,7 +249,7 @@ class Replicas:
         elif (
             subscription.floor is not None
             and order < subscription.floor
-            and not subscription.may_lack(event)
+            and not subscription.may_lack(event, at)
         ):
             self._count("replica_late", 1)
         else:
@@ -262,6 +262,7 @@ class Replicas:
             if self._is_compared:
                 self._unconfirmed.add((id(subscription), key), event)
             if subscription.newest is not None and order < subscription.newest:
+                subscription.note_late(event, at)
                 event = self._late(event)
             else:
                 subscription.newest, subscription.last = order, event
@@ -424,14 +425,14 @@ class Replicas:
         if not queue and not is_covered:  # some are passed on: nothing came after them, of any slot
             out += [subscription.tell(gap, at) for gap in gaps if subscription.is_within(gap)]
             gaps = [gap for gap in gaps if not subscription.is_within(gap)]
-        for gap in gaps:
-            subscription.suppress(gap, at)
-        if queue and not is_covered:
-            if gaps:
-                out += subscription.common_gap(gaps, queue[0], at)
-            elif slot not in subscription.heirs:
-                found = gaps_after_takeover(subscription.last, queue[0])
-                out += [subscription.tell(gap, at) for gap in found]
+        if is_covered or not queue:
+            for gap in gaps:
+                subscription.suppress(gap, at)
+        elif gaps:
+            out += subscription.common_gap(gaps, queue[0], at)
+        elif slot not in subscription.heirs:
+            found = gaps_after_takeover(subscription.last, queue[0])
+            out += [subscription.tell(gap, at) for gap in found]
         while queue:
             event = queue.popleft()
             if type(event) is Gap:
