@@ -704,7 +704,27 @@ def test_a_gap_that_was_filled_in_part_is_not_filled_by_what_may_have_come_befor
     stream.send(0, *(named(n, "backfill") for n in (4, 5)), evolve(lost, state="partial"))
     for n in range(20, 50):
         stream.send(0, named(n), after=SECOND)
-    stream.send(1, *(named(n, "history") for n in range(3, 9)), named(49))
+    stream.send(
+        1, *(named(n, "history") for n in range(3, 9)), evolve(lost, state="filled"), named(49)
+    )
+    stream.send(0, named(6, "backfill"))
 
-    assert stream.ids == [f"t{n}" for n in (1, 2, 9, 10, 4, 5, *range(20, 50))]
+    assert stream.ids == [f"t{n}" for n in (1, 2, 9, 10, 4, 5, *range(20, 50), 6)]
     assert [e.state for e in stream.out if isinstance(e, Gap)] == ["unrecoverable", "partial"]
+
+
+def test_a_gap_is_filled_page_by_page_however_long_that_takes() -> None:
+    lost = evolve(hole(2, 60), after_id="t2", before_id="t60", missing=None, state="open")
+    stream = Stream(replicas=1)
+    stream.send(0, *(evolve(trade(n), id=f"t{n}") for n in (1, 2)))
+    stream.restart(0)
+    stream.send(0, lost, evolve(trade(60), id="t60"))
+    stream.send(0, evolve(trade(61), id="t61"), after=HOLD)
+    for n in range(3, 60):
+        stream.send(0, evolve(trade(n), id=f"t{n}", origin="backfill"), after=7 * SECOND)
+        stream.send(0, evolve(trade(100 + n), id=f"t{100 + n}"))
+    stream.send(0, evolve(lost, state="filled"))
+
+    assert {f"t{n}" for n in range(1, 62)} < {*stream.ids}
+    assert len(stream.ids) == len({*stream.ids})
+    assert [e.state for e in stream.out if isinstance(e, Gap)] == ["open", "filled"]

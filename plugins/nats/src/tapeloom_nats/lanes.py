@@ -57,6 +57,10 @@ class KnownGap:
     before_id: int | str | None
     lasts: bool  #: It was passed on, and no slot has filled it since.
     came_at: int = 0  #: when the first event of it was passed on since; 0: none was
+    came_of: int = -1  #: the slot that brought it
+    is_cut: bool = (
+        False  #: another slot brought more of it, which could not be told from what had come
+    )
 
     def holds(self, event: Event) -> bool:
         """Return whether an event lies between the edges, where there are events that were passed on."""
@@ -64,6 +68,14 @@ class KnownGap:
         if type(event) is Trade and type(event.id) is type(low) is type(high) is int:
             return low < event.id < high
         return self.since < event.ts < self.until
+
+    def touches(self, event: Event) -> bool:
+        """Return whether an event lies between the edges or at one."""
+        return self.since <= event.ts <= self.until or self.holds(event)
+
+    def takes(self, slot: int, at: int) -> bool:
+        """Return whether what a slot brings of it at *at*, in ns, is certainly not what has come of it."""
+        return not self.came_at or slot == self.came_of or at - self.came_at < WINDOW
 
     def ends_after(self, gap: Gap) -> bool:
         """Return whether it ends later than *gap*, which begins with the same event."""
@@ -105,10 +117,15 @@ class Subscription:
 
     def tell(self, gap: Gap, at: int) -> Gap:
         """Return a gap that is passed on at *at*, in ns. Once it is filled, no other slot tells it again."""
-        before = self.known_gaps.get(gap.identity)
-        came_at = before.came_at if before is not None else 0
-        known = known_gap(gap, at, lasts=gap.state != "filled")
-        self.known_gaps[gap.identity] = evolve(known, came_at=came_at)
+        known, before = (
+            known_gap(gap, at, lasts=gap.state != "filled"),
+            self.known_gaps.get(gap.identity),
+        )
+        if before is not None:
+            known = evolve(
+                known, came_at=before.came_at, came_of=before.came_of, is_cut=before.is_cut
+            )
+        self.known_gaps[gap.identity] = known
         return gap
 
     def suppress(self, gap: Gap, at: int) -> None:
@@ -129,20 +146,31 @@ class Subscription:
         known = self.known_gaps.get(gap.identity)
         if known is None:
             return False
-        return known.ends_after(gap) if known.lasts else gap.until <= known.until
+        if not known.lasts:
+            return gap.until <= known.until
+        return known.ends_after(gap) or (known.is_cut and gap.state == "filled")
 
-    def may_lack(self, event: Event, at: int) -> bool:
-        """Return whether an event lies in a gap that lasts, of which what has come is still recognised."""
-        return any(
-            known.lasts and at - (known.came_at or at) < WINDOW and known.holds(event)
-            for known in self.known_gaps.values()
-        )
+    def lacks(self, event: Event, slot: int, at: int) -> bool:
+        """Return whether an event that comes too late to be recognised was certainly not passed on.
 
-    def note_late(self, event: Event, at: int) -> None:
-        """Take note that an event which others had passed was passed on at *at*, in ns."""
+        That is so in a gap that lasts, and for what fills a gap of which nothing is known any more.
+        """
+        is_known = False
+        for key, known in self.known_gaps.items():
+            if not known.touches(event):
+                continue
+            is_known = True
+            if known.lasts and known.holds(event):
+                if known.takes(slot, at):
+                    return True
+                self.known_gaps[key] = evolve(known, is_cut=True)
+        return not is_known and getattr(event, "origin", "") == "backfill"
+
+    def note_late(self, event: Event, slot: int, at: int) -> None:
+        """Take note that a slot brought an event at *at*, in ns, after others had passed it."""
         for key, known in self.known_gaps.items():
             if known.lasts and not known.came_at and known.holds(event):
-                self.known_gaps[key] = evolve(known, came_at=at)
+                self.known_gaps[key] = evolve(known, came_at=at, came_of=slot)
 
     def common_gap(self, gaps: Sequence[Gap], following: Event, at: int) -> Iterator[Event]:
         """Yield the part of the last of *gaps* that no slot has brought, before *following*."""

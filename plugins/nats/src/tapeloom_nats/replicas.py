@@ -249,7 +249,7 @@ class Replicas:
         elif (
             subscription.floor is not None
             and order < subscription.floor
-            and not subscription.may_lack(event, at)
+            and not subscription.lacks(event, slot, at)
         ):
             self._count("replica_late", 1)
         else:
@@ -262,7 +262,7 @@ class Replicas:
             if self._is_compared:
                 self._unconfirmed.add((id(subscription), key), event)
             if subscription.newest is not None and order < subscription.newest:
-                subscription.note_late(event, at)
+                subscription.note_late(event, slot, at)
                 event = self._late(event)
             else:
                 subscription.newest, subscription.last = order, event
