@@ -516,6 +516,26 @@ def test_an_unknown_command_proposes_a_known_one(
     )
 
 
+@pytest.mark.parametrize(
+    ("argument", "problem"),
+    [
+        ("--outt=none", "there is no option '--outt'. Did you mean '--out'?"),
+        ("--zzz", "there is no option '--zzz'."),
+        ("more", "expected no more arguments, got 'more'."),
+    ],
+)
+def test_an_unknown_option_proposes_one_of_its_command_and_shows_how_that_is_used(
+    site: Path, capsys: pytest.CaptureFixture[str], argument: str, problem: str
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["run", "stack.toml", argument])
+    err = capsys.readouterr().err
+
+    assert ended.value.code == 2
+    assert err.startswith("usage: tapeloom run")
+    assert err.endswith(f"tapeloom run: error: {problem}\n")
+
+
 # ---------------------------------------------------------------------------------------------- run
 
 

@@ -8,8 +8,9 @@ delivered.
 from __future__ import annotations
 
 import argparse
+import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import version
 
 from tapeloom._compose.discovery import installed
@@ -59,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(arguments: Sequence[str]) -> int:
     try:
-        args = _parser(arguments).parse_args(arguments)
+        args = _parsed(arguments)
         configure_logging(debug=args.debug)
         code: int = args.run(args)
     except (ConfigError, PluginError, SymbolError) as error:
@@ -83,8 +84,24 @@ def _no_command(verb: str, names: Iterable[str]) -> PluginError:
     )
 
 
-def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
-    """Return the parser of *arguments*. Raises PluginError if no package has their command."""
+def _parsed(arguments: Sequence[str]) -> argparse.Namespace:
+    """Return what *arguments* say. Raises PluginError if no package has their command."""
+    parser, commands = _parser(arguments)
+    args, unknown = parser.parse_known_args(arguments)
+    if unknown:
+        command, option = commands[args.verb], unknown[0].partition("=")[0]
+        problem = f"expected no more arguments, got {unknown[0]!r}."
+        if option.startswith("-"):
+            known = re.findall(r"--[a-z][a-z-]*", command.format_help())
+            problem = f"there is no option {option!r}.{nearest(option, known)}"
+        command.error(problem)
+    return args
+
+
+def _parser(
+    arguments: Sequence[str],
+) -> tuple[argparse.ArgumentParser, Mapping[str, argparse.ArgumentParser]]:
+    """Return the parser of *arguments*, and that of each command."""
     parser = argparse.ArgumentParser(
         prog="tapeloom",
         description="Live market data as one normalised, continuous, checked stream.",
@@ -100,7 +117,7 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
     verb = next((argument for argument in arguments if not argument.startswith("-")), "")
     if verb and verb not in verbs.choices:
         raise _no_command(verb, verbs.choices)
-    return parser
+    return parser, verbs.choices
 
 
 def _add_plugin_commands(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
