@@ -56,6 +56,7 @@ class KnownGap:
     after_id: int | str | None
     before_id: int | str | None
     lasts: bool  #: It was passed on, and no slot has filled it since.
+    passed_until: int = 0  #: the time of the last event that was passed on before it was, in ns
     came_at: int = 0  #: when the first event of it was passed on since; 0: none was
     came_of: int = -1  #: the slot that brought it
     is_cut: bool = (
@@ -67,7 +68,7 @@ class KnownGap:
         low, high = self.after_id, self.before_id
         if type(event) is Trade and type(event.id) is type(low) is type(high) is int:
             return low < event.id < high
-        return self.since < event.ts < self.until
+        return max(self.since, self.passed_until) < event.ts < self.until
 
     def touches(self, event: Event) -> bool:
         """Return whether an event lies between the edges or at one."""
@@ -103,6 +104,7 @@ class Subscription:
     last_slot: int = -1
     heirs: frozenset[int] = frozenset()  #: slots that have what follows: one has ended behind it
     known_gaps: dict[Hashable, KnownGap] = field(factory=dict)  #: by identity, the oldest first
+    gaps_until: int = 0  #: the end of the last one of those that last, in ns
     pinned: int | None = None  #: the only slot that is used, where events cannot be recognised
     is_pinned: bool = False
 
@@ -121,11 +123,15 @@ class Subscription:
             known_gap(gap, at, lasts=gap.state != "filled"),
             self.known_gaps.get(gap.identity),
         )
+        last = self.last
+        if last is not None and last.ts < gap.until:
+            known = evolve(known, passed_until=last.ts)
         if before is not None:
             known = evolve(
                 known, came_at=before.came_at, came_of=before.came_of, is_cut=before.is_cut
             )
         self.known_gaps[gap.identity] = known
+        self.gaps_until = max(self.gaps_until, gap.until)
         return gap
 
     def suppress(self, gap: Gap, at: int) -> None:
@@ -166,8 +172,8 @@ class Subscription:
                 self.known_gaps[key] = evolve(known, is_cut=True)
         return not is_known and getattr(event, "origin", "") == "backfill"
 
-    def note_late(self, event: Event, slot: int, at: int) -> None:
-        """Take note that a slot brought an event at *at*, in ns, after others had passed it."""
+    def note(self, event: Event, slot: int, at: int) -> None:
+        """Take note that an event before `gaps_until`, which a slot brought at *at*, in ns, is passed on."""
         for key, known in self.known_gaps.items():
             if known.lasts and not known.came_at and known.holds(event):
                 self.known_gaps[key] = evolve(known, came_at=at, came_of=slot)

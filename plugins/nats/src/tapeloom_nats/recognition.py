@@ -100,6 +100,14 @@ class Keys:
         while (oldest := next(iter(times))) is not key and times[oldest] < self._forgotten_until:
             del times[oldest]
 
+    def floor_since(self, at: int) -> Order:
+        """Return the floor for who knows only the keys that were added since *at*, in ns."""
+        if not self._times or self._times[next(reversed(self._times))] < at:
+            return self._newest + 1
+        # Nothing of the newest moment is left out: more of it may be on its way.
+        newest = next((newest for time, newest in self._marks if time >= at), self._newest)
+        return max(self.floor, min(newest + 1, self._newest))
+
 
 def order_of(event: Event) -> Order:
     """Return the place of an event among those of its subscription."""

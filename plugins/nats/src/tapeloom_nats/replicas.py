@@ -78,7 +78,8 @@ class Replicas:
 
     def keep(self) -> KeptShard:
         """Return what a reader keeps over a restart, as of the newest message."""
-        subscriptions = [keep(key, of) for key, of in self._subscriptions.items()]
+        since = self._marks[0][0] if self._marks else 0
+        subscriptions = [keep(key, of, since) for key, of in self._subscriptions.items()]
         nodes = dict(self.lead.nodes)
         return KeptShard(self._begun_at, {**self._spoke}, [*self._starting], nodes, subscriptions)
 
@@ -261,8 +262,9 @@ class Replicas:
                 subscription.floor = seen.floor
             if self._is_compared:
                 self._unconfirmed.add((id(subscription), key), event)
+            if event.ts < subscription.gaps_until:
+                subscription.note(event, slot, at)
             if subscription.newest is not None and order < subscription.newest:
-                subscription.note_late(event, slot, at)
                 event = self._late(event)
             else:
                 subscription.newest, subscription.last = order, event

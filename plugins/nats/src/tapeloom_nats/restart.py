@@ -45,6 +45,9 @@ class KeptSubscription(Struct, frozen=True, array_like=True):
     last_number: int
     last_slot: int
     floor: int | None
+    floor_again: (
+        int | None
+    )  #: for a reader that was restarted, which reads only the last messages again
     ranges: list[tuple[int, int, int]] | None  #: of `Ids`
     heirs: list[int]
     known_gaps: list[KnownGap]
@@ -74,16 +77,17 @@ class Memory(Struct, frozen=True):
     shards: dict[str, KeptShard]
 
 
-def keep(key: Key, of: Subscription) -> KeptSubscription:
-    """Return what to keep of a subscription."""
+def keep(key: Key, of: Subscription, since: int) -> KeptSubscription:
+    """Return what to keep of a subscription, if what came since *since*, in ns, is read again."""
     last, floor = of.last, of.floor
+    again = max(floor or 0, of.seen.floor_since(since)) if type(of.seen) is Keys else floor
     ranges = of.seen.ranges() if type(of.seen) is Ids else None
     if ranges and floor is not None and len(ranges) == MAX_KEPT:
-        floor = max(floor, ranges[0][0])  # there may have been others before it
+        again = max(floor, ranges[0][0])  # there may have been others before it
     return KeptSubscription(
         *key,
         None if last is None else (last.ts, last.id if type(last) is Trade else None),
-        of.last_at, of.last_number, of.last_slot, floor, ranges,
+        of.last_at, of.last_number, of.last_slot, floor, again, ranges,
         [*of.heirs],
         [*of.known_gaps.values()],
         of.pinned, of.is_pinned,
@@ -141,8 +145,9 @@ def restored(kept: KeptSubscription, again: Recalled) -> Subscription:
     key = kept.venue, kept.symbol, kept.channel
     found = Subscription(
         last_at=kept.last_at, last_number=kept.last_number, last_slot=kept.last_slot,
-        floor=kept.floor, heirs=frozenset(kept.heirs), pinned=kept.pinned, is_pinned=kept.is_pinned,
+        floor=kept.floor_again, heirs=frozenset(kept.heirs), pinned=kept.pinned, is_pinned=kept.is_pinned,
     )  # fmt: skip
+    found.gaps_until = max((gap.until for gap in kept.known_gaps if gap.lasts), default=0)
     found.known_gaps = {(Gap.type, *key, gap.since, gap.after_id): gap for gap in kept.known_gaps}
     if kept.last is not None:
         found.last = _placeholder(key, *kept.last)
