@@ -166,7 +166,7 @@ def test_every_field_of_an_event_is_documented_with_type_and_default(cls: type[E
 
 VERBS = next(
     action.choices
-    for action in _parser(())._actions
+    for action in _parser(())[0]._actions
     if isinstance(action, argparse._SubParsersAction)
 )
 
@@ -191,7 +191,7 @@ def test_exactly_the_arguments_of_a_verb_are_documented(verb: str) -> None:
 
 def test_the_options_of_the_command_itself_are_documented() -> None:
     page = (REFERENCE / "cli.md").read_text("utf-8")
-    options = {option for action in _parser(())._actions for option in action.option_strings}
+    options = {option for action in _parser(())[0]._actions for option in action.option_strings}
 
     assert {option for option in options if f"`{option}`" not in page} == {"-h"}
 
@@ -407,7 +407,7 @@ def commands(text: str) -> Iterator[list[str]]:
 
 @pytest.mark.parametrize("block", all_blocks("console"), ids=lambda block: block.place)
 def test_commands_are_understood(block: Block) -> None:
-    parser = _parser(())  # it ends the process with a word on what is wrong
+    parser = _parser(())[0]  # it ends the process with a word on what is wrong
     for words in commands(block.text):
         parser.parse_args(words)
 

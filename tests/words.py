@@ -453,7 +453,7 @@ def command_line(page: Page) -> None:
     from tapeloom.cli._main import _parser
 
     page.add("## Command line", "[Command line](cli.md) has examples.")
-    parser = _parser(())
+    parser = _parser(())[0]
     verbs = next(
         action for action in parser._actions if isinstance(action, argparse._SubParsersAction)
     )
