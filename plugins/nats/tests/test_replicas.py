@@ -728,3 +728,22 @@ def test_a_gap_is_filled_page_by_page_however_long_that_takes() -> None:
     assert {f"t{n}" for n in range(1, 62)} < {*stream.ids}
     assert len(stream.ids) == len({*stream.ids})
     assert [e.state for e in stream.out if isinstance(e, Gap)] == ["open", "filled"]
+
+
+def test_the_first_event_of_a_new_node_waits_for_that_of_the_other_however_long_both_were_quiet() -> (
+    None
+):
+    def named(n: int) -> Trade:
+        return evolve(trade(n), id=f"t{n}")
+
+    stream = Stream()
+    stream.send(0, named(1))
+    stream.send(1, named(1))
+    stream.restart(1)
+    for n in range(10):
+        stream.send(0, trade(n, "ETH/USDT"), after=SECOND)
+    stream.send(1, named(2), named(3))
+    stream.send(0, named(2), named(3))
+
+    assert stream.gaps == []
+    assert [event.id for event in stream.out if event.symbol == "BTC/USDT"] == ["t1", "t2", "t3"]

@@ -185,6 +185,8 @@ class Replicas:
             elif kind is Status or kind is Reject:
                 out.append(event)
             elif lane.is_held and not subscription.is_pinned:
+                if not lane.queue:
+                    lane.held_since = at  # until now there was nothing to hold
                 lane.queue.append(event)
                 out += self._settle(subscription, at)
             else:
