@@ -747,3 +747,22 @@ def test_the_first_event_of_a_new_node_waits_for_that_of_the_other_however_long_
 
     assert stream.gaps == []
     assert [event.id for event in stream.out if event.symbol == "BTC/USDT"] == ["t1", "t2", "t3"]
+
+
+def test_another_node_of_a_slot_does_not_go_on_to_fill_what_the_one_before_has_filled() -> None:
+    def named(n: int, origin: Any = "live") -> Trade:
+        return evolve(trade(n), id=f"t{n}", origin=origin)
+
+    lost = evolve(hole(2, 9), after_id="t2", before_id="t9", missing=None)
+    stream = Stream(replicas=1)
+    stream.send(0, named(1), named(2))
+    stream.restart(0)
+    stream.send(0, lost, named(9))
+    stream.send(0, named(10), after=HOLD)
+    stream.send(0, *(named(n, "backfill") for n in (4, 5)), evolve(lost, state="partial"))
+    for n in range(20, 50):
+        stream.send(0, named(n), after=SECOND)
+    stream.restart(0)
+    stream.send(0, *(named(n, "history") for n in range(3, 50)), named(50))
+
+    assert stream.ids == [f"t{n}" for n in (1, 2, 9, 10, 4, 5, *range(20, 51))]

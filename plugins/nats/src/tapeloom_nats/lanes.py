@@ -126,10 +126,13 @@ class Subscription:
         last = self.last
         if last is not None and last.ts < gap.until:
             known = evolve(known, passed_until=last.ts)
+        elif last is not None and before is None and type(gap.after_id) is not int:
+            known = evolve(known, came_at=at)  # others have passed it, with a part of it maybe
         if before is not None:
             known = evolve(
-                known, came_at=before.came_at, came_of=before.came_of, is_cut=before.is_cut
-            )
+                known, came_at=before.came_at, came_of=before.came_of, is_cut=before.is_cut,
+                passed_until=max(known.passed_until, before.passed_until),
+            )  # fmt: skip
         self.known_gaps[gap.identity] = known
         self.gaps_until = max(self.gaps_until, gap.until)
         return gap
@@ -171,6 +174,12 @@ class Subscription:
                     return True
                 self.known_gaps[key] = evolve(known, is_cut=True)
         return not is_known and getattr(event, "origin", "") == "backfill"
+
+    def begin(self, slot: int) -> None:
+        """Take note that another node has a slot: it does not know what the one before has brought of gaps."""
+        for key, known in self.known_gaps.items():
+            if known.came_of == slot:
+                self.known_gaps[key] = evolve(known, came_of=-1)
 
     def note(self, event: Event, slot: int, at: int) -> None:
         """Take note that an event before `gaps_until`, which a slot brought at *at*, in ns, is passed on."""

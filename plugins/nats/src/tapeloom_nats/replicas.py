@@ -125,6 +125,7 @@ class Replicas:
         if begun:
             self._starting.add(slot)
         for subscription in self._subscriptions.values():
+            subscription.begin(slot)
             if subscription.heirs:
                 subscription.heirs = frozenset() if has_died else subscription.heirs - {slot}
             lane = subscription.lanes.get(slot)
