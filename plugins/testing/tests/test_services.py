@@ -32,6 +32,7 @@ from tapeloom_testing.services import (
     Service,
     ServiceFailed,
     ServiceNotInstalled,
+    free_port,
     guard,
     postgres,
 )
@@ -319,6 +320,23 @@ def test_a_server_that_does_not_run_cannot_be_killed_or_paused() -> None:
         server.start()
         with pytest.raises(ServiceFailed, match="running already"):
             server.start()
+
+
+def test_a_cluster_of_which_a_port_was_taken_meanwhile_is_started_anew(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("tapeloom_testing.services.service.START_SECONDS", 3.0)
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        ports = [taken.getsockname()[1]] * 2  # for the routes of two servers, at the first attempt
+
+        def port() -> int:
+            return ports.pop() if ports else free_port()
+
+        monkeypatch.setattr("tapeloom_testing.services.nats.free_port", port)
+        with NatsCluster() as cluster:
+            assert all(server.is_running for server in cluster.servers)
 
 
 @pytest.mark.slow

@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Self
 
 from .installed import installed_file
-from .service import ANSWER_SECONDS, Service, free_port
+from .service import ANSWER_SECONDS, Service, ServiceFailed, free_port
 
 __all__ = ["NatsCluster", "NatsServer"]
 
@@ -106,6 +106,12 @@ class NatsCluster:
         return {server.server_name: server for server in self.servers}[name]
 
     def __enter__(self) -> Self:
+        try:
+            return self._start()
+        except ServiceFailed:  # another process may have taken one of the ports meanwhile
+            return self._start()
+
+    def _start(self) -> Self:
         with ExitStack() as entered:
             for server in self.servers:
                 server.prepare()
