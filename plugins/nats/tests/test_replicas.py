@@ -766,3 +766,22 @@ def test_another_node_of_a_slot_does_not_go_on_to_fill_what_the_one_before_has_f
     stream.send(0, *(named(n, "history") for n in range(3, 50)), named(50))
 
     assert stream.ids == [f"t{n}" for n in (1, 2, 9, 10, 4, 5, *range(20, 51))]
+
+
+def test_a_gap_that_another_node_tells_longer_does_not_let_what_came_in_it_come_again() -> None:
+    def named(n: int, origin: Any = "live") -> Trade:
+        return evolve(trade(n), id=f"t{n}", origin=origin)
+
+    lost = evolve(hole(2, 5), after_id="t2", before_id="t5", missing=None)
+    longer = evolve(lost, until=START + 8 * MS, before_id="t8")
+    stream = Stream(replicas=1)
+    stream.send(0, named(1), named(2))
+    stream.restart(0)
+    stream.send(0, lost, named(5), named(6), named(8))
+    stream.send(0, named(9), after=HOLD)
+    stream.send(0, evolve(longer, state="partial"))
+    for n in range(20, 50):
+        stream.send(0, named(n), after=SECOND)
+    stream.send(1, *(named(n, "history") for n in range(3, 9)), named(50))
+
+    assert stream.ids == [f"t{n}" for n in (1, 2, 5, 6, 8, 9, *range(20, 51))]

@@ -123,15 +123,15 @@ class Subscription:
             known_gap(gap, at, lasts=gap.state != "filled"),
             self.known_gaps.get(gap.identity),
         )
-        last = self.last
+        last, is_longer = self.last, before is None or before.until < gap.until
         if last is not None and last.ts < gap.until:
             known = evolve(known, passed_until=last.ts)
-        elif last is not None and before is None and type(gap.after_id) is not int:
-            known = evolve(known, came_at=at)  # others have passed it, with a part of it maybe
+        elif last is not None and is_longer and type(gap.after_id) is not int:
+            known = evolve(known, came_at=1)  # a part of it may have come at any time before
         if before is not None:
             known = evolve(
-                known, came_at=before.came_at, came_of=before.came_of, is_cut=before.is_cut,
-                passed_until=max(known.passed_until, before.passed_until),
+                known, came_at=before.came_at or known.came_at, came_of=before.came_of,
+                is_cut=before.is_cut, passed_until=max(known.passed_until, before.passed_until),
             )  # fmt: skip
         self.known_gaps[gap.identity] = known
         self.gaps_until = max(self.gaps_until, gap.until)
