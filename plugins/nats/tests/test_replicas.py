@@ -783,5 +783,6 @@ def test_a_gap_that_another_node_tells_longer_does_not_let_what_came_in_it_come_
     for n in range(20, 50):
         stream.send(0, named(n), after=SECOND)
     stream.send(1, *(named(n, "history") for n in range(3, 9)), named(50))
+    stream.send(0, named(50))
 
     assert stream.ids == [f"t{n}" for n in (1, 2, 5, 6, 8, 9, *range(20, 51))]
