@@ -25,6 +25,11 @@ def trade(n: int, symbol: str = "BTC/USDT", *, recv: int = 0) -> Trade:
     return Trade("acme", symbol, START + n * MS, recv or START, ONE, ONE, "buy", n)
 
 
+def named(n: int, origin: Any = "live") -> Trade:
+    """A trade of which the id is no number."""
+    return evolve(trade(n), id=f"t{n}", origin=origin)
+
+
 def quote(n: int, size: int = 1) -> Quote:
     return Quote("acme", "BTC/USDT", START + n * MS, START, ONE, ONE, ONE, Decimal(size))
 
@@ -636,9 +641,6 @@ def test_a_gap_that_two_nodes_tell_and_fill_is_told_and_filled_once() -> None:
 def test_past_trades_that_come_too_late_to_be_recognised_are_passed_on_within_a_gap_only() -> None:
     """A node that could not publish for long has fetched what nobody else has, and what another node had."""
 
-    def named(n: int, origin: Any = "live") -> Trade:
-        return evolve(trade(n), id=f"t{n}", origin=origin)
-
     lost = evolve(hole(2, 6), after_id="t2", before_id="t6", missing=None)
     stream = Stream(replicas=1)
     stream.send(0, named(1), named(2))
@@ -691,10 +693,8 @@ def test_a_node_that_was_away_for_less_says_nothing_about_the_rest_of_a_gap() ->
     assert told == [(8, "unrecoverable")]
 
 
-def test_a_gap_that_was_filled_in_part_is_not_filled_by_what_may_have_come_before() -> None:
-    def named(n: int, origin: Any = "live") -> Trade:
-        return evolve(trade(n), id=f"t{n}", origin=origin)
-
+def filled_in_part() -> tuple[Stream, Gap]:
+    """Slot 0 has lost the trades 3 to 8 and fetched two of them, half a minute ago."""
     lost = evolve(hole(2, 9), after_id="t2", before_id="t9", missing=None)
     stream = Stream(replicas=1)
     stream.send(0, named(1), named(2))
@@ -704,6 +704,11 @@ def test_a_gap_that_was_filled_in_part_is_not_filled_by_what_may_have_come_befor
     stream.send(0, *(named(n, "backfill") for n in (4, 5)), evolve(lost, state="partial"))
     for n in range(20, 50):
         stream.send(0, named(n), after=SECOND)
+    return stream, lost
+
+
+def test_a_gap_that_was_filled_in_part_is_not_filled_by_what_may_have_come_before() -> None:
+    stream, lost = filled_in_part()
     stream.send(
         1, *(named(n, "history") for n in range(3, 9)), evolve(lost, state="filled"), named(49)
     )
@@ -716,13 +721,13 @@ def test_a_gap_that_was_filled_in_part_is_not_filled_by_what_may_have_come_befor
 def test_a_gap_is_filled_page_by_page_however_long_that_takes() -> None:
     lost = evolve(hole(2, 60), after_id="t2", before_id="t60", missing=None, state="open")
     stream = Stream(replicas=1)
-    stream.send(0, *(evolve(trade(n), id=f"t{n}") for n in (1, 2)))
+    stream.send(0, *(named(n) for n in (1, 2)))
     stream.restart(0)
-    stream.send(0, lost, evolve(trade(60), id="t60"))
-    stream.send(0, evolve(trade(61), id="t61"), after=HOLD)
+    stream.send(0, lost, named(60))
+    stream.send(0, named(61), after=HOLD)
     for n in range(3, 60):
-        stream.send(0, evolve(trade(n), id=f"t{n}", origin="backfill"), after=7 * SECOND)
-        stream.send(0, evolve(trade(100 + n), id=f"t{100 + n}"))
+        stream.send(0, named(n, "backfill"), after=7 * SECOND)
+        stream.send(0, named(100 + n))
     stream.send(0, evolve(lost, state="filled"))
 
     assert {f"t{n}" for n in range(1, 62)} < {*stream.ids}
@@ -733,9 +738,6 @@ def test_a_gap_is_filled_page_by_page_however_long_that_takes() -> None:
 def test_the_first_event_of_a_new_node_waits_for_that_of_the_other_however_long_both_were_quiet() -> (
     None
 ):
-    def named(n: int) -> Trade:
-        return evolve(trade(n), id=f"t{n}")
-
     stream = Stream()
     stream.send(0, named(1))
     stream.send(1, named(1))
@@ -750,18 +752,7 @@ def test_the_first_event_of_a_new_node_waits_for_that_of_the_other_however_long_
 
 
 def test_another_node_of_a_slot_does_not_go_on_to_fill_what_the_one_before_has_filled() -> None:
-    def named(n: int, origin: Any = "live") -> Trade:
-        return evolve(trade(n), id=f"t{n}", origin=origin)
-
-    lost = evolve(hole(2, 9), after_id="t2", before_id="t9", missing=None)
-    stream = Stream(replicas=1)
-    stream.send(0, named(1), named(2))
-    stream.restart(0)
-    stream.send(0, lost, named(9))
-    stream.send(0, named(10), after=HOLD)
-    stream.send(0, *(named(n, "backfill") for n in (4, 5)), evolve(lost, state="partial"))
-    for n in range(20, 50):
-        stream.send(0, named(n), after=SECOND)
+    stream, _ = filled_in_part()
     stream.restart(0)
     stream.send(0, *(named(n, "history") for n in range(3, 50)), named(50))
 
@@ -769,9 +760,6 @@ def test_another_node_of_a_slot_does_not_go_on_to_fill_what_the_one_before_has_f
 
 
 def test_a_gap_that_another_node_tells_longer_does_not_let_what_came_in_it_come_again() -> None:
-    def named(n: int, origin: Any = "live") -> Trade:
-        return evolve(trade(n), id=f"t{n}", origin=origin)
-
     lost = evolve(hole(2, 5), after_id="t2", before_id="t5", missing=None)
     longer = evolve(lost, until=START + 8 * MS, before_id="t8")
     stream = Stream(replicas=1)

@@ -371,7 +371,7 @@ class ShardStreams:
             for number, shard in self._shards.items()
             if shard.stop_until is not None and str(number) not in stopped
         }
-        await self._fill_gaps([number for number in ending if self._shards[number].is_added])
+        await self._fill_gaps([number for number, shard in ending.items() if shard.is_added])
         for number, shard in ending.items():
             if self._shards.get(number) is not shard:
                 continue  # it was lost meanwhile
@@ -385,7 +385,7 @@ class ShardStreams:
             await self._emit(number, RELEASED, detail)
 
     async def _fill_gaps(self, numbers: Sequence[int]) -> None:
-        """Fill what is missing behind these shards' own beginnings: whoever goes on has begun beside them."""
+        """Fetch what these shards still lack. Whoever streams them next has begun beside them, and cannot know of it."""
         symbols: dict[str, list[str]] = {}
         for number in numbers:
             for feed, names in self._symbols[number].items():

@@ -13,6 +13,8 @@ from .recognition import WINDOW, Order, order_of, order_of_start
 
 __all__ = ["KnownGap", "SlotLane", "Subscription"]
 
+_LONG_AGO = 1  #: as `KnownGap.came_at`: nobody can say when
+
 
 @define
 class SlotLane:
@@ -59,9 +61,8 @@ class KnownGap:
     passed_until: int = 0  #: the time of the last event that was passed on before it was, in ns
     came_at: int = 0  #: when the first event of it was passed on since; 0: none was
     came_of: int = -1  #: the slot that brought it
-    is_cut: bool = (
-        False  #: another slot brought more of it, which could not be told from what had come
-    )
+    #: Whether another slot brought more of it, which could not be told from what had come, and was left out.
+    is_cut: bool = False
 
     def holds(self, event: Event) -> bool:
         """Return whether an event lies between the edges, where there are events that were passed on."""
@@ -119,21 +120,18 @@ class Subscription:
 
     def tell(self, gap: Gap, at: int) -> Gap:
         """Return a gap that is passed on at *at*, in ns. Once it is filled, no other slot tells it again."""
-        known, before = (
-            known_gap(gap, at, lasts=gap.state != "filled"),
-            self.known_gaps.get(gap.identity),
-        )
-        last, is_longer = self.last, before is None or before.until < gap.until
+        last, before = self.last, self.known_gaps.get(gap.identity)
+        known = before or known_gap(gap, at, lasts=True)
+        passed_until, came_at = known.passed_until, known.came_at
         if last is not None and last.ts < gap.until:
-            known = evolve(known, passed_until=last.ts)
-        elif last is not None and is_longer and type(gap.after_id) is not int:
-            known = evolve(known, came_at=1)  # a part of it may have come at any time before
-        if before is not None:
-            known = evolve(
-                known, came_at=before.came_at or known.came_at, came_of=before.came_of,
-                is_cut=before.is_cut, passed_until=max(known.passed_until, before.passed_until),
-            )  # fmt: skip
-        self.known_gaps[gap.identity] = known
+            passed_until = max(passed_until, last.ts)
+        elif last is not None and type(gap.after_id) is not int:
+            is_longer = before is None or before.until < gap.until
+            came_at = came_at or (_LONG_AGO if is_longer else 0)  # a part may have come before
+        self.known_gaps[gap.identity] = evolve(
+            known, at=at, until=gap.until, before_id=gap.before_id, lasts=gap.state != "filled",
+            passed_until=passed_until, came_at=came_at,
+        )  # fmt: skip
         self.gaps_until = max(self.gaps_until, gap.until)
         return gap
 
@@ -162,7 +160,8 @@ class Subscription:
     def lacks(self, event: Event, slot: int, at: int) -> bool:
         """Return whether an event that comes too late to be recognised was certainly not passed on.
 
-        That is so in a gap that lasts, and for what fills a gap of which nothing is known any more.
+        That is so in a gap that lasts, and for what fills a gap of which nothing is known any more. A gap of
+        which it is not certain is not passed on as filled from then on.
         """
         is_known = False
         for key, known in self.known_gaps.items():

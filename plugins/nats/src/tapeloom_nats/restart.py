@@ -45,9 +45,8 @@ class KeptSubscription(Struct, frozen=True, array_like=True):
     last_number: int
     last_slot: int
     floor: int | None
-    floor_again: (
-        int | None
-    )  #: for a reader that was restarted, which reads only the last messages again
+    #: The floor after a restart: of what came before the messages that are read again no key is known.
+    floor_again: int | None
     ranges: list[tuple[int, int, int]] | None  #: of `Ids`
     heirs: list[int]
     known_gaps: list[KnownGap]
