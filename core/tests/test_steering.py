@@ -13,7 +13,7 @@ import tapeloom
 from tapeloom import Gap, Registry, Status, Trade
 from tapeloom.errors import BackendUnsupported, ConfigError, Mistake, TapeloomError
 from tapeloom.hooks import hookimpl
-from tapeloom.plugin import Endpoint, FeedOutline, Steered
+from tapeloom.plugin import Endpoint, FeedOutline, Steered, SteeredFeed
 from tapeloom_testing import FakeVenue, FakeWire, WireEnd
 
 pytestmark = pytest.mark.anyio
@@ -74,6 +74,19 @@ async def market(end: WireEnd, endpoint: Endpoint) -> None:
                 end.push(trade(7, argument.partition("@")[0]))
 
 
+async def silent(end: WireEnd, endpoint: Endpoint) -> None:
+    """Acknowledge each request, and send nothing else."""
+    while True:
+        end.push(json.dumps({"ok": json.loads(await end.take())["id"]}))
+
+
+async def until_live(feed: SteeredFeed, symbol: str) -> None:
+    """Wait until the venue has answered the subscriptions of a symbol."""
+    with anyio.fail_after(5):
+        while not feed.is_live([symbol]):  # noqa: ASYNC110
+            await anyio.sleep(0.01)
+
+
 def opened(registry: Registry, steerer: Steerer, wire: FakeWire) -> Any:
     registry.register(steerer, "steerer")
     return tapeloom.open(STACK, registry=registry, dial=wire.dial, seed=1)
@@ -98,9 +111,7 @@ async def test_a_steered_feed_starts_without_symbols_and_streams_those_that_are_
         feed = steered.feeds["acme"]
         await feed.add(["ETH/USD"], {})
         live.append(feed.is_live(["ETH/USD"]))
-        with anyio.fail_after(5):
-            while not feed.is_live(["ETH/USD"]):  # noqa: ASYNC110
-                await anyio.sleep(0.01)
+        await until_live(feed, "ETH/USD")
         live.append(True)
 
     wire = FakeWire(market)
@@ -126,9 +137,7 @@ async def test_a_connection_without_symbols_is_closed_and_opened_again_when_one_
         feed = steered.feeds["acme"]
         for symbol in ("BTC/USD", "ETH/USD"):
             await feed.add([symbol], {})
-            with anyio.fail_after(5):
-                while not feed.is_live([symbol]):  # noqa: ASYNC110
-                    await anyio.sleep(0.01)
+            await until_live(feed, symbol)
             if symbol == "BTC/USD":
                 await feed.drop([symbol])
 
@@ -181,16 +190,10 @@ async def test_the_gap_of_a_symbol_that_is_dropped_before_it_had_an_event_is_tol
     """Who drops it has handed it over: what was missed before it was subscribed to has nobody else to tell."""
     stored = {json.dumps(["acme", "BTC/USD", "trades"]): json.dumps({"ts": 3})}
 
-    async def silent(end: WireEnd, endpoint: Endpoint) -> None:
-        while True:
-            end.push(json.dumps({"ok": json.loads(await end.take())["id"]}))
-
     async def play(steered: Steered) -> None:
         feed = steered.feeds["acme"]
         await feed.add(["BTC/USD"], stored)
-        with anyio.fail_after(5):
-            while not feed.is_live(["BTC/USD"]):  # noqa: ASYNC110
-                await anyio.sleep(0.01)
+        await until_live(feed, "BTC/USD")
         await feed.drop(["BTC/USD"])
 
     async with opened(registry, Steerer(play), FakeWire(silent)) as stream:
@@ -216,16 +219,10 @@ async def test_what_was_missed_of_a_quiet_symbol_is_fetched_before_it_is_dropped
     position = json.dumps({"ts": 3, "last": [3, 3, 3]})
     stored = {json.dumps(["acme", "BTC/USD", "trades"]): position}
 
-    async def silent(end: WireEnd, endpoint: Endpoint) -> None:
-        while True:
-            end.push(json.dumps({"ok": json.loads(await end.take())["id"]}))
-
     async def play(steered: Steered) -> None:
         feed = steered.feeds["acme"]
         await feed.add(["BTC/USD"], stored)
-        with anyio.fail_after(5):
-            while not feed.is_live(["BTC/USD"]):  # noqa: ASYNC110
-                await anyio.sleep(0.01)
+        await until_live(feed, "BTC/USD")
         await feed.fill_gaps(["BTC/USD"], 4.0)
         await feed.drop(["BTC/USD"])
         await steered.emit([Status("acme", "BTC/USD", 9, 9, "released")])

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from decimal import Decimal
 
 import anyio
@@ -63,30 +64,44 @@ async def publish(node: Node, slot: int, event: Event) -> None:
     await session.close()
 
 
-async def test_a_shard_that_was_begun_beside_a_node_that_died_is_begun_anew_after_what_is_stored(
-    node: Node,
-) -> None:
-    """Until then it continued after nothing: what the other one had still to publish is a gap now."""
-    trade = Trade("acme", "BTC/USD", 1, 1, Decimal(1), Decimal(2), "buy", 1)
-    await publish(evolve(node, name="two", writer="writer-2"), 1, trade)
-    feed, clock = Asked(), SystemClock()
-
-    async def emit(events: list[Event]) -> None:
-        pass
-
-    steered = Steered({"acme": feed}, emit, clock, checkpoints_after)
+@asynccontextmanager
+async def running(
+    node: Node, feed: Asked, emit: Callable[[list[Event]], Awaitable[None]]
+) -> AsyncIterator[ShardStreams]:
+    """Yield the shards of a node while they run."""
+    steered = Steered({"acme": feed}, emit, SystemClock(), checkpoints_after)
     leases = Leases(time.monotonic, time.monotonic() + 60.0, True, epoch=9)
     streams = ShardStreams(node, leases, [FEED], steered)
     await streams.open()
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(streams.run)
         with anyio.fail_after(20):
-            for resume in (False, True):
-                streams.start(Start(0, 0, 11 + resume, resume))
-                while not streams.is_idle:  # noqa: ASYNC110
-                    await anyio.sleep(0.01)
+            yield streams
         tasks.cancel_scope.cancel()
     await streams.close()
+
+
+async def until_idle(streams: ShardStreams) -> None:
+    """Wait until everything that was asked for is done."""
+    while not streams.is_idle:  # noqa: ASYNC110
+        await anyio.sleep(0.01)
+
+
+async def test_a_shard_that_was_begun_beside_a_node_that_died_is_begun_anew_after_what_is_stored(
+    node: Node,
+) -> None:
+    """Until then it continued after nothing: what the other one had still to publish is a gap now."""
+    trade = Trade("acme", "BTC/USD", 1, 1, Decimal(1), Decimal(2), "buy", 1)
+    await publish(evolve(node, name="two", writer="writer-2"), 1, trade)
+    feed = Asked()
+
+    async def emit(events: list[Event]) -> None:
+        pass
+
+    async with running(node, feed, emit) as streams:
+        for resume in (False, True):
+            streams.start(Start(0, 0, 11 + resume, resume))
+            await until_idle(streams)
 
     assert feed.calls == [("add", False), ("drop", False), ("add", True)]
 
@@ -97,21 +112,12 @@ async def test_a_shard_that_ends_fills_its_gaps_before_its_symbols_are_dropped(n
     async def emit(events: list[Event]) -> None:
         released.extend(event.state for event in events if isinstance(event, Status))
 
-    steered = Steered({"acme": feed}, emit, SystemClock(), checkpoints_after)
-    leases = Leases(time.monotonic, time.monotonic() + 60.0, True, epoch=9)
-    streams = ShardStreams(node, leases, [FEED], steered)
-    await streams.open()
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(streams.run)
-        with anyio.fail_after(20):
-            streams.start(Start(0, 0, 11, resume=True))
-            while not streams.is_idle:  # noqa: ASYNC110
-                await anyio.sleep(0.01)
-            streams.stop(0)
-            while not released:  # noqa: ASYNC110
-                await anyio.sleep(0.01)
-        tasks.cancel_scope.cancel()
-    await streams.close()
+    async with running(node, feed, emit) as streams:
+        streams.start(Start(0, 0, 11, resume=True))
+        await until_idle(streams)
+        streams.stop(0)
+        while not released:  # noqa: ASYNC110
+            await anyio.sleep(0.01)
 
     assert feed.calls == [("add", False), ("fill", True), ("drop", False)]
     assert released == ["released"]
