@@ -224,7 +224,8 @@ class NatsStore(ServerStore):
         try:
             jetstream, reader = client.jetstream(), MessageReader()
             info = await jetstream.stream_info("tapeloom")
-            for number in range(info.state.first_seq, info.state.last_seq + 1):
+            # A stream that never had a message says that its first one is 0.
+            for number in range(max(1, info.state.first_seq), info.state.last_seq + 1):
                 message = await jetstream.get_msg("tapeloom", number)
                 subject, data = message.subject or "", message.data or b""
                 events += [event for _, event in reader.read(subject, message.headers, data)]

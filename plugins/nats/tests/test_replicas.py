@@ -378,8 +378,8 @@ def test_a_status_says_which_copy_is_ahead_and_by_how_much_when_that_changes() -
         first, second = (0, 1) if minute < 3 else (1, 0)
         for n in range(600):
             number = minute * 600 + n
-            stream.send(first, trade(number), after=98 * MS)
-            stream.send(second, trade(number), after=2 * MS)
+            stream.send(first, trade(number, recv=stream.at + 98 * MS), after=98 * MS)
+            stream.send(second, trade(number, recv=stream.at + 2 * MS), after=2 * MS)
 
     found = [event for event in stream.out if isinstance(event, Status)]
     assert [event.state for event in found] == ["replica_ahead"] * 2

@@ -8,6 +8,7 @@ from decimal import Decimal
 from typing import Any
 
 import msgspec
+import pytest
 from attrs import evolve
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -20,6 +21,7 @@ from tapeloom_nats.sequencer import Sequencer
 ONE = Decimal(1)
 START = 1_700_000_000_000_000_000
 MS = 1_000_000
+SECOND = 1000 * MS
 SYMBOLS = ("BTC/USDT", "ETH/USDT", "SOL/USDT", "XRP/USDT", "ADA/USDT")
 PREFIX = "events"
 
@@ -34,6 +36,20 @@ class Log:
 
     def __init__(self) -> None:
         self.messages: list[tuple[int, int, str, Mapping[str, str], bytes]] = []
+        self.waited = 0  #: in ns
+
+    def wait(self, seconds: float, *, is_silent: bool = False) -> None:
+        """Let time pass. Each second the stream takes a message of something else, unless it takes none."""
+        for _ in range(int(seconds) if not is_silent else 0):
+            self.waited += SECOND
+            self._add(f"{PREFIX}.other", {}, b"")
+            seconds -= 1
+        self.waited += round(seconds * SECOND)
+
+    def _add(self, subject: str, headers: Mapping[str, str], data: bytes) -> None:
+        number = len(self.messages) + 1
+        at = START + self.waited + number * MS
+        self.messages.append((number, at, subject, headers, data))
 
     def publish(
         self,
@@ -51,10 +67,8 @@ class Log:
         length = -(-len(body) // parts) or 1
         for part in range(parts):
             piece = replace(header, part=part + 1, parts=parts)
-            number = len(self.messages) + 1
-            headers = {HEADER: header_text(piece)}
             data = body[part * length : (part + 1) * length]
-            self.messages.append((number, START + number * MS, subject, headers, data))
+            self._add(subject, {HEADER: header_text(piece)}, data)
 
     def batch(
         self, first: int, events: Sequence[Event], shards: int, *, parts: int = 1, lost: int = -1
@@ -224,14 +238,43 @@ def test_what_a_node_missed_that_has_a_slot_again_is_a_gap_but_not_behind_anothe
 
 
 def test_a_fence_without_events_shows_that_its_node_lives() -> None:
-    """The stream took nothing for a while: the node that read on has yet to publish what it holds."""
-    log, away = Log(), 7_000 * MS
+    """The stream took nothing of it for a while: it read on, and has yet to publish what it holds."""
+    log = Log()
     log.copy(0, 5, [trade(n, "BTC/USDT") for n in range(3)], epoch=7)
+    log.wait(7)
     log.copy(0, 9, first=4, epoch=7)
     log.copy(1, 10, begun=True)
     log.copy(1, 10, [trade(n, "BTC/USDT") for n in (6, 7)])
     log.copy(0, 9, [trade(n, "BTC/USDT") for n in range(3, 8)], first=4, epoch=7)
-    log.messages[1:] = [(number, at + away, *rest) for number, at, *rest in log.messages[1:]]
+
+    assert read(log)[0] == [trade(n, "BTC/USDT") for n in range(8)]
+
+
+@pytest.mark.parametrize("is_silent", [True, False])
+def test_a_time_in_which_the_stream_took_nothing_makes_no_node_dead(is_silent: bool) -> None:
+    """The servers chose a leader for 7 s. What both nodes hold is published after that, one by one."""
+    log = Log()
+    log.copy(0, 5, [trade(n, "BTC/USDT") for n in range(3)], epoch=7)
+    log.wait(7, is_silent=is_silent)
+    log.copy(1, 10, begun=True)
+    log.copy(1, 10, [trade(n, "BTC/USDT") for n in (6, 7)])
+    log.copy(0, 9, [trade(n, "BTC/USDT") for n in range(3, 8)], first=4, epoch=7)
+
+    events, _ = read(log)
+    gaps = [event for event in events if isinstance(event, Gap)]
+    assert bool(gaps) is not is_silent
+    if is_silent:
+        assert events == [trade(n, "BTC/USDT") for n in range(8)]
+
+
+def test_a_server_that_sets_its_clock_back_or_far_ahead_makes_no_node_dead() -> None:
+    log = Log()
+    log.copy(0, 5, [trade(n, "BTC/USDT") for n in range(3)], epoch=7)
+    log.wait(-3600, is_silent=True)
+    log.copy(1, 10, begun=True)
+    log.wait(7200, is_silent=True)
+    log.copy(1, 10, [trade(n, "BTC/USDT") for n in (6, 7)])
+    log.copy(0, 9, [trade(n, "BTC/USDT") for n in range(3, 8)], first=4, epoch=7)
 
     assert read(log)[0] == [trade(n, "BTC/USDT") for n in range(8)]
 
@@ -254,6 +297,7 @@ def quote(n: int, symbol: str) -> Quote:
             st.sampled_from(SYMBOLS[:3]),
             st.integers(0, 3),  # trades that are lost before it
             st.sampled_from([0, 1, 4, 14]),  # seconds before it
+            st.booleans(),  # whether the stream took nothing meanwhile
         ),
         min_size=2,
         max_size=25,
@@ -262,12 +306,12 @@ def quote(n: int, symbol: str) -> Quote:
     data=st.data(),
 )
 def test_a_restarted_reader_goes_on_as_one_that_was_not_whatever_was_quiet_meanwhile(
-    steps: list[tuple[str, str, int, int]], is_named: bool, data: st.DataObject
+    steps: list[tuple[str, str, int, int, bool]], is_named: bool, data: st.DataObject
 ) -> None:
     log = Log()
-    fence, first, seconds, made = 1, 1, 0, Counter[str]()
-    for what, symbol, lost, wait in steps:
-        seconds += wait
+    fence, first, made = 1, 1, Counter[str]()
+    for what, symbol, lost, wait, is_silent in steps:
+        log.wait(wait, is_silent=is_silent)
         if what == "another node":
             fence, first = fence + 1, 1
             log.copy(0, fence, begun=True, replicas=1)
@@ -276,8 +320,6 @@ def test_a_restarted_reader_goes_on_as_one_that_was_not_whatever_was_quiet_meanw
             make = named if is_named else trade
             log.copy(0, fence, [make(made[symbol], symbol)], first, replicas=1)
             first += 1
-        number, _, *rest = log.messages[-1]
-        log.messages[-1] = number, START + seconds * 1000 * MS + number, *rest
     stop = data.draw(st.integers(0, len(log.messages)))
     once = Sequencer(PREFIX)
     for message in log.messages[:stop]:
@@ -314,6 +356,7 @@ def untold(number: int, make: Any) -> Gap:
             st.integers(0, 1),  # slot
             st.integers(0, 4),  # trades of it that it has not published yet, from an earlier one on
             st.sampled_from([0, 0, 1, 2, 4, 14]),  # seconds before it
+            st.booleans(),  # whether the stream took nothing meanwhile
             st.sampled_from(["live", "live", "backfill", "history"]),
         ),
         min_size=2,
@@ -324,13 +367,13 @@ def untold(number: int, make: Any) -> Gap:
     data=st.data(),
 )
 def test_a_restarted_reader_holds_and_drops_what_one_that_was_not_does(
-    steps: list[tuple[str, int, int, int, Any]], kind: Any, replicas: int, data: st.DataObject
+    steps: list[tuple[str, int, int, int, bool, Any]], kind: Any, replicas: int, data: st.DataObject
 ) -> None:
     """Two slots publish the same trades, late or again; one that is held is passed on when it would be."""
-    log, seconds, newest = Log(), 0.0, 1
+    log, newest = Log(), 1
     fences, firsts, done = [1, 1], [1, 1], [0, 0]
-    for what, slot, ahead, wait, origin in steps:
-        seconds += min(wait, 0.2 if kind is quote else wait)
+    for what, slot, ahead, wait, is_silent, origin in steps:
+        log.wait(min(wait, 0.2 if kind is quote else wait), is_silent=is_silent)
         run: dict[str, Any] = {"replicas": replicas}
         if what == "another node":
             fences[slot], firsts[slot] = max(fences) + 1, 1
@@ -338,8 +381,6 @@ def test_a_restarted_reader_holds_and_drops_what_one_that_was_not_does(
         elif what == "end":
             log.copy(slot, fences[slot], ended=True, **run)
             fences[slot], firsts[slot] = max(fences) + 1, 1
-            number, _, *rest = log.messages[-1]
-            log.messages[-1] = number, START + round(seconds * 1000) * MS + number, *rest
             log.copy(slot, fences[slot], begun=True, **run)
         elif what == "stale":
             log.copy(slot, max(fences[slot] - 1, 0), [kind(newest, SYMBOLS[0])], 10_000, **run)
@@ -354,8 +395,6 @@ def test_a_restarted_reader_holds_and_drops_what_one_that_was_not_does(
             log.copy(slot, fences[slot], made, firsts[slot], **run)
             firsts[slot] += len(made)
             done[slot] = newest
-        number, _, *rest = log.messages[-1]
-        log.messages[-1] = number, START + round(seconds * 1000) * MS + number, *rest
     stop = data.draw(st.integers(1, len(log.messages)))
     fills = any(origin == "backfill" for *_, origin in steps)
     once, passed = Sequencer(PREFIX), set[Any]()
@@ -389,11 +428,11 @@ def test_a_restarted_reader_repeats_no_past_trades_of_a_symbol_that_was_quiet() 
     log = Log()
     log.copy(0, 5, [named(n, SYMBOLS[0]) for n in range(3)], replicas=1)
     for number in range(23):
+        log.wait(1)
         log.copy(0, 5, [named(number, SYMBOLS[1])], first=4 + number, replicas=1)
     past = [evolve(named(n, SYMBOLS[0]), origin="history") for n in range(3)]
     log.copy(1, 6, [*past, named(3, SYMBOLS[0])], begun=True, replicas=1)
     log.copy(0, 5, ended=True, replicas=1)
-    log.messages = [(number, at + number * 1000 * MS, *rest) for number, at, *rest in log.messages]
     stop = len(log.messages) - 2
     once = Sequencer(PREFIX)
     for message in log.messages[:stop]:

@@ -55,8 +55,11 @@ class Lead:
             leads = self._leads[first] = deque(maxlen=_MAX_SAMPLES)
         leads.append(lead)
 
-    def report(self, venue: str, at: int) -> list[Event]:
-        """Return a status if another slot is ahead than before; looked at once a minute."""
+    def report(self, event: Event, at: int) -> list[Event]:
+        """Return a status if another slot is ahead than before, with *event*; looked at once a minute.
+
+        *at* is the time of the merge, in ns.
+        """
         if at < self._due:
             return []
         is_first, self._due = not self._due, (at // _INTERVAL + 1) * _INTERVAL
@@ -73,13 +76,13 @@ class Lead:
             f"shard {self._shard}: {node} was first with {count:,} of {firsts.total():,} events,"
             f" p50 {median(leads[slot]) / 1e6:.2f} ms before the next copy"
         )
-        return [Status(venue, "", at, at, "replica_ahead", detail)]
+        return [Status(event.venue, "", event.recv, event.recv, "replica_ahead", detail)]
 
 
 class Unconfirmed:
     """The numbered events that one slot has brought, and another one has not yet.
 
-    They are kept for half of `WINDOW` to all of it, by the server's time, or until they have come again.
+    They are kept for half of `WINDOW` to all of it, or until they have come again.
     """
 
     def __init__(self) -> None:

@@ -21,7 +21,7 @@ class SlotLane:
     """One subscription of one slot."""
 
     is_held: bool = False
-    held_since: int = 0  #: the server's time, in ns
+    held_since: int = 0  #: in ns
     #: That it reported before what is held; none: it has just begun.
     gaps: list[Gap] = field(factory=list)
     queue: deque[Event] = field(factory=deque)  #: what is held, with the gaps in between
@@ -52,7 +52,7 @@ class SlotLane:
 class KnownGap:
     """A gap that was passed on, or left out because another slot has filled it. Times are in ns."""
 
-    at: int  #: when that was, by the server's clock
+    at: int  #: when that was
     since: int
     until: int
     after_id: int | str | None

@@ -1,8 +1,8 @@
 """Merges the copies of a shard that several nodes publish: the union of their events, in order.
 
-A function of the order of the messages in the stream: no clock, no chance. The time is the server's, of each
-message. Events are recognised by the venue's key, because each node cuts its reads and numbers its events
-in its own way.
+A function of the order of the messages in the stream: no clock, no chance. Times are those of the messages, in
+ns: the server's, as far as the stream took any. Events are recognised by the venue's key, because each node
+cuts its reads and numbers its events in its own way.
 
 One subscription of one copy (a *slot*) is a *lane*. While a lane has no hole, its new events are passed on
 at once, and those that another copy brought before are dropped. Behind a hole it is held until another copy
@@ -163,7 +163,7 @@ class Replicas:
         out = self._advance(slot, number, at)
         subscriptions = self._subscriptions
         if (is_compared := bool(self._others(slot, at))) and events:
-            out += self.lead.report(events[-1].venue, at)
+            out += self.lead.report(events[-1], at)
         self._is_compared = is_compared
         for event in events:
             key = event.venue, event.symbol, event.channel

@@ -70,6 +70,8 @@ class Memory(Struct, frozen=True):
 
     number: int  #: after which message
     first: int  #: from which message on to read again
+    #: How much of the server's time had not counted until *first*, and until *number*, in ns.
+    skipped: tuple[int, int]
     stale: list[int]  #: the messages since of nodes that had been replaced
     epochs: dict[str, int]  #: by copy: the run whose messages came last
     fences: dict[str, int]  #: by copy: the highest fence

@@ -22,6 +22,8 @@ __all__ = ["Sequencer", "ShardCopy", "copy_of"]
 
 #: How many numbers of events without a symbol are kept, to recognise them in other shards.
 _REMEMBERED = 4096
+#: In ns. For so long at most the time between two messages counts.
+_MAX_PAUSE = 1_000_000_000
 
 _number = itemgetter(0)
 
@@ -54,6 +56,42 @@ def copy_of(subject: str, prefix: str) -> ShardCopy | None:
     if len(tokens) == 3 and tokens[2].isdecimal():
         return ShardCopy(tokens[0], tokens[1], int(tokens[2]))
     return None
+
+
+class _StreamClock:
+    """The time by which the copies of a shard are judged: the server's time, as far as the stream took messages.
+
+    While the servers choose a leader no node can publish, which says nothing about any of them. So a pause of the
+    whole stream counts for `_MAX_PAUSE` at most. A server's clock that is set back does not set this one back.
+    """
+
+    def __init__(self) -> None:
+        self._at = 0  # the server's time of the newest message, in ns
+        self.skipped = 0  #: how much has not counted until the newest message, in ns
+        #: How much had not counted before a message, by its number.
+        self._before: deque[tuple[int, int]] = deque([(0, 0)], maxlen=_REMEMBERED)
+
+    def advance(self, number: int, at: int) -> int:
+        """Return the time of the next message, to which the server gave the time *at*, in ns."""
+        pause = at - self._at if self._at else 0
+        self._at = at
+        if not 0 <= pause <= _MAX_PAUSE:
+            self.skipped += pause - (_MAX_PAUSE if pause > 0 else 0)
+            self._before.append((number, self.skipped))
+        return at - self.skipped
+
+    def skipped_until(self, number: int) -> int:
+        """Return how much had not counted until a message, in ns. No older message may be asked for later."""
+        before = self._before
+        while len(before) > 1 and before[1][0] <= number:
+            before.popleft()
+        return before[0][1]
+
+    def set(self, number: int, skipped: int) -> None:
+        """Go on with message *number* as if *skipped* ns had not counted until then."""
+        self._at, self.skipped = 0, skipped
+        self._before.clear()
+        self._before.append((number, skipped))
 
 
 @define
@@ -91,6 +129,7 @@ class Sequencer:
         self._replicas: dict[tuple[str, str], Replicas] = {}
         #: The numbers of the last messages of nodes that had been replaced.
         self._stale: deque[int] = deque(maxlen=_REMEMBERED)
+        self._clock = _StreamClock()
         self._memory: Memory | None = None  # what is to be restored
         self._known_stale = frozenset[int]()
         self._shared: deque[tuple[int, int]] = deque(maxlen=_REMEMBERED)
@@ -104,6 +143,9 @@ class Sequencer:
         *number* is its number in the stream and *at* the server's time of it, in ns. Raises SinkRefused if
         it is none of ours, or of a newer version; ValueError if its body cannot be read.
         """
+        if self._memory is not None and number > self._memory.number:
+            self._restore()
+        at = self._clock.advance(number, at)
         try:
             place = self._places[subject]
         except KeyError:
@@ -134,12 +176,14 @@ class Sequencer:
         shards = {f"{sink} {shard}": of.keep() for (sink, shard), of in self._replicas.items()}
         epochs = {str(place): epoch for place, epoch in self._epochs.items()}
         stale = [dropped for dropped in self._stale if dropped >= first]
-        return Memory(number, first, stale, epochs, {**self.fences}, shards)
+        skipped = self._clock.skipped_until(first), self._clock.skipped
+        return Memory(number, first, skipped, stale, epochs, {**self.fences}, shards)
 
     def remember(self, memory: Memory) -> None:
         """Go on as the reader that kept *memory*. The messages from `Memory.first` on are to be added next."""
         self._memory, self._known_stale = memory, frozenset(memory.stale)
         self._stale.extend(memory.stale)
+        self._clock.set(memory.first, memory.skipped[0])
         for text, kept in memory.shards.items():
             sink, shard = text.rsplit(" ", 1)
             self._merge(sink, shard).remember(kept)
@@ -150,6 +194,7 @@ class Sequencer:
         memory, self._memory = self._memory, None
         self._epochs = {ShardCopy.parse(text): epoch for text, epoch in memory.epochs.items()}
         self.raise_fences(memory.fences)
+        self._clock.skipped = memory.skipped[1]
         for merge in self._replicas.values():
             merge.restore()
 
@@ -209,10 +254,8 @@ class Sequencer:
         self, number: int, at: int, place: ShardCopy, header: Header, data: bytes
     ) -> list[Event]:
         if self._memory is not None:
-            if number <= self._memory.number:
-                self._recall(number, at, place, header, data)
-                return []
-            self._restore()
+            self._recall(number, at, place, header, data)
+            return []
         if header.fence < self._fences.get(place, 0):
             self._count("fenced_messages", 1)
             self._stale.append(number)
