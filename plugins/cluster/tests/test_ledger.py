@@ -86,7 +86,9 @@ class Bench:
         self.gaps = [event for event in found if isinstance(event, Gap)]
         truth = {("binance", symbol): self.sim.truth.trades(symbol) for symbol in SYMBOLS}
         counts = compare(found, truth, since=self.since, until=until)
-        print(counts)
+        states = {gap.identity: gap for gap in self.gaps}
+        left = [gap for gap in states.values() if gap.state != "filled"]
+        print(counts, *left[:10], sep="\n")
         assert counts["expected"] > 1000
         assert counts["symbols without trades"] == counts["invented"] == 0, counts
         assert counts["twice"] == counts["out of order"] == 0, counts
