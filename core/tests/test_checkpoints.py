@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from decimal import Decimal
+from itertools import cycle
 
 from attrs import evolve
 from hypothesis import given, settings
@@ -11,20 +13,23 @@ from hypothesis import strategies as st
 from tapeloom._stream.sinks.checkpoints import Checkpoints
 from tapeloom._stream.sinks.positions import Latest, Positions, parse, texts
 from tapeloom.events import Event, Gap, Quote, Trade
+from tapeloom.plugin import Feed, TradeBatch
+from tapeloom_testing.clock import VirtualClock
 
 ONE = Decimal(1)
 Step = tuple[str, str]  #: a symbol, and what happens to it
 steps: st.SearchStrategy[list[Step]] = st.lists(
     st.tuples(
-        st.sampled_from(["A/B", "C/D"]), st.sampled_from(["trade", "trade", "quote", "gap", "fill"])
+        st.sampled_from(["A/B", "C/D", "G/H"]),
+        st.sampled_from(["trade", "trade", "quote", "gap", "fill", "endless"]),
     ),
     max_size=40,
 )
 
 
 def trade(symbol: str, number: int) -> Trade:
-    """Return a trade; those of one symbol have numbers as ids, those of the other one texts."""
-    trade_id = number if symbol == "A/B" else f"t{number}"
+    """Return a trade; those of A/B and G/H have numbers as ids, those of other symbols texts."""
+    trade_id = number if symbol in ("A/B", "G/H") else f"t{number}"
     return Trade("v", symbol, 1000 + number, 2000, ONE, ONE, "buy", trade_id)
 
 
@@ -44,12 +49,12 @@ def events_of(steps: Sequence[Step]) -> list[Event]:
             found += [evolve(trade(symbol, n), origin="backfill") for n in numbers_of_gap]
             found.append(evolve(gap, state="filled"))
             continue
-        if step == "gap":
+        if step in ("gap", "endless"):
             numbers[symbol] = number + 4
             before, number = trade(symbol, number - 1), number + 4
             gap = Gap(
                 "v", symbol, 1000 + number, 2000, before.ts, 1000 + number, "disconnect", 4, "open", "trades",
-                before.id, trade(symbol, number).id,
+                before.id, trade(symbol, number).id if step == "gap" else None,
             )  # fmt: skip
             opened.setdefault(symbol, []).append(gap)
             found.append(gap)
@@ -100,6 +105,67 @@ def test_checkpoints_have_the_positions_that_follow_from_each_event_in_turn(
             checkpoints.restart()
         if action in ("save", "close"):
             assert_same(stored, by_batch(single[: index + 1]), single[: index + 1])
+
+
+def batches_of(feed: Feed, events: Sequence[Event], sizes: Iterator[int]) -> Iterator[list[Event]]:
+    """Yield events in batches, as a feed with checks does: trades that follow each other are validated."""
+    last: dict[str, Trade] = {}
+    batch: list[Event] = []
+    size = 1
+    for event in events:
+        before = last.get(event.symbol)
+        is_next = (
+            isinstance(event, Trade)
+            and event.origin == "live"
+            and before is not None
+            and type(event.id) is type(before.id) is int
+            and event.id == before.id + 1
+        )
+        if isinstance(event, Trade) and event.origin == "live":
+            last[event.symbol] = event
+        if batch and (len(batch) >= size or is_next is not isinstance(batch, TradeBatch)):
+            yield batch
+            batch = []
+        if not batch:
+            size = next(sizes)
+            batch = TradeBatch() if is_next else []
+        batch.append(event)
+        if isinstance(batch, TradeBatch):
+            batch.subscription_ids.append(len(event.symbol) + ord(event.symbol[0]))
+            batch.feed, batch.validated = feed, True
+    if batch:
+        yield batch
+
+
+@settings(max_examples=300, deadline=None)
+@given(steps=steps, sizes=st.lists(st.integers(1, 6), min_size=1, max_size=9))
+def test_the_positions_after_validated_trades_are_those_that_follow_from_each_in_turn(
+    steps: list[Step], sizes: list[int]
+) -> None:
+    events, positions, checkpoints = events_of(steps), Positions(), Checkpoints(Positions())
+    feed = Feed("f", "v", clock=VirtualClock())
+    for batch in batches_of(feed, events, cycle(sizes)):
+        positions.update(positions.after(batch))
+        checkpoints.add(batch)
+        if len(batch) == 1:
+            checkpoints.fold()
+    expected = by_batch([[event] for event in events])
+
+    found = {key: position.to_text() for key, position in positions.by_key().items()}
+    assert_same({json.dumps(key): text for key, text in found.items()}, expected, [events])
+    assert_same(checkpoints.changed(), expected, [events])
+
+
+def test_of_validated_trades_nothing_but_the_last_one_of_a_symbol_is_looked_at() -> None:
+    trades = TradeBatch([trade("A/B", 1), trade("G/H", 1), trade("A/B", 2)], [0, 1, 0])
+    trades.feed, trades.validated = Feed("f", "v", clock=VirtualClock()), True
+    latest = Latest(Positions())
+    latest.add(trades)
+
+    assert latest.count == 0
+    assert not latest.is_empty
+    found = latest.positions()
+    assert [found["v", symbol, "trades"].last for symbol in ("G/H", "A/B")] == trades[1:]
 
 
 def test_a_failed_checkpoint_is_made_up_for_by_the_next_one() -> None:

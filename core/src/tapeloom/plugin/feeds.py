@@ -62,7 +62,8 @@ class TradeBatch(list[Any]):
         self.subscription_ids = list(subscription_ids)
         #: The feed in which these numbers are unique. Core sets it before the batch is delivered.
         self.feed: Feed | None = None
-        #: Whether a stage has checked that all prices and sizes are finite and above zero.
+        #: Whether a stage has checked that all prices and sizes are finite and above zero, and that each trade
+        #: is the next one of its subscription: its id by one higher than the one before, its time no earlier.
         self.validated = False
 
 

@@ -51,7 +51,7 @@ class Checkpoints:
 
     def fold(self) -> None:
         """Bring the positions up to date."""
-        if not self._pending.count:
+        if self._pending.is_empty:
             return
         changed = self._pending.positions()
         self._pending = Latest(self._positions)

@@ -6,13 +6,14 @@ import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
+from typing import TypeGuard
 
 from attrs import evolve, frozen
 
 from tapeloom._gaps.gap_tracker import GapTracker
 from tapeloom._gaps.open_gap import LastStored
 from tapeloom.events import OURS, Bar, Event, Gap, Trade, decode, encode
-from tapeloom.plugin import Subscription
+from tapeloom.plugin import Feed, Subscription, TradeBatch
 
 #: Number of trades whose ids are kept where ids are texts: a venue may repeat them after a subscribe.
 _RECENT_IDS = 64
@@ -141,6 +142,8 @@ class Positions:
 
     def __init__(self) -> None:
         self._by_key: dict[tuple[str, str, str], Position] = {}
+        #: Those with a gap without a final state.
+        self.with_gaps: set[tuple[str, str, str]] = set()
 
     def restore(self, texts: Mapping[str, str]) -> list[str]:
         """Take over the positions that a store returned, where they are newer than those here.
@@ -163,12 +166,12 @@ class Positions:
 
     def _update_newer(self, key: tuple[str, str, str], position: Position) -> None:
         if key not in self._by_key or self._by_key[key].ts < position.ts:
-            self._by_key[key] = position
+            self.update({key: position})
 
     def copy(self) -> Positions:
         """Return a copy, which later updates do not change."""
         positions = Positions()
-        positions._by_key.update(self._by_key)
+        positions.update(self._by_key)
         return positions
 
     def by_key(self) -> Mapping[tuple[str, str, str], Position]:
@@ -195,6 +198,11 @@ class Positions:
     def update(self, changed: Mapping[tuple[str, str, str], Position]) -> None:
         """Apply what `after` returned."""
         self._by_key.update(changed)
+        for key, position in changed.items():
+            if position.open:
+                self.with_gaps.add(key)
+            elif self.with_gaps:
+                self.with_gaps.discard(key)
 
     def has(self, event: Event) -> bool:
         """Return whether a backfilled *event* is stored already."""
@@ -222,6 +230,13 @@ def _text_key(key: tuple[str, str, str]) -> str:
     return json.dumps(key)
 
 
+def is_validated(events: Iterable[Event]) -> TypeGuard[TradeBatch]:
+    """Return whether events are trades of which it is known that each one follows the one before."""
+    if type(events) is not TradeBatch or not events.validated or events.feed is None:
+        return False
+    return len(events.subscription_ids) == len(events)  # a stage may have taken some away
+
+
 #: Types of which an event may count though a later one has come: they have ids, or tell of gaps.
 _WITH_IDS = frozenset({Trade, Bar, *OURS})
 
@@ -230,13 +245,33 @@ class Latest:
     """Those of many events that decide the positions: of most subscriptions only the last one."""
 
     def __init__(self, positions: Positions) -> None:
-        self.count = 0  #: number of events that are kept
+        self.count = 0  #: number of events that are kept, without those of `_next`
         self._positions = positions
         #: By venue and channel, then by symbol: an event that all before it lead to, or several.
         self._kept: defaultdict[tuple[str, str], dict[str, Event | list[Event]]] = defaultdict(dict)
+        self._has_several = False
+        #: By the `id` of the feed and subscription id: the last of validated trades. They follow what is kept.
+        self._next: dict[int, tuple[Feed | None, dict[int, Trade]]] = {}
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing was added."""
+        return not self.count and not self._next
 
     def add(self, events: Iterable[Event]) -> None:
         """Take note of events, in order (hot path)."""
+        if is_validated(events) and not self._has_several and not self._positions.with_gaps:
+            # The feed is kept, so that no other one gets its `id`.
+            _, last = self._next.setdefault(id(events.feed), (events.feed, {}))
+            last.update(zip(events.subscription_ids, events, strict=True))
+            return
+        if self._next:
+            following, self._next = self._next, {}
+            for _, trades in following.values():
+                self._add_any(trades.values())
+        self._add_any(events)
+
+    def _add_any(self, events: Iterable[Event]) -> None:
         venue, channel, by_symbol = "", "", self._kept["", ""]
         for event in events:
             if event.channel != channel or event.venue != venue:
@@ -257,13 +292,17 @@ class Latest:
     def _with(self, before: Event | list[Event] | None, event: Event) -> Event | list[Event]:
         """Return what is kept of a subscription, and *event*. Of one with an open gap all are kept."""
         self.count += 1
+        self._has_several = self._has_several or before is not None
         if isinstance(before, list):
             before.append(event)
             return before
         if before is not None:
             return [before, event]
         has_gap = self._positions.of((event.venue, event.symbol, event.channel)).open
-        return [event] if has_gap or type(event) is Gap else event
+        if not has_gap and type(event) is not Gap:
+            return event
+        self._has_several = True
+        return [event]
 
     def positions(self) -> dict[tuple[str, str, str], Position]:
         """Return the positions that change with the events."""
@@ -275,6 +314,10 @@ class Latest:
                 position = self._positions.of(key).after(events)
                 if symbol and channel and position.ts:
                     changed[key] = position
+        for _, trades in self._next.values():
+            for trade in trades.values():
+                key = trade.venue, trade.symbol, trade.channel
+                changed[key] = (changed.get(key) or self._positions.of(key)).after([trade])
         return changed
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
+from itertools import chain
 from pathlib import Path
 
 import anyio
@@ -15,11 +16,11 @@ from tapeloom._compose.plan import SinkPlan
 from tapeloom._stream.queues import Queue
 from tapeloom.errors import SinkRefused, unwrap_single
 from tapeloom.events import Event, Gap, Reject
-from tapeloom.plugin import Clock, QueueState, SinkRun, StreamState, Subscription
+from tapeloom.plugin import Clock, QueueState, SinkRun, StreamState, Subscription, TradeBatch
 
 from .cursors import Cursors
 from .observed import Observed
-from .positions import Position, Positions
+from .positions import Position, Positions, is_validated
 from .spooled import SpooledWriter
 from .writer import CLOSE_SECONDS, Writer, explain
 
@@ -179,9 +180,11 @@ class SinkRunner:
         """Return *events* and those that wait in the queue, about *most*, without what the store has."""
         events = self.cursors.take(events)
         if len(events) < most and self.queue.count:
-            events = [*events]
-            while len(events) < most and (more := self.queue.get_nowait()):
-                events += self.cursors.take(more)
+            batches, count = [events], len(events)
+            while count < most and (more := self.queue.get_nowait()):
+                batches.append(self.cursors.take(more))
+                count += len(batches[-1])
+            events = _joined([batch for batch in batches if batch])
         if (stored := self._stored_before) is not None:
             events = [
                 event
@@ -210,3 +213,14 @@ class SinkRunner:
                 lost = await self._spooled.close(self._take([], self.queue.count))
         await self._writer.close()
         return lost
+
+
+def _joined(batches: list[list[Event]]) -> list[Event]:
+    """Return batches as one. What is known of validated trades of one feed stays known."""
+    joined = TradeBatch(chain.from_iterable(batches))
+    for batch in batches:
+        if not is_validated(batch) or batch.feed is not (joined.feed or batch.feed):
+            return [*joined]
+        joined.subscription_ids += batch.subscription_ids
+        joined.feed, joined.validated = batch.feed, True
+    return joined
