@@ -212,3 +212,18 @@ def test_all_trades_of_an_open_gap_are_kept() -> None:
     (position,) = positions.by_key().values()
     assert position.open[0].found == {3, 4, 5, 6, 7}
     assert position.last == trade("A/B", 10)
+
+
+def test_past_trades_without_a_number_that_are_newer_than_the_last_one_are_where_a_store_stands() -> (
+    None
+):
+    """A node was killed while it fetched what came since: whoever continues does not ask for that again."""
+    first, (before, *rest) = trade("C/D", 1), [trade("C/D", number) for number in range(5, 10)]
+    past = [evolve(event, origin="backfill") for event in (*rest, before)]
+    positions = Positions()
+    for event in (first, *past):
+        positions.update(positions.after([event]))
+
+    (position,) = positions.by_key().values()
+    assert position.last == past[-2]
+    assert position.last.ts == 1009

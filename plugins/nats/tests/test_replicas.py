@@ -12,7 +12,7 @@ from attrs import evolve, frozen
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tapeloom.events import Book, Event, Gap, Quote, Reject, Status, Trade
-from tapeloom_nats.recognition import WINDOW, Keys
+from tapeloom_nats.recognition import WINDOW, Ids, Keys
 from tapeloom_nats.replicas import HOLD, Replicas
 
 MS = 1_000_000
@@ -289,6 +289,50 @@ def test_a_key_is_known_as_long_as_its_event_does_not_lie_below_the_floor(
         unknown = [index for index in range(count) if index not in keys]
         assert all(index < keys.floor for index in unknown)
         assert all(times[index] < at - WINDOW for index in unknown)
+
+
+def test_between_ids_that_are_forgotten_and_the_next_ones_nothing_was_passed_on() -> None:
+    ids = Ids()
+    ids.add(5, START)
+    ids.add(20, START + 2 * WINDOW)
+
+    assert ids.floor == 6
+    assert 5 not in ids
+    assert 20 in ids
+
+
+def test_a_gap_that_is_held_waits_for_the_other_slot_as_what_follows_it_does() -> None:
+    """Nobody streamed the shard for a while. Two nodes have begun, and the second one continues after the first."""
+    stream = Stream(replicas=1)
+    stream.send(1, *map(trade, range(1, 4)))
+    stream.at += 4 * SECOND
+    stream.begin(1)
+    stream.send(1, after=5 * SECOND)
+    stream.begin(0)
+    stream.send(0, trade(8))
+    stream.begin(1)
+    stream.send(1, hole(8, 10), trade(10), after=SECOND)
+    stream.send(1, trade(11), after=4 * SECOND)
+
+    assert stream.ids == [1, 2, 3, 8, 10, 11]
+    assert stream.gaps == [(3, 8), (8, 10)]
+
+
+def test_of_two_slots_that_have_waited_long_enough_the_earlier_events_come_first() -> None:
+    stream = Stream(replicas=1)
+    stream.send(1, *map(trade, range(1, 4)))
+    stream.at += 4 * SECOND
+    stream.begin(1)
+    stream.begin(0)
+    stream.begin(2)
+    stream.send(1, hole(8, 10), trade(10))
+    stream.send(0, trade(8))
+    for _ in range(4):
+        stream.send(2, after=SECOND)  # it lives, and might bring what is before
+    stream.send(1, trade(11))
+
+    assert stream.ids == [1, 2, 3, 8, 10, 11]
+    assert stream.gaps == [(3, 8), (8, 10)]
 
 
 def test_memory_is_bounded_by_time() -> None:

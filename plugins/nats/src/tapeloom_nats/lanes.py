@@ -86,6 +86,11 @@ class KnownGap:
         return gap.until < self.until
 
 
+def _first_order(item: tuple[int, SlotLane]) -> Order:
+    first = item[1].first_live()
+    return 0 if first is None else order_of(first)
+
+
 def known_gap(gap: Gap, at: int, *, lasts: bool) -> KnownGap:
     """Return what is known of a gap since *at*, in ns."""
     return KnownGap(at, gap.since, gap.until, gap.after_id, gap.before_id, lasts)
@@ -108,6 +113,11 @@ class Subscription:
     gaps_until: int = 0  #: the end of the last one of those that last, in ns
     pinned: int | None = None  #: the only slot that is used, where events cannot be recognised
     is_pinned: bool = False
+
+    def by_first(self) -> list[tuple[int, SlotLane]]:
+        """Return the lanes, those first that hold the earliest events: what is before them is missing in all."""
+        lanes = [*self.lanes.items()]
+        return sorted(lanes, key=_first_order) if len(lanes) > 1 else lanes
 
     def is_behind(self, gap: Gap) -> bool:
         """Return whether nothing was passed on that comes after the begin of a gap."""

@@ -68,9 +68,10 @@ class Ids:
         """Forget the lowest ranges as far as they are old, but not the newest one."""
         count = sum(1 for _ in takewhile(lambda time: time < before, self._times[:-1]))
         count = max(count, len(self._times) - _MAX_RANGES)
+        if count:  # between this range and the next one, nothing was passed on
+            self.floor = self._highs[count - 1] + 1
         for items in (self._lows, self._highs, self._times):
             del items[:count]
-        self.floor = self._lows[0]
 
 
 class Keys:

@@ -186,9 +186,7 @@ class Replicas:
             elif kind is Status or kind is Reject:
                 out.append(event)
             elif lane.is_held and not subscription.is_pinned:
-                if not lane.queue:
-                    lane.held_since = at  # until now there was nothing to hold
-                lane.queue.append(event)
+                self._queue(lane, event, at)
                 out += self._settle(subscription, at)
             else:
                 self._pass(subscription, slot, lane, event, at, out)
@@ -329,7 +327,7 @@ class Replicas:
         if subscription.is_suppressed(gap):
             return
         if lane.is_held:
-            lane.queue.append(gap)
+            self._queue(lane, gap, at)
             return
         if gap.state in ("filled", "partial") or not self._has_others(slot, at):
             # What has become of one that was passed on; or nobody else can fill it.
@@ -343,6 +341,12 @@ class Replicas:
         if not lane.is_held:
             lane.is_held, lane.held_since = True, at
             self._held[id(subscription), slot] = subscription, slot
+
+    @staticmethod
+    def _queue(lane: SlotLane, event: Event, at: int) -> None:
+        if not lane.queue:
+            lane.held_since = at  # until now there was nothing to hold
+        lane.queue.append(event)
 
     def _others(self, slot: int, at: int) -> list[int]:
         """Return the other slots that live."""
@@ -369,7 +373,7 @@ class Replicas:
         before, waiting = -1, 0
         while waiting != before:
             before, waiting = waiting, 0
-            for slot, lane in list(subscription.lanes.items()):
+            for slot, lane in subscription.by_first():
                 if lane.is_held and lane.queue:
                     out += self._try(subscription, slot, at)
                     waiting += len(lane.queue)

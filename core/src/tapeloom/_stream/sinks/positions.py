@@ -331,13 +331,16 @@ def _id_of(event: Event | LastStored) -> int | str:
 
 
 def _is_older(event: Event, last: Event | LastStored) -> bool:
-    """Return whether *event* lies before *last*: by its id where ids are numbers, else by arrival."""
+    """Return whether *event* lies before *last*: by its id where ids are numbers, else by arrival.
+
+    One that fills a gap has come later than those behind it.
+    """
     if type(event) is Bar or type(last) is Bar:
         return event.ts < last.ts
     event_id, last_id = _id_of(event), _id_of(last)
     if type(event_id) is int and type(last_id) is int:
         return event_id < last_id and event.ts <= last.ts
-    return getattr(event, "origin", "live") == "backfill"
+    return getattr(event, "origin", "live") == "backfill" and event.ts <= last.ts
 
 
 def _with_gap(gaps: tuple[OpenGapPosition, ...], gap: Gap) -> tuple[OpenGapPosition, ...]:
