@@ -106,7 +106,7 @@ class Recalled:
     """The keys of the events of one subscription, from the messages that are read again.
 
     *held* is, by slot, how many of the last events are left out: they had not been passed on when everything
-    else was kept. So is an event below *floor* in none of *gaps*, which came too late to be passed on.
+    else was kept. So is an event below *floor* that came too late to be passed on, see `Subscription.lacks`.
     """
 
     def __init__(
@@ -115,7 +115,7 @@ class Recalled:
         self.seen = Keys()
         self.lanes: dict[int, SlotLane] = {}
         self._held, self._floor = held, floor or 0
-        self._gaps = [gap for gap in gaps if gap.lasts]
+        self._gaps = gaps
         self._last: defaultdict[int, deque[tuple[Event, int]]] = defaultdict(deque)
 
     def add(self, slot: int, event: Event, at: int) -> None:
@@ -127,9 +127,15 @@ class Recalled:
         event, at = last.popleft()
         key = self.lanes.setdefault(slot, SlotLane()).key(event)
         order = order_of(event)
-        is_late = order < self._floor and not any(gap.holds(event) for gap in self._gaps)
-        if key not in self.seen and not is_late:
+        if key not in self.seen and (order >= self._floor or self._was_lacking(event)):
             self.seen.add(key, at, order)
+
+    def _was_lacking(self, event: Event) -> bool:
+        """Return whether an event below the floor was passed on: in a gap, or as part of one that is not known."""
+        gaps = [gap for gap in self._gaps if gap.touches(event)]
+        if not gaps:
+            return getattr(event, "origin", "") == "backfill"
+        return any(gap.lasts and gap.holds(event) for gap in gaps)
 
 
 def recalled(kept: KeptSubscription) -> Recalled:
