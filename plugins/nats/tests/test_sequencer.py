@@ -320,15 +320,22 @@ def test_a_restarted_reader_goes_on_as_one_that_was_not_whatever_was_quiet_meanw
             make = named if is_named else trade
             log.copy(0, fence, [make(made[symbol], symbol)], first, replicas=1)
             first += 1
-    stop = data.draw(st.integers(0, len(log.messages)))
+    _, following = both(log, data.draw(st.integers(0, len(log.messages))))
+    for expected, events in following:
+        assert events == expected
+
+
+def both(log: Log, stop: int) -> tuple[list[Event], list[tuple[list[Event], list[Event]]]]:
+    """Return what a reader passes on until message *stop*, and what it does for each one after that.
+
+    Beside the latter is what a reader does that was restarted behind *stop*.
+    """
     once = Sequencer(PREFIX)
-    for message in log.messages[:stop]:
-        once.add(*message)
+    before = [event for message in log.messages[:stop] for event in once.add(*message)]
     again, first = restarted(once, stop)
-    for message in log.messages[first - 1 :]:
-        events = again.add(*message)
-        if message[0] > stop:
-            assert events == once.add(*message)
+    repeated = [again.add(*message) for message in log.messages[first - 1 :]]
+    expected = [once.add(*message) for message in log.messages[stop:]]
+    return before, list(zip(expected, repeated[stop - first + 1 :], strict=True))
 
 
 def restarted(once: Sequencer, stop: int) -> tuple[Sequencer, int]:
@@ -415,15 +422,9 @@ def test_a_restarted_reader_passes_on_the_very_same(
 ) -> None:
     """Nothing of it is so old that it would not be recognised."""
     log = log_of(steps, kind, replicas)
-    stop = data.draw(st.integers(1, len(log.messages)))
-    once = Sequencer(PREFIX)
-    for message in log.messages[:stop]:
-        once.add(*message)
-    again, first = restarted(once, stop)
-    for message in log.messages[first - 1 :]:
-        events = again.add(*message)
-        if message[0] > stop:
-            assert _comparable(events) == _comparable(once.add(*message))
+    _, following = both(log, data.draw(st.integers(1, len(log.messages))))
+    for expected, events in following:
+        assert _comparable(events) == _comparable(expected)
 
 
 @settings(max_examples=400, deadline=None)
@@ -438,27 +439,21 @@ def test_a_restarted_reader_holds_and_drops_what_one_that_was_not_does(
 ) -> None:
     """One that is held is passed on when it would be."""
     log = log_of(steps, kind, replicas)
-    stop = data.draw(st.integers(1, len(log.messages)))
     fills = any(origin == "backfill" for *_, origin in steps)
-    once, passed = Sequencer(PREFIX), set[Any]()
-    for message in log.messages[:stop]:
-        passed |= {event.identity for event in once.add(*message)}
-    again, first = restarted(once, stop)
-    for message in log.messages[first - 1 :]:
-        events = again.add(*message)
-        if message[0] > stop:
-            expected = once.add(*message)
-            if kind is named:  # what is too old is recognised for up to three seconds more or less
-                again_passed, once_passed = (
-                    {event.identity for event in found if isinstance(event, Trade)} & passed
-                    for found in (events, expected)
-                )
-                # What fills a gap that is not known is passed on whatever it is.
-                assert again_passed <= once_passed or fills
-                events = [event for event in events if event.identity not in passed]
-                expected = [event for event in expected if event.identity not in passed]
-                passed |= {event.identity for event in expected if isinstance(event, Trade)}
-            assert _comparable(events) == _comparable(expected)
+    before, following = both(log, data.draw(st.integers(1, len(log.messages))))
+    passed = {event.identity for event in before}
+    for expected, events in following:
+        if kind is named:  # what is too old is recognised for up to three seconds more or less
+            again_passed, once_passed = (
+                {event.identity for event in found if isinstance(event, Trade)} & passed
+                for found in (events, expected)
+            )
+            # What fills a gap that is not known is passed on whatever it is.
+            assert again_passed <= once_passed or fills
+            events = [event for event in events if event.identity not in passed]
+            expected = [event for event in expected if event.identity not in passed]
+            passed |= {event.identity for event in expected if isinstance(event, Trade)}
+        assert _comparable(events) == _comparable(expected)
 
 
 def _comparable(events: Sequence[Event]) -> list[Event]:
