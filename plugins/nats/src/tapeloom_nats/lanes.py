@@ -21,7 +21,7 @@ class SlotLane:
     """One subscription of one slot."""
 
     is_held: bool = False
-    held_since: int = 0  #: in ns
+    held_since: int = 0  #: since when it is held or, later, has something to hold, in ns
     #: That it reported before what is held; none: it has just begun.
     gaps: list[Gap] = field(factory=list)
     queue: deque[Event] = field(factory=deque)  #: what is held, with the gaps in between
@@ -115,7 +115,7 @@ class Subscription:
     is_pinned: bool = False
 
     def by_first(self) -> list[tuple[int, SlotLane]]:
-        """Return the lanes, those first that hold the earliest events: what is before them is missing in all."""
+        """Return the lanes by slot; one that holds earlier events than another comes before it."""
         lanes = [*self.lanes.items()]
         return sorted(lanes, key=_first_order) if len(lanes) > 1 else lanes
 

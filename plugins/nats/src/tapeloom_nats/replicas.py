@@ -1,8 +1,8 @@
 """Merges the copies of a shard that several nodes publish: the union of their events, in order.
 
-A function of the order of the messages in the stream: no clock, no chance. Times are those of the messages, in
-ns: the server's, as far as the stream took any. Events are recognised by the venue's key, because each node
-cuts its reads and numbers its events in its own way.
+A function of the order of the messages in the stream: no clock, no chance. Times are the server's times of the
+messages, in ns, less most of each pause in which the whole stream took nothing. Events are recognised by the
+venue's key, because each node cuts its reads and numbers its events in its own way.
 
 One subscription of one copy (a *slot*) is a *lane*. While a lane has no hole, its new events are passed on
 at once, and those that another copy brought before are dropped. Behind a hole it is held until another copy

@@ -333,7 +333,7 @@ def _id_of(event: Event | LastStored) -> int | str:
 def _is_older(event: Event, last: Event | LastStored) -> bool:
     """Return whether *event* lies before *last*: by its id where ids are numbers, else by arrival.
 
-    One that fills a gap has come later than those behind it.
+    Without numbers, one that fills a gap arrives behind newer ones: it is older if its time is no later.
     """
     if type(event) is Bar or type(last) is Bar:
         return event.ts < last.ts
